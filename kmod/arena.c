@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Arenas: the slots of a window, and how a frame enters and leaves one. The rules
+ * of the frame's references are in frame.c, those of the locks in karena.h.
+ */
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+
+#include "karena.h"
+
+static struct kmem_cache *arena_cache;
+
+static struct karena_arena *arena_get(struct karena_heap *heap,
+				      unsigned long index)
+{
+	struct karena_arena *arena = xa_load(&heap->arenas, index);
+	int err;
+
+	if (arena)
+		return arena;
+	arena = kmem_cache_zalloc(arena_cache, GFP_KERNEL_ACCOUNT);
+	if (!arena)
+		return ERR_PTR(-ENOMEM);
+	err = xa_insert(&heap->arenas, index, arena, GFP_KERNEL_ACCOUNT);
+	if (!err)
+		return arena;
+	kmem_cache_free(arena_cache, arena);
+	/* Another commit of the same arena was faster. */
+	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
+}
+
+static int arena_commit(struct karena_heap *heap, unsigned long index)
+{
+	struct karena_arena *arena;
+	struct folio *folio;
+	int err;
+
+	karena_sysfs_add(heap);
+	arena = arena_get(heap, index);
+	if (IS_ERR(arena))
+		return PTR_ERR(arena);
+	err = karena_charge(heap, KARENA_ARENA_PAGES);
+	if (err)
+		return err;
+	folio = karena_frame_alloc(heap);
+	if (!folio) {
+		err = -ENOMEM;
+		goto err_uncharge;
+	}
+
+	spin_lock(&heap->lock);
+	if (!arena->folio)
+		swap(arena->folio, folio);
+	spin_unlock(&heap->lock);
+	if (folio) {
+		/* Another commit was faster; what it installed serves us too. */
+		folio_put(folio);
+		goto err_uncharge;
+	}
+	atomic_long_inc(&heap->huge);
+	atomic_long_inc(&karena_nr_huge);
+	cmpxchg(karena_state(heap, index), KARENA_REQUESTED, KARENA_ACTIVE);
+	return 0;
+
+err_uncharge:
+	karena_uncharge(heap, KARENA_ARENA_PAGES);
+	return err;
+}
+
+/**
+ * karena_arena_commit() - Give an arena a frame.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * The arena's state word must say REQUESTED; it says ACTIVE afterwards.
+ *
+ * Context: May sleep.
+ * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
+ * limit; -ENXIO when nobody asked for the arena.
+ */
+int karena_arena_commit(struct karena_heap *heap, unsigned long index)
+{
+	int err;
+
+	if (READ_ONCE(*karena_state(heap, index)) != KARENA_REQUESTED)
+		return -ENXIO;
+	err = arena_commit(heap, index);
+	if (err)
+		atomic_long_inc(&heap->refused);
+	return err;
+}
+
+/**
+ * karena_arena_lock_folio() - Get hold of an arena's frame.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * Context: May sleep for the folio lock.
+ * Return: The frame, locked and with a reference for the caller, and certain to
+ * stay the arena's until it is unlocked; NULL when the arena has none.
+ */
+struct folio *karena_arena_lock_folio(struct karena_heap *heap,
+				      unsigned long index)
+{
+	struct karena_arena *arena = xa_load(&heap->arenas, index);
+	struct folio *folio;
+
+	if (!arena)
+		return NULL;
+	for (;;) {
+		spin_lock(&heap->lock);
+		folio = arena->folio;
+		if (folio)
+			folio_get(folio);
+		spin_unlock(&heap->lock);
+		if (!folio)
+			return NULL;
+		folio_lock(folio);
+		if (folio == READ_ONCE(arena->folio))
+			return folio;
+		/* It was released, perhaps replaced, while we waited. */
+		folio_unlock(folio);
+		folio_put(folio);
+	}
+}
+
+static void arena_uncommit(struct karena_heap *heap, struct folio *folio)
+{
+	karena_uncharge(heap, KARENA_ARENA_PAGES);
+	atomic_long_dec(&heap->huge);
+	atomic_long_dec(&karena_nr_huge);
+	karena_frame_free(folio);
+}
+
+/**
+ * karena_arena_release() - Take an arena's frame away, if it has one.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * The arena's state word says FREE afterwards.
+ *
+ * Context: May sleep; takes the mapping's i_mmap_rwsem.
+ */
+void karena_arena_release(struct karena_heap *heap, unsigned long index)
+{
+	struct folio *folio = karena_arena_lock_folio(heap, index);
+
+	if (folio) {
+		struct karena_arena *arena = xa_load(&heap->arenas, index);
+
+		spin_lock(&heap->lock);
+		WRITE_ONCE(arena->folio, NULL);
+		spin_unlock(&heap->lock);
+		folio_unlock(folio);
+		unmap_mapping_range(heap->mapping,
+				    (loff_t)index << KARENA_ARENA_SHIFT,
+				    KARENA_ARENA_SIZE, 1);
+		folio_put(folio);	/* our own; the slot's is still there */
+		arena_uncommit(heap, folio);
+	}
+	WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
+}
+
+/**
+ * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
+ * @heap: The heap, with no other user left.
+ */
+void karena_arena_destroy_all(struct karena_heap *heap)
+{
+	struct karena_arena *arena;
+	unsigned long index;
+
+	xa_for_each(&heap->arenas, index, arena) {
+		if (arena->folio)
+			arena_uncommit(heap, arena->folio);
+		kmem_cache_free(arena_cache, arena);
+		cond_resched();
+	}
+	xa_destroy(&heap->arenas);
+}
+
+/**
+ * karena_arena_init() - Make the cache of arena structures.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int karena_arena_init(void)
+{
+	arena_cache = KMEM_CACHE(karena_arena, 0);
+	return arena_cache ? 0 : -ENOMEM;
+}
+
+/**
+ * karena_arena_exit() - Destroy it; no heap is left.
+ */
+void karena_arena_exit(void)
+{
+	kmem_cache_destroy(arena_cache);
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mappings of a heap and the faults in them. Both the window and the control
+ * region are ordinary shared file mappings: the handler returns a page, the core
+ * takes reference, rmap and RSS and installs the entry. For a page of an order-9
+ * folio that is a PMD, whatever the setting of transparent huge pages.
+ */
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+
+#include "compat.h"
+#include "karena.h"
+
+/*
+ * The handler needs no mmap_lock. Kernels with per-VMA locks call it without only
+ * when there is a map_pages too.
+ */
+static vm_fault_t map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
+{
+	return 0;
+}
+
+/*
+ * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
+ * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
+ * even when REQUESTED, so that the bug shows whether or not there is memory.
+ */
+static vm_fault_t window_fault(struct vm_fault *vmf)
+{
+	struct karena_heap *heap = vmf->vma->vm_file->private_data;
+	unsigned long index = vmf->pgoff >> KARENA_ARENA_ORDER;
+	struct folio *folio;
+
+	/* MADV_DOFORK can give a child the mapping, but not the heap. */
+	if (vmf->vma->vm_mm != heap->mm || index >= heap->nr_arenas)
+		return VM_FAULT_SIGBUS;
+
+	atomic_long_inc(&heap->faults);
+	while (!(folio = karena_arena_lock_folio(heap, index))) {
+		int err;
+
+		if (vmf->flags & FAULT_FLAG_USER)
+			return VM_FAULT_SIGBUS;
+		err = karena_arena_commit(heap, index);
+		if (err)
+			return err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	}
+	vmf->page = folio_page(folio, vmf->pgoff & (KARENA_ARENA_PAGES - 1));
+	return VM_FAULT_LOCKED;
+}
+
+static const struct vm_operations_struct window_ops = {
+	.fault		= window_fault,
+	.map_pages	= map_no_pages,
+};
+
+static vm_fault_t control_fault(struct vm_fault *vmf)
+{
+	struct karena_heap *heap = vmf->vma->vm_file->private_data;
+	unsigned long index = vmf->pgoff - heap->nr_arenas * KARENA_ARENA_PAGES;
+
+	if (vmf->vma->vm_mm != heap->mm || index >= heap->nr_control)
+		return VM_FAULT_SIGBUS;
+	vmf->page = heap->control[index];
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct control_ops = {
+	.fault		= control_fault,
+	.map_pages	= map_no_pages,
+};
+
+/**
+ * karena_mmap() - Map the whole window, once, or the whole control region.
+ * @file: The heap's file.
+ * @vma: The new mapping.
+ *
+ * Return: 0; -EPERM in a process other than the heap's; -EBUSY when the window
+ * has been mapped before; -EINVAL for a private, a partial or a misaligned
+ * mapping.
+ */
+int karena_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	struct karena_heap *heap = file->private_data;
+	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
+
+	if (vma->vm_mm != heap->mm)
+		return -EPERM;
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (vma->vm_pgoff == window && vma_pages(vma) == heap->nr_control) {
+		vma->vm_ops = &control_ops;
+	} else if (!vma->vm_pgoff && vma_pages(vma) == window &&
+		   IS_ALIGNED(vma->vm_start, KARENA_ARENA_SIZE)) {
+		if (test_and_set_bit(KARENA_HEAP_MAPPED, &heap->flags))
+			return -EBUSY;
+		vma->vm_ops = &window_ops;
+	} else {
+		return -EINVAL;
+	}
+	/* Until a heap knows how to be forked, a child has none. */
+	vm_flags_set(vma, VM_DONTCOPY);
+	return 0;
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The calls on /dev/karena: one row of a table each, structs that begin with
+ * their size.
+ */
+#include <linux/build_bug.h>
+#include <linux/ctype.h>
+#include <linux/file.h>
+#include <linux/mm.h>
+#include <linux/uaccess.h>
+
+#include "karena.h"
+
+union karena_args {
+	struct karena_info info;
+	struct karena_create create;
+	struct karena_attach attach;
+};
+
+/* A call under way: the caller's struct, our copy of it, and their sizes. */
+struct karena_call {
+	struct file *file;
+	void __user *user;
+	u32 size;
+	union karena_args args;
+};
+
+/* A caller with an older struct gets the part it knows. */
+static int call_answer(struct karena_call *call, size_t size)
+{
+	size_t known = min_t(size_t, call->size, size);
+
+	return copy_to_user(call->user, &call->args, known) ? -EFAULT : 0;
+}
+
+/* Hand out a descriptor for a file, whose reference is taken over. */
+static int call_answer_file(struct karena_call *call, size_t size,
+			    struct file *file)
+{
+	int fd, err;
+
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0) {
+		err = fd;
+		goto err_file;
+	}
+	err = call_answer(call, size);
+	if (err)
+		goto err_fd;
+	fd_install(fd, file);
+	return fd;
+
+err_fd:
+	put_unused_fd(fd);
+err_file:
+	fput(file);
+	return err;
+}
+
+static int call_info(struct karena_call *call)
+{
+	struct karena_info *info = &call->args.info;
+
+	if (info->flags || info->reserved)
+		return -EINVAL;
+	info->abi_version = KARENA_ABI_VERSION;
+	info->features = 0;
+	info->arena_size = KARENA_ARENA_SIZE;
+	info->window_max = KARENA_WINDOW_MAX;
+	info->limit = (u64)karena_limit() << PAGE_SHIFT;
+	info->committed = (u64)karena_committed() << PAGE_SHIFT;
+	return call_answer(call, sizeof(*info));
+}
+
+static bool name_valid(const char *name)
+{
+	size_t length = strnlen(name, KARENA_NAME_SIZE);
+	size_t i;
+
+	for (i = 0; i < length; i++) {
+		if (!isascii(name[i]) || !isprint(name[i]) || name[i] == '/')
+			return false;
+	}
+	return length < KARENA_NAME_SIZE;
+}
+
+static int call_create(struct karena_call *call)
+{
+	struct karena_create *create = &call->args.create;
+	struct karena_heap *heap;
+	struct file *file;
+
+	if (create->flags || !create->window ||
+	    !IS_ALIGNED(create->window, KARENA_ARENA_SIZE))
+		return -EINVAL;
+	if (create->window > KARENA_WINDOW_MAX)
+		return -EFBIG;
+	if (create->limit && create->limit < KARENA_ARENA_SIZE)
+		return -EINVAL;
+	if (!name_valid(create->name))
+		return -EINVAL;
+
+	/* Who may open the device node may read of its heaps. */
+	file = karena_heap_create(create, file_inode(call->file)->i_gid);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	heap = karena_heap_of(file);
+	create->id = heap->id;
+	create->control_offset = karena_window_size(heap);
+	create->control_size = (u64)heap->nr_control << PAGE_SHIFT;
+	return call_answer_file(call, sizeof(*create), file);
+}
+
+static int call_attach(struct karena_call *call)
+{
+	struct karena_attach *attach = &call->args.attach;
+	struct mm_struct *mm = current->mm;
+	struct karena_heap *heap;
+	struct vm_area_struct *vma;
+	struct file *file = NULL;
+
+	if (attach->flags)
+		return -EINVAL;
+
+	mmap_read_lock(mm);
+	vma = vma_lookup(mm, attach->address);
+	heap = vma ? karena_heap_of(vma->vm_file) : NULL;
+	if (heap && heap->mm == mm && vma->vm_pgoff < heap->nr_arenas *
+	    KARENA_ARENA_PAGES) {
+		file = get_file(vma->vm_file);
+		attach->start = vma->vm_start -
+				((u64)vma->vm_pgoff << PAGE_SHIFT);
+	}
+	mmap_read_unlock(mm);
+	if (!file)
+		return -ENOENT;
+
+	attach->window = karena_window_size(heap);
+	attach->limit = (u64)heap->limit << PAGE_SHIFT;
+	attach->id = heap->id;
+	attach->control_offset = karena_window_size(heap);
+	attach->control_size = (u64)heap->nr_control << PAGE_SHIFT;
+	return call_answer_file(call, sizeof(*attach), file);
+}
+
+struct karena_call_type {
+	unsigned int cmd;
+	size_t size_first;	/* up to the last member of the first version */
+	size_t size;
+	int (*run)(struct karena_call *call);
+};
+
+#define CALL(_cmd, _run, _struct, _last) {				\
+	.cmd		= _cmd,						\
+	.size_first	= offsetofend(struct _struct, _last),		\
+	.size		= sizeof(struct _struct),			\
+	.run		= _run,						\
+}
+
+static const struct karena_call_type call_types[] = {
+	CALL(KARENA_INFO, call_info, karena_info, committed),
+	CALL(KARENA_CREATE, call_create, karena_create, control_size),
+	CALL(KARENA_ATTACH, call_attach, karena_attach, control_size),
+};
+
+/**
+ * karena_ioctl() - A call on the device.
+ * @file: The device.
+ * @cmd: KARENA_INFO and its like.
+ * @arg: Address of the call's struct.
+ *
+ * Return: What the call returns, or a negative errno; uapi/linux/karena.h says
+ * which.
+ */
+long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct karena_call call = { .file = file, .user = (void __user *)arg };
+	const struct karena_call_type *type = call_types;
+	int err;
+
+	while (type->cmd != cmd) {
+		if (++type == call_types + ARRAY_SIZE(call_types))
+			return -ENOTTY;
+	}
+	if (get_user(call.size, (u32 __user *)call.user))
+		return -EFAULT;
+	if (call.size < type->size_first)
+		return -EINVAL;
+	if (call.size > PAGE_SIZE)
+		return -E2BIG;
+	err = copy_struct_from_user(&call.args, type->size, call.user, call.size);
+	if (err)
+		return err;
+	return type->run(&call);
+}

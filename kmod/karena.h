@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The module's own structures and functions. What guards what:
+ *
+ *	heap->lock	spinlock; arena->folio and heap->committed. Nothing is
+ *			allocated and nothing sleeps under it.
+ *	folio lock	a frame leaves its arena only while it is locked, so that
+ *			a fault that holds the lock and has looked again hands the
+ *			core a frame that is still the arena's.
+ *	heap->arenas	an arena, once made, stays until the heap goes: looked up
+ *			without a lock, added under the xarray's own.
+ *
+ * Order: mmap_lock or the VMA's lock -> folio lock -> heap->lock. Memory is
+ * allocated with neither of the last two held; the core takes i_mmap_rwsem and
+ * the page table locks for unmap_mapping_range(), called with none of ours.
+ *
+ * Lifetime: the heap is the file's; a mapping holds the file, the file holds the
+ * module and the heap's first reference, an open sysfs attribute none (kernfs
+ * waits for it).
+ */
+#ifndef _KARENA_KARENA_H
+#define _KARENA_KARENA_H
+
+#include <linux/atomic.h>
+#include <linux/fs.h>
+#include <linux/kobject.h>
+#include <linux/mm_types.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/xarray.h>
+
+#include <uapi/linux/karena.h>
+
+#define KARENA_ARENA_ORDER	(KARENA_ARENA_SHIFT - PAGE_SHIFT)
+#define KARENA_ARENA_PAGES	(KARENA_ARENA_SIZE >> PAGE_SHIFT)
+
+/* 1 TiB: its state words take 2 MiB. */
+#define KARENA_WINDOW_MAX	(KARENA_ARENA_SIZE << 19)
+
+struct miscdevice;
+struct pid;
+
+/**
+ * struct karena_arena - A slot of the window that has been committed once.
+ * @folio: Its frame, of order KARENA_ARENA_ORDER; NULL while it has none. The
+ *	slot owns one reference.
+ */
+struct karena_arena {
+	struct folio *folio;
+};
+
+/**
+ * struct karena_heap - One process's private heap.
+ * @kobj: Its directory in sysfs, added by the first commit; counts references.
+ * @flags: Bits of enum karena_heap_flag.
+ * @id: Its number; never used twice.
+ * @name: What the creator called it.
+ * @mm: The one address space that may map and drive it; its memory is held, its
+ *	mappings are not.
+ * @pid: The process that made it.
+ * @uid: The user that made it.
+ * @gid: The group of the device node it was made through.
+ * @mapping: Of the heap's own inode: all of its mappings and no others.
+ * @nr_arenas: Arenas in the window.
+ * @control: The pages of the control region.
+ * @nr_control: How many these are.
+ * @limit: Pages it may commit.
+ * @lock: See above.
+ * @committed: Pages it has committed, or is about to.
+ * @arenas: Index in the window to struct karena_arena.
+ * @huge: Arenas with a huge frame.
+ * @faults: Faults taken in the window.
+ * @refused: Commits that failed for want of memory or at a limit.
+ */
+struct karena_heap {
+	struct kobject kobj;
+	unsigned long flags;
+	u64 id;
+	char name[KARENA_NAME_SIZE];
+	struct mm_struct *mm;
+	struct pid *pid;
+	kuid_t uid;
+	kgid_t gid;
+	struct address_space *mapping;
+	unsigned long nr_arenas;
+	struct page **control;
+	unsigned long nr_control;
+	unsigned long limit;
+	spinlock_t lock;	/* see the top */
+	unsigned long committed;
+	struct xarray arenas;
+	atomic_long_t huge;
+	atomic_long_t faults;
+	atomic_long_t refused;
+};
+
+/**
+ * enum karena_heap_flag - Bits of heap->flags.
+ * @KARENA_HEAP_MAPPED: The window has been mapped.
+ * @KARENA_HEAP_IN_SYSFS: Its directory has been added, or is being added.
+ */
+enum karena_heap_flag {
+	KARENA_HEAP_MAPPED,
+	KARENA_HEAP_IN_SYSFS,
+};
+
+static inline u64 karena_window_size(const struct karena_heap *heap)
+{
+	return (u64)heap->nr_arenas << KARENA_ARENA_SHIFT;
+}
+
+/* heap.c */
+struct file *karena_heap_create(const struct karena_create *create, kgid_t gid);
+struct karena_heap *karena_heap_of(struct file *file);
+int karena_heap_init(void);
+void karena_heap_exit(void);
+
+/* arena.c */
+int karena_arena_commit(struct karena_heap *heap, unsigned long index);
+struct folio *karena_arena_lock_folio(struct karena_heap *heap,
+				      unsigned long index);
+void karena_arena_release(struct karena_heap *heap, unsigned long index);
+void karena_arena_destroy_all(struct karena_heap *heap);
+int karena_arena_init(void);
+void karena_arena_exit(void);
+
+/* frame.c */
+struct folio *karena_frame_alloc(struct karena_heap *heap);
+void karena_frame_free(struct folio *folio);
+
+/* limit.c */
+int karena_charge(struct karena_heap *heap, unsigned long pages);
+void karena_uncharge(struct karena_heap *heap, unsigned long pages);
+unsigned long karena_limit(void);
+unsigned long karena_committed(void);
+void karena_limit_init(void);
+
+/* control.c */
+int karena_control_alloc(struct karena_heap *heap);
+void karena_control_free(struct karena_heap *heap);
+u32 *karena_state(struct karena_heap *heap, unsigned long index);
+
+/* fault.c */
+int karena_mmap(struct file *file, struct vm_area_struct *vma);
+
+/* ioctl.c */
+long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* sysfs.c */
+extern const struct kobj_type karena_heap_ktype;
+extern const struct attribute_group *karena_groups[];
+extern atomic_long_t karena_nr_heaps;
+extern atomic_long_t karena_nr_huge;
+extern atomic_long_t karena_nr_orphans;
+void karena_sysfs_add(struct karena_heap *heap);
+void karena_sysfs_remove(struct karena_heap *heap);
+int karena_sysfs_init(struct miscdevice *device);
+void karena_sysfs_exit(void);
+
+#endif /* _KARENA_KARENA_H */
