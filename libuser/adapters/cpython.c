@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: MIT
+/*
+ * CPython on karena: preloaded, this makes pymalloc take its arenas, and the
+ * interpreter its data-stack chunks, from a karena heap. The hook is
+ * PyObject_SetArenaAllocator() (PEP 445), called before main().
+ *
+ * In a program that is no CPython it does nothing.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <karena/karena.h>
+
+/* PyObjectArenaAllocator, as it is since Python 3.4. */
+struct arena_allocator {
+	void *context;
+	void *(*alloc)(void *context, size_t size);
+	void (*free)(void *context, void *arena, size_t size);
+};
+
+static struct arena_allocator fallback;
+
+/*
+ * A power of two is aligned to itself: an unaligned arena costs pymalloc a pool.
+ * NULL makes pymalloc go to malloc() for this one request.
+ */
+static void *arena_alloc(void *context, size_t size)
+{
+	size_t align = size & (size - 1) || size > KA_ARENA_SIZE ? 0 : size;
+
+	size = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	return ka_run_alloc(context, size, align);
+}
+
+/* The heap knows how long a run is; CPython's sizes do not always agree. */
+static void arena_free(void *context, void *arena, size_t size)
+{
+	if (ka_heap_contains(context, arena))
+		ka_run_free(context, arena);
+	else
+		fallback.free(fallback.context, arena, size);
+}
+
+static struct ka_heap *heap;
+
+/* Speak up once, in the child, before it touches what is not there. */
+static void warn_forked_child(void)
+{
+	static const char text[] =
+		"karena: a forked child does not inherit this Python's heap on the"
+		" module and will end with SIGSEGV; give it"
+		" KARENA_SOURCE=embedded (see karena run --help)\n";
+	ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
+
+	(void)ignored;
+}
+
+__attribute__((constructor))
+static void install(void)
+{
+	void (*get)(struct arena_allocator *allocator);
+	void (*set)(struct arena_allocator *allocator);
+	struct arena_allocator allocator = {
+		.alloc = arena_alloc, .free = arena_free
+	};
+
+	*(void **)&get = dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator");
+	*(void **)&set = dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator");
+	if (!get || !set)
+		return;
+	heap = ka_heap_create(NULL);
+	if (!heap) {
+		fprintf(stderr, "karena: %s; Python goes on without\n", ka_error());
+		return;
+	}
+	get(&fallback);
+	allocator.context = heap;
+	set(&allocator);
+	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
+		pthread_atfork(NULL, NULL, warn_forked_child);
+	/* Never torn down: Python frees after the destructors have run. */
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source that is the kernel module: a heap's file is mapped and closed, and
+ * madvise() drives it from then on.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/karena.h>
+
+#include "internal.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE	23
+#endif
+
+#define EMBEDDED_HINT	"or use KARENA_SOURCE=embedded"
+
+static int device_open_node(void)
+{
+	int fd = open(KARENA_DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0)
+		return fd;
+	switch (errno) {
+	case ENOENT:
+	case ENXIO:
+	case ENODEV:
+		return ka_fail(errno, "there is no " KARENA_DEVICE
+			       ": load the module (modprobe karena), "
+			       EMBEDDED_HINT);
+	case EACCES:
+	case EPERM:
+		return ka_fail(errno, "no permission for " KARENA_DEVICE
+			       ": join the group karena, " EMBEDDED_HINT);
+	default:
+		return ka_fail(errno, "cannot open " KARENA_DEVICE ": %s",
+			       strerror(errno));
+	}
+}
+
+static int device_check(int fd, struct karena_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	info->size = sizeof(*info);
+	if (ioctl(fd, KARENA_INFO, info)) {
+		if (errno == ENOTTY)
+			return ka_fail(EPROTO, KARENA_DEVICE
+				       " is not the device of karena's module");
+		return ka_fail(errno, KARENA_DEVICE " does not answer: %s",
+			       strerror(errno));
+	}
+	if (info->abi_version != KARENA_ABI_VERSION ||
+	    info->arena_size != KA_ARENA_SIZE)
+		return ka_fail(EPROTO, "the module speaks version %u of the interface"
+			       " and the library %d: install both from one release",
+			       info->abi_version, KARENA_ABI_VERSION);
+	return 0;
+}
+
+static int device_create(int device, const struct karena_info *info,
+			 const struct ka_options *options,
+			 struct karena_create *create)
+{
+	char size[32], most[32];
+	int fd;
+
+	*create = (struct karena_create){
+		.size = sizeof(*create),
+		.window = options->window,
+		.limit = options->limit,
+	};
+	strncpy(create->name, options->name, sizeof(create->name) - 1);
+	fd = ioctl(device, KARENA_CREATE, create);
+	if (fd >= 0)
+		return fd;
+	switch (errno) {
+	case EFBIG:
+		return ka_fail(errno, "a window of %s is too large: the module allows"
+			       " %s", ka_format_size(options->window, size),
+			       ka_format_size(info->window_max, most));
+	case ENOMEM:
+		return ka_fail(errno, "the kernel has no memory for a heap with a"
+			       " window of %s",
+			       ka_format_size(options->window, size));
+	default:
+		return ka_fail(errno, "the module does not make the heap: %s",
+			       strerror(errno));
+	}
+}
+
+static int device_map(struct ka_window *window, int fd,
+		      const struct karena_create *create)
+{
+	const struct karena_control *control;
+	char size[32];
+	int error;
+
+	window->start = mmap(NULL, create->window, PROT_READ | PROT_WRITE,
+			     MAP_SHARED, fd, 0);
+	if (window->start == MAP_FAILED) {
+		if (errno == ENOMEM)
+			return ka_fail(errno, "no room for a window of %s in this"
+				       " process (see ulimit -v)",
+				       ka_format_size(create->window, size));
+		return ka_fail(errno, "cannot map the window: %s",
+			       strerror(errno));
+	}
+	window->control = mmap(NULL, create->control_size, PROT_READ | PROT_WRITE,
+			       MAP_SHARED, fd, (off_t)create->control_offset);
+	if (window->control == MAP_FAILED) {
+		error = errno;
+		munmap(window->start, create->window);
+		return ka_fail(error, "cannot map the control region: %s",
+			       strerror(error));
+	}
+	control = window->control;
+	window->control_size = create->control_size;
+	window->states = (uint32_t *)((char *)window->control +
+				      control->states_offset);
+	window->nr_arenas = create->window / KA_ARENA_SIZE;
+	window->id = create->id;
+	return 0;
+}
+
+static int device_open(struct ka_window *window, const struct ka_options *options)
+{
+	struct karena_create create;
+	struct karena_info info;
+	int device, fd = -1, ret;
+
+	device = device_open_node();
+	if (device < 0)
+		return -1;
+	ret = device_check(device, &info);
+	if (!ret) {
+		fd = device_create(device, &info, options, &create);
+		ret = fd < 0 ? -1 : device_map(window, fd, &create);
+	}
+	/* Nothing is kept open; closing cannot fail in a way that matters. */
+	if (fd >= 0)
+		close(fd);
+	close(device);
+	return ret;
+}
+
+static void set_states(struct ka_window *window, size_t first, size_t count,
+		       uint32_t state)
+{
+	for (size_t i = first; i < first + count; i++)
+		__atomic_store_n(&window->states[i], state, __ATOMIC_RELEASE);
+}
+
+static void device_release(struct ka_window *window, size_t first, size_t count)
+{
+	/* The kernel sets the state words to FREE. */
+	madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
+		MADV_REMOVE);
+}
+
+static int device_commit(struct ka_window *window, size_t first, size_t count)
+{
+	int error;
+
+	set_states(window, first, count, KARENA_REQUESTED);
+	if (!madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
+		     MADV_POPULATE_WRITE))
+		return 0;
+	error = errno;
+	device_release(window, first, count);
+	return error;
+}
+
+static bool device_forked(struct ka_window *window)
+{
+	/* What is mapped here by chance must not pass for the heap. */
+	(void)mmap(window->start, window->nr_arenas * KA_ARENA_SIZE, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+		   MAP_FIXED_NOREPLACE, -1, 0);
+	(void)mmap(window->control, window->control_size, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
+		   MAP_FIXED_NOREPLACE, -1, 0);
+	return false;
+}
+
+static void device_close(struct ka_window *window)
+{
+	munmap(window->start, window->nr_arenas * KA_ARENA_SIZE);
+	munmap(window->control, window->control_size);
+}
+
+const struct ka_source_type ka_device = {
+	.source		= KA_SOURCE_DEVICE,
+	.open		= device_open,
+	.commit		= device_commit,
+	.release	= device_release,
+	.forked		= device_forked,
+	.close		= device_close,
+};

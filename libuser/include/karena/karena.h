@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * libkarena: a private heap of 2 MiB arenas, from the karena kernel module or,
+ * without it, from plain mmap.
+ *
+ * A heap is a window of addresses, of which arenas are committed as they are
+ * needed. Runs of whole pages are cut from the arenas; an arena with no run in it
+ * goes back, but for one that is kept for the next run.
+ *
+ * Functions that fail set errno and leave one sentence, for people, in ka_error().
+ * All may be called by several threads at once, but for ka_heap_destroy(), which
+ * must be the last call on its heap. None may be called from a signal handler.
+ *
+ * Fork: a heap on the module is not inherited; in the child its memory is not
+ * there, and calls on it fail with EOWNERDEAD. A heap on plain mmap is copied on
+ * write, as all private memory is.
+ */
+#ifndef KARENA_KARENA_H
+#define KARENA_KARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#pragma GCC visibility push(default)
+
+/** KA_ARENA_SIZE - Size and alignment of an arena in bytes. */
+#define KA_ARENA_SIZE	((size_t)2 << 20)
+
+/** KA_PAGE_SIZE - Runs are multiples of this, in bytes. */
+#define KA_PAGE_SIZE	((size_t)4096)
+
+/** KA_NAME_SIZE - Size of a heap's name in bytes, its final NUL included. */
+#define KA_NAME_SIZE	32
+
+/** struct ka_heap - A heap; its members are the library's own. */
+struct ka_heap;
+
+/**
+ * enum ka_source - Where a heap's arenas come from.
+ * @KA_SOURCE_AUTO: The module when it can be used, else plain mmap.
+ * @KA_SOURCE_DEVICE: The module: huge frames, a limit the kernel keeps, sysfs.
+ * @KA_SOURCE_EMBEDDED: Plain mmap.
+ */
+enum ka_source {
+	KA_SOURCE_AUTO		= 0,
+	KA_SOURCE_DEVICE	= 1,
+	KA_SOURCE_EMBEDDED	= 2,
+};
+
+/**
+ * struct ka_options - What a heap is to be. Begin with KA_OPTIONS.
+ * @size: sizeof(struct ka_options), so that later versions can add members.
+ * @source: AUTO: as the environment's KARENA_SOURCE says (auto, device, embedded).
+ * @window: Bytes of address space, rounded up to whole arenas. 0: KARENA_WINDOW,
+ *	or else 64 GiB, or less where the process has no room for that.
+ * @limit: Bytes that may be committed at most, at least one arena. 0:
+ *	KARENA_LIMIT, or else as many as the window has.
+ * @name: Printable ASCII without '/', at most 31 characters; shown in sysfs and in
+ *	/proc/PID/maps. NULL: KARENA_NAME, or else the program's name.
+ *
+ * Sizes in the environment are bytes, or have a suffix K, M, G or T.
+ */
+struct ka_options {
+	size_t size;
+	enum ka_source source;
+	size_t window;
+	size_t limit;
+	const char *name;
+};
+
+/** KA_OPTIONS - Options that leave everything to the environment and defaults. */
+#define KA_OPTIONS	{ .size = sizeof(struct ka_options) }
+
+/**
+ * struct ka_stats - Figures of a heap. Bytes are bytes, the rest are counts.
+ * @size: sizeof(struct ka_stats), set by the caller.
+ * @window: Bytes of address space.
+ * @limit: Bytes that may be committed.
+ * @arenas_allocated: Arenas committed since the heap was made.
+ * @arenas_reclaimed: Arenas given back since then.
+ * @arenas_highwater: The most arenas there have been at a time.
+ * @arenas: Arenas now; the difference of the first two.
+ * @runs: Runs in use.
+ * @run_bytes: Bytes in these.
+ * @available_bytes: Bytes of the arenas that are in no run; with @run_bytes it
+ *	adds up to @arenas times KA_ARENA_SIZE.
+ */
+struct ka_stats {
+	size_t size;
+	size_t window;
+	size_t limit;
+	size_t arenas_allocated;
+	size_t arenas_reclaimed;
+	size_t arenas_highwater;
+	size_t arenas;
+	size_t runs;
+	size_t run_bytes;
+	size_t available_bytes;
+};
+
+/**
+ * ka_heap_create() - Make a heap.
+ * @options: What it is to be, or NULL for KA_OPTIONS.
+ *
+ * Opens /dev/karena for a moment; keeps no descriptor.
+ *
+ * Return: The heap, or NULL with errno: EINVAL, a bad option or variable of the
+ * environment; ENOENT, EACCES and the like, the module cannot be used; EPROTO, it
+ * is of another version; EFBIG, the window is too large; ENOMEM, no memory or
+ * no address space.
+ */
+struct ka_heap *ka_heap_create(const struct ka_options *options);
+
+/**
+ * ka_heap_destroy() - Give back a heap with all that is in it.
+ * @heap: The heap, or NULL.
+ */
+void ka_heap_destroy(struct ka_heap *heap);
+
+/**
+ * ka_heap_source() - Where a heap's arenas come from.
+ * @heap: The heap.
+ *
+ * Return: KA_SOURCE_DEVICE or KA_SOURCE_EMBEDDED.
+ */
+enum ka_source ka_heap_source(const struct ka_heap *heap);
+
+/**
+ * ka_heap_id() - A heap's number.
+ * @heap: The heap.
+ *
+ * Return: The name of its directory in /sys/class/misc/karena/heaps; 0 without
+ * the module.
+ */
+uint64_t ka_heap_id(const struct ka_heap *heap);
+
+/**
+ * ka_heap_contains() - Whether an address is in a heap's window.
+ * @heap: The heap.
+ * @address: Any address.
+ *
+ * Return: True for all addresses of the window, whether committed or not.
+ */
+bool ka_heap_contains(const struct ka_heap *heap, const void *address);
+
+/**
+ * ka_heap_stats() - Read a heap's figures, all at the same moment.
+ * @heap: The heap.
+ * @stats: Filled in as far as its member size says.
+ *
+ * Return: 0, or -1 with errno EINVAL when that size is no version's.
+ */
+int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
+
+/**
+ * ka_run_alloc() - Take a run of pages.
+ * @heap: The heap.
+ * @size: Bytes, a multiple of KA_PAGE_SIZE; may be more than an arena.
+ * @align: Alignment in bytes, a power of two; 0: KA_PAGE_SIZE.
+ *
+ * Return: The run, committed; what is in it is not defined. NULL with errno:
+ * EINVAL, a bad size or alignment; ENOMEM, no memory, no room in the window, or
+ * the limit; EOWNERDEAD, the heap is the parent's.
+ */
+void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align);
+
+/**
+ * ka_run_free() - Give back a run.
+ * @heap: The heap.
+ * @run: What ka_run_alloc() returned; NULL does nothing.
+ *
+ * Return: 0, or -1 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap
+ * is the parent's.
+ */
+int ka_run_free(struct ka_heap *heap, void *run);
+
+/**
+ * ka_run_size() - The size of a run.
+ * @heap: The heap.
+ * @run: What ka_run_alloc() returned.
+ *
+ * Return: Bytes; 0 with errno EINVAL when no run begins there.
+ */
+size_t ka_run_size(struct ka_heap *heap, const void *run);
+
+/**
+ * ka_error() - Why the last call of this thread that failed has failed.
+ *
+ * Return: A sentence without a final full stop or newline, valid until the next
+ * call that fails in this thread.
+ */
+const char *ka_error(void);
+
+/**
+ * ka_version() - The library's version.
+ *
+ * Return: Such as "0.1.0".
+ */
+const char *ka_version(void);
+
+#pragma GCC visibility pop
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KARENA_KARENA_H */

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Runs: consecutive pages of an arena, or of several. Found first fit, lowest
+ * address first, so that the upper arenas can drain; which pages are taken stands
+ * in two bits a page outside of the window.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "internal.h"
+
+#define NO_PAGE		((size_t)-1)
+
+static bool test_bit(const uint64_t *map, size_t bit)
+{
+	return map[bit / 64] >> bit % 64 & 1;
+}
+
+/* The first bit from @from on that is set, or is clear; KA_ARENA_PAGES if none. */
+static size_t find_bit(const uint64_t *map, size_t from, bool set)
+{
+	while (from < KA_ARENA_PAGES) {
+		uint64_t word = set ? map[from / 64] : ~map[from / 64];
+
+		word >>= from % 64;
+		if (word)
+			return from + (size_t)__builtin_ctzll(word);
+		from = (from / 64 + 1) * 64;
+	}
+	return KA_ARENA_PAGES;
+}
+
+static void change_bits(uint64_t *map, size_t from, size_t count, bool set)
+{
+	while (count) {
+		size_t in_word = 64 - from % 64;
+		uint64_t mask;
+
+		if (in_word > count)
+			in_word = count;
+		mask = (in_word == 64 ? ~0ULL : (1ULL << in_word) - 1) << from % 64;
+		if (set)
+			map[from / 64] |= mask;
+		else
+			map[from / 64] &= ~mask;
+		from += in_word;
+		count -= in_word;
+	}
+}
+
+/* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
+static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
+{
+	size_t from = 0;
+
+	if (!arena->committed || pages > arena->longest)
+		return NO_PAGE;
+	for (;;) {
+		size_t end;
+
+		from = find_bit(arena->used, from, false);
+		from = (from + align - 1) & ~(align - 1);
+		if (from + pages > KA_ARENA_PAGES)
+			break;
+		end = find_bit(arena->used, from, true);
+		if (end - from >= pages)
+			return from;
+		from = end;
+	}
+	/* A stricter alignment may have been all that was in the way. */
+	if (align == 1)
+		arena->longest = (uint16_t)(pages - 1);
+	return NO_PAGE;
+}
+
+static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align)
+{
+	for (size_t i = 0; i < heap->nr_touched; i++) {
+		size_t page = find_in_arena(&heap->arenas[i], pages, align);
+
+		if (page != NO_PAGE)
+			return i * KA_ARENA_PAGES + page;
+	}
+	return NO_PAGE;
+}
+
+/* Whole arenas in a row without a run, committed or not, or NO_PAGE. */
+static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
+{
+	/* The window's start is aligned to an arena, perhaps to no more. */
+	uintptr_t base = (uintptr_t)heap->window.start / KA_ARENA_SIZE;
+	size_t first = -base & (align - 1);
+
+	while (first < heap->window.nr_arenas &&
+	       count <= heap->window.nr_arenas - first) {
+		size_t i = first + count;
+
+		while (i > first && (i > heap->nr_touched ||
+				     !heap->arenas[i - 1].nr_used))
+			i--;
+		if (i == first)
+			return first;
+		/* Arena i - 1 is in use: go on behind it. */
+		first = ((base + i + align - 1) & ~(uintptr_t)(align - 1)) - base;
+	}
+	return NO_PAGE;
+}
+
+/* The end of the arenas from @first on that are (not) committed, at most @end. */
+static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
+{
+	while (first < end && heap->arenas[first].committed == committed)
+		first++;
+	return first;
+}
+
+static void forget_arenas(struct ka_heap *heap, size_t first, size_t count)
+{
+	heap->window.source->release(&heap->window, first, count);
+	for (size_t i = first; i < first + count; i++)
+		heap->arenas[i].committed = false;
+	heap->stats.arenas -= count;
+	heap->stats.arenas_reclaimed += count;
+	heap->nr_empty -= count;
+}
+
+static int commit_failed(struct ka_heap *heap, size_t count, int error)
+{
+	if (heap->stats.arenas + count > heap->window.limit)
+		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
+			       " arenas and needs %zu more", heap->stats.arenas,
+			       heap->window.limit, count);
+	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
+		       " memory cgroup or the limit of all heaps has none left",
+		       count);
+}
+
+/* Commit those of a row of arenas that are not committed, all or none. */
+static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
+{
+	size_t end = first + count, missing = 0, i, j;
+	int error = 0;
+
+	for (i = first; i < end; i++)
+		missing += !heap->arenas[i].committed;
+	if (heap->stats.arenas + missing > heap->window.limit)
+		return commit_failed(heap, missing, ENOMEM);
+	for (i = first; i < end; i = j) {
+		j = end_of(heap, i, end, true);
+		i = j;
+		j = end_of(heap, i, end, false);
+		if (i == j)
+			break;
+		error = heap->window.source->commit(&heap->window, i, j - i);
+		if (error)
+			break;
+		for (size_t k = i; k < j; k++) {
+			heap->arenas[k].committed = true;
+			heap->arenas[k].longest = KA_ARENA_PAGES;
+		}
+		heap->stats.arenas += j - i;
+		heap->stats.arenas_allocated += j - i;
+		heap->nr_empty += j - i;
+	}
+	if (error) {
+		/* All of the row is empty: what was committed goes back. */
+		for (i = first; i < end; i = j) {
+			j = end_of(heap, i, end, false);
+			i = j;
+			j = end_of(heap, i, end, true);
+			if (i < j)
+				forget_arenas(heap, i, j - i);
+		}
+		return commit_failed(heap, missing, error);
+	}
+	if (end > heap->nr_touched)
+		heap->nr_touched = end;
+	if (heap->stats.arenas > heap->stats.arenas_highwater)
+		heap->stats.arenas_highwater = heap->stats.arenas;
+	return 0;
+}
+
+/* Mark pages, which may reach over several arenas, as used or free. */
+static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool used)
+{
+	heap->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
+	while (pages) {
+		struct ka_arena *arena = &heap->arenas[page / KA_ARENA_PAGES];
+		size_t from = page % KA_ARENA_PAGES;
+		size_t here = KA_ARENA_PAGES - from < pages ?
+			      KA_ARENA_PAGES - from : pages;
+
+		if (used && !arena->nr_used)
+			heap->nr_empty--;
+		change_bits(arena->used, from, here, used);
+		if (used) {
+			arena->nr_used = (uint16_t)(arena->nr_used + here);
+		} else {
+			arena->nr_used = (uint16_t)(arena->nr_used - here);
+			arena->longest = KA_ARENA_PAGES;
+		}
+		if (!arena->nr_used)
+			heap->nr_empty++;
+		page += here;
+		pages -= here;
+	}
+}
+
+static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
+{
+	size_t page = NO_PAGE, first, count;
+	size_t arena_align = align > KA_ARENA_PAGES ? align / KA_ARENA_PAGES : 1;
+
+	/* A run that fits into an arena lies in one. */
+	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
+		page = find_in_committed(heap, pages, align);
+	if (page != NO_PAGE)
+		return page;
+	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
+	first = find_arenas(heap, count, arena_align);
+	if (first == NO_PAGE) {
+		ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of"
+			" %zu KiB",
+			heap->window.nr_arenas * (KA_ARENA_SIZE / KA_MIB),
+			pages * (KA_PAGE_SIZE / 1024));
+		return NO_PAGE;
+	}
+	return commit_arenas(heap, first, count) ? NO_PAGE :
+	       first * KA_ARENA_PAGES;
+}
+
+/* Which page of the window a run begins with, or NO_PAGE. */
+static size_t run_page(const struct ka_heap *heap, const void *run)
+{
+	size_t offset = (uintptr_t)run - (uintptr_t)heap->window.start;
+	size_t page = offset / KA_PAGE_SIZE;
+
+	if (!ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
+	    page / KA_ARENA_PAGES >= heap->nr_touched ||
+	    !test_bit(heap->arenas[page / KA_ARENA_PAGES].head,
+		      page % KA_ARENA_PAGES))
+		return NO_PAGE;
+	return page;
+}
+
+/* How many pages a run has: up to the next head or the next free page. */
+static size_t run_pages(const struct ka_heap *heap, size_t page)
+{
+	size_t end = page + 1;
+
+	for (;;) {
+		const struct ka_arena *arena = &heap->arenas[end / KA_ARENA_PAGES];
+		size_t from = end % KA_ARENA_PAGES, head, unused;
+
+		/* The entry behind the last touched one may not exist. */
+		if (end / KA_ARENA_PAGES >= heap->nr_touched)
+			break;
+		head = find_bit(arena->head, from, true);
+		unused = find_bit(arena->used, from, false);
+		end += (head < unused ? head : unused) - from;
+		if (end % KA_ARENA_PAGES || head == from || unused == from)
+			break;
+	}
+	return end - page;
+}
+
+static bool refuse_inherited(const struct ka_heap *heap)
+{
+	if (!heap->inherited)
+		return false;
+	ka_fail(EOWNERDEAD, "the heap is the parent's: a fork does not inherit a"
+		" heap of the module");
+	return true;
+}
+
+void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
+{
+	size_t pages = size / KA_PAGE_SIZE, page = NO_PAGE;
+
+	if (!size || size % KA_PAGE_SIZE) {
+		ka_fail(EINVAL, "a run of %zu bytes is not whole pages", size);
+		return NULL;
+	}
+	if (align & (align - 1)) {
+		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
+		return NULL;
+	}
+	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
+
+	pthread_mutex_lock(&heap->lock);
+	if (!refuse_inherited(heap))
+		page = run_find(heap, pages, align);
+	if (page != NO_PAGE) {
+		change_bits(heap->arenas[page / KA_ARENA_PAGES].head,
+			    page % KA_ARENA_PAGES, 1, true);
+		mark_pages(heap, page, pages, true);
+		heap->stats.runs++;
+	}
+	pthread_mutex_unlock(&heap->lock);
+	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
+}
+
+/* Of the arenas that a run has left empty, and one kept, at most one is kept. */
+static void release_empty(struct ka_heap *heap, size_t first, size_t end)
+{
+	if (heap->nr_empty <= 1)
+		return;
+	/* A run's inner arenas are empty; its first and last may not be. */
+	if (heap->arenas[first].nr_used)
+		first++;
+	if (first < end && heap->arenas[end - 1].nr_used)
+		end--;
+	if (heap->nr_empty == end - first)
+		first++;
+	if (first < end)
+		forget_arenas(heap, first, end - first);
+}
+
+int ka_run_free(struct ka_heap *heap, void *run)
+{
+	size_t page, pages;
+	int ret = -1;
+
+	if (!run)
+		return 0;
+	pthread_mutex_lock(&heap->lock);
+	if (refuse_inherited(heap))
+		goto out;
+	page = run_page(heap, run);
+	if (page == NO_PAGE) {
+		ka_fail(EINVAL, "no run begins at %p", run);
+		goto out;
+	}
+	pages = run_pages(heap, page);
+	change_bits(heap->arenas[page / KA_ARENA_PAGES].head,
+		    page % KA_ARENA_PAGES, 1, false);
+	mark_pages(heap, page, pages, false);
+	heap->stats.runs--;
+	release_empty(heap, page / KA_ARENA_PAGES,
+		      (page + pages - 1) / KA_ARENA_PAGES + 1);
+	ret = 0;
+out:
+	pthread_mutex_unlock(&heap->lock);
+	return ret;
+}
+
+size_t ka_run_size(struct ka_heap *heap, const void *run)
+{
+	size_t page, pages = 0;
+
+	pthread_mutex_lock(&heap->lock);
+	page = run_page(heap, run);
+	if (page == NO_PAGE)
+		ka_fail(EINVAL, "no run begins at %p", run);
+	else
+		pages = run_pages(heap, page);
+	pthread_mutex_unlock(&heap->lock);
+	return pages * KA_PAGE_SIZE;
+}

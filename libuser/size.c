@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Sizes as people write and read them.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+static const char suffixes[] = "KMGT";
+
+/* Bytes, or with a suffix; 0 or -1. */
+int ka_parse_size(const char *text, size_t *size)
+{
+	unsigned long long value;
+	const char *suffix;
+	char *end;
+
+	/* strtoull would take a sign and spaces. */
+	if (*text < '0' || *text > '9')
+		return -1;
+	errno = 0;
+	value = strtoull(text, &end, 10);
+	if (errno)
+		return -1;
+	if (*end) {
+		suffix = strchr(suffixes, *end >= 'a' ? *end - 'a' + 'A' : *end);
+		if (!suffix || end[1])
+			return -1;
+		for (; suffix >= suffixes; suffix--) {
+			if (value > SIZE_MAX >> 10)
+				return -1;
+			value <<= 10;
+		}
+	}
+	*size = value;
+	return 0;
+}
+
+/* In the largest unit that leaves a whole number. */
+const char *ka_format_size(size_t size, char buffer[static 32])
+{
+	const char *units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
+	size_t unit = 0;
+
+	while (size && unit < 4 && !(size & 1023)) {
+		size >>= 10;
+		unit++;
+	}
+	snprintf(buffer, 32, "%zu %s", size,
+		 size == 1 && !unit ? "byte" : units[unit]);
+	return buffer;
+}

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Heaps: what they are made from, every bad wish, figures, limits, fork. Runs on
+ * the source that KARENA_SOURCE names.
+ */
+#include "common.h"
+
+static struct ka_heap *make(size_t window, size_t limit)
+{
+	struct ka_options options = KA_OPTIONS;
+
+	options.window = window;
+	options.limit = limit;
+	return ka_heap_create(&options);
+}
+
+static int lowest_free_fd(void)
+{
+	int fd = dup(0);
+
+	close(fd);
+	return fd;
+}
+
+TEST(the_source_is_the_one_asked_for)
+{
+	struct ka_heap *heap = ka_heap_create(NULL);
+	const char *source = getenv("KARENA_SOURCE");
+
+	ASSERT_NE(NULL, heap);
+	if (!strcmp(source, "device")) {
+		EXPECT_EQ(KA_SOURCE_DEVICE, ka_heap_source(heap));
+		EXPECT_NE(0, ka_heap_id(heap));
+	} else {
+		EXPECT_EQ(KA_SOURCE_EMBEDDED, ka_heap_source(heap));
+		EXPECT_EQ(0, ka_heap_id(heap));
+	}
+	ka_heap_destroy(heap);
+	ka_heap_destroy(NULL);
+}
+
+TEST(auto_takes_what_there_is)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+
+	setenv("KARENA_SOURCE", "auto", 1);
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(access("/dev/karena", R_OK | W_OK) ? KA_SOURCE_EMBEDDED :
+		  KA_SOURCE_DEVICE, ka_heap_source(heap));
+	ka_heap_destroy(heap);
+}
+
+TEST(no_descriptor_is_kept_and_none_is_needed)
+{
+	int before = lowest_free_fd();
+	struct ka_heap *heap = make(64 * MIB, 0);
+	char *run;
+
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(before, lowest_free_fd());
+	for (int fd = 3; fd < 1024; fd++)
+		close(fd);
+	run = ka_run_alloc(heap, 8 * MIB, 0);
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 8 * MIB);
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	ka_heap_destroy(heap);
+}
+
+#define EXPECT_CREATE_FAILS(_errno, _options)				\
+	do {								\
+		int next_fd = lowest_free_fd();				\
+									\
+		EXPECT_EQ(NULL, ka_heap_create(_options));		\
+		EXPECT_EQ(_errno, errno);				\
+		EXPECT_EQ(next_fd, lowest_free_fd());			\
+	} while (0)
+
+TEST(bad_options_are_refused_with_a_sentence)
+{
+	struct ka_options options = KA_OPTIONS;
+
+	options.size = 8;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	options = (struct ka_options)KA_OPTIONS;
+	options.source = 99;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+
+	options = (struct ka_options)KA_OPTIONS;
+	options.limit = 1;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	EXPECT_NE(NULL, strstr(ka_error(), "too small"));
+	options.limit = KA_ARENA_SIZE - 1;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+
+	options = (struct ka_options)KA_OPTIONS;
+	options.name = "a/b";
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	options.name = "tab\t";
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	options.name = "a name that is more than thirty-one characters";
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+
+	options = (struct ka_options)KA_OPTIONS;
+	options.window = SIZE_MAX;
+	EXPECT_CREATE_FAILS(EFBIG, &options);
+	options.window = SIZE_MAX / 2;
+	EXPECT_EQ(NULL, ka_heap_create(&options));
+	EXPECT_TRUE(errno == ENOMEM || errno == EFBIG);
+}
+
+TEST(bad_variables_are_refused_with_a_sentence)
+{
+	static const char *const sizes[] = {
+		"much", "-1", "1X", "1GG", " 1", "0", "0M", "99999999999999999999",
+		"99999999999T", "1.5G", "K"
+	};
+
+	setenv("KARENA_SOURCE", "disk", 1);
+	EXPECT_CREATE_FAILS(EINVAL, NULL);
+	unsetenv("KARENA_SOURCE");
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		setenv("KARENA_WINDOW", sizes[i], 1);
+		EXPECT_CREATE_FAILS(EINVAL, NULL);
+		EXPECT_NE(NULL, strstr(ka_error(), "KARENA_WINDOW"));
+		unsetenv("KARENA_WINDOW");
+		setenv("KARENA_LIMIT", sizes[i], 1);
+		EXPECT_CREATE_FAILS(EINVAL, NULL);
+		EXPECT_NE(NULL, strstr(ka_error(), "KARENA_LIMIT"));
+		unsetenv("KARENA_LIMIT");
+	}
+}
+
+TEST(variables_set_what_options_leave_open)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+	struct ka_heap *heap;
+
+	setenv("KARENA_WINDOW", "130M", 1);
+	setenv("KARENA_LIMIT", "65536k", 1);
+	heap = ka_heap_create(NULL);
+	ASSERT_NE(NULL, heap);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(130 * MIB, stats.window);
+	EXPECT_EQ(64 * MIB, stats.limit);
+	ka_heap_destroy(heap);
+
+	heap = make(8 * MIB, 4 * MIB);
+	ASSERT_NE(NULL, heap);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(8 * MIB, stats.window);
+	EXPECT_EQ(4 * MIB, stats.limit);
+	ka_heap_destroy(heap);
+}
+
+TEST(a_process_with_little_address_space_gets_a_smaller_window)
+{
+	struct rlimit limit = { 4UL << 30, 4UL << 30 };
+	struct ka_stats stats = { .size = sizeof(stats) };
+	struct ka_heap *heap;
+
+	NOT_WITH_SANITIZERS();
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
+	heap = ka_heap_create(NULL);
+	ASSERT_NE(NULL, heap);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_LE(stats.window, 4UL << 30);
+	EXPECT_GE(stats.window, 1UL << 30);
+	ka_heap_destroy(heap);
+	/* But who asks for more is told. */
+	EXPECT_EQ(NULL, make(8UL << 30, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "no room"));
+}
+
+TEST(the_limit_ends_in_null_and_nothing_is_lost)
+{
+	struct ka_heap *heap = make(64 * MIB, 6 * MIB);
+	struct ka_stats stats = { .size = sizeof(stats) };
+	char *runs[3];
+
+	ASSERT_NE(NULL, heap);
+	for (int i = 0; i < 3; i++) {
+		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
+		ASSERT_NE(NULL, runs[i]);
+		memset(runs[i], i + 1, 2 * MIB);
+	}
+	errno = 0;
+	EXPECT_EQ(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "limit"));
+	EXPECT_EQ(NULL, ka_run_alloc(heap, 8 * MIB, 0));
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(3, stats.arenas);
+	EXPECT_EQ(3, stats.runs);
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(i + 1, runs[i][2 * MIB - 1]);
+	EXPECT_EQ(0, ka_run_free(heap, runs[1]));
+	EXPECT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	ka_heap_destroy(heap);
+}
+
+TEST(the_window_ends_in_null)
+{
+	struct ka_heap *heap = make(4 * MIB, 0);
+
+	ASSERT_NE(NULL, heap);
+	EXPECT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
+	errno = 0;
+	EXPECT_EQ(NULL, ka_run_alloc(heap, 2 * MIB, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "window"));
+	EXPECT_NE(NULL, ka_run_alloc(heap, 1 * MIB, 0));
+	ka_heap_destroy(heap);
+}
+
+TEST(contains_knows_the_window)
+{
+	struct ka_heap *heap = make(8 * MIB, 0);
+	char *run;
+
+	ASSERT_NE(NULL, heap);
+	run = ka_run_alloc(heap, KA_PAGE_SIZE, 0);
+	EXPECT_TRUE(ka_heap_contains(heap, run));
+	EXPECT_TRUE(ka_heap_contains(heap, run + 8 * MIB - 1));
+	EXPECT_FALSE(ka_heap_contains(heap, run + 8 * MIB));
+	EXPECT_FALSE(ka_heap_contains(heap, run - 1));
+	EXPECT_FALSE(ka_heap_contains(heap, NULL));
+	EXPECT_FALSE(ka_heap_contains(heap, &heap));
+	ka_heap_destroy(heap);
+}
+
+TEST(figures_count_and_add_up)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_stats stats = { .size = sizeof(stats) };
+	char *big, *small;
+
+	ASSERT_NE(NULL, heap);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(0, stats.arenas);
+	small = ka_run_alloc(heap, 16384, 0);
+	big = ka_run_alloc(heap, 5 * MIB, 0);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(4, stats.arenas);
+	EXPECT_EQ(2, stats.runs);
+	EXPECT_EQ(5 * MIB + 16384, stats.run_bytes);
+	EXPECT_EQ(stats.arenas * KA_ARENA_SIZE,
+		  stats.run_bytes + stats.available_bytes);
+	EXPECT_EQ(0, ka_run_free(heap, big));
+	EXPECT_EQ(0, ka_run_free(heap, small));
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(0, stats.runs);
+	EXPECT_EQ(0, stats.run_bytes);
+	EXPECT_EQ(1, stats.arenas);
+	EXPECT_EQ(4, stats.arenas_highwater);
+	EXPECT_EQ(stats.arenas, stats.arenas_allocated - stats.arenas_reclaimed);
+	stats.size = 0;
+	EXPECT_EQ(-1, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(EINVAL, errno);
+	ka_heap_destroy(heap);
+}
+
+TEST(what_is_given_back_leaves_the_process)
+{
+	struct ka_heap *heap = make(128 * MIB, 0);
+	long before, full, after;
+	char *run;
+
+	NOT_WITH_SANITIZERS();
+	ASSERT_NE(NULL, heap);
+	before = resident();
+	run = ka_run_alloc(heap, 64 * MIB, 0);
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 64 * MIB);
+	full = resident();
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	after = resident();
+	EXPECT_GT(full - before, (long)(63 * MIB));
+	EXPECT_LT(after - before, (long)(4 * MIB));
+	ka_heap_destroy(heap);
+}
+
+TEST(a_child_has_the_heap_or_is_told)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	bool device;
+	char *run;
+	pid_t child;
+	int status;
+
+	ASSERT_NE(NULL, heap);
+	device = ka_heap_source(heap) == KA_SOURCE_DEVICE;
+	run = ka_run_alloc(heap, MIB, 0);
+	memset(run, 7, MIB);
+	child = fork();
+	if (!child) {
+		char *other = ka_run_alloc(heap, MIB, 0);
+
+		if (device) {
+			if (other || errno != EOWNERDEAD)
+				_exit(1);
+			if (ka_run_free(heap, run) != -1 || errno != EOWNERDEAD)
+				_exit(2);
+			/* Another heap can be had. */
+			heap = make(4 * MIB, 0);
+			run = heap ? ka_run_alloc(heap, MIB, 0) : NULL;
+			if (!run || memset(run, 1, MIB) != run)
+				_exit(3);
+			ka_heap_destroy(heap);
+			_exit(0);
+		}
+		if (!other || run[MIB - 1] != 7)
+			_exit(4);
+		memset(run, 8, MIB);
+		if (ka_run_free(heap, run) || ka_run_free(heap, other))
+			_exit(5);
+		_exit(0);
+	}
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_EQ(7, run[MIB - 1]);
+	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	ka_heap_destroy(heap);
+}
+
+static bool stop;
+
+static void *churn(void *data)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		void *run = ka_run_alloc(data, 64 * 1024, 0);
+
+		if (ka_run_free(data, run))
+			return data;
+	}
+	return NULL;
+}
+
+TEST(a_fork_beside_a_busy_thread_does_not_hang)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	pthread_t thread;
+	void *failed;
+	int status;
+
+	NOT_WITH_THREAD_SANITIZER();
+	ASSERT_NE(NULL, heap);
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, churn, heap));
+	for (int i = 0; i < 50; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			void *run = ka_run_alloc(heap, 4096, 0);
+
+			_exit(run || errno == EOWNERDEAD ? 0 : 1);
+		}
+		ASSERT_EQ(child, waitpid(child, &status, 0));
+		ASSERT_EQ(0, status);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(thread, &failed);
+	EXPECT_EQ(NULL, failed);
+	ka_heap_destroy(heap);
+}
+
+static void *fail_otherwise(void *heap)
+{
+	return ka_run_alloc(heap, 1, 0) ? heap : (void *)(uintptr_t)
+	       !strstr(ka_error(), "whole pages");
+}
+
+TEST(the_error_is_each_threads_own)
+{
+	struct ka_heap *heap = make(4 * MIB, 0);
+	pthread_t thread;
+	void *failed;
+
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(-1, ka_heap_stats(heap, &(struct ka_stats){ .size = 0 }));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, fail_otherwise, heap));
+	pthread_join(thread, &failed);
+	EXPECT_EQ(NULL, failed);
+	EXPECT_NE(NULL, strstr(ka_error(), "ka_stats"));
+	ka_heap_destroy(heap);
+}
+
+TEST(the_version_is_the_builds)
+{
+	EXPECT_STREQ(KARENA_VERSION, ka_version());
+}
+
+TEST_HARNESS_MAIN

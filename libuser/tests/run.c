@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Runs: sizes, alignments, reuse, and a long random sequence held against a model.
+ * Runs on the source that KARENA_SOURCE names.
+ */
+#include "common.h"
+
+FIXTURE(run) {
+	struct ka_heap *heap;
+};
+
+FIXTURE_SETUP(run)
+{
+	struct ka_options options = KA_OPTIONS;
+
+	options.window = 256 * MIB;
+	options.name = "tests";
+	self->heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, self->heap) TH_LOG("%s", ka_error());
+}
+
+FIXTURE_TEARDOWN(run)
+{
+	ka_heap_destroy(self->heap);
+}
+
+static struct ka_stats figures(struct ka_heap *heap)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+
+	ka_heap_stats(heap, &stats);
+	return stats;
+}
+
+TEST_F(run, every_multiple_of_a_page_is_a_run)
+{
+	for (size_t pages = 1; pages < 1300; pages += pages < 20 ? 1 : 37) {
+		char *run = ka_run_alloc(self->heap, pages * KA_PAGE_SIZE, 0);
+
+		ASSERT_NE(NULL, run);
+		EXPECT_EQ(0, (uintptr_t)run % KA_PAGE_SIZE);
+		EXPECT_EQ(pages * KA_PAGE_SIZE, ka_run_size(self->heap, run));
+		run[0] = 1;
+		run[pages * KA_PAGE_SIZE - 1] = 1;
+		ASSERT_EQ(0, ka_run_free(self->heap, run));
+	}
+	EXPECT_EQ(0, figures(self->heap).runs);
+}
+
+TEST_F(run, alignment_is_as_asked)
+{
+	char *spoiler = ka_run_alloc(self->heap, KA_PAGE_SIZE, 0);
+
+	ASSERT_NE(NULL, spoiler);
+	for (size_t align = KA_PAGE_SIZE; align <= 32 * MIB; align *= 2) {
+		for (size_t size = KA_PAGE_SIZE; size <= 4 * MIB; size *= 4) {
+			char *run = ka_run_alloc(self->heap, size, align);
+
+			ASSERT_NE(NULL, run);
+			EXPECT_EQ(0, (uintptr_t)run % align);
+			run[size - 1] = 1;
+			ASSERT_EQ(0, ka_run_free(self->heap, run));
+		}
+	}
+	for (size_t align = 1; align < KA_PAGE_SIZE; align *= 2)
+		EXPECT_EQ(0, ka_run_free(self->heap,
+					 ka_run_alloc(self->heap, 8192, align)));
+}
+
+TEST_F(run, bad_requests_are_refused)
+{
+	static const size_t sizes[] = { 0, 1, 4095, 4097, SIZE_MAX };
+	char *run = ka_run_alloc(self->heap, 8 * KA_PAGE_SIZE, 0);
+	int local;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		errno = 0;
+		EXPECT_EQ(NULL, ka_run_alloc(self->heap, sizes[i], 0));
+		EXPECT_EQ(EINVAL, errno);
+	}
+	errno = 0;
+	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, 3 * KA_PAGE_SIZE));
+	EXPECT_EQ(EINVAL, errno);
+	errno = 0;
+	EXPECT_EQ(NULL, ka_run_alloc(self->heap, SIZE_MAX & ~4095UL, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	errno = 0;
+	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, (size_t)1 << 63));
+	EXPECT_EQ(ENOMEM, errno);
+
+	EXPECT_EQ(0, ka_run_free(self->heap, NULL));
+	EXPECT_EQ(-1, ka_run_free(self->heap, &local));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ka_run_free(self->heap, run + 1));
+	EXPECT_EQ(-1, ka_run_free(self->heap, run + KA_PAGE_SIZE));
+	EXPECT_EQ(-1, ka_run_free(self->heap, run + 200 * MIB));
+	EXPECT_EQ(0, ka_run_size(self->heap, run + KA_PAGE_SIZE));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(0, ka_run_free(self->heap, run));
+	/* A second time it is no run any more. */
+	EXPECT_EQ(-1, ka_run_free(self->heap, run));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+TEST_F(run, fresh_arenas_are_zero)
+{
+	char *run = ka_run_alloc(self->heap, 4 * MIB, 0);
+
+	ASSERT_NE(NULL, run);
+	for (size_t i = 0; i < 4 * MIB; i += 61)
+		ASSERT_EQ(0, run[i]);
+}
+
+TEST_F(run, low_addresses_are_used_first)
+{
+	char *first = ka_run_alloc(self->heap, MIB, 0);
+	char *second = ka_run_alloc(self->heap, MIB, 0);
+	char *third = ka_run_alloc(self->heap, MIB, 0);
+
+	EXPECT_EQ(first + MIB, second);
+	EXPECT_EQ(second + MIB, third);
+	EXPECT_EQ(0, ka_run_free(self->heap, first));
+	EXPECT_EQ(first, ka_run_alloc(self->heap, MIB / 2, 0));
+	EXPECT_EQ(first + MIB / 2, ka_run_alloc(self->heap, MIB / 2, 0));
+}
+
+TEST_F(run, an_arena_is_filled_to_the_last_page)
+{
+	struct ka_stats stats;
+
+	for (int i = 0; i < 512; i++)
+		ASSERT_NE(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, 0));
+	stats = figures(self->heap);
+	EXPECT_EQ(1, stats.arenas);
+	EXPECT_EQ(0, stats.available_bytes);
+	ASSERT_NE(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(2, figures(self->heap).arenas);
+}
+
+TEST_F(run, one_empty_arena_is_kept_and_no_more)
+{
+	void *runs[8];
+
+	for (int i = 0; i < 8; i++)
+		runs[i] = ka_run_alloc(self->heap, 2 * MIB, 0);
+	EXPECT_EQ(8, figures(self->heap).arenas);
+	for (int i = 0; i < 8; i++)
+		EXPECT_EQ(0, ka_run_free(self->heap, runs[i]));
+	EXPECT_EQ(1, figures(self->heap).arenas);
+	/* Taking and giving one back commits nothing. */
+	for (int i = 0; i < 100; i++)
+		ka_run_free(self->heap, ka_run_alloc(self->heap, 2 * MIB, 0));
+	EXPECT_EQ(8, figures(self->heap).arenas_allocated);
+}
+
+TEST_F(run, the_rest_of_a_long_runs_last_arena_is_used)
+{
+	char *longer = ka_run_alloc(self->heap, 5 * MIB, 0);
+	char *rest = ka_run_alloc(self->heap, MIB, 0);
+
+	EXPECT_EQ(longer + 5 * MIB, rest);
+	EXPECT_EQ(5 * MIB, ka_run_size(self->heap, longer));
+	EXPECT_EQ(0, ka_run_free(self->heap, longer));
+	EXPECT_EQ(MIB, ka_run_size(self->heap, rest));
+	rest[0] = 1;
+	rest[MIB - 1] = 1;
+	/* One empty arena is kept beside that of the rest. */
+	EXPECT_EQ(2, figures(self->heap).arenas);
+	EXPECT_EQ(0, ka_run_free(self->heap, rest));
+}
+
+#define SLOTS	400
+
+/* A run's pages hold its slot's number: an overlap or a loss shows. */
+static void stamp(char *run, size_t size, unsigned int value)
+{
+	for (size_t i = 0; i < size; i += KA_PAGE_SIZE) {
+		memcpy(run + i, &value, sizeof(value));
+		memcpy(run + i + KA_PAGE_SIZE - sizeof(value), &value,
+		       sizeof(value));
+	}
+}
+
+static size_t wrong_stamps(const char *run, size_t size, unsigned int value)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < size; i += KA_PAGE_SIZE)
+		wrong += memcmp(run + i, &value, sizeof(value)) ||
+			 memcmp(run + i + KA_PAGE_SIZE - sizeof(value), &value,
+				sizeof(value));
+	return wrong;
+}
+
+static size_t random_size(unsigned int *seed)
+{
+	switch (rand_r(seed) % 8) {
+	case 0:
+		return KA_PAGE_SIZE * (1 + (size_t)rand_r(seed) % 1600);
+	case 1:
+		return MIB;
+	case 2:
+	case 3:
+		return 16384;
+	default:
+		return KA_PAGE_SIZE * (1 + (size_t)rand_r(seed) % 40);
+	}
+}
+
+/* A thread's share of the random work; returns how often something was wrong. */
+static long work(struct ka_heap *heap, unsigned int seed, int rounds)
+{
+	struct { char *run; size_t size; } slots[SLOTS] = {};
+	long wrong = 0;
+
+	for (int i = 0; i < rounds; i++) {
+		unsigned int slot = (unsigned int)rand_r(&seed) % SLOTS;
+		size_t size = random_size(&seed);
+		size_t align = KA_PAGE_SIZE << rand_r(&seed) % 4;
+
+		if (slots[slot].run) {
+			wrong += wrong_stamps(slots[slot].run, slots[slot].size,
+					      slot) != 0;
+			wrong += ka_run_size(heap, slots[slot].run) !=
+				 slots[slot].size;
+			wrong += ka_run_free(heap, slots[slot].run) != 0;
+			slots[slot].run = NULL;
+			continue;
+		}
+		slots[slot].run = ka_run_alloc(heap, size, align);
+		slots[slot].size = size;
+		if (!slots[slot].run) {
+			wrong += errno != ENOMEM;
+			continue;
+		}
+		wrong += (uintptr_t)slots[slot].run % align != 0;
+		stamp(slots[slot].run, size, slot);
+	}
+	for (unsigned int slot = 0; slot < SLOTS; slot++) {
+		if (!slots[slot].run)
+			continue;
+		wrong += wrong_stamps(slots[slot].run, slots[slot].size, slot) != 0;
+		wrong += ka_run_free(heap, slots[slot].run) != 0;
+	}
+	return wrong;
+}
+
+TEST_F(run, a_random_sequence_agrees_with_the_model)
+{
+	struct ka_stats stats;
+
+	for (unsigned int seed = 1; seed <= 4; seed++) {
+		EXPECT_EQ(0, work(self->heap, seed, 5000));
+		stats = figures(self->heap);
+		EXPECT_EQ(0, stats.runs);
+		EXPECT_EQ(0, stats.run_bytes);
+		EXPECT_LE(stats.arenas, 1);
+	}
+}
+
+struct worker {
+	pthread_t thread;
+	struct ka_heap *heap;
+	unsigned int seed;
+	long wrong;
+};
+
+static void *worker_main(void *data)
+{
+	struct worker *worker = data;
+
+	worker->wrong = work(worker->heap, worker->seed, 2000);
+	return NULL;
+}
+
+TEST_F(run, threads_share_a_heap)
+{
+	struct worker workers[4];
+
+	for (unsigned int i = 0; i < 4; i++) {
+		workers[i].heap = self->heap;
+		workers[i].seed = 100 + i;
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL, worker_main,
+					    &workers[i]));
+	}
+	for (int i = 0; i < 4; i++) {
+		pthread_join(workers[i].thread, NULL);
+		EXPECT_EQ(0, workers[i].wrong);
+	}
+	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_LE(figures(self->heap).arenas, 1);
+}
+
+TEST_HARNESS_MAIN
