@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# karena: `make help` says what can be made.
+
+KDIR ?= /lib/modules/$(shell uname -r)/build
+DESTDIR ?=
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+OUT := $(CURDIR)/build
+
+VERSION := $(shell sed -n 's/^VERSION := //p' libuser/Makefile)
+# Of the kernel that KDIR belongs to, which need not be the running one.
+RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
+	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
+MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
+module = $(OUT)/module/$(RELEASE)/karena.ko
+
+all: library $(if $(RELEASE),module,no-module)
+
+help:
+	@echo 'make            build the library, the tool and, with kernel headers, the module'
+	@echo 'make module     build the module; KDIR= names other kernel headers'
+	@echo 'make library    build library, adapters and tool alone'
+	@echo 'make demo       boot a guest, load the module, run Python on it, show what comes of it'
+	@echo 'make check      build all, run all tests, in guests (6.1, 6.12) and here'
+	@echo 'make check-debug  the same selftests on a debug kernel (built once: 15 minutes)'
+	@echo 'make bench      measure commit and touch in a guest'
+	@echo 'make lint       the static checkers'
+	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
+	@echo 'make uninstall  remove what install put there'
+	@echo 'make clean      remove what was built'
+
+setup:
+	@selftests/vm/packages build
+
+library: setup
+	@$(MAKE) --no-print-directory -C libuser OUT=$(OUT) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR)
+
+# Several kernels' modules stand side by side: each is built in a directory of
+# its own, from links to the sources.
+module:
+	@test -n '$(RELEASE)' || { echo 'no kernel headers in $(KDIR)'; exit 1; }
+	@selftests/vm/packages build
+	@mkdir -p $(OUT)/module/$(RELEASE)
+	@cp -rsf $(CURDIR)/Kbuild $(CURDIR)/kmod $(CURDIR)/uapi $(OUT)/module/$(RELEASE)
+	$(MAKE) -C $(KDIR) M=$(OUT)/module/$(RELEASE) W=1 KCFLAGS=-Werror modules
+
+no-module:
+	@echo 'No kernel headers in $(KDIR): the module is not built.'
+	@echo 'Install linux-headers-$(shell uname -r), or give KDIR=.'
+
+demo: library
+	selftests/demo/run
+
+check: library
+	selftests/check
+
+check-debug: library
+	selftests/check debug
+
+bench: library
+	selftests/bench/run
+
+lint:
+	selftests/lint
+
+# Without a module for this kernel, the library alone: it works so, too.
+install: library $(if $(RELEASE),module,no-module)
+	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
+		$(DESTDIR)$(INCLUDEDIR)/karena $(DESTDIR)$(PREFIX)/bin
+	install -m 644 $(OUT)/lib/libkarena.so.$(VERSION) $(OUT)/lib/libkarena.a \
+		$(DESTDIR)$(LIBDIR)
+	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.0 $(DESTDIR)$(LIBDIR)
+	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
+	install -m 644 libuser/include/karena/karena.h $(DESTDIR)$(INCLUDEDIR)/karena
+	install -d $(DESTDIR)$(INCLUDEDIR)/karena/linux
+	install -m 644 uapi/linux/karena.h $(DESTDIR)$(INCLUDEDIR)/karena/linux
+	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
+		-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),' \
+		libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
+	install $(OUT)/bin/karena $(DESTDIR)$(PREFIX)/bin
+ifneq ($(RELEASE),)
+	install -D -m 644 $(module) $(MODULE_DIR)/karena.ko
+	install -D -m 644 kmod/karena.rules $(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules
+	install -D -m 644 kmod/karena.sysusers $(DESTDIR)/usr/lib/sysusers.d/karena.conf
+	install -D -m 644 kmod/karena.modules-load $(DESTDIR)/usr/lib/modules-load.d/karena.conf
+endif
+ifeq ($(DESTDIR),)
+	ldconfig
+ifneq ($(RELEASE),)
+	depmod $(RELEASE)
+	getent group karena >/dev/null || groupadd --system karena
+	-udevadm control --reload
+endif
+endif
+
+uninstall:
+	rm -f $(DESTDIR)$(LIBDIR)/libkarena.so $(DESTDIR)$(LIBDIR)/libkarena.so.0 \
+		$(DESTDIR)$(LIBDIR)/libkarena.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/libkarena.a \
+		$(DESTDIR)$(LIBDIR)/karena/libkarena-cpython.so \
+		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
+		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \
+		$(MODULE_DIR)/karena.ko \
+		$(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules \
+		$(DESTDIR)/usr/lib/sysusers.d/karena.conf \
+		$(DESTDIR)/usr/lib/modules-load.d/karena.conf
+	-rmdir $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(INCLUDEDIR)/karena/linux \
+		$(DESTDIR)$(INCLUDEDIR)/karena
+ifeq ($(DESTDIR),)
+	ldconfig
+	$(if $(RELEASE),depmod $(RELEASE))
+endif
+
+clean:
+	rm -rf $(OUT)
+
+.PHONY: all help setup library module no-module demo check check-debug bench lint \
+	install uninstall clean

@@ -1,0 +1,288 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the selftests share: a heap made, mapped and left without a descriptor, as
+ * a library would; touches that may end in SIGBUS; figures from /proc and sysfs.
+ */
+#ifndef KARENA_SELFTESTS_COMMON_H
+#define KARENA_SELFTESTS_COMMON_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/karena.h>
+
+#include "kselftest_harness.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE	23
+#endif
+
+#define MIB		(1UL << 20)
+#define ARENA		KARENA_ARENA_SIZE
+#define SYSFS		"/sys/class/misc/karena"
+#define LIMIT_PARAM	"/sys/module/karena/parameters/limit"
+
+struct heap {
+	int fd;
+	uint64_t id;
+	char *window;
+	size_t size;
+	struct karena_control *control;
+	size_t control_size;
+	uint32_t *states;
+};
+
+static inline int device_open(void)
+{
+	return open(KARENA_DEVICE, O_RDWR | O_CLOEXEC);
+}
+
+/* One call with a device descriptor of its own; -errno as a driver would. */
+static inline int device_call(unsigned int cmd, void *args)
+{
+	int device = device_open();
+	int ret;
+
+	if (device < 0)
+		return -errno;
+	ret = ioctl(device, cmd, args);
+	if (ret < 0)
+		ret = -errno;
+	close(device);
+	return ret;
+}
+
+/* Make and map a heap; its descriptor stays open. 0 or -errno. */
+static inline int heap_open(struct heap *heap, size_t size, size_t limit)
+{
+	struct karena_create create = {
+		.size = sizeof(create),
+		.window = size,
+		.limit = limit,
+		.name = "selftest",
+	};
+
+	memset(heap, 0, sizeof(*heap));
+	heap->fd = device_call(KARENA_CREATE, &create);
+	if (heap->fd < 0)
+		return heap->fd;
+	heap->id = create.id;
+	heap->size = size;
+	heap->control_size = create.control_size;
+	heap->window = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    heap->fd, 0);
+	if (heap->window == MAP_FAILED)
+		return -errno;
+	heap->control = mmap(NULL, create.control_size, PROT_READ | PROT_WRITE,
+			     MAP_SHARED, heap->fd, create.control_offset);
+	if (heap->control == MAP_FAILED)
+		return -errno;
+	heap->states = (void *)((char *)heap->control +
+				heap->control->states_offset);
+	return 0;
+}
+
+/* The same as a library does it: no descriptor is kept. */
+static inline int heap_make(struct heap *heap, size_t size, size_t limit)
+{
+	int ret = heap_open(heap, size, limit);
+
+	if (heap->fd >= 0)
+		close(heap->fd);
+	heap->fd = -1;
+	return ret;
+}
+
+static inline void heap_destroy(struct heap *heap)
+{
+	if (heap->fd >= 0)
+		close(heap->fd);
+	munmap(heap->window, heap->size);
+	munmap(heap->control, heap->control_size);
+}
+
+static inline char *arena(const struct heap *heap, size_t index)
+{
+	return heap->window + index * ARENA;
+}
+
+static inline void set_state(const struct heap *heap, size_t first, size_t count,
+			     uint32_t state)
+{
+	for (size_t i = first; i < first + count; i++)
+		__atomic_store_n(&heap->states[i], state, __ATOMIC_RELEASE);
+}
+
+static inline uint32_t state(const struct heap *heap, size_t index)
+{
+	return __atomic_load_n(&heap->states[index], __ATOMIC_ACQUIRE);
+}
+
+/* Commit arenas as the interface wants it: 0 or -errno. */
+static inline int heap_commit(const struct heap *heap, size_t first, size_t count)
+{
+	set_state(heap, first, count, KARENA_REQUESTED);
+	return madvise(arena(heap, first), count * ARENA, MADV_POPULATE_WRITE) ?
+	       -errno : 0;
+}
+
+static inline int heap_release(const struct heap *heap, size_t first, size_t count)
+{
+	return madvise(arena(heap, first), count * ARENA, MADV_REMOVE) ? -errno : 0;
+}
+
+static __thread sigjmp_buf touch_jump;
+
+static inline void touch_handler(int signal)
+{
+	siglongjmp(touch_jump, signal);
+}
+
+/* Write to an address: 0, or the signal that came of it. */
+static inline int touch(volatile char *address)
+{
+	struct sigaction action = { .sa_handler = touch_handler };
+	struct sigaction old_bus, old_segv;
+	int signal;
+
+	sigaction(SIGBUS, &action, &old_bus);
+	sigaction(SIGSEGV, &action, &old_segv);
+	signal = sigsetjmp(touch_jump, 1);
+	if (!signal)
+		*address = 1;
+	sigaction(SIGBUS, &old_bus, NULL);
+	sigaction(SIGSEGV, &old_segv, NULL);
+	return signal;
+}
+
+/* How many bytes of a range are not the given one. */
+static inline size_t count_other(const char *start, size_t size, char byte)
+{
+	size_t other = 0;
+
+	for (size_t i = 0; i < size; i++)
+		other += start[i] != byte;
+	return other;
+}
+
+static inline long minor_faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* A member of the mapping of an address in smaps, in bytes; -1 without it. */
+static inline long smaps(const void *address, const char *member)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	unsigned long start, end;
+	bool inside = false;
+	char line[512];
+	long kib = -1;
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = (unsigned long)address >= start &&
+				 (unsigned long)address < end;
+		else if (inside && !strncmp(line, member, strlen(member)) &&
+			 line[strlen(member)] == ':')
+			kib = atol(line + strlen(member) + 1);
+	}
+	if (file)
+		fclose(file);
+	return kib < 0 ? -1 : kib * 1024;
+}
+
+static inline int read_text(const char *path, char *text, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length;
+
+	if (fd < 0)
+		return -errno;
+	length = read(fd, text, size - 1);
+	close(fd);
+	if (length < 0)
+		return -errno;
+	text[length] = 0;
+	return 0;
+}
+
+static inline int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	if (write(fd, text, strlen(text)) < 0)
+		ret = -errno;
+	close(fd);
+	return ret;
+}
+
+/* A global figure from sysfs, or -errno. */
+static inline long figure(const char *name)
+{
+	char path[256], text[64];
+	int err;
+
+	snprintf(path, sizeof(path), SYSFS "/%s", name);
+	err = read_text(path, text, sizeof(text));
+	return err ? err : atol(text);
+}
+
+/* A figure of one heap from sysfs, or -errno. */
+static inline long heap_figure(const struct heap *heap, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "heaps/%llu/%s",
+		 (unsigned long long)heap->id, name);
+	return figure(path);
+}
+
+/* Wait, five seconds at most, until a global figure has a value. */
+static inline bool figure_becomes(const char *name, long value)
+{
+	for (int i = 0; i < 500; i++) {
+		if (figure(name) == value)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* The status of a child as a shell gives it: 128 + signal, or the exit status. */
+static inline int child_status(pid_t child)
+{
+	int status;
+
+	if (waitpid(child, &status, 0) != child)
+		return -1;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+#define REQUIRE_MODULE()						\
+	do {								\
+		if (access(KARENA_DEVICE, F_OK))			\
+			SKIP(return, "no " KARENA_DEVICE);		\
+	} while (0)
+
+#endif

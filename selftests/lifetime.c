@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A heap lives as long as its mapping or a descriptor, goes whole with its
+ * process however that ends, and holds the module.
+ */
+#include <sys/syscall.h>
+
+#include "common.h"
+
+FIXTURE(lifetime) {
+	long nr_heaps;
+	long committed;
+};
+
+FIXTURE_SETUP(lifetime)
+{
+	REQUIRE_MODULE();
+	self->nr_heaps = figure("nr_heaps");
+	self->committed = figure("committed");
+}
+
+FIXTURE_TEARDOWN(lifetime)
+{
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(figure_becomes("committed", self->committed));
+}
+
+static bool directory_exists(uint64_t id)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu", (unsigned long long)id);
+	return !access(path, F_OK);
+}
+
+TEST_F(lifetime, the_descriptor_alone_keeps_it)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+	munmap(heap.window, heap.size);
+	munmap(heap.control, heap.control_size);
+	EXPECT_EQ(self->nr_heaps + 1, figure("nr_heaps"));
+	EXPECT_EQ(2 * ARENA, heap_figure(&heap, "committed"));
+	close(heap.fd);
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+}
+
+TEST_F(lifetime, the_control_region_alone_keeps_it)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+	munmap(heap.window, heap.size);
+	EXPECT_EQ(KARENA_ACTIVE, state(&heap, 0));
+	EXPECT_EQ(self->nr_heaps + 1, figure("nr_heaps"));
+	munmap(heap.control, heap.control_size);
+}
+
+TEST_F(lifetime, everything_is_gone_after_kill_9)
+{
+	int pipes[2];
+	uint64_t id;
+	pid_t child;
+
+	ASSERT_EQ(0, pipe(pipes));
+	child = fork();
+	if (!child) {
+		struct heap heap;
+
+		if (heap_make(&heap, 64 * ARENA, 0) || heap_commit(&heap, 0, 16) ||
+		    write(pipes[1], &heap.id, sizeof(heap.id)) < 0)
+			_exit(1);
+		for (;;)
+			memset(heap.window, 1, 16 * ARENA);
+	}
+	ASSERT_EQ(sizeof(id), read(pipes[0], &id, sizeof(id)));
+	EXPECT_TRUE(directory_exists(id));
+	EXPECT_EQ(self->committed + 16 * ARENA, figure("committed"));
+	kill(child, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, child_status(child));
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_FALSE(directory_exists(id));
+}
+
+TEST_F(lifetime, exec_ends_it)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		struct heap heap;
+
+		if (heap_open(&heap, 4 * ARENA, 0) || heap_commit(&heap, 0, 4))
+			_exit(1);
+		/* Even when its descriptor is let through. */
+		fcntl(heap.fd, F_SETFD, 0);
+		execl("/bin/sh", "sh", "-c",
+		      "test $(cat " SYSFS "/committed) -gt 0", NULL);
+		_exit(2);
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST_F(lifetime, a_thousand_heaps_leave_nothing)
+{
+	for (int i = 0; i < 1000; i++) {
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
+		if (i % 10 == 0)
+			ASSERT_EQ(0, heap_commit(&heap, i % 4, 1));
+		heap_destroy(&heap);
+	}
+}
+
+TEST_F(lifetime, the_module_cannot_be_unloaded_while_mapped)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
+	/* The kernel's errno for a module in use; rmmod(8) calls it busy. */
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	EXPECT_EQ(0, heap_commit(&heap, 0, 4));
+	EXPECT_EQ(0, touch(arena(&heap, 3)));
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	heap_destroy(&heap);
+}
+
+TEST_HARNESS_MAIN

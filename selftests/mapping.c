@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Mapping a heap: what mmap and the calls on its descriptor take and refuse, and
+ * what becomes of the mapping under munmap, mprotect, mremap and fork.
+ */
+#include <pthread.h>
+
+#include "common.h"
+
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE	0x100000
+#endif
+
+FIXTURE(mapping) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(mapping)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, heap_open(&self->heap, 8 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(mapping)
+{
+	heap_destroy(&self->heap);
+}
+
+static int create(size_t window)
+{
+	struct karena_create create = { .size = sizeof(create), .window = window };
+
+	return device_call(KARENA_CREATE, &create);
+}
+
+#define EXPECT_MMAP_FAILS(_errno, ...)					\
+	do {								\
+		EXPECT_EQ(MAP_FAILED, mmap(__VA_ARGS__));		\
+		EXPECT_EQ(_errno, errno);				\
+	} while (0)
+
+TEST_F(mapping, the_window_is_aligned)
+{
+	EXPECT_EQ(0, (uintptr_t)self->heap.window % ARENA);
+}
+
+TEST_F(mapping, a_window_is_mapped_once)
+{
+	EXPECT_MMAP_FAILS(EBUSY, NULL, 8 * ARENA, PROT_READ, MAP_SHARED,
+			  self->heap.fd, 0);
+}
+
+TEST_F(mapping, only_whole_shared_aligned_mappings_are_accepted)
+{
+	const int rw = PROT_READ | PROT_WRITE;
+	int fd = create(8 * ARENA);
+	void *odd = self->heap.window + 64 * ARENA + 4096;
+
+	ASSERT_GE(fd, 0);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 8 * ARENA, rw, MAP_PRIVATE, fd, 0);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, ARENA, rw, MAP_SHARED, fd, 0);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 7 * ARENA, rw, MAP_SHARED, fd, ARENA);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 9 * ARENA, rw, MAP_SHARED, fd, 0);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 4096, rw, MAP_SHARED, fd, 8 * ARENA);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 8192, rw, MAP_SHARED, fd, 64 * ARENA);
+	EXPECT_MMAP_FAILS(EINVAL, odd, 8 * ARENA, rw,
+			  MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+	EXPECT_MMAP_FAILS(EPERM, NULL, 8 * ARENA, rw | PROT_EXEC, MAP_SHARED, fd,
+			  0);
+	/* None of these used up the one mapping. */
+	EXPECT_NE(MAP_FAILED, mmap(NULL, 8 * ARENA, rw, MAP_SHARED, fd, 0));
+	close(fd);
+}
+
+TEST_F(mapping, it_never_becomes_executable)
+{
+	EXPECT_EQ(-1, mprotect(self->heap.window, ARENA, PROT_READ | PROT_EXEC));
+	EXPECT_EQ(EACCES, errno);
+}
+
+TEST_F(mapping, the_descriptor_refuses_what_is_no_release)
+{
+	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+	int fd = self->heap.fd;
+	char byte;
+
+	EXPECT_EQ(-1, ftruncate(fd, ARENA));
+	EXPECT_EQ(EPERM, errno);
+	EXPECT_EQ(-1, ftruncate(fd, 1000 * ARENA));
+	EXPECT_EQ(EPERM, errno);
+	EXPECT_EQ(-1, fchmod(fd, 0777));
+	EXPECT_EQ(EPERM, errno);
+	EXPECT_EQ(-1, read(fd, &byte, 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, write(fd, &byte, 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fallocate(fd, 0, 0, ARENA));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(-1, fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, ARENA));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_EQ(-1, fallocate(fd, punch, 4096, ARENA));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fallocate(fd, punch, 0, 4096));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fallocate(fd, punch, 8 * ARENA, ARENA));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fallocate(fd, punch, 7 * ARENA, 2 * ARENA));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fallocate(fd, punch, 1L << 62, ARENA));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ioctl(fd, KARENA_INFO, &byte));
+	EXPECT_EQ(ENOTTY, errno);
+	EXPECT_EQ(0, fallocate(fd, punch, 0, 8 * ARENA));
+}
+
+TEST_F(mapping, its_name_is_in_maps)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	bool found = false;
+	char line[512];
+
+	while (fgets(line, sizeof(line), file))
+		found |= !!strstr(line, "/karena:selftest");
+	fclose(file);
+	EXPECT_TRUE(found);
+}
+
+TEST_F(mapping, another_process_cannot_use_the_descriptor)
+{
+	int fd = create(ARENA);
+	pid_t child;
+
+	ASSERT_GE(fd, 0);
+	child = fork();
+	if (!child) {
+		if (mmap(NULL, ARENA, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED ||
+		    errno != EPERM)
+			_exit(1);
+		if (!fallocate(self->heap.fd, FALLOC_FL_PUNCH_HOLE |
+			       FALLOC_FL_KEEP_SIZE, 0, ARENA) || errno != EPERM)
+			_exit(2);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	close(fd);
+}
+
+TEST_F(mapping, a_child_does_not_inherit_the_heap)
+{
+	pid_t child;
+
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 2));
+	arena(&self->heap, 0)[0] = 42;
+	child = fork();
+	if (!child)
+		_exit(touch(arena(&self->heap, 0)) == SIGSEGV ? 0 : 1);
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(42, arena(&self->heap, 0)[0]);
+
+	/* Nor when the parent insists. */
+	ASSERT_EQ(0, madvise(self->heap.window, 8 * ARENA, MADV_DOFORK));
+	ASSERT_EQ(0, madvise(self->heap.control, self->heap.control_size,
+			     MADV_DOFORK));
+	child = fork();
+	if (!child) {
+		if (touch(arena(&self->heap, 0)) != SIGBUS)
+			_exit(1);
+		if (touch((char *)self->heap.control) != SIGBUS)
+			_exit(2);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(42, arena(&self->heap, 0)[0]);
+}
+
+TEST_F(mapping, data_survives_mprotect_and_mremap)
+{
+	char *moved;
+
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 8));
+	for (int i = 0; i < 8; i++)
+		memset(arena(&self->heap, i), 'a' + i, ARENA);
+	/* A hole in the middle splits the mapping and a PMD. */
+	ASSERT_EQ(0, mprotect(arena(&self->heap, 3) + 8192, 4096, PROT_NONE));
+	EXPECT_EQ(SIGSEGV, touch(arena(&self->heap, 3) + 8192));
+	ASSERT_EQ(0, mprotect(arena(&self->heap, 3) + 8192, 4096,
+			      PROT_READ | PROT_WRITE));
+	moved = mremap(self->heap.window, 8 * ARENA, 8 * ARENA,
+		       MREMAP_MAYMOVE | MREMAP_FIXED,
+		       self->heap.window + 64 * ARENA);
+	ASSERT_NE(MAP_FAILED, moved);
+	self->heap.window = moved;
+	for (int i = 0; i < 8; i++)
+		EXPECT_EQ(0, count_other(arena(&self->heap, i), ARENA, 'a' + i));
+	EXPECT_EQ(0, heap_release(&self->heap, 0, 8));
+	EXPECT_EQ(SIGBUS, touch(arena(&self->heap, 3)));
+}
+
+TEST_F(mapping, growing_it_gives_no_access_to_the_control_region)
+{
+	char *grown = mremap(self->heap.window, 8 * ARENA, 9 * ARENA,
+			     MREMAP_MAYMOVE);
+
+	if (grown != MAP_FAILED) {
+		self->heap.window = grown;
+		self->heap.size = 9 * ARENA;
+		EXPECT_EQ(SIGBUS, touch(grown + 8 * ARENA));
+	}
+	EXPECT_EQ(0, heap_commit(&self->heap, 0, 1));
+}
+
+TEST_F(mapping, a_window_partly_unmapped_still_works)
+{
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 8));
+	ASSERT_EQ(0, munmap(arena(&self->heap, 2), 3 * ARENA));
+	EXPECT_EQ(SIGSEGV, touch(arena(&self->heap, 2)));
+	EXPECT_EQ(0, touch(arena(&self->heap, 5)));
+	EXPECT_EQ(16 * MIB, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(0, fallocate(self->heap.fd, FALLOC_FL_PUNCH_HOLE |
+			       FALLOC_FL_KEEP_SIZE, 2 * ARENA, 3 * ARENA));
+	EXPECT_EQ(10 * MIB, heap_figure(&self->heap, "committed"));
+}
+
+TEST_F(mapping, mlockall_neither_commits_nor_kills)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
+	EXPECT_EQ(SIGBUS, touch(arena(&heap, 0)));
+	EXPECT_EQ(0, heap_commit(&heap, 1, 1));
+	EXPECT_EQ(0, touch(arena(&heap, 1)));
+	ASSERT_EQ(0, munlockall());
+	heap_destroy(&heap);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Frames are charged to the owner's memory cgroup: its memory.max ends a commit
+ * in ENOMEM, nobody is killed, and what is released is uncharged.
+ */
+#include <sys/uio.h>
+
+#include "common.h"
+
+#define ROOT	"/sys/fs/cgroup"
+#define GROUP	ROOT "/karena-selftest"
+
+static long group_figure(const char *file, const char *member)
+{
+	char path[256], text[8192], *at;
+
+	snprintf(path, sizeof(path), GROUP "/%s", file);
+	if (read_text(path, text, sizeof(text)))
+		return -1;
+	if (!member)
+		return atol(text);
+	at = strstr(text, member);
+	return at ? atol(at + strlen(member)) : -1;
+}
+
+FIXTURE(memcg) {
+	int unused;
+};
+
+FIXTURE_SETUP(memcg)
+{
+	REQUIRE_MODULE();
+	write_text(ROOT "/cgroup.subtree_control", "+memory");
+	if (mkdir(GROUP, 0755) && errno != EEXIST)
+		SKIP(return, "no memory cgroup can be made");
+	ASSERT_EQ(0, write_text(GROUP "/memory.max", "24M"));
+}
+
+FIXTURE_TEARDOWN(memcg)
+{
+	EXPECT_EQ(0, rmdir(GROUP));
+}
+
+/* The work of a child within the group; its exit status is the failed line. */
+#define CHECK(_condition)						\
+	do {								\
+		if (!(_condition))					\
+			_exit(__LINE__ % 256);				\
+	} while (0)
+
+static void commit_to_the_limit(void)
+{
+	struct heap heap;
+	int n;
+
+	CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+	CHECK(!heap_make(&heap, 64 * ARENA, 0));
+	for (n = 0; n < 64 && !heap_commit(&heap, n, 1); n++)
+		memset(arena(&heap, n), 1, ARENA);
+	/* 24 MiB less what the process itself has. */
+	CHECK(n >= 9 && n <= 11);
+	CHECK(heap_commit(&heap, n, 1) == -ENOMEM);
+	CHECK(group_figure("memory.current", NULL) >= (long)(n * ARENA));
+	CHECK(group_figure("memory.stat", "file_mapped ") >= (long)(n * ARENA));
+	CHECK(!count_other(heap.window, n * ARENA, 1));
+	CHECK(!heap_release(&heap, 0, 4));
+	CHECK(group_figure("memory.current", NULL) <
+	      (long)((n - 4 + 2) * ARENA));
+	CHECK(!heap_commit(&heap, n, 3));
+	_exit(0);
+}
+
+TEST_F(memcg, memory_max_ends_a_commit_in_enomem)
+{
+	pid_t child = fork();
+
+	if (!child)
+		commit_to_the_limit();
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill "));
+	EXPECT_LT(group_figure("memory.current", NULL), 4 * MIB);
+}
+
+TEST_F(memcg, the_owner_is_charged_whoever_faults)
+{
+	int to_parent[2], to_child[2];
+	struct heap heap;
+	struct iovec local, remote;
+	char byte = 1;
+	pid_t child;
+
+	ASSERT_EQ(0, pipe(to_parent));
+	ASSERT_EQ(0, pipe(to_child));
+	child = fork();
+	if (!child) {
+		CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+		CHECK(!heap_make(&heap, 4 * ARENA, 0));
+		set_state(&heap, 0, 4, KARENA_REQUESTED);
+		CHECK(write(to_parent[1], &heap, sizeof(heap)) == sizeof(heap));
+		CHECK(read(to_child[0], &byte, 1) == 1);
+		CHECK(group_figure("memory.current", NULL) > (long)(4 * ARENA));
+		_exit(0);
+	}
+	ASSERT_EQ(sizeof(heap), read(to_parent[0], &heap, sizeof(heap)));
+	/* The parent, outside of the group, writes to what its child asked for. */
+	for (int i = 0; i < 4; i++) {
+		local = (struct iovec){ &byte, 1 };
+		remote = (struct iovec){ arena(&heap, i), 1 };
+		ASSERT_EQ(1, process_vm_writev(child, &local, 1, &remote, 1, 0));
+	}
+	ASSERT_EQ(1, write(to_child[1], &byte, 1));
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST_HARNESS_MAIN

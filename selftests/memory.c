@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Commit, touch, release: with huge frames, few faults, within limits, by several
+ * threads, and with pages that direct I/O or a pipe hold.
+ */
+#include <pthread.h>
+#include <sys/uio.h>
+
+#include "common.h"
+
+#define DISK	"/dev/vda"
+
+FIXTURE(memory) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(memory)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, heap_make(&self->heap, 64 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(memory)
+{
+	heap_destroy(&self->heap);
+}
+
+TEST_F(memory, commit_touch_release_with_every_descriptor_closed)
+{
+	struct heap *heap = &self->heap;
+
+	for (int fd = 3; fd < 1024; fd++)
+		close(fd);
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(KARENA_ACTIVE, state(heap, i));
+		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, 0));
+		memset(arena(heap, i), i + 1, ARENA);
+	}
+	ASSERT_EQ(0, heap_release(heap, 1, 2));
+	EXPECT_EQ(KARENA_FREE, state(heap, 1));
+	EXPECT_EQ(KARENA_FREE, state(heap, 2));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 1)));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 2) + ARENA - 1));
+	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 1));
+	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 4));
+	ASSERT_EQ(0, heap_commit(heap, 1, 2));
+	EXPECT_EQ(0, count_other(arena(heap, 1), 2 * ARENA, 0));
+}
+
+TEST_F(memory, what_is_not_committed_is_sigbus)
+{
+	struct heap *heap = &self->heap;
+	int null = open("/dev/zero", O_RDONLY);
+
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 0)));
+	EXPECT_EQ(-1, read(null, arena(heap, 0), 4096));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
+	EXPECT_EQ(EFAULT, errno);
+
+	/* The process's own touch commits nothing either. */
+	set_state(heap, 0, 1, KARENA_REQUESTED);
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 0)));
+	EXPECT_EQ(-ENOENT, heap_figure(heap, "committed"));
+
+	set_state(heap, 0, 1, 0xdeadbeef);
+	EXPECT_EQ(-1, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
+	EXPECT_EQ(EFAULT, errno);
+	close(null);
+}
+
+TEST_F(memory, commit_is_idempotent)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	arena(heap, 0)[100] = 42;
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
+	EXPECT_EQ(0, heap_release(heap, 7, 9));
+	EXPECT_EQ(42, arena(heap, 0)[100]);
+	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+}
+
+TEST_F(memory, a_part_commits_the_arena_and_is_not_released)
+{
+	struct heap *heap = &self->heap;
+
+	set_state(heap, 0, 1, KARENA_REQUESTED);
+	ASSERT_EQ(0, madvise(arena(heap, 0) + 8192, 4096, MADV_POPULATE_WRITE));
+	EXPECT_EQ(0, touch(arena(heap, 0) + ARENA - 1));
+	EXPECT_EQ(-1, madvise(arena(heap, 0), 4096, MADV_REMOVE));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(0, touch(arena(heap, 0)));
+}
+
+TEST_F(memory, a_committed_arena_is_one_huge_mapping)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	EXPECT_EQ(4 * ARENA, smaps(heap->window, "FilePmdMapped"));
+	EXPECT_EQ(4 * ARENA, smaps(heap->window, "Rss"));
+	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
+	ASSERT_EQ(0, heap_release(heap, 0, 2));
+	EXPECT_EQ(2 * ARENA, smaps(heap->window, "FilePmdMapped"));
+	EXPECT_EQ(2 * ARENA, smaps(heap->window, "Rss"));
+	EXPECT_EQ(2, heap_figure(heap, "huge_arenas"));
+}
+
+TEST_F(memory, at_most_one_fault_an_arena)
+{
+	struct heap *heap = &self->heap;
+	long before;
+
+	/* The control region's pages are there. */
+	set_state(heap, 0, 64, KARENA_FREE);
+	before = minor_faults();
+	ASSERT_EQ(0, heap_commit(heap, 0, 32));
+	for (size_t i = 0; i < 32 * ARENA; i += 4096)
+		heap->window[i] = 1;
+	EXPECT_LE(minor_faults() - before, 40);
+	EXPECT_EQ(32, heap_figure(heap, "faults"));
+}
+
+TEST_F(memory, the_heaps_limit_ends_in_enomem)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_make(&heap, 16 * ARENA, 3 * ARENA));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+	EXPECT_EQ(-ENOMEM, heap_commit(&heap, 8, 4));
+	EXPECT_EQ(KARENA_ACTIVE, state(&heap, 8));
+	EXPECT_EQ(KARENA_REQUESTED, state(&heap, 9));
+	EXPECT_EQ(3 * ARENA, heap_figure(&heap, "committed"));
+	EXPECT_GE(heap_figure(&heap, "refused"), 1);
+	EXPECT_EQ(0, touch(arena(&heap, 0)));
+	EXPECT_EQ(0, touch(arena(&heap, 8)));
+	/* What is given back can be had again. */
+	ASSERT_EQ(0, heap_release(&heap, 0, 1));
+	EXPECT_EQ(0, heap_commit(&heap, 9, 1));
+	EXPECT_EQ(-ENOMEM, heap_commit(&heap, 10, 1));
+	heap_destroy(&heap);
+}
+
+TEST_F(memory, the_modules_limit_ends_in_enomem)
+{
+	struct heap *heap = &self->heap;
+	char limit[64], small[64];
+
+	ASSERT_EQ(0, read_text(LIMIT_PARAM, limit, sizeof(limit)));
+	EXPECT_EQ(atol(limit), figure("limit"));
+	snprintf(small, sizeof(small), "%ldM",
+		 figure("committed") / (long)MIB + 5);
+	ASSERT_EQ(0, write_text(LIMIT_PARAM, small));
+	EXPECT_EQ(0, heap_commit(heap, 0, 2));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 2, 1));
+	EXPECT_EQ(-EINVAL, write_text(LIMIT_PARAM, "many"));
+	EXPECT_EQ(-EINVAL, write_text(LIMIT_PARAM, "12 apples"));
+	ASSERT_EQ(0, write_text(LIMIT_PARAM, limit));
+	EXPECT_EQ(0, heap_commit(heap, 2, 1));
+}
+
+static void *commit_all(void *data)
+{
+	struct heap *heap = data;
+
+	for (int i = 0; i < 16; i++) {
+		int err;
+
+		set_state(heap, i, 1, KARENA_REQUESTED);
+		err = madvise(arena(heap, i), ARENA, MADV_POPULATE_WRITE);
+		if (err)
+			return (void *)1;
+		__atomic_fetch_add(arena(heap, i) + 64, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+TEST_F(memory, threads_that_commit_the_same_arena_share_one_frame)
+{
+	struct heap *heap = &self->heap;
+	pthread_t threads[4];
+	void *failed;
+
+	for (int round = 0; round < 20; round++) {
+		for (int i = 0; i < 4; i++)
+			pthread_create(&threads[i], NULL, commit_all, heap);
+		for (int i = 0; i < 4; i++) {
+			pthread_join(threads[i], &failed);
+			EXPECT_EQ(NULL, failed);
+		}
+		EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ(16, heap_figure(heap, "huge_arenas"));
+		for (int i = 0; i < 16; i++)
+			EXPECT_EQ(4, arena(heap, i)[64]);
+		ASSERT_EQ(0, heap_release(heap, 0, 16));
+	}
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+}
+
+static bool stop;
+
+/* Write to pages that may vanish and come back at any moment. */
+static void *scribble(void *data)
+{
+	struct heap *heap = data;
+	int pipes[2];
+	long errors = 0;
+
+	if (pipe(pipes))
+		return (void *)1;
+	for (unsigned int i = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); i++) {
+		/* The kernel's copy reports what a touch would die of. */
+		char *at = arena(heap, i % 8) + i * 4096UL % ARENA;
+
+		if (write(pipes[1], "x", 1) != 1 ||
+		    (read(pipes[0], at, 1) != 1 && errno != EFAULT))
+			errors++;
+		else if (i % 8 == 0)
+			sched_yield();
+	}
+	close(pipes[0]);
+	close(pipes[1]);
+	return (void *)errors;
+}
+
+TEST_F(memory, release_races_with_writers)
+{
+	struct heap *heap = &self->heap;
+	pthread_t threads[2];
+	void *errors;
+
+	stop = false;
+	for (int i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, scribble, heap);
+	for (int round = 0; round < 300; round++) {
+		int first = round % 6;
+
+		ASSERT_EQ(0, heap_commit(heap, first, 2));
+		arena(heap, first)[0] = 1;
+		ASSERT_EQ(0, heap_release(heap, first, 2));
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(threads[i], &errors);
+		EXPECT_EQ(NULL, errors);
+	}
+	ASSERT_EQ(0, heap_release(heap, 0, 64));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, smaps(heap->window, "Rss"));
+}
+
+TEST_F(memory, direct_io_reaches_it)
+{
+	struct heap *heap = &self->heap;
+	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+
+	if (disk < 0)
+		SKIP(return, "no scratch disk " DISK);
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	for (size_t i = 0; i < ARENA; i++)
+		arena(heap, 0)[i] = i * 31 + i / 4096;
+	ASSERT_EQ(ARENA, pwrite(disk, arena(heap, 0), ARENA, 0));
+	ASSERT_EQ(ARENA, pread(disk, arena(heap, 1), ARENA, 0));
+	EXPECT_EQ(0, memcmp(arena(heap, 0), arena(heap, 1), ARENA));
+	/* Into what is not committed: an error, and nothing else. */
+	EXPECT_EQ(-1, pread(disk, arena(heap, 2), 4096, 0));
+	EXPECT_EQ(EFAULT, errno);
+	close(disk);
+}
+
+TEST_F(memory, a_pinned_page_outlives_the_release)
+{
+	struct heap *heap = &self->heap;
+	long orphans = figure("pinned_orphans");
+	struct iovec vector;
+	char page[4096];
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(arena(heap, 0), 'p', ARENA);
+	vector = (struct iovec){ arena(heap, 0) + 8192, 4096 };
+	ASSERT_EQ(4096, vmsplice(pipes[1], &vector, 1, 0));
+
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_EQ(orphans + 1, figure("pinned_orphans"));
+	ASSERT_EQ(0, heap_commit(heap, 0, 32));
+	EXPECT_EQ(0, count_other(arena(heap, 0), 32 * ARENA, 0));
+	memset(arena(heap, 0), 'n', 32 * ARENA);
+
+	ASSERT_EQ(4096, read(pipes[0], page, 4096));
+	EXPECT_EQ(0, count_other(page, 4096, 'p'));
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+TEST_F(memory, other_processes_read_it_as_any_memory)
+{
+	struct heap *heap = &self->heap;
+	char expected[64] = "read by process_vm_readv", data[64] = "";
+	struct iovec local = { data, sizeof(data) };
+	struct iovec remote = { arena(heap, 0) + 4000, sizeof(data) };
+	pid_t parent = getpid(), child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memcpy(remote.iov_base, expected, sizeof(expected));
+	child = fork();
+	if (!child) {
+		if (process_vm_readv(parent, &local, 1, &remote, 1, 0) != 64)
+			_exit(1);
+		_exit(memcmp(data, expected, 64) ? 2 : 0);
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# TAP for the tests that are shell scripts:
+#
+#	check NAME COMMAND...	one test: passes when the command succeeds
+#	plan			the last line: how many there were
+#	summary			or instead of it, for people: how many passed
+#
+# A test's output is shown when it fails.
+
+tests=0 tests_failed=0 tests_skipped=0
+
+check() {
+	local name=$1 output status=0
+	shift
+	tests=$((tests + 1))
+	output=$("$@" 2>&1) || status=$?
+	if [ "$status" -eq 0 ]; then
+		echo "ok $tests $name"
+	elif [ "$status" -eq 77 ]; then
+		tests_skipped=$((tests_skipped + 1))
+		echo "ok $tests $name # SKIP $output"
+	else
+		tests_failed=$((tests_failed + 1))
+		printf '%s\n' "$output" | sed 's/^/# /'
+		echo "not ok $tests $name # status $status"
+	fi
+}
+
+plan() {
+	echo "1..$tests"
+}
+
+summary() {
+	echo "$((tests - tests_failed - tests_skipped)) passed, $tests_failed failed," \
+		"$tests_skipped skipped"
+	[ "$tests_failed" -eq 0 ]
+}
