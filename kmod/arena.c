@@ -6,6 +6,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
+#include <linux/wait_bit.h>
 
 #include "karena.h"
 
@@ -19,10 +20,10 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 
 	if (arena)
 		return arena;
-	arena = kmem_cache_zalloc(arena_cache, GFP_KERNEL_ACCOUNT);
+	arena = kmem_cache_zalloc(arena_cache, KARENA_GFP);
 	if (!arena)
 		return ERR_PTR(-ENOMEM);
-	err = xa_insert(&heap->arenas, index, arena, GFP_KERNEL_ACCOUNT);
+	err = xa_insert(&heap->arenas, index, arena, KARENA_GFP);
 	if (!err)
 		return arena;
 	kmem_cache_free(arena_cache, arena);
@@ -30,42 +31,30 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
 }
 
-static int arena_commit(struct karena_heap *heap, unsigned long index)
+/* With COMMITTING held. */
+static int arena_commit(struct karena_heap *heap, struct karena_arena *arena,
+			unsigned long index)
 {
-	struct karena_arena *arena;
 	struct folio *folio;
 	int err;
 
-	karena_sysfs_add(heap);
-	arena = arena_get(heap, index);
-	if (IS_ERR(arena))
-		return PTR_ERR(arena);
+	if (READ_ONCE(arena->folio))
+		return 0;
 	err = karena_charge(heap, KARENA_ARENA_PAGES);
 	if (err)
 		return err;
 	folio = karena_frame_alloc(heap);
 	if (!folio) {
-		err = -ENOMEM;
-		goto err_uncharge;
+		karena_uncharge(heap, KARENA_ARENA_PAGES);
+		return -ENOMEM;
 	}
-
 	spin_lock(&heap->lock);
-	if (!arena->folio)
-		swap(arena->folio, folio);
+	WRITE_ONCE(arena->folio, folio);
+	cmpxchg(karena_state(heap, index), KARENA_REQUESTED, KARENA_ACTIVE);
 	spin_unlock(&heap->lock);
-	if (folio) {
-		/* Another commit was faster; what it installed serves us too. */
-		folio_put(folio);
-		goto err_uncharge;
-	}
 	atomic_long_inc(&heap->huge);
 	atomic_long_inc(&karena_nr_huge);
-	cmpxchg(karena_state(heap, index), KARENA_REQUESTED, KARENA_ACTIVE);
 	return 0;
-
-err_uncharge:
-	karena_uncharge(heap, KARENA_ARENA_PAGES);
-	return err;
 }
 
 /**
@@ -81,11 +70,21 @@ err_uncharge:
  */
 int karena_arena_commit(struct karena_heap *heap, unsigned long index)
 {
+	struct karena_arena *arena;
 	int err;
 
 	if (READ_ONCE(*karena_state(heap, index)) != KARENA_REQUESTED)
 		return -ENXIO;
-	err = arena_commit(heap, index);
+	karena_sysfs_add(heap);
+	arena = arena_get(heap, index);
+	if (IS_ERR(arena)) {
+		err = PTR_ERR(arena);
+	} else {
+		wait_on_bit_lock(&arena->flags, KARENA_ARENA_COMMITTING,
+				 TASK_UNINTERRUPTIBLE);
+		err = arena_commit(heap, arena, index);
+		clear_and_wake_up_bit(KARENA_ARENA_COMMITTING, &arena->flags);
+	}
 	if (err)
 		atomic_long_inc(&heap->refused);
 	return err;
@@ -127,10 +126,9 @@ struct folio *karena_arena_lock_folio(struct karena_heap *heap,
 
 static void arena_uncommit(struct karena_heap *heap, struct folio *folio)
 {
-	karena_uncharge(heap, KARENA_ARENA_PAGES);
 	atomic_long_dec(&heap->huge);
 	atomic_long_dec(&karena_nr_huge);
-	karena_frame_free(folio);
+	karena_frame_free(heap, folio);
 }
 
 /**
@@ -145,21 +143,24 @@ static void arena_uncommit(struct karena_heap *heap, struct folio *folio)
 void karena_arena_release(struct karena_heap *heap, unsigned long index)
 {
 	struct folio *folio = karena_arena_lock_folio(heap, index);
+	struct karena_arena *arena = xa_load(&heap->arenas, index);
 
-	if (folio) {
-		struct karena_arena *arena = xa_load(&heap->arenas, index);
-
+	if (!folio) {
 		spin_lock(&heap->lock);
-		WRITE_ONCE(arena->folio, NULL);
+		if (!arena || !arena->folio)
+			WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
 		spin_unlock(&heap->lock);
-		folio_unlock(folio);
-		unmap_mapping_range(heap->mapping,
-				    (loff_t)index << KARENA_ARENA_SHIFT,
-				    KARENA_ARENA_SIZE, 1);
-		folio_put(folio);	/* our own; the slot's is still there */
-		arena_uncommit(heap, folio);
+		return;
 	}
+	spin_lock(&heap->lock);
+	WRITE_ONCE(arena->folio, NULL);
 	WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
+	spin_unlock(&heap->lock);
+	folio_unlock(folio);
+	unmap_mapping_range(heap->mapping, (loff_t)index << KARENA_ARENA_SHIFT,
+			    KARENA_ARENA_SIZE, 1);
+	folio_put(folio);	/* our own; the slot's is still there */
+	arena_uncommit(heap, folio);
 }
 
 /**
@@ -178,6 +179,7 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 		cond_resched();
 	}
 	xa_destroy(&heap->arenas);
+	karena_frame_abandon(heap);
 }
 
 /**

@@ -20,20 +20,25 @@ static vm_fault_t map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last
 	return 0;
 }
 
+static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
+{
+	/* The core would look for the page's mapping, and it has none. */
+	if (PageHWPoison(page))
+		return VM_FAULT_HWPOISON;
+	vmf->page = page;
+	return 0;
+}
+
 /*
  * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
  * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
  * even when REQUESTED, so that the bug shows whether or not there is memory.
  */
-static vm_fault_t window_fault(struct vm_fault *vmf)
+static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap,
+			       unsigned long index)
 {
-	struct karena_heap *heap = vmf->vma->vm_file->private_data;
-	unsigned long index = vmf->pgoff >> KARENA_ARENA_ORDER;
 	struct folio *folio;
-
-	/* MADV_DOFORK can give a child the mapping, but not the heap. */
-	if (vmf->vma->vm_mm != heap->mm || index >= heap->nr_arenas)
-		return VM_FAULT_SIGBUS;
+	vm_fault_t ret;
 
 	atomic_long_inc(&heap->faults);
 	while (!(folio = karena_arena_lock_folio(heap, index))) {
@@ -45,29 +50,47 @@ static vm_fault_t window_fault(struct vm_fault *vmf)
 		if (err)
 			return err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
 	}
-	vmf->page = folio_page(folio, vmf->pgoff & (KARENA_ARENA_PAGES - 1));
-	return VM_FAULT_LOCKED;
+	ret = fault_page(vmf, folio_page(folio, vmf->pgoff &
+					 (KARENA_ARENA_PAGES - 1)));
+	if (!ret)
+		return VM_FAULT_LOCKED;
+	folio_unlock(folio);
+	folio_put(folio);
+	return ret;
 }
 
-static const struct vm_operations_struct window_ops = {
-	.fault		= window_fault,
-	.map_pages	= map_no_pages,
-};
+static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
+				unsigned long index)
+{
+	vm_fault_t ret;
 
-static vm_fault_t control_fault(struct vm_fault *vmf)
+	if (index >= heap->nr_control)
+		return VM_FAULT_SIGBUS;
+	ret = fault_page(vmf, heap->control[index]);
+	if (!ret)
+		get_page(vmf->page);
+	return ret;
+}
+
+/*
+ * One for window and control region: where they lie side by side the core makes
+ * one mapping of them, and does not compare their operations.
+ */
+static vm_fault_t karena_fault(struct vm_fault *vmf)
 {
 	struct karena_heap *heap = vmf->vma->vm_file->private_data;
-	unsigned long index = vmf->pgoff - heap->nr_arenas * KARENA_ARENA_PAGES;
+	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
 
-	if (vmf->vma->vm_mm != heap->mm || index >= heap->nr_control)
+	/* MADV_DOFORK can give a child the mapping, but not the heap. */
+	if (vmf->vma->vm_mm != heap->mm)
 		return VM_FAULT_SIGBUS;
-	vmf->page = heap->control[index];
-	get_page(vmf->page);
-	return 0;
+	if (vmf->pgoff < window)
+		return window_fault(vmf, heap, vmf->pgoff >> KARENA_ARENA_ORDER);
+	return control_fault(vmf, heap, vmf->pgoff - window);
 }
 
-static const struct vm_operations_struct control_ops = {
-	.fault		= control_fault,
+static const struct vm_operations_struct karena_vm_ops = {
+	.fault		= karena_fault,
 	.map_pages	= map_no_pages,
 };
 
@@ -89,16 +112,14 @@ int karena_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EPERM;
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (vma->vm_pgoff == window && vma_pages(vma) == heap->nr_control) {
-		vma->vm_ops = &control_ops;
-	} else if (!vma->vm_pgoff && vma_pages(vma) == window &&
-		   IS_ALIGNED(vma->vm_start, KARENA_ARENA_SIZE)) {
+	if (!vma->vm_pgoff && vma_pages(vma) == window &&
+	    IS_ALIGNED(vma->vm_start, KARENA_ARENA_SIZE)) {
 		if (test_and_set_bit(KARENA_HEAP_MAPPED, &heap->flags))
 			return -EBUSY;
-		vma->vm_ops = &window_ops;
-	} else {
+	} else if (vma->vm_pgoff != window || vma_pages(vma) != heap->nr_control) {
 		return -EINVAL;
 	}
+	vma->vm_ops = &karena_vm_ops;
 	/* Until a heap knows how to be forked, a child has none. */
 	vm_flags_set(vma, VM_DONTCOPY);
 	return 0;

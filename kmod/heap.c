@@ -13,6 +13,7 @@
 #include <linux/pid.h>
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -20,7 +21,9 @@
 
 #define KARENA_MAGIC	0x6b61726e	/* "karn" */
 
+/* Mounted while there are heaps; the superblock holds the module. */
 static struct vfsmount *karena_mnt;
+static int karena_mnt_count;
 static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 
 static void heap_destroy(struct karena_heap *heap)
@@ -39,6 +42,7 @@ static int heap_release(struct inode *inode, struct file *file)
 
 	karena_sysfs_remove(heap);
 	heap_destroy(heap);
+	simple_release_fs(&karena_mnt, &karena_mnt_count);
 	return 0;
 }
 
@@ -56,9 +60,12 @@ static long heap_fallocate(struct file *file, int mode, loff_t offset, loff_t le
 	if ((offset | len) & (KARENA_ARENA_SIZE - 1) || end > heap->nr_arenas)
 		return -EINVAL;
 	for (; index < end; index++) {
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		karena_arena_release(heap, index);
 		cond_resched();
 	}
+	karena_frame_reap(heap);
 	return 0;
 }
 
@@ -67,6 +74,7 @@ static const struct file_operations heap_fops = {
 	.mmap			= karena_mmap,
 	.get_unmapped_area	= thp_get_unmapped_area,
 	.fallocate		= heap_fallocate,
+	.fsync			= noop_fsync,
 	.release		= heap_release,
 	.llseek			= noop_llseek,
 };
@@ -102,7 +110,7 @@ static struct karena_heap *heap_alloc(const struct karena_create *create,
 	heap = kzalloc(sizeof(*heap), GFP_KERNEL_ACCOUNT);
 	if (!heap)
 		return ERR_PTR(-ENOMEM);
-	kobject_init(&heap->kobj, &karena_heap_ktype);
+	karena_sysfs_prepare(heap);
 	heap->id = atomic64_inc_return(&karena_last_id);
 	strscpy(heap->name, create->name, sizeof(heap->name));
 	heap->uid = current_euid();
@@ -110,6 +118,7 @@ static struct karena_heap *heap_alloc(const struct karena_create *create,
 	heap->nr_arenas = create->window >> KARENA_ARENA_SHIFT;
 	heap->limit = (create->limit ?: create->window) >> PAGE_SHIFT;
 	spin_lock_init(&heap->lock);
+	INIT_LIST_HEAD(&heap->orphans);
 	xa_init(&heap->arenas);
 
 	err = karena_control_alloc(heap);
@@ -141,6 +150,20 @@ static struct inode *heap_inode(struct karena_heap *heap)
 	return inode;
 }
 
+static int karena_init_fs_context(struct fs_context *fc)
+{
+	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
+	fc->s_iflags |= SB_I_NOEXEC;
+	return init_pseudo(fc, KARENA_MAGIC) ? 0 : -ENOMEM;
+}
+
+static struct file_system_type karena_fs_type = {
+	.owner			= THIS_MODULE,
+	.name			= "karena",
+	.init_fs_context	= karena_init_fs_context,
+	.kill_sb		= kill_anon_super,
+};
+
 /**
  * karena_heap_create() - Make a heap for the calling process.
  * @create: The checked wishes of the caller.
@@ -154,10 +177,16 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	struct karena_heap *heap;
 	struct inode *inode;
 	struct file *file;
+	int err;
 
+	err = simple_pin_fs(&karena_fs_type, &karena_mnt, &karena_mnt_count);
+	if (err)
+		return ERR_PTR(err);
 	heap = heap_alloc(create, gid);
-	if (IS_ERR(heap))
-		return ERR_CAST(heap);
+	if (IS_ERR(heap)) {
+		file = ERR_CAST(heap);
+		goto err_fs;
+	}
 	inode = heap_inode(heap);
 	if (IS_ERR(inode)) {
 		file = ERR_CAST(inode);
@@ -177,38 +206,7 @@ err_inode:
 	iput(inode);
 err_heap:
 	heap_destroy(heap);
+err_fs:
+	simple_release_fs(&karena_mnt, &karena_mnt_count);
 	return file;
-}
-
-static int karena_init_fs_context(struct fs_context *fc)
-{
-	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
-	fc->s_iflags |= SB_I_NOEXEC;
-	return init_pseudo(fc, KARENA_MAGIC) ? 0 : -ENOMEM;
-}
-
-/* No owner: the module's own mount would pin it for ever; the files pin it. */
-static struct file_system_type karena_fs_type = {
-	.name			= "karena",
-	.init_fs_context	= karena_init_fs_context,
-	.kill_sb		= kill_anon_super,
-};
-
-/**
- * karena_heap_init() - Mount the pseudo file system.
- *
- * Return: 0 or a negative errno.
- */
-int karena_heap_init(void)
-{
-	karena_mnt = kern_mount(&karena_fs_type);
-	return PTR_ERR_OR_ZERO(karena_mnt);
-}
-
-/**
- * karena_heap_exit() - Unmount it; no heap is left.
- */
-void karena_heap_exit(void)
-{
-	kern_unmount(karena_mnt);
 }

@@ -2,21 +2,26 @@
 /*
  * The module's own structures and functions. What guards what:
  *
- *	heap->lock	spinlock; arena->folio and heap->committed. Nothing is
+ *	heap->lock	spinlock; arena->folio, the kernel's writes to the state
+ *			words, heap->committed and heap->orphans. Nothing is
  *			allocated and nothing sleeps under it.
+ *	COMMITTING	bit lock of an arena: one commit at a time, held while a
+ *			frame is allocated. Reclaim never takes it.
  *	folio lock	a frame leaves its arena only while it is locked, so that
  *			a fault that holds the lock and has looked again hands the
  *			core a frame that is still the arena's.
  *	heap->arenas	an arena, once made, stays until the heap goes: looked up
  *			without a lock, added under the xarray's own.
  *
- * Order: mmap_lock or the VMA's lock -> folio lock -> heap->lock. Memory is
- * allocated with neither of the last two held; the core takes i_mmap_rwsem and
- * the page table locks for unmap_mapping_range(), called with none of ours.
+ * Order: mmap_lock or the VMA's lock -> COMMITTING; mmap_lock or the VMA's lock ->
+ * folio lock -> heap->lock. Memory is allocated with neither of the last two held;
+ * the core takes i_mmap_rwsem and the page table locks for unmap_mapping_range(),
+ * called with none of ours. Nothing of sysfs is made or removed under mmap_lock.
  *
  * Lifetime: the heap is the file's; a mapping holds the file, the file holds the
  * module and the heap's first reference, an open sysfs attribute none (kernfs
- * waits for it).
+ * waits for it). The inode can outlive the file (O_PATH): it holds the superblock
+ * and that the module.
  */
 #ifndef _KARENA_KARENA_H
 #define _KARENA_KARENA_H
@@ -27,6 +32,7 @@
 #include <linux/mm_types.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+#include <linux/workqueue.h>
 #include <linux/xarray.h>
 
 #include <uapi/linux/karena.h>
@@ -37,21 +43,29 @@
 /* 1 TiB: its state words take 2 MiB. */
 #define KARENA_WINDOW_MAX	(KARENA_ARENA_SIZE << 19)
 
+/* Small structures of the owner's. At a limit they fail, as its frames do. */
+#define KARENA_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
 struct miscdevice;
 struct pid;
 
 /**
  * struct karena_arena - A slot of the window that has been committed once.
+ * @flags: Bit KARENA_ARENA_COMMITTING.
  * @folio: Its frame, of order KARENA_ARENA_ORDER; NULL while it has none. The
  *	slot owns one reference.
  */
 struct karena_arena {
+	unsigned long flags;
 	struct folio *folio;
 };
 
+#define KARENA_ARENA_COMMITTING	0	/* bit of arena->flags */
+
 /**
  * struct karena_heap - One process's private heap.
- * @kobj: Its directory in sysfs, added by the first commit; counts references.
+ * @kobj: Its directory in sysfs; counts references.
+ * @sysfs_work: Adds the directory after the first commit.
  * @flags: Bits of enum karena_heap_flag.
  * @id: Its number; never used twice.
  * @name: What the creator called it.
@@ -66,7 +80,8 @@ struct karena_arena {
  * @nr_control: How many these are.
  * @limit: Pages it may commit.
  * @lock: See above.
- * @committed: Pages it has committed, or is about to.
+ * @committed: Pages it has committed, is about to, or still holds as orphans.
+ * @orphans: Frames that were released but are pinned.
  * @arenas: Index in the window to struct karena_arena.
  * @huge: Arenas with a huge frame.
  * @faults: Faults taken in the window.
@@ -74,6 +89,7 @@ struct karena_arena {
  */
 struct karena_heap {
 	struct kobject kobj;
+	struct work_struct sysfs_work;
 	unsigned long flags;
 	u64 id;
 	char name[KARENA_NAME_SIZE];
@@ -88,6 +104,7 @@ struct karena_heap {
 	unsigned long limit;
 	spinlock_t lock;	/* see the top */
 	unsigned long committed;
+	struct list_head orphans;
 	struct xarray arenas;
 	atomic_long_t huge;
 	atomic_long_t faults;
@@ -97,10 +114,12 @@ struct karena_heap {
 /**
  * enum karena_heap_flag - Bits of heap->flags.
  * @KARENA_HEAP_MAPPED: The window has been mapped.
- * @KARENA_HEAP_IN_SYSFS: Its directory has been added, or is being added.
+ * @KARENA_HEAP_NAMED: Its directory is being added, or has been.
+ * @KARENA_HEAP_IN_SYSFS: Its directory has been added.
  */
 enum karena_heap_flag {
 	KARENA_HEAP_MAPPED,
+	KARENA_HEAP_NAMED,
 	KARENA_HEAP_IN_SYSFS,
 };
 
@@ -112,8 +131,6 @@ static inline u64 karena_window_size(const struct karena_heap *heap)
 /* heap.c */
 struct file *karena_heap_create(const struct karena_create *create, kgid_t gid);
 struct karena_heap *karena_heap_of(struct file *file);
-int karena_heap_init(void);
-void karena_heap_exit(void);
 
 /* arena.c */
 int karena_arena_commit(struct karena_heap *heap, unsigned long index);
@@ -126,7 +143,11 @@ void karena_arena_exit(void);
 
 /* frame.c */
 struct folio *karena_frame_alloc(struct karena_heap *heap);
-void karena_frame_free(struct folio *folio);
+void karena_frame_free(struct karena_heap *heap, struct folio *folio);
+void karena_frame_reap(struct karena_heap *heap);
+void karena_frame_abandon(struct karena_heap *heap);
+long karena_frame_orphans(void);
+void karena_frame_exit(void);
 
 /* limit.c */
 int karena_charge(struct karena_heap *heap, unsigned long pages);
@@ -151,7 +172,7 @@ extern const struct kobj_type karena_heap_ktype;
 extern const struct attribute_group *karena_groups[];
 extern atomic_long_t karena_nr_heaps;
 extern atomic_long_t karena_nr_huge;
-extern atomic_long_t karena_nr_orphans;
+void karena_sysfs_prepare(struct karena_heap *heap);
 void karena_sysfs_add(struct karena_heap *heap);
 void karena_sysfs_remove(struct karena_heap *heap);
 int karena_sysfs_init(struct miscdevice *device);

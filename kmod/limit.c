@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Limits: how much a heap, and all heaps together, may commit. What is charged
- * here is charged before memory is allocated, so that neither limit is ever
- * exceeded, not even for a moment.
+ * here is charged before memory is allocated and uncharged when it is free, so
+ * that neither limit is ever exceeded, not even for a moment.
  */
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 
 #include "karena.h"
 
+#define NOT_SET	ULONG_MAX
+
 /* In pages, of all heaps. */
-static unsigned long limit_pages;
+static unsigned long limit_pages = NOT_SET;
 static atomic_long_t committed_pages;
 
 /* In bytes, with K, M or G. */
@@ -50,21 +52,15 @@ unsigned long karena_limit(void)
 /**
  * karena_committed() - What all heaps together have committed.
  *
- * Return: Pages.
+ * Return: Pages, without those that have come free since somebody pinned them.
  */
 unsigned long karena_committed(void)
 {
+	karena_frame_reap(NULL);
 	return atomic_long_read(&committed_pages);
 }
 
-/**
- * karena_charge() - Count pages that are about to be committed.
- * @heap: The heap.
- * @pages: How many.
- *
- * Return: 0, or -ENOMEM at the limit of the heap or of all heaps together.
- */
-int karena_charge(struct karena_heap *heap, unsigned long pages)
+static int try_charge(struct karena_heap *heap, unsigned long pages)
 {
 	long old = atomic_long_read(&committed_pages);
 
@@ -85,15 +81,33 @@ int karena_charge(struct karena_heap *heap, unsigned long pages)
 }
 
 /**
- * karena_uncharge() - Count pages that are committed no more.
+ * karena_charge() - Count pages that are about to be committed.
  * @heap: The heap.
+ * @pages: How many.
+ *
+ * Return: 0, or -ENOMEM at the limit of the heap or of all heaps together.
+ */
+int karena_charge(struct karena_heap *heap, unsigned long pages)
+{
+	if (!try_charge(heap, pages))
+		return 0;
+	/* What was pinned when it was released may be free by now. */
+	karena_frame_reap(heap);
+	return try_charge(heap, pages);
+}
+
+/**
+ * karena_uncharge() - Count pages that are committed no more.
+ * @heap: The heap, or NULL when it is gone.
  * @pages: How many.
  */
 void karena_uncharge(struct karena_heap *heap, unsigned long pages)
 {
-	spin_lock(&heap->lock);
-	heap->committed -= pages;
-	spin_unlock(&heap->lock);
+	if (heap) {
+		spin_lock(&heap->lock);
+		heap->committed -= pages;
+		spin_unlock(&heap->lock);
+	}
 	atomic_long_sub(pages, &committed_pages);
 }
 
@@ -104,6 +118,6 @@ void karena_uncharge(struct karena_heap *heap, unsigned long pages)
  */
 void karena_limit_init(void)
 {
-	if (!limit_pages)
+	if (limit_pages == NOT_SET)
 		limit_pages = totalram_pages() / 2;
 }

@@ -7,10 +7,20 @@
 
 #include "karena.h"
 
+/* Set when nothing can fail any more: until then no heap can be made. */
+static bool karena_up;
+
+static int karena_open(struct inode *inode, struct file *file)
+{
+	/* Pairs with karena_init(). */
+	return smp_load_acquire(&karena_up) ? 0 : -ENXIO;
+}
+
+/* No compat_ioctl: a 32-bit program's addresses have no room for a window. */
 static const struct file_operations karena_fops = {
 	.owner		= THIS_MODULE,
+	.open		= karena_open,
 	.unlocked_ioctl	= karena_ioctl,
-	.compat_ioctl	= compat_ptr_ioctl,
 	.llseek		= noop_llseek,
 };
 
@@ -30,21 +40,18 @@ static int __init karena_init(void)
 	err = karena_arena_init();
 	if (err)
 		return err;
-	err = karena_heap_init();
-	if (err)
-		goto err_arena;
 	err = misc_register(&karena_device);
 	if (err)
-		goto err_heap;
+		goto err_arena;
 	err = karena_sysfs_init(&karena_device);
 	if (err)
 		goto err_device;
+	/* Pairs with karena_open(). */
+	smp_store_release(&karena_up, true);
 	return 0;
 
 err_device:
 	misc_deregister(&karena_device);
-err_heap:
-	karena_heap_exit();
 err_arena:
 	karena_arena_exit();
 	return err;
@@ -54,7 +61,7 @@ static void __exit karena_exit(void)
 {
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
-	karena_heap_exit();
+	karena_frame_exit();
 	karena_arena_exit();
 }
 

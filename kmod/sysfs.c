@@ -33,7 +33,7 @@ GLOBAL_SHOW(nr_heaps, "%ld", atomic_long_read(&karena_nr_heaps));
 GLOBAL_SHOW(limit, "%llu", (u64)karena_limit() << PAGE_SHIFT);
 GLOBAL_SHOW(committed, "%llu", (u64)karena_committed() << PAGE_SHIFT);
 GLOBAL_SHOW(huge_arenas, "%ld", atomic_long_read(&karena_nr_huge));
-GLOBAL_SHOW(pinned_orphans, "%ld", atomic_long_read(&karena_nr_orphans));
+GLOBAL_SHOW(pinned_orphans, "%ld", karena_frame_orphans());
 
 static struct attribute *karena_attrs[] = {
 	&dev_attr_abi_version.attr,
@@ -127,19 +127,40 @@ const struct kobj_type karena_heap_ktype = {
 	.get_ownership	= heap_ownership,
 };
 
+static void heap_add(struct work_struct *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap,
+						sysfs_work);
+
+	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
+		clear_bit(KARENA_HEAP_NAMED, &heap->flags);
+	else
+		set_bit(KARENA_HEAP_IN_SYSFS, &heap->flags);
+}
+
 /**
- * karena_sysfs_add() - Make a heap's directory, unless it has one.
+ * karena_sysfs_prepare() - Make a new heap ready for a directory.
+ * @heap: The heap; its references are counted from here on.
+ */
+void karena_sysfs_prepare(struct karena_heap *heap)
+{
+	kobject_init(&heap->kobj, &karena_heap_ktype);
+	INIT_WORK(&heap->sysfs_work, heap_add);
+}
+
+/**
+ * karena_sysfs_add() - See to it that a heap gets its directory.
  * @heap: The heap, about to commit its first arena.
  *
- * Without memory for it the heap does without; its next commit tries again.
+ * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
+ * itself took while it held its own lock. Without memory the heap does without,
+ * and its next commit tries again.
  */
 void karena_sysfs_add(struct karena_heap *heap)
 {
-	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags) ||
-	    test_and_set_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
-		return;
-	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
-		clear_bit(KARENA_HEAP_IN_SYSFS, &heap->flags);
+	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags) &&
+	    !test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
+		schedule_work(&heap->sysfs_work);
 }
 
 /**
@@ -150,6 +171,7 @@ void karena_sysfs_add(struct karena_heap *heap)
  */
 void karena_sysfs_remove(struct karena_heap *heap)
 {
+	cancel_work_sync(&heap->sysfs_work);
 	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
 		kobject_del(&heap->kobj);
 }

@@ -248,11 +248,28 @@ static inline long figure(const char *name)
 	return err ? err : atol(text);
 }
 
-/* A figure of one heap from sysfs, or -errno. */
+/* Wait, five seconds at most, for a heap's directory; a worker makes it. */
+static inline bool directory_comes(uint64_t id)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/refused",
+		 (unsigned long long)id);
+	for (int i = 0; i < 500; i++) {
+		if (!access(path, F_OK))
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* A figure of one heap that has committed, from sysfs, or -errno. */
 static inline long heap_figure(const struct heap *heap, const char *name)
 {
 	char path[64];
 
+	if (!directory_comes(heap->id))
+		return -ENOENT;
 	snprintf(path, sizeof(path), "heaps/%llu/%s",
 		 (unsigned long long)heap->id, name);
 	return figure(path);

@@ -77,7 +77,7 @@ TEST_F(lifetime, everything_is_gone_after_kill_9)
 			memset(heap.window, 1, 16 * ARENA);
 	}
 	ASSERT_EQ(sizeof(id), read(pipes[0], &id, sizeof(id)));
-	EXPECT_TRUE(directory_exists(id));
+	EXPECT_TRUE(directory_comes(id));
 	EXPECT_EQ(self->committed + 16 * ARENA, figure("committed"));
 	kill(child, SIGKILL);
 	EXPECT_EQ(128 + SIGKILL, child_status(child));
@@ -128,6 +128,54 @@ TEST_F(lifetime, the_module_cannot_be_unloaded_while_mapped)
 	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	heap_destroy(&heap);
+}
+
+/* O_PATH holds the inode, whose operations are the module's, and not the file. */
+TEST_F(lifetime, an_o_path_descriptor_holds_the_module)
+{
+	struct heap heap;
+	struct stat stat;
+	char path[64];
+	int fd;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", heap.fd);
+	fd = open(path, O_PATH | O_CLOEXEC);
+	ASSERT_GE(fd, 0);
+	heap_destroy(&heap);
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	EXPECT_EQ(0, fstat(fd, &stat));
+	close(fd);
+}
+
+/* Nor can the file be had again that way. */
+TEST_F(lifetime, proc_does_not_open_it_again)
+{
+	struct heap heap;
+	char path[64];
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", heap.fd);
+	EXPECT_EQ(-1, open(path, O_RDWR));
+	EXPECT_EQ(ENXIO, errno);
+	heap_destroy(&heap);
+}
+
+/* kernfs copies a directory's entries into memory that must be committed first. */
+TEST_F(lifetime, reading_sysfs_into_an_arena_commits_it)
+{
+	struct heap heap;
+	int fd = open(SYSFS, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
+	set_state(&heap, 0, 1, KARENA_REQUESTED);
+	EXPECT_GT(syscall(SYS_getdents64, fd, heap.window, 65536), 0);
+	EXPECT_EQ(KARENA_ACTIVE, state(&heap, 0));
+	heap_destroy(&heap);
+	close(fd);
 }
 
 TEST_HARNESS_MAIN

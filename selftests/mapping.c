@@ -196,7 +196,8 @@ TEST_F(mapping, data_survives_mprotect_and_mremap)
 	EXPECT_EQ(SIGBUS, touch(arena(&self->heap, 3)));
 }
 
-TEST_F(mapping, growing_it_gives_no_access_to_the_control_region)
+/* The control region lies behind the window in the file, and then nothing. */
+TEST_F(mapping, growing_it_reaches_no_foreign_memory)
 {
 	char *grown = mremap(self->heap.window, 8 * ARENA, 9 * ARENA,
 			     MREMAP_MAYMOVE);
@@ -204,9 +205,54 @@ TEST_F(mapping, growing_it_gives_no_access_to_the_control_region)
 	if (grown != MAP_FAILED) {
 		self->heap.window = grown;
 		self->heap.size = 9 * ARENA;
-		EXPECT_EQ(SIGBUS, touch(grown + 8 * ARENA));
+		EXPECT_EQ(SIGBUS, touch(grown + 8 * ARENA +
+					self->heap.control_size));
 	}
 	EXPECT_EQ(0, heap_commit(&self->heap, 0, 1));
+}
+
+/* Side by side, and of one file: the core makes one mapping of them. */
+TEST_F(mapping, window_and_control_region_may_touch)
+{
+	for (int order = 0; order < 2; order++) {
+		struct karena_create create = {
+			.size = sizeof(create), .window = 4 * ARENA,
+		};
+		const int rw = PROT_READ | PROT_WRITE;
+		int fd = device_call(KARENA_CREATE, &create);
+		char *place = mmap(NULL, 8 * ARENA, PROT_NONE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		struct heap heap = { .fd = -1 };
+
+		ASSERT_GE(fd, 0);
+		ASSERT_NE(MAP_FAILED, place);
+		place += ARENA - (uintptr_t)place % ARENA;
+		for (int i = 0; i < 2; i++) {
+			if (i == order)
+				heap.window = mmap(place, 4 * ARENA, rw,
+						   MAP_SHARED | MAP_FIXED, fd, 0);
+			else
+				heap.control = mmap(place + 4 * ARENA,
+						    create.control_size, rw,
+						    MAP_SHARED | MAP_FIXED, fd,
+						    create.control_offset);
+		}
+		ASSERT_EQ(place, heap.window);
+		ASSERT_EQ(place + 4 * ARENA, (char *)heap.control);
+		heap.states = (void *)(place + 4 * ARENA +
+				       heap.control->states_offset);
+		EXPECT_EQ(0, heap_commit(&heap, 0, 4));
+		EXPECT_EQ(0, touch(place + 4 * ARENA - 1));
+		EXPECT_EQ(0, heap_release(&heap, 0, 4));
+		munmap(place, 5 * ARENA);
+		close(fd);
+	}
+}
+
+TEST_F(mapping, msync_has_nothing_to_do)
+{
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	EXPECT_EQ(0, msync(self->heap.window, ARENA, MS_SYNC));
 }
 
 TEST_F(mapping, a_window_partly_unmapped_still_works)

@@ -62,7 +62,7 @@ TEST_F(memory, what_is_not_committed_is_sigbus)
 	/* The process's own touch commits nothing either. */
 	set_state(heap, 0, 1, KARENA_REQUESTED);
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 0)));
-	EXPECT_EQ(-ENOENT, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, figure("committed"));
 
 	set_state(heap, 0, 1, 0xdeadbeef);
 	EXPECT_EQ(-1, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
@@ -199,6 +199,46 @@ TEST_F(memory, threads_that_commit_the_same_arena_share_one_frame)
 	EXPECT_EQ(0, heap_figure(heap, "committed"));
 }
 
+struct commit {
+	struct heap *heap;
+	pthread_barrier_t *barrier;
+	int err;
+};
+
+static void *commit_first(void *data)
+{
+	struct commit *commit = data;
+
+	pthread_barrier_wait(commit->barrier);
+	commit->err = madvise(commit->heap->window, ARENA, MADV_POPULATE_WRITE) ?
+		      -errno : 0;
+	return NULL;
+}
+
+TEST_F(memory, the_slower_of_two_commits_at_the_limit_succeeds_too)
+{
+	struct commit commits[2];
+	pthread_barrier_t barrier;
+	pthread_t threads[2];
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_make(&heap, ARENA, ARENA));
+	pthread_barrier_init(&barrier, NULL, 2);
+	for (int round = 0; round < 100; round++) {
+		set_state(&heap, 0, 1, KARENA_REQUESTED);
+		for (int i = 0; i < 2; i++) {
+			commits[i] = (struct commit){ &heap, &barrier };
+			pthread_create(&threads[i], NULL, commit_first, &commits[i]);
+		}
+		for (int i = 0; i < 2; i++) {
+			pthread_join(threads[i], NULL);
+			ASSERT_EQ(0, commits[i].err);
+		}
+		ASSERT_EQ(0, heap_release(&heap, 0, 1));
+	}
+	heap_destroy(&heap);
+}
+
 static bool stop;
 
 /* Write to pages that may vanish and come back at any moment. */
@@ -286,14 +326,58 @@ TEST_F(memory, a_pinned_page_outlives_the_release)
 
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_EQ(orphans + 1, figure("pinned_orphans"));
+	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 32));
 	EXPECT_EQ(0, count_other(arena(heap, 0), 32 * ARENA, 0));
 	memset(arena(heap, 0), 'n', 32 * ARENA);
 
 	ASSERT_EQ(4096, read(pipes[0], page, 4096));
 	EXPECT_EQ(0, count_other(page, 4096, 'p'));
+	ASSERT_EQ(0, heap_release(heap, 0, 32));
+	EXPECT_EQ(orphans, figure("pinned_orphans"));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
 	close(pipes[0]);
 	close(pipes[1]);
+}
+
+TEST_F(memory, pins_do_not_evade_the_limit)
+{
+	struct heap heap;
+	int pipes[2], n;
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_make(&heap, ARENA, ARENA));
+	for (n = 0; n < 8 && !heap_commit(&heap, 0, 1); n++) {
+		struct iovec vector = { heap.window, 4096 };
+
+		ASSERT_EQ(4096, vmsplice(pipes[1], &vector, 1, 0));
+		ASSERT_EQ(0, heap_release(&heap, 0, 1));
+	}
+	EXPECT_EQ(1, n);
+	EXPECT_EQ(ARENA, figure("committed"));
+	/* Without the heap, what is pinned counts still; and no longer. */
+	heap_destroy(&heap);
+	EXPECT_EQ(ARENA, figure("committed"));
+	EXPECT_EQ(1, figure("pinned_orphans"));
+	close(pipes[0]);
+	close(pipes[1]);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+TEST_F(memory, a_poisoned_page_is_a_signal_and_no_more)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	if (!madvise(arena(heap, 0) + 8192, 4096, MADV_HWPOISON))
+		TH_LOG("the kernel has handled the poison");
+	else if (errno == EINVAL || errno == EPERM)
+		SKIP(return, "no CONFIG_MEMORY_FAILURE");
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_DONTNEED));
+	EXPECT_EQ(0, touch(arena(heap, 0)));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 0) + 8192));
+	EXPECT_EQ(0, touch(arena(heap, 0) + 4096));
 }
 
 TEST_F(memory, other_processes_read_it_as_any_memory)

@@ -31,7 +31,7 @@ TEST_F(sysfs, the_directory_is_made_by_the_first_commit)
 {
 	EXPECT_EQ(-1, access(self->path, F_OK));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	EXPECT_EQ(0, access(self->path, F_OK));
+	EXPECT_TRUE(directory_comes(self->heap.id));
 	heap_destroy(&self->heap);
 	EXPECT_EQ(-1, access(self->path, F_OK));
 	ASSERT_EQ(0, heap_make(&self->heap, 8 * ARENA, 4 * ARENA));
@@ -44,6 +44,7 @@ TEST_F(sysfs, it_says_what_the_heap_is)
 	long committed = figure("committed");
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	ASSERT_TRUE(directory_comes(heap->id));
 	snprintf(path, sizeof(path), "%s/name", self->path);
 	ASSERT_EQ(0, read_text(path, name, sizeof(name)));
 	EXPECT_STREQ("selftest\n", name);
@@ -72,6 +73,7 @@ TEST_F(sysfs, an_open_file_does_not_hold_the_heap)
 	int fd;
 
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	ASSERT_TRUE(directory_comes(self->heap.id));
 	snprintf(path, sizeof(path), "%s/committed", self->path);
 	fd = open(path, O_RDONLY);
 	ASSERT_GE(fd, 0);
@@ -120,6 +122,7 @@ TEST_F(sysfs, only_owner_group_and_root_read_it)
 		_exit(0);
 	}
 	ASSERT_EQ(8, read(ready[0], &id, 8));
+	ASSERT_TRUE(directory_comes(id));
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/committed",
 		 (unsigned long long)id);
 	EXPECT_EQ(0, read_as(path, 0, 0));
