@@ -7,6 +7,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
+MANDIR ?= $(PREFIX)/share/man
 OUT := $(CURDIR)/build
 
 VERSION := $(shell sed -n 's/^VERSION := //p' libuser/Makefile)
@@ -80,6 +81,8 @@ install: library $(if $(RELEASE),module,no-module)
 		-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),' \
 		libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
 	install $(OUT)/bin/karena $(DESTDIR)$(PREFIX)/bin
+	install -D -m 644 Documentation/man/karena.1 $(DESTDIR)$(MANDIR)/man1/karena.1
+	install -D -m 644 Documentation/man/karena.4 $(DESTDIR)$(MANDIR)/man4/karena.4
 ifneq ($(RELEASE),)
 	install -D -m 644 $(module) $(MODULE_DIR)/karena.ko
 	install -D -m 644 kmod/karena.rules $(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules
@@ -103,6 +106,7 @@ uninstall:
 		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \
+		$(DESTDIR)$(MANDIR)/man1/karena.1 $(DESTDIR)$(MANDIR)/man4/karena.4 \
 		$(MODULE_DIR)/karena.ko \
 		$(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules \
 		$(DESTDIR)/usr/lib/sysusers.d/karena.conf \

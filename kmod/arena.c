@@ -43,7 +43,7 @@ static int arena_commit(struct karena_heap *heap, struct karena_arena *arena,
 	err = karena_charge(heap, KARENA_ARENA_PAGES);
 	if (err)
 		return err;
-	folio = karena_frame_alloc(heap);
+	folio = karena_frame_alloc(heap, index);
 	if (!folio) {
 		karena_uncharge(heap, KARENA_ARENA_PAGES);
 		return -ENOMEM;
@@ -73,8 +73,11 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long index)
 	struct karena_arena *arena;
 	int err;
 
-	if (READ_ONCE(*karena_state(heap, index)) != KARENA_REQUESTED)
-		return -ENXIO;
+	/* The commit that has made it ACTIVE has installed its frame before. */
+	if (smp_load_acquire(karena_state(heap, index)) != KARENA_REQUESTED) {
+		arena = xa_load(&heap->arenas, index);
+		return arena && READ_ONCE(arena->folio) ? 0 : -ENXIO;
+	}
 	karena_sysfs_add(heap);
 	arena = arena_get(heap, index);
 	if (IS_ERR(arena)) {

@@ -89,9 +89,24 @@ static vm_fault_t karena_fault(struct vm_fault *vmf)
 	return control_fault(vmf, heap, vmf->pgoff - window);
 }
 
+#ifdef CONFIG_NUMA
+/*
+ * Without a policy that asks for it, NUMA balancing does not unmap what is here to
+ * see who touches it: a frame does not migrate.
+ */
+static struct mempolicy *no_policy(struct vm_area_struct *vma, unsigned long addr
+				   KARENA_POLICY_INDEX_ARG)
+{
+	return NULL;
+}
+#endif
+
 static const struct vm_operations_struct karena_vm_ops = {
 	.fault		= karena_fault,
 	.map_pages	= map_no_pages,
+#ifdef CONFIG_NUMA
+	.get_policy	= no_policy,
+#endif
 };
 
 /**
@@ -120,7 +135,10 @@ int karena_mmap(struct file *file, struct vm_area_struct *vma)
 		return -EINVAL;
 	}
 	vma->vm_ops = &karena_vm_ops;
-	/* Until a heap knows how to be forked, a child has none. */
-	vm_flags_set(vma, VM_DONTCOPY);
+	/*
+	 * Until a heap knows how to be forked, a child has none. A core dump asks
+	 * for every page of the window, committed or not; MADV_DODUMP chooses.
+	 */
+	vm_flags_set(vma, VM_DONTCOPY | VM_DONTDUMP);
 	return 0;
 }

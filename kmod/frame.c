@@ -28,12 +28,13 @@ static DEFINE_SPINLOCK(abandoned_lock);
  * karena_frame_alloc() - Allocate a huge frame.
  * @heap: The heap that is to own it, whose memory cgroup is charged, whoever's
  *	fault it is.
+ * @index: For which arena of its window.
  *
  * Context: May sleep. Reclaims and compacts, but never starts the OOM killer: the
  * order is a costly one.
  * Return: A zeroed folio with one reference, or NULL.
  */
-struct folio *karena_frame_alloc(struct karena_heap *heap)
+struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned long index)
 {
 	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
 	struct mem_cgroup *old = set_active_memcg(memcg);
@@ -45,6 +46,9 @@ struct folio *karena_frame_alloc(struct karena_heap *heap)
 			    KARENA_ARENA_ORDER);
 	set_active_memcg(old);
 	mem_cgroup_put(memcg);
+	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
+	if (folio)
+		folio->index = index << KARENA_ARENA_ORDER;
 	return folio;
 }
 

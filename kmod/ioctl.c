@@ -118,6 +118,7 @@ static int call_attach(struct karena_call *call)
 	struct karena_heap *heap;
 	struct vm_area_struct *vma;
 	struct file *file = NULL;
+	u64 start = 0;
 
 	if (attach->flags)
 		return -EINVAL;
@@ -125,16 +126,17 @@ static int call_attach(struct karena_call *call)
 	mmap_read_lock(mm);
 	vma = vma_lookup(mm, attach->address);
 	heap = vma ? karena_heap_of(vma->vm_file) : NULL;
-	if (heap && heap->mm == mm && vma->vm_pgoff < heap->nr_arenas *
-	    KARENA_ARENA_PAGES) {
-		file = get_file(vma->vm_file);
-		attach->start = vma->vm_start -
-				((u64)vma->vm_pgoff << PAGE_SHIFT);
+	if (heap && heap->mm == mm) {
+		/* One mapping may hold the window and the control region. */
+		start = vma->vm_start - ((u64)vma->vm_pgoff << PAGE_SHIFT);
+		if (attach->address - start < karena_window_size(heap))
+			file = get_file(vma->vm_file);
 	}
 	mmap_read_unlock(mm);
 	if (!file)
 		return -ENOENT;
 
+	attach->start = start;
 	attach->window = karena_window_size(heap);
 	attach->limit = (u64)heap->limit << PAGE_SHIFT;
 	attach->id = heap->id;

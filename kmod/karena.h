@@ -142,7 +142,7 @@ int karena_arena_init(void);
 void karena_arena_exit(void);
 
 /* frame.c */
-struct folio *karena_frame_alloc(struct karena_heap *heap);
+struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned long index);
 void karena_frame_free(struct karena_heap *heap, struct folio *folio);
 void karena_frame_reap(struct karena_heap *heap);
 void karena_frame_abandon(struct karena_heap *heap);

@@ -157,9 +157,14 @@ static void set_states(struct ka_window *window, size_t first, size_t count,
 
 static void device_release(struct ka_window *window, size_t first, size_t count)
 {
+	char *start = window->start + first * KA_ARENA_SIZE;
+
 	/* The kernel sets the state words to FREE. */
-	madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
-		MADV_REMOVE);
+	if (!madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE))
+		return;
+	/* After mlockall() the memory is locked, and that is refused. */
+	munlock(start, count * KA_ARENA_SIZE);
+	madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 }
 
 static int device_commit(struct ka_window *window, size_t first, size_t count)

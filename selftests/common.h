@@ -31,6 +31,9 @@
 #define MADV_POPULATE_WRITE	23
 #endif
 
+/* Seconds for a test that takes a moment, on a debug kernel in an emulator. */
+#define SLOW		200
+
 #define MIB		(1UL << 20)
 #define ARENA		KARENA_ARENA_SIZE
 #define SYSFS		"/sys/class/misc/karena"
@@ -207,6 +210,26 @@ static inline long smaps(const void *address, const char *member)
 	if (file)
 		fclose(file);
 	return kib < 0 ? -1 : kib * 1024;
+}
+
+/* Whether the mapping of an address has one of the two-letter VmFlags. */
+static inline bool vm_flag(const void *address, const char *flag)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	unsigned long start, end;
+	bool inside = false, set = false;
+	char line[512];
+
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = (unsigned long)address >= start &&
+				 (unsigned long)address < end;
+		else if (inside && !strncmp(line, "VmFlags:", 8))
+			set = strstr(line + 8, flag);
+	}
+	if (file)
+		fclose(file);
+	return set;
 }
 
 static inline int read_text(const char *path, char *text, size_t size)

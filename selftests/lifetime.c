@@ -103,7 +103,7 @@ TEST_F(lifetime, exec_ends_it)
 	EXPECT_EQ(0, child_status(child));
 }
 
-TEST_F(lifetime, a_thousand_heaps_leave_nothing)
+TEST_F_TIMEOUT(lifetime, a_thousand_heaps_leave_nothing, SLOW)
 {
 	for (int i = 0; i < 1000; i++) {
 		struct heap heap;

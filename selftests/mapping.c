@@ -218,6 +218,7 @@ TEST_F(mapping, window_and_control_region_may_touch)
 		struct karena_create create = {
 			.size = sizeof(create), .window = 4 * ARENA,
 		};
+		struct karena_attach attach = { .size = sizeof(attach) };
 		const int rw = PROT_READ | PROT_WRITE;
 		int fd = device_call(KARENA_CREATE, &create);
 		char *place = mmap(NULL, 8 * ARENA, PROT_NONE,
@@ -244,9 +245,20 @@ TEST_F(mapping, window_and_control_region_may_touch)
 		EXPECT_EQ(0, heap_commit(&heap, 0, 4));
 		EXPECT_EQ(0, touch(place + 4 * ARENA - 1));
 		EXPECT_EQ(0, heap_release(&heap, 0, 4));
+		attach.address = (uintptr_t)place + 4 * ARENA;
+		EXPECT_EQ(-ENOENT, device_call(KARENA_ATTACH, &attach));
 		munmap(place, 5 * ARENA);
 		close(fd);
 	}
+}
+
+/* dd: not in core dumps, which would ask for each page of a vast window. */
+TEST_F(mapping, core_dumps_leave_it_out_unless_asked)
+{
+	EXPECT_TRUE(vm_flag(self->heap.window, "dd"));
+	ASSERT_EQ(0, madvise(self->heap.window, ARENA, MADV_DODUMP));
+	EXPECT_FALSE(vm_flag(self->heap.window, "dd"));
+	EXPECT_TRUE(vm_flag(arena(&self->heap, 1), "dd"));
 }
 
 TEST_F(mapping, msync_has_nothing_to_do)

@@ -5,6 +5,7 @@
  */
 #include <pthread.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "common.h"
 
@@ -108,6 +109,26 @@ TEST_F(memory, a_committed_arena_is_one_huge_mapping)
 	EXPECT_EQ(2, heap_figure(heap, "huge_arenas"));
 }
 
+/* What a frame's memory was before must not matter to how it is mapped. */
+TEST_F(memory, every_arena_is_huge_whatever_its_memory_was)
+{
+	struct heap *heap = &self->heap;
+	char data[65536] = "";
+	int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	ASSERT_GE(fd, 0);
+	/* Pages with an index far beyond the window's. */
+	for (off_t at = 0; at < (off_t)(512 * MIB); at += sizeof(data))
+		ASSERT_EQ(sizeof(data), pwrite(fd, data, sizeof(data),
+					       (1L << 42) + at));
+	close(fd);
+	for (int round = 0; round < 2; round++) {
+		ASSERT_EQ(0, heap_commit(heap, 0, 64));
+		EXPECT_EQ(64 * ARENA, smaps(heap->window, "FilePmdMapped"));
+		ASSERT_EQ(0, heap_release(heap, 0, 64));
+	}
+}
+
 TEST_F(memory, at_most_one_fault_an_arena)
 {
 	struct heap *heap = &self->heap;
@@ -121,6 +142,22 @@ TEST_F(memory, at_most_one_fault_an_arena)
 		heap->window[i] = 1;
 	EXPECT_LE(minor_faults() - before, 40);
 	EXPECT_EQ(32, heap_figure(heap, "faults"));
+}
+
+/* NUMA balancing scans a process that runs for more than a second. */
+TEST_F(memory, no_fault_comes_later)
+{
+	struct heap *heap = &self->heap;
+	time_t until = time(NULL) + 5;
+	long before;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 32));
+	before = minor_faults();
+	while (time(NULL) < until) {
+		for (size_t i = 0; i < 32 * ARENA; i += 4096)
+			heap->window[i]++;
+	}
+	EXPECT_LE(minor_faults() - before, 8);
 }
 
 TEST_F(memory, the_heaps_limit_ends_in_enomem)
@@ -177,7 +214,8 @@ static void *commit_all(void *data)
 	return NULL;
 }
 
-TEST_F(memory, threads_that_commit_the_same_arena_share_one_frame)
+TEST_F_TIMEOUT(memory, threads_that_commit_the_same_arena_share_one_frame,
+	       SLOW)
 {
 	struct heap *heap = &self->heap;
 	pthread_t threads[4];
@@ -215,7 +253,8 @@ static void *commit_first(void *data)
 	return NULL;
 }
 
-TEST_F(memory, the_slower_of_two_commits_at_the_limit_succeeds_too)
+TEST_F_TIMEOUT(memory, the_slower_of_two_commits_at_the_limit_succeeds_too,
+	       SLOW)
 {
 	struct commit commits[2];
 	pthread_barrier_t barrier;
@@ -265,7 +304,7 @@ static void *scribble(void *data)
 	return (void *)errors;
 }
 
-TEST_F(memory, release_races_with_writers)
+TEST_F_TIMEOUT(memory, release_races_with_writers, SLOW)
 {
 	struct heap *heap = &self->heap;
 	pthread_t threads[2];

@@ -25,16 +25,24 @@ struct arena_allocator {
 
 static struct arena_allocator fallback;
 
+/* The smallest arena that any pymalloc has asked for; less is something else. */
+#define PYMALLOC_ARENA	((size_t)256 << 10)
+
 /*
  * A power of two is aligned to itself: an unaligned arena costs pymalloc a pool.
- * NULL makes pymalloc go to malloc() for this one request.
+ *
+ * At the limit pymalloc takes NULL well, it turns to malloc(). The interpreter's
+ * data stack does not, so its chunks come from where they came from before.
  */
 static void *arena_alloc(void *context, size_t size)
 {
 	size_t align = size & (size - 1) || size > KA_ARENA_SIZE ? 0 : size;
+	size_t whole = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	void *run = ka_run_alloc(context, whole, align);
 
-	size = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
-	return ka_run_alloc(context, size, align);
+	if (run || size >= PYMALLOC_ARENA)
+		return run;
+	return fallback.alloc(fallback.context, size);
 }
 
 /* The heap knows how long a run is; CPython's sizes do not always agree. */

@@ -19,6 +19,9 @@
 
 #include "kselftest_harness.h"
 
+/* Seconds for a test that takes a moment, on a debug kernel in an emulator. */
+#define SLOW	200
+
 #define MIB	((size_t)1 << 20)
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

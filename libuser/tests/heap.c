@@ -283,6 +283,30 @@ TEST(what_is_given_back_leaves_the_process)
 	ka_heap_destroy(heap);
 }
 
+TEST(locked_memory_is_given_back_too)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_stats stats = { .size = sizeof(stats) };
+	char *run;
+
+	NOT_WITH_SANITIZERS();
+	ASSERT_NE(NULL, heap);
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE)) TH_LOG("mlockall");
+	for (int i = 0; i < 2; i++) {
+		run = ka_run_alloc(heap, 16 * MIB, 0);
+		ASSERT_NE(NULL, run);
+		/* What is new since the last round is zero. */
+		if (i)
+			EXPECT_EQ(0, run[8 * MIB]);
+		memset(run, 1, 16 * MIB);
+		EXPECT_EQ(0, ka_run_free(heap, run));
+	}
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(1, stats.arenas);
+	ASSERT_EQ(0, munlockall());
+	ka_heap_destroy(heap);
+}
+
 TEST(a_child_has_the_heap_or_is_told)
 {
 	struct ka_heap *heap = make(64 * MIB, 0);

@@ -159,6 +159,16 @@ things = [(i,) for i in range(1000000)]
 assert sum(t[0] for t in things) == 499999500000'
 }
 
+deep_calls_work_at_the_limit() {
+	"$karena" run -l 2M /usr/bin/python3 -c '
+import sys
+sys.setrecursionlimit(50000)
+def depth(n):
+    return depth(n - 1) + 1 if n else 0
+things = [(i,) for i in range(100000)]
+assert depth(20000) == 20000'
+}
+
 other_allocators_work() {
 	local allocator
 	for allocator in pymalloc_debug malloc debug; do
@@ -192,6 +202,7 @@ check spawn_works spawn_works
 check fork_is_as_documented fork_is_as_documented
 check descriptors_may_go descriptors_may_go
 check at_the_limit_malloc_serves at_the_limit_malloc_serves
+check deep_calls_work_at_the_limit deep_calls_work_at_the_limit
 check other_allocators_work other_allocators_work
 check bad_setting_is_no_crash bad_setting_is_no_crash
 check other_programs_are_left_alone other_programs_are_left_alone

@@ -245,7 +245,7 @@ static long work(struct ka_heap *heap, unsigned int seed, int rounds)
 	return wrong;
 }
 
-TEST_F(run, a_random_sequence_agrees_with_the_model)
+TEST_F_TIMEOUT(run, a_random_sequence_agrees_with_the_model, SLOW)
 {
 	struct ka_stats stats;
 
@@ -273,7 +273,7 @@ static void *worker_main(void *data)
 	return NULL;
 }
 
-TEST_F(run, threads_share_a_heap)
+TEST_F_TIMEOUT(run, threads_share_a_heap, SLOW)
 {
 	struct worker workers[4];
 

@@ -143,7 +143,7 @@ static const struct option options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
-/* Options up to the first word that is none; true when that ends it all. */
+/* Options up to the first word that is none. */
 static void parse_options(int argc, char **argv)
 {
 	int option;

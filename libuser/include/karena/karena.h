@@ -151,7 +151,7 @@ bool ka_heap_contains(const struct ka_heap *heap, const void *address);
 /**
  * ka_heap_stats() - Read a heap's figures, all at the same moment.
  * @heap: The heap.
- * @stats: Filled in as far as its member size says.
+ * @stats: Filled in; its member size must be set.
  *
  * Return: 0, or -1 with errno EINVAL when that size is no version's.
  */
