@@ -35,11 +35,12 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 #define karena_kobj_const const
 #endif
 
-/* vm_operations_struct's get_policy also tells an interleave index. */
+/* What vm_operations_struct's get_policy is given. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
-#define KARENA_POLICY_INDEX_ARG
+#define KARENA_POLICY_ARGS	struct vm_area_struct *vma, unsigned long addr
 #else
-#define KARENA_POLICY_INDEX_ARG	, pgoff_t *ilx
+#define KARENA_POLICY_ARGS	struct vm_area_struct *vma, \
+				unsigned long addr, pgoff_t *ilx
 #endif
 
 #endif /* _KARENA_COMPAT_H */

@@ -94,8 +94,7 @@ static vm_fault_t karena_fault(struct vm_fault *vmf)
  * Without a policy that asks for it, NUMA balancing does not unmap what is here to
  * see who touches it: a frame does not migrate.
  */
-static struct mempolicy *no_policy(struct vm_area_struct *vma, unsigned long addr
-				   KARENA_POLICY_INDEX_ARG)
+static struct mempolicy *no_policy(KARENA_POLICY_ARGS)
 {
 	return NULL;
 }
