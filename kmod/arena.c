@@ -20,12 +20,17 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 
 	if (arena)
 		return arena;
-	arena = kmem_cache_zalloc(arena_cache, KARENA_GFP);
+	arena = karena_reclaim_arena_alloc(heap, arena_cache);
 	if (!arena)
 		return ERR_PTR(-ENOMEM);
+	arena->heap = heap;
+	arena->index = index;
+	INIT_LIST_HEAD(&arena->lru);
 	err = xa_insert(&heap->arenas, index, arena, KARENA_GFP);
-	if (!err)
+	if (!err) {
+		karena_reclaim_add(arena);
 		return arena;
+	}
 	kmem_cache_free(arena_cache, arena);
 	/* Another commit of the same arena was faster. */
 	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
@@ -127,6 +132,12 @@ struct folio *karena_arena_lock_folio(struct karena_heap *heap,
 	}
 }
 
+static void arena_unmap(struct karena_heap *heap, unsigned long index)
+{
+	unmap_mapping_range(heap->mapping, (loff_t)index << KARENA_ARENA_SHIFT,
+			    KARENA_ARENA_SIZE, 1);
+}
+
 static void arena_uncommit(struct karena_heap *heap, struct folio *folio)
 {
 	atomic_long_dec(&heap->huge);
@@ -160,10 +171,69 @@ void karena_arena_release(struct karena_heap *heap, unsigned long index)
 	WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
 	spin_unlock(&heap->lock);
 	folio_unlock(folio);
-	unmap_mapping_range(heap->mapping, (loff_t)index << KARENA_ARENA_SHIFT,
-			    KARENA_ARENA_SIZE, 1);
+	arena_unmap(heap, index);
 	folio_put(folio);	/* our own; the slot's is still there */
 	arena_uncommit(heap, folio);
+}
+
+/* With the folio lock held: the frame is the arena's until it is unlocked. */
+static bool purge_locked(struct karena_arena *arena, struct folio *folio, u32 word)
+{
+	struct karena_heap *heap = arena->heap;
+	u32 *state = karena_state(heap, arena->index);
+	bool frozen;
+
+	/* Kinder than to take what a device is writing to. */
+	if (folio != READ_ONCE(arena->folio) || folio_maybe_dma_pinned(folio))
+		return false;
+	if (cmpxchg(state, word, KARENA_BUSY) != word)
+		return false;
+	arena_unmap(heap, arena->index);
+	/*
+	 * The slot's reference and ours: nobody else has one, or gets one. Under
+	 * the lock, because who looks into the slot takes a reference there.
+	 */
+	spin_lock(&heap->lock);
+	frozen = folio_ref_freeze(folio, 2);
+	if (frozen) {
+		WRITE_ONCE(arena->folio, NULL);
+		folio_ref_unfreeze(folio, 2);
+	}
+	cmpxchg(state, KARENA_BUSY, frozen ? KARENA_FREE : word);
+	spin_unlock(&heap->lock);
+	return frozen;
+}
+
+/**
+ * karena_arena_purge() - Take a volatile arena's frame, if nobody uses it.
+ * @arena: The arena, on the list of reclaim or kept by heap->purges.
+ * @word: Its state word, as it was when the arena was chosen.
+ *
+ * Context: Reclaim. Waits for no folio lock and allocates nothing.
+ * Return: Whether the frame is free; then the state word says FREE.
+ */
+bool karena_arena_purge(struct karena_arena *arena, u32 word)
+{
+	struct karena_heap *heap = arena->heap;
+	struct folio *folio;
+	bool purged;
+
+	spin_lock(&heap->lock);
+	folio = arena->folio;
+	if (folio && !folio_trylock(folio))
+		folio = NULL;
+	if (folio)
+		folio_get(folio);
+	spin_unlock(&heap->lock);
+	if (!folio)
+		return false;
+
+	purged = purge_locked(arena, folio, word);
+	folio_unlock(folio);
+	folio_put(folio);	/* our own; the slot's is still there */
+	if (purged)
+		arena_uncommit(heap, folio);
+	return purged;
 }
 
 /**
@@ -175,6 +245,9 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	struct karena_arena *arena;
 	unsigned long index;
 
+	xa_for_each(&heap->arenas, index, arena)
+		karena_reclaim_remove(arena);
+	karena_reclaim_wait(heap);
 	xa_for_each(&heap->arenas, index, arena) {
 		if (arena->folio)
 			arena_uncommit(heap, arena->folio);
@@ -192,7 +265,7 @@ void karena_arena_destroy_all(struct karena_heap *heap)
  */
 int karena_arena_init(void)
 {
-	arena_cache = KMEM_CACHE(karena_arena, 0);
+	arena_cache = KMEM_CACHE(karena_arena, SLAB_ACCOUNT);
 	return arena_cache ? 0 : -ENOMEM;
 }
 

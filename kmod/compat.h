@@ -6,7 +6,11 @@
 #ifndef _KARENA_COMPAT_H
 #define _KARENA_COMPAT_H
 
+#include <linux/list_lru.h>
 #include <linux/mm.h>
+#include <linux/shrinker.h>
+#include <linux/slab.h>
+#include <linux/swap.h>
 #include <linux/version.h>
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
@@ -41,6 +45,68 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 #else
 #define KARENA_POLICY_ARGS	struct vm_area_struct *vma, \
 				unsigned long addr, pgoff_t *ilx
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+#define list_lru_add_obj	list_lru_add
+#define list_lru_del_obj	list_lru_del
+#endif
+
+/* What the callback of a list_lru walk is given. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+#define KARENA_LRU_ARGS	struct list_head *item, struct list_lru_one *list, \
+			spinlock_t *lock, void *data
+#else
+#define KARENA_LRU_ARGS	struct list_head *item, struct list_lru_one *list, \
+			void *data
+#endif
+
+/*
+ * A memcg-aware list_lru wants its shrinker's id. Before 6.7 only registering
+ * gives it one, so that the shrinker may be called before the list is there.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
+static inline struct shrinker *shrinker_alloc(unsigned int flags,
+					      const char *name)
+{
+	struct shrinker *shrinker = kzalloc(sizeof(*shrinker), GFP_KERNEL);
+
+	if (shrinker)
+		shrinker->flags = flags;
+	return shrinker;
+}
+
+static inline void shrinker_free(struct shrinker *shrinker)
+{
+	unregister_shrinker(shrinker);
+	kfree(shrinker);
+}
+
+static inline int karena_shrinker_register(struct shrinker *shrinker,
+					   struct list_lru *lru)
+{
+	int err = register_shrinker(shrinker, "karena");
+
+	return err ?: list_lru_init_memcg(lru, shrinker);
+}
+#else
+static inline int karena_shrinker_register(struct shrinker *shrinker,
+					   struct list_lru *lru)
+{
+	int err = list_lru_init_memcg(lru, shrinker);
+
+	if (!err)
+		shrinker_register(shrinker);
+	return err;
+}
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+static inline void mm_account_reclaimed_pages(unsigned long pages)
+{
+	if (current->reclaim_state)
+		current->reclaim_state->reclaimed_slab += pages;
+}
 #endif
 
 #endif /* _KARENA_COMPAT_H */

@@ -26,6 +26,23 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index)
 }
 
 /**
+ * karena_control_volatile() - Count the state words that say VOLATILE.
+ * @heap: The heap.
+ *
+ * Return: Their number. What the process writes is believed.
+ */
+unsigned long karena_control_volatile(struct karena_heap *heap)
+{
+	unsigned long index, count = 0;
+	struct karena_arena *arena;
+
+	xa_for_each(&heap->arenas, index, arena)
+		count += KARENA_STATE(READ_ONCE(*karena_state(heap, index))) ==
+			 KARENA_VOLATILE;
+	return count;
+}
+
+/**
  * karena_control_free() - Give up a heap's control region.
  * @heap: The heap; what is left of a failed karena_control_alloc() will do.
  */

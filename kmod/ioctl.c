@@ -64,7 +64,7 @@ static int call_info(struct karena_call *call)
 	if (info->flags || info->reserved)
 		return -EINVAL;
 	info->abi_version = KARENA_ABI_VERSION;
-	info->features = 0;
+	info->features = KARENA_FEATURE_VOLATILE;
 	info->arena_size = KARENA_ARENA_SIZE;
 	info->window_max = KARENA_WINDOW_MAX;
 	info->limit = (u64)karena_limit() << PAGE_SHIFT;

@@ -5,6 +5,9 @@
  *	heap->lock	spinlock; arena->folio, the kernel's writes to the state
  *			words, heap->committed and heap->orphans. Nothing is
  *			allocated and nothing sleeps under it.
+ *	the list_lru	of all arenas; an arena on it belongs to a living heap.
+ *	heap->purges	counts reclaim at work in the heap: taken under the
+ *			list's lock, waited for before the heap goes.
  *	COMMITTING	bit lock of an arena: one commit at a time, held while a
  *			frame is allocated. Reclaim never takes it.
  *	folio lock	a frame leaves its arena only while it is locked, so that
@@ -14,9 +17,11 @@
  *			without a lock, added under the xarray's own.
  *
  * Order: mmap_lock or the VMA's lock -> COMMITTING; mmap_lock or the VMA's lock ->
- * folio lock -> heap->lock. Memory is allocated with neither of the last two held;
- * the core takes i_mmap_rwsem and the page table locks for unmap_mapping_range(),
- * called with none of ours. Nothing of sysfs is made or removed under mmap_lock.
+ * folio lock -> heap->lock. Memory is allocated with neither of the last two held.
+ * unmap_mapping_range() takes i_mmap_rwsem and the page table locks; it is called
+ * with at most a folio lock held, as the core's own reverse mapping does. Reclaim
+ * tries the folio lock and takes the others. Nothing of sysfs is made or removed
+ * under mmap_lock.
  *
  * Lifetime: the heap is the file's; a mapping holds the file, the file holds the
  * module and the heap's first reference, an open sysfs attribute none (kernfs
@@ -46,16 +51,27 @@
 /* Small structures of the owner's. At a limit they fail, as its frames do. */
 #define KARENA_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
+struct kmem_cache;
 struct miscdevice;
 struct pid;
 
 /**
  * struct karena_arena - A slot of the window that has been committed once.
+ * @heap: Whose window it is in.
+ * @index: Where in it.
+ * @lru: In the list of all arenas.
+ * @tried_word: Its state word when reclaim last failed to take it.
+ * @tried: When that was, in the units of the state words.
  * @flags: Bit KARENA_ARENA_COMMITTING.
  * @folio: Its frame, of order KARENA_ARENA_ORDER; NULL while it has none. The
  *	slot owns one reference.
  */
 struct karena_arena {
+	struct karena_heap *heap;
+	unsigned long index;
+	struct list_head lru;
+	u32 tried_word;
+	u32 tried;
 	unsigned long flags;
 	struct folio *folio;
 };
@@ -86,6 +102,8 @@ struct karena_arena {
  * @huge: Arenas with a huge frame.
  * @faults: Faults taken in the window.
  * @refused: Commits that failed for want of memory or at a limit.
+ * @purges: Reclaim at work in it.
+ * @reclaimed: Arenas that reclaim took from it.
  */
 struct karena_heap {
 	struct kobject kobj;
@@ -109,6 +127,8 @@ struct karena_heap {
 	atomic_long_t huge;
 	atomic_long_t faults;
 	atomic_long_t refused;
+	atomic_t purges;
+	atomic_long_t reclaimed;
 };
 
 /**
@@ -137,6 +157,7 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long index);
 struct folio *karena_arena_lock_folio(struct karena_heap *heap,
 				      unsigned long index);
 void karena_arena_release(struct karena_heap *heap, unsigned long index);
+bool karena_arena_purge(struct karena_arena *arena, u32 word);
 void karena_arena_destroy_all(struct karena_heap *heap);
 int karena_arena_init(void);
 void karena_arena_exit(void);
@@ -149,6 +170,15 @@ void karena_frame_abandon(struct karena_heap *heap);
 long karena_frame_orphans(void);
 void karena_frame_exit(void);
 
+/* reclaim.c */
+struct karena_arena *karena_reclaim_arena_alloc(struct karena_heap *heap,
+						struct kmem_cache *cache);
+void karena_reclaim_add(struct karena_arena *arena);
+void karena_reclaim_remove(struct karena_arena *arena);
+void karena_reclaim_wait(struct karena_heap *heap);
+int karena_reclaim_init(void);
+void karena_reclaim_exit(void);
+
 /* limit.c */
 int karena_charge(struct karena_heap *heap, unsigned long pages);
 void karena_uncharge(struct karena_heap *heap, unsigned long pages);
@@ -159,6 +189,7 @@ void karena_limit_init(void);
 /* control.c */
 int karena_control_alloc(struct karena_heap *heap);
 void karena_control_free(struct karena_heap *heap);
+unsigned long karena_control_volatile(struct karena_heap *heap);
 u32 *karena_state(struct karena_heap *heap, unsigned long index);
 
 /* fault.c */
@@ -172,6 +203,7 @@ extern const struct kobj_type karena_heap_ktype;
 extern const struct attribute_group *karena_groups[];
 extern atomic_long_t karena_nr_heaps;
 extern atomic_long_t karena_nr_huge;
+extern atomic_long_t karena_nr_reclaimed;
 void karena_sysfs_prepare(struct karena_heap *heap);
 void karena_sysfs_add(struct karena_heap *heap);
 void karena_sysfs_remove(struct karena_heap *heap);

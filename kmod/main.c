@@ -40,9 +40,12 @@ static int __init karena_init(void)
 	err = karena_arena_init();
 	if (err)
 		return err;
-	err = misc_register(&karena_device);
+	err = karena_reclaim_init();
 	if (err)
 		goto err_arena;
+	err = misc_register(&karena_device);
+	if (err)
+		goto err_reclaim;
 	err = karena_sysfs_init(&karena_device);
 	if (err)
 		goto err_device;
@@ -52,6 +55,8 @@ static int __init karena_init(void)
 
 err_device:
 	misc_deregister(&karena_device);
+err_reclaim:
+	karena_reclaim_exit();
 err_arena:
 	karena_arena_exit();
 	return err;
@@ -61,6 +66,7 @@ static void __exit karena_exit(void)
 {
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
+	karena_reclaim_exit();
 	karena_frame_exit();
 	karena_arena_exit();
 }

@@ -33,6 +33,7 @@ GLOBAL_SHOW(nr_heaps, "%ld", atomic_long_read(&karena_nr_heaps));
 GLOBAL_SHOW(limit, "%llu", (u64)karena_limit() << PAGE_SHIFT);
 GLOBAL_SHOW(committed, "%llu", (u64)karena_committed() << PAGE_SHIFT);
 GLOBAL_SHOW(huge_arenas, "%ld", atomic_long_read(&karena_nr_huge));
+GLOBAL_SHOW(reclaimed, "%ld", atomic_long_read(&karena_nr_reclaimed));
 GLOBAL_SHOW(pinned_orphans, "%ld", karena_frame_orphans());
 
 static struct attribute *karena_attrs[] = {
@@ -41,6 +42,7 @@ static struct attribute *karena_attrs[] = {
 	&dev_attr_limit.attr,
 	&dev_attr_committed.attr,
 	&dev_attr_huge_arenas.attr,
+	&dev_attr_reclaimed.attr,
 	&dev_attr_pinned_orphans.attr,
 	NULL
 };
@@ -78,6 +80,8 @@ HEAP_SHOW(committed, "%llu", (u64)READ_ONCE(heap->committed) << PAGE_SHIFT);
 HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->huge));
 HEAP_SHOW(faults, "%ld", atomic_long_read(&heap->faults));
 HEAP_SHOW(refused, "%ld", atomic_long_read(&heap->refused));
+HEAP_SHOW(volatile_arenas, "%lu", karena_control_volatile(heap));
+HEAP_SHOW(reclaimed, "%ld", atomic_long_read(&heap->reclaimed));
 
 static struct attribute *heap_attrs[] = {
 	&heap_attr_name.attr,
@@ -89,6 +93,8 @@ static struct attribute *heap_attrs[] = {
 	&heap_attr_huge_arenas.attr,
 	&heap_attr_faults.attr,
 	&heap_attr_refused.attr,
+	&heap_attr_volatile_arenas.attr,
+	&heap_attr_reclaimed.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(heap);

@@ -9,6 +9,8 @@
  *	MADV_POPULATE_WRITE	commits the arenas whose state word says REQUESTED
  *	MADV_REMOVE		releases arenas
  *
+ * and stores to the state words give arenas back and take them back.
+ *
  * Every call takes a struct whose first member is its size. A kernel that knows
  * a shorter struct accepts a longer one whose tail is zero; a kernel that knows
  * a longer one takes what is missing as zero. What the errors mean, for every
@@ -42,6 +44,9 @@
 
 /** KARENA_NAME_SIZE - Size of a heap's name in bytes, its final NUL included. */
 #define KARENA_NAME_SIZE	32
+
+/** KARENA_FEATURE_VOLATILE - Volatile arenas are taken when memory is short. */
+#define KARENA_FEATURE_VOLATILE	0x1UL
 
 /**
  * struct karena_info - What the module offers (KARENA_INFO).
@@ -141,18 +146,39 @@ struct karena_attach {
 #define KARENA_ATTACH		_IO(KARENA_IOC, 0x12)
 
 /**
- * enum karena_state - What an arena is; its state word holds one of these.
+ * enum karena_state - What an arena is; the low bits of its state word hold one of
+ * these, the others are 0 but for VOLATILE.
  * @KARENA_FREE: No memory. The kernel sets it when it has released the arena, the
  *	process when a commit has failed. A touch is SIGBUS.
  * @KARENA_REQUESTED: Set by the process on a FREE arena: MADV_POPULATE_WRITE may
  *	now commit it. A touch from user mode is still SIGBUS.
- * @KARENA_ACTIVE: Committed; set by the kernel.
+ * @KARENA_ACTIVE: Committed; set by the kernel, or by the process that takes a
+ *	VOLATILE arena back.
+ * @KARENA_VOLATILE: Committed, but the kernel may take it without asking. The
+ *	process stores KARENA_VOLATILE_SINCE() over ACTIVE to give an arena back,
+ *	and takes it back by a compare-and-swap of what it stored for ACTIVE: if
+ *	that succeeds the data are intact, if it finds FREE they are gone.
+ * @KARENA_BUSY: The kernel is about to take a VOLATILE arena; VOLATILE again if it
+ *	cannot, else FREE. The process waits, or uses another arena.
  */
 enum karena_state {
 	KARENA_FREE		= 0,
 	KARENA_REQUESTED	= 1,
 	KARENA_ACTIVE		= 2,
+	KARENA_VOLATILE		= 3,
+	KARENA_BUSY		= 4,
 };
+
+/** KARENA_STATE() - The state in a state word. */
+#define KARENA_STATE(word)	((word) & 7)
+
+/**
+ * KARENA_VOLATILE_SINCE() - The state word of an arena given back.
+ * @nanoseconds: Of CLOCK_MONOTONIC (CLOCK_MONOTONIC_COARSE is as good): the kernel
+ *	takes the arenas first that were given back first.
+ */
+#define KARENA_VOLATILE_SINCE(nanoseconds)				\
+	((__u32)(((__u64)(nanoseconds) >> 20) << 3) | KARENA_VOLATILE)
 
 /**
  * struct karena_control - The first page of the control region.

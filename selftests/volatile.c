@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Volatile arenas: given back by a store, taken back by a compare-and-swap, and
+ * taken by the kernel when memory is short, oldest first, but not while pinned.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include <linux/seccomp.h>
+
+#include "common.h"
+
+#define ROOT	"/sys/fs/cgroup"
+#define GROUP	ROOT "/karena-volatile"
+
+static uint32_t now_volatile(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return KARENA_VOLATILE_SINCE(now.tv_sec * 1000000000ULL + now.tv_nsec);
+}
+
+static uint32_t give_back(const struct heap *heap, size_t index)
+{
+	uint32_t word = now_volatile();
+
+	__atomic_store_n(&heap->states[index], word, __ATOMIC_RELEASE);
+	return word;
+}
+
+static bool take_back(const struct heap *heap, size_t index, uint32_t word)
+{
+	return __atomic_compare_exchange_n(&heap->states[index], &word,
+					   KARENA_ACTIVE, false, __ATOMIC_ACQ_REL,
+					   __ATOMIC_ACQUIRE);
+}
+
+/* Every cache that can shrink does: all volatile arenas are taken. */
+static void shrink_everything(void)
+{
+	/* Each time, every cache gives up a part. */
+	for (int i = 0; i < 4; i++)
+		write_text("/proc/sys/vm/drop_caches", "2\n");
+}
+
+FIXTURE(volatile_) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(volatile_)
+{
+	struct karena_info info = { .size = sizeof(info) };
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
+	ASSERT_TRUE(info.features & KARENA_FEATURE_VOLATILE);
+	ASSERT_EQ(0, heap_make(&self->heap, 64 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(volatile_)
+{
+	heap_destroy(&self->heap);
+}
+
+TEST_F(volatile_, what_is_taken_back_in_time_is_intact)
+{
+	struct heap *heap = &self->heap;
+	uint32_t words[4];
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	for (int i = 0; i < 4; i++) {
+		memset(arena(heap, i), i + 1, ARENA);
+		words[i] = give_back(heap, i);
+	}
+	EXPECT_EQ(4, heap_figure(heap, "volatile_arenas"));
+	for (int i = 0; i < 4; i++) {
+		EXPECT_TRUE(take_back(heap, i, words[i]));
+		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, i + 1));
+	}
+	EXPECT_EQ(0, heap_figure(heap, "volatile_arenas"));
+	shrink_everything();
+	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 4));
+	EXPECT_EQ(0, heap_figure(heap, "reclaimed"));
+}
+
+/* In a process that may do nothing but read, write and exit. */
+TEST_F(volatile_, neither_way_is_a_system_call_or_a_fault)
+{
+	struct heap *heap = &self->heap;
+	struct { long faults; int lost; } result = {};
+	int pipes[2];
+	pid_t child;
+
+	ASSERT_EQ(0, pipe(pipes));
+	child = fork();
+	if (!child) {
+		int lost = 0;
+
+		if (heap_make(heap, 16 * ARENA, 0) || heap_commit(heap, 0, 16))
+			_exit(1);
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+		for (int round = 0; round < 20; round++) {
+			for (int i = 0; i < 16; i++) {
+				uint32_t word = KARENA_VOLATILE_SINCE(round << 20);
+
+				__atomic_store_n(&heap->states[i], word,
+						 __ATOMIC_RELEASE);
+				if (!take_back(heap, i, word))
+					lost++;
+				for (size_t at = 0; at < ARENA; at += 4096)
+					arena(heap, i)[at]++;
+			}
+		}
+		result.lost = lost;
+		if (write(pipes[1], &heap->id, sizeof(heap->id)) < 0 ||
+		    write(pipes[1], &result, sizeof(result)) < 0)
+			syscall(SYS_exit, 2);
+		/* Held until the parent has looked at the faults. */
+		for (;;)
+			;
+	}
+	ASSERT_EQ(sizeof(heap->id), read(pipes[0], &heap->id, sizeof(heap->id)));
+	ASSERT_EQ(sizeof(result), read(pipes[0], &result, sizeof(result)));
+	EXPECT_EQ(0, result.lost);
+	EXPECT_EQ(16, heap_figure(heap, "faults"));
+	kill(child, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, child_status(child));
+}
+
+TEST_F(volatile_, what_the_kernel_takes_is_gone_and_known_to_be)
+{
+	struct heap *heap = &self->heap;
+	uint32_t words[8];
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	memset(heap->window, 1, 8 * ARENA);
+	for (int i = 0; i < 8; i += 2)
+		words[i] = give_back(heap, i);
+	shrink_everything();
+	for (int i = 0; i < 8; i += 2) {
+		EXPECT_EQ(KARENA_FREE, state(heap, i));
+		EXPECT_FALSE(take_back(heap, i, words[i]));
+		EXPECT_EQ(SIGBUS, touch(arena(heap, i)));
+		EXPECT_EQ(KARENA_ACTIVE, state(heap, i + 1));
+		EXPECT_EQ(0, count_other(arena(heap, i + 1), ARENA, 1));
+	}
+	EXPECT_EQ(4, heap_figure(heap, "reclaimed"));
+	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
+	/* They can be had again, zeroed. */
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	for (int i = 0; i < 8; i += 2)
+		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, 0));
+}
+
+TEST_F(volatile_, a_release_of_a_volatile_arena_is_a_release)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	give_back(heap, 0);
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+}
+
+/* vmsplice pins without saying so: only the frame's references tell. */
+TEST_F(volatile_, a_pinned_arena_stays)
+{
+	struct heap *heap = &self->heap;
+	struct iovec vector;
+	uint32_t words[2];
+	char page[4096];
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	memset(heap->window, 'p', 2 * ARENA);
+	vector = (struct iovec){ arena(heap, 0) + 8192, 4096 };
+	ASSERT_EQ(4096, vmsplice(pipes[1], &vector, 1, 0));
+	for (int i = 0; i < 2; i++)
+		words[i] = give_back(heap, i);
+	shrink_everything();
+	EXPECT_EQ(KARENA_FREE, state(heap, 1));
+	EXPECT_TRUE(take_back(heap, 0, words[0]));
+	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 'p'));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	/* It is still the page that the pipe reads from. */
+	arena(heap, 0)[8192] = 'q';
+	ASSERT_EQ(4096, read(pipes[0], page, 4096));
+	EXPECT_EQ('q', page[0]);
+	words[0] = give_back(heap, 0);
+	shrink_everything();
+	EXPECT_FALSE(take_back(heap, 0, words[0]));
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+static bool stop;
+
+static void *shrink_all_the_time(void *data)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		shrink_everything();
+	return data;
+}
+
+/* Each arena's owner checks what it gets back; nothing but loss is allowed. */
+static long use(struct heap *heap, int first, unsigned int seed, time_t until)
+{
+	int pipes[2];
+	long wrong = 0, taken = 0;
+
+	if (pipe(pipes))
+		return -1;
+	while (time(NULL) < until) {
+		int index = first + rand_r(&seed) % 4;
+		char byte = rand_r(&seed), copy[512];
+		struct iovec vector = { arena(heap, index) + 4096, 512 };
+		bool pin = rand_r(&seed) % 4 == 0;
+		uint32_t word;
+
+		if (state(heap, index) == KARENA_FREE &&
+		    heap_commit(heap, index, 1))
+			continue;
+		memset(arena(heap, index), byte, ARENA);
+		if (pin && vmsplice(pipes[1], &vector, 1, 0) != 512)
+			return -2;
+		word = give_back(heap, index);
+		if (rand_r(&seed) % 2)
+			usleep(1000);
+		for (;;) {
+			if (take_back(heap, index, word)) {
+				wrong += count_other(arena(heap, index), ARENA,
+						     byte) != 0;
+				break;
+			}
+			if (state(heap, index) == KARENA_FREE) {
+				taken++;
+				break;
+			}
+			/* BUSY: it comes back or goes. */
+			sched_yield();
+		}
+		if (pin) {
+			if (read(pipes[0], copy, 512) != 512)
+				return -3;
+			wrong += count_other(copy, 512, byte) != 0;
+		}
+	}
+	close(pipes[0]);
+	close(pipes[1]);
+	return wrong ?: -100 - taken;
+}
+
+struct user {
+	pthread_t thread;
+	struct heap *heap;
+	int first;
+	time_t until;
+	long result;
+};
+
+static void *user_main(void *data)
+{
+	struct user *user = data;
+
+	user->result = use(user->heap, user->first, user->first, user->until);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(volatile_, reclaim_races_with_its_owners, SLOW)
+{
+	struct user users[3];
+	pthread_t shrinker;
+	long taken = 0;
+
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&shrinker, NULL, shrink_all_the_time, NULL));
+	for (int i = 0; i < 3; i++) {
+		users[i] = (struct user){
+			.heap = &self->heap, .first = 4 * i,
+			.until = time(NULL) + 8
+		};
+		pthread_create(&users[i].thread, NULL, user_main, &users[i]);
+	}
+	for (int i = 0; i < 3; i++) {
+		pthread_join(users[i].thread, NULL);
+		EXPECT_LE(users[i].result, -100);
+		taken += -100 - users[i].result;
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(shrinker, NULL);
+	EXPECT_GT(taken, 0);
+	EXPECT_EQ(taken, heap_figure(&self->heap, "reclaimed"));
+}
+
+TEST_F_TIMEOUT(volatile_, a_heap_that_goes_meets_reclaim, SLOW)
+{
+	pthread_t shrinker;
+
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&shrinker, NULL, shrink_all_the_time, NULL));
+	for (int i = 0; i < 100; i++) {
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_make(&heap, 8 * ARENA, 0));
+		ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+		give_back(&heap, 0);
+		give_back(&heap, 1);
+		heap_destroy(&heap);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(shrinker, NULL);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+static long group_figure(const char *file, const char *member)
+{
+	char path[256], text[8192], *at;
+
+	snprintf(path, sizeof(path), GROUP "/%s", file);
+	if (read_text(path, text, sizeof(text)))
+		return -1;
+	at = strstr(text, member);
+	return at ? atol(at + strlen(member)) : -1;
+}
+
+#define CHECK(_condition)						\
+	do {								\
+		if (!(_condition))					\
+			_exit(__LINE__ % 251 + 1);			\
+	} while (0)
+
+/* In a cgroup of 60 MiB: 32 of arenas, and a child that needs 45. */
+static void fill_the_group(int nr_volatile)
+{
+	struct heap heap;
+	pid_t child;
+	int free = 0;
+
+	CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+	CHECK(!heap_make(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 16));
+	memset(heap.window, 7, 16 * ARENA);
+	for (int i = 0; i < nr_volatile; i++)
+		give_back(&heap, i);
+	child = fork();
+	if (!child) {
+		char *memory = mmap(NULL, 45 * MIB, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		CHECK(memory != MAP_FAILED);
+		madvise(memory, 45 * MIB, MADV_NOHUGEPAGE);
+		memset(memory, 1, 45 * MIB);
+		_exit(0);
+	}
+	CHECK(!child_status(child));
+	for (int i = 0; i < nr_volatile; i++)
+		free += state(&heap, i) == KARENA_FREE;
+	CHECK(free >= 8);
+	for (int i = nr_volatile; i < 16; i++)
+		CHECK(!count_other(arena(&heap, i), ARENA, 7));
+	_exit(0);
+}
+
+static void group_make(struct __test_metadata *_metadata, const char *limit)
+{
+	write_text(ROOT "/cgroup.subtree_control", "+memory");
+	ASSERT_TRUE(!mkdir(GROUP, 0755) || errno == EEXIST);
+	ASSERT_EQ(0, write_text(GROUP "/memory.max", limit));
+}
+
+TEST_F_TIMEOUT(volatile_, a_cgroups_limit_takes_them_and_kills_nobody, SLOW)
+{
+	pid_t child;
+
+	group_make(_metadata, "60M");
+	child = fork();
+	if (!child)
+		fill_the_group(15);
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill "));
+	EXPECT_EQ(0, rmdir(GROUP));
+}
+
+#define NR_OLD	64
+
+static void outgrow_the_group(void)
+{
+	struct heap heap;
+	int taken = 0, youngest_taken = -1, oldest_left = NR_OLD;
+	long before = figure("reclaimed");
+	cpu_set_t cpus;
+	char *memory;
+
+	CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+	/* The order is that of a NUMA node; one processor stays on one. */
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	CHECK(!sched_setaffinity(0, sizeof(cpus), &cpus));
+	CHECK(!heap_make(&heap, NR_OLD * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, NR_OLD));
+	/* In an order of their own, 10 ms apart. */
+	for (int i = 0; i < NR_OLD; i++) {
+		give_back(&heap, i * 7 % NR_OLD);
+		usleep(10000);
+	}
+	memory = mmap(NULL, 20 * MIB, PROT_READ | PROT_WRITE,
+		      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(memory != MAP_FAILED);
+	madvise(memory, 20 * MIB, MADV_NOHUGEPAGE);
+	for (size_t at = 0; at < 20 * MIB &&
+	     figure("reclaimed") < before + 5; at += 4096)
+		memory[at] = 1;
+	for (int age = 0; age < NR_OLD; age++) {
+		if (state(&heap, age * 7 % NR_OLD) == KARENA_FREE) {
+			taken++;
+			youngest_taken = age;
+		} else if (oldest_left == NR_OLD) {
+			oldest_left = age;
+		}
+	}
+	/* A reclaim that was under way may take some more. */
+	CHECK(taken >= 5);
+	CHECK(taken < NR_OLD);
+	CHECK(youngest_taken < oldest_left);
+	_exit(0);
+}
+
+TEST_F_TIMEOUT(volatile_, the_oldest_go_first, SLOW)
+{
+	pid_t child;
+
+	group_make(_metadata, "140M");
+	child = fork();
+	if (!child)
+		outgrow_the_group();
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, rmdir(GROUP));
+}
+
+TEST_HARNESS_MAIN
