@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Arenas: the slots of a window, and how a frame enters and leaves one. The rules
- * of the frame's references are in frame.c, those of the locks in karena.h.
+ * Arenas: the slots of a window, and how a frame, huge or sparse, enters and leaves
+ * one. What is special to sparse frames is in sparse.c. The rules of references are
+ * in frame.c, those of the locks in karena.h.
  */
+#include <linux/bitmap.h>
+#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
 #include "karena.h"
+#include "trace.h"
 
 static struct kmem_cache *arena_cache;
 
@@ -20,7 +24,7 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 
 	if (arena)
 		return arena;
-	arena = karena_reclaim_arena_alloc(heap, arena_cache);
+	arena = karena_reclaim_alloc_arena(heap, arena_cache);
 	if (!arena)
 		return ERR_PTR(-ENOMEM);
 	arena->heap = heap;
@@ -36,172 +40,383 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
 }
 
-/* With COMMITTING held. */
-static int arena_commit(struct karena_heap *heap, struct karena_arena *arena,
-			unsigned long index)
+static void arena_lock(struct karena_arena *arena)
 {
-	struct folio *folio;
+	wait_on_bit_lock(&arena->flags, KARENA_ARENA_CHANGING,
+			 TASK_UNINTERRUPTIBLE);
+}
+
+static void arena_unlock(struct karena_arena *arena)
+{
+	clear_and_wake_up_bit(KARENA_ARENA_CHANGING, &arena->flags);
+}
+
+/* With heap->lock held: the folio that one page of the arena is in, or NULL. */
+static struct folio *arena_folio(struct karena_arena *arena, unsigned long page)
+{
+	struct page *small;
+
+	lockdep_assert_held(&arena->heap->lock);
+	if (arena->folio)
+		return arena->folio;
+	small = arena->pages ? arena->pages[page % KARENA_ARENA_PAGES] : NULL;
+	return small ? page_folio(small) : NULL;
+}
+
+/*
+ * What the state word says after a commit. A commit of single pages by madvise()
+ * leaves it: the kernel does not know when the last of them has come.
+ */
+static void state_committed(struct karena_arena *arena, u32 committed)
+{
+	u32 *state = karena_state(arena->heap, arena->index);
+	u32 word = READ_ONCE(*state);
+
+	lockdep_assert_held(&arena->heap->lock);
+	if (KARENA_STATE(word) == KARENA_FREE ||
+	    KARENA_STATE(word) == KARENA_REQUESTED)
+		cmpxchg(state, word, committed);
+}
+
+/* A charged, zeroed frame, or an ERR_PTR. */
+static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
+{
+	int node = karena_frame_node(heap, index);
+	struct folio *folio = karena_ready_take(heap, node, false);
 	int err;
 
-	if (READ_ONCE(arena->folio))
-		return 0;
+	if (folio)
+		return folio;
 	err = karena_charge(heap, KARENA_ARENA_PAGES);
-	if (err)
-		return err;
-	folio = karena_frame_alloc(heap, index);
-	if (!folio) {
-		karena_uncharge(heap, KARENA_ARENA_PAGES);
-		return -ENOMEM;
+	if (err == -EAGAIN)
+		return ERR_PTR(err);
+	if (!err) {
+		folio = karena_reserve_take(heap, node);
+		if (!folio)
+			folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER,
+						   node, KARENA_FRAME_GFP);
+		if (!folio)
+			karena_uncharge(heap, KARENA_ARENA_PAGES);
 	}
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->folio, folio);
-	cmpxchg(karena_state(heap, index), KARENA_REQUESTED, KARENA_ACTIVE);
-	spin_unlock(&heap->lock);
+	/* Better one of another node than none. */
+	if (!folio)
+		folio = karena_ready_take(heap, node, true);
+	return folio ?: ERR_PTR(-ENOMEM);
+}
+
+/* With CHANGING held, on an arena without a frame. */
+static int commit_huge(struct karena_arena *arena)
+{
+	struct karena_heap *heap = arena->heap;
+	struct folio *folio = huge_frame(heap, arena->index);
+
+	if (IS_ERR(folio))
+		return PTR_ERR(folio);
+	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
+	folio->index = arena->index << KARENA_ARENA_ORDER;
 	atomic_long_inc(&heap->huge);
 	atomic_long_inc(&karena_nr_huge);
+	spin_lock(&heap->lock);
+	WRITE_ONCE(arena->folio, folio);
+	state_committed(arena, KARENA_ACTIVE);
+	spin_unlock(&heap->lock);
+	karena_ready_committed(heap, folio_nid(folio));
 	return 0;
 }
 
-/**
- * karena_arena_commit() - Give an arena a frame.
- * @heap: The heap.
- * @index: Which arena of its window.
- *
- * The arena's state word must say REQUESTED; it says ACTIVE afterwards.
- *
- * Context: May sleep.
- * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
- * limit; -ENXIO when nobody asked for the arena.
- */
-int karena_arena_commit(struct karena_heap *heap, unsigned long index)
+/* With CHANGING held. */
+static int arena_commit(struct karena_arena *arena, unsigned long first,
+			unsigned long count, bool single)
 {
-	struct karena_arena *arena;
+	struct karena_heap *heap = arena->heap;
 	int err;
 
-	/* The commit that has made it ACTIVE has installed its frame before. */
-	if (smp_load_acquire(karena_state(heap, index)) != KARENA_REQUESTED) {
-		arena = xa_load(&heap->arenas, index);
-		return arena && READ_ONCE(arena->folio) ? 0 : -ENXIO;
+	if (arena->folio || (!arena->pages && count == KARENA_ARENA_PAGES))
+		return arena->folio ? 0 : commit_huge(arena);
+	err = karena_sparse_commit(arena, first, count);
+	if (!err && !single) {
+		spin_lock(&heap->lock);
+		state_committed(arena, KARENA_ACTIVE | KARENA_SPARSE);
+		spin_unlock(&heap->lock);
 	}
-	karena_sysfs_add(heap);
-	arena = arena_get(heap, index);
-	if (IS_ERR(arena)) {
-		err = PTR_ERR(arena);
-	} else {
-		wait_on_bit_lock(&arena->flags, KARENA_ARENA_COMMITTING,
-				 TASK_UNINTERRUPTIBLE);
-		err = arena_commit(heap, arena, index);
-		clear_and_wake_up_bit(KARENA_ARENA_COMMITTING, &arena->flags);
-	}
-	if (err)
-		atomic_long_inc(&heap->refused);
 	return err;
 }
 
 /**
- * karena_arena_lock_folio() - Get hold of an arena's frame.
+ * karena_arena_refused() - Note that a commit has failed for want of memory.
  * @heap: The heap.
- * @index: Which arena of its window.
- *
- * Context: May sleep for the folio lock.
- * Return: The frame, locked and with a reference for the caller, and certain to
- * stay the arena's until it is unlocked; NULL when the arena has none.
  */
-struct folio *karena_arena_lock_folio(struct karena_heap *heap,
-				      unsigned long index)
+void karena_arena_refused(struct karena_heap *heap)
 {
-	struct karena_arena *arena = xa_load(&heap->arenas, index);
+	atomic_long_inc(&heap->refused);
+	karena_pressure_raise(heap, KARENA_PRESSURE_HIGH);
+}
+
+/**
+ * karena_arena_commit() - Commit an arena, or pages of it.
+ * @heap: The heap.
+ * @page: The first page, counted from the window's start.
+ * @count: How many pages, all in one arena. All of an arena that has no frame get
+ *	a huge one.
+ * @single: Whether one of several that the kernel is asked for one by one; then
+ *	the state word stays as it is.
+ *
+ * Context: May sleep.
+ * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
+ * limit; -EAGAIN when karena_lock() is needed first.
+ */
+int karena_arena_commit(struct karena_heap *heap, unsigned long page,
+			unsigned long count, bool single)
+{
+	struct karena_arena *arena;
+	int err;
+
+	karena_sysfs_add(heap);
+	arena = arena_get(heap, page / KARENA_ARENA_PAGES);
+	if (IS_ERR(arena)) {
+		err = PTR_ERR(arena);
+	} else {
+		arena_lock(arena);
+		err = arena_commit(arena, page % KARENA_ARENA_PAGES, count, single);
+		arena_unlock(arena);
+	}
+	trace_karena_commit(heap, page, count, err);
+	if (!err)
+		karena_pressure_check(heap);
+	if (err == -ENOMEM)
+		karena_arena_refused(heap);
+	return err;
+}
+
+/**
+ * karena_arena_has() - Whether a page is committed.
+ * @heap: The heap.
+ * @page: Which page of the window.
+ *
+ * Return: Whether it is, at this moment.
+ */
+bool karena_arena_has(struct karena_heap *heap, unsigned long page)
+{
+	struct karena_arena *arena;
+	bool has;
+
+	arena = xa_load(&heap->arenas, page / KARENA_ARENA_PAGES);
+	if (!arena)
+		return false;
+	spin_lock(&heap->lock);
+	has = arena_folio(arena, page);
+	spin_unlock(&heap->lock);
+	return has;
+}
+
+/* With heap->lock held. */
+static bool arena_frozen(struct karena_arena *arena)
+{
+	return test_bit(KARENA_ARENA_FROZEN, &arena->flags);
+}
+
+/* A reference to the folio that a page is in, or NULL; waits while it is frozen. */
+static struct folio *arena_get_folio(struct karena_arena *arena, unsigned long page)
+{
+	struct karena_heap *heap = arena->heap;
 	struct folio *folio;
 
+	spin_lock(&heap->lock);
+	while (arena_frozen(arena)) {
+		spin_unlock(&heap->lock);
+		wait_on_bit(&arena->flags, KARENA_ARENA_FROZEN,
+			    TASK_UNINTERRUPTIBLE);
+		spin_lock(&heap->lock);
+	}
+	folio = arena_folio(arena, page);
+	if (folio)
+		folio_get(folio);
+	spin_unlock(&heap->lock);
+	return folio;
+}
+
+/**
+ * karena_arena_lock_folio() - Get hold of the memory of a page.
+ * @heap: The heap.
+ * @page: Which page of the window.
+ *
+ * Context: May sleep for the folio lock, and while the arena is frozen.
+ * Return: The folio that the page is in, locked and with a reference for the caller,
+ * and certain to stay the arena's until it is unlocked; NULL when the page is not
+ * committed.
+ */
+struct folio *karena_arena_lock_folio(struct karena_heap *heap, unsigned long page)
+{
+	struct karena_arena *arena;
+	struct folio *folio;
+	bool still;
+
+	arena = xa_load(&heap->arenas, page / KARENA_ARENA_PAGES);
 	if (!arena)
 		return NULL;
-	for (;;) {
-		spin_lock(&heap->lock);
-		folio = arena->folio;
-		if (folio)
-			folio_get(folio);
-		spin_unlock(&heap->lock);
-		if (!folio)
-			return NULL;
+	while ((folio = arena_get_folio(arena, page))) {
 		folio_lock(folio);
-		if (folio == READ_ONCE(arena->folio))
-			return folio;
+		spin_lock(&heap->lock);
+		still = !arena_frozen(arena) && folio == arena_folio(arena, page);
+		spin_unlock(&heap->lock);
+		if (still)
+			break;
 		/* It was released, perhaps replaced, while we waited. */
 		folio_unlock(folio);
 		folio_put(folio);
 	}
+	return folio;
 }
 
-static void arena_unmap(struct karena_heap *heap, unsigned long index)
+/**
+ * karena_arena_unmap() - Unmap pages of an arena.
+ * @arena: The arena.
+ * @first: The first page.
+ * @count: How many.
+ *
+ * Context: Takes the mapping's i_mmap_rwsem.
+ */
+void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
+			unsigned long count)
 {
-	unmap_mapping_range(heap->mapping, (loff_t)index << KARENA_ARENA_SHIFT,
-			    KARENA_ARENA_SIZE, 1);
+	loff_t page = arena->index * KARENA_ARENA_PAGES + first;
+
+	unmap_mapping_range(arena->heap->mapping, page << PAGE_SHIFT,
+			    count << PAGE_SHIFT, 1);
 }
 
-static void arena_uncommit(struct karena_heap *heap, struct folio *folio)
+static void huge_free(struct karena_heap *heap, struct folio *folio)
 {
 	atomic_long_dec(&heap->huge);
 	atomic_long_dec(&karena_nr_huge);
 	karena_frame_free(heap, folio);
 }
 
+/* With CHANGING held. */
+static void release_huge(struct karena_arena *arena)
+{
+	struct karena_heap *heap = arena->heap;
+	struct folio *folio = arena->folio;
+
+	/* Who has looked it up maps it before we unmap it. */
+	folio_lock(folio);
+	spin_lock(&heap->lock);
+	WRITE_ONCE(arena->folio, NULL);
+	spin_unlock(&heap->lock);
+	folio_unlock(folio);
+	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
+	huge_free(heap, folio);
+}
+
+/* Too little of a huge frame to make it sparse for, or it is pinned. */
+static void clear_pages_of(struct folio *folio, const unsigned long *gone)
+{
+	unsigned long i;
+
+	for_each_set_bit(i, gone, KARENA_ARENA_PAGES) {
+		if (!PageHWPoison(folio_page(folio, i)))
+			clear_highpage(folio_page(folio, i));
+		cond_resched();
+	}
+}
+
+/* With CHANGING held. */
+static void arena_release(struct karena_arena *arena, const unsigned long *gone)
+{
+	struct karena_heap *heap = arena->heap;
+	bool all = bitmap_full(gone, KARENA_ARENA_PAGES);
+
+	if (arena->pages)
+		karena_sparse_release(arena, gone);
+	else if (arena->folio && all)
+		release_huge(arena);
+	else if (arena->folio && !karena_sparse_demote(arena, gone))
+		clear_pages_of(arena->folio, gone);
+	if (all) {
+		spin_lock(&heap->lock);
+		WRITE_ONCE(*karena_state(heap, arena->index), KARENA_FREE);
+		spin_unlock(&heap->lock);
+	}
+}
+
 /**
- * karena_arena_release() - Take an arena's frame away, if it has one.
+ * karena_arena_release() - Take pages of an arena away, where it has them.
  * @heap: The heap.
  * @index: Which arena of its window.
- *
- * The arena's state word says FREE afterwards.
+ * @gone: A bit for each page that goes. When all go the state word says FREE
+ *	afterwards.
  *
  * Context: May sleep; takes the mapping's i_mmap_rwsem.
  */
-void karena_arena_release(struct karena_heap *heap, unsigned long index)
+void karena_arena_release(struct karena_heap *heap, unsigned long index,
+			  const unsigned long *gone)
 {
-	struct folio *folio = karena_arena_lock_folio(heap, index);
 	struct karena_arena *arena = xa_load(&heap->arenas, index);
 
-	if (!folio) {
-		spin_lock(&heap->lock);
-		if (!arena || !arena->folio)
+	trace_karena_release(heap, index,
+			     bitmap_weight(gone, KARENA_ARENA_PAGES));
+	if (!arena) {
+		/* Perhaps it was requested, and there was no memory for it. */
+		if (bitmap_full(gone, KARENA_ARENA_PAGES))
 			WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
-		spin_unlock(&heap->lock);
 		return;
 	}
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->folio, NULL);
-	WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
-	spin_unlock(&heap->lock);
-	folio_unlock(folio);
-	arena_unmap(heap, index);
-	folio_put(folio);	/* our own; the slot's is still there */
-	arena_uncommit(heap, folio);
+	arena_lock(arena);
+	arena_release(arena, gone);
+	arena_unlock(arena);
 }
 
-/* With the folio lock held: the frame is the arena's until it is unlocked. */
-static bool purge_locked(struct karena_arena *arena, struct folio *folio, u32 word)
+/* With CHANGING held. */
+static bool arena_pinned(struct karena_arena *arena)
+{
+	return arena->folio ? folio_maybe_dma_pinned(arena->folio) :
+	       karena_sparse_pinned(arena);
+}
+
+/*
+ * Under the lock, because who looks into the slot takes a reference there: if the
+ * slot's reference is the only one nobody uses the frame, or gets to.
+ */
+static unsigned long purge_huge(struct karena_arena *arena, struct list_head *folios)
+{
+	struct folio *folio = arena->folio;
+
+	lockdep_assert_held(&arena->heap->lock);
+	if (!folio_ref_freeze(folio, 1))
+		return 0;
+	WRITE_ONCE(arena->folio, NULL);
+	folio_ref_unfreeze(folio, 1);
+	list_add(&folio->lru, folios);
+	return KARENA_ARENA_PAGES;
+}
+
+/* With CHANGING held, on an arena with a frame. */
+static unsigned long arena_purge(struct karena_arena *arena, u32 word)
 {
 	struct karena_heap *heap = arena->heap;
 	u32 *state = karena_state(heap, arena->index);
-	bool frozen;
+	bool huge = arena->folio;
+	struct folio *folio, *next;
+	unsigned long pages;
+	LIST_HEAD(folios);
 
 	/* Kinder than to take what a device is writing to. */
-	if (folio != READ_ONCE(arena->folio) || folio_maybe_dma_pinned(folio))
-		return false;
-	if (cmpxchg(state, word, KARENA_BUSY) != word)
-		return false;
-	arena_unmap(heap, arena->index);
-	/*
-	 * The slot's reference and ours: nobody else has one, or gets one. Under
-	 * the lock, because who looks into the slot takes a reference there.
-	 */
+	if (arena_pinned(arena) || cmpxchg(state, word, KARENA_BUSY) != word)
+		return 0;
+	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
 	spin_lock(&heap->lock);
-	frozen = folio_ref_freeze(folio, 2);
-	if (frozen) {
-		WRITE_ONCE(arena->folio, NULL);
-		folio_ref_unfreeze(folio, 2);
-	}
-	cmpxchg(state, KARENA_BUSY, frozen ? KARENA_FREE : word);
+	pages = huge ? purge_huge(arena, &folios) :
+		       karena_sparse_purge(arena, &folios);
+	cmpxchg(state, KARENA_BUSY, pages ? KARENA_FREE : word);
 	spin_unlock(&heap->lock);
-	return frozen;
+	list_for_each_entry_safe(folio, next, &folios, lru) {
+		list_del(&folio->lru);
+		if (huge)
+			huge_free(heap, folio);
+		else
+			karena_frame_free(heap, folio);
+	}
+	return pages;
 }
 
 /**
@@ -209,31 +424,19 @@ static bool purge_locked(struct karena_arena *arena, struct folio *folio, u32 wo
  * @arena: The arena, on the list of reclaim or kept by heap->purges.
  * @word: Its state word, as it was when the arena was chosen.
  *
- * Context: Reclaim. Waits for no folio lock and allocates nothing.
- * Return: Whether the frame is free; then the state word says FREE.
+ * Context: Reclaim. Waits for nobody who allocates, and allocates nothing.
+ * Return: How many pages came free; if any, the state word says FREE.
  */
-bool karena_arena_purge(struct karena_arena *arena, u32 word)
+unsigned long karena_arena_purge(struct karena_arena *arena, u32 word)
 {
-	struct karena_heap *heap = arena->heap;
-	struct folio *folio;
-	bool purged;
+	unsigned long pages = 0;
 
-	spin_lock(&heap->lock);
-	folio = arena->folio;
-	if (folio && !folio_trylock(folio))
-		folio = NULL;
-	if (folio)
-		folio_get(folio);
-	spin_unlock(&heap->lock);
-	if (!folio)
-		return false;
-
-	purged = purge_locked(arena, folio, word);
-	folio_unlock(folio);
-	folio_put(folio);	/* our own; the slot's is still there */
-	if (purged)
-		arena_uncommit(heap, folio);
-	return purged;
+	if (test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags))
+		return 0;
+	if (arena->folio || arena->pages)
+		pages = arena_purge(arena, word);
+	arena_unlock(arena);
+	return pages;
 }
 
 /**
@@ -250,7 +453,8 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	karena_reclaim_wait(heap);
 	xa_for_each(&heap->arenas, index, arena) {
 		if (arena->folio)
-			arena_uncommit(heap, arena->folio);
+			huge_free(heap, arena->folio);
+		karena_sparse_destroy(arena);
 		kmem_cache_free(arena_cache, arena);
 		cond_resched();
 	}

@@ -6,6 +6,7 @@
 #ifndef _KARENA_COMPAT_H
 #define _KARENA_COMPAT_H
 
+#include <linux/kthread.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
 #include <linux/shrinker.h>
@@ -83,22 +84,37 @@ static inline void shrinker_free(struct shrinker *shrinker)
 }
 
 static inline int karena_shrinker_register(struct shrinker *shrinker,
-					   struct list_lru *lru)
+					   struct list_lru *lrus[2])
 {
-	int err = register_shrinker(shrinker, "karena");
-
-	return err ?: list_lru_init_memcg(lru, shrinker);
+	return register_shrinker(shrinker, "karena") ?:
+	       list_lru_init_memcg(lrus[0], shrinker) ?:
+	       list_lru_init_memcg(lrus[1], shrinker);
 }
 #else
 static inline int karena_shrinker_register(struct shrinker *shrinker,
-					   struct list_lru *lru)
+					   struct list_lru *lrus[2])
 {
-	int err = list_lru_init_memcg(lru, shrinker);
+	int err = list_lru_init_memcg(lrus[0], shrinker) ?:
+		  list_lru_init_memcg(lrus[1], shrinker);
 
 	if (!err)
 		shrinker_register(shrinker);
 	return err;
 }
+#endif
+
+/* Before, no fault that could be a commit came with the VMA's lock alone. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+static inline void release_fault_lock(struct vm_fault *vmf)
+{
+	mmap_read_unlock(vmf->vma->vm_mm);
+}
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#define karena_kthread_run_worker	kthread_create_worker
+#else
+#define karena_kthread_run_worker	kthread_run_worker
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)

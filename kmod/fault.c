@@ -5,11 +5,13 @@
  * takes reference, rmap and RSS and installs the entry. For a page of an order-9
  * folio that is a PMD, whatever the setting of transparent huge pages.
  */
+#include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
 #include "compat.h"
 #include "karena.h"
+#include "trace.h"
 
 /*
  * The handler needs no mmap_lock. Kernels with per-VMA locks call it without only
@@ -30,28 +32,76 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 }
 
 /*
+ * Account memory to RLIMIT_MEMLOCK, which takes mmap_lock: with that let go of the
+ * fault is tried again from the start.
+ */
+static vm_fault_t lock_fault(struct vm_fault *vmf, struct karena_heap *heap,
+			     unsigned long pages)
+{
+	struct file *file;
+
+	if (!karena_lock_allowed(heap, pages)) {
+		karena_arena_refused(heap);
+		return VM_FAULT_OOM;
+	}
+	if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
+		return VM_FAULT_OOM;
+	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
+		return VM_FAULT_RETRY;
+	/* Without the lock, another thread may unmap the heap. */
+	file = get_file(vmf->vma->vm_file);
+	release_fault_lock(vmf);
+	/* If it fails, so does karena_lock_allowed() the next time. */
+	karena_lock(heap, pages);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+/*
  * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
  * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
  * even when REQUESTED, so that the bug shows whether or not there is memory.
  */
-static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap,
-			       unsigned long index)
+static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
+{
+	unsigned long page = vmf->pgoff, count = 1;
+	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
+	int err;
+
+	/* What another process does to this one's memory commits none. */
+	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE))
+		return VM_FAULT_SIGBUS;
+	/* Pairs with who commits: the state is set after the frame. */
+	switch (smp_load_acquire(state)) {
+	case KARENA_REQUESTED:
+		page = ALIGN_DOWN(page, KARENA_ARENA_PAGES);
+		count = KARENA_ARENA_PAGES;
+		break;
+	case KARENA_REQUESTED | KARENA_SPARSE:
+		break;
+	default:
+		/* The commit that has made it ACTIVE has come between. */
+		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
+	}
+	err = karena_arena_commit(heap, page, count, count == 1);
+	if (!err)
+		return 0;
+	if (err == -EAGAIN)
+		return lock_fault(vmf, heap, count);
+	return VM_FAULT_OOM;
+}
+
+static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	struct folio *folio;
 	vm_fault_t ret;
 
-	atomic_long_inc(&heap->faults);
-	while (!(folio = karena_arena_lock_folio(heap, index))) {
-		int err;
-
-		if (vmf->flags & FAULT_FLAG_USER)
-			return VM_FAULT_SIGBUS;
-		err = karena_arena_commit(heap, index);
-		if (err)
-			return err == -ENOMEM ? VM_FAULT_OOM : VM_FAULT_SIGBUS;
+	while (!(folio = karena_arena_lock_folio(heap, vmf->pgoff))) {
+		ret = commit_fault(vmf, heap);
+		if (ret)
+			return ret;
 	}
-	ret = fault_page(vmf, folio_page(folio, vmf->pgoff &
-					 (KARENA_ARENA_PAGES - 1)));
+	ret = fault_page(vmf, folio_file_page(folio, vmf->pgoff));
 	if (!ret)
 		return VM_FAULT_LOCKED;
 	folio_unlock(folio);
@@ -80,13 +130,23 @@ static vm_fault_t karena_fault(struct vm_fault *vmf)
 {
 	struct karena_heap *heap = vmf->vma->vm_file->private_data;
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
+	unsigned long page = vmf->pgoff;
+	vm_fault_t ret;
 
 	/* MADV_DOFORK can give a child the mapping, but not the heap. */
 	if (vmf->vma->vm_mm != heap->mm)
 		return VM_FAULT_SIGBUS;
 	if (vmf->pgoff < window)
-		return window_fault(vmf, heap, vmf->pgoff >> KARENA_ARENA_ORDER);
-	return control_fault(vmf, heap, vmf->pgoff - window);
+		ret = window_fault(vmf, heap);
+	else
+		ret = control_fault(vmf, heap, vmf->pgoff - window);
+	/* After VM_FAULT_RETRY neither mapping nor heap need be there any more. */
+	if (ret & VM_FAULT_RETRY)
+		return ret;
+	if (page < window)
+		atomic_long_inc(&heap->faults);
+	trace_karena_fault(heap, page, (__force unsigned int)ret);
+	return ret;
 }
 
 #ifdef CONFIG_NUMA

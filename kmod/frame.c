@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Frames: the physical memory behind arenas. The rules of a frame's references:
+ * Frames: the physical memory behind arenas, folios of 2 MiB or, of sparse frames,
+ * of one page. The rules of a folio's references:
  *
  * - The arena's slot owns one. Every page table entry owns one and every pin (of
  *   direct I/O, of io_uring) its own; the core takes and drops these.
- * - A frame leaves its slot under the folio lock, is unmapped, and is freed when
+ * - A folio leaves its slot under the folio lock, is unmapped, and is freed when
  *   the slot's reference is the only one left. Else somebody pins it and keeps it:
  *   it becomes an orphan, on a list and still charged, until they let go. So pins
- *   do not evade a limit, and no other owner gets the frame before.
- * - Nothing here uses a frame again. Whoever comes to do so must win
- *   folio_ref_freeze(folio, 1) first.
+ *   do not evade a limit, and no other owner gets the folio before.
+ * - Who takes it from its owner unasked, or reads what is in it to put it elsewhere,
+ *   wins folio_ref_freeze(folio, 1) first, after it is unmapped.
+ * - Nothing here uses a folio again.
  */
 #include <linux/gfp.h>
 #include <linux/memcontrol.h>
@@ -25,43 +27,68 @@ static LIST_HEAD(abandoned);
 static DEFINE_SPINLOCK(abandoned_lock);
 
 /**
- * karena_frame_alloc() - Allocate a huge frame.
+ * karena_frame_node() - On which NUMA node an arena's memory is to be.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * Return: The node, or NUMA_NO_NODE when the committing thread's policy decides.
+ */
+int karena_frame_node(const struct karena_heap *heap, unsigned long index)
+{
+	int node, place;
+
+	if (heap->policy == KARENA_POLICY_DEFAULT)
+		return NUMA_NO_NODE;
+	if (heap->policy != KARENA_POLICY_INTERLEAVE)
+		return heap->node;
+	place = index % num_node_state(N_MEMORY);
+	for_each_node_state(node, N_MEMORY) {
+		if (!place--)
+			break;
+	}
+	return node;
+}
+
+/**
+ * karena_frame_alloc() - Allocate a frame, or a page of a sparse one.
  * @heap: The heap that is to own it, whose memory cgroup is charged, whoever's
  *	fault it is.
- * @index: For which arena of its window.
+ * @order: KARENA_ARENA_ORDER or 0.
+ * @node: Where, or NUMA_NO_NODE.
+ * @gfp: How; KARENA_FRAME_GFP, or less of it.
  *
- * Context: May sleep. Reclaims and compacts, but never starts the OOM killer: the
- * order is a costly one.
- * Return: A zeroed folio with one reference, or NULL.
+ * Return: A folio with one reference, or NULL.
  */
-struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned long index)
+struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned int order,
+				 int node, gfp_t gfp)
 {
 	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
 	struct mem_cgroup *old = set_active_memcg(memcg);
 	struct folio *folio;
 
-	/* __GFP_ZERO clears once, whether or not init_on_alloc is on. */
-	folio = folio_alloc(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_ZERO |
-			    __GFP_RETRY_MAYFAIL | __GFP_NOWARN,
-			    KARENA_ARENA_ORDER);
+	if (heap->policy == KARENA_POLICY_BIND)
+		gfp |= __GFP_THISNODE;
+	if (node == NUMA_NO_NODE)
+		folio = folio_alloc(gfp, order);
+	else
+		folio = __folio_alloc_node(gfp, order, node);
 	set_active_memcg(old);
 	mem_cgroup_put(memcg);
-	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
-	if (folio)
-		folio->index = index << KARENA_ARENA_ORDER;
 	return folio;
 }
 
 /**
- * karena_frame_free() - Drop the slot's reference to a frame.
- * @heap: The heap, which is uncharged once the frame is free.
- * @folio: A frame that no slot and no mapping has any more.
+ * karena_frame_free() - Drop the slot's reference to a folio.
+ * @heap: The heap, which is uncharged once the folio is free.
+ * @folio: What no slot and no mapping has any more.
  */
 void karena_frame_free(struct karena_heap *heap, struct folio *folio)
 {
+	long pages = folio_nr_pages(folio);
+
 	if (folio_ref_count(folio) == 1) {
 		folio_put(folio);
-		karena_uncharge(heap, KARENA_ARENA_PAGES);
+		karena_uncharge(heap, pages);
 		return;
 	}
 	spin_lock(&heap->lock);
@@ -86,10 +113,12 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 	struct folio *folio, *next;
 
 	list_for_each_entry_safe(folio, next, free, lru) {
+		long pages = folio_nr_pages(folio);
+
 		list_del(&folio->lru);
 		atomic_long_dec(&nr_orphans);
 		folio_put(folio);
-		karena_uncharge(heap, KARENA_ARENA_PAGES);
+		karena_uncharge(heap, pages);
 	}
 }
 

@@ -13,7 +13,6 @@
 #include <linux/pid.h>
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -28,7 +27,10 @@ static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 
 static void heap_destroy(struct karena_heap *heap)
 {
+	karena_ready_stop(heap);
 	karena_arena_destroy_all(heap);
+	karena_pressure_stop(heap);
+	karena_unlock_all(heap);
 	karena_control_free(heap);
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
@@ -50,23 +52,12 @@ static int heap_release(struct inode *inode, struct file *file)
 static long heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
 	struct karena_heap *heap = file->private_data;
-	unsigned long index = offset >> KARENA_ARENA_SHIFT;
-	unsigned long end = (offset + len) >> KARENA_ARENA_SHIFT;
 
 	if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
 		return -EOPNOTSUPP;
 	if (current->mm != heap->mm)
 		return -EPERM;
-	if ((offset | len) & (KARENA_ARENA_SIZE - 1) || end > heap->nr_arenas)
-		return -EINVAL;
-	for (; index < end; index++) {
-		if (fatal_signal_pending(current))
-			return -EINTR;
-		karena_arena_release(heap, index);
-		cond_resched();
-	}
-	karena_frame_reap(heap);
-	return 0;
+	return karena_range_release(heap, offset, len);
 }
 
 static const struct file_operations heap_fops = {
@@ -74,6 +65,8 @@ static const struct file_operations heap_fops = {
 	.mmap			= karena_mmap,
 	.get_unmapped_area	= thp_get_unmapped_area,
 	.fallocate		= heap_fallocate,
+	.unlocked_ioctl		= karena_heap_ioctl,
+	.poll			= karena_pressure_poll,
 	.fsync			= noop_fsync,
 	.release		= heap_release,
 	.llseek			= noop_llseek,
@@ -116,10 +109,15 @@ static struct karena_heap *heap_alloc(const struct karena_create *create,
 	heap->uid = current_euid();
 	heap->gid = gid;
 	heap->nr_arenas = create->window >> KARENA_ARENA_SHIFT;
+	heap->policy = create->policy;
+	heap->node = create->node;
 	heap->limit = (create->limit ?: create->window) >> PAGE_SHIFT;
+	heap->soft_limit = karena_limit_pages(create->soft_limit);
 	spin_lock_init(&heap->lock);
 	INIT_LIST_HEAD(&heap->orphans);
 	xa_init(&heap->arenas);
+	karena_ready_prepare(heap);
+	karena_pressure_prepare(heap);
 
 	err = karena_control_alloc(heap);
 	if (err) {

@@ -4,9 +4,11 @@
  * their size.
  */
 #include <linux/build_bug.h>
+#include <linux/cpuset.h>
 #include <linux/ctype.h>
 #include <linux/file.h>
 #include <linux/mm.h>
+#include <linux/nodemask.h>
 #include <linux/uaccess.h>
 
 #include "karena.h"
@@ -15,11 +17,15 @@ union karena_args {
 	struct karena_info info;
 	struct karena_create create;
 	struct karena_attach attach;
+	struct karena_limit limit;
+	struct karena_ready ready;
+	struct karena_ranges ranges;
 };
 
 /* A call under way: the caller's struct, our copy of it, and their sizes. */
 struct karena_call {
 	struct file *file;
+	struct karena_heap *heap;	/* for the calls on one */
 	void __user *user;
 	u32 size;
 	union karena_args args;
@@ -64,7 +70,10 @@ static int call_info(struct karena_call *call)
 	if (info->flags || info->reserved)
 		return -EINVAL;
 	info->abi_version = KARENA_ABI_VERSION;
-	info->features = KARENA_FEATURE_VOLATILE;
+	info->features = KARENA_FEATURE_VOLATILE | KARENA_FEATURE_SPARSE |
+			 KARENA_FEATURE_READY | KARENA_FEATURE_LIMIT |
+			 KARENA_FEATURE_PRESSURE | KARENA_FEATURE_NODE |
+			 KARENA_FEATURE_STATS;
 	info->arena_size = KARENA_ARENA_SIZE;
 	info->window_max = KARENA_WINDOW_MAX;
 	info->limit = (u64)karena_limit() << PAGE_SHIFT;
@@ -84,6 +93,22 @@ static bool name_valid(const char *name)
 	return length < KARENA_NAME_SIZE;
 }
 
+static bool policy_valid(const struct karena_create *create)
+{
+	switch (create->policy) {
+	case KARENA_POLICY_DEFAULT:
+	case KARENA_POLICY_INTERLEAVE:
+		return !create->node;
+	case KARENA_POLICY_PREFER:
+	case KARENA_POLICY_BIND:
+		return create->node < nr_node_ids &&
+		       node_state(create->node, N_MEMORY) &&
+		       node_isset(create->node, cpuset_current_mems_allowed);
+	default:
+		return false;
+	}
+}
+
 static int call_create(struct karena_call *call)
 {
 	struct karena_create *create = &call->args.create;
@@ -97,7 +122,7 @@ static int call_create(struct karena_call *call)
 		return -EFBIG;
 	if (create->limit && create->limit < KARENA_ARENA_SIZE)
 		return -EINVAL;
-	if (!name_valid(create->name))
+	if (!name_valid(create->name) || !policy_valid(create))
 		return -EINVAL;
 
 	/* Who may open the device node may read of its heaps. */
@@ -145,6 +170,40 @@ static int call_attach(struct karena_call *call)
 	return call_answer_file(call, sizeof(*attach), file);
 }
 
+static int call_limit(struct karena_call *call)
+{
+	struct karena_limit *limit = &call->args.limit;
+
+	return karena_limit_call(call->heap, limit) ?:
+	       call_answer(call, sizeof(*limit));
+}
+
+static int call_ready(struct karena_call *call)
+{
+	struct karena_ready *ready = &call->args.ready;
+
+	return karena_ready_call(call->heap, ready) ?:
+	       call_answer(call, sizeof(*ready));
+}
+
+static int call_commit(struct karena_call *call)
+{
+	struct karena_ranges *ranges = &call->args.ranges;
+
+	if (ranges->flags || ranges->reserved)
+		return -EINVAL;
+	return karena_ranges_commit(call->heap, ranges);
+}
+
+static int call_release(struct karena_call *call)
+{
+	struct karena_ranges *ranges = &call->args.ranges;
+
+	if (ranges->flags || ranges->reserved)
+		return -EINVAL;
+	return karena_ranges_release(call->heap, ranges);
+}
+
 struct karena_call_type {
 	unsigned int cmd;
 	size_t size_first;	/* up to the last member of the first version */
@@ -159,11 +218,42 @@ struct karena_call_type {
 	.run		= _run,						\
 }
 
-static const struct karena_call_type call_types[] = {
+static const struct karena_call_type device_calls[] = {
 	CALL(KARENA_INFO, call_info, karena_info, committed),
 	CALL(KARENA_CREATE, call_create, karena_create, control_size),
 	CALL(KARENA_ATTACH, call_attach, karena_attach, control_size),
 };
+
+static const struct karena_call_type heap_calls[] = {
+	CALL(KARENA_LIMIT, call_limit, karena_limit, soft),
+	CALL(KARENA_READY, call_ready, karena_ready, reserved),
+	CALL(KARENA_COMMIT, call_commit, karena_ranges, reserved),
+	CALL(KARENA_RELEASE, call_release, karena_ranges, reserved),
+};
+
+static int call_run(struct karena_call *call, unsigned int cmd,
+		    const struct karena_call_type *types, size_t nr)
+{
+	const struct karena_call_type *type = types;
+	int err;
+
+	while (type->cmd != cmd) {
+		if (++type == types + nr)
+			return -ENOTTY;
+	}
+	if (call->heap && call->heap->mm != current->mm)
+		return -EPERM;
+	if (get_user(call->size, (u32 __user *)call->user))
+		return -EFAULT;
+	if (call->size < type->size_first)
+		return -EINVAL;
+	if (call->size > PAGE_SIZE)
+		return -E2BIG;
+	err = copy_struct_from_user(&call->args, type->size, call->user, call->size);
+	if (err)
+		return err;
+	return type->run(call);
+}
 
 /**
  * karena_ioctl() - A call on the device.
@@ -177,21 +267,25 @@ static const struct karena_call_type call_types[] = {
 long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct karena_call call = { .file = file, .user = (void __user *)arg };
-	const struct karena_call_type *type = call_types;
-	int err;
 
-	while (type->cmd != cmd) {
-		if (++type == call_types + ARRAY_SIZE(call_types))
-			return -ENOTTY;
-	}
-	if (get_user(call.size, (u32 __user *)call.user))
-		return -EFAULT;
-	if (call.size < type->size_first)
-		return -EINVAL;
-	if (call.size > PAGE_SIZE)
-		return -E2BIG;
-	err = copy_struct_from_user(&call.args, type->size, call.user, call.size);
-	if (err)
-		return err;
-	return type->run(&call);
+	return call_run(&call, cmd, device_calls, ARRAY_SIZE(device_calls));
+}
+
+/**
+ * karena_heap_ioctl() - A call on a heap.
+ * @file: The heap.
+ * @cmd: KARENA_LIMIT and its like.
+ * @arg: Address of the call's struct.
+ *
+ * Return: As karena_ioctl().
+ */
+long karena_heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+{
+	struct karena_call call = {
+		.file	= file,
+		.heap	= file->private_data,
+		.user	= (void __user *)arg,
+	};
+
+	return call_run(&call, cmd, heap_calls, ARRAY_SIZE(heap_calls));
 }

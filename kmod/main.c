@@ -7,6 +7,9 @@
 
 #include "karena.h"
 
+#define CREATE_TRACE_POINTS
+#include "trace.h"
+
 /* Set when nothing can fail any more: until then no heap can be made. */
 static bool karena_up;
 
@@ -43,9 +46,12 @@ static int __init karena_init(void)
 	err = karena_reclaim_init();
 	if (err)
 		goto err_arena;
-	err = misc_register(&karena_device);
+	err = karena_ready_init();
 	if (err)
 		goto err_reclaim;
+	err = misc_register(&karena_device);
+	if (err)
+		goto err_ready;
 	err = karena_sysfs_init(&karena_device);
 	if (err)
 		goto err_device;
@@ -55,6 +61,8 @@ static int __init karena_init(void)
 
 err_device:
 	misc_deregister(&karena_device);
+err_ready:
+	karena_ready_exit();
 err_reclaim:
 	karena_reclaim_exit();
 err_arena:
@@ -66,6 +74,7 @@ static void __exit karena_exit(void)
 {
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
+	karena_ready_exit();
 	karena_reclaim_exit();
 	karena_frame_exit();
 	karena_arena_exit();

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/falloc.h>
@@ -37,7 +39,8 @@
 #define MIB		(1UL << 20)
 #define ARENA		KARENA_ARENA_SIZE
 #define SYSFS		"/sys/class/misc/karena"
-#define LIMIT_PARAM	"/sys/module/karena/parameters/limit"
+#define PARAMETERS	"/sys/module/karena/parameters"
+#define LIMIT_PARAM	PARAMETERS "/limit"
 
 struct heap {
 	int fd;
@@ -69,34 +72,39 @@ static inline int device_call(unsigned int cmd, void *args)
 	return ret;
 }
 
-/* Make and map a heap; its descriptor stays open. 0 or -errno. */
-static inline int heap_open(struct heap *heap, size_t size, size_t limit)
+/*
+ * Make and map a heap, after what the struct says but for its size and name; its
+ * descriptor stays open. 0 or -errno.
+ */
+static inline int heap_create(struct heap *heap, struct karena_create *create)
 {
-	struct karena_create create = {
-		.size = sizeof(create),
-		.window = size,
-		.limit = limit,
-		.name = "selftest",
-	};
-
 	memset(heap, 0, sizeof(*heap));
-	heap->fd = device_call(KARENA_CREATE, &create);
+	create->size = sizeof(*create);
+	strcpy(create->name, "selftest");
+	heap->fd = device_call(KARENA_CREATE, create);
 	if (heap->fd < 0)
 		return heap->fd;
-	heap->id = create.id;
-	heap->size = size;
-	heap->control_size = create.control_size;
-	heap->window = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
+	heap->id = create->id;
+	heap->size = create->window;
+	heap->control_size = create->control_size;
+	heap->window = mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED,
 			    heap->fd, 0);
 	if (heap->window == MAP_FAILED)
 		return -errno;
-	heap->control = mmap(NULL, create.control_size, PROT_READ | PROT_WRITE,
-			     MAP_SHARED, heap->fd, create.control_offset);
+	heap->control = mmap(NULL, create->control_size, PROT_READ | PROT_WRITE,
+			     MAP_SHARED, heap->fd, create->control_offset);
 	if (heap->control == MAP_FAILED)
 		return -errno;
 	heap->states = (void *)((char *)heap->control +
 				heap->control->states_offset);
 	return 0;
+}
+
+static inline int heap_open(struct heap *heap, size_t size, size_t limit)
+{
+	struct karena_create create = { .window = size, .limit = limit };
+
+	return heap_create(heap, &create);
 }
 
 /* The same as a library does it: no descriptor is kept. */
@@ -146,6 +154,73 @@ static inline int heap_commit(const struct heap *heap, size_t first, size_t coun
 static inline int heap_release(const struct heap *heap, size_t first, size_t count)
 {
 	return madvise(arena(heap, first), count * ARENA, MADV_REMOVE) ? -errno : 0;
+}
+
+/* One call with a heap's descriptor: what it returns, or -errno. */
+static inline int heap_call(const struct heap *heap, unsigned int cmd, void *args)
+{
+	int ret = ioctl(heap->fd, cmd, args);
+
+	return ret < 0 ? -errno : ret;
+}
+
+/* KARENA_COMMIT or KARENA_RELEASE of one range: its result, or -errno. */
+static inline int heap_range(const struct heap *heap, unsigned int cmd,
+			     uint64_t offset, uint64_t length)
+{
+	struct karena_range range = { .offset = offset, .length = length };
+	struct karena_ranges args = {
+		.size = sizeof(args), .ranges = (uintptr_t)&range, .nr = 1
+	};
+	int err = heap_call(heap, cmd, &args);
+
+	/* The call fails with the result of its only range. */
+	return err == range.result ? err : -EPROTO;
+}
+
+/* KARENA_LIMIT: 0 or -errno. */
+static inline int heap_limit(const struct heap *heap, unsigned int flags,
+			     uint64_t hard, uint64_t soft)
+{
+	struct karena_limit args = {
+		.size = sizeof(args), .flags = flags, .hard = hard, .soft = soft
+	};
+
+	return heap_call(heap, KARENA_LIMIT, &args);
+}
+
+/* Keep frames ready on a node: how many there are now, or -errno. */
+static inline long heap_ready(const struct heap *heap, uint32_t node,
+			      uint32_t count)
+{
+	struct karena_ready args = {
+		.size = sizeof(args), .count = count, .node = node
+	};
+	int err = heap_call(heap, KARENA_READY, &args);
+
+	return err ?: args.ready;
+}
+
+/* The same, and wait, ten seconds at most, until there are as many as that. */
+static inline bool heap_ready_becomes(const struct heap *heap, uint32_t node,
+				      uint32_t count, long value)
+{
+	for (int i = 0; i < 1000; i++) {
+		if (heap_ready(heap, node, count) == value)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* Run on one processor, which in the guest is one NUMA node. */
+static inline int run_on(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	return sched_setaffinity(0, sizeof(cpus), &cpus);
 }
 
 static __thread sigjmp_buf touch_jump;
@@ -298,6 +373,18 @@ static inline long heap_figure(const struct heap *heap, const char *name)
 	return figure(path);
 }
 
+/* Wait, five seconds at most, until a heap's figure has a value. */
+static inline bool heap_figure_becomes(const struct heap *heap, const char *name,
+				       long value)
+{
+	for (int i = 0; i < 500; i++) {
+		if (heap_figure(heap, name) == value)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
 /* Wait, five seconds at most, until a global figure has a value. */
 static inline bool figure_becomes(const char *name, long value)
 {
@@ -307,6 +394,38 @@ static inline bool figure_becomes(const char *name, long value)
 		usleep(10000);
 	}
 	return false;
+}
+
+/* What a state word says that is stored to give an arena back now. */
+static inline uint32_t now_volatile(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return KARENA_VOLATILE_SINCE(now.tv_sec * 1000000000ULL + now.tv_nsec);
+}
+
+static inline uint32_t give_back(const struct heap *heap, size_t index)
+{
+	uint32_t word = now_volatile();
+
+	__atomic_store_n(&heap->states[index], word, __ATOMIC_RELEASE);
+	return word;
+}
+
+static inline bool take_back(const struct heap *heap, size_t index, uint32_t word)
+{
+	return __atomic_compare_exchange_n(&heap->states[index], &word,
+					   KARENA_ACTIVE, false, __ATOMIC_ACQ_REL,
+					   __ATOMIC_ACQUIRE);
+}
+
+/* Every cache that can shrink does: all volatile arenas are taken. */
+static inline void shrink_everything(void)
+{
+	/* Each time, every cache gives up a part. */
+	for (int i = 0; i < 4; i++)
+		write_text("/proc/sys/vm/drop_caches", "2\n");
 }
 
 /* The status of a child as a shell gives it: 128 + signal, or the exit status. */

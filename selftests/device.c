@@ -201,7 +201,7 @@ TEST_F(device, create_answers_and_closes_on_exec)
 	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
 	EXPECT_GT(create.id, 0);
 	EXPECT_EQ(3 * ARENA, create.control_offset);
-	EXPECT_EQ(2 * 4096, create.control_size);
+	EXPECT_EQ(3 * 4096, create.control_size);
 	close(fd);
 }
 

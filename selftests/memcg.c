@@ -81,11 +81,11 @@ TEST_F(memcg, memory_max_ends_a_commit_in_enomem)
 	EXPECT_LT(group_figure("memory.current", NULL), 4 * MIB);
 }
 
-TEST_F(memcg, the_owner_is_charged_whoever_faults)
+TEST_F(memcg, another_process_commits_nothing_in_a_heap)
 {
 	int to_parent[2], to_child[2];
-	struct heap heap;
 	struct iovec local, remote;
+	struct heap heap;
 	char byte = 1;
 	pid_t child;
 
@@ -95,18 +95,21 @@ TEST_F(memcg, the_owner_is_charged_whoever_faults)
 	if (!child) {
 		CHECK(!write_text(GROUP "/cgroup.procs", "0"));
 		CHECK(!heap_make(&heap, 4 * ARENA, 0));
-		set_state(&heap, 0, 4, KARENA_REQUESTED);
+		CHECK(!heap_commit(&heap, 0, 2));
+		set_state(&heap, 2, 2, KARENA_REQUESTED);
 		CHECK(write(to_parent[1], &heap, sizeof(heap)) == sizeof(heap));
 		CHECK(read(to_child[0], &byte, 1) == 1);
-		CHECK(group_figure("memory.current", NULL) > (long)(4 * ARENA));
+		CHECK(heap.window[0] == 1 && heap.window[ARENA] == 1);
+		CHECK(group_figure("memory.current", NULL) < (long)(4 * ARENA));
 		_exit(0);
 	}
 	ASSERT_EQ(sizeof(heap), read(to_parent[0], &heap, sizeof(heap)));
-	/* The parent, outside of the group, writes to what its child asked for. */
+	/* The parent writes to what its child has, and to what it asked for. */
 	for (int i = 0; i < 4; i++) {
 		local = (struct iovec){ &byte, 1 };
 		remote = (struct iovec){ arena(&heap, i), 1 };
-		ASSERT_EQ(1, process_vm_writev(child, &local, 1, &remote, 1, 0));
+		EXPECT_EQ(i < 2 ? 1 : -1,
+			  process_vm_writev(child, &local, 1, &remote, 1, 0));
 	}
 	ASSERT_EQ(1, write(to_child[1], &byte, 1));
 	EXPECT_EQ(0, child_status(child));

@@ -6,10 +6,14 @@
  * descriptor, one mmap() reserves its window, and the descriptor may be closed;
  * the mapping keeps the heap alive. From then on madvise() drives it:
  *
- *	MADV_POPULATE_WRITE	commits the arenas whose state word says REQUESTED
- *	MADV_REMOVE		releases arenas
+ *	MADV_POPULATE_WRITE	commits what is in arenas whose state word says REQUESTED
+ *	MADV_REMOVE		releases arenas, or pages of them
  *
  * and stores to the state words give arenas back and take them back.
+ *
+ * An arena that was committed whole has a huge frame, mapped by one entry. One that
+ * was committed in part, or whose greater part was released, has a sparse frame:
+ * pages of 4 KiB, of which each counts by itself.
  *
  * Every call takes a struct whose first member is its size. A kernel that knows
  * a shorter struct accepts a longer one whose tail is zero; a kernel that knows
@@ -21,7 +25,7 @@
  *	EINVAL	a size below the call's first version, an unknown flag, a reserved
  *		member that is not zero, or a value outside what the member allows
  *	EFAULT	the struct's memory cannot be read or written
- *	EPERM	the heap belongs to another process
+ *	EPERM	the heap belongs to another process, or the right is missing
  *	ENOMEM	no memory, for the kernel's own structures or within a limit
  */
 #ifndef _UAPI_LINUX_KARENA_H
@@ -46,7 +50,25 @@
 #define KARENA_NAME_SIZE	32
 
 /** KARENA_FEATURE_VOLATILE - Volatile arenas are taken when memory is short. */
-#define KARENA_FEATURE_VOLATILE	0x1UL
+#define KARENA_FEATURE_VOLATILE	0x01UL
+
+/** KARENA_FEATURE_SPARSE - Parts of arenas, KARENA_COMMIT and KARENA_RELEASE. */
+#define KARENA_FEATURE_SPARSE	0x02UL
+
+/** KARENA_FEATURE_READY - Frames cleared ahead, KARENA_READY. */
+#define KARENA_FEATURE_READY	0x04UL
+
+/** KARENA_FEATURE_LIMIT - Limits that can be changed, KARENA_LIMIT. */
+#define KARENA_FEATURE_LIMIT	0x08UL
+
+/** KARENA_FEATURE_PRESSURE - The pressure word, and poll() for it. */
+#define KARENA_FEATURE_PRESSURE	0x10UL
+
+/** KARENA_FEATURE_NODE - A heap's NUMA node or policy. */
+#define KARENA_FEATURE_NODE	0x20UL
+
+/** KARENA_FEATURE_STATS - The statistics page. */
+#define KARENA_FEATURE_STATS	0x40UL
 
 /**
  * struct karena_info - What the module offers (KARENA_INFO).
@@ -74,6 +96,22 @@ struct karena_info {
 };
 
 /**
+ * enum karena_policy - On which NUMA node a heap's frames are.
+ * @KARENA_POLICY_DEFAULT: As the memory policy of the committing thread says; by
+ *	default on the node it runs on, or on another when that is full.
+ * @KARENA_POLICY_PREFER: On one node, or on another when that is full.
+ * @KARENA_POLICY_BIND: On one node alone.
+ * @KARENA_POLICY_INTERLEAVE: On all nodes in turn, by the arena's place in the
+ *	window.
+ */
+enum karena_policy {
+	KARENA_POLICY_DEFAULT		= 0,
+	KARENA_POLICY_PREFER		= 1,
+	KARENA_POLICY_BIND		= 2,
+	KARENA_POLICY_INTERLEAVE	= 3,
+};
+
+/**
  * struct karena_create - Make a heap (KARENA_CREATE).
  * @size: Size of this struct in bytes, set by the caller.
  * @flags: Must be 0.
@@ -87,6 +125,12 @@ struct karena_info {
  *	the name of its directory in sysfs.
  * @control_offset: Out: where the control region begins in the file.
  * @control_size: Out: size of the control region in bytes.
+ * @policy: Of enum karena_policy.
+ * @node: The NUMA node of PREFER and BIND, one with memory that the caller may use;
+ *	0 otherwise.
+ * @soft_limit: Bytes above which the heap is under pressure; 0: none.
+ *
+ * The members from @policy on may be left out.
  *
  * The call returns a descriptor, closed on exec. The heap belongs to the calling
  * process: no other can map or drive it, and a child does not inherit it.
@@ -104,6 +148,9 @@ struct karena_create {
 	__u64 id;
 	__u64 control_offset;
 	__u64 control_size;
+	__u32 policy;
+	__u32 node;
+	__u64 soft_limit;
 };
 
 /**
@@ -133,6 +180,110 @@ struct karena_attach {
 	__u64 control_size;
 };
 
+/** KARENA_LIMIT_HARD - Set the hard limit. */
+#define KARENA_LIMIT_HARD	0x1U
+
+/** KARENA_LIMIT_SOFT - Set the soft limit. */
+#define KARENA_LIMIT_SOFT	0x2U
+
+/**
+ * struct karena_limit - Set and read a heap's limits (KARENA_LIMIT).
+ * @size: Size of this struct in bytes, set by the caller.
+ * @flags: Which limits to set: KARENA_LIMIT_HARD, KARENA_LIMIT_SOFT, or none.
+ * @hard: Bytes that the heap may commit, from the size of an arena up to that of
+ *	the window; out: the limit in force. Below what is committed, nothing more is.
+ *	EPERM: root has set it in sysfs, and to raise it takes CAP_SYS_RESOURCE.
+ * @soft: Bytes above which the heap is under pressure, 0 for none; out: the limit
+ *	in force.
+ *
+ * The call returns 0.
+ */
+struct karena_limit {
+	__u32 size;
+	__u32 flags;
+	__u64 hard;
+	__u64 soft;
+};
+
+/** KARENA_NODE_ANY - The node that the caller would commit on. */
+#define KARENA_NODE_ANY		0xffffffffU
+
+/**
+ * struct karena_ready - Keep huge frames cleared ahead (KARENA_READY).
+ * @size: Size of this struct in bytes, set by the caller.
+ * @flags: Must be 0.
+ * @count: How many to keep on @node from now on; those above are given up at once.
+ *	EINVAL: above what the window has arenas. ENOMEM: RLIMIT_MEMLOCK does not allow
+ *	as many.
+ * @node: A NUMA node with memory, or KARENA_NODE_ANY. EINVAL also for one that the
+ *	heap's policy excludes.
+ * @ready: Out: how many there are on @node.
+ * @reserved: Must be 0; out: 0.
+ *
+ * The call returns 0 and does not wait: a worker clears them when there is time
+ * and memory is not short. They count against the limits and are charged to the
+ * owner's memory cgroup; when memory is short they go after the volatile arenas,
+ * and come again later.
+ */
+struct karena_ready {
+	__u32 size;
+	__u32 flags;
+	__u32 count;
+	__u32 node;
+	__u32 ready;
+	__u32 reserved;
+};
+
+/**
+ * struct karena_range - A range of the window, for struct karena_ranges.
+ * @offset: Where it begins, in bytes from the window's start; whole pages.
+ * @length: Its size in bytes; whole pages, not 0.
+ * @result: Out: 0, or a negative error number:
+ *	-EINVAL	not whole pages, or not within the window
+ *	-ENOMEM	(commit) no memory, or at a limit
+ *	-EBUSY	(commit) an arena of it is volatile
+ *	-EINTR	a signal ended the process before its turn came
+ * @reserved: Must be 0; else the result is -EINVAL.
+ */
+struct karena_range {
+	__u64 offset;
+	__u64 length;
+	__s32 result;
+	__u32 reserved;
+};
+
+/**
+ * struct karena_ranges - Commit or release ranges of the window (KARENA_COMMIT,
+ *	KARENA_RELEASE).
+ * @size: Size of this struct in bytes, set by the caller.
+ * @flags: Must be 0.
+ * @ranges: Address of an array of struct karena_range.
+ * @nr: How many these are.
+ * @reserved: Must be 0.
+ *
+ * Every range is tried and gets its result, whatever became of the others. The call
+ * returns 0 when all succeeded, else it fails with the first result that is an
+ * error.
+ *
+ * KARENA_COMMIT gives whole arenas without memory huge frames, and the missing
+ * pages of the others sparse ones; the state words say ACTIVE afterwards, with
+ * KARENA_SPARSE in an arena that is sparse. What a range that fails has committed
+ * until then stays.
+ *
+ * KARENA_RELEASE gives whole arenas and pages of sparse ones back. Of an arena with
+ * a huge frame, the pages that ranges which follow each other in the list release
+ * are taken together: half of it or more makes it sparse, what remains is copied
+ * and the huge frame comes free. Less, or an arena that is pinned, is cleared and
+ * stays committed.
+ */
+struct karena_ranges {
+	__u32 size;
+	__u32 flags;
+	__u64 ranges;
+	__u32 nr;
+	__u32 reserved;
+};
+
 /** KARENA_IOC - The type of karena's ioctl numbers. */
 #define KARENA_IOC		0xE9
 
@@ -145,15 +296,30 @@ struct karena_attach {
 /** KARENA_ATTACH - On the device; see struct karena_attach. */
 #define KARENA_ATTACH		_IO(KARENA_IOC, 0x12)
 
+/** KARENA_LIMIT - On a heap; see struct karena_limit. */
+#define KARENA_LIMIT		_IO(KARENA_IOC, 0x20)
+
+/** KARENA_READY - On a heap; see struct karena_ready. */
+#define KARENA_READY		_IO(KARENA_IOC, 0x21)
+
+/** KARENA_COMMIT - On a heap; see struct karena_ranges. */
+#define KARENA_COMMIT		_IO(KARENA_IOC, 0x22)
+
+/** KARENA_RELEASE - On a heap; see struct karena_ranges. */
+#define KARENA_RELEASE		_IO(KARENA_IOC, 0x23)
+
 /**
  * enum karena_state - What an arena is; the low bits of its state word hold one of
- * these, the others are 0 but for VOLATILE.
+ * these, the others are 0 but for VOLATILE and KARENA_SPARSE.
  * @KARENA_FREE: No memory. The kernel sets it when it has released the arena, the
  *	process when a commit has failed. A touch is SIGBUS.
  * @KARENA_REQUESTED: Set by the process on a FREE arena: MADV_POPULATE_WRITE may
- *	now commit it. A touch from user mode is still SIGBUS.
- * @KARENA_ACTIVE: Committed; set by the kernel, or by the process that takes a
- *	VOLATILE arena back.
+ *	now commit it, whole. With KARENA_SPARSE, on an arena that is FREE or sparse:
+ *	MADV_POPULATE_WRITE may now commit pages of it; when it has, the process
+ *	stores ACTIVE with KARENA_SPARSE. A touch of what is not committed is still
+ *	SIGBUS from user mode.
+ * @KARENA_ACTIVE: Committed, or with KARENA_SPARSE committed in part; set by the
+ *	kernel, or by the process that takes a VOLATILE arena back.
  * @KARENA_VOLATILE: Committed, but the kernel may take it without asking. The
  *	process stores KARENA_VOLATILE_SINCE() over ACTIVE to give an arena back,
  *	and takes it back by a compare-and-swap of what it stored for ACTIVE: if
@@ -169,6 +335,9 @@ enum karena_state {
 	KARENA_BUSY		= 4,
 };
 
+/** KARENA_SPARSE - In a state word beside REQUESTED and ACTIVE: page by page. */
+#define KARENA_SPARSE		0x8U
+
 /** KARENA_STATE() - The state in a state word. */
 #define KARENA_STATE(word)	((word) & 7)
 
@@ -181,6 +350,23 @@ enum karena_state {
 	((__u32)(((__u64)(nanoseconds) >> 20) << 3) | KARENA_VOLATILE)
 
 /**
+ * enum karena_pressure - How short memory is for a heap.
+ * @KARENA_PRESSURE_NONE: It is not.
+ * @KARENA_PRESSURE_SOME: The heap is above its soft limit, or reclaim took arenas or
+ *	ready frames from it, or memory is low in the machine or in its memory cgroup.
+ *	Time to collect garbage and to give back.
+ * @KARENA_PRESSURE_HIGH: A commit has failed for want of memory or at a limit.
+ */
+enum karena_pressure {
+	KARENA_PRESSURE_NONE	= 0,
+	KARENA_PRESSURE_SOME	= 1,
+	KARENA_PRESSURE_HIGH	= 2,
+};
+
+/** KARENA_PRESSURE_LEVEL() - The level in a pressure word. */
+#define KARENA_PRESSURE_LEVEL(word)	((word) & 3)
+
+/**
  * struct karena_control - The first page of the control region.
  * @abi_version: KARENA_ABI_VERSION of the module.
  * @arena_shift: Base 2 logarithm of the arena's size in bytes.
@@ -188,11 +374,18 @@ enum karena_state {
  * @nr_arenas: Arenas in the window.
  * @states_offset: Where in the control region, in bytes, the state words begin:
  *	one __u32 for each arena of the window, read and written with atomics.
+ * @stats_offset: Where the statistics page begins, a struct karena_stats.
+ * @pressure: The pressure word: the level in its two low bits, above them a number
+ *	that grows with each rise. The level falls by itself about a second after its
+ *	last cause.
+ * @pressure_seen: The process stores the pressure word here when it has acted on
+ *	it; poll() on the heap's descriptor reports EPOLLPRI while the level is above
+ *	NONE and the number is another.
  * @reserved: 0.
  *
- * The kernel writes these members once and never reads them. It reads the state
- * words as requests, never as the truth: what a process writes there concerns
- * its own heap alone.
+ * The kernel writes these members, pressure_seen excepted, and reads none of them
+ * but that one. It reads the state words as requests, never as the truth: what a
+ * process writes there concerns its own heap alone.
  */
 struct karena_control {
 	__u32 abi_version;
@@ -200,7 +393,58 @@ struct karena_control {
 	__u64 id;
 	__u64 nr_arenas;
 	__u64 states_offset;
-	__u64 reserved[4];
+	__u64 stats_offset;
+	__u32 pressure;
+	__u32 pressure_seen;
+	__u64 reserved[2];
+};
+
+/** KARENA_STATS_VERSION - The layout of struct karena_stats. */
+#define KARENA_STATS_VERSION	1
+
+/** KARENA_DOMAINS - The domains of a library: raw, mem and obj, in this order. */
+#define KARENA_DOMAINS		3
+
+/**
+ * struct karena_stats - The statistics page: what the process says of its heap.
+ * @version: KARENA_STATS_VERSION; 0 while the process says nothing.
+ * @sequence: Odd while the process writes the rest.
+ * @arenas_allocated: Arenas taken into use, ever.
+ * @arenas_reclaimed: Arenas given up, ever.
+ * @arenas_highwater: The most that were in use at a time.
+ * @arenas: In use now.
+ * @pools: Runs that hold blocks of one size.
+ * @bytes_blocks: In blocks that the program has.
+ * @bytes_available: In blocks and pages that are free.
+ * @bytes_unused_pools: In pools without a block.
+ * @bytes_headers: Lost to headers.
+ * @bytes_quantization: Lost at the end of pools, where no block fits.
+ * @bytes_alignment: Lost to alignment.
+ * @domain: Blocks and bytes that the program has, of each domain.
+ * @domain.blocks: Blocks.
+ * @domain.bytes: Bytes of these.
+ *
+ * The kernel shows these figures in sysfs, as the process wrote them. The byte
+ * figures add up to arenas times the arena's size.
+ */
+struct karena_stats {
+	__u32 version;
+	__u32 sequence;
+	__u64 arenas_allocated;
+	__u64 arenas_reclaimed;
+	__u64 arenas_highwater;
+	__u64 arenas;
+	__u64 pools;
+	__u64 bytes_blocks;
+	__u64 bytes_available;
+	__u64 bytes_unused_pools;
+	__u64 bytes_headers;
+	__u64 bytes_quantization;
+	__u64 bytes_alignment;
+	struct {
+		__u64 blocks;
+		__u64 bytes;
+	} domain[KARENA_DOMAINS];
 };
 
 #endif /* _UAPI_LINUX_KARENA_H */

@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Ready frames: huge frames of a heap that are cleared before they are wanted, as
+ * many as the process asks for, and some more while it grows fast. One thread for
+ * all heaps makes them, one at a time, when nothing else wants the processor and
+ * without reclaim. They are charged to the owner's memory cgroup and to the limits
+ * from the start: nothing can be charged for them later.
+ *
+ * The lists and counts are heap->lock's; heap->ready itself, once it is set, stays.
+ */
+#include <linux/cpuset.h>
+#include <linux/jiffies.h>
+#include <linux/mm.h>
+#include <linux/moduleparam.h>
+#include <linux/nodemask.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+
+#include "compat.h"
+#include "karena.h"
+#include "trace.h"
+
+/* A heap grows fast when it commits again within this. */
+#define FAST		(HZ / 10)
+
+/* Nothing is filled for this long after memory was short. */
+#define PAUSE		HZ
+
+/* For a heap with fewer arenas, one more would be much. */
+#define AHEAD_ARENAS	4
+
+/* Takes what is free, and wakes nobody who would make room. */
+#define READY_GFP	(((KARENA_FRAME_GFP & ~__GFP_RECLAIM) & \
+			  ~__GFP_RETRY_MAYFAIL) | __GFP_NOMEMALLOC | __GFP_THISNODE)
+
+static unsigned int ahead = 8;
+module_param(ahead, uint, 0644);
+MODULE_PARM_DESC(ahead, "most frames kept ready for a heap that grows fast (default: 8; 0: none)");
+
+static struct kthread_worker *worker;
+static struct kmem_cache *ready_cache;
+static atomic_long_t nr_ready;
+
+static void ready_run(struct karena_heap *heap, unsigned long delay)
+{
+	kthread_mod_delayed_work(worker, &heap->ready_work, delay);
+}
+
+static struct karena_ready_frames *ready_get(struct karena_heap *heap)
+{
+	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
+	int node;
+
+	if (ready)
+		return ready;
+	ready = karena_reclaim_alloc_ready(heap, ready_cache);
+	if (!ready)
+		return NULL;
+	ready->heap = heap;
+	INIT_LIST_HEAD(&ready->lru);
+	for (node = 0; node < nr_node_ids; node++)
+		INIT_LIST_HEAD(&ready->node[node].folios);
+	if (cmpxchg(&heap->ready, NULL, ready)) {
+		kmem_cache_free(ready_cache, ready);
+		return heap->ready;
+	}
+	karena_reclaim_add_ready(ready);
+	return ready;
+}
+
+/* With heap->lock held. */
+static unsigned int ready_target(struct karena_heap *heap, int node)
+{
+	return max(heap->ready->node[node].wanted,
+		   node == heap->ahead_node ? heap->ahead : 0);
+}
+
+/* With heap->lock held: out of the list; the frame stays charged. */
+static struct folio *ready_pop(struct karena_heap *heap, int node)
+{
+	struct karena_ready_node *at = &heap->ready->node[node];
+	struct folio *folio;
+
+	lockdep_assert_held(&heap->lock);
+	folio = list_first_entry_or_null(&at->folios, struct folio, lru);
+	if (!folio)
+		return NULL;
+	list_del(&folio->lru);
+	at->nr--;
+	WRITE_ONCE(heap->nr_ready, heap->nr_ready - 1);
+	atomic_long_dec(&nr_ready);
+	return folio;
+}
+
+/* Charged only now, so that what is charged can be had by who commits. */
+static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
+{
+	struct karena_ready_node *at = &heap->ready->node[node];
+	int err;
+
+	spin_lock(&heap->lock);
+	err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
+	if (!err) {
+		list_add(&folio->lru, &at->folios);
+		at->nr++;
+		WRITE_ONCE(heap->nr_ready, heap->nr_ready + 1);
+		atomic_long_inc(&nr_ready);
+	}
+	spin_unlock(&heap->lock);
+	return !err;
+}
+
+/* With heap->lock held, likewise: the first that there is. */
+static struct folio *ready_pop_any(struct karena_heap *heap)
+{
+	struct folio *folio = NULL;
+	int node;
+
+	for (node = 0; node < nr_node_ids && heap->nr_ready && !folio; node++)
+		folio = ready_pop(heap, node);
+	return folio;
+}
+
+/**
+ * karena_ready_local_node() - Where the committing thread's memory comes from.
+ *
+ * Return: The node, or NUMA_NO_NODE when that is not simple to say.
+ */
+int karena_ready_local_node(void)
+{
+	int node = numa_mem_id();
+
+#ifdef CONFIG_NUMA
+	if (current->mempolicy)
+		return NUMA_NO_NODE;
+#endif
+	return node_isset(node, cpuset_current_mems_allowed) ? node : NUMA_NO_NODE;
+}
+
+/**
+ * karena_ready_take() - Take a ready frame to commit it.
+ * @heap: The heap.
+ * @node: On which node; NUMA_NO_NODE: where the current thread's memory is.
+ * @any: On whatever node, rather than none.
+ *
+ * Return: A zeroed frame, charged as committed, or NULL.
+ */
+struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
+{
+	struct folio *folio = NULL;
+
+	if (!READ_ONCE(heap->nr_ready))
+		return NULL;
+	if (node == NUMA_NO_NODE)
+		node = karena_ready_local_node();
+	spin_lock(&heap->lock);
+	/* The limit may have been lowered since the frame was charged. */
+	if (heap->nr_ready && heap->charged <= heap->limit) {
+		if (node != NUMA_NO_NODE)
+			folio = ready_pop(heap, node);
+		if (!folio && any)
+			folio = ready_pop_any(heap);
+	}
+	spin_unlock(&heap->lock);
+	if (folio)
+		karena_charge_committed(heap, KARENA_ARENA_PAGES);
+	return folio;
+}
+
+/* Nobody but us has ever had it. */
+static void ready_free(struct karena_heap *heap, struct folio *folio)
+{
+	folio_put(folio);
+	karena_uncharge_ready(heap, KARENA_ARENA_PAGES);
+}
+
+static bool ready_drop_one(struct karena_heap *heap)
+{
+	struct folio *folio = NULL;
+
+	spin_lock(&heap->lock);
+	if (heap->nr_ready)
+		folio = ready_pop_any(heap);
+	spin_unlock(&heap->lock);
+	if (folio)
+		ready_free(heap, folio);
+	return folio;
+}
+
+/**
+ * karena_ready_drop() - Free ready frames; memory is short.
+ * @heap: The heap; for a while it gets no new ones.
+ * @count: How many.
+ *
+ * Context: Any process context, reclaim too.
+ * Return: How many pages came free.
+ */
+unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count)
+{
+	unsigned long pages = 0;
+
+	if (!READ_ONCE(heap->nr_ready))
+		return 0;
+	WRITE_ONCE(heap->fill_after, jiffies + PAUSE);
+	while (count-- && ready_drop_one(heap))
+		pages += KARENA_ARENA_PAGES;
+	ready_run(heap, PAUSE);
+	return pages;
+}
+
+/**
+ * karena_ready_committed() - Keep up with a heap that has committed a huge frame.
+ * @heap: The heap.
+ * @node: Where the frame is.
+ */
+void karena_ready_committed(struct karena_heap *heap, int node)
+{
+	unsigned long huge = atomic_long_read(&heap->huge);
+	unsigned int most = READ_ONCE(ahead);
+	bool fast;
+
+	spin_lock(&heap->lock);
+	fast = time_before(jiffies, heap->last_commit + FAST) &&
+	       huge >= AHEAD_ARENAS && most;
+	heap->last_commit = jiffies;
+	if (fast) {
+		heap->ahead_node = node;
+		heap->ahead = min3(heap->ahead * 2 + 1, most,
+				   (unsigned int)(huge / AHEAD_ARENAS));
+	}
+	spin_unlock(&heap->lock);
+	if (fast || READ_ONCE(heap->ready))
+		ready_run(heap, 0);
+}
+
+/* Free what is above the targets. */
+static void ready_trim(struct karena_heap *heap)
+{
+	struct folio *folio;
+	int node;
+
+	for (node = 0; node < nr_node_ids; node++) {
+		do {
+			folio = NULL;
+			spin_lock(&heap->lock);
+			if (heap->ready->node[node].nr > ready_target(heap, node))
+				folio = ready_pop(heap, node);
+			spin_unlock(&heap->lock);
+			if (folio)
+				ready_free(heap, folio);
+		} while (folio);
+	}
+}
+
+/* A node that lacks frames, or NUMA_NO_NODE. */
+static int ready_lacking(struct karena_heap *heap)
+{
+	int node, found = NUMA_NO_NODE;
+
+	spin_lock(&heap->lock);
+	for (node = 0; node < nr_node_ids && found == NUMA_NO_NODE; node++) {
+		if (heap->ready->node[node].nr < ready_target(heap, node))
+			found = node;
+	}
+	spin_unlock(&heap->lock);
+	return found;
+}
+
+static bool ready_fill(struct karena_heap *heap, int node)
+{
+	struct folio *folio;
+
+	/* After the process's end it would be charged to nobody. */
+	if (!atomic_read(&heap->mm->mm_users) || karena_pressure_low(NULL) ||
+	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
+		return false;
+	folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
+	if (!folio)
+		return false;
+	if (ready_push(heap, node, folio))
+		return true;
+	folio_put(folio);
+	return false;
+}
+
+/* One frame at a time: other heaps have their turn in between. */
+static void ready_work(struct kthread_work *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap,
+						ready_work.work);
+	unsigned long now = jiffies, after = READ_ONCE(heap->fill_after);
+	bool idle, filled;
+	int node;
+
+	spin_lock(&heap->lock);
+	if (time_after(now, heap->last_commit + PAUSE))
+		heap->ahead = 0;
+	idle = !heap->ahead;
+	spin_unlock(&heap->lock);
+	if (!ready_get(heap)) {
+		ready_run(heap, PAUSE);
+		return;
+	}
+	ready_trim(heap);
+	node = ready_lacking(heap);
+	if (node == NUMA_NO_NODE) {
+		/* What is kept ahead is given up when the heap grows no more. */
+		if (!idle)
+			ready_run(heap, PAUSE);
+		return;
+	}
+	if (time_before(now, after)) {
+		ready_run(heap, after - now);
+		return;
+	}
+	filled = ready_fill(heap, node);
+	trace_karena_ready(heap, node, filled);
+	ready_run(heap, filled ? 0 : PAUSE);
+}
+
+static int call_node(struct karena_heap *heap, const struct karena_ready *call)
+{
+	bool single = heap->policy == KARENA_POLICY_PREFER ||
+		      heap->policy == KARENA_POLICY_BIND;
+
+	if (call->node == KARENA_NODE_ANY)
+		return single ? heap->node : numa_mem_id();
+	if (call->node >= nr_node_ids || !node_state(call->node, N_MEMORY) ||
+	    (heap->policy == KARENA_POLICY_BIND && call->node != heap->node))
+		return -EINVAL;
+	return call->node;
+}
+
+/* How many frames are to be made when so many are wanted on a node. */
+static unsigned long ready_lacks(struct karena_heap *heap, int node,
+				 unsigned int count)
+{
+	unsigned long lacks = 0;
+	int i;
+
+	spin_lock(&heap->lock);
+	for (i = 0; i < nr_node_ids; i++) {
+		struct karena_ready_node *at = &heap->ready->node[i];
+		unsigned int wanted = i == node ? count : at->wanted;
+
+		lacks += wanted > at->nr ? wanted - at->nr : 0;
+	}
+	spin_unlock(&heap->lock);
+	return lacks;
+}
+
+/**
+ * karena_ready_call() - Keep frames ready (KARENA_READY).
+ * @heap: The heap.
+ * @call: The caller's wish, and where the answer goes.
+ *
+ * Return: 0, -EINVAL or -ENOMEM.
+ */
+int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
+{
+	int node = call_node(heap, call);
+	struct karena_ready_frames *ready;
+	unsigned long lacking;
+	int err;
+
+	if (call->flags || call->reserved || node < 0 ||
+	    call->count > heap->nr_arenas)
+		return -EINVAL;
+	ready = ready_get(heap);
+	if (!ready)
+		return -ENOMEM;
+	lacking = ready_lacks(heap, node, call->count);
+	err = karena_lock(heap, lacking * KARENA_ARENA_PAGES);
+	if (err)
+		return err;
+	spin_lock(&heap->lock);
+	ready->node[node].wanted = call->count;
+	spin_unlock(&heap->lock);
+	ready_trim(heap);
+	ready_run(heap, 0);
+	karena_unlock_surplus(heap);
+	call->ready = READ_ONCE(ready->node[node].nr);
+	return 0;
+}
+
+/**
+ * karena_ready_prepare() - Make a new heap ready for ready frames.
+ * @heap: The heap.
+ */
+void karena_ready_prepare(struct karena_heap *heap)
+{
+	kthread_init_delayed_work(&heap->ready_work, ready_work);
+	heap->ahead_node = NUMA_NO_NODE;
+	heap->last_commit = jiffies - FAST;
+	heap->fill_after = jiffies;
+}
+
+/**
+ * karena_ready_stop() - Free all ready frames of a heap that goes.
+ * @heap: The heap, which nobody commits to any more.
+ */
+void karena_ready_stop(struct karena_heap *heap)
+{
+	kthread_cancel_delayed_work_sync(&heap->ready_work);
+	if (!heap->ready)
+		return;
+	karena_reclaim_remove_ready(heap->ready);
+	karena_reclaim_wait(heap);
+	while (ready_drop_one(heap))
+		;
+	kmem_cache_free(ready_cache, heap->ready);
+}
+
+/**
+ * karena_ready_total() - Count the ready frames of all heaps.
+ *
+ * Return: Their number.
+ */
+long karena_ready_total(void)
+{
+	return atomic_long_read(&nr_ready);
+}
+
+/**
+ * karena_ready_init() - Start the thread.
+ *
+ * Return: 0 or a negative errno.
+ */
+int karena_ready_init(void)
+{
+	struct karena_ready_frames *ready;
+
+	ready_cache = kmem_cache_create("karena_ready_frames",
+					struct_size(ready, node, nr_node_ids), 0,
+					SLAB_ACCOUNT, NULL);
+	if (!ready_cache)
+		return -ENOMEM;
+	worker = karena_kthread_run_worker(KTW_FREEZABLE, "karena-ready");
+	if (IS_ERR(worker)) {
+		kmem_cache_destroy(ready_cache);
+		return PTR_ERR(worker);
+	}
+	set_user_nice(worker->task, MAX_NICE);
+	karena_reserve_init(worker);
+	return 0;
+}
+
+/**
+ * karena_ready_exit() - Stop it; no heap is left.
+ */
+void karena_ready_exit(void)
+{
+	karena_reserve_exit();
+	kthread_destroy_worker(worker);
+	kmem_cache_destroy(ready_cache);
+}
