@@ -180,6 +180,19 @@ static int device_commit(struct ka_window *window, size_t first, size_t count)
 	return error;
 }
 
+static int device_commit_pages(struct ka_window *window, size_t arena, size_t from,
+			       size_t count)
+{
+	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
+	int error = 0;
+
+	set_states(window, arena, 1, KARENA_REQUESTED | KARENA_SPARSE);
+	if (madvise(start, count * KA_PAGE_SIZE, MADV_POPULATE_WRITE))
+		error = errno;
+	set_states(window, arena, 1, KARENA_ACTIVE | KARENA_SPARSE);
+	return error;
+}
+
 static bool device_forked(struct ka_window *window)
 {
 	/* What is mapped here by chance must not pass for the heap. */
@@ -202,6 +215,7 @@ const struct ka_source_type ka_device = {
 	.source		= KA_SOURCE_DEVICE,
 	.open		= device_open,
 	.commit		= device_commit,
+	.commit_pages	= device_commit_pages,
 	.release	= device_release,
 	.forked		= device_forked,
 	.close		= device_close,

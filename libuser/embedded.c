@@ -43,6 +43,18 @@ static int embedded_commit(struct ka_window *window, size_t first, size_t count)
 	return 0;
 }
 
+static int embedded_commit_pages(struct ka_window *window, size_t arena,
+				 size_t from, size_t count)
+{
+	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
+
+	if (mprotect(start, count * KA_PAGE_SIZE, PROT_READ | PROT_WRITE))
+		return errno;
+	/* A huge page would cost the whole arena at the first touch. */
+	madvise(start, count * KA_PAGE_SIZE, MADV_NOHUGEPAGE);
+	return 0;
+}
+
 static void embedded_release(struct ka_window *window, size_t first, size_t count)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
@@ -68,6 +80,7 @@ const struct ka_source_type ka_embedded = {
 	.source		= KA_SOURCE_EMBEDDED,
 	.open		= embedded_open,
 	.commit		= embedded_commit,
+	.commit_pages	= embedded_commit_pages,
 	.release	= embedded_release,
 	.forked		= embedded_forked,
 	.close		= embedded_close,

@@ -48,6 +48,8 @@ struct ka_window {
  * @open: Reserve a window of options->window bytes, whole arenas. 0, or -1 with
  *	errno and a sentence.
  * @commit: Commit arenas that are not committed, all or none. 0, or an errno.
+ * @commit_pages: Commit pages of an arena that is not committed, or in part, so
+ *	that no more have memory. 0, or an errno.
  * @release: Give committed arenas back.
  * @forked: In a child: true if the window is there, else its addresses are kept
  *	from being used for something else.
@@ -57,6 +59,8 @@ struct ka_source_type {
 	enum ka_source source;
 	int (*open)(struct ka_window *window, const struct ka_options *options);
 	int (*commit)(struct ka_window *window, size_t first, size_t count);
+	int (*commit_pages)(struct ka_window *window, size_t arena, size_t from,
+			    size_t count);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
 	bool (*forked)(struct ka_window *window);
 	void (*close)(struct ka_window *window);
@@ -75,14 +79,17 @@ extern const struct ka_source_type ka_embedded;
  *	goes on in this one without a head.
  * @nr_used: How many pages are in a run.
  * @longest: No free pages in a row are more than this.
- * @committed: Whether it has memory.
+ * @committed: How many of its pages have memory: none, all or, of one that is
+ *	committed in parts, the first so many.
+ * @parts: It is committed in parts, now and whenever it is committed again.
  */
 struct ka_arena {
 	uint64_t used[KA_MAP_WORDS];
 	uint64_t head[KA_MAP_WORDS];
 	uint16_t nr_used;
 	uint16_t longest;
-	bool committed;
+	uint16_t committed;
+	bool parts;
 };
 
 /**

@@ -11,6 +11,13 @@
 
 #define NO_PAGE		((size_t)-1)
 
+/*
+ * A heap's first arena is committed in parts, of 64 KiB: then a small heap costs
+ * what it uses. Not when the first run already takes a quarter of it.
+ */
+#define PART_PAGES	((size_t)16)
+#define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
+
 static bool test_bit(const uint64_t *map, size_t bit)
 {
 	return map[bit / 64] >> bit % 64 & 1;
@@ -109,7 +116,7 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
 {
-	while (first < end && heap->arenas[first].committed == committed)
+	while (first < end && !heap->arenas[first].committed == !committed)
 		first++;
 	return first;
 }
@@ -118,7 +125,7 @@ static void forget_arenas(struct ka_heap *heap, size_t first, size_t count)
 {
 	heap->window.source->release(&heap->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		heap->arenas[i].committed = false;
+		heap->arenas[i].committed = 0;
 	heap->stats.arenas -= count;
 	heap->stats.arenas_reclaimed += count;
 	heap->nr_empty -= count;
@@ -133,6 +140,48 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
 		       " memory cgroup or the limit of all heaps has none left",
 		       count);
+}
+
+static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
+			     uint16_t pages)
+{
+	for (size_t i = first; i < end; i++) {
+		heap->arenas[i].committed = pages;
+		heap->arenas[i].longest = KA_ARENA_PAGES;
+	}
+	heap->stats.arenas += end - first;
+	heap->stats.arenas_allocated += end - first;
+	heap->nr_empty += end - first;
+	if (heap->stats.arenas > heap->stats.arenas_highwater)
+		heap->stats.arenas_highwater = heap->stats.arenas;
+	if (end > heap->nr_touched)
+		heap->nr_touched = end;
+}
+
+/* Commit the pages of an arena in parts up to @end, if they are not yet. */
+static int commit_part(struct ka_heap *heap, size_t index, size_t end)
+{
+	struct ka_arena *arena = &heap->arenas[index];
+	size_t from = arena->committed;
+	int error;
+
+	end = (end + PART_PAGES - 1) & ~(PART_PAGES - 1);
+	if (end <= from)
+		return 0;
+	if (!from && heap->stats.arenas >= heap->window.limit)
+		return commit_failed(heap, 1, ENOMEM);
+	error = heap->window.source->commit_pages(&heap->window, index, from,
+						  end - from);
+	if (error) {
+		if (!from)
+			heap->window.source->release(&heap->window, index, 1);
+		return commit_failed(heap, 1, error);
+	}
+	if (from)
+		arena->committed = (uint16_t)end;
+	else
+		arenas_committed(heap, index, index + 1, (uint16_t)end);
+	return 0;
 }
 
 /* Commit those of a row of arenas that are not committed, all or none. */
@@ -154,13 +203,7 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 		error = heap->window.source->commit(&heap->window, i, j - i);
 		if (error)
 			break;
-		for (size_t k = i; k < j; k++) {
-			heap->arenas[k].committed = true;
-			heap->arenas[k].longest = KA_ARENA_PAGES;
-		}
-		heap->stats.arenas += j - i;
-		heap->stats.arenas_allocated += j - i;
-		heap->nr_empty += j - i;
+		arenas_committed(heap, i, j, KA_ARENA_PAGES);
 	}
 	if (error) {
 		/* All of the row is empty: what was committed goes back. */
@@ -173,11 +216,20 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 		}
 		return commit_failed(heap, missing, error);
 	}
-	if (end > heap->nr_touched)
-		heap->nr_touched = end;
-	if (heap->stats.arenas > heap->stats.arenas_highwater)
-		heap->stats.arenas_highwater = heap->stats.arenas;
-	return 0;
+	/* The heap's first arena, if it was there and in part. */
+	return commit_part(heap, first, KA_ARENA_PAGES);
+}
+
+/* Whether a run is to be the first of a heap's first arena, and a small one. */
+static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
+{
+	struct ka_arena *arena = &heap->arenas[first];
+
+	if (first || pages > KA_ARENA_PAGES)
+		return false;
+	if (pages < FIRST_RUN_PAGES)
+		arena->parts = true;
+	return arena->parts;
 }
 
 /* Mark pages, which may reach over several arenas, as used or free. */
@@ -215,7 +267,8 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
 	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
 		page = find_in_committed(heap, pages, align);
 	if (page != NO_PAGE)
-		return page;
+		return commit_part(heap, page / KA_ARENA_PAGES,
+				   page % KA_ARENA_PAGES + pages) ? NO_PAGE : page;
 	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
 	first = find_arenas(heap, count, arena_align);
 	if (first == NO_PAGE) {
@@ -225,8 +278,10 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
 			pages * (KA_PAGE_SIZE / 1024));
 		return NO_PAGE;
 	}
-	return commit_arenas(heap, first, count) ? NO_PAGE :
-	       first * KA_ARENA_PAGES;
+	if (begins_in_parts(heap, first, pages) ? commit_part(heap, first, pages) :
+						  commit_arenas(heap, first, count))
+		return NO_PAGE;
+	return first * KA_ARENA_PAGES;
 }
 
 /* Which page of the window a run begins with, or NO_PAGE. */

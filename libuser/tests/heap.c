@@ -3,6 +3,8 @@
  * Heaps: what they are made from, every bad wish, figures, limits, fork. Runs on
  * the source that KARENA_SOURCE names.
  */
+#include <fcntl.h>
+
 #include "common.h"
 
 static struct ka_heap *make(size_t window, size_t limit)
@@ -260,6 +262,80 @@ TEST(figures_count_and_add_up)
 	stats.size = 0;
 	EXPECT_EQ(-1, ka_heap_stats(heap, &stats));
 	EXPECT_EQ(EINVAL, errno);
+	ka_heap_destroy(heap);
+}
+
+/* Bytes from an address on that are in memory, of so many. */
+static size_t resident_from(const char *start, size_t size)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t pages = 0;
+	uint64_t entry;
+
+	for (size_t at = 0; at < size; at += KA_PAGE_SIZE) {
+		off_t page = (off_t)((uintptr_t)(start + at) / KA_PAGE_SIZE);
+
+		if (pread(fd, &entry, sizeof(entry), page * 8) != sizeof(entry))
+			abort();
+		pages += entry >> 63;
+	}
+	close(fd);
+	return pages * KA_PAGE_SIZE;
+}
+
+TEST(a_small_heap_costs_what_it_uses)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_stats stats = { .size = sizeof(stats) };
+	char *first = NULL, *run;
+
+	ASSERT_NE(NULL, heap);
+	for (int i = 0; i < 10; i++) {
+		run = ka_run_alloc(heap, 16384, 0);
+		ASSERT_NE(NULL, run);
+		memset(run, 1, 16384);
+		first = first ?: run;
+	}
+	EXPECT_LE(160 * 1024, resident_from(first, 8 * MIB));
+	EXPECT_GE(192 * 1024, resident_from(first, 8 * MIB));
+	/* What the first arena does not hold takes no more of it. */
+	run = ka_run_alloc(heap, 2 * MIB, 0);
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 2 * MIB);
+	run = ka_run_alloc(heap, 1 * MIB, 0);
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 1 * MIB);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(2, stats.arenas);
+	EXPECT_GE(3 * MIB + 192 * 1024, resident_from(first, 8 * MIB));
+	ka_heap_destroy(heap);
+}
+
+TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
+{
+	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_stats stats = { .size = sizeof(stats) };
+	char *runs[128], *big;
+
+	ASSERT_NE(NULL, heap);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 128; i++) {
+			runs[i] = ka_run_alloc(heap, 16384, 0);
+			ASSERT_NE(NULL, runs[i]);
+			memset(runs[i], i, 16384);
+		}
+		ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+		EXPECT_EQ(1, stats.arenas);
+		for (int i = 0; i < 128; i++) {
+			EXPECT_EQ(i, runs[i][16383]);
+			ASSERT_EQ(0, ka_run_free(heap, runs[i]));
+		}
+		/* A row of arenas may begin with the one that is there in part. */
+		big = ka_run_alloc(heap, 5 * MIB, 0);
+		ASSERT_NE(NULL, big);
+		memset(big, 1, 5 * MIB);
+		ASSERT_EQ(0, ka_run_free(heap, big));
+	}
 	ka_heap_destroy(heap);
 }
 
