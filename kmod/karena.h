@@ -236,12 +236,14 @@ struct karena_heap {
  * @KARENA_HEAP_NAMED: Its directory is being added, or has been.
  * @KARENA_HEAP_IN_SYSFS: Its directory has been added.
  * @KARENA_HEAP_LIMITED: Root has set its limit.
+ * @KARENA_HEAP_UNLIMITED: RLIMIT_MEMLOCK does not bind its process.
  */
 enum karena_heap_flag {
 	KARENA_HEAP_MAPPED,
 	KARENA_HEAP_NAMED,
 	KARENA_HEAP_IN_SYSFS,
 	KARENA_HEAP_LIMITED,
+	KARENA_HEAP_UNLIMITED,
 };
 
 static inline u64 karena_window_size(const struct karena_heap *heap)
@@ -333,6 +335,7 @@ void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages);
 void karena_charge_committed(struct karena_heap *heap, unsigned long pages);
 bool karena_lock_allowed(struct karena_heap *heap, unsigned long pages);
 int karena_lock(struct karena_heap *heap, unsigned long pages);
+bool karena_lock_ready(struct karena_heap *heap, unsigned long pages);
 void karena_unlock_surplus(struct karena_heap *heap);
 void karena_unlock_all(struct karena_heap *heap);
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call);

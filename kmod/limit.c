@@ -11,7 +11,9 @@
 #include <linux/capability.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
+#include <linux/pid.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 
 #include "karena.h"
 
@@ -97,7 +99,8 @@ static int charge(struct karena_heap *heap, unsigned long pages, unsigned long l
  *
  * The last eighth of the limit of all heaps is left to who commits.
  *
- * Return: 0, -ENOMEM near a limit, or -EAGAIN when karena_lock() is needed first.
+ * Return: 0, -ENOMEM near a limit, or -EAGAIN when karena_lock_ready() is needed
+ * first.
  */
 int karena_charge_ready(struct karena_heap *heap, unsigned long pages)
 {
@@ -117,7 +120,6 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 	unsigned long limit = karena_limit();
 
 	return charged <= READ_ONCE(heap->limit) &&
-	       charged <= READ_ONCE(heap->locked) &&
 	       atomic_long_read(&charged_pages) + pages <= limit - limit / 8;
 }
 
@@ -240,6 +242,7 @@ int karena_lock(struct karena_heap *heap, unsigned long pages)
 	unsigned long more;
 	int err;
 
+	assign_bit(KARENA_HEAP_UNLIMITED, &heap->flags, capable(CAP_IPC_LOCK));
 	if (fatal_signal_pending(current))
 		return -EINTR;
 	if (want <= have)
@@ -252,6 +255,42 @@ int karena_lock(struct karena_heap *heap, unsigned long pages)
 	WRITE_ONCE(heap->locked, heap->locked + more);
 	spin_unlock(&heap->lock);
 	return 0;
+}
+
+/**
+ * karena_lock_ready() - Account pages to RLIMIT_MEMLOCK before they are ready.
+ * @heap: The heap, of whatever process.
+ * @pages: How many.
+ *
+ * The limit is that of the process which made the heap; one that had the right to
+ * lock any amount when it last did so may do so still.
+ *
+ * Context: Takes mmap_lock.
+ * Return: Whether they are accounted.
+ */
+bool karena_lock_ready(struct karena_heap *heap, unsigned long pages)
+{
+	unsigned long want = READ_ONCE(heap->charged) + pages;
+	unsigned long have = READ_ONCE(heap->locked);
+	struct task_struct *task;
+	int err;
+
+	if (want <= have)
+		return true;
+	task = get_pid_task(heap->pid, PIDTYPE_TGID);
+	if (!task)
+		return false;
+	mmap_write_lock(heap->mm);
+	err = __account_locked_vm(heap->mm, want - have, true, task,
+				  test_bit(KARENA_HEAP_UNLIMITED, &heap->flags));
+	mmap_write_unlock(heap->mm);
+	put_task_struct(task);
+	if (err)
+		return false;
+	spin_lock(&heap->lock);
+	WRITE_ONCE(heap->locked, heap->locked + want - have);
+	spin_unlock(&heap->lock);
+	return true;
 }
 
 /**

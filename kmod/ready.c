@@ -272,7 +272,8 @@ static bool ready_fill(struct karena_heap *heap, int node)
 
 	/* After the process's end it would be charged to nobody. */
 	if (!atomic_read(&heap->mm->mm_users) || karena_pressure_low(NULL) ||
-	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
+	    !karena_charge_room(heap, KARENA_ARENA_PAGES) ||
+	    !karena_lock_ready(heap, KARENA_ARENA_PAGES))
 		return false;
 	folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
 	if (!folio)
@@ -374,6 +375,7 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 	if (err)
 		return err;
 	spin_lock(&heap->lock);
+	heap->ahead = 0;
 	ready->node[node].wanted = call->count;
 	spin_unlock(&heap->lock);
 	ready_trim(heap);

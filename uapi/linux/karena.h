@@ -220,6 +220,8 @@ struct karena_limit {
  * @ready: Out: how many there are on @node.
  * @reserved: Must be 0; out: 0.
  *
+ * For a heap that grows fast the module keeps some more, until it grows no more.
+ *
  * The call returns 0 and does not wait: a worker clears them when there is time
  * and memory is not short. They count against the limits and are charged to the
  * owner's memory cgroup; when memory is short they go after the volatile arenas,
