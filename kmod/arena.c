@@ -24,17 +24,14 @@ static struct karena_arena *arena_get(struct karena_heap *heap,
 
 	if (arena)
 		return arena;
-	arena = karena_reclaim_alloc_arena(heap, arena_cache);
+	arena = kmem_cache_zalloc(arena_cache, KARENA_GFP);
 	if (!arena)
 		return ERR_PTR(-ENOMEM);
 	arena->heap = heap;
 	arena->index = index;
-	INIT_LIST_HEAD(&arena->lru);
 	err = xa_insert(&heap->arenas, index, arena, KARENA_GFP);
-	if (!err) {
-		karena_reclaim_add(arena);
+	if (!err)
 		return arena;
-	}
 	kmem_cache_free(arena_cache, arena);
 	/* Another commit of the same arena was faster. */
 	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
@@ -73,8 +70,7 @@ static void state_committed(struct karena_arena *arena, u32 committed)
 	u32 word = READ_ONCE(*state);
 
 	lockdep_assert_held(&arena->heap->lock);
-	if (KARENA_STATE(word) == KARENA_FREE ||
-	    KARENA_STATE(word) == KARENA_REQUESTED)
+	if (KARENA_STATE(word) <= KARENA_ACTIVE)
 		cmpxchg(state, word, committed);
 }
 
@@ -88,11 +84,13 @@ static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
 	if (folio)
 		return folio;
 	err = karena_charge(heap, KARENA_ARENA_PAGES);
-	if (err == -EAGAIN)
-		return ERR_PTR(err);
 	if (!err) {
 		folio = karena_reserve_take(heap, node);
 		if (!folio)
+			folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER,
+						   node, KARENA_FRAME_GFP);
+		/* Orphans that have come free are charged to its cgroup still. */
+		if (!folio && karena_frame_reap(heap))
 			folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER,
 						   node, KARENA_FRAME_GFP);
 		if (!folio)
@@ -109,17 +107,23 @@ static int commit_huge(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio = huge_frame(heap, arena->index);
+	struct karena_anchor *anchor;
 
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
+	anchor = karena_reclaim_anchor(heap, folio_nid(folio));
+	if (!anchor) {
+		karena_frame_free(heap, folio);
+		return -ENOMEM;
+	}
 	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
 	folio->index = arena->index << KARENA_ARENA_ORDER;
 	atomic_long_inc(&heap->huge);
 	atomic_long_inc(&karena_nr_huge);
 	spin_lock(&heap->lock);
 	WRITE_ONCE(arena->folio, folio);
-	state_committed(arena, KARENA_ACTIVE);
 	spin_unlock(&heap->lock);
+	karena_reclaim_add(arena, anchor);
 	karena_ready_committed(heap, folio_nid(folio));
 	return 0;
 }
@@ -129,27 +133,19 @@ static int arena_commit(struct karena_arena *arena, unsigned long first,
 			unsigned long count, bool single)
 {
 	struct karena_heap *heap = arena->heap;
-	int err;
+	int err = 0;
 
-	if (arena->folio || (!arena->pages && count == KARENA_ARENA_PAGES))
-		return arena->folio ? 0 : commit_huge(arena);
-	err = karena_sparse_commit(arena, first, count);
+	if (!arena->folio && !arena->pages && count == KARENA_ARENA_PAGES)
+		err = commit_huge(arena);
+	else if (!arena->folio)
+		err = karena_sparse_commit(arena, first, count);
 	if (!err && !single) {
 		spin_lock(&heap->lock);
-		state_committed(arena, KARENA_ACTIVE | KARENA_SPARSE);
+		state_committed(arena, arena->folio ? KARENA_ACTIVE :
+				       KARENA_ACTIVE | KARENA_SPARSE);
 		spin_unlock(&heap->lock);
 	}
 	return err;
-}
-
-/**
- * karena_arena_refused() - Note that a commit has failed for want of memory.
- * @heap: The heap.
- */
-void karena_arena_refused(struct karena_heap *heap)
-{
-	atomic_long_inc(&heap->refused);
-	karena_pressure_raise(heap, KARENA_PRESSURE_HIGH);
 }
 
 /**
@@ -163,7 +159,7 @@ void karena_arena_refused(struct karena_heap *heap)
  *
  * Context: May sleep.
  * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
- * limit; -EAGAIN when karena_lock() is needed first.
+ * limit.
  */
 int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 			unsigned long count, bool single)
@@ -181,10 +177,12 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 		arena_unlock(arena);
 	}
 	trace_karena_commit(heap, page, count, err);
-	if (!err)
+	if (!err) {
 		karena_pressure_check(heap);
-	if (err == -ENOMEM)
-		karena_arena_refused(heap);
+		return 0;
+	}
+	atomic_long_inc(&heap->refused);
+	karena_pressure_raise(heap, KARENA_PRESSURE_HIGH);
 	return err;
 }
 
@@ -299,6 +297,7 @@ static void release_huge(struct karena_arena *arena)
 	struct folio *folio = arena->folio;
 
 	/* Who has looked it up maps it before we unmap it. */
+	karena_reclaim_remove(arena);
 	folio_lock(folio);
 	spin_lock(&heap->lock);
 	WRITE_ONCE(arena->folio, NULL);
@@ -409,6 +408,8 @@ static unsigned long arena_purge(struct karena_arena *arena, u32 word)
 		       karena_sparse_purge(arena, &folios);
 	cmpxchg(state, KARENA_BUSY, pages ? KARENA_FREE : word);
 	spin_unlock(&heap->lock);
+	if (pages)
+		karena_reclaim_remove(arena);
 	list_for_each_entry_safe(folio, next, &folios, lru) {
 		list_del(&folio->lru);
 		if (huge)
@@ -440,16 +441,32 @@ unsigned long karena_arena_purge(struct karena_arena *arena, u32 word)
 }
 
 /**
+ * karena_arena_hide_all() - Hide all arenas of a heap that goes from reclaim.
+ * @heap: The heap.
+ */
+void karena_arena_hide_all(struct karena_heap *heap)
+{
+	struct karena_arena *arena;
+	unsigned long index;
+
+	xa_for_each(&heap->arenas, index, arena) {
+		/* Reclaim may be at work on it, and removes it itself. */
+		arena_lock(arena);
+		karena_reclaim_remove(arena);
+		arena_unlock(arena);
+		cond_resched();
+	}
+}
+
+/**
  * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
- * @heap: The heap, with no other user left.
+ * @heap: The heap, hidden from reclaim and with no other user left.
  */
 void karena_arena_destroy_all(struct karena_heap *heap)
 {
 	struct karena_arena *arena;
 	unsigned long index;
 
-	xa_for_each(&heap->arenas, index, arena)
-		karena_reclaim_remove(arena);
 	karena_reclaim_wait(heap);
 	xa_for_each(&heap->arenas, index, arena) {
 		if (arena->folio)

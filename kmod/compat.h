@@ -103,14 +103,6 @@ static inline int karena_shrinker_register(struct shrinker *shrinker,
 }
 #endif
 
-/* Before, no fault that could be a commit came with the VMA's lock alone. */
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
-static inline void release_fault_lock(struct vm_fault *vmf)
-{
-	mmap_read_unlock(vmf->vma->vm_mm);
-}
-#endif
-
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
 #define karena_kthread_run_worker	kthread_create_worker
 #else

@@ -111,12 +111,11 @@ int karena_control_alloc(struct karena_heap *heap)
 			      DIV_ROUND_UP(heap->nr_arenas, STATES_PER_PAGE);
 	struct karena_control *control;
 
-	heap->control = kvcalloc(pages, sizeof(*heap->control),
-				 GFP_KERNEL_ACCOUNT);
+	heap->control = kvcalloc(pages, sizeof(*heap->control), KARENA_GFP);
 	if (!heap->control)
 		return -ENOMEM;
 	while (heap->nr_control < pages) {
-		struct page *page = alloc_page(GFP_KERNEL_ACCOUNT | __GFP_ZERO);
+		struct page *page = alloc_page(KARENA_GFP | __GFP_ZERO);
 
 		if (!page) {
 			karena_control_free(heap);

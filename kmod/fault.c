@@ -5,7 +5,6 @@
  * takes reference, rmap and RSS and installs the entry. For a page of an order-9
  * folio that is a PMD, whatever the setting of transparent huge pages.
  */
-#include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
@@ -32,32 +31,6 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 }
 
 /*
- * Account memory to RLIMIT_MEMLOCK, which takes mmap_lock: with that let go of the
- * fault is tried again from the start.
- */
-static vm_fault_t lock_fault(struct vm_fault *vmf, struct karena_heap *heap,
-			     unsigned long pages)
-{
-	struct file *file;
-
-	if (!karena_lock_allowed(heap, pages)) {
-		karena_arena_refused(heap);
-		return VM_FAULT_OOM;
-	}
-	if (!(vmf->flags & FAULT_FLAG_ALLOW_RETRY))
-		return VM_FAULT_OOM;
-	if (vmf->flags & FAULT_FLAG_RETRY_NOWAIT)
-		return VM_FAULT_RETRY;
-	/* Without the lock, another thread may unmap the heap. */
-	file = get_file(vmf->vma->vm_file);
-	release_fault_lock(vmf);
-	/* If it fails, so does karena_lock_allowed() the next time. */
-	karena_lock(heap, pages);
-	fput(file);
-	return VM_FAULT_RETRY;
-}
-
-/*
  * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
  * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
  * even when REQUESTED, so that the bug shows whether or not there is memory.
@@ -66,7 +39,6 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	unsigned long page = vmf->pgoff, count = 1;
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
-	int err;
 
 	/* What another process does to this one's memory commits none. */
 	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE))
@@ -83,12 +55,7 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 		/* The commit that has made it ACTIVE has come between. */
 		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
 	}
-	err = karena_arena_commit(heap, page, count, count == 1);
-	if (!err)
-		return 0;
-	if (err == -EAGAIN)
-		return lock_fault(vmf, heap, count);
-	return VM_FAULT_OOM;
+	return karena_arena_commit(heap, page, count, count == 1) ? VM_FAULT_OOM : 0;
 }
 
 static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
@@ -140,9 +107,6 @@ static vm_fault_t karena_fault(struct vm_fault *vmf)
 		ret = window_fault(vmf, heap);
 	else
 		ret = control_fault(vmf, heap, vmf->pgoff - window);
-	/* After VM_FAULT_RETRY neither mapping nor heap need be there any more. */
-	if (ret & VM_FAULT_RETRY)
-		return ret;
 	if (page < window)
 		atomic_long_inc(&heap->faults);
 	trace_karena_fault(heap, page, (__force unsigned int)ret);
@@ -168,31 +132,51 @@ static const struct vm_operations_struct karena_vm_ops = {
 #endif
 };
 
+/* With mmap_lock held: the window, or again whole arenas of it where they were. */
+static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
+{
+	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
+	unsigned long start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
+
+	if (!IS_ALIGNED(vma->vm_start | vma->vm_end, KARENA_ARENA_SIZE) ||
+	    !IS_ALIGNED(vma->vm_pgoff, KARENA_ARENA_PAGES))
+		return -EINVAL;
+	if (heap->start)
+		return heap->start == start ? 0 : -EBUSY;
+	if (vma_pages(vma) != window)
+		return -EINVAL;
+	heap->start = start;
+	return 0;
+}
+
 /**
- * karena_mmap() - Map the whole window, once, or the whole control region.
+ * karena_mmap() - Map the whole window, or the whole control region.
  * @file: The heap's file.
  * @vma: The new mapping.
  *
+ * The window is mapped once. After that whole arenas can be mapped where they are
+ * already, which drops their page tables: one that was sparse can be huge again.
+ *
  * Return: 0; -EPERM in a process other than the heap's; -EBUSY when the window
- * has been mapped before; -EINVAL for a private, a partial or a misaligned
+ * has been mapped elsewhere before; -EINVAL for a private, a partial or a misaligned
  * mapping.
  */
 int karena_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	struct karena_heap *heap = file->private_data;
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
+	int err = 0;
 
 	if (vma->vm_mm != heap->mm)
 		return -EPERM;
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (!vma->vm_pgoff && vma_pages(vma) == window &&
-	    IS_ALIGNED(vma->vm_start, KARENA_ARENA_SIZE)) {
-		if (test_and_set_bit(KARENA_HEAP_MAPPED, &heap->flags))
-			return -EBUSY;
-	} else if (vma->vm_pgoff != window || vma_pages(vma) != heap->nr_control) {
-		return -EINVAL;
-	}
+	if (vma->vm_pgoff + vma_pages(vma) <= window)
+		err = map_window(heap, vma);
+	else if (vma->vm_pgoff != window || vma_pages(vma) != heap->nr_control)
+		err = -EINVAL;
+	if (err)
+		return err;
 	vma->vm_ops = &karena_vm_ops;
 	/*
 	 * Until a heap knows how to be forked, a child has none. A core dump asks

@@ -13,14 +13,23 @@
  *   wins folio_ref_freeze(folio, 1) first, after it is unmapped.
  * - Nothing here uses a folio again.
  */
+#include <linux/cpuset.h>
 #include <linux/gfp.h>
 #include <linux/memcontrol.h>
+#include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
+#include <linux/workqueue.h>
 
 #include "karena.h"
 
 static atomic_long_t nr_orphans;
+
+/* How often they are looked at: nobody tells when a pin is let go. */
+#define REAP_EVERY	HZ
+
+static void abandoned_fn(struct work_struct *work);
+static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
 
 /* The orphans of heaps that are gone. */
 static LIST_HEAD(abandoned);
@@ -44,9 +53,54 @@ int karena_frame_node(const struct karena_heap *heap, unsigned long index)
 	place = index % num_node_state(N_MEMORY);
 	for_each_node_state(node, N_MEMORY) {
 		if (!place--)
-			break;
+			return node;
 	}
-	return node;
+	/* A node went offline meanwhile. */
+	return first_memory_node;
+}
+
+#ifdef CONFIG_NUMA
+static int policy_node(struct mempolicy *policy, int local)
+{
+	switch (policy->mode) {
+	case MPOL_LOCAL:
+		return local;
+	case MPOL_BIND:
+	case MPOL_PREFERRED:
+		return node_isset(local, policy->nodes) ? local :
+		       first_node(policy->nodes);
+	default:
+		return NUMA_NO_NODE;
+	}
+}
+#endif
+
+/**
+ * karena_frame_local_node() - Where the current thread's memory comes from.
+ *
+ * Return: The node, or NUMA_NO_NODE when that is not simple to say.
+ */
+int karena_frame_local_node(void)
+{
+	int node = numa_mem_id();
+
+#ifdef CONFIG_NUMA
+	if (current->mempolicy)
+		node = policy_node(current->mempolicy, node);
+#endif
+	return karena_frame_node_allowed(node) ? node : NUMA_NO_NODE;
+}
+
+/**
+ * karena_frame_node_allowed() - Whether the current thread may have memory there.
+ * @node: A NUMA node, or what is none.
+ *
+ * Return: Whether it has memory, and the thread's cpuset allows it.
+ */
+bool karena_frame_node_allowed(int node)
+{
+	return node >= 0 && node < nr_node_ids && node_state(node, N_MEMORY) &&
+	       node_isset(node, cpuset_current_mems_allowed);
 }
 
 /**
@@ -78,6 +132,20 @@ struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned int order,
 }
 
 /**
+ * karena_frame_put() - Drop the last reference to a folio.
+ * @folio: The folio.
+ */
+void karena_frame_put(struct folio *folio)
+{
+	/* Only karena_reserve_take() sets it. */
+	if (folio->private) {
+		folio->private = NULL;
+		karena_reserve_put();
+	}
+	folio_put(folio);
+}
+
+/**
  * karena_frame_free() - Drop the slot's reference to a folio.
  * @heap: The heap, which is uncharged once the folio is free.
  * @folio: What no slot and no mapping has any more.
@@ -87,7 +155,7 @@ void karena_frame_free(struct karena_heap *heap, struct folio *folio)
 	long pages = folio_nr_pages(folio);
 
 	if (folio_ref_count(folio) == 1) {
-		folio_put(folio);
+		karena_frame_put(folio);
 		karena_uncharge(heap, pages);
 		return;
 	}
@@ -95,6 +163,7 @@ void karena_frame_free(struct karena_heap *heap, struct folio *folio)
 	list_add_tail(&folio->lru, &heap->orphans);
 	spin_unlock(&heap->lock);
 	atomic_long_inc(&nr_orphans);
+	queue_delayed_work(system_unbound_wq, &heap->orphan_work, REAP_EVERY);
 }
 
 /* Move the orphans that nobody pins any more to a list; the lock is held. */
@@ -117,7 +186,7 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 
 		list_del(&folio->lru);
 		atomic_long_dec(&nr_orphans);
-		folio_put(folio);
+		karena_frame_put(folio);
 		karena_uncharge(heap, pages);
 	}
 }
@@ -125,23 +194,57 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 /**
  * karena_frame_reap() - Free the orphans that nobody pins any more.
  * @heap: Whose, beside those of heaps that are gone; NULL: only these.
+ *
+ * Return: Whether there were any.
  */
-void karena_frame_reap(struct karena_heap *heap)
+bool karena_frame_reap(struct karena_heap *heap)
 {
+	bool any = false;
 	LIST_HEAD(free);
 
 	if (heap && !list_empty(&heap->orphans)) {
 		spin_lock(&heap->lock);
 		collect_orphans(&heap->orphans, &free);
 		spin_unlock(&heap->lock);
+		any = !list_empty(&free);
 		free_orphans(heap, &free);
 	}
 	if (!list_empty(&abandoned)) {
 		spin_lock(&abandoned_lock);
 		collect_orphans(&abandoned, &free);
 		spin_unlock(&abandoned_lock);
+		any |= !list_empty(&free);
 		free_orphans(NULL, &free);
 	}
+	return any;
+}
+
+static void orphan_work(struct work_struct *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap,
+						orphan_work.work);
+
+	karena_frame_reap(heap);
+	if (!list_empty(&heap->orphans))
+		queue_delayed_work(system_unbound_wq, &heap->orphan_work,
+				   REAP_EVERY);
+}
+
+static void abandoned_fn(struct work_struct *work)
+{
+	karena_frame_reap(NULL);
+	if (!list_empty(&abandoned))
+		queue_delayed_work(system_unbound_wq, &abandoned_work, REAP_EVERY);
+}
+
+/**
+ * karena_frame_prepare() - Make a new heap ready for orphans.
+ * @heap: The heap.
+ */
+void karena_frame_prepare(struct karena_heap *heap)
+{
+	INIT_LIST_HEAD(&heap->orphans);
+	INIT_DELAYED_WORK(&heap->orphan_work, orphan_work);
 }
 
 /**
@@ -150,17 +253,19 @@ void karena_frame_reap(struct karena_heap *heap)
  */
 void karena_frame_abandon(struct karena_heap *heap)
 {
+	cancel_delayed_work_sync(&heap->orphan_work);
+	if (list_empty(&heap->orphans))
+		return;
 	spin_lock(&abandoned_lock);
 	list_splice_tail_init(&heap->orphans, &abandoned);
 	spin_unlock(&abandoned_lock);
-	karena_frame_reap(NULL);
+	queue_delayed_work(system_unbound_wq, &abandoned_work, 0);
 }
 
 /**
  * karena_frame_orphans() - How many frames are held by pins alone.
  *
- * Return: Their number; of heaps that live, it may count some that have come free
- * since the heap's last commit or release.
+ * Return: Their number; it may count some that have come free in the last second.
  */
 long karena_frame_orphans(void)
 {
@@ -173,5 +278,6 @@ long karena_frame_orphans(void)
  */
 void karena_frame_exit(void)
 {
+	cancel_delayed_work_sync(&abandoned_work);
 	free_orphans(NULL, &abandoned);
 }

@@ -5,6 +5,7 @@
  * and whose mappings are its own alone (unmap_mapping_range() reaches no other).
  */
 #include <linux/cred.h>
+#include <linux/delay.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/mm.h>
@@ -14,23 +15,24 @@
 #include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/time_namespace.h>
 
 #include "compat.h"
 #include "karena.h"
 
 #define KARENA_MAGIC	0x6b61726e	/* "karn" */
 
-/* Mounted while there are heaps; the superblock holds the module. */
+/* Mounted as long as the module is there; see karena_heap_init(). */
 static struct vfsmount *karena_mnt;
-static int karena_mnt_count;
 static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 
 static void heap_destroy(struct karena_heap *heap)
 {
+	karena_arena_hide_all(heap);
 	karena_ready_stop(heap);
 	karena_arena_destroy_all(heap);
 	karena_pressure_stop(heap);
-	karena_unlock_all(heap);
+	karena_limit_abandon(heap);
 	karena_control_free(heap);
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
@@ -44,7 +46,6 @@ static int heap_release(struct inode *inode, struct file *file)
 
 	karena_sysfs_remove(heap);
 	heap_destroy(heap);
-	simple_release_fs(&karena_mnt, &karena_mnt_count);
 	return 0;
 }
 
@@ -94,13 +95,22 @@ struct karena_heap *karena_heap_of(struct file *file)
 	return file && file->f_op == &heap_fops ? file->private_data : NULL;
 }
 
+/* In a time namespace, monotonic time is not what the kernel's own is. */
+static u32 heap_clock(void)
+{
+	struct timespec64 ahead = {};
+
+	timens_add_monotonic(&ahead);
+	return timespec64_to_ns(&ahead) >> 20;
+}
+
 static struct karena_heap *heap_alloc(const struct karena_create *create,
 				      kgid_t gid)
 {
 	struct karena_heap *heap;
 	int err;
 
-	heap = kzalloc(sizeof(*heap), GFP_KERNEL_ACCOUNT);
+	heap = kzalloc(sizeof(*heap), KARENA_GFP);
 	if (!heap)
 		return ERR_PTR(-ENOMEM);
 	karena_sysfs_prepare(heap);
@@ -109,13 +119,15 @@ static struct karena_heap *heap_alloc(const struct karena_create *create,
 	heap->uid = current_euid();
 	heap->gid = gid;
 	heap->nr_arenas = create->window >> KARENA_ARENA_SHIFT;
+	heap->clock = heap_clock();
 	heap->policy = create->policy;
 	heap->node = create->node;
-	heap->limit = (create->limit ?: create->window) >> PAGE_SHIFT;
+	heap->limit = min(create->limit ?: create->window, create->window) >>
+		      PAGE_SHIFT;
 	heap->soft_limit = karena_limit_pages(create->soft_limit);
 	spin_lock_init(&heap->lock);
-	INIT_LIST_HEAD(&heap->orphans);
 	xa_init(&heap->arenas);
+	karena_frame_prepare(heap);
 	karena_ready_prepare(heap);
 	karena_pressure_prepare(heap);
 
@@ -124,6 +136,7 @@ static struct karena_heap *heap_alloc(const struct karena_create *create,
 		kobject_put(&heap->kobj);
 		return ERR_PTR(err);
 	}
+	heap->memlock = karena_limit_memlock();
 	heap->mm = current->mm;
 	mmgrab(heap->mm);
 	heap->pid = get_pid(task_tgid(current));
@@ -137,6 +150,8 @@ static struct inode *heap_inode(struct karena_heap *heap)
 
 	if (IS_ERR(inode))
 		return inode;
+	/* Until heap_evict_inode(): it can outlive the file, by O_PATH. */
+	__module_get(THIS_MODULE);
 	inode->i_ino = heap->id;
 	inode->i_mode = S_IFREG | 0600;
 	inode->i_op = &heap_iops;
@@ -148,15 +163,39 @@ static struct inode *heap_inode(struct karena_heap *heap)
 	return inode;
 }
 
-static int karena_init_fs_context(struct fs_context *fc)
+static void heap_evict_inode(struct inode *inode)
 {
-	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
-	fc->s_iflags |= SB_I_NOEXEC;
-	return init_pseudo(fc, KARENA_MAGIC) ? 0 : -ENOMEM;
+	bool is_heap = inode->i_op == &heap_iops;
+
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+	/*
+	 * Who runs this has the mount still and karena_heap_exit() waits for it, or
+	 * is inotify, for which kern_unmount() waits.
+	 */
+	if (is_heap)
+		module_put(THIS_MODULE);
 }
 
+static const struct super_operations heap_super_ops = {
+	.statfs		= simple_statfs,
+	.evict_inode	= heap_evict_inode,
+};
+
+static int karena_init_fs_context(struct fs_context *fc)
+{
+	struct pseudo_fs_context *context = init_pseudo(fc, KARENA_MAGIC);
+
+	if (!context)
+		return -ENOMEM;
+	context->ops = &heap_super_ops;
+	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
+	fc->s_iflags |= SB_I_NOEXEC;
+	return 0;
+}
+
+/* Without an owner, or the mount would hold the module for ever. */
 static struct file_system_type karena_fs_type = {
-	.owner			= THIS_MODULE,
 	.name			= "karena",
 	.init_fs_context	= karena_init_fs_context,
 	.kill_sb		= kill_anon_super,
@@ -175,16 +214,10 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	struct karena_heap *heap;
 	struct inode *inode;
 	struct file *file;
-	int err;
 
-	err = simple_pin_fs(&karena_fs_type, &karena_mnt, &karena_mnt_count);
-	if (err)
-		return ERR_PTR(err);
 	heap = heap_alloc(create, gid);
-	if (IS_ERR(heap)) {
-		file = ERR_CAST(heap);
-		goto err_fs;
-	}
+	if (IS_ERR(heap))
+		return ERR_CAST(heap);
 	inode = heap_inode(heap);
 	if (IS_ERR(inode)) {
 		file = ERR_CAST(inode);
@@ -204,7 +237,35 @@ err_inode:
 	iput(inode);
 err_heap:
 	heap_destroy(heap);
-err_fs:
-	simple_release_fs(&karena_mnt, &karena_mnt_count);
 	return file;
+}
+
+/**
+ * karena_heap_init() - Mount the pseudo file system.
+ *
+ * To mount it for the first heap and to unmount it after the last would cost more
+ * than a heap does.
+ *
+ * Return: 0 or a negative errno.
+ */
+int karena_heap_init(void)
+{
+	karena_mnt = kern_mount(&karena_fs_type);
+	if (IS_ERR(karena_mnt))
+		return PTR_ERR(karena_mnt);
+	/* may_umount() asks whether there are references beside two. */
+	mntget(karena_mnt);
+	return 0;
+}
+
+/**
+ * karena_heap_exit() - Unmount it; no inode is left.
+ */
+void karena_heap_exit(void)
+{
+	/* Whoever has put the last inode is about to put the mount. */
+	while (!may_umount(karena_mnt))
+		usleep_range(1000, 2000);
+	mntput(karena_mnt);
+	kern_unmount(karena_mnt);
 }

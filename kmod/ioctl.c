@@ -4,11 +4,9 @@
  * their size.
  */
 #include <linux/build_bug.h>
-#include <linux/cpuset.h>
 #include <linux/ctype.h>
 #include <linux/file.h>
 #include <linux/mm.h>
-#include <linux/nodemask.h>
 #include <linux/uaccess.h>
 
 #include "karena.h"
@@ -101,9 +99,8 @@ static bool policy_valid(const struct karena_create *create)
 		return !create->node;
 	case KARENA_POLICY_PREFER:
 	case KARENA_POLICY_BIND:
-		return create->node < nr_node_ids &&
-		       node_state(create->node, N_MEMORY) &&
-		       node_isset(create->node, cpuset_current_mems_allowed);
+		return create->node <= INT_MAX &&
+		       karena_frame_node_allowed(create->node);
 	default:
 		return false;
 	}
@@ -163,7 +160,7 @@ static int call_attach(struct karena_call *call)
 
 	attach->start = start;
 	attach->window = karena_window_size(heap);
-	attach->limit = (u64)heap->limit << PAGE_SHIFT;
+	attach->limit = (u64)READ_ONCE(heap->limit) << PAGE_SHIFT;
 	attach->id = heap->id;
 	attach->control_offset = karena_window_size(heap);
 	attach->control_size = (u64)heap->nr_control << PAGE_SHIFT;

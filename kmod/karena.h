@@ -6,13 +6,14 @@
  *			the state words, limits and what is charged, ready frames,
  *			orphans, pressure. Nothing is allocated and nothing sleeps
  *			under it.
- *	the list_lrus	of all arenas and of all heaps' ready frames; what is on one
- *			belongs to a living heap. Their locks are taken before
+ *	the list_lrus	of all arenas with a frame, and of all heaps' ready frames;
+ *			what is on one belongs to a living heap. Their locks are taken before
  *			heap->lock.
  *	heap->purges	counts reclaim at work in the heap: taken under a list's
  *			lock, waited for before the heap goes.
- *	CHANGING	bit lock of an arena: its frame is changed by one at a time,
- *			who may allocate meanwhile. Reclaim only tries it.
+ *	CHANGING	bit lock of an arena: its frame, and whether it is listed, is
+ *			changed by one at a time, who may allocate meanwhile. Reclaim
+ *			only tries it.
  *	FROZEN		bit of an arena, set and cleared under heap->lock by who
  *			holds CHANGING: no fault takes a reference to the frame;
  *			it waits. Nothing is allocated meanwhile.
@@ -27,12 +28,11 @@
  * Memory is allocated with neither of the last two held. unmap_mapping_range()
  * takes i_mmap_rwsem and the page table locks; it is called with at most CHANGING
  * and a folio lock held, as the core's own reverse mapping does. Nothing of sysfs
- * is made or removed under mmap_lock; account_locked_vm() takes it.
+ * is made or removed under mmap_lock.
  *
  * Lifetime: the heap is the file's; a mapping holds the file, the file holds the
  * module and the heap's first reference, an open sysfs attribute none (kernfs
- * waits for it). The inode can outlive the file (O_PATH): it holds the superblock
- * and that the module.
+ * waits for it). The inode can outlive the file (O_PATH): it holds the module, too.
  */
 #ifndef _KARENA_KARENA_H
 #define _KARENA_KARENA_H
@@ -66,6 +66,7 @@
 #define KARENA_FRAME_GFP	(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_ZERO | \
 				 __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
+struct karena_anchor;
 struct kmem_cache;
 struct mem_cgroup;
 struct miscdevice;
@@ -75,7 +76,7 @@ struct pid;
  * struct karena_arena - A slot of the window that has been committed once.
  * @heap: Whose window it is in.
  * @index: Where in it.
- * @lru: In the list of all arenas.
+ * @anchor: Shows it to reclaim while it has a frame.
  * @tried_word: Its state word when reclaim last failed to take it.
  * @tried: When that was, in the units of the state words.
  * @flags: Bits of enum karena_arena_flag.
@@ -89,7 +90,7 @@ struct pid;
 struct karena_arena {
 	struct karena_heap *heap;
 	unsigned long index;
-	struct list_head lru;
+	struct karena_anchor *anchor;
 	u32 tried_word;
 	u32 tried;
 	unsigned long flags;
@@ -145,8 +146,10 @@ struct karena_ready_frames {
  * @pid: The process that made it.
  * @uid: The user that made it.
  * @gid: The group of the device node it was made through.
+ * @clock: What its process's CLOCK_MONOTONIC is ahead, in units of the state words.
  * @policy: Of enum karena_policy.
  * @node: The NUMA node that goes with it.
+ * @start: Where the window is, or 0; mmap_lock's.
  * @mapping: Of the heap's own inode: all of its mappings and no others.
  * @nr_arenas: Arenas in the window.
  * @control: The pages of the control region.
@@ -156,7 +159,7 @@ struct karena_ready_frames {
  * @soft_limit: Pages above which it is under pressure.
  * @committed: Pages it has committed, is about to, or holds as orphans.
  * @charged: These and the pages it keeps ready.
- * @locked: Pages accounted to RLIMIT_MEMLOCK; never fewer than @charged.
+ * @memlock: Pages that RLIMIT_MEMLOCK allowed when somebody last looked.
  * @orphans: Folios that were released but are pinned.
  * @ready: Its ready frames, once it has had any.
  * @nr_ready: How many these are.
@@ -166,8 +169,9 @@ struct karena_ready_frames {
  * @fill_after: No frame is made ready before, in jiffies.
  * @pressure: Of enum karena_pressure.
  * @pressure_events: How often it has risen.
- * @pressure_until: It does not fall before, in jiffies.
- * @pressure_work: Lets it fall.
+ * @pressure_until: Until when each level lasts, in jiffies.
+ * @orphan_work: Frees orphans that nobody pins any more.
+ * @pressure_work: Lets pressure fall.
  * @pressure_wait: Who polls.
  * @ready_work: Fills and drains @ready.
  * @arenas: Index in the window to struct karena_arena.
@@ -191,8 +195,10 @@ struct karena_heap {
 	struct pid *pid;
 	kuid_t uid;
 	kgid_t gid;
+	u32 clock;
 	u32 policy;
 	int node;
+	unsigned long start;
 	struct address_space *mapping;
 	unsigned long nr_arenas;
 	struct page **control;
@@ -203,7 +209,7 @@ struct karena_heap {
 	unsigned long soft_limit;
 	unsigned long committed;
 	unsigned long charged;
-	unsigned long locked;
+	unsigned long memlock;
 	struct list_head orphans;
 	struct karena_ready_frames *ready;
 	unsigned long nr_ready;
@@ -213,8 +219,9 @@ struct karena_heap {
 	unsigned long fill_after;
 	u32 pressure;
 	u32 pressure_events;
-	unsigned long pressure_until;
+	unsigned long pressure_until[KARENA_PRESSURE_HIGH + 1];
 
+	struct delayed_work orphan_work;
 	struct delayed_work pressure_work;
 	wait_queue_head_t pressure_wait;
 	struct kthread_delayed_work ready_work;
@@ -232,18 +239,16 @@ struct karena_heap {
 
 /**
  * enum karena_heap_flag - Bits of heap->flags.
- * @KARENA_HEAP_MAPPED: The window has been mapped.
  * @KARENA_HEAP_NAMED: Its directory is being added, or has been.
  * @KARENA_HEAP_IN_SYSFS: Its directory has been added.
  * @KARENA_HEAP_LIMITED: Root has set its limit.
- * @KARENA_HEAP_UNLIMITED: RLIMIT_MEMLOCK does not bind its process.
+ * @KARENA_HEAP_ROOTS: The file of sysfs that is being made is root's.
  */
 enum karena_heap_flag {
-	KARENA_HEAP_MAPPED,
 	KARENA_HEAP_NAMED,
 	KARENA_HEAP_IN_SYSFS,
 	KARENA_HEAP_LIMITED,
-	KARENA_HEAP_UNLIMITED,
+	KARENA_HEAP_ROOTS,
 };
 
 static inline u64 karena_window_size(const struct karena_heap *heap)
@@ -254,11 +259,12 @@ static inline u64 karena_window_size(const struct karena_heap *heap)
 /* heap.c */
 struct file *karena_heap_create(const struct karena_create *create, kgid_t gid);
 struct karena_heap *karena_heap_of(struct file *file);
+int karena_heap_init(void);
+void karena_heap_exit(void);
 
 /* arena.c */
 int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 			unsigned long count, bool single);
-void karena_arena_refused(struct karena_heap *heap);
 bool karena_arena_has(struct karena_heap *heap, unsigned long page);
 struct folio *karena_arena_lock_folio(struct karena_heap *heap,
 				      unsigned long page);
@@ -267,6 +273,7 @@ void karena_arena_release(struct karena_heap *heap, unsigned long index,
 unsigned long karena_arena_purge(struct karena_arena *arena, u32 word);
 void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 			unsigned long count);
+void karena_arena_hide_all(struct karena_heap *heap);
 void karena_arena_destroy_all(struct karena_heap *heap);
 int karena_arena_init(void);
 void karena_arena_exit(void);
@@ -290,18 +297,22 @@ int karena_ranges_release(struct karena_heap *heap,
 /* frame.c */
 struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned int order,
 				 int node, gfp_t gfp);
+void karena_frame_put(struct folio *folio);
 void karena_frame_free(struct karena_heap *heap, struct folio *folio);
-void karena_frame_reap(struct karena_heap *heap);
+bool karena_frame_reap(struct karena_heap *heap);
+void karena_frame_prepare(struct karena_heap *heap);
 void karena_frame_abandon(struct karena_heap *heap);
+int karena_frame_local_node(void);
+bool karena_frame_node_allowed(int node);
 int karena_frame_node(const struct karena_heap *heap, unsigned long index);
 long karena_frame_orphans(void);
 void karena_frame_exit(void);
 
 /* ready.c */
-int karena_ready_local_node(void);
 struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any);
 void karena_ready_committed(struct karena_heap *heap, int node);
-unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count);
+unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
+				int node);
 int karena_ready_call(struct karena_heap *heap, struct karena_ready *call);
 void karena_ready_prepare(struct karena_heap *heap);
 void karena_ready_stop(struct karena_heap *heap);
@@ -311,15 +322,17 @@ void karena_ready_exit(void);
 
 /* reserve.c */
 struct folio *karena_reserve_take(struct karena_heap *heap, int node);
+void karena_reserve_put(void);
 long karena_reserve_frames(void);
 void karena_reserve_init(struct kthread_worker *worker);
 void karena_reserve_exit(void);
 
 /* reclaim.c */
-void *karena_reclaim_alloc_arena(struct karena_heap *heap, struct kmem_cache *cache);
-void *karena_reclaim_alloc_ready(struct karena_heap *heap, struct kmem_cache *cache);
-void karena_reclaim_add(struct karena_arena *arena);
+struct karena_anchor *karena_reclaim_anchor(struct karena_heap *heap, int node);
+void karena_reclaim_add(struct karena_arena *arena, struct karena_anchor *anchor);
 void karena_reclaim_remove(struct karena_arena *arena);
+void *karena_reclaim_alloc_ready(struct karena_heap *heap, struct kmem_cache *cache,
+				 gfp_t gfp);
 void karena_reclaim_add_ready(struct karena_ready_frames *ready);
 void karena_reclaim_remove_ready(struct karena_ready_frames *ready);
 void karena_reclaim_wait(struct karena_heap *heap);
@@ -333,11 +346,10 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages);
 int karena_charge_ready(struct karena_heap *heap, unsigned long pages);
 void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages);
 void karena_charge_committed(struct karena_heap *heap, unsigned long pages);
-bool karena_lock_allowed(struct karena_heap *heap, unsigned long pages);
-int karena_lock(struct karena_heap *heap, unsigned long pages);
-bool karena_lock_ready(struct karena_heap *heap, unsigned long pages);
-void karena_unlock_surplus(struct karena_heap *heap);
-void karena_unlock_all(struct karena_heap *heap);
+void karena_limit_abandon(struct karena_heap *heap);
+unsigned long karena_limit_memlock(void);
+bool karena_limit_exceeded(struct karena_heap *heap);
+bool karena_limit_allows(struct karena_heap *heap, unsigned long pages);
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call);
 unsigned long karena_limit_pages(u64 bytes);
 int karena_limit_by_root(struct karena_heap *heap, u64 bytes);

@@ -4,23 +4,19 @@
  * here is charged before memory is allocated and uncharged when it is free, so
  * that neither limit is exceeded (but for the moment of a demotion, see sparse.c).
  *
- * What is charged is also accounted to the process's RLIMIT_MEMLOCK, as it is never
- * swapped. That takes mmap_lock, which a fault holds; so it is done ahead, in
- * batches: karena_charge() asks for it with EAGAIN, karena_lock() does it.
+ * What is charged also counts against the process's RLIMIT_MEMLOCK, as it is never
+ * swapped. It is counted in mm->pinned_vm, as what RDMA and io_uring pin is: to count
+ * it in mm->locked_vm takes mmap_lock, which a fault holds already, and which whoever
+ * happens to put a heap's last reference must not wait for.
  */
 #include <linux/capability.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
-#include <linux/pid.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/task.h>
 
 #include "karena.h"
 
 #define NOT_SET	ULONG_MAX
-
-/* Pages accounted to RLIMIT_MEMLOCK ahead, where it allows many more: 16 MiB. */
-#define LOCK_BATCH	(8 * KARENA_ARENA_PAGES)
 
 /* In pages, of all heaps; charged is what is committed or ready. */
 static unsigned long limit_pages = NOT_SET;
@@ -72,22 +68,85 @@ unsigned long karena_committed(void)
 	return atomic_long_read(&committed_pages);
 }
 
-/* With heap->lock held. */
-static int charge(struct karena_heap *heap, unsigned long pages, unsigned long limit)
+/**
+ * karena_limit_memlock() - How much the current process may lock.
+ *
+ * Return: Pages.
+ */
+unsigned long karena_limit_memlock(void)
 {
-	long old = atomic_long_read(&charged_pages);
+	return capable(CAP_IPC_LOCK) ? ULONG_MAX : rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+}
 
+static bool above_memlock(struct karena_heap *heap, unsigned long pinned)
+{
+	pinned += READ_ONCE(heap->mm->locked_vm);
+	/* The thread that makes frames ready has no limit of its own. */
+	if (current->mm != heap->mm)
+		return pinned > READ_ONCE(heap->memlock);
+	return pinned > rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT &&
+	       pinned > karena_limit_memlock();
+}
+
+/**
+ * karena_limit_exceeded() - Whether more is charged than a limit now allows.
+ * @heap: The heap, with heap->lock held.
+ *
+ * Return: Whether that is so of its own limit or that of all heaps.
+ */
+bool karena_limit_exceeded(struct karena_heap *heap)
+{
 	lockdep_assert_held(&heap->lock);
-	if (heap->charged + pages > heap->limit)
-		return -ENOMEM;
+	return heap->charged > heap->limit ||
+	       atomic_long_read(&charged_pages) > karena_limit();
+}
+
+/**
+ * karena_limit_allows() - Whether RLIMIT_MEMLOCK has room for more.
+ * @heap: The heap.
+ * @pages: How many pages.
+ *
+ * Return: Whether it has at this moment.
+ */
+bool karena_limit_allows(struct karena_heap *heap, unsigned long pages)
+{
+	return !above_memlock(heap, atomic64_read(&heap->mm->pinned_vm) + pages);
+}
+
+/* Of all heaps together and of the process. */
+static int charge_outer(struct karena_heap *heap, unsigned long pages,
+			unsigned long limit)
+{
+	atomic64_t *pinned_vm = &heap->mm->pinned_vm;
+	long old = atomic_long_read(&charged_pages);
+	s64 pinned = atomic64_read(pinned_vm);
+
 	do {
 		if (old + pages > limit)
 			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&charged_pages, &old, old + pages));
-	if (heap->charged + pages > heap->locked) {
-		atomic_long_sub(pages, &charged_pages);
-		return -EAGAIN;
-	}
+	do {
+		if (above_memlock(heap, pinned + pages)) {
+			atomic_long_sub(pages, &charged_pages);
+			return -ENOMEM;
+		}
+	} while (!atomic64_try_cmpxchg(pinned_vm, &pinned, pinned + pages));
+	return 0;
+}
+
+static void uncharge_outer(struct karena_heap *heap, unsigned long pages)
+{
+	if (heap)
+		atomic64_sub(pages, &heap->mm->pinned_vm);
+	atomic_long_sub(pages, &charged_pages);
+}
+
+/* With heap->lock held. */
+static int charge_heap(struct karena_heap *heap, unsigned long pages)
+{
+	lockdep_assert_held(&heap->lock);
+	if (heap->charged + pages > heap->limit)
+		return -ENOMEM;
 	WRITE_ONCE(heap->charged, heap->charged + pages);
 	return 0;
 }
@@ -99,12 +158,19 @@ static int charge(struct karena_heap *heap, unsigned long pages, unsigned long l
  *
  * The last eighth of the limit of all heaps is left to who commits.
  *
- * Return: 0, -ENOMEM near a limit, or -EAGAIN when karena_lock_ready() is needed
- * first.
+ * Return: 0, or -ENOMEM near a limit.
  */
 int karena_charge_ready(struct karena_heap *heap, unsigned long pages)
 {
-	return charge(heap, pages, karena_limit() - karena_limit() / 8);
+	unsigned long limit = karena_limit();
+	int err = charge_outer(heap, pages, limit - limit / 8);
+
+	if (err)
+		return err;
+	err = charge_heap(heap, pages);
+	if (err)
+		uncharge_outer(heap, pages);
+	return err;
 }
 
 /**
@@ -120,6 +186,7 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 	unsigned long limit = karena_limit();
 
 	return charged <= READ_ONCE(heap->limit) &&
+	       karena_limit_allows(heap, pages) &&
 	       atomic_long_read(&charged_pages) + pages <= limit - limit / 8;
 }
 
@@ -133,7 +200,7 @@ void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 	spin_lock(&heap->lock);
 	WRITE_ONCE(heap->charged, heap->charged - pages);
 	spin_unlock(&heap->lock);
-	atomic_long_sub(pages, &charged_pages);
+	uncharge_outer(heap, pages);
 }
 
 /**
@@ -151,14 +218,18 @@ void karena_charge_committed(struct karena_heap *heap, unsigned long pages)
 
 static int charge_commit(struct karena_heap *heap, unsigned long pages)
 {
-	int err;
+	int err = charge_outer(heap, pages, karena_limit());
 
+	if (err)
+		return err;
 	spin_lock(&heap->lock);
-	err = charge(heap, pages, karena_limit());
+	err = charge_heap(heap, pages);
 	if (!err)
 		WRITE_ONCE(heap->committed, heap->committed + pages);
 	spin_unlock(&heap->lock);
-	if (!err)
+	if (err)
+		uncharge_outer(heap, pages);
+	else
 		atomic_long_add(pages, &committed_pages);
 	return err;
 }
@@ -168,14 +239,14 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
  * @heap: The heap.
  * @pages: How many.
  *
- * Return: 0; -ENOMEM at the limit of the heap or of all heaps together; -EAGAIN when
- * karena_lock() is needed first.
+ * Return: 0, or -ENOMEM at the limit of the heap, of all heaps together or of the
+ * process.
  */
 int karena_charge(struct karena_heap *heap, unsigned long pages)
 {
 	int err = charge_commit(heap, pages);
 
-	if (err == -ENOMEM) {
+	if (err) {
 		/* What was pinned when it was released may be free by now. */
 		karena_frame_reap(heap);
 		err = charge_commit(heap, pages);
@@ -196,133 +267,17 @@ void karena_uncharge(struct karena_heap *heap, unsigned long pages)
 		WRITE_ONCE(heap->committed, heap->committed - pages);
 		spin_unlock(&heap->lock);
 	}
-	atomic_long_sub(pages, &charged_pages);
+	uncharge_outer(heap, pages);
 	atomic_long_sub(pages, &committed_pages);
 }
 
 /**
- * karena_lock_allowed() - Whether karena_lock() has a chance.
- * @heap: The heap, the current process's.
- * @pages: How many pages are to be charged.
- *
- * Return: Whether RLIMIT_MEMLOCK allows them at this moment.
+ * karena_limit_abandon() - Let a process go that has orphans.
+ * @heap: Its heap, which goes; the orphans stay charged to all heaps together.
  */
-bool karena_lock_allowed(struct karena_heap *heap, unsigned long pages)
+void karena_limit_abandon(struct karena_heap *heap)
 {
-	unsigned long room = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
-	unsigned long want = READ_ONCE(heap->charged) + pages;
-	unsigned long have = READ_ONCE(heap->locked);
-
-	return want <= have || capable(CAP_IPC_LOCK) ||
-	       READ_ONCE(heap->mm->locked_vm) + want - have <= room;
-}
-
-/* Near the limit nothing is ahead: it may be another heap's. */
-static unsigned long lock_batch(struct karena_heap *heap)
-{
-	unsigned long room = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
-	unsigned long used = READ_ONCE(heap->mm->locked_vm);
-
-	return used + 8 * LOCK_BATCH <= room || capable(CAP_IPC_LOCK) ?
-	       LOCK_BATCH : 0;
-}
-
-/**
- * karena_lock() - Account pages to RLIMIT_MEMLOCK before they are charged.
- * @heap: The heap, the current process's.
- * @pages: How many.
- *
- * Context: Takes mmap_lock.
- * Return: 0, -ENOMEM above the limit, -EINTR when the process is being killed.
- */
-int karena_lock(struct karena_heap *heap, unsigned long pages)
-{
-	unsigned long want = READ_ONCE(heap->charged) + pages;
-	unsigned long have = READ_ONCE(heap->locked);
-	unsigned long more;
-	int err;
-
-	assign_bit(KARENA_HEAP_UNLIMITED, &heap->flags, capable(CAP_IPC_LOCK));
-	if (fatal_signal_pending(current))
-		return -EINTR;
-	if (want <= have)
-		return 0;
-	more = want - have + lock_batch(heap);
-	err = account_locked_vm(heap->mm, more, true);
-	if (err)
-		return err;
-	spin_lock(&heap->lock);
-	WRITE_ONCE(heap->locked, heap->locked + more);
-	spin_unlock(&heap->lock);
-	return 0;
-}
-
-/**
- * karena_lock_ready() - Account pages to RLIMIT_MEMLOCK before they are ready.
- * @heap: The heap, of whatever process.
- * @pages: How many.
- *
- * The limit is that of the process which made the heap; one that had the right to
- * lock any amount when it last did so may do so still.
- *
- * Context: Takes mmap_lock.
- * Return: Whether they are accounted.
- */
-bool karena_lock_ready(struct karena_heap *heap, unsigned long pages)
-{
-	unsigned long want = READ_ONCE(heap->charged) + pages;
-	unsigned long have = READ_ONCE(heap->locked);
-	struct task_struct *task;
-	int err;
-
-	if (want <= have)
-		return true;
-	task = get_pid_task(heap->pid, PIDTYPE_TGID);
-	if (!task)
-		return false;
-	mmap_write_lock(heap->mm);
-	err = __account_locked_vm(heap->mm, want - have, true, task,
-				  test_bit(KARENA_HEAP_UNLIMITED, &heap->flags));
-	mmap_write_unlock(heap->mm);
-	put_task_struct(task);
-	if (err)
-		return false;
-	spin_lock(&heap->lock);
-	WRITE_ONCE(heap->locked, heap->locked + want - have);
-	spin_unlock(&heap->lock);
-	return true;
-}
-
-/**
- * karena_unlock_surplus() - Account less when less is charged.
- * @heap: The heap.
- *
- * Context: Takes mmap_lock.
- */
-void karena_unlock_surplus(struct karena_heap *heap)
-{
-	unsigned long batch = lock_batch(heap), surplus = 0;
-
-	spin_lock(&heap->lock);
-	if (heap->locked > heap->charged + 2 * batch) {
-		surplus = heap->locked - heap->charged - batch;
-		WRITE_ONCE(heap->locked, heap->locked - surplus);
-	}
-	spin_unlock(&heap->lock);
-	if (surplus)
-		account_locked_vm(heap->mm, surplus, false);
-}
-
-/**
- * karena_unlock_all() - Account nothing any more.
- * @heap: A heap that goes.
- *
- * Context: Takes mmap_lock.
- */
-void karena_unlock_all(struct karena_heap *heap)
-{
-	if (heap->locked)
-		account_locked_vm(heap->mm, heap->locked, false);
+	atomic64_sub(heap->charged, &heap->mm->pinned_vm);
 }
 
 /* With heap->lock held. */
@@ -341,7 +296,7 @@ static int set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 static void limits_changed(struct karena_heap *heap)
 {
 	while (READ_ONCE(heap->charged) > READ_ONCE(heap->limit) &&
-	       karena_ready_drop(heap, 1))
+	       karena_ready_drop(heap, 1, NUMA_NO_NODE))
 		;
 	karena_pressure_check(heap);
 }
@@ -354,7 +309,8 @@ static void limits_changed(struct karena_heap *heap)
  */
 unsigned long karena_limit_pages(u64 bytes)
 {
-	return (bytes >> PAGE_SHIFT) + !PAGE_ALIGNED(bytes);
+	/* One that cannot be rounded up is out of reach as it is. */
+	return (bytes >> PAGE_SHIFT) + (!PAGE_ALIGNED(bytes) && bytes <= LLONG_MAX);
 }
 
 /**

@@ -2,7 +2,9 @@
 /*
  * karena: arenas of physical memory for the heaps of language runtimes.
  */
+#include <linux/build_bug.h>
 #include <linux/miscdevice.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 
 #include "karena.h"
@@ -39,6 +41,8 @@ static int __init karena_init(void)
 {
 	int err;
 
+	/* A huge frame is what one PMD maps. */
+	BUILD_BUG_ON(PMD_SHIFT != KARENA_ARENA_SHIFT);
 	karena_limit_init();
 	err = karena_arena_init();
 	if (err)
@@ -49,9 +53,12 @@ static int __init karena_init(void)
 	err = karena_ready_init();
 	if (err)
 		goto err_reclaim;
-	err = misc_register(&karena_device);
+	err = karena_heap_init();
 	if (err)
 		goto err_ready;
+	err = misc_register(&karena_device);
+	if (err)
+		goto err_heap;
 	err = karena_sysfs_init(&karena_device);
 	if (err)
 		goto err_device;
@@ -61,6 +68,8 @@ static int __init karena_init(void)
 
 err_device:
 	misc_deregister(&karena_device);
+err_heap:
+	karena_heap_exit();
 err_ready:
 	karena_ready_exit();
 err_reclaim:
@@ -74,6 +83,7 @@ static void __exit karena_exit(void)
 {
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
+	karena_heap_exit();
 	karena_ready_exit();
 	karena_reclaim_exit();
 	karena_frame_exit();

@@ -49,12 +49,11 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
 
 	/* A cause that goes on need not be noted each time. */
 	if (level <= READ_ONCE(heap->pressure) &&
-	    time_before(until, READ_ONCE(heap->pressure_until) + LASTS / 4))
+	    time_before(until, READ_ONCE(heap->pressure_until[level]) + LASTS / 4))
 		return;
 	spin_lock(&heap->lock);
 	rises = level > heap->pressure;
-	if (level >= heap->pressure)
-		WRITE_ONCE(heap->pressure_until, until);
+	WRITE_ONCE(heap->pressure_until[level], until);
 	if (rises) {
 		heap->pressure_events++;
 		pressure_show(heap, level);
@@ -77,26 +76,37 @@ void karena_pressure_check(struct karena_heap *heap)
 		karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 }
 
+/* With heap->lock held: the highest level that has not come to its end. */
+static u32 level_now(struct karena_heap *heap)
+{
+	u32 level;
+
+	for (level = KARENA_PRESSURE_HIGH; level; level--) {
+		if (level <= heap->pressure &&
+		    time_before(jiffies, heap->pressure_until[level]))
+			return level;
+	}
+	return above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
+}
+
 /* The level falls, or this runs again when it may. */
 static void pressure_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						pressure_work.work);
-	long again;
+	long again = 0;
 	u32 level;
 
 	spin_lock(&heap->lock);
-	again = heap->pressure_until - jiffies;
-	if (again <= 0) {
-		level = above_soft_limit(heap) ? KARENA_PRESSURE_SOME :
-						 KARENA_PRESSURE_NONE;
-		again = level ? LASTS : 0;
-		if (level < heap->pressure)
-			pressure_show(heap, level);
-	}
+	level = level_now(heap);
+	if (level != heap->pressure)
+		pressure_show(heap, level);
+	if (level)
+		again = heap->pressure_until[level] - jiffies;
 	spin_unlock(&heap->lock);
-	if (again)
-		queue_delayed_work(system_wq, &heap->pressure_work, again);
+	if (level)
+		queue_delayed_work(system_wq, &heap->pressure_work,
+				   again > 0 ? again : LASTS);
 }
 
 #ifdef CONFIG_MEMCG
@@ -160,7 +170,8 @@ void karena_pressure_prepare(struct karena_heap *heap)
 {
 	INIT_DELAYED_WORK(&heap->pressure_work, pressure_work);
 	init_waitqueue_head(&heap->pressure_wait);
-	heap->pressure_until = jiffies;
+	heap->pressure_until[KARENA_PRESSURE_SOME] = jiffies;
+	heap->pressure_until[KARENA_PRESSURE_HIGH] = jiffies;
 }
 
 /**

@@ -22,22 +22,14 @@ static int commit_part(struct karena_heap *heap, unsigned long page,
 		       unsigned long count)
 {
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
-	int err;
 
 	switch (KARENA_STATE(READ_ONCE(*state))) {
 	case KARENA_VOLATILE:
 	case KARENA_BUSY:
 		return -EBUSY;
+	default:
+		return karena_arena_commit(heap, page, count, false);
 	}
-	do {
-		err = karena_arena_commit(heap, page, count, false);
-		if (err != -EAGAIN)
-			return err;
-		err = karena_lock(heap, count);
-	} while (!err);
-	if (err == -ENOMEM)
-		karena_arena_refused(heap);
-	return err;
 }
 
 static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
@@ -55,6 +47,7 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 		if (err)
 			return err;
 		page = next;
+		cond_resched();
 	}
 	return 0;
 }
@@ -102,7 +95,6 @@ static void release_done(struct release *release)
 {
 	release_flush(release);
 	karena_frame_reap(release->heap);
-	karena_unlock_surplus(release->heap);
 }
 
 /**
@@ -157,9 +149,13 @@ static int try_ranges(struct karena_heap *heap, struct release *release,
 	int first = 0, err;
 	u32 i;
 
+	if (list->nr > KARENA_RANGES_MAX)
+		return -EINVAL;
 	for (i = 0; i < list->nr; i++, address += sizeof(struct karena_range)) {
 		struct karena_range range;
 
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		err = range_get(&range, address);
 		if (err)
 			return err;

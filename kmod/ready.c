@@ -8,8 +8,8 @@
  *
  * The lists and counts are heap->lock's; heap->ready itself, once it is set, stays.
  */
-#include <linux/cpuset.h>
 #include <linux/jiffies.h>
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/nodemask.h>
@@ -22,6 +22,9 @@
 
 /* A heap grows fast when it commits again within this. */
 #define FAST		(HZ / 10)
+
+/* Behind everything else, but not so far that a heap waits for it at its end. */
+#define READY_NICE	10
 
 /* Nothing is filled for this long after memory was short. */
 #define PAUSE		HZ
@@ -46,14 +49,14 @@ static void ready_run(struct karena_heap *heap, unsigned long delay)
 	kthread_mod_delayed_work(worker, &heap->ready_work, delay);
 }
 
-static struct karena_ready_frames *ready_get(struct karena_heap *heap)
+static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp)
 {
 	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
 	int node;
 
 	if (ready)
 		return ready;
-	ready = karena_reclaim_alloc_ready(heap, ready_cache);
+	ready = karena_reclaim_alloc_ready(heap, ready_cache, gfp);
 	if (!ready)
 		return NULL;
 	ready->heap = heap;
@@ -96,10 +99,12 @@ static struct folio *ready_pop(struct karena_heap *heap, int node)
 static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 {
 	struct karena_ready_node *at = &heap->ready->node[node];
-	int err;
+	int err = -ECANCELED;
 
 	spin_lock(&heap->lock);
-	err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
+	/* It may be wanted no more. */
+	if (at->nr < ready_target(heap, node))
+		err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
 	if (!err) {
 		list_add(&folio->lru, &at->folios);
 		at->nr++;
@@ -122,22 +127,6 @@ static struct folio *ready_pop_any(struct karena_heap *heap)
 }
 
 /**
- * karena_ready_local_node() - Where the committing thread's memory comes from.
- *
- * Return: The node, or NUMA_NO_NODE when that is not simple to say.
- */
-int karena_ready_local_node(void)
-{
-	int node = numa_mem_id();
-
-#ifdef CONFIG_NUMA
-	if (current->mempolicy)
-		return NUMA_NO_NODE;
-#endif
-	return node_isset(node, cpuset_current_mems_allowed) ? node : NUMA_NO_NODE;
-}
-
-/**
  * karena_ready_take() - Take a ready frame to commit it.
  * @heap: The heap.
  * @node: On which node; NUMA_NO_NODE: where the current thread's memory is.
@@ -152,10 +141,10 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 	if (!READ_ONCE(heap->nr_ready))
 		return NULL;
 	if (node == NUMA_NO_NODE)
-		node = karena_ready_local_node();
+		node = karena_frame_local_node();
 	spin_lock(&heap->lock);
-	/* The limit may have been lowered since the frame was charged. */
-	if (heap->nr_ready && heap->charged <= heap->limit) {
+	/* A limit may have been lowered since the frame was charged. */
+	if (heap->nr_ready && !karena_limit_exceeded(heap)) {
 		if (node != NUMA_NO_NODE)
 			folio = ready_pop(heap, node);
 		if (!folio && any)
@@ -174,12 +163,14 @@ static void ready_free(struct karena_heap *heap, struct folio *folio)
 	karena_uncharge_ready(heap, KARENA_ARENA_PAGES);
 }
 
-static bool ready_drop_one(struct karena_heap *heap)
+static bool ready_drop_one(struct karena_heap *heap, int node)
 {
 	struct folio *folio = NULL;
 
 	spin_lock(&heap->lock);
-	if (heap->nr_ready)
+	if (heap->nr_ready && node != NUMA_NO_NODE)
+		folio = ready_pop(heap, node);
+	else if (heap->nr_ready)
 		folio = ready_pop_any(heap);
 	spin_unlock(&heap->lock);
 	if (folio)
@@ -191,18 +182,20 @@ static bool ready_drop_one(struct karena_heap *heap)
  * karena_ready_drop() - Free ready frames; memory is short.
  * @heap: The heap; for a while it gets no new ones.
  * @count: How many.
+ * @node: Of which node, or NUMA_NO_NODE.
  *
  * Context: Any process context, reclaim too.
  * Return: How many pages came free.
  */
-unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count)
+unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
+				int node)
 {
 	unsigned long pages = 0;
 
 	if (!READ_ONCE(heap->nr_ready))
 		return 0;
 	WRITE_ONCE(heap->fill_after, jiffies + PAUSE);
-	while (count-- && ready_drop_one(heap))
+	while (count-- && ready_drop_one(heap, node))
 		pages += KARENA_ARENA_PAGES;
 	ready_run(heap, PAUSE);
 	return pages;
@@ -223,6 +216,8 @@ void karena_ready_committed(struct karena_heap *heap, int node)
 	fast = time_before(jiffies, heap->last_commit + FAST) &&
 	       huge >= AHEAD_ARENAS && most;
 	heap->last_commit = jiffies;
+	if (!most)
+		heap->ahead = 0;
 	if (fast) {
 		heap->ahead_node = node;
 		heap->ahead = min3(heap->ahead * 2 + 1, most,
@@ -266,14 +261,22 @@ static int ready_lacking(struct karena_heap *heap)
 	return found;
 }
 
+static bool owner_low(struct karena_heap *heap)
+{
+	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
+	bool low = karena_pressure_low(memcg);
+
+	mem_cgroup_put(memcg);
+	return low;
+}
+
 static bool ready_fill(struct karena_heap *heap, int node)
 {
 	struct folio *folio;
 
 	/* After the process's end it would be charged to nobody. */
-	if (!atomic_read(&heap->mm->mm_users) || karena_pressure_low(NULL) ||
-	    !karena_charge_room(heap, KARENA_ARENA_PAGES) ||
-	    !karena_lock_ready(heap, KARENA_ARENA_PAGES))
+	if (!atomic_read(&heap->mm->mm_users) || owner_low(heap) ||
+	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
 		return false;
 	folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
 	if (!folio)
@@ -298,7 +301,7 @@ static void ready_work(struct kthread_work *work)
 		heap->ahead = 0;
 	idle = !heap->ahead;
 	spin_unlock(&heap->lock);
-	if (!ready_get(heap)) {
+	if (!ready_get(heap, GFP_NOWAIT | __GFP_ACCOUNT | __GFP_NOWARN)) {
 		ready_run(heap, PAUSE);
 		return;
 	}
@@ -319,35 +322,40 @@ static void ready_work(struct kthread_work *work)
 	ready_run(heap, filled ? 0 : PAUSE);
 }
 
+/* The node that a call means, or NUMA_NO_NODE for all together. */
 static int call_node(struct karena_heap *heap, const struct karena_ready *call)
 {
 	bool single = heap->policy == KARENA_POLICY_PREFER ||
 		      heap->policy == KARENA_POLICY_BIND;
 
 	if (call->node == KARENA_NODE_ANY)
-		return single ? heap->node : numa_mem_id();
-	if (call->node >= nr_node_ids || !node_state(call->node, N_MEMORY) ||
+		return single ? heap->node : NUMA_NO_NODE;
+	if (call->node > INT_MAX || !karena_frame_node_allowed(call->node) ||
 	    (heap->policy == KARENA_POLICY_BIND && call->node != heap->node))
 		return -EINVAL;
 	return call->node;
 }
 
-/* How many frames are to be made when so many are wanted on a node. */
-static unsigned long ready_lacks(struct karena_heap *heap, int node,
-				 unsigned int count)
+/*
+ * With heap->lock held. Of all nodes together what they have stays, as far as it
+ * is wanted, and the rest is made where the caller would commit.
+ */
+static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
 {
-	unsigned long lacks = 0;
+	struct karena_ready_node *at = heap->ready->node;
 	int i;
 
-	spin_lock(&heap->lock);
-	for (i = 0; i < nr_node_ids; i++) {
-		struct karena_ready_node *at = &heap->ready->node[i];
-		unsigned int wanted = i == node ? count : at->wanted;
-
-		lacks += wanted > at->nr ? wanted - at->nr : 0;
+	lockdep_assert_held(&heap->lock);
+	if (node != NUMA_NO_NODE) {
+		at[node].wanted = count;
+		return;
 	}
-	spin_unlock(&heap->lock);
-	return lacks;
+	for (i = 0; i < nr_node_ids; i++) {
+		at[i].wanted = min(at[i].wanted, count);
+		count -= at[i].wanted;
+	}
+	i = karena_frame_local_node();
+	at[i == NUMA_NO_NODE ? numa_mem_id() : i].wanted += count;
 }
 
 /**
@@ -355,33 +363,33 @@ static unsigned long ready_lacks(struct karena_heap *heap, int node,
  * @heap: The heap.
  * @call: The caller's wish, and where the answer goes.
  *
- * Return: 0, -EINVAL or -ENOMEM.
+ * Return: 0, -EINVAL or -ENOMEM; what is wanted stays as it was then.
  */
 int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 {
 	int node = call_node(heap, call);
 	struct karena_ready_frames *ready;
-	unsigned long lacking;
-	int err;
+	unsigned long have;
 
-	if (call->flags || call->reserved || node < 0 ||
+	if (call->flags || call->reserved || node == -EINVAL ||
 	    call->count > heap->nr_arenas)
 		return -EINVAL;
-	ready = ready_get(heap);
+	ready = ready_get(heap, KARENA_GFP);
 	if (!ready)
 		return -ENOMEM;
-	lacking = ready_lacks(heap, node, call->count);
-	err = karena_lock(heap, lacking * KARENA_ARENA_PAGES);
-	if (err)
-		return err;
+	WRITE_ONCE(heap->memlock, karena_limit_memlock());
+	have = node == NUMA_NO_NODE ? heap->nr_ready : ready->node[node].nr;
+	if (call->count > have && !karena_limit_allows(heap, (call->count - have) *
+						      KARENA_ARENA_PAGES))
+		return -ENOMEM;
 	spin_lock(&heap->lock);
 	heap->ahead = 0;
-	ready->node[node].wanted = call->count;
+	set_wanted(heap, node, call->count);
 	spin_unlock(&heap->lock);
 	ready_trim(heap);
 	ready_run(heap, 0);
-	karena_unlock_surplus(heap);
-	call->ready = READ_ONCE(ready->node[node].nr);
+	call->ready = node == NUMA_NO_NODE ? READ_ONCE(heap->nr_ready) :
+					     READ_ONCE(ready->node[node].nr);
 	return 0;
 }
 
@@ -408,7 +416,9 @@ void karena_ready_stop(struct karena_heap *heap)
 		return;
 	karena_reclaim_remove_ready(heap->ready);
 	karena_reclaim_wait(heap);
-	while (ready_drop_one(heap))
+	/* Reclaim that was at work may have queued it again. */
+	kthread_cancel_delayed_work_sync(&heap->ready_work);
+	while (ready_drop_one(heap, NUMA_NO_NODE))
 		;
 	kmem_cache_free(ready_cache, heap->ready);
 }
@@ -442,7 +452,7 @@ int karena_ready_init(void)
 		kmem_cache_destroy(ready_cache);
 		return PTR_ERR(worker);
 	}
-	set_user_nice(worker->task, MAX_NICE);
+	set_user_nice(worker->task, READY_NICE);
 	karena_reserve_init(worker);
 	return 0;
 }

@@ -4,15 +4,17 @@
  * arenas are taken from their heaps, those first that were given back first; after
  * them ready frames.
  *
- * All arenas are on a memcg-aware list_lru, because their owners make them volatile
- * by a store of which the kernel learns nothing; and so are the heaps that have
- * had ready frames. Without such lists the kernel would not call the shrinker for a
- * cgroup's own limit, and would start its OOM killer instead.
+ * All arenas with a frame are on a memcg-aware list_lru, because their owners make
+ * them volatile by a store of which the kernel learns nothing; and so are the heaps
+ * that have had ready frames. Without such lists the kernel would not call the
+ * shrinker for a cgroup's own limit, and would start its OOM killer instead.
  *
- * A list_lru has a list for each NUMA node, but the node is that of the slab page
- * which what is listed lies in, not that of the memory which it has. So here all
- * nodes' lists of a cgroup are one, and who reclaims a node takes the arenas whose
- * memory is there; those of other nodes only when there are none.
+ * Which node's and which cgroup's list something is on is decided by the slab page
+ * that it lies in. So an arena is listed by an anchor, made with its frame, on
+ * the frame's node and charged as the frame is. Where slab has none on that node,
+ * it is on another's list: all nodes' lists of a cgroup are walked as one, and who
+ * reclaims a node takes the arenas whose memory is there; those of other nodes only
+ * when there are none.
  */
 #include <linux/ktime.h>
 #include <linux/list_lru.h>
@@ -29,9 +31,20 @@
 /* How many arenas one call takes at most: 32 MiB. */
 #define BATCH	16
 
-/* Ages are counted as in the state words: 29 bits of 2^20 ns. */
-#define AGE_MASK	GENMASK(28, 0)
+/* How many entries are looked at with a list's lock held. */
+#define SLICE	512
 
+/* Ages are counted as in the state words: 28 bits of 2^20 ns. */
+#define AGE_BITS	28
+#define AGE_MASK	GENMASK(AGE_BITS - 1, 0)
+
+/* An arena on the list. */
+struct karena_anchor {
+	struct list_head lru;
+	struct karena_arena *arena;
+};
+
+static struct kmem_cache *anchor_cache;
 static struct list_lru arena_lru;
 static struct list_lru ready_lru;
 static struct shrinker *shrinker;
@@ -56,18 +69,32 @@ static u32 arena_word(struct karena_arena *arena)
 	return READ_ONCE(*karena_state(arena->heap, arena->index));
 }
 
-/* Walk a cgroup's lists of all nodes; whether there was anything on them. */
+static struct karena_arena *arena_of(struct list_head *item)
+{
+	return container_of(item, struct karena_anchor, lru)->arena;
+}
+
+/*
+ * Walk a cgroup's lists of all nodes; whether there was anything on them. What has
+ * been looked at goes to the end of its list, so that the next slice goes on.
+ */
 static bool walk(struct list_lru *lru, struct shrink_control *sc,
 		 list_lru_walk_cb isolate, void *data)
 {
-	unsigned long nr, all = 0;
+	unsigned long left, all = 0;
 	int node;
 
 	for_each_node_state(node, N_NORMAL_MEMORY) {
-		nr = list_lru_count_one(lru, node, sc->memcg);
-		all += nr;
-		if (nr)
-			list_lru_walk_one(lru, node, sc->memcg, isolate, data, &nr);
+		left = list_lru_count_one(lru, node, sc->memcg);
+		all += left;
+		while (left) {
+			unsigned long slice = min_t(unsigned long, left, SLICE);
+
+			left -= slice;
+			list_lru_walk_one(lru, node, sc->memcg, isolate, data,
+					  &slice);
+			cond_resched();
+		}
 	}
 	return all;
 }
@@ -89,25 +116,25 @@ static int arena_node(struct karena_arena *arena)
 struct count {
 	int node;
 	bool low;
-	unsigned long arenas, others;
-	unsigned long ready;
+	unsigned long arenas, other_arenas;
+	unsigned long ready, other_ready;
 };
 
 static enum lru_status count_volatile(KARENA_LRU_ARGS)
 {
-	struct karena_arena *arena = container_of(item, struct karena_arena, lru);
+	struct karena_arena *arena = arena_of(item);
 	struct count *count = data;
 	int node = arena_node(arena);
 
 	if (count->low)
 		karena_pressure_raise(arena->heap, KARENA_PRESSURE_SOME);
 	if (node == NUMA_NO_NODE || KARENA_STATE(arena_word(arena)) != KARENA_VOLATILE)
-		return LRU_SKIP;
+		return LRU_ROTATE;
 	if (node == count->node)
 		count->arenas++;
 	else
-		count->others++;
-	return LRU_SKIP;
+		count->other_arenas++;
+	return LRU_ROTATE;
 }
 
 static enum lru_status count_ready(KARENA_LRU_ARGS)
@@ -116,8 +143,11 @@ static enum lru_status count_ready(KARENA_LRU_ARGS)
 		container_of(item, struct karena_ready_frames, lru);
 	struct count *count = data;
 
-	count->ready += READ_ONCE(ready->heap->nr_ready);
-	return LRU_SKIP;
+	unsigned long here = READ_ONCE(ready->node[count->node].nr);
+
+	count->ready += here;
+	count->other_ready += READ_ONCE(ready->heap->nr_ready) - here;
+	return LRU_ROTATE;
 }
 
 /*
@@ -140,7 +170,8 @@ static unsigned long reclaim_count(struct shrinker *self,
 	any |= walk(&ready_lru, sc, count_ready, &count);
 	if (!any)
 		return SHRINK_EMPTY;
-	frames = (count.arenas ?: count.others) + count.ready;
+	frames = count.arenas + count.ready ?:
+		 count.other_arenas + count.other_ready;
 	most = 2 * clamp_t(unsigned long, frames / 8, 1, BATCH);
 	return min(frames, most) * KARENA_ARENA_PAGES;
 }
@@ -158,6 +189,14 @@ struct candidates {
 	} of[BATCH];
 };
 
+/* How long ago something was; what seems to be in the future is new. */
+static u32 age(u32 now, u32 then)
+{
+	u32 past = (now - then) & AGE_MASK;
+
+	return past >> (AGE_BITS - 1) ? 0 : past;
+}
+
 /* Whether one is to go before another. */
 static bool before(const struct candidate *one, const struct candidate *other)
 {
@@ -166,23 +205,23 @@ static bool before(const struct candidate *one, const struct candidate *other)
 
 static enum lru_status choose_oldest(KARENA_LRU_ARGS)
 {
-	struct karena_arena *arena = container_of(item, struct karena_arena, lru);
+	struct karena_arena *arena = arena_of(item);
 	struct candidates *candidates = data;
 	struct candidate new = { .arena = arena, .word = arena_word(arena) };
 	int node = arena_node(arena);
 	unsigned int i = candidates->nr;
 
 	if (KARENA_STATE(new.word) != KARENA_VOLATILE || node == NUMA_NO_NODE)
-		return LRU_SKIP;
+		return LRU_ROTATE;
 	new.here = node == candidates->node;
-	new.age = (candidates->now - (new.word >> 3)) & AGE_MASK;
+	new.age = age(candidates->now + arena->heap->clock, new.word >> 4);
 	/* One that was tried and is pinned does not stand in the others' way. */
 	if (new.word == READ_ONCE(arena->tried_word))
-		new.age = min_t(u32, new.age, AGE_MASK &
-				(candidates->now - READ_ONCE(arena->tried)));
+		new.age = min(new.age, age(candidates->now,
+					   READ_ONCE(arena->tried)));
 	if (i == BATCH) {
 		if (!before(&new, &candidates->of[i - 1]))
-			return LRU_SKIP;
+			return LRU_ROTATE;
 		purge_put(candidates->of[--i].arena->heap);
 	} else {
 		candidates->nr++;
@@ -191,7 +230,7 @@ static enum lru_status choose_oldest(KARENA_LRU_ARGS)
 		candidates->of[i] = candidates->of[i - 1];
 	candidates->of[i] = new;
 	purge_get(arena->heap);
-	return LRU_SKIP;
+	return LRU_ROTATE;
 }
 
 /* How many pages came free. */
@@ -248,17 +287,18 @@ static enum lru_status choose_ready(KARENA_LRU_ARGS)
 	struct heaps *heaps = data;
 
 	if (heaps->nr == BATCH || !READ_ONCE(ready->heap->nr_ready))
-		return LRU_SKIP;
+		return LRU_ROTATE;
 	purge_get(ready->heap);
 	heaps->of[heaps->nr++] = ready->heap;
-	return LRU_SKIP;
+	return LRU_ROTATE;
 }
 
-static unsigned long drop_ready(struct karena_heap *heap, unsigned long pages)
+static unsigned long drop_ready(struct karena_heap *heap, unsigned long pages,
+				int node)
 {
 	unsigned long frames = DIV_ROUND_UP(pages, KARENA_ARENA_PAGES);
 
-	frames = karena_ready_drop(heap, frames) / KARENA_ARENA_PAGES;
+	frames = karena_ready_drop(heap, frames, node) / KARENA_ARENA_PAGES;
 	if (!frames)
 		return 0;
 	atomic_long_add(frames, &heap->reclaimed_ready);
@@ -267,6 +307,7 @@ static unsigned long drop_ready(struct karena_heap *heap, unsigned long pages)
 	return frames * KARENA_ARENA_PAGES;
 }
 
+/* Those of the node that is short first. */
 static unsigned long purge_ready(struct shrink_control *sc, unsigned long pages)
 {
 	struct heaps heaps = {};
@@ -274,9 +315,11 @@ static unsigned long purge_ready(struct shrink_control *sc, unsigned long pages)
 	unsigned int i;
 
 	walk(&ready_lru, sc, choose_ready, &heaps);
+	for (i = 0; i < heaps.nr && freed < pages; i++)
+		freed += drop_ready(heaps.of[i], pages - freed, sc->nid);
 	for (i = 0; i < heaps.nr; i++) {
-		if (freed < pages)
-			freed += drop_ready(heaps.of[i], pages - freed);
+		if (!freed)
+			freed = drop_ready(heaps.of[i], pages, NUMA_NO_NODE);
 		purge_put(heaps.of[i]);
 	}
 	return freed;
@@ -302,59 +345,78 @@ static unsigned long reclaim_scan(struct shrinker *self,
 	return freed;
 }
 
+/* Charged to the heap's owner; the first of a cgroup makes its lists. */
 static void *reclaim_alloc(struct karena_heap *heap, struct kmem_cache *cache,
-			   struct list_lru *lru)
+			   struct list_lru *lru, int node, gfp_t gfp)
 {
 	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
 	struct mem_cgroup *old = set_active_memcg(memcg);
-	void *object;
+	void *object, *there;
 
-	object = kmem_cache_alloc_lru(cache, lru, KARENA_GFP | __GFP_ZERO);
+	object = kmem_cache_alloc_lru(cache, lru, gfp | __GFP_ZERO);
+	if (object && node != NUMA_NO_NODE &&
+	    page_to_nid(virt_to_page(object)) != node) {
+		there = kmem_cache_alloc_node(cache, gfp | __GFP_ZERO, node);
+		if (there) {
+			kmem_cache_free(cache, object);
+			object = there;
+		}
+	}
 	set_active_memcg(old);
 	mem_cgroup_put(memcg);
 	return object;
 }
 
 /**
- * karena_reclaim_alloc_arena() - Allocate an arena's structure.
- * @heap: Its heap, whose memory cgroup decides which list it is on.
- * @cache: Where from.
+ * karena_reclaim_anchor() - Allocate what is to show an arena to reclaim.
+ * @heap: Its heap.
+ * @node: Where its frame is.
  *
- * Return: The structure, zeroed, or NULL.
+ * Return: The anchor, or NULL.
  */
-void *karena_reclaim_alloc_arena(struct karena_heap *heap, struct kmem_cache *cache)
+struct karena_anchor *karena_reclaim_anchor(struct karena_heap *heap, int node)
 {
-	return reclaim_alloc(heap, cache, &arena_lru);
-}
-
-/**
- * karena_reclaim_alloc_ready() - Allocate the structure of a heap's ready frames.
- * @heap: The heap, as above.
- * @cache: Where from.
- *
- * Return: The structure, zeroed, or NULL.
- */
-void *karena_reclaim_alloc_ready(struct karena_heap *heap, struct kmem_cache *cache)
-{
-	return reclaim_alloc(heap, cache, &ready_lru);
+	return reclaim_alloc(heap, anchor_cache, &arena_lru, node, KARENA_GFP);
 }
 
 /**
  * karena_reclaim_add() - Let reclaim see an arena, until karena_reclaim_remove().
- * @arena: The arena, complete.
+ * @arena: The arena, with its frame and CHANGING held.
+ * @anchor: Of karena_reclaim_anchor(); it is the arena's from here on.
  */
-void karena_reclaim_add(struct karena_arena *arena)
+void karena_reclaim_add(struct karena_arena *arena, struct karena_anchor *anchor)
 {
-	list_lru_add_obj(&arena_lru, &arena->lru);
+	arena->anchor = anchor;
+	anchor->arena = arena;
+	INIT_LIST_HEAD(&anchor->lru);
+	list_lru_add_obj(&arena_lru, &anchor->lru);
 }
 
 /**
- * karena_reclaim_remove() - Hide an arena from reclaim.
- * @arena: The arena; reclaim may be at work on it still.
+ * karena_reclaim_remove() - Let reclaim see an arena no more, if it does.
+ * @arena: The arena, with CHANGING held; reclaim may yet try to take it.
  */
 void karena_reclaim_remove(struct karena_arena *arena)
 {
-	list_lru_del_obj(&arena_lru, &arena->lru);
+	if (!arena->anchor)
+		return;
+	list_lru_del_obj(&arena_lru, &arena->anchor->lru);
+	kmem_cache_free(anchor_cache, arena->anchor);
+	arena->anchor = NULL;
+}
+
+/**
+ * karena_reclaim_alloc_ready() - Allocate the structure of a heap's ready frames.
+ * @heap: The heap, whose memory cgroup decides which list it is on.
+ * @cache: Where from.
+ * @gfp: How.
+ *
+ * Return: The structure, zeroed, or NULL.
+ */
+void *karena_reclaim_alloc_ready(struct karena_heap *heap, struct kmem_cache *cache,
+				 gfp_t gfp)
+{
+	return reclaim_alloc(heap, cache, &ready_lru, NUMA_NO_NODE, gfp);
 }
 
 /**
@@ -394,10 +456,15 @@ int karena_reclaim_init(void)
 	struct list_lru *lrus[] = { &arena_lru, &ready_lru };
 	int err;
 
+	anchor_cache = KMEM_CACHE(karena_anchor, SLAB_ACCOUNT);
+	if (!anchor_cache)
+		return -ENOMEM;
 	shrinker = shrinker_alloc(SHRINKER_MEMCG_AWARE | SHRINKER_NUMA_AWARE,
 				  "karena");
-	if (!shrinker)
+	if (!shrinker) {
+		kmem_cache_destroy(anchor_cache);
 		return -ENOMEM;
+	}
 	shrinker->count_objects = reclaim_count;
 	shrinker->scan_objects = reclaim_scan;
 	/* To make one again costs no I/O. */
@@ -422,4 +489,5 @@ void karena_reclaim_exit(void)
 	shrinker_free(shrinker);
 	list_lru_destroy(&ready_lru);
 	list_lru_destroy(&arena_lru);
+	kmem_cache_destroy(anchor_cache);
 }

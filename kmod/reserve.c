@@ -3,8 +3,8 @@
  * The reserve: cleared huge frames that the administrator sets aside for all heaps,
  * as hugetlb's pool is. Nothing can be charged to a memory cgroup once it is
  * allocated: these frames are charged to none, also when a heap has them. They
- * are not reclaimed. What a heap gives back goes to the system, and the worker
- * makes a new one.
+ * are not reclaimed. Only so many are ever out of a memory cgroup's reach: one that
+ * a heap has is replaced when the heap gives it up.
  */
 #include <linux/cpuset.h>
 #include <linux/gfp.h>
@@ -24,6 +24,8 @@
 static DEFINE_SPINLOCK(reserve_lock);
 static LIST_HEAD(reserve);
 static unsigned long nr_reserve;
+
+static atomic_long_t nr_used;		/* that heaps have */
 
 static unsigned long reserve_target;	/* in frames */
 static int last_node = NUMA_NO_NODE;
@@ -65,7 +67,7 @@ static const struct kernel_param_ops reserve_ops = {
 	.get	= reserve_get,
 };
 module_param_cb(reserve, &reserve_ops, NULL, 0644);
-MODULE_PARM_DESC(reserve, "bytes of frames kept cleared for all heaps, charged to no memory cgroup (default: 0)");
+MODULE_PARM_DESC(reserve, "bytes of frames set aside for all heaps, charged to no memory cgroup (default: 0)");
 
 /* A frame of a node, or of any of those allowed. */
 static struct folio *reserve_pop(int node, const nodemask_t *allowed)
@@ -88,6 +90,16 @@ static struct folio *reserve_pop(int node, const nodemask_t *allowed)
 	return found;
 }
 
+/* Whether the thread has a memory policy of its own. */
+static bool has_policy(void)
+{
+#ifdef CONFIG_NUMA
+	return current->mempolicy;
+#else
+	return false;
+#endif
+}
+
 /**
  * karena_reserve_take() - Take a frame of the reserve to commit it.
  * @heap: Whose it becomes; it has charged it to the limits.
@@ -97,21 +109,33 @@ static struct folio *reserve_pop(int node, const nodemask_t *allowed)
  */
 struct folio *karena_reserve_take(struct karena_heap *heap, int node)
 {
-	bool local = node == NUMA_NO_NODE;
+	bool any = node == NUMA_NO_NODE && !has_policy();
 	struct folio *folio;
 
 	if (!READ_ONCE(nr_reserve))
 		return NULL;
-	if (local)
-		node = karena_ready_local_node();
 	if (node == NUMA_NO_NODE)
+		node = karena_frame_local_node();
+	if (!karena_frame_node_allowed(node))
 		return NULL;
 	folio = reserve_pop(node, NULL);
-	if (!folio && local)
+	if (!folio && any)
 		folio = reserve_pop(NUMA_NO_NODE, &cpuset_current_mems_allowed);
-	if (folio)
-		reserve_run(0);
+	if (!folio)
+		return NULL;
+	/* Known by it when it is freed; see karena_frame_put(). */
+	folio->private = &nr_used;
+	atomic_long_inc(&nr_used);
 	return folio;
+}
+
+/**
+ * karena_reserve_put() - A heap has given up a frame of the reserve.
+ */
+void karena_reserve_put(void)
+{
+	atomic_long_dec(&nr_used);
+	reserve_run(0);
 }
 
 /* On all nodes with memory in turn. */
@@ -133,10 +157,11 @@ static bool reserve_fill(void)
 static void reserve_work_fn(struct kthread_work *work)
 {
 	unsigned long target = READ_ONCE(reserve_target);
+	unsigned long used = atomic_long_read(&nr_used);
 
-	if (nr_reserve < target)
+	if (nr_reserve + used < target)
 		reserve_run(reserve_fill() ? 0 : PAUSE);
-	while (nr_reserve > target) {
+	while (nr_reserve && nr_reserve + used > target) {
 		struct folio *folio = reserve_pop(NUMA_NO_NODE, &node_states[N_MEMORY]);
 
 		if (!folio)
@@ -147,7 +172,7 @@ static void reserve_work_fn(struct kthread_work *work)
 }
 
 /**
- * karena_reserve_frames() - Count the frames of the reserve.
+ * karena_reserve_frames() - Count the frames in the reserve, which no heap has.
  *
  * Return: Their number.
  */

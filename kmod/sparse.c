@@ -18,8 +18,12 @@
 /* A huge frame of which this many pages go is not worth keeping. */
 #define DEMOTE_PAGES	(KARENA_ARENA_PAGES / 2)
 
-/* How often a frame is tried that a fault under way may hold: a jiffy each. */
-#define FREEZE_TRIES	5
+/* Written to at once; not worth to reclaim for. */
+#define DEMOTE_GFP	((KARENA_FRAME_GFP & ~(__GFP_ZERO | __GFP_RETRY_MAYFAIL)) | \
+			 __GFP_NORETRY)
+
+/* How often a frame is tried that a fault under way may hold; 20 to 50 us each. */
+#define FREEZE_TRIES	50
 
 static struct page **table_alloc(void)
 {
@@ -34,14 +38,28 @@ static void count_pages(struct karena_heap *heap, long arenas, long pages)
 	atomic_long_add(pages, &karena_nr_sparse_pages);
 }
 
-static void table_install(struct karena_arena *arena, struct page **table)
+static int table_make(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
+	int node = karena_frame_node(heap, arena->index);
+	struct karena_anchor *anchor;
+	struct page **table;
 
+	table = table_alloc();
+	if (!table)
+		return -ENOMEM;
+	anchor = karena_reclaim_anchor(heap, node == NUMA_NO_NODE ? numa_mem_id() :
+								    node);
+	if (!anchor) {
+		kfree(table);
+		return -ENOMEM;
+	}
 	spin_lock(&heap->lock);
 	WRITE_ONCE(arena->pages, table);
 	spin_unlock(&heap->lock);
 	count_pages(heap, 1, 0);
+	karena_reclaim_add(arena, anchor);
+	return 0;
 }
 
 /* With CHANGING held: without pages, the arena needs no table. */
@@ -52,6 +70,7 @@ static void table_remove_empty(struct karena_arena *arena)
 
 	if (arena->nr_pages)
 		return;
+	karena_reclaim_remove(arena);
 	spin_lock(&heap->lock);
 	WRITE_ONCE(arena->pages, NULL);
 	spin_unlock(&heap->lock);
@@ -80,11 +99,14 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
 
 	err = karena_charge(heap, 1);
 	/* A ready frame is of no use to who cannot commit. */
-	if (err == -ENOMEM && karena_ready_drop(heap, 1))
+	if (err && karena_ready_drop(heap, 1, NUMA_NO_NODE))
 		err = karena_charge(heap, 1);
 	if (err)
 		return err;
 	folio = page_alloc(arena, i, KARENA_FRAME_GFP);
+	/* Orphans that have come free are charged to its cgroup still. */
+	if (!folio && karena_frame_reap(heap))
+		folio = page_alloc(arena, i, KARENA_FRAME_GFP);
 	if (!folio) {
 		karena_uncharge(heap, 1);
 		return -ENOMEM;
@@ -104,8 +126,7 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
  * @first: The first page.
  * @count: How many pages.
  *
- * Return: 0; -ENOMEM or -EAGAIN as karena_arena_commit(): then the pages before the
- * one that failed are committed.
+ * Return: 0, or -ENOMEM: then the pages before the one that failed are committed.
  */
 int karena_sparse_commit(struct karena_arena *arena, unsigned long first,
 			 unsigned long count)
@@ -113,13 +134,10 @@ int karena_sparse_commit(struct karena_arena *arena, unsigned long first,
 	unsigned long i;
 	int err = 0;
 
-	if (!arena->pages) {
-		struct page **table = table_alloc();
-
-		if (!table)
-			return -ENOMEM;
-		table_install(arena, table);
-	}
+	if (!arena->pages)
+		err = table_make(arena);
+	if (err)
+		return err;
 	for (i = first; i < first + count && !err; i++) {
 		if (!arena->pages[i])
 			err = page_commit(arena, i);
@@ -259,7 +277,7 @@ static struct page **demote_prepare(struct karena_arena *arena,
 	if (!table)
 		return NULL;
 	for_each_clear_bit(i, gone, KARENA_ARENA_PAGES) {
-		folio = page_alloc(arena, i, KARENA_FRAME_GFP & ~__GFP_ZERO);
+		folio = page_alloc(arena, i, DEMOTE_GFP);
 		if (!folio) {
 			demote_cancel(table);
 			return NULL;
@@ -309,7 +327,7 @@ static bool huge_freeze(struct karena_arena *arena)
 			return true;
 		if (folio_maybe_dma_pinned(folio))
 			return false;
-		schedule_timeout_uninterruptible(1);
+		usleep_range(20, 50);
 	}
 	return false;
 }
@@ -350,7 +368,7 @@ static void demote_finish(struct karena_arena *arena, struct page **table,
 	cmpxchg(karena_state(heap, arena->index), KARENA_ACTIVE,
 		KARENA_ACTIVE | KARENA_SPARSE);
 	spin_unlock(&heap->lock);
-	folio_put(folio);
+	karena_frame_put(folio);
 	karena_uncharge(heap, KARENA_ARENA_PAGES - pages);
 }
 
@@ -362,17 +380,20 @@ static void demote_finish(struct karena_arena *arena, struct page **table,
  * The pages that stay are copied. For that moment the heap has more memory than
  * is charged to its limits: a release at the limit must not fail.
  *
- * Return: Whether it was done. Not when too few pages go, when somebody pins the
- * frame, or without memory; then nothing is changed.
+ * Return: Whether it was done. Not when too few pages go, when the arena is not
+ * ACTIVE, when somebody pins the frame, or without memory; then nothing is changed.
  */
 bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 {
-	unsigned long stay;
-	struct page **table;
+	u32 *state = karena_state(arena->heap, arena->index);
 	bool frozen, copied = false;
+	struct page **table;
+	unsigned long stay;
 
 	stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
+	/* Only where the state word can tell the process. */
 	if (KARENA_ARENA_PAGES - stay < DEMOTE_PAGES ||
+	    READ_ONCE(*state) != KARENA_ACTIVE ||
 	    folio_maybe_dma_pinned(arena->folio))
 		return false;
 	table = demote_prepare(arena, gone);

@@ -123,7 +123,7 @@ static ssize_t heap_limit_show(struct karena_heap *heap, char *buffer)
 			  (u64)READ_ONCE(heap->limit) << PAGE_SHIFT);
 }
 
-/* The file is made root's, whoever owns the heap; see heap_add(). */
+/* The file is root's, whoever owns the heap; see heap_add_limit(). */
 static ssize_t heap_limit_store(struct karena_heap *heap, const char *text,
 				size_t size)
 {
@@ -134,7 +134,7 @@ static ssize_t heap_limit_store(struct karena_heap *heap, const char *text,
 }
 
 static struct heap_attribute heap_attr_limit = {
-	.attr	= { .name = "limit", .mode = 0440 },
+	.attr	= { .name = "limit", .mode = 0640 },
 	.show	= heap_limit_show,
 	.store	= heap_limit_store,
 };
@@ -144,7 +144,6 @@ static struct attribute *heap_attrs[] = {
 	&heap_attr_pid.attr,
 	&heap_attr_uid.attr,
 	&heap_attr_window.attr,
-	&heap_attr_limit.attr,
 	&heap_attr_soft_limit.attr,
 	&heap_attr_policy.attr,
 	&heap_attr_node.attr,
@@ -265,33 +264,47 @@ static void heap_ownership(karena_kobj_const struct kobject *kobj, kuid_t *uid,
 	const struct karena_heap *heap = container_of(kobj, struct karena_heap,
 						      kobj);
 
-	*uid = heap->uid;
+	*uid = test_bit(KARENA_HEAP_ROOTS, &heap->flags) ? GLOBAL_ROOT_UID :
+							   heap->uid;
 	*gid = heap->gid;
 }
 
 const struct kobj_type karena_heap_ktype = {
 	.release	= heap_free,
 	.sysfs_ops	= &heap_sysfs_ops,
-	.default_groups	= heap_groups,
 	.get_ownership	= heap_ownership,
 };
+
+/* The one file that can be written to. Made as root's, and never another's. */
+static int heap_add_limit(struct karena_heap *heap)
+{
+	int err;
+
+	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
+	err = sysfs_create_file(&heap->kobj, &heap_attr_limit.attr);
+	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
+	return err;
+}
 
 static void heap_add(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						sysfs_work);
 
-	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id)) {
-		clear_bit(KARENA_HEAP_NAMED, &heap->flags);
-		return;
-	}
+	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
+		goto err;
+	/* Not as the type's default: those are removed one by one, these at once. */
+	if (sysfs_create_groups(&heap->kobj, heap_groups))
+		goto err_dir;
+	if (heap_add_limit(heap))
+		goto err_dir;
 	set_bit(KARENA_HEAP_IN_SYSFS, &heap->flags);
-	/* Root's before anybody can write there. */
-	if (sysfs_file_change_owner(&heap->kobj, "limit", GLOBAL_ROOT_UID,
-				    heap->gid) ||
-	    sysfs_chmod_file(&heap->kobj, &heap_attr_limit.attr, 0640))
-		pr_warn_ratelimited("karena: the limit of heap %llu cannot be written\n",
-				    heap->id);
+	return;
+
+err_dir:
+	kobject_del(&heap->kobj);
+err:
+	clear_bit(KARENA_HEAP_NAMED, &heap->flags);
 }
 
 /**
@@ -316,7 +329,7 @@ void karena_sysfs_add(struct karena_heap *heap)
 {
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags) &&
 	    !test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
-		schedule_work(&heap->sysfs_work);
+		queue_work(system_unbound_wq, &heap->sysfs_work);
 }
 
 /**

@@ -138,8 +138,8 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 			       " arenas and needs %zu more", heap->stats.arenas,
 			       heap->window.limit, count);
 	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
-		       " memory cgroup or the limit of all heaps has none left",
-		       count);
+		       " memory cgroup, the limit of all heaps or that of locked"
+		       " memory (ulimit -l) has none left", count);
 }
 
 static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
@@ -217,7 +217,10 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 		return commit_failed(heap, missing, error);
 	}
 	/* The heap's first arena, if it was there and in part. */
-	return commit_part(heap, first, KA_ARENA_PAGES);
+	if (!commit_part(heap, first, KA_ARENA_PAGES))
+		return 0;
+	forget_arenas(heap, first, count);
+	return -1;
 }
 
 /* Whether a run is to be the first of a heap's first arena, and a small one. */

@@ -117,8 +117,8 @@ enum karena_policy {
  * @flags: Must be 0.
  * @window: Size of the window in bytes, a multiple of the arena's size.
  *	EFBIG: above window_max of struct karena_info.
- * @limit: Bytes that the heap may commit; 0: as many as the window has. EINVAL:
- *	below the size of an arena.
+ * @limit: Bytes that the heap may commit; 0, or more: as many as the window has.
+ *	EINVAL: below the size of an arena.
  * @name: Shown in sysfs and, after "karena:", in /proc/PID/maps. Printable ASCII
  *	without '/', ending in NUL; may be empty.
  * @id: Out: the heap's number, never given twice while the module is loaded, and
@@ -136,8 +136,10 @@ enum karena_policy {
  * process: no other can map or drive it, and a child does not inherit it.
  * The window is mapped by one mmap() of its whole size at offset 0, shared,
  * at an address that is a multiple of the arena's size (the kernel chooses such
- * a one by itself); a second time, EBUSY. The control region is mapped likewise
- * at @control_offset.
+ * a one by itself); elsewhere a second time, EBUSY. Whole arenas may be mapped again
+ * where they are (MAP_FIXED): an arena that was sparse keeps its page table, by
+ * which a huge frame would be mapped page by page, until then. The control region
+ * is mapped likewise at @control_offset.
  */
 struct karena_create {
 	__u32 size;
@@ -205,7 +207,7 @@ struct karena_limit {
 	__u64 soft;
 };
 
-/** KARENA_NODE_ANY - The node that the caller would commit on. */
+/** KARENA_NODE_ANY - All NUMA nodes together. */
 #define KARENA_NODE_ANY		0xffffffffU
 
 /**
@@ -215,12 +217,15 @@ struct karena_limit {
  * @count: How many to keep on @node from now on; those above are given up at once.
  *	EINVAL: above what the window has arenas. ENOMEM: RLIMIT_MEMLOCK does not allow
  *	as many.
- * @node: A NUMA node with memory, or KARENA_NODE_ANY. EINVAL also for one that the
- *	heap's policy excludes.
- * @ready: Out: how many there are on @node.
+ * @node: A NUMA node with memory that the caller may use, or KARENA_NODE_ANY: @count
+ *	is that of all nodes that the heap's policy allows together, and what is
+ *	missing is made where the caller would commit. EINVAL also for a node that
+ *	the policy excludes.
+ * @ready: Out: how many there are, on @node or on all.
  * @reserved: Must be 0; out: 0.
  *
- * For a heap that grows fast the module keeps some more, until it grows no more.
+ * For a heap that grows fast the module keeps some by itself, if that is more, until
+ * it grows no more.
  *
  * The call returns 0 and does not wait: a worker clears them when there is time
  * and memory is not short. They count against the limits and are charged to the
@@ -254,18 +259,21 @@ struct karena_range {
 	__u32 reserved;
 };
 
+/** KARENA_RANGES_MAX - How many ranges a call takes at most. */
+#define KARENA_RANGES_MAX	65536U
+
 /**
  * struct karena_ranges - Commit or release ranges of the window (KARENA_COMMIT,
  *	KARENA_RELEASE).
  * @size: Size of this struct in bytes, set by the caller.
  * @flags: Must be 0.
  * @ranges: Address of an array of struct karena_range.
- * @nr: How many these are.
+ * @nr: How many these are, KARENA_RANGES_MAX at most.
  * @reserved: Must be 0.
  *
- * Every range is tried and gets its result, whatever became of the others. The call
- * returns 0 when all succeeded, else it fails with the first result that is an
- * error.
+ * Every range is tried and gets its result, whatever became of the others, unless a
+ * signal ends the process. The call returns 0 when all succeeded, else it fails with
+ * the first result that is an error.
  *
  * KARENA_COMMIT gives whole arenas without memory huge frames, and the missing
  * pages of the others sparse ones; the state words say ACTIVE afterwards, with
@@ -275,8 +283,9 @@ struct karena_range {
  * KARENA_RELEASE gives whole arenas and pages of sparse ones back. Of an arena with
  * a huge frame, the pages that ranges which follow each other in the list release
  * are taken together: half of it or more makes it sparse, what remains is copied
- * and the huge frame comes free. Less, or an arena that is pinned, is cleared and
- * stays committed.
+ * and the huge frame comes free. Less, or a frame that is pinned or cannot be
+ * copied for want of memory, is cleared and stays committed; so it does in an arena
+ * that is not ACTIVE.
  */
 struct karena_ranges {
 	__u32 size;
@@ -311,8 +320,8 @@ struct karena_ranges {
 #define KARENA_RELEASE		_IO(KARENA_IOC, 0x23)
 
 /**
- * enum karena_state - What an arena is; the low bits of its state word hold one of
- * these, the others are 0 but for VOLATILE and KARENA_SPARSE.
+ * enum karena_state - What an arena is; the low three bits of its state word hold
+ * one of these, the fourth is KARENA_SPARSE, the others are 0 but for VOLATILE.
  * @KARENA_FREE: No memory. The kernel sets it when it has released the arena, the
  *	process when a commit has failed. A touch is SIGBUS.
  * @KARENA_REQUESTED: Set by the process on a FREE arena: MADV_POPULATE_WRITE may
@@ -337,7 +346,10 @@ enum karena_state {
 	KARENA_BUSY		= 4,
 };
 
-/** KARENA_SPARSE - In a state word beside REQUESTED and ACTIVE: page by page. */
+/**
+ * KARENA_SPARSE - In a state word beside REQUESTED and ACTIVE: page by page. Beside
+ *	VOLATILE the kernel leaves it to the process, which may keep it there.
+ */
 #define KARENA_SPARSE		0x8U
 
 /** KARENA_STATE() - The state in a state word. */
@@ -349,7 +361,7 @@ enum karena_state {
  *	takes the arenas first that were given back first.
  */
 #define KARENA_VOLATILE_SINCE(nanoseconds)				\
-	((__u32)(((__u64)(nanoseconds) >> 20) << 3) | KARENA_VOLATILE)
+	((__u32)(((__u64)(nanoseconds) >> 20) << 4) | KARENA_VOLATILE)
 
 /**
  * enum karena_pressure - How short memory is for a heap.
