@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -38,9 +39,13 @@
 
 #define MIB		(1UL << 20)
 #define ARENA		KARENA_ARENA_SIZE
+#define PAGE		4096UL
 #define SYSFS		"/sys/class/misc/karena"
 #define PARAMETERS	"/sys/module/karena/parameters"
 #define LIMIT_PARAM	PARAMETERS "/limit"
+#define CGROUPS		"/sys/fs/cgroup"
+#define DISK		"/dev/vda"
+#define DISK_GROUP	CGROUPS "/karena-disk"
 
 struct heap {
 	int fd;
@@ -164,18 +169,26 @@ static inline int heap_call(const struct heap *heap, unsigned int cmd, void *arg
 	return ret < 0 ? -errno : ret;
 }
 
-/* KARENA_COMMIT or KARENA_RELEASE of one range: its result, or -errno. */
+/* KARENA_COMMIT or KARENA_RELEASE: 0 or -errno. */
+static inline int heap_ranges(const struct heap *heap, unsigned int cmd,
+			      struct karena_range *ranges, uint32_t nr)
+{
+	struct karena_ranges args = {
+		.size = sizeof(args), .ranges = (uintptr_t)ranges, .nr = nr
+	};
+
+	return heap_call(heap, cmd, &args);
+}
+
+/* The same of one range: its result, or -errno. */
 static inline int heap_range(const struct heap *heap, unsigned int cmd,
 			     uint64_t offset, uint64_t length)
 {
 	struct karena_range range = { .offset = offset, .length = length };
-	struct karena_ranges args = {
-		.size = sizeof(args), .ranges = (uintptr_t)&range, .nr = 1
-	};
-	int err = heap_call(heap, cmd, &args);
+	int err = heap_ranges(heap, cmd, &range, 1);
 
-	/* The call fails with the result of its only range. */
-	return err == range.result ? err : -EPROTO;
+	/* The call fails with the result of its only range, if it can write it. */
+	return err == range.result || err == -EFAULT ? err : -EPROTO;
 }
 
 /* KARENA_LIMIT: 0 or -errno. */
@@ -198,7 +211,7 @@ static inline long heap_ready(const struct heap *heap, uint32_t node,
 	};
 	int err = heap_call(heap, KARENA_READY, &args);
 
-	return err ?: args.ready;
+	return err ? err : (long)args.ready;
 }
 
 /* The same, and wait, ten seconds at most, until there are as many as that. */
@@ -346,12 +359,15 @@ static inline long figure(const char *name)
 	return err ? err : atol(text);
 }
 
-/* Wait, five seconds at most, for a heap's directory; a worker makes it. */
+/*
+ * Wait, five seconds at most, for a heap's directory; a worker makes it, and root's
+ * file for the limit there last of all.
+ */
 static inline bool directory_comes(uint64_t id)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/refused",
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
 		 (unsigned long long)id);
 	for (int i = 0; i < 500; i++) {
 		if (!access(path, F_OK))
@@ -426,6 +442,38 @@ static inline void shrink_everything(void)
 	/* Each time, every cache gives up a part. */
 	for (int i = 0; i < 4; i++)
 		write_text("/proc/sys/vm/drop_caches", "2\n");
+}
+
+/* How fast this process reads from the scratch disk, in bytes a second. */
+static inline bool disk_speed(const char *bytes)
+{
+	struct stat disk;
+	char text[64];
+
+	if (stat(DISK, &disk))
+		return false;
+	snprintf(text, sizeof(text), "%u:%u rbps=%s", major(disk.st_rdev),
+		 minor(disk.st_rdev), bytes);
+	return !write_text(DISK_GROUP "/io.max", text);
+}
+
+/* From now on it waits for the disk; a read's pages are pinned meanwhile. */
+static inline bool disk_slow(const char *bytes)
+{
+	write_text(CGROUPS "/cgroup.subtree_control", "+io");
+	mkdir(DISK_GROUP, 0755);
+	if (disk_speed(bytes) && !write_text(DISK_GROUP "/cgroup.procs", "0"))
+		return true;
+	rmdir(DISK_GROUP);
+	return false;
+}
+
+/* No more; what has waited until now comes at once. */
+static inline void disk_fast(void)
+{
+	disk_speed("max");
+	write_text(CGROUPS "/cgroup.procs", "0");
+	rmdir(DISK_GROUP);
 }
 
 /* The status of a child as a shell gives it: 128 + signal, or the exit status. */

@@ -3,7 +3,9 @@
  * No byte of one process reaches another, and one that scribbles over all it may
  * write to harms itself alone.
  */
-#include <time.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "common.h"
 
@@ -96,6 +98,210 @@ TEST(a_hostile_process_harms_only_itself)
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, child_status(children[i]));
 	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+/*
+ * A process of which one half writes random words all over its control region, the
+ * header included, while the other half uses its heap in every way.
+ */
+#define NR_HOSTILE	24
+
+struct hostile {
+	struct heap heap;
+	uint32_t *words;
+	size_t nr_words;
+	time_t until;
+};
+
+static bool hostile_goes_on(const struct hostile *hostile)
+{
+	return time(NULL) < hostile->until;
+}
+
+/* Mostly states that mean something, some with any of the other bits. */
+static uint32_t random_word(unsigned int *seed)
+{
+	uint32_t word = rand_r(seed);
+
+	switch (word >> 8 & 3) {
+	case 0:
+		return word & 7;
+	case 1:
+		return word & 15;
+	case 2:
+		return KARENA_VOLATILE_SINCE((uint64_t)word << 20);
+	default:
+		return word << 8 ^ rand_r(seed);
+	}
+}
+
+static void *scribble_everywhere(void *data)
+{
+	struct hostile *hostile = data;
+	unsigned int seed = gettid();
+
+	while (hostile_goes_on(hostile)) {
+		for (int i = 0; i < 10000; i++) {
+			size_t at = rand_r(&seed) % hostile->nr_words;
+
+			__atomic_store_n(&hostile->words[at], random_word(&seed),
+					 __ATOMIC_RELAXED);
+		}
+	}
+	return NULL;
+}
+
+/* Here the words are that make a difference. */
+static void *scribble_at_the_states(void *data)
+{
+	struct hostile *hostile = data;
+	unsigned int seed = gettid();
+
+	while (hostile_goes_on(hostile)) {
+		for (int i = 0; i < 10000; i++)
+			set_state(&hostile->heap, rand_r(&seed) % NR_HOSTILE, 1,
+				  random_word(&seed));
+	}
+	return NULL;
+}
+
+/* Write to a page or fail; a plain store would end in SIGBUS now and then. */
+static void poke(char *at)
+{
+	char byte = 'x';
+	struct iovec local = { &byte, 1 }, remote = { at, 1 };
+
+	if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) < 0)
+		sched_yield();
+}
+
+static void *use_at_random(void *data)
+{
+	struct hostile *hostile = data;
+	struct heap *heap = &hostile->heap;
+	unsigned int seed = gettid();
+
+	while (hostile_goes_on(hostile)) {
+		size_t first = rand_r(&seed) % NR_HOSTILE;
+		size_t size = ARENA * (1 + rand_r(&seed) % 2);
+		char *start = arena(heap, first);
+
+		if (first == NR_HOSTILE - 1)
+			size = ARENA;
+		switch (rand_r(&seed) % 6) {
+		case 0:
+		case 1:
+			set_state(heap, first, size / ARENA, KARENA_REQUESTED);
+			madvise(start, size, MADV_POPULATE_WRITE);
+			break;
+		case 2:
+			madvise(start, size, MADV_REMOVE);
+			break;
+		case 3:
+			give_back(heap, first);
+			break;
+		case 4:
+			/* A page alone. */
+			start += rand_r(&seed) % 512 * 4096UL;
+			madvise(start, 4096, rand_r(&seed) % 2 ?
+				MADV_POPULATE_WRITE : MADV_REMOVE);
+			break;
+		default:
+			poke(start + rand_r(&seed) % ARENA);
+			break;
+		}
+	}
+	return NULL;
+}
+
+static void *shrink_all_the_time(void *data)
+{
+	while (hostile_goes_on(data))
+		shrink_everything();
+	return NULL;
+}
+
+static void be_hostile(time_t until)
+{
+	static void *(*const mains[])(void *) = {
+		scribble_everywhere, scribble_at_the_states,
+		use_at_random, use_at_random, shrink_all_the_time,
+	};
+	pthread_t threads[ARRAY_SIZE(mains)];
+	struct hostile hostile = { .until = until };
+	struct heap *heap = &hostile.heap;
+
+	if (heap_make(heap, NR_HOSTILE * ARENA, NR_HOSTILE / 2 * ARENA))
+		_exit(1);
+	hostile.words = (uint32_t *)heap->control;
+	hostile.nr_words = heap->control_size / sizeof(uint32_t);
+	for (int i = 0; i < ARRAY_SIZE(mains); i++) {
+		if (pthread_create(&threads[i], NULL, mains[i], &hostile))
+			_exit(2);
+	}
+	for (int i = 0; i < ARRAY_SIZE(mains); i++)
+		pthread_join(threads[i], NULL);
+	/* The words lie, the figures do not: all of it can be had back. */
+	if (heap_release(heap, 0, NR_HOSTILE))
+		_exit(3);
+	if (heap_figure(heap, "committed") || heap_figure(heap, "huge_arenas"))
+		_exit(4);
+	if (heap_commit(heap, 0, NR_HOSTILE / 2))
+		_exit(5);
+	if (count_other(heap->window, NR_HOSTILE / 2 * ARENA, 0))
+		_exit(6);
+	_exit(0);
+}
+
+FIXTURE(isolation) {
+	int unused;
+};
+
+FIXTURE_SETUP(isolation)
+{
+}
+
+FIXTURE_TEARDOWN(isolation)
+{
+}
+
+TEST_F_TIMEOUT(isolation, scribbling_at_full_speed_harms_nobody_else, SLOW)
+{
+	time_t until = time(NULL) + 5;
+	struct heap heap;
+	pid_t child;
+	long rounds;
+
+	REQUIRE_MODULE();
+	child = fork();
+	if (!child)
+		be_hostile(until);
+	ASSERT_EQ(0, heap_make(&heap, 8 * ARENA, 0));
+	for (rounds = 0; time(NULL) < until; rounds++) {
+		ASSERT_EQ(0, heap_commit(&heap, 0, 4));
+		ASSERT_EQ(0, count_other(heap.window, 4 * ARENA, 0));
+		for (int i = 0; i < 4; i++)
+			memset(arena(&heap, i), 1 + i, ARENA);
+		EXPECT_EQ(4 * ARENA, heap_figure(&heap, "committed"));
+		EXPECT_EQ(4, heap_figure(&heap, "huge_arenas"));
+		EXPECT_EQ(0, heap_figure(&heap, "volatile_arenas"));
+		for (int i = 0; i < 4; i++) {
+			ASSERT_EQ(KARENA_ACTIVE, state(&heap, i));
+			ASSERT_EQ(0, count_other(arena(&heap, i), ARENA, 1 + i));
+		}
+		ASSERT_EQ(0, heap_release(&heap, 0, 4));
+		EXPECT_EQ(0, heap_figure(&heap, "committed"));
+	}
+	EXPECT_GT(rounds, 2);
+	EXPECT_EQ(0, heap_figure(&heap, "reclaimed"));
+	EXPECT_EQ(0, heap_figure(&heap, "refused"));
+	EXPECT_EQ(heap.id, heap.control->id);
+	EXPECT_EQ(8, heap.control->nr_arenas);
+	heap_destroy(&heap);
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("huge_arenas"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
 }
 
 TEST_HARNESS_MAIN

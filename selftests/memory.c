@@ -9,8 +9,6 @@
 
 #include "common.h"
 
-#define DISK	"/dev/vda"
-
 FIXTURE(memory) {
 	struct heap heap;
 };

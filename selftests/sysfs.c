@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What sysfs shows of a heap, when, and to whom.
+ * What sysfs shows of a heap, when, and to whom; what the process says of itself;
+ * and that the documentation says it all.
  */
+#include <fnmatch.h>
+#include <glob.h>
 #include <grp.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <time.h>
 
 #include "common.h"
 
@@ -84,8 +90,8 @@ TEST_F(sysfs, an_open_file_does_not_hold_the_heap)
 	ASSERT_EQ(0, heap_make(&self->heap, 8 * ARENA, 4 * ARENA));
 }
 
-/* Read a heap's file as somebody: 0 or an errno. */
-static int read_as(const char *path, uid_t uid, gid_t gid)
+/* Read a heap's file as somebody, or write to it: 0 or an errno. */
+static int access_as(const char *path, const char *written, uid_t uid, gid_t gid)
 {
 	pid_t child = fork();
 
@@ -94,12 +100,18 @@ static int read_as(const char *path, uid_t uid, gid_t gid)
 
 		if (setgroups(0, NULL) || setgid(gid) || setuid(uid))
 			_exit(255);
-		_exit(-read_text(path, text, sizeof(text)));
+		_exit(written ? -write_text(path, written) :
+				-read_text(path, text, sizeof(text)));
 	}
 	return child_status(child);
 }
 
-TEST_F(sysfs, only_owner_group_and_root_read_it)
+static int read_as(const char *path, uid_t uid, gid_t gid)
+{
+	return access_as(path, NULL, uid, gid);
+}
+
+TEST_F(sysfs, only_owner_group_and_root_read_it_and_root_writes)
 {
 	int ready[2], done[2];
 	uint64_t id;
@@ -129,9 +141,243 @@ TEST_F(sysfs, only_owner_group_and_root_read_it)
 	EXPECT_EQ(0, read_as(path, OWNER, 65534));
 	EXPECT_EQ(0, read_as(path, 65534, GROUP));
 	EXPECT_EQ(EACCES, read_as(path, 65534, 65534));
+	EXPECT_NE(0, access_as(path, "2097152", 0, 0));
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
+		 (unsigned long long)id);
+	/* Root's, as it may be written; the owner has KARENA_LIMIT. */
+	EXPECT_EQ(EACCES, read_as(path, OWNER, 65534));
+	EXPECT_EQ(0, read_as(path, 65534, GROUP));
+	EXPECT_EQ(EACCES, read_as(path, 65534, 65534));
+	EXPECT_NE(0, access_as(path, "2097152", OWNER, GROUP));
+	EXPECT_NE(0, access_as(path, "2097152", 65534, GROUP));
+	EXPECT_NE(0, access_as(path, "2097152", 65534, 65534));
+	EXPECT_EQ(0, access_as(path, "2097152", 0, 0));
 	ASSERT_EQ(1, write(done[1], &byte, 1));
 	EXPECT_EQ(0, child_status(child));
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
+}
+
+/* The statistics page, as the process writes it and as sysfs shows it. */
+static const struct {
+	const char *name;
+	size_t offset;
+} shown[] = {
+#define SHOWN(_member)	{ #_member, offsetof(struct karena_stats, _member) }
+	SHOWN(arenas_allocated), SHOWN(arenas_reclaimed), SHOWN(arenas_highwater),
+	SHOWN(arenas), SHOWN(pools), SHOWN(bytes_blocks), SHOWN(bytes_available),
+	SHOWN(bytes_unused_pools), SHOWN(bytes_headers),
+	SHOWN(bytes_quantization), SHOWN(bytes_alignment),
+#define DOMAIN(_name, _index, _member)					\
+	{ #_name "_" #_member,						\
+	  offsetof(struct karena_stats, domain[_index]._member) }
+	DOMAIN(raw, 0, blocks), DOMAIN(raw, 0, bytes),
+	DOMAIN(mem, 1, blocks), DOMAIN(mem, 1, bytes),
+	DOMAIN(obj, 2, blocks), DOMAIN(obj, 2, bytes),
+};
+
+#define NR_SHOWN	(sizeof(shown) / sizeof(*shown))
+
+static struct karena_stats *stats_of(const struct heap *heap)
+{
+	return (void *)((char *)heap->control + heap->control->stats_offset);
+}
+
+/* A figure of the statistics page in sysfs; ~0 - errno when it cannot be read. */
+static uint64_t statistic(const struct heap *heap, const char *name)
+{
+	char path[128], text[64];
+	int err;
+
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/statistics/%s",
+		 (unsigned long long)heap->id, name);
+	err = read_text(path, text, sizeof(text));
+	return err ? ~0UL + err : strtoull(text, NULL, 10);
+}
+
+/* Each another value, and too large for 32 bits. */
+static void say(struct karena_stats *stats, uint64_t base)
+{
+	__atomic_store_n(&stats->sequence, stats->sequence + 1, __ATOMIC_SEQ_CST);
+	for (int i = 0; i < NR_SHOWN; i++)
+		__atomic_store_n((uint64_t *)((char *)stats + shown[i].offset),
+				 base + i, __ATOMIC_SEQ_CST);
+	stats->version = KARENA_STATS_VERSION;
+	__atomic_store_n(&stats->sequence, stats->sequence + 1, __ATOMIC_SEQ_CST);
+}
+
+static int wrong_statistics(const struct heap *heap, uint64_t base, int step)
+{
+	int wrong = 0;
+
+	for (int i = 0; i < NR_SHOWN; i++)
+		wrong += statistic(heap, shown[i].name) != base + i * step;
+	return wrong;
+}
+
+TEST_F(sysfs, it_shows_what_the_process_says_of_its_heap)
+{
+	struct heap *heap = &self->heap;
+	struct karena_stats *stats = stats_of(heap);
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_TRUE(directory_comes(heap->id));
+	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
+	say(stats, 1UL << 40);
+	EXPECT_EQ(0, wrong_statistics(heap, 1UL << 40, 1));
+	say(stats, 5);
+	EXPECT_EQ(0, wrong_statistics(heap, 5, 1));
+	/* It is the process's word, whatever that is worth. */
+	say(stats, ~0UL - 100);
+	EXPECT_EQ(0, wrong_statistics(heap, ~0UL - 100, 1));
+	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	/* Of another layout nothing is known. */
+	stats->version = 0;
+	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
+	stats->version = KARENA_STATS_VERSION + 1;
+	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
+	stats->version = KARENA_STATS_VERSION;
+	EXPECT_EQ(0, wrong_statistics(heap, ~0UL - 100, 1));
+}
+
+static bool stop;
+
+/* The sequence is odd for ever, or changes all the time. */
+static void *write_all_the_time(void *data)
+{
+	struct karena_stats *stats = data;
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		say(stats, 7);
+	return NULL;
+}
+
+TEST_F(sysfs, a_process_that_never_stops_writing_hangs_nobody)
+{
+	struct heap *heap = &self->heap;
+	struct karena_stats *stats = stats_of(heap);
+	time_t before = time(NULL);
+	pthread_t writer;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_TRUE(directory_comes(heap->id));
+	say(stats, 7);
+	stats->sequence++;
+	for (int i = 0; i < 10; i++)
+		statistic(heap, "arenas");
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&writer, NULL, write_all_the_time, stats));
+	for (int i = 0; i < 200; i++)
+		statistic(heap, "arenas");
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(writer, NULL);
+	memset(stats, 0xff, 4096);
+	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
+	EXPECT_LT(time(NULL) - before, 20);
+	/* When it comes to its senses, what it says is shown again. */
+	memset(stats, 0, 4096);
+	say(stats, 9);
+	EXPECT_EQ(0, wrong_statistics(heap, 9, 1));
+}
+
+/* The names in the documentation, as patterns: <id> is anything. */
+struct documented {
+	char patterns[128][128];
+	int nr;
+};
+
+static int read_documented(struct documented *documented)
+{
+	static const char *const files[] = {
+		ABI_DIR "/sysfs-class-misc-karena", ABI_DIR "/sysfs-module-karena",
+	};
+	char line[256];
+
+	for (int i = 0; i < 2; i++) {
+		FILE *file = fopen(files[i], "r");
+
+		if (!file)
+			return -errno;
+		while (fgets(line, sizeof(line), file)) {
+			char *to = documented->patterns[documented->nr], *from;
+			bool inside = false;
+
+			if (strncmp(line, "What:", 5) || documented->nr == 128)
+				continue;
+			for (from = line + 5; *from == '\t' || *from == ' '; from++)
+				;
+			for (; *from && *from != '\n'; from++) {
+				if (*from == '<')
+					*to++ = '*';
+				inside = (inside || *from == '<') && *from != '>';
+				if (!inside && *from != '>')
+					*to++ = *from;
+			}
+			documented->nr++;
+		}
+		fclose(file);
+	}
+	return 0;
+}
+
+static bool is_documented(const struct documented *documented, const char *path)
+{
+	for (int i = 0; i < documented->nr; i++) {
+		if (!fnmatch(documented->patterns[i], path, FNM_PATHNAME))
+			return true;
+	}
+	return false;
+}
+
+/* What every device has is documented elsewhere. */
+static bool every_device_has(const char *path)
+{
+	static const char *const names[] = { "dev", "power", "subsystem", "uevent" };
+	char of_device[64];
+
+	for (int i = 0; i < 4; i++) {
+		snprintf(of_device, sizeof(of_device), SYSFS "/%s", names[i]);
+		if (!strcmp(path, of_device))
+			return true;
+	}
+	return false;
+}
+
+TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
+{
+	static const char *const places[] = {
+		SYSFS "/*", SYSFS "/heaps/*/*", SYSFS "/heaps/*/*/*", PARAMETERS "/*",
+	};
+	struct documented documented = {};
+	char text[4096];
+	glob_t found;
+
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	ASSERT_TRUE(directory_comes(self->heap.id));
+	ASSERT_EQ(0, read_documented(&documented));
+	EXPECT_GT(documented.nr, 20);
+	for (int i = 0; i < documented.nr; i++) {
+		EXPECT_EQ(0, glob(documented.patterns[i], 0, NULL, &found))
+			TH_LOG("not there: %s", documented.patterns[i]);
+		globfree(&found);
+	}
+	for (int i = 0; i < 4; i++) {
+		ASSERT_EQ(0, glob(places[i], 0, NULL, &found));
+		for (int j = 0; j < found.gl_pathc; j++) {
+			const char *path = found.gl_pathv[j];
+			int err = read_text(path, text, sizeof(text));
+
+			if (every_device_has(path))
+				continue;
+			EXPECT_TRUE(is_documented(&documented, path) ||
+				    err == -EISDIR)
+				TH_LOG("not documented: %s", path);
+			/* One value, one line. */
+			EXPECT_TRUE(err == -EISDIR || (!err && strchr(text, '\n') ==
+						       text + strlen(text) - 1))
+				TH_LOG("not one line: %s", path);
+		}
+		globfree(&found);
+	}
 }
 
 TEST_HARNESS_MAIN

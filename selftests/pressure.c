@@ -1,0 +1,509 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The pressure word and poll(): when a heap is told that memory is short, what it
+ * is told, when that ends, and that nobody else is told.
+ */
+#include <poll.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "child.h"
+
+#define NONE	KARENA_PRESSURE_NONE
+#define SOME	KARENA_PRESSURE_SOME
+#define HIGH	KARENA_PRESSURE_HIGH
+
+/* More than a level lasts. */
+#define LASTED	(1500 * 1000)
+
+FIXTURE(pressure) {
+	struct heap heap;
+	struct heap other;
+};
+
+FIXTURE_SETUP(pressure)
+{
+	struct karena_info info = { .size = sizeof(info) };
+	struct karena_create create = {
+		.window = 16 * ARENA, .limit = 8 * ARENA, .soft_limit = 2 * ARENA
+	};
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
+	ASSERT_TRUE(info.features & KARENA_FEATURE_PRESSURE);
+	ASSERT_EQ(0, heap_create(&self->heap, &create));
+	ASSERT_EQ(0, heap_create(&self->other, &create));
+}
+
+FIXTURE_TEARDOWN(pressure)
+{
+	heap_destroy(&self->heap);
+	heap_destroy(&self->other);
+}
+
+static uint32_t word(const struct heap *heap)
+{
+	return __atomic_load_n(&heap->control->pressure, __ATOMIC_ACQUIRE);
+}
+
+static uint32_t level(const struct heap *heap)
+{
+	return KARENA_PRESSURE_LEVEL(word(heap));
+}
+
+static uint32_t number(const struct heap *heap)
+{
+	return word(heap) >> 2;
+}
+
+/* As a process that has acted on it does. */
+static void see(const struct heap *heap)
+{
+	__atomic_store_n(&heap->control->pressure_seen, word(heap),
+			 __ATOMIC_RELEASE);
+}
+
+static short polled(const struct heap *heap)
+{
+	struct pollfd poll_fd = { .fd = heap->fd, .events = POLLPRI };
+
+	return poll(&poll_fd, 1, 0) < 0 ? -1 : poll_fd.revents;
+}
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+/* Wait until the level is another, ten seconds at most: which it is. */
+static uint32_t level_after(const struct heap *heap, uint32_t old)
+{
+	double until = now() + 10;
+
+	while (level(heap) == old && now() < until)
+		usleep(10000);
+	return level(heap);
+}
+
+TEST_F(pressure, there_is_none_at_first)
+{
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(0, word(heap));
+	EXPECT_EQ(0, polled(heap));
+	EXPECT_EQ(0, heap_commit(heap, 0, 1));
+	EXPECT_EQ(0, word(heap));
+	EXPECT_EQ(0, polled(heap));
+	EXPECT_EQ(0, heap_figure(heap, "pressure"));
+	EXPECT_EQ(0, heap_figure(heap, "pressure_events"));
+}
+
+TEST_F(pressure, above_the_soft_limit_there_is_some)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	EXPECT_EQ(0, word(heap));
+	ASSERT_EQ(0, heap_commit(heap, 2, 1));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(1, number(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(1, heap_figure(heap, "pressure"));
+	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+	/* More of the same is no rise. */
+	ASSERT_EQ(0, heap_commit(heap, 3, 3));
+	EXPECT_EQ(1, number(heap));
+}
+
+TEST_F(pressure, pages_cross_the_soft_limit_too)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 4096));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+}
+
+TEST_F(pressure, it_lasts_while_the_heap_is_above_and_a_second_more)
+{
+	struct heap *heap = &self->heap;
+	double since;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	usleep(LASTED);
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(1, number(heap));
+	EXPECT_EQ(1, heap_figure(heap, "pressure"));
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	since = now();
+	EXPECT_EQ(NONE, level_after(heap, SOME));
+	EXPECT_LT(now() - since, 4);
+	/* Unseen as it is: it is no more. */
+	EXPECT_EQ(0, polled(heap));
+	EXPECT_EQ(0, heap_figure(heap, "pressure"));
+	/* It fell; that is no rise. */
+	EXPECT_EQ(1, number(heap));
+	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(2, number(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+}
+
+TEST_F(pressure, a_soft_limit_that_is_set_below_what_is_committed_counts)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_SOFT, 0, ARENA));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_SOFT, 0, 0));
+	EXPECT_EQ(NONE, level_after(heap, SOME));
+	ASSERT_EQ(0, heap_commit(heap, 2, 6));
+	EXPECT_EQ(NONE, level(heap));
+}
+
+/* Ready frames are not committed. */
+TEST_F(pressure, ready_frames_are_not_above_the_soft_limit)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	ASSERT_TRUE(heap_ready_becomes(heap, KARENA_NODE_ANY, 4, 4));
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	EXPECT_EQ(0, word(heap));
+}
+
+TEST_F(pressure, a_commit_that_fails_is_high_for_a_second)
+{
+	struct heap *heap = &self->heap;
+	double since;
+
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_SOFT, 0, 0));
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	EXPECT_EQ(0, word(heap));
+	since = now();
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(HIGH, level(heap));
+	EXPECT_EQ(1, number(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(NONE, level_after(heap, HIGH));
+	EXPECT_GT(now() - since, 0.5);
+	EXPECT_LT(now() - since, 4);
+	EXPECT_EQ(0, polled(heap));
+	ASSERT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 8 * ARENA, 4096));
+	EXPECT_EQ(HIGH, level(heap));
+	EXPECT_EQ(2, number(heap));
+	EXPECT_EQ(2, heap_figure(heap, "pressure"));
+	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+}
+
+TEST_F(pressure, a_commit_that_fails_for_its_arguments_is_none)
+{
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(-EINVAL, heap_range(heap, KARENA_COMMIT, 16 * ARENA, ARENA));
+	EXPECT_EQ(-EINVAL, heap_range(heap, KARENA_COMMIT, 1, ARENA));
+	EXPECT_EQ(-1, madvise(heap->window, ARENA, MADV_POPULATE_WRITE));
+	EXPECT_EQ(0, word(heap));
+}
+
+TEST_F(pressure, from_high_it_falls_to_some_above_the_soft_limit)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(HIGH, level(heap));
+	EXPECT_EQ(2, number(heap));
+	see(heap);
+	EXPECT_EQ(SOME, level_after(heap, HIGH));
+	EXPECT_EQ(2, number(heap));
+	/* What has been seen does not come up again for having fallen. */
+	EXPECT_EQ(0, polled(heap));
+	ASSERT_EQ(0, heap_release(heap, 0, 8));
+	EXPECT_EQ(NONE, level_after(heap, SOME));
+}
+
+TEST_F(pressure, what_has_been_seen_is_not_polled_again)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	see(heap);
+	EXPECT_EQ(0, polled(heap));
+	EXPECT_EQ(SOME, level(heap));
+	/* A rise is news. */
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	see(heap);
+	EXPECT_EQ(0, polled(heap));
+	/* The same again is none. */
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(0, polled(heap));
+}
+
+struct poller {
+	pthread_t thread;
+	const struct heap *heap;
+	pid_t tid;
+	int ret;
+	short revents;
+};
+
+static void *poll_for_pressure(void *data)
+{
+	struct poller *poller = data;
+	struct pollfd poll_fd = { .fd = poller->heap->fd, .events = POLLPRI };
+
+	__atomic_store_n(&poller->tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	poller->ret = poll(&poll_fd, 1, 10000);
+	poller->revents = poll_fd.revents;
+	return NULL;
+}
+
+/* Whether a thread sleeps, after ten seconds at most. */
+static bool sleeps(pid_t *tid)
+{
+	char path[64], text[512], *state;
+
+	for (int i = 0; i < 1000; i++) {
+		usleep(10000);
+		snprintf(path, sizeof(path), "/proc/self/task/%d/stat",
+			 __atomic_load_n(tid, __ATOMIC_ACQUIRE));
+		if (read_text(path, text, sizeof(text)))
+			continue;
+		state = strrchr(text, ')');
+		if (state && state[2] == 'S')
+			return true;
+	}
+	return false;
+}
+
+TEST_F(pressure, who_waits_in_poll_is_woken)
+{
+	struct heap *heap = &self->heap;
+	struct poller poller = { .heap = heap };
+	double since;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	for (int i = 0; i < 2; i++) {
+		poller.tid = 0;
+		ASSERT_EQ(0, pthread_create(&poller.thread, NULL,
+					    poll_for_pressure, &poller));
+		ASSERT_TRUE(sleeps(&poller.tid));
+		/* First by crossing the soft limit, then by a failure. */
+		since = now();
+		EXPECT_EQ(i ? -ENOMEM : 0, heap_commit(heap, 2, i ? 7 : 1));
+		pthread_join(poller.thread, NULL);
+		EXPECT_LT(now() - since, 5);
+		EXPECT_EQ(1, poller.ret);
+		EXPECT_EQ(POLLPRI, poller.revents);
+		see(heap);
+	}
+}
+
+TEST_F(pressure, epoll_reports_it_by_level_and_by_edge)
+{
+	struct heap *heap = &self->heap;
+	struct epoll_event event = { .events = EPOLLPRI };
+	int by_level = epoll_create1(EPOLL_CLOEXEC);
+	int by_edge = epoll_create1(EPOLL_CLOEXEC);
+
+	ASSERT_EQ(0, epoll_ctl(by_level, EPOLL_CTL_ADD, heap->fd, &event));
+	event.events = EPOLLPRI | EPOLLET;
+	ASSERT_EQ(0, epoll_ctl(by_edge, EPOLL_CTL_ADD, heap->fd, &event));
+	EXPECT_EQ(0, epoll_wait(by_level, &event, 1, 0));
+	EXPECT_EQ(0, epoll_wait(by_edge, &event, 1, 0));
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(1, epoll_wait(by_level, &event, 1, 1000));
+		EXPECT_EQ(EPOLLPRI, event.events);
+	}
+	EXPECT_EQ(1, epoll_wait(by_edge, &event, 1, 1000));
+	EXPECT_EQ(EPOLLPRI, event.events);
+	EXPECT_EQ(0, epoll_wait(by_edge, &event, 1, 0));
+	see(heap);
+	EXPECT_EQ(0, epoll_wait(by_level, &event, 1, 0));
+	/* The next rise is the next edge. */
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(1, epoll_wait(by_level, &event, 1, 1000));
+	EXPECT_EQ(1, epoll_wait(by_edge, &event, 1, 1000));
+	EXPECT_EQ(0, epoll_wait(by_edge, &event, 1, 0));
+	close(by_level);
+	close(by_edge);
+}
+
+TEST_F(pressure, reclaim_that_takes_an_arena_is_some)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	shrink_everything();
+	EXPECT_EQ(0, word(heap));
+	give_back(heap, 0);
+	shrink_everything();
+	ASSERT_EQ(KARENA_FREE, state(heap, 0));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(1, number(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(NONE, level_after(heap, SOME));
+	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+}
+
+TEST_F(pressure, reclaim_that_takes_a_ready_frame_is_some)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_TRUE(heap_ready_becomes(heap, KARENA_NODE_ANY, 2, 2));
+	EXPECT_EQ(0, word(heap));
+	for (int i = 0; i < 5 && !heap_figure(heap, "reclaimed_ready"); i++)
+		shrink_everything();
+	ASSERT_LT(0, heap_figure(heap, "reclaimed_ready"));
+	EXPECT_EQ(SOME, level(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(NONE, level_after(heap, SOME));
+}
+
+/* In 24 MiB: one heap has volatile arenas, the other none, and more is needed. */
+static void outgrow_the_group(struct child *child)
+{
+	struct heap heap;
+	char *memory;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 5));
+	CHECK(!word(&heap));
+	give_back(&heap, 0);
+	give_back(&heap, 1);
+	memory = own_memory(20 * MIB);
+	CHECK(memory);
+	for (size_t at = 0; at < 20 * MIB && state(&heap, 0) != KARENA_FREE;
+	     at += 4096)
+		memory[at] = 1;
+	CHECK(level(&heap) == SOME);
+	CHECK(number(&heap) == 1);
+	CHECK(polled(&heap) == POLLPRI);
+}
+
+TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_is_some, SLOW)
+{
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(24 * MIB));
+	EXPECT_EQ(0, in_child(outgrow_the_group));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_remove());
+	EXPECT_EQ(0, word(&self->heap));
+}
+
+static void fail_in_the_group(struct child *child)
+{
+	struct heap heap;
+	int n;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	for (n = 0; n < 64 && !heap_commit(&heap, n, 1); n++)
+		;
+	CHECK(n >= 9 && n <= 11);
+	CHECK(level(&heap) == HIGH);
+	CHECK(polled(&heap) == POLLPRI);
+}
+
+TEST_F_TIMEOUT(pressure, a_commit_that_a_memory_cgroup_refuses_is_high, SLOW)
+{
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(24 * MIB));
+	EXPECT_EQ(0, in_child(fail_in_the_group));
+	EXPECT_EQ(0, group_remove());
+	EXPECT_EQ(0, word(&self->heap));
+}
+
+TEST_F(pressure, what_a_process_scribbles_there_harms_nothing)
+{
+	struct heap *heap = &self->heap;
+	struct karena_control *control = heap->control;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	memset(control, 0xff, sizeof(*control));
+	EXPECT_EQ(0, polled(heap));
+	EXPECT_EQ(0, heap_figure(heap, "pressure"));
+	EXPECT_EQ(0, heap_figure(heap, "pressure_events"));
+	ASSERT_EQ(0, heap_commit(heap, 2, 1));
+	EXPECT_EQ(1 << 2 | SOME, word(heap));
+	EXPECT_EQ(POLLPRI, polled(heap));
+
+	control->pressure = 0;
+	control->pressure_seen = 12345;
+	EXPECT_EQ(POLLPRI, polled(heap));
+	EXPECT_EQ(1, heap_figure(heap, "pressure"));
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 3, 6));
+	EXPECT_EQ(2 << 2 | HIGH, word(heap));
+	/* It falls by the module's own account, and the word says so again. */
+	control->pressure = 77;
+	ASSERT_EQ(0, heap_release(heap, 0, 8));
+	EXPECT_TRUE(heap_figure_becomes(heap, "pressure", 0));
+	EXPECT_EQ(2 << 2 | NONE, word(heap));
+	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+	/* Not even its other members are needed for anything. */
+	EXPECT_EQ(0, heap_commit(heap, 0, 1));
+}
+
+TEST_F(pressure, a_heap_that_is_not_concerned_sees_nothing)
+{
+	struct heap *heap = &self->heap, *other = &self->other;
+	struct poller poller = { .heap = other };
+
+	ASSERT_EQ(0, heap_commit(other, 0, 2));
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	give_back(heap, 0);
+	shrink_everything();
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	EXPECT_EQ(0, word(other));
+	EXPECT_EQ(0, polled(other));
+	EXPECT_EQ(0, heap_figure(other, "pressure"));
+	EXPECT_EQ(0, heap_figure(other, "pressure_events"));
+
+	/* And its pollers sleep on. */
+	ASSERT_EQ(0, pthread_create(&poller.thread, NULL, poll_for_pressure,
+				    &poller));
+	ASSERT_TRUE(sleeps(&poller.tid));
+	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 2));
+	EXPECT_TRUE(sleeps(&poller.tid));
+	ASSERT_EQ(0, heap_commit(other, 2, 1));
+	pthread_join(poller.thread, NULL);
+	EXPECT_EQ(POLLPRI, poller.revents);
+}
+
+TEST_F(pressure, a_heap_can_go_while_it_is_under_pressure)
+{
+	struct heap heaps[8];
+
+	for (int i = 0; i < 8; i++) {
+		ASSERT_EQ(0, heap_open(&heaps[i], 2 * ARENA, ARENA));
+		ASSERT_EQ(-ENOMEM, heap_commit(&heaps[i], 0, 2));
+		EXPECT_EQ(HIGH, level(&heaps[i]));
+		heap_destroy(&heaps[i]);
+	}
+	/* What would let it fall comes to nothing. */
+	usleep(LASTED);
+	EXPECT_EQ(2, figure("nr_heaps"));
+}
+
+TEST_HARNESS_MAIN

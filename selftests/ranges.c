@@ -1,0 +1,450 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The calls that commit and release a list of ranges: every error of the call,
+ * every result of a range, and that one range's failure is not another's.
+ */
+#include "common.h"
+
+#define WINDOW	(8 * ARENA)
+
+FIXTURE(ranges) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(ranges)
+{
+	REQUIRE_MODULE();
+	/* Three arenas and no more. */
+	ASSERT_EQ(0, heap_open(&self->heap, WINDOW, 3 * ARENA));
+}
+
+FIXTURE_TEARDOWN(ranges)
+{
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+/* What concerns one of the two. */
+FIXTURE(list) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(list)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, heap_open(&self->heap, WINDOW, 3 * ARENA));
+}
+
+FIXTURE_TEARDOWN(list)
+{
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+FIXTURE_VARIANT(ranges) {
+	unsigned int cmd;
+};
+
+FIXTURE_VARIANT_ADD(ranges, commit) {
+	.cmd = KARENA_COMMIT,
+};
+
+FIXTURE_VARIANT_ADD(ranges, release) {
+	.cmd = KARENA_RELEASE,
+};
+
+/* A range whose result is neither that of success nor of an error. */
+#define RANGE(_offset, _length)						\
+	{ .offset = (_offset), .length = (_length), .result = 4711 }
+
+static struct karena_ranges list_of(struct karena_range *ranges, uint32_t nr)
+{
+	return (struct karena_ranges){
+		.size = sizeof(struct karena_ranges),
+		.ranges = (uintptr_t)ranges,
+		.nr = nr,
+	};
+}
+
+TEST_F(ranges, the_struct_is_checked)
+{
+	struct karena_range range = RANGE(0, PAGE);
+	struct { struct karena_ranges known; uint64_t more; } longer;
+	struct karena_ranges args = list_of(&range, 1);
+	struct heap *heap = &self->heap;
+
+	args.size = sizeof(args) - 1;
+	EXPECT_EQ(-EINVAL, heap_call(heap, variant->cmd, &args));
+	args.size = 0;
+	EXPECT_EQ(-EINVAL, heap_call(heap, variant->cmd, &args));
+	args.size = PAGE + 1;
+	EXPECT_EQ(-E2BIG, heap_call(heap, variant->cmd, &args));
+	args = list_of(&range, 1);
+	args.flags = 1;
+	EXPECT_EQ(-EINVAL, heap_call(heap, variant->cmd, &args));
+	args = list_of(&range, 1);
+	args.reserved = 1;
+	EXPECT_EQ(-EINVAL, heap_call(heap, variant->cmd, &args));
+	EXPECT_EQ(-EFAULT, heap_call(heap, variant->cmd, (void *)1));
+	EXPECT_EQ(4711, range.result);
+
+	longer.known = list_of(&range, 1);
+	longer.known.size = sizeof(longer);
+	longer.more = 1;
+	EXPECT_EQ(-E2BIG, heap_call(heap, variant->cmd, &longer));
+	EXPECT_EQ(4711, range.result);
+	longer.more = 0;
+	EXPECT_EQ(0, heap_call(heap, variant->cmd, &longer));
+	EXPECT_EQ(0, range.result);
+}
+
+TEST_F(ranges, they_are_calls_on_a_heap)
+{
+	struct karena_range range = RANGE(0, PAGE);
+	struct karena_ranges args = list_of(&range, 1);
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(-ENOTTY, device_call(variant->cmd, &args));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, _IO(KARENA_IOC, 0x7f), &args));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, KARENA_INFO, &args));
+	EXPECT_EQ(4711, range.result);
+}
+
+TEST_F(ranges, a_child_may_not_although_it_has_the_descriptor)
+{
+	struct karena_range range = RANGE(0, PAGE);
+	struct heap *heap = &self->heap;
+	pid_t child;
+
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, PAGE));
+	heap->window[0] = 7;
+	child = fork();
+	if (!child) {
+		int err = heap_ranges(heap, variant->cmd, &range, 1);
+
+		_exit(err == -EPERM && range.result == 4711 ? 0 : 1);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(7, heap->window[0]);
+	EXPECT_EQ(PAGE, heap_figure(heap, "committed"));
+}
+
+TEST_F(ranges, none_are_no_error)
+{
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(0, heap_ranges(heap, variant->cmd, NULL, 0));
+	EXPECT_EQ(0, heap_ranges(heap, variant->cmd, (void *)1, 0));
+}
+
+TEST_F(ranges, each_is_checked_and_the_good_ones_are_done)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, PAGE),
+		RANGE(100, PAGE),			/* 1: unaligned */
+		RANGE(PAGE, 100),
+		RANGE(PAGE, 0),				/* 3: no length */
+		RANGE(2 * PAGE, PAGE),
+		RANGE(WINDOW, PAGE),			/* 5: outside */
+		RANGE(WINDOW - PAGE, 2 * PAGE),
+		RANGE(-PAGE, 2 * PAGE),			/* 7: around the end */
+		RANGE(PAGE, -PAGE),
+		RANGE(1ULL << 63, 1ULL << 63),
+		RANGE(4 * PAGE, PAGE),			/* 10: reserved */
+		RANGE(WINDOW - PAGE, PAGE),
+	};
+	const int nr = ARRAY_SIZE(ranges);
+	struct heap *heap = &self->heap;
+
+	ranges[10].reserved = 1;
+	EXPECT_EQ(-EINVAL, heap_ranges(heap, variant->cmd, ranges, nr));
+	for (int i = 0; i < nr; i++) {
+		bool good = i == 0 || i == 4 || i == nr - 1;
+
+		EXPECT_EQ(good ? 0 : -EINVAL, ranges[i].result);
+	}
+	if (variant->cmd == KARENA_COMMIT) {
+		EXPECT_EQ(3 * PAGE, heap_figure(heap, "committed"));
+		EXPECT_EQ(0, touch(heap->window));
+		EXPECT_EQ(0, touch(heap->window + 2 * PAGE));
+		EXPECT_EQ(0, touch(heap->window + WINDOW - 1));
+	}
+}
+
+TEST_F(ranges, the_first_error_is_the_calls)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, ARENA),
+		RANGE(ARENA, ARENA),
+		RANGE(2 * ARENA, PAGE),
+		RANGE(1, 1),
+	};
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 1, 1));
+	give_back(heap, 1);
+	if (variant->cmd == KARENA_COMMIT) {
+		EXPECT_EQ(-EBUSY, heap_ranges(heap, KARENA_COMMIT, ranges, 4));
+		EXPECT_EQ(-EBUSY, ranges[1].result);
+		EXPECT_EQ(2 * ARENA + PAGE, heap_figure(heap, "committed"));
+	} else {
+		EXPECT_EQ(-EINVAL, heap_ranges(heap, KARENA_RELEASE, ranges, 4));
+		EXPECT_EQ(0, ranges[1].result);
+		EXPECT_EQ(KARENA_FREE, state(heap, 1));
+		EXPECT_EQ(0, heap_figure(heap, "committed"));
+	}
+	EXPECT_EQ(0, ranges[0].result);
+	EXPECT_EQ(0, ranges[2].result);
+	EXPECT_EQ(-EINVAL, ranges[3].result);
+}
+
+TEST_F(ranges, a_list_that_cannot_be_read_ends_there)
+{
+	char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct karena_range range = RANGE(0, PAGE), *ranges;
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, NULL, 1));
+	ASSERT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, (void *)-8L, 1));
+	/* Two of them, and then nothing. */
+	ASSERT_NE(MAP_FAILED, pages);
+	munmap(pages + PAGE, PAGE);
+	ranges = (struct karena_range *)(pages + PAGE) - 2;
+	for (int i = 0; i < 2; i++) {
+		ranges[i] = range;
+		ranges[i].offset = i * PAGE;
+	}
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 4 * PAGE));
+	ASSERT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, ranges, 3));
+	EXPECT_EQ(0, ranges[0].result);
+	EXPECT_EQ(0, ranges[1].result);
+	EXPECT_EQ(variant->cmd == KARENA_COMMIT ? 4 * PAGE : 2 * PAGE,
+		  heap_figure(heap, "committed"));
+	/* Nor can it be where no result can be written. */
+	mprotect(pages, PAGE, PROT_READ);
+	EXPECT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, ranges, 2));
+	munmap(pages, PAGE);
+}
+
+/* Its memory may be what is released, or not be there until it is committed. */
+TEST_F(ranges, a_list_can_be_in_the_heap_itself)
+{
+	struct karena_range range = RANGE(0, ARENA), *ranges;
+	struct heap *heap = &self->heap;
+	int err;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ranges = (struct karena_range *)heap->window;
+	for (int i = 0; i < 3; i++) {
+		ranges[i] = range;
+		ranges[i].offset = i * ARENA;
+	}
+	err = heap_ranges(heap, variant->cmd, ranges, 3);
+	if (variant->cmd == KARENA_COMMIT) {
+		EXPECT_EQ(0, err);
+		EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
+	} else {
+		EXPECT_EQ(-EFAULT, err);
+		EXPECT_EQ(0, heap_figure(heap, "committed"));
+		EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	}
+}
+
+TEST_F(list, a_limit_ends_one_and_not_the_next)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, 2 * ARENA),
+		RANGE(4 * ARENA, 2 * ARENA),	/* its first half fits */
+		RANGE(7 * ARENA, PAGE),
+		RANGE(ARENA, PAGE),		/* is there already */
+	};
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(-ENOMEM, heap_ranges(heap, KARENA_COMMIT, ranges, 4));
+	EXPECT_EQ(0, ranges[0].result);
+	EXPECT_EQ(-ENOMEM, ranges[1].result);
+	EXPECT_EQ(-ENOMEM, ranges[2].result);
+	EXPECT_EQ(0, ranges[3].result);
+	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(2, heap_figure(heap, "refused"));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 4));
+	EXPECT_EQ(KARENA_FREE, state(heap, 5));
+	EXPECT_EQ(KARENA_FREE, state(heap, 7));
+	EXPECT_EQ(SIGBUS, touch(heap->window + 5 * ARENA));
+}
+
+/* Pages of an arena are committed until there are none. */
+TEST_F(list, a_limit_in_the_middle_of_an_arenas_pages_leaves_the_first)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 2 * ARENA));
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 500 * PAGE));
+	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 3 * ARENA, 20 * PAGE));
+	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
+	/* What the word says of those twelve is up to who asked for more. */
+	for (int i = 0; i < 20; i++)
+		EXPECT_EQ(i < 12 ? 0 : SIGBUS,
+			  touch(heap->window + 3 * ARENA + i * PAGE));
+	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, ARENA));
+	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 3 * ARENA, 20 * PAGE));
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 3));
+	EXPECT_EQ(ARENA + 520 * PAGE, heap_figure(heap, "committed"));
+}
+
+TEST_F(list, a_volatile_arena_is_not_committed)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, 3 * ARENA),
+		RANGE(ARENA + PAGE, PAGE),
+		RANGE(2 * ARENA, PAGE),
+	};
+	struct heap *heap = &self->heap;
+	uint32_t word;
+
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, ARENA, PAGE));
+	heap->window[ARENA] = 7;
+	word = give_back(heap, 1);
+	EXPECT_EQ(-EBUSY, heap_ranges(heap, KARENA_COMMIT, ranges, 3));
+	EXPECT_EQ(-EBUSY, ranges[0].result);
+	EXPECT_EQ(-EBUSY, ranges[1].result);
+	EXPECT_EQ(0, ranges[2].result);
+	EXPECT_EQ(word, state(heap, 1));
+	EXPECT_EQ(7, heap->window[ARENA]);
+	/* What came before it in its range is there, what comes after it is not. */
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
+	EXPECT_EQ(ARENA + 2 * PAGE, heap_figure(heap, "committed"));
+}
+
+TEST_F(ranges, overlapping_ones_count_once)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, 200 * PAGE),
+		RANGE(0, 200 * PAGE),
+		RANGE(55 * PAGE, 200 * PAGE),
+	};
+	struct heap *heap = &self->heap;
+
+	if (variant->cmd == KARENA_COMMIT) {
+		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, 3));
+		EXPECT_EQ(255 * PAGE, heap_figure(heap, "committed"));
+		return;
+	}
+	/* 255 pages are less than half of it, twice 200 or not. */
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(heap->window, 1, ARENA);
+	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 3));
+	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(0, count_other(heap->window, 255 * PAGE, 0));
+	EXPECT_EQ(0, count_other(heap->window + 255 * PAGE, 257 * PAGE, 1));
+}
+
+#define NR_STRIPES	64
+
+/* Stripes of four pages with as many between: half of the arena. */
+TEST_F(ranges, those_of_one_arena_count_together)
+{
+	struct karena_range ranges[NR_STRIPES];
+	struct heap *heap = &self->heap;
+
+	for (int i = 0; i < NR_STRIPES; i++)
+		ranges[i] = (struct karena_range)RANGE(i * 8 * PAGE, 4 * PAGE);
+	if (variant->cmd == KARENA_COMMIT) {
+		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, NR_STRIPES));
+		EXPECT_EQ(256 * PAGE, heap_figure(heap, "committed"));
+		return;
+	}
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(heap->window, 1, ARENA);
+	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, NR_STRIPES));
+	EXPECT_EQ(0, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_EQ(256 * PAGE, heap_figure(heap, "committed"));
+	for (int i = 0; i < NR_STRIPES; i++) {
+		char *stripe = heap->window + i * 8 * PAGE;
+
+		EXPECT_EQ(SIGBUS, touch(stripe));
+		EXPECT_EQ(SIGBUS, touch(stripe + 3 * PAGE));
+		EXPECT_EQ(0, count_other(stripe + 4 * PAGE, 4 * PAGE, 1));
+	}
+}
+
+TEST_F(list, only_those_that_follow_each_other_count_together)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, 200 * PAGE),
+		RANGE(ARENA, PAGE),
+		RANGE(200 * PAGE, 200 * PAGE),	/* of the first again */
+		RANGE(ARENA + PAGE, 255 * PAGE),
+		RANGE(ARENA + 256 * PAGE, 200 * PAGE),
+	};
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	memset(heap->window, 1, 2 * ARENA);
+	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 5));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 1));
+	EXPECT_EQ(0, count_other(heap->window, 400 * PAGE, 0));
+	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, 1));
+	/* The one page that went first was cleared, and goes with nobody. */
+	EXPECT_EQ(ARENA + 57 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, count_other(heap->window + ARENA, PAGE, 0));
+	EXPECT_EQ(0, count_other(heap->window + ARENA + 456 * PAGE, 56 * PAGE, 1));
+}
+
+TEST_F(ranges, parts_that_make_up_an_arena_are_a_whole_one)
+{
+	struct karena_range ranges[] = {
+		RANGE(0, 200 * PAGE), RANGE(200 * PAGE, 312 * PAGE),
+	};
+	struct heap *heap = &self->heap;
+
+	if (variant->cmd == KARENA_COMMIT) {
+		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, 2));
+		EXPECT_EQ(512, heap_figure(heap, "sparse_pages"));
+		return;
+	}
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 2));
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+}
+
+/* All of it would take minutes. */
+TEST_F_TIMEOUT(list, a_signal_ends_a_long_release, SLOW)
+{
+	static struct karena_range ranges[60000];
+	struct heap heap;
+	int pipes[2];
+	time_t start;
+	pid_t child;
+	char byte;
+
+	ASSERT_EQ(0, pipe(pipes));
+	child = fork();
+	if (!child) {
+		if (heap_open(&heap, 64 * ARENA, 0) ||
+		    heap_commit(&heap, 0, 64) || write(pipes[1], "g", 1) != 1)
+			_exit(1);
+		/* Less than half of each arena: it is cleared. */
+		for (int i = 0; i < ARRAY_SIZE(ranges); i++)
+			ranges[i] = (struct karena_range)
+				RANGE(i % 64 * ARENA, 255 * PAGE);
+		for (;;)
+			heap_ranges(&heap, KARENA_RELEASE, ranges,
+				    ARRAY_SIZE(ranges));
+	}
+	ASSERT_EQ(1, read(pipes[0], &byte, 1));
+	usleep(100000);
+	start = time(NULL);
+	EXPECT_EQ(0, kill(child, SIGKILL));
+	EXPECT_EQ(128 + SIGKILL, child_status(child));
+	EXPECT_LE(time(NULL) - start, 20);
+}
+
+TEST_HARNESS_MAIN

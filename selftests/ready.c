@@ -1,0 +1,925 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Ready frames: cleared ahead by a worker, as the process asks or because its heap
+ * grows fast; what they count against, who takes them, and when they go. And the
+ * administrator's reserve.
+ */
+#include <pthread.h>
+
+#include "child.h"
+
+#define DISK		"/dev/vda"
+#define AHEAD		PARAMETERS "/ahead"
+#define RESERVE		PARAMETERS "/reserve"
+#define ANY		KARENA_NODE_ANY
+
+static void msleep(unsigned int milliseconds)
+{
+	usleep(milliseconds * 1000);
+}
+
+/* A test that fails badly may have left something else. */
+static int keep_ahead(const char *frames)
+{
+	return write_text(AHEAD, frames);
+}
+
+TEST(eight_are_kept_ahead_and_nothing_in_reserve_by_default)
+{
+	char text[32];
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, read_text(AHEAD, text, sizeof(text)));
+	EXPECT_STREQ("8\n", text);
+	ASSERT_EQ(0, read_text(RESERVE, text, sizeof(text)));
+	EXPECT_STREQ("0\n", text);
+	EXPECT_EQ(0, figure("reserve_frames"));
+}
+
+/* Where counts are exact, nothing is to be kept but what is asked for. */
+FIXTURE(ready) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(ready)
+{
+	struct karena_info info = { .size = sizeof(info) };
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
+	ASSERT_TRUE(info.features & KARENA_FEATURE_READY);
+	/* Else KARENA_NODE_ANY is now one node, now another. */
+	ASSERT_EQ(0, run_on(0));
+	ASSERT_TRUE(figure_becomes("ready_frames", 0));
+	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
+	ASSERT_EQ(0, keep_ahead("0"));
+}
+
+FIXTURE_TEARDOWN(ready)
+{
+	EXPECT_EQ(0, keep_ahead("8"));
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+static int root_limits(const struct heap *heap, unsigned long arenas)
+{
+	char path[128], text[32];
+
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
+		 (unsigned long long)heap->id);
+	snprintf(text, sizeof(text), "%lu", arenas * ARENA);
+	return directory_comes(heap->id) ? write_text(path, text) : -ENOENT;
+}
+
+TEST_F(ready, as_many_as_were_asked_for_are_kept)
+{
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
+	EXPECT_LE(heap_ready(heap, ANY, 5), 5);
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 5, 5));
+	EXPECT_EQ(5, figure("ready_frames"));
+	EXPECT_EQ(0, figure("huge_arenas"));
+	msleep(100);
+	EXPECT_EQ(5, heap_ready(heap, ANY, 5));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 5));
+	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+}
+
+/* At the limit the worker has no say: what goes down stays down. */
+TEST_F(ready, a_commit_at_the_limit_takes_a_ready_frame)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(0, heap_commit(heap, 4 + i, 1));
+		EXPECT_EQ(3 - i, heap_ready(heap, ANY, 4));
+		EXPECT_EQ((5 + i) * ARENA, heap_figure(heap, "committed"));
+	}
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	msleep(100);
+	EXPECT_EQ(0, figure("ready_frames"));
+}
+
+TEST_F(ready, committed_and_ready_stay_within_the_limit)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(heap, 0, 6));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 2));
+	msleep(1500);
+	EXPECT_EQ(2, heap_ready(heap, ANY, 4));
+	EXPECT_EQ(6 * ARENA, heap_figure(heap, "committed"));
+	/* Room is made, and is used. */
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 3));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 16 * ARENA, 0));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
+}
+
+TEST_F(ready, a_limit_that_is_lowered_takes_them)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 6 * ARENA, 0));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 2));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 3 * ARENA, 0));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 0));
+	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 16 * ARENA, 0));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
+	/* What root sets is a limit, too. */
+	ASSERT_EQ(0, root_limits(heap, 4));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 0));
+}
+
+TEST_F(ready, they_count_against_the_limit_of_all_heaps)
+{
+	struct heap *heap = &self->heap, other;
+	char limit[64];
+
+	ASSERT_EQ(0, read_text(LIMIT_PARAM, limit, sizeof(limit)));
+	ASSERT_EQ(0, heap_make(&other, 16 * ARENA, 0));
+	EXPECT_EQ(0, write_text(LIMIT_PARAM, "16M"));
+	EXPECT_EQ(0, heap_commit(heap, 0, 2));
+	/* The last eighth is left to who commits. */
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 8, 5));
+	msleep(1500);
+	EXPECT_EQ(5, heap_ready(heap, ANY, 8));
+	EXPECT_EQ(0, heap_commit(&other, 0, 1));
+	/* Another's are not taken; one's own are. */
+	EXPECT_EQ(-ENOMEM, heap_commit(&other, 1, 1));
+	EXPECT_EQ(0, heap_commit(heap, 2, 5));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
+	EXPECT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_EQ(0, heap_commit(&other, 1, 1));
+	EXPECT_EQ(0, write_text(LIMIT_PARAM, limit));
+	/* Lowered, it lets nobody commit, with ready frames or without. */
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
+	EXPECT_EQ(0, write_text(LIMIT_PARAM, "0"));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
+	EXPECT_EQ(0, write_text(LIMIT_PARAM, limit));
+	EXPECT_EQ(0, heap_commit(heap, 8, 1));
+	heap_destroy(&other);
+}
+
+TEST_F(ready, what_comes_of_them_is_zero)
+{
+	struct heap *heap = &self->heap;
+
+	/* So that memory which is not cleared is not zero. */
+	ASSERT_EQ(0, heap_commit(heap, 0, 48));
+	memset(heap->window, 0xa5, 48 * ARENA);
+	ASSERT_EQ(0, heap_release(heap, 0, 48));
+	for (int round = 0; round < 4; round++) {
+		ASSERT_TRUE(heap_ready_becomes(heap, ANY, 8, 8));
+		ASSERT_EQ(0, heap_commit(heap, 0, 8));
+		EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
+		memset(heap->window, 0xa5, 8 * ARENA);
+		ASSERT_EQ(0, heap_release(heap, 0, 8));
+	}
+}
+
+TEST_F(ready, they_become_huge_arenas)
+{
+	struct heap *heap = &self->heap;
+	long before;
+
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 8, 8));
+	before = minor_faults();
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	for (size_t at = 0; at < 8 * ARENA; at += 4096)
+		heap->window[at] = 1;
+	EXPECT_LE(minor_faults() - before, 16);
+	EXPECT_EQ(8, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(8 * ARENA, smaps(heap->window, "FilePmdMapped"));
+}
+
+TEST_F(ready, those_above_a_lower_count_are_given_up_at_once)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 8, 8));
+	EXPECT_EQ(3, heap_ready(heap, ANY, 3));
+	EXPECT_EQ(3, figure("ready_frames"));
+	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
+	EXPECT_EQ(0, figure("ready_frames"));
+	msleep(100);
+	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
+}
+
+/* One that is being cleared at that moment is given up, too. */
+TEST_F_TIMEOUT(ready, giving_up_races_with_clearing, SLOW)
+{
+	struct heap *heap = &self->heap;
+	unsigned int seed = 1;
+
+	for (int round = 0; round < 100; round++) {
+		ASSERT_GE(heap_ready(heap, ANY, 16), 0);
+		usleep(rand_r(&seed) % 3000);
+		ASSERT_EQ(0, heap_ready(heap, ANY, 0));
+	}
+	msleep(200);
+	EXPECT_EQ(0, figure("ready_frames"));
+	/* Nothing is charged for what was given up. */
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	EXPECT_EQ(0, heap_commit(heap, 0, 8));
+}
+
+static void die_with_ready_frames(struct child *child)
+{
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
+	/* This many take a while: the process dies meanwhile. */
+	CHECK(heap_ready(&heap, ANY, 16) >= 0);
+	tell(child->parent, 1);
+	raise(SIGKILL);
+}
+
+TEST_F_TIMEOUT(ready, a_heap_that_goes_leaves_none_behind, SLOW)
+{
+	struct child child;
+	unsigned int seed = 2;
+
+	for (int round = 0; round < 50; round++) {
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_open(&heap, 16 * ARENA, 0));
+		ASSERT_GE(heap_ready(&heap, ANY, 8), 0);
+		usleep(rand_r(&seed) % 10000);
+		heap_destroy(&heap);
+	}
+	ASSERT_EQ(0, child_start(&child, die_with_ready_frames));
+	EXPECT_EQ(1, hear(child.line));
+	EXPECT_EQ(128 + SIGKILL, child_end(&child));
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+static bool stop;
+
+static void *change_the_count(void *data)
+{
+	struct heap *heap = data;
+	unsigned int seed = 3;
+	long wrong = 0;
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		uint32_t count = rand_r(&seed) % 9;
+
+		wrong += heap_ready(heap, rand_r(&seed) % 2 ? ANY : 0, count) < 0;
+		usleep(rand_r(&seed) % 4000);
+	}
+	return (void *)wrong;
+}
+
+static void *shrink_all_the_time(void *data)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		shrink_everything();
+		usleep(5000);
+	}
+	return data;
+}
+
+/* Each takes a frame now from the ready ones, now from the kernel. */
+static void *commit_and_release(void *data)
+{
+	static int next;
+	int first = 4 * __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+	struct heap *heap = data;
+	long wrong = 0;
+
+	for (int round = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); round++) {
+		int index = first + round % 4;
+
+		if (heap_commit(heap, index, 1)) {
+			wrong++;
+			continue;
+		}
+		wrong += count_other(arena(heap, index), ARENA, 0) != 0;
+		memset(arena(heap, index), 0x5a, ARENA);
+		wrong += heap_release(heap, index, 1) != 0;
+	}
+	return (void *)wrong;
+}
+
+TEST_F_TIMEOUT(ready, commits_counts_and_reclaim_race, SLOW)
+{
+	void *(*const work[])(void *) = {
+		commit_and_release, commit_and_release, change_the_count,
+		shrink_all_the_time
+	};
+	struct heap *heap = &self->heap;
+	pthread_t threads[4];
+	void *wrong;
+
+	stop = false;
+	/* And what the module does by itself. */
+	ASSERT_EQ(0, keep_ahead("8"));
+	for (int i = 0; i < 4; i++)
+		pthread_create(&threads[i], NULL, work[i], heap);
+	sleep(3);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &wrong);
+		EXPECT_EQ(NULL, wrong);
+	}
+	pthread_join(threads[3], NULL);
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 0, 0));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	EXPECT_EQ(0, heap_commit(heap, 0, 8));
+}
+
+TEST_F_TIMEOUT(ready, a_heap_that_goes_meets_reclaim, SLOW)
+{
+	unsigned int seed = 4;
+	pthread_t shrinker;
+
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&shrinker, NULL, shrink_all_the_time, NULL));
+	for (int i = 0; i < 50; i++) {
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_open(&heap, 8 * ARENA, 0));
+		ASSERT_GE(heap_ready(&heap, ANY, 4), 0);
+		usleep(rand_r(&seed) % 20000);
+		heap_destroy(&heap);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(shrinker, NULL);
+	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	/* What would have filled them comes to nothing. */
+	msleep(1200);
+	EXPECT_EQ(0, figure("ready_frames"));
+}
+
+/* The rest happens in a memory cgroup, or without it cannot be seen. */
+FIXTURE(ready_group) {
+	int unused;
+};
+
+FIXTURE_SETUP(ready_group)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, run_on(0));
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(60 * MIB));
+	ASSERT_EQ(0, keep_ahead("0"));
+}
+
+FIXTURE_TEARDOWN(ready_group)
+{
+	EXPECT_EQ(0, keep_ahead("8"));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_remove());
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+}
+
+static void be_charged(struct child *child)
+{
+	struct heap heap;
+	long before;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	before = group_figure("memory.stat", "kernel");
+	CHECK(before >= 0);
+	CHECK(heap_ready_becomes(&heap, ANY, 8, 8));
+	CHECK(group_figure("memory.stat", "kernel") >= before + (long)(8 * ARENA));
+	CHECK(group_figure("memory.current", NULL) >= (long)(8 * ARENA));
+	/* A commit that takes one costs no more. */
+	CHECK(!heap_limit(&heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 4));
+	CHECK(group_figure("memory.stat", "kernel") < before + (long)(9 * ARENA));
+	CHECK(!heap_ready(&heap, ANY, 0));
+	CHECK(group_figure("memory.stat", "kernel") < before + (long)(5 * ARENA));
+}
+
+TEST_F(ready_group, the_owners_memory_cgroup_is_charged)
+{
+	EXPECT_EQ(0, in_child(be_charged));
+	EXPECT_LT(group_figure("memory.current", NULL), 4 * MIB);
+}
+
+/* Take so much small memory that 45 MiB are in use; whether it could be had. */
+static bool another_takes_45_mib(void)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		char *memory = own_memory(45 * MIB);
+
+		CHECK(memory);
+		memset(memory, 1, 45 * MIB);
+		_exit(0);
+	}
+	return !child_status(child);
+}
+
+/* In 60 MiB: 8 committed, 24 ready, and a child that needs 45. */
+static void give_way(struct child *child)
+{
+	long before = figure("reclaimed_ready");
+	struct heap heap;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 4));
+	memset(heap.window, 7, 4 * ARENA);
+	CHECK(heap_ready_becomes(&heap, ANY, 12, 12));
+	CHECK(another_takes_45_mib());
+	CHECK(heap_figure(&heap, "reclaimed_ready") >= 7);
+	CHECK(figure("reclaimed_ready") >= before + 7);
+	CHECK(heap_figure(&heap, "reclaimed") == 0);
+	CHECK(!count_other(heap.window, 4 * ARENA, 7));
+	CHECK(state(&heap, 0) == KARENA_ACTIVE);
+	/* The child is gone: they come again, without being asked for. */
+	CHECK(heap_figure_becomes(&heap, "ready_frames", 12));
+}
+
+TEST_F_TIMEOUT(ready_group, a_cgroups_limit_takes_them_and_kills_nobody, SLOW)
+{
+	EXPECT_EQ(0, in_child(give_way));
+}
+
+/* In 60 MiB: 20 ready, 20 volatile, and then a little more than there is. */
+static void give_way_in_order(struct child *child)
+{
+	long before = figure("reclaimed"), nr_volatile = 10, taken;
+	struct heap heap;
+	char *memory;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, nr_volatile));
+	CHECK(heap_ready_becomes(&heap, ANY, 10, 10));
+	for (int i = 0; i < nr_volatile; i++)
+		give_back(&heap, i);
+	memory = own_memory(40 * MIB);
+	CHECK(memory);
+	for (size_t at = 0; at < 40 * MIB && figure("reclaimed") < before + 4;
+	     at += 65536)
+		memset(memory + at, 1, 65536);
+	taken = heap_figure(&heap, "reclaimed");
+	CHECK(taken >= 4);
+	/* Newer kernels do not count what they get here, and go on. */
+	CHECK(taken == nr_volatile || !heap_figure(&heap, "reclaimed_ready"));
+}
+
+TEST_F_TIMEOUT(ready_group, volatile_arenas_go_first, SLOW)
+{
+	EXPECT_EQ(0, in_child(give_way_in_order));
+}
+
+/* Room for eight and a half, and more than that in the page cache. */
+static void fill_what_is_free(struct child *child)
+{
+	int disk = open(DISK, O_RDONLY | O_CLOEXEC);
+	struct heap heap;
+	char block[65536];
+	long cached;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	CHECK(!posix_fadvise(disk, 0, 0, POSIX_FADV_DONTNEED));
+	for (int i = 0; i < 320; i++)
+		CHECK(read(disk, block, sizeof(block)) == sizeof(block));
+	cached = group_figure("memory.stat", "file");
+	CHECK(cached >= (long)(16 * MIB));
+	CHECK(!group_limit(group_figure("memory.current", NULL) + 17 * MIB));
+	CHECK(heap_ready_becomes(&heap, ANY, 64, 8));
+	/* It tries again after a second. */
+	for (int i = 0; i < 25; i++) {
+		msleep(100);
+		CHECK(heap_ready(&heap, ANY, 64) == 8);
+	}
+	CHECK(group_figure("memory.stat", "pgscan") == 0);
+	CHECK(group_figure("memory.stat", "file") >= cached);
+	CHECK(group_figure("memory.events", "max") == 0);
+	CHECK(group_figure("memory.events", "oom") == 0);
+	close(disk);
+}
+
+TEST_F_TIMEOUT(ready_group, the_worker_takes_what_is_free_and_no_more, SLOW)
+{
+	if (access(DISK, R_OK))
+		SKIP(return, "no scratch disk " DISK);
+	EXPECT_EQ(0, in_child(fill_what_is_free));
+}
+
+/* A commit may take a ready frame where there is no other memory, too. */
+static void commit_at_the_groups_limit(struct child *child)
+{
+	struct heap heap;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 64 * ARENA, 0));
+	CHECK(heap_ready_becomes(&heap, ANY, 8, 8));
+	CHECK(!group_limit(group_figure("memory.current", NULL) + MIB));
+	for (int i = 0; i < 8; i++)
+		CHECK(!heap_commit(&heap, i, 1));
+	CHECK(heap_commit(&heap, 8, 1) == -ENOMEM);
+	CHECK(!heap_ready(&heap, ANY, 8));
+	CHECK(!touch(heap.window));
+}
+
+TEST_F_TIMEOUT(ready_group, a_commit_at_the_groups_limit_takes_one, SLOW)
+{
+	EXPECT_EQ(0, in_child(commit_at_the_groups_limit));
+}
+
+FIXTURE(ready_ahead) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(ready_ahead)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, run_on(0));
+	ASSERT_EQ(0, keep_ahead("8"));
+	ASSERT_TRUE(figure_becomes("ready_frames", 0));
+	ASSERT_EQ(0, heap_open(&self->heap, 256 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(ready_ahead)
+{
+	heap_destroy(&self->heap);
+	EXPECT_EQ(0, keep_ahead("8"));
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+}
+
+/* Commit one arena after another; the most frames that were ready meanwhile. */
+static long grow(const struct heap *heap, int first, int count,
+		 unsigned int milliseconds)
+{
+	long ready, most = 0;
+
+	for (int i = first; i < first + count; i++) {
+		if (heap_commit(heap, i, 1))
+			return -1;
+		msleep(milliseconds);
+		ready = figure("ready_frames");
+		if (ready > most)
+			most = ready;
+		/* The heap has at least i + 1 huge arenas, or had one less. */
+		if (ready > (i + 1) / 4)
+			return -2;
+	}
+	return most;
+}
+
+/* Until the frames are there, or the module gives them up. */
+static bool some_are_ready(void)
+{
+	for (int i = 0; i < 100; i++) {
+		if (figure("ready_frames") > 0)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+TEST_F_TIMEOUT(ready_ahead, a_heap_that_grows_fast_has_some_for_a_second, SLOW)
+{
+	struct heap *heap = &self->heap;
+	long most;
+
+	most = grow(heap, 0, 64, 10);
+	EXPECT_GE(most, 1);
+	EXPECT_LE(most, 8);
+	EXPECT_TRUE(some_are_ready());
+	EXPECT_EQ(64 * ARENA, heap_figure(heap, "committed"));
+	/* And then they are given up. */
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	msleep(200);
+	EXPECT_EQ(0, figure("ready_frames"));
+	/* And come again when it grows again. */
+	EXPECT_GE(grow(heap, 64, 16, 10), 1);
+}
+
+TEST_F_TIMEOUT(ready_ahead, what_was_asked_for_stays_when_the_rest_goes, SLOW)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
+	ASSERT_EQ(0, heap_commit(heap, 0, 64));
+	sleep(3);
+	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 2));
+	EXPECT_EQ(2, heap_ready(heap, ANY, 2));
+}
+
+TEST_F_TIMEOUT(ready_ahead, a_heap_that_grows_slowly_has_none, SLOW)
+{
+	EXPECT_EQ(0, grow(&self->heap, 0, 12, 150));
+}
+
+TEST_F(ready_ahead, a_small_heap_has_none)
+{
+	EXPECT_EQ(0, grow(&self->heap, 0, 3, 10));
+	EXPECT_FALSE(some_are_ready());
+}
+
+TEST_F_TIMEOUT(ready_ahead, the_parameter_bounds_it_and_0_turns_it_off, SLOW)
+{
+	struct heap *heap = &self->heap;
+	long most;
+
+	ASSERT_EQ(0, keep_ahead("2"));
+	most = grow(heap, 0, 32, 10);
+	EXPECT_GE(most, 1);
+	EXPECT_LE(most, 2);
+	ASSERT_EQ(0, keep_ahead("0"));
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_EQ(0, grow(heap, 32, 32, 10));
+	EXPECT_FALSE(some_are_ready());
+	/* What was asked for has nothing to do with it. */
+	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
+	EXPECT_EQ(-EINVAL, write_text(AHEAD, "-1"));
+	EXPECT_EQ(-EINVAL, write_text(AHEAD, "many"));
+}
+
+FIXTURE(ready_reserve) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(ready_reserve)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, run_on(0));
+	ASSERT_EQ(0, keep_ahead("0"));
+	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(ready_reserve)
+{
+	heap_destroy(&self->heap);
+	EXPECT_EQ(0, write_text(RESERVE, "0"));
+	EXPECT_EQ(0, keep_ahead("8"));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 0));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+TEST_F(ready_reserve, it_becomes_as_large_as_the_parameter_says)
+{
+	EXPECT_EQ(0, figure("reserve_frames"));
+	ASSERT_EQ(0, write_text(RESERVE, "16M"));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
+	/* Rounded down. */
+	ASSERT_EQ(0, write_text(RESERVE, "5000000"));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 2));
+	ASSERT_EQ(0, write_text(RESERVE, "1M"));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 0));
+	EXPECT_EQ(-EINVAL, write_text(RESERVE, "many"));
+	EXPECT_EQ(-EINVAL, write_text(RESERVE, "12 apples"));
+	/* It is nobody's: no heap has committed it. */
+	EXPECT_EQ(0, figure("committed"));
+	EXPECT_EQ(0, figure("ready_frames"));
+}
+
+TEST_F_TIMEOUT(ready_reserve, what_comes_of_it_is_zero_and_it_is_refilled, SLOW)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 48));
+	memset(heap->window, 0xa5, 48 * ARENA);
+	ASSERT_EQ(0, heap_release(heap, 0, 48));
+	ASSERT_EQ(0, write_text(RESERVE, "16M"));
+	for (int round = 0; round < 4; round++) {
+		ASSERT_TRUE(figure_becomes("reserve_frames", 8));
+		ASSERT_EQ(0, heap_commit(heap, 0, 8));
+		EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
+		EXPECT_EQ(8 * ARENA, heap_figure(heap, "committed"));
+		memset(heap->window, 0xa5, 8 * ARENA);
+		ASSERT_EQ(0, heap_release(heap, 0, 8));
+	}
+	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
+}
+
+/* Else a heap could have all memory of the machine that way, charged to nobody. */
+TEST_F(ready_reserve, what_a_heap_has_of_it_is_not_replaced)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, write_text(RESERVE, "16M"));
+	ASSERT_TRUE(figure_becomes("reserve_frames", 8));
+	ASSERT_EQ(0, heap_commit(heap, 0, 6));
+	EXPECT_EQ(2, figure("reserve_frames"));
+	usleep(500000);
+	EXPECT_EQ(2, figure("reserve_frames"));
+	/* What is demoted is given up, too. */
+	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, ARENA - 4096));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 3));
+	/* And what reclaim takes. */
+	give_back(heap, 5);
+	shrink_everything();
+	EXPECT_TRUE(figure_becomes("reserve_frames", 4));
+	ASSERT_EQ(0, heap_release(heap, 0, 6));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
+	/* What is above a smaller reserve is not put back there. */
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	ASSERT_EQ(0, write_text(RESERVE, "2M"));
+	ASSERT_EQ(0, heap_release(heap, 0, 8));
+	EXPECT_TRUE(figure_becomes("reserve_frames", 1));
+}
+
+TEST_F(ready_reserve, limits_hold_for_it)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, write_text(RESERVE, "16M"));
+	ASSERT_TRUE(figure_becomes("reserve_frames", 8));
+	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 4 * ARENA, 0));
+	EXPECT_EQ(0, heap_commit(heap, 0, 4));
+	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
+}
+
+/* The reserve is the administrator's: what comes of it is charged to nobody. */
+static void commit_from_the_reserve(struct child *child)
+{
+	struct heap heap;
+	long before;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	before = group_figure("memory.current", NULL);
+	CHECK(!heap_commit(&heap, 0, 4));
+	memset(heap.window, 1, 4 * ARENA);
+	CHECK(group_figure("memory.current", NULL) < before + (long)(2 * ARENA));
+}
+
+TEST_F(ready_reserve, a_commit_takes_from_it)
+{
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, write_text(RESERVE, "32M"));
+	ASSERT_TRUE(figure_becomes("reserve_frames", 16));
+	EXPECT_EQ(0, in_child(commit_from_the_reserve));
+	EXPECT_EQ(0, group_remove());
+}
+
+FIXTURE(ready_call) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(ready_call)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, keep_ahead("0"));
+	ASSERT_EQ(0, heap_open(&self->heap, 16 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(ready_call)
+{
+	EXPECT_EQ(0, keep_ahead("8"));
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+}
+
+TEST_F(ready_call, bad_values_are_refused)
+{
+	const struct karena_ready good = { .size = sizeof(good), .count = 1 };
+	struct karena_ready args;
+
+#define EXPECT_FAILS(_error, _member, _value)				\
+	do {								\
+		args = good;						\
+		args._member = _value;					\
+		EXPECT_EQ(-(_error), heap_call(&self->heap, KARENA_READY, &args)); \
+	} while (0)
+
+	for (unsigned int size = 0; size < sizeof(good); size++)
+		EXPECT_FAILS(EINVAL, size, size);
+	EXPECT_FAILS(EINVAL, flags, 1);
+	EXPECT_FAILS(EINVAL, flags, 1U << 31);
+	EXPECT_FAILS(EINVAL, reserved, 1);
+	EXPECT_FAILS(EINVAL, count, 17);
+	EXPECT_FAILS(EINVAL, count, ~0U);
+	EXPECT_FAILS(EINVAL, node, 63);
+	EXPECT_FAILS(EINVAL, node, 1 << 20);
+	EXPECT_FAILS(EINVAL, node, ~0U - 1);
+	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, NULL));
+	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, (void *)-4096L));
+	msleep(50);
+	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, heap_ready(&self->heap, ANY, 0));
+}
+
+TEST_F(ready_call, a_longer_struct_may_have_a_zero_tail)
+{
+	struct {
+		struct karena_ready ready;
+		uint64_t tail[2];
+	} args = { { .size = sizeof(args), .count = 16, .node = ANY } };
+
+	EXPECT_EQ(0, heap_call(&self->heap, KARENA_READY, &args));
+	EXPECT_EQ(sizeof(args), args.ready.size);
+	EXPECT_EQ(0, args.ready.reserved);
+	args.ready.count = 0;
+	args.tail[1] = 1;
+	EXPECT_EQ(-E2BIG, heap_call(&self->heap, KARENA_READY, &args));
+	args.ready.size = 4097;
+	EXPECT_EQ(-E2BIG, heap_call(&self->heap, KARENA_READY, &args));
+}
+
+TEST_F(ready_call, a_struct_that_is_not_writable_is_efault)
+{
+	struct karena_ready good = { .size = sizeof(good), .node = ANY };
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, page);
+	memcpy(page, &good, sizeof(good));
+	ASSERT_EQ(0, mprotect(page, 4096, PROT_READ));
+	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, page));
+}
+
+TEST_F(ready_call, it_is_a_heaps_call_and_of_no_other_file)
+{
+	struct karena_ready args = { .size = sizeof(args), .node = ANY };
+	struct karena_info info = { .size = sizeof(info) };
+	struct heap *heap = &self->heap;
+
+	EXPECT_EQ(-ENOTTY, device_call(KARENA_READY, &args));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, KARENA_INFO, &info));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, _IO(KARENA_IOC, 0), &args));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, _IO(KARENA_IOC, 0xff), &args));
+	EXPECT_EQ(-ENOTTY, heap_call(heap, _IO(0xE8, 0x21), &args));
+}
+
+static struct heap parents;
+
+static void ask_for_the_parents_heap(struct child *child)
+{
+	(void)child;
+	CHECK(heap_ready(&parents, ANY, 1) == -EPERM);
+	CHECK(heap_ready(&parents, ANY, 0) == -EPERM);
+}
+
+TEST_F(ready_call, another_process_may_not)
+{
+	parents = self->heap;
+	EXPECT_EQ(0, in_child(ask_for_the_parents_heap));
+	EXPECT_EQ(0, figure("ready_frames"));
+}
+
+static void ask_for_more_than_may_be_locked(struct child *child)
+{
+	struct heap heap;
+
+	(void)child;
+	CHECK(limit_locked_memory(8 * MIB));
+	CHECK(!run_on(0));
+	CHECK(become_nobody());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(heap_ready(&heap, ANY, 5) == -ENOMEM);
+	CHECK(heap_ready(&heap, ANY, 16) == -ENOMEM);
+	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
+	CHECK(status_figure("VmPin") == 8 * MIB);
+	/* A commit takes what is ready, and the worker cannot replace it. */
+	CHECK(!heap_commit(&heap, 0, 3));
+	CHECK(heap_ready(&heap, ANY, 1) == 1);
+	CHECK(!heap_commit(&heap, 3, 1));
+	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
+	CHECK(heap_ready(&heap, ANY, 1) == -ENOMEM);
+	CHECK(!heap_ready(&heap, ANY, 0));
+	CHECK(!heap_release(&heap, 0, 4));
+	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
+	heap_destroy(&heap);
+	CHECK(status_figure("VmPin") == 0);
+}
+
+TEST_F(ready_call, rlimit_memlock_bounds_them)
+{
+	struct stat stat;
+	int status;
+
+	ASSERT_EQ(0, lstat(KARENA_DEVICE, &stat));
+	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, NOBODY));
+	status = in_child(ask_for_more_than_may_be_locked);
+	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, stat.st_gid));
+	EXPECT_EQ(0, status);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Pins that outlive an arena: io_uring's fixed buffers, and direct I/O that takes
+ * its time. What arrives through one reaches no arena that was committed after the
+ * pinned one was lost, and reclaim leaves a pinned arena alone.
+ */
+#include <liburing.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+
+#include "common.h"
+
+#define NR	32
+#define OLD	'o'	/* what is in the pinned arena */
+#define INPUT	'i'	/* what arrives through the pin */
+
+/* Before 6.5, io_uring takes no pages of files but tmpfs's and hugetlbfs's. */
+static bool can_register(void)
+{
+	struct utsname name;
+	int major, minor;
+
+	uname(&name);
+	if (sscanf(name.release, "%d.%d", &major, &minor) != 2)
+		return false;
+	return major > 6 || (major == 6 && minor >= 5);
+}
+
+#define REQUIRE_REGISTER()						\
+	do {								\
+		if (!can_register())					\
+			SKIP(return, "no fixed buffers of files before 6.5"); \
+	} while (0)
+
+/* A file that holds one byte everywhere. */
+static int file_of(char byte, size_t size)
+{
+	char data[65536];
+	int fd = memfd_create("karena-uring", MFD_CLOEXEC);
+
+	memset(data, byte, sizeof(data));
+	for (size_t at = 0; fd >= 0 && at < size; at += sizeof(data)) {
+		if (pwrite(fd, data, sizeof(data), at) != sizeof(data)) {
+			close(fd);
+			return -1;
+		}
+	}
+	return fd;
+}
+
+FIXTURE(uring) {
+	struct heap heap;	/* its arena 0 is pinned */
+	struct heap other;
+	struct io_uring ring;
+	int input;
+};
+
+FIXTURE_SETUP(uring)
+{
+	REQUIRE_MODULE();
+	/* Room for the one that is lost. */
+	ASSERT_EQ(0, heap_make(&self->heap, (NR + 1) * ARENA, 0));
+	ASSERT_EQ(0, heap_make(&self->other, NR * ARENA, 0));
+	self->input = file_of(INPUT, ARENA);
+	ASSERT_GE(self->input, 0);
+	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));
+}
+
+FIXTURE_TEARDOWN(uring)
+{
+	io_uring_queue_exit(&self->ring);
+	close(self->input);
+	heap_destroy(&self->heap);
+	heap_destroy(&self->other);
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+/* Commit arena 0 and pin it: 0 or -errno. */
+static int pin(struct heap *heap, struct io_uring *ring)
+{
+	struct iovec buffer = { heap->window, ARENA };
+	int err = heap_commit(heap, 0, 1);
+
+	if (err)
+		return err;
+	memset(heap->window, OLD, ARENA);
+	return io_uring_register_buffers(ring, &buffer, 1);
+}
+
+/* Move all of the pinned pages from or to a file: bytes or -errno. */
+static int through_the_pin(struct io_uring *ring, int opcode, int fd, void *address)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int result;
+
+	if (opcode == IORING_OP_READ_FIXED)
+		io_uring_prep_read_fixed(sqe, fd, address, ARENA, 0, 0);
+	else
+		io_uring_prep_write_fixed(sqe, fd, address, ARENA, 0, 0);
+	result = io_uring_submit_and_wait(ring, 1);
+	if (result < 0)
+		return result;
+	result = io_uring_wait_cqe(ring, &cqe);
+	if (result)
+		return result;
+	result = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return result;
+}
+
+/* How many bytes are not those of a newly committed arena. */
+static size_t foreign_bytes(const struct heap *heap)
+{
+	return count_other(heap->window, NR * ARENA, 0);
+}
+
+TEST_F(uring, an_arena_is_registered_where_the_kernel_registers_files)
+{
+	int err = pin(&self->heap, &self->ring);
+
+	if (can_register()) {
+		ASSERT_EQ(0, err);
+		EXPECT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	} else {
+		ASSERT_EQ(-EOPNOTSUPP, err);
+	}
+	/* Nothing holds it any more, or ever did. */
+	EXPECT_EQ(0, heap_release(&self->heap, 0, 1));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
+}
+
+TEST_F(uring, fixed_buffers_are_the_arenas_own_memory)
+{
+	struct heap *heap = &self->heap;
+	int output = file_of(0, ARENA);
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, pin(heap, &self->ring));
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					 self->input, heap->window));
+	EXPECT_EQ(0, count_other(heap->window, ARENA, INPUT));
+	memset(heap->window, 'w', ARENA);
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_WRITE_FIXED,
+					 output, heap->window));
+	ASSERT_EQ(ARENA, pread(output, heap->window, ARENA, 0));
+	EXPECT_EQ(0, count_other(heap->window, ARENA, 'w'));
+	close(output);
+}
+
+TEST_F(uring, what_arrives_after_a_release_reaches_no_arena)
+{
+	struct heap *heap = &self->heap;
+	int output = file_of(0, ARENA);
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, pin(heap, &self->ring));
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_EQ(1, figure("pinned_orphans"));
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					 self->input, heap->window));
+	EXPECT_EQ(0, foreign_bytes(heap));
+	EXPECT_EQ(0, foreign_bytes(&self->other));
+	/* It arrived where the pin is, and stays there. */
+	memset(heap->window, 'w', ARENA);
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_WRITE_FIXED,
+					 output, heap->window));
+	ASSERT_EQ(ARENA, pread(output, heap->window, ARENA, 0));
+	EXPECT_EQ(0, count_other(heap->window, ARENA, INPUT));
+	close(output);
+}
+
+TEST_F(uring, what_arrives_after_the_heap_is_gone_reaches_no_arena)
+{
+	struct heap gone;
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, heap_make(&gone, NR * ARENA, 0));
+	ASSERT_EQ(0, pin(&gone, &self->ring));
+	heap_destroy(&gone);
+	EXPECT_EQ(1, figure("pinned_orphans"));
+	EXPECT_EQ(ARENA, figure("committed"));
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, NR));
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					 self->input, gone.window));
+	EXPECT_EQ(0, foreign_bytes(&self->heap));
+}
+
+/* A child that commits what it can get when it is told to, and looks at it then. */
+static void watch(int in, int out)
+{
+	struct heap heap;
+	char byte;
+
+	if (heap_make(&heap, NR * ARENA, 0) || read(in, &byte, 1) != 1 ||
+	    heap_commit(&heap, 0, NR) || write(out, "c", 1) != 1 ||
+	    read(in, &byte, 1) != 1)
+		_exit(2);
+	_exit(foreign_bytes(&heap) ? 1 : 0);
+}
+
+TEST_F(uring, what_arrives_after_a_release_reaches_no_other_process)
+{
+	struct heap *heap = &self->heap;
+	int to_child[2], to_parent[2];
+	pid_t child;
+	char byte;
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, pipe(to_child));
+	ASSERT_EQ(0, pipe(to_parent));
+	child = fork();
+	if (!child)
+		watch(to_child[0], to_parent[1]);
+	ASSERT_EQ(0, pin(heap, &self->ring));
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	ASSERT_EQ(1, write(to_child[1], "g", 1));
+	ASSERT_EQ(1, read(to_parent[0], &byte, 1));
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					 self->input, heap->window));
+	ASSERT_EQ(1, write(to_child[1], "l", 1));
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
+{
+	struct heap *heap = &self->heap;
+	int half = file_of(INPUT, ARENA / 2);
+	uint32_t word;
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, pin(heap, &self->ring));
+	ASSERT_EQ(0, heap_commit(heap, 1, 1));
+	word = give_back(heap, 0);
+	give_back(heap, 1);
+	shrink_everything();
+	EXPECT_EQ(KARENA_FREE, state(heap, 1));
+	EXPECT_EQ(word, state(heap, 0));
+	/* Volatile still, it is where the input arrives, and nothing else is. */
+	ASSERT_EQ(0, heap_commit(heap, 1, 1));
+	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
+	ASSERT_EQ(ARENA / 2, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					     half, heap->window));
+	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 0));
+	EXPECT_EQ(0, foreign_bytes(&self->other));
+	ASSERT_TRUE(take_back(heap, 0, word));
+	EXPECT_EQ(0, count_other(heap->window, ARENA / 2, INPUT));
+	EXPECT_EQ(0, count_other(heap->window + ARENA / 2, ARENA / 2, OLD));
+	EXPECT_EQ(1, heap_figure(heap, "reclaimed"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	/* Without the pin, it goes. */
+	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	word = give_back(heap, 0);
+	shrink_everything();
+	EXPECT_FALSE(take_back(heap, 0, word));
+	EXPECT_EQ(SIGBUS, touch(heap->window));
+	close(half);
+}
+
+/* A read from a disk whose cgroup lets it wait: its pages are pinned meanwhile. */
+struct slow_read {
+	pthread_t thread;
+	pid_t tid;
+	int disk;
+	char *to;
+	ssize_t result;
+};
+
+static void *slow_read_main(void *data)
+{
+	struct slow_read *read = data;
+
+	__atomic_store_n(&read->tid, gettid(), __ATOMIC_RELEASE);
+	read->result = pread(read->disk, read->to, MIB, 0);
+	return NULL;
+}
+
+static char thread_state(pid_t tid)
+{
+	char path[64], text[256], *at;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	if (read_text(path, text, sizeof(text)))
+		return 0;
+	at = strrchr(text, ')');
+	return at ? at[2] : 0;
+}
+
+/* Start to read, and wait, ten seconds at most, until it waits for the disk. */
+static bool slow_read_start(struct slow_read *read)
+{
+	int asleep = 0;
+
+	if (pthread_create(&read->thread, NULL, slow_read_main, read))
+		return false;
+	for (int i = 0; i < 1000 && asleep < 10; i++) {
+		pid_t tid = __atomic_load_n(&read->tid, __ATOMIC_ACQUIRE);
+
+		usleep(10000);
+		asleep = tid && thread_state(tid) == 'D' ? asleep + 1 : 0;
+	}
+	return asleep == 10;
+}
+
+TEST_F_TIMEOUT(uring, a_disk_that_answers_after_a_release_reaches_no_arena, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct slow_read read = { .to = heap->window };
+	char *data = mmap(NULL, MIB, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool started;
+	long orphans;
+	int err;
+
+	read.disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (read.disk < 0)
+		SKIP(return, "no scratch disk " DISK);
+	/* To read the whole of it would take a quarter of an hour. */
+	if (!disk_slow("1024"))
+		SKIP(return, "no cgroup can slow down a disk");
+	memset(data, INPUT, MIB);
+	ASSERT_EQ(MIB, pwrite(read.disk, data, MIB, 0));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(heap->window, OLD, ARENA);
+
+	started = slow_read_start(&read);
+	err = heap_release(heap, 0, 1) ?: heap_commit(heap, 0, NR) ?:
+	      heap_commit(&self->other, 0, NR);
+	orphans = figure("pinned_orphans");
+	/* Before any check: who waits for the disk cannot be killed. */
+	disk_fast();
+	pthread_join(read.thread, NULL);
+	ASSERT_TRUE(started);
+	ASSERT_EQ(0, err);
+	EXPECT_EQ(1, orphans);
+	EXPECT_EQ(MIB, read.result);
+	EXPECT_EQ(0, foreign_bytes(heap));
+	EXPECT_EQ(0, foreign_bytes(&self->other));
+	close(read.disk);
+	munmap(data, MIB);
+}
+
+TEST_HARNESS_MAIN
