@@ -1,177 +1,169 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What 2 MiB cost, committed and with every page touched: on karena, as 4 KiB
- * anonymous pages, and as transparent huge pages. Each round takes 32 MiB of
- * each in turn; medians of the rounds.
+ * What 2 MiB cost, committed and with every page touched: on karena, with frames
+ * that were ready and without, as 4 KiB anonymous pages, and as transparent huge
+ * pages.
  */
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <fcntl.h>
-#include <time.h>
-#include <unistd.h>
+#include <sched.h>
 
-#include <linux/karena.h>
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE	23
-#endif
+#include "bench.h"
 
 #define ARENAS	16
-#define SIZE	(ARENAS * KARENA_ARENA_SIZE)
-#define ROUNDS	31
+#define SIZE	(ARENAS * ARENA)
+#define AHEAD	"/sys/module/karena/parameters/ahead"
 
-static char *window;
-static uint32_t *states;
+enum kind { SMALL, HUGE, NONE_READY, READY, NR_KINDS };
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static void heap_make(void)
-{
-	struct karena_create create = {
-		.size = sizeof(create), .window = 2 * SIZE, .name = "bench"
-	};
-	struct karena_control *control;
-	int device = open(KARENA_DEVICE, O_RDWR), fd;
-
-	fd = device < 0 ? -1 : ioctl(device, KARENA_CREATE, &create);
-	if (fd < 0)
-		die(KARENA_DEVICE);
-	window = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	control = mmap(NULL, create.control_size, PROT_READ | PROT_WRITE, MAP_SHARED,
-		       fd, create.control_offset);
-	if (window == MAP_FAILED || control == MAP_FAILED)
-		die("mmap");
-	states = (uint32_t *)((char *)control + control->states_offset);
-	close(fd);
-	close(device);
-}
-
-static void commit(size_t arenas)
-{
-	for (size_t i = 0; i < arenas; i++)
-		__atomic_store_n(&states[i], KARENA_REQUESTED, __ATOMIC_RELEASE);
-	if (madvise(window, arenas * KARENA_ARENA_SIZE, MADV_POPULATE_WRITE))
-		die("MADV_POPULATE_WRITE");
-}
-
-static void touch(volatile char *start, size_t size)
-{
-	for (size_t i = 0; i < size; i += 4096)
-		start[i] = 1;
-}
-
-static double now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1e6 + time.tv_nsec / 1e3;
-}
-
-static long faults(void)
-{
-	struct rusage usage;
-
-	getrusage(RUSAGE_SELF, &usage);
-	return usage.ru_minflt;
-}
-
-struct cost {
+static struct cost {
 	const char *name;
-	double take[ROUNDS];	/* us, commit and touch */
-	double give[ROUNDS];	/* us, give back */
+	struct series take;	/* us an arena, commit and touch */
+	struct series give;	/* us an arena, give back */
 	long faults;
+} costs[NR_KINDS] = {
+	[SMALL]		= { .name = "4 KiB anonymous" },
+	[HUGE]		= { .name = "MADV_HUGEPAGE" },
+	[NONE_READY]	= { .name = "karena, none ready" },
+	[READY]		= { .name = "karena, ready" },
 };
 
-static void measure_karena(struct cost *cost, int round)
+/* One keeps as many frames ready as a round takes, the other none. */
+static struct heap ready_heap, other_heap;
+static int ready_fd;
+static char ahead[16];
+
+static void restore_ahead(void)
+{
+	write_text(AHEAD, ahead);
+}
+
+/* No frames but those that are asked for: without the file there are no others. */
+static void stop_ahead(void)
+{
+	if (read_text(AHEAD, ahead, sizeof(ahead)) < 0)
+		return;
+	atexit(restore_ahead);
+	if (write_text(AHEAD, "0"))
+		die(AHEAD);
+}
+
+static int ready_call(uint32_t *ready)
+{
+	struct karena_ready call = {
+		.size = sizeof(call), .count = ARENAS, .node = KARENA_NODE_ANY
+	};
+	int ret = ioctl(ready_fd, KARENA_READY, &call);
+
+	*ready = call.ready;
+	return ret;
+}
+
+/* Whether the module has ready frames. Waiting for them is not measured. */
+static bool await_ready(void)
+{
+	double start = now();
+	uint32_t ready;
+
+	do {
+		if (ready_call(&ready)) {
+			if (errno != ENOTTY)
+				die("KARENA_READY");
+			return false;
+		}
+		if (now() - start > 60e6) {
+			fprintf(stderr, "%u frames ready after 60 s\n", ready);
+			exit(1);
+		}
+		usleep(1000);
+	} while (ready < ARENAS);
+	return true;
+}
+
+static void measure_karena(struct cost *cost, struct heap *heap)
 {
 	long before = faults();
 	double start = now();
 
-	commit(ARENAS);
-	touch(window, SIZE);
-	cost->take[round] = now() - start;
+	heap_commit(heap, ARENAS);
+	touch(heap->window, SIZE);
+	record(&cost->take, (now() - start) / ARENAS);
 	cost->faults = faults() - before;
 	start = now();
-	if (madvise(window, SIZE, MADV_REMOVE))
-		die("MADV_REMOVE");
-	cost->give[round] = now() - start;
+	heap_release(heap, ARENAS);
+	record(&cost->give, (now() - start) / ARENAS);
 }
 
-static void measure_anonymous(struct cost *cost, int round, int advice)
+static void measure_anonymous(struct cost *cost, int advice)
 {
-	/* Aligned, so that huge pages have their chance. */
-	char *map = mmap(NULL, 2 * SIZE, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *start = (char *)(((uintptr_t)map + KARENA_ARENA_SIZE - 1) &
-			       ~(KARENA_ARENA_SIZE - 1));
+	char *start = anonymous(SIZE, advice);
 	long before = faults();
-	double time;
+	double time = now();
 
-	if (map == MAP_FAILED || madvise(map, 2 * SIZE, advice))
-		die("mmap");
-	time = now();
 	touch(start, SIZE);
-	cost->take[round] = now() - time;
+	record(&cost->take, (now() - time) / ARENAS);
 	cost->faults = faults() - before;
 	time = now();
 	if (madvise(start, SIZE, MADV_DONTNEED))
 		die("MADV_DONTNEED");
-	cost->give[round] = now() - time;
-	munmap(map, 2 * SIZE);
+	record(&cost->give, (now() - time) / ARENAS);
+	munmap(start, SIZE);
 }
 
-static int compare(const void *a, const void *b)
+static void print(enum kind kind, const char *small, const char *huge)
 {
-	double x = *(const double *)a, y = *(const double *)b;
+	struct cost *cost = &costs[kind];
+	double take = median(&cost->take);
 
-	return (x > y) - (x < y);
+	if (!cost->take.n) {
+		printf("%-19snot in this module\n", cost->name);
+		return;
+	}
+	printf("%-19s%8.1f us", cost->name, take);
+	print_ratio(median(&costs[SMALL].take) / take, small);
+	print_ratio(median(&costs[HUGE].take) / take, huge);
+	printf("%6.1f us%8.2f%4d\n", median(&cost->give),
+	       (double)cost->faults / ARENAS, cost->take.n);
 }
 
-static double median(double *values)
+/* On one processor, and so one NUMA node: that of the ready frames. */
+static void stay_here(void)
 {
-	qsort(values, ROUNDS, sizeof(*values), compare);
-	return values[ROUNDS / 2];
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("sched_setaffinity");
 }
 
 int main(void)
 {
-	struct cost costs[] = {
-		{ .name = "karena" }, { .name = "4 KiB anonymous" },
-		{ .name = "MADV_HUGEPAGE" },
-	};
-	double base = 0;
 	long before;
 
-	heap_make();
+	stay_here();
+	stop_ahead();
+	heap_make(&ready_heap, 2 * ARENAS);
+	heap_make(&other_heap, 2 * ARENAS);
+	ready_fd = heap_attach(&ready_heap);
 	for (int round = 0; round < ROUNDS; round++) {
-		measure_karena(&costs[0], round);
-		measure_anonymous(&costs[1], round, MADV_NOHUGEPAGE);
-		measure_anonymous(&costs[2], round, MADV_HUGEPAGE);
+		if (await_ready()) {
+			measure_karena(&costs[READY], &ready_heap);
+			/* Those taken are made anew: not while others are measured. */
+			await_ready();
+		}
+		measure_karena(&costs[NONE_READY], &other_heap);
+		measure_anonymous(&costs[SMALL], MADV_NOHUGEPAGE);
+		measure_anonymous(&costs[HUGE], MADV_HUGEPAGE);
 	}
-	printf("2 MiB, medians of %d rounds of %d each\n", ROUNDS, ARENAS);
-	printf("%-18s%16s%8s%14s%10s\n", "", "commit, touch", "ratio", "give back",
-	       "faults");
-	for (int i = 0; i < 3; i++) {
-		double take = median(costs[i].take) / ARENAS;
-
-		if (!i)
-			base = take;
-		printf("%-18s%13.1f us%8.2f%11.1f us%10.2f\n", costs[i].name, take,
-		       take / base, median(costs[i].give) / ARENAS,
-		       (double)costs[i].faults / ARENAS);
-	}
+	printf("2 MiB committed, every page touched; medians of rounds of %d\n", ARENAS);
+	printf("%-19s%11s%14s%14s%9s%8s%4s\n", "", "time", "4 KiB / it  ",
+	       "huge / it   ", "give back", "faults", "n");
+	print(SMALL, NULL, NULL);
+	print(HUGE, NULL, NULL);
+	print(NONE_READY, ">= 1.2", ">= 1");
+	print(READY, ">= 40", ">= 30");
 	before = faults();
-	commit(2 * ARENAS);
-	touch(window, 2 * SIZE);
+	heap_commit(&other_heap, 2 * ARENAS);
+	touch(other_heap.window, 2 * SIZE);
 	printf("64 MiB committed and touched: %ld faults\n", faults() - before);
 	return 0;
 }

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the benchmarks share: heaps, touches, clocks, and tables of medians. What a
+ * table compares is measured in turn, round after round of one run, so that a slow
+ * moment of the machine meets all of it.
+ */
+#ifndef KARENA_BENCH_H
+#define KARENA_BENCH_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/karena.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE	23
+#endif
+
+#define ARENA		KARENA_ARENA_SIZE
+#define ROUNDS		21
+
+static inline void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+struct heap {
+	uint64_t id;
+	char *window;
+	size_t size;
+	struct karena_control *control;
+	size_t control_size;
+	uint32_t *states;
+};
+
+static inline int device_open(void)
+{
+	int device = open(KARENA_DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (device < 0)
+		die(KARENA_DEVICE);
+	return device;
+}
+
+/* Into text, which ends in NUL; -1 if the file cannot be read. */
+static inline ssize_t read_text(const char *path, char *text, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? -1 : read(fd, text, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	text[length < 0 ? 0 : length] = 0;
+	return length;
+}
+
+static inline int write_text(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	int ret = fd < 0 || write(fd, text, strlen(text)) < 0 ? -1 : 0;
+
+	if (fd >= 0)
+		close(fd);
+	return ret;
+}
+
+/* A heap made and mapped, without a descriptor, as a library would. */
+static inline void heap_make_on(int device, struct heap *heap, size_t arenas)
+{
+	struct karena_create create = {
+		.size = sizeof(create), .window = arenas * ARENA, .name = "bench"
+	};
+	int fd = ioctl(device, KARENA_CREATE, &create);
+
+	if (fd < 0)
+		die("KARENA_CREATE");
+	heap->id = create.id;
+	heap->size = create.window;
+	heap->control_size = create.control_size;
+	heap->window = mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    fd, 0);
+	heap->control = mmap(NULL, heap->control_size, PROT_READ | PROT_WRITE,
+			     MAP_SHARED, fd, create.control_offset);
+	if (heap->window == MAP_FAILED || heap->control == MAP_FAILED)
+		die("mmap");
+	close(fd);
+	/* The first commit looks: whoever never commits has no fault. */
+	heap->states = NULL;
+}
+
+static inline void heap_make(struct heap *heap, size_t arenas)
+{
+	int device = device_open();
+
+	heap_make_on(device, heap, arenas);
+	close(device);
+}
+
+/* A descriptor of a heap again. */
+static inline int heap_attach(const struct heap *heap)
+{
+	struct karena_attach attach = {
+		.size = sizeof(attach), .address = (uintptr_t)heap->window
+	};
+	int device = device_open(), fd;
+
+	fd = ioctl(device, KARENA_ATTACH, &attach);
+	if (fd < 0)
+		die("KARENA_ATTACH");
+	close(device);
+	return fd;
+}
+
+static inline void heap_destroy(struct heap *heap)
+{
+	munmap(heap->window, heap->size);
+	munmap(heap->control, heap->control_size);
+}
+
+/* The first bytes of the window, as state says: whole arenas, or pages of one. */
+static inline void heap_commit_as(struct heap *heap, size_t size, uint32_t state)
+{
+	if (!heap->states)
+		heap->states = (uint32_t *)((char *)heap->control +
+					    heap->control->states_offset);
+	for (size_t at = 0; at < size; at += ARENA)
+		__atomic_store_n(&heap->states[at / ARENA], state, __ATOMIC_RELEASE);
+	if (madvise(heap->window, size, MADV_POPULATE_WRITE))
+		die("MADV_POPULATE_WRITE");
+}
+
+static inline void heap_commit(struct heap *heap, size_t arenas)
+{
+	heap_commit_as(heap, arenas * ARENA, KARENA_REQUESTED);
+}
+
+static inline void heap_release(struct heap *heap, size_t arenas)
+{
+	if (madvise(heap->window, arenas * ARENA, MADV_REMOVE))
+		die("MADV_REMOVE");
+}
+
+static inline uint32_t volatile_word(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+	return KARENA_VOLATILE_SINCE(time.tv_sec * 1000000000ULL + time.tv_nsec);
+}
+
+/* Anonymous memory, aligned so that huge pages have their chance. */
+static inline char *anonymous(size_t size, int advice)
+{
+	char *map = mmap(NULL, size + ARENA, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	size_t before = -(uintptr_t)map & (ARENA - 1);
+
+	if (map == MAP_FAILED)
+		die("mmap");
+	if (before)
+		munmap(map, before);
+	munmap(map + before + size, ARENA - before);
+	if (madvise(map + before, size, advice))
+		die("madvise");
+	return map + before;
+}
+
+/* Write to every page. */
+static inline void touch(volatile char *start, size_t size)
+{
+	for (size_t i = 0; i < size; i += 4096)
+		start[i] = 1;
+}
+
+/* In microseconds. */
+static inline double clock_us(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1e6 + time.tv_nsec / 1e3;
+}
+
+static inline double now(void)
+{
+	return clock_us(CLOCK_MONOTONIC);
+}
+
+static inline long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* Values of the rounds, for their median. */
+struct series {
+	int n;
+	double values[ROUNDS];
+};
+
+static inline void record(struct series *series, double value)
+{
+	if (series->n == ROUNDS)
+		abort();
+	series->values[series->n++] = value;
+}
+
+static inline int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static inline double median(const struct series *series)
+{
+	double values[ROUNDS];
+
+	memcpy(values, series->values, sizeof(values));
+	qsort(values, series->n, sizeof(*values), compare);
+	return series->n % 2 ? values[series->n / 2] :
+	       (values[series->n / 2 - 1] + values[series->n / 2]) / 2;
+}
+
+/* A column of 14: a ratio, and beside it the one that is required, if one is. */
+static inline void print_ratio(double ratio, const char *required)
+{
+	if (required)
+		printf("%7.2f %-6s", ratio, required);
+	else
+		printf("%7.2f%7s", ratio, "");
+}
+
+#endif
