@@ -45,7 +45,8 @@ def heap_figures():
     for directory in pathlib.Path("/sys/class/misc/karena/heaps").glob("*"):
         if int((directory / "pid").read_text()) == os.getpid():
             return {file.name: file.read_text().strip()
-                    for file in sorted(directory.iterdir())}
+                    for file in sorted(directory.iterdir())
+                    if file.is_file()}
     return {}
 
 
