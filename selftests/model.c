@@ -122,14 +122,15 @@ static bool present(int index, int page)
 static void check_page(struct player *player, int index, int page)
 {
 	uint64_t stamp = model[index][page], *words = page_at(index, page);
+	bool gone = stamp == GONE;
 	uint64_t wrong = 0;
 
-	if (present(index, page) == (stamp == GONE)) {
+	if (present(index, page) == gone) {
 		WRONG(player, "page %d of arena %d is%s committed", page, index,
-		      stamp == GONE ? "" : " not");
+		      gone ? "" : " not");
 		return;
 	}
-	if (stamp == GONE)
+	if (gone)
 		return;
 	for (size_t i = 0; i < PAGE / sizeof(*words); i++)
 		wrong |= words[i] ^ word_of(stamp, i);
