@@ -7,10 +7,9 @@
  */
 #include <sys/syscall.h>
 
-#include "common.h"
+#include "child.h"
 
 #define DEBUG	"/sys/kernel/debug"
-#define GROUP	CGROUPS "/karena-inject"
 
 #define NR	8	/* arenas of the heap */
 
@@ -134,6 +133,8 @@ static int run_create(struct work *work)
 	};
 
 	work->heap.fd = ioctl(work->device, KARENA_CREATE, &create);
+	work->heap.size = create.window;
+	work->heap.control_size = create.control_size;
 	return work->heap.fd < 0 ? -errno : 0;
 }
 
@@ -152,27 +153,32 @@ static int prepare_created(struct work *work)
 
 static int run_map(struct work *work)
 {
+	const int prot = PROT_READ | PROT_WRITE;
 	struct heap *heap = &work->heap;
+	void *start;
 
-	heap->window = mmap(NULL, NR * ARENA, PROT_READ | PROT_WRITE, MAP_SHARED,
-			    heap->fd, 0);
-	if (heap->window == MAP_FAILED) {
-		heap->window = NULL;
+	start = mmap(NULL, heap->size, prot, MAP_SHARED, heap->fd, 0);
+	if (start == MAP_FAILED)
 		return -errno;
-	}
-	heap->control = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			     heap->fd, NR * ARENA);
-	/* Only all of the region can be mapped. */
-	return heap->control != MAP_FAILED ? -EPROTO :
-	       errno == EINVAL ? 0 : -errno;
+	heap->window = start;
+	start = mmap(NULL, heap->control_size, prot, MAP_SHARED, heap->fd,
+		     heap->size);
+	if (start == MAP_FAILED)
+		return -errno;
+	heap->control = start;
+	return 0;
 }
 
 static const char *check_map(struct work *work, int err)
 {
+	struct heap *heap = &work->heap;
+
 	(void)err;
-	if (work->heap.window)
-		munmap(work->heap.window, NR * ARENA);
-	close(work->heap.fd);
+	if (heap->window)
+		munmap(heap->window, heap->size);
+	if (heap->control)
+		munmap(heap->control, heap->control_size);
+	close(heap->fd);
 	close(work->device);
 	return NULL;
 }
@@ -412,17 +418,14 @@ static const char *check_destroy(struct work *work, int err)
 /* The first arena of a cgroup has lists of its own made. */
 static int prepare_group(struct work *work)
 {
-	write_text(CGROUPS "/cgroup.subtree_control", "+memory");
-	if (mkdir(GROUP, 0755))
-		return -errno;
-	return write_text(GROUP "/cgroup.procs", "0") ?: prepare_heap(work);
+	return group_make() ?: group_enter() ? prepare_heap(work) : -EPROTO;
 }
 
 static const char *check_group(struct work *work, int err)
 {
 	const char *wrong = check_commit(work, err);
 
-	if (write_text(CGROUPS "/cgroup.procs", "0") || rmdir(GROUP))
+	if (write_text(CGROUPS "/cgroup.procs", "0") || group_remove())
 		return "the cgroup does not go";
 	return wrong;
 }
@@ -553,7 +556,7 @@ static bool injected(int nth)
 	return zero;
 }
 
-static void walk(struct __test_metadata *_metadata, FIXTURE_DATA(inject) *self,
+static void walk(struct __test_metadata *_metadata, int nth, bool usercopy,
 		 const struct operation *operation)
 {
 	const char *wrong = NULL;
@@ -566,10 +569,10 @@ static void walk(struct __test_metadata *_metadata, FIXTURE_DATA(inject) *self,
 
 		ASSERT_EQ(0, operation->prepare(&work));
 		snprintf(text, sizeof(text), "%d", n);
-		ASSERT_LT(0, pwrite(self->nth, text, strlen(text), 0));
+		ASSERT_LT(0, pwrite(nth, text, strlen(text), 0));
 		err = operation->run(&work);
-		hit = injected(self->nth);
-		wrong = judge(&work, operation, self->usercopy, err);
+		hit = injected(nth);
+		wrong = judge(&work, operation, usercopy, err);
 		failures += err != 0;
 		if (!hit)
 			break;
@@ -590,7 +593,7 @@ TEST_F_TIMEOUT(inject, each_allocation_of_each_call_may_fail, 600)
 {
 	REQUIRE_INJECTION();
 	for (int i = 0; i < ARRAY_SIZE(operations); i++)
-		walk(_metadata, self, &operations[i]);
+		walk(_metadata, self->nth, self->usercopy, &operations[i]);
 }
 
 static bool set_probability(const char *percent)

@@ -204,6 +204,37 @@ TEST_F(limit, the_limit_of_all_heaps_ends_every_kind_of_commit)
 	heap_destroy(&other);
 }
 
+/* There is room for three arenas and a half. */
+static void fill_the_group(struct child *child)
+{
+	struct heap heap;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 1));
+	CHECK(!group_limit(group_figure("memory.current", NULL) + 7 * MIB));
+	CHECK(!heap_commit(&heap, 1, 3));
+	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
+	CHECK(heap_range(&heap, KARENA_COMMIT, 5 * ARENA, ARENA) == -ENOMEM);
+	/* In pages, what is left can be had. */
+	CHECK(!heap_range(&heap, KARENA_COMMIT, 6 * ARENA, 65536));
+	CHECK(heap_range(&heap, KARENA_COMMIT, 6 * ARENA, ARENA - 4096) == -ENOMEM);
+	CHECK(!heap_range(&heap, KARENA_RELEASE, 6 * ARENA, ARENA));
+	CHECK(!touch(arena(&heap, 3)));
+	CHECK(touch(arena(&heap, 6)) == SIGBUS);
+	CHECK(!heap_release(&heap, 0, 1));
+	CHECK(!heap_commit(&heap, 4, 1));
+}
+
+TEST_F(limit, a_memory_cgroup_ends_every_kind_of_commit)
+{
+	ASSERT_EQ(0, group_make());
+	EXPECT_EQ(0, in_child(fill_the_group));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_remove());
+}
+
 TEST_F(limit, the_soft_one_raises_pressure_and_nothing_else)
 {
 	struct heap *heap = &self->heap;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A stress of reclaim: threads that give arenas back and take them back, direct
- * I/O into arenas that reclaim may take at any moment, and reclaim that never
- * stops. What is taken back must be intact, what the kernel took must come back
- * zeroed, and no I/O may fail without a reason. KARENA_SECONDS says for how long.
+ * A stress of reclaim: threads that give arenas back and take them back, huge and
+ * sparse ones, direct I/O into arenas that reclaim may take at any moment, and
+ * reclaim that never stops. What is taken back must be intact, what the kernel took
+ * must come back zeroed, and no I/O may fail without a reason. KARENA_SECONDS says
+ * for how long.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -14,7 +15,8 @@
 
 #define NR_WRITERS	2
 #define NR_EACH		6
-#define BLOCK		(ARENA / 8)	/* of the disk; one for each arena */
+#define SPARSE		(64 * PAGE)	/* of an arena that is sparse */
+#define BLOCK		SPARSE		/* of the disk; one for each arena */
 
 struct worker {
 	pthread_t thread;
@@ -63,77 +65,123 @@ static uint64_t new_stamp(struct worker *worker, int index)
 	return (uint64_t)worker->rounds << 16 | index << 8 | worker->first;
 }
 
-/* Wait until a volatile arena is ours again, or gone. */
-static bool take_back_or_lose(struct heap *heap, int index, uint32_t word)
+/* What of an arena is committed: all of it, or the pages of a sparse one. */
+static size_t size_of(const struct heap *heap, int index)
 {
-	while (!take_back(heap, index, word)) {
-		if (state(heap, index) == KARENA_FREE)
+	switch (state(heap, index)) {
+	case KARENA_ACTIVE:
+		return ARENA;
+	case KARENA_ACTIVE | KARENA_SPARSE:
+		return SPARSE;
+	default:
+		return 0;
+	}
+}
+
+/* An arena that was given back, and how to take it back. */
+struct lent {
+	uint32_t before;
+	uint32_t word;
+};
+
+static struct lent lend(struct heap *heap, int index)
+{
+	struct lent lent = { .before = state(heap, index) };
+
+	lent.word = give_back(heap, index);
+	return lent;
+}
+
+/* Wait until a volatile arena is ours again, or gone. */
+static bool take_back_or_lose(struct heap *heap, int index, struct lent lent)
+{
+	for (;;) {
+		uint32_t found = lent.word;
+
+		if (__atomic_compare_exchange_n(&heap->states[index], &found,
+						lent.before, false,
+						__ATOMIC_ACQ_REL,
+						__ATOMIC_ACQUIRE))
+			return true;
+		if (found == KARENA_FREE)
 			return false;
 		/* BUSY: it comes back or goes. */
 		sched_yield();
 	}
-	return true;
 }
 
 /* See to it that an arena of ours is committed; what is new must be zero. */
-static bool have(struct worker *worker, int index)
+static bool have(struct worker *worker, int index, bool sparse)
 {
-	char *start = arena(worker->heap, index);
+	struct heap *heap = worker->heap;
 
-	if (state(worker->heap, index) == KARENA_ACTIVE)
+	if (size_of(heap, index))
 		return true;
-	if (heap_commit(worker->heap, index, 1)) {
+	if (heap_range(heap, KARENA_COMMIT, index * ARENA,
+		       sparse ? SPARSE : ARENA)) {
 		worker->refused++;
 		return false;
 	}
-	worker->dirty += count_other(start, ARENA, 0) != 0;
+	worker->dirty += count_other(arena(heap, index), size_of(heap, index), 0) != 0;
 	return true;
 }
 
-static void write_round(struct worker *worker, uint64_t *stamps, uint32_t *words)
-{
-	int i = rand_r(&worker->seed) % NR_EACH;
-	int index = worker->first + i;
+/* Of a writer: an arena that it has given back, and what must be in it. */
+struct slot {
+	bool given;
+	struct lent lent;
+	uint64_t stamp;
+};
 
-	/* The first time it is not given back yet. */
-	if (words[i]) {
-		if (take_back_or_lose(worker->heap, index, words[i])) {
-			worker->kept++;
-			worker->lost += !intact(arena(worker->heap, index), ARENA,
-						stamps[i]);
-		} else {
-			worker->taken++;
-		}
-		words[i] = 0;
+static void get_back(struct worker *worker, struct slot *slot, int index)
+{
+	struct heap *heap = worker->heap;
+
+	slot->given = false;
+	if (!take_back_or_lose(heap, index, slot->lent)) {
+		worker->taken++;
+		return;
 	}
-	if (!have(worker, index))
+	worker->kept++;
+	worker->lost += !intact(arena(heap, index), size_of(heap, index),
+				slot->stamp);
+}
+
+static void write_round(struct worker *worker, struct slot *slot, int index)
+{
+	struct heap *heap = worker->heap;
+
+	if (slot->given)
+		get_back(worker, slot, index);
+	if (!have(worker, index, rand_r(&worker->seed) % 2))
 		return;
 	worker->rounds++;
-	stamps[i] = new_stamp(worker, index);
-	fill(arena(worker->heap, index), ARENA, stamps[i]);
-	words[i] = give_back(worker->heap, index);
+	slot->stamp = new_stamp(worker, index);
+	fill(arena(heap, index), size_of(heap, index), slot->stamp);
+	/* So that neither kind stays what it is. */
+	if (rand_r(&worker->seed) % 8 == 0) {
+		worker->refused += heap_release(heap, index, 1) != 0;
+		return;
+	}
+	slot->lent = lend(heap, index);
+	slot->given = true;
 }
 
 static void *writer_main(void *data)
 {
 	struct worker *worker = data;
-	uint32_t words[NR_EACH] = {};
-	uint64_t stamps[NR_EACH] = {};
+	struct slot slots[NR_EACH] = {};
 
 	while (!stopped()) {
-		write_round(worker, stamps, words);
+		int i = rand_r(&worker->seed) % NR_EACH;
+
+		write_round(worker, &slots[i], worker->first + i);
 		if (rand_r(&worker->seed) % 4 == 0)
 			usleep(1000);
 	}
 	for (int i = 0; i < NR_EACH; i++) {
-		if (!words[i])
-			continue;
-		if (take_back_or_lose(worker->heap, worker->first + i, words[i]))
-			worker->lost += !intact(arena(worker->heap,
-						      worker->first + i),
-						ARENA, stamps[i]);
-		else
-			worker->taken++;
+		if (slots[i].given)
+			get_back(worker, &slots[i], worker->first + i);
 	}
 	return NULL;
 }
@@ -148,20 +196,20 @@ static void io_round(struct worker *worker, int index)
 	char *start = arena(worker->heap, index);
 	uint64_t stamp = new_stamp(worker, index);
 	off_t at = (off_t)(index - worker->first) * BLOCK;
-	uint32_t word;
+	struct lent lent;
 	ssize_t done;
 
 	fill(start, BLOCK, stamp);
 	if (pwrite(worker->disk, start, BLOCK, at) != BLOCK)
 		worker->io_errors++;
 	memset(start, 0, BLOCK);
-	word = give_back(worker->heap, index);
+	lent = lend(worker->heap, index);
 	if (rand_r(&worker->seed) % 2)
 		sched_yield();
 	done = pread(worker->disk, start, BLOCK, at);
 	if (done < 0 && errno != EFAULT)
 		worker->io_errors++;
-	if (!take_back_or_lose(worker->heap, index, word)) {
+	if (!take_back_or_lose(worker->heap, index, lent)) {
 		worker->taken++;
 		return;
 	}
@@ -179,7 +227,7 @@ static void *io_main(void *data)
 	while (!stopped()) {
 		int index = worker->first + rand_r(&worker->seed) % NR_EACH;
 
-		if (!have(worker, index))
+		if (!have(worker, index, rand_r(&worker->seed) % 2))
 			continue;
 		worker->rounds++;
 		io_round(worker, index);
@@ -213,7 +261,7 @@ FIXTURE_SETUP(purge)
 	ASSERT_GT(self->seconds, 0);
 	/* The harness's own limit does not know how long it is to take. */
 	alarm(self->seconds + SLOW);
-	ASSERT_EQ(0, heap_make(&self->heap, 64 * ARENA, 0));
+	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
 }
 
 FIXTURE_TEARDOWN(purge)
@@ -223,12 +271,11 @@ FIXTURE_TEARDOWN(purge)
 	EXPECT_EQ(0, figure("pinned_orphans"));
 }
 
-static void start(FIXTURE_DATA(purge) *self, int i, void *(*main)(void *), int disk)
+static void start(struct heap *heap, struct worker *worker, int number,
+		  void *(*main)(void *), int disk)
 {
-	struct worker *worker = &self->workers[i];
-
 	*worker = (struct worker){
-		.heap = &self->heap, .first = i * NR_EACH, .seed = i + 1,
+		.heap = heap, .first = number * NR_EACH, .seed = number + 1,
 		.disk = disk,
 	};
 	pthread_create(&worker->thread, NULL, main, worker);
@@ -247,8 +294,8 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 	slow = disk_slow("8388608");
 	stop = false;
 	for (int i = 0; i < NR_WRITERS; i++)
-		start(self, i, writer_main, disk);
-	start(self, NR_WRITERS, io_main, disk);
+		start(&self->heap, &self->workers[i], i, writer_main, disk);
+	start(&self->heap, &self->workers[NR_WRITERS], NR_WRITERS, io_main, disk);
 	pthread_create(&self->purger, NULL, purger_main, NULL);
 	usleep(self->seconds * 500000);
 	if (slow)
@@ -279,7 +326,7 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 	EXPECT_GT(sum.taken, 0);
 	EXPECT_EQ(sum.taken, heap_figure(&self->heap, "reclaimed"));
 	for (int i = 0; i < 64; i++)
-		committed += state(&self->heap, i) == KARENA_ACTIVE ? ARENA : 0;
+		committed += size_of(&self->heap, i);
 	EXPECT_EQ(committed, heap_figure(&self->heap, "committed"));
 	EXPECT_EQ(committed, figure("committed"));
 	EXPECT_EQ(0, heap_figure(&self->heap, "volatile_arenas"));

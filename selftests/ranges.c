@@ -139,6 +139,21 @@ TEST_F(ranges, none_are_no_error)
 	EXPECT_EQ(0, heap_ranges(heap, variant->cmd, (void *)1, 0));
 }
 
+TEST_F(ranges, more_than_there_may_be_are_none_at_all)
+{
+	static struct karena_range ranges[KARENA_RANGES_MAX + 1];
+	struct heap *heap = &self->heap;
+
+	for (int i = 0; i < ARRAY_SIZE(ranges); i++)
+		ranges[i] = (struct karena_range)RANGE(i % 512 * PAGE, PAGE);
+	EXPECT_EQ(-EINVAL, heap_ranges(heap, variant->cmd, ranges,
+				       KARENA_RANGES_MAX + 1));
+	EXPECT_EQ(4711, ranges[0].result);
+	EXPECT_EQ(0, heap_ranges(heap, variant->cmd, ranges, KARENA_RANGES_MAX));
+	EXPECT_EQ(0, ranges[KARENA_RANGES_MAX - 1].result);
+	EXPECT_EQ(4711, ranges[KARENA_RANGES_MAX].result);
+}
+
 TEST_F(ranges, each_is_checked_and_the_good_ones_are_done)
 {
 	struct karena_range ranges[] = {

@@ -271,6 +271,36 @@ TEST_F_TIMEOUT(ready, a_heap_that_goes_leaves_none_behind, SLOW)
 	EXPECT_TRUE(figure_becomes("committed", 0));
 }
 
+/* The descriptor stays, in a process that may not use the heap. */
+static void leave_a_descriptor(struct child *child)
+{
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
+	if (!fork()) {
+		hear(child->parent);
+		_exit(0);
+	}
+}
+
+TEST_F(ready, none_are_made_for_a_process_that_has_ended)
+{
+	struct child child;
+
+	ASSERT_EQ(0, child_start(&child, leave_a_descriptor));
+	EXPECT_EQ(0, child_status(child.pid));
+	EXPECT_EQ(2, figure("nr_heaps"));
+	EXPECT_EQ(4, figure("ready_frames"));
+	for (int i = 0; i < 5 && figure("ready_frames"); i++)
+		shrink_everything();
+	EXPECT_EQ(0, figure("ready_frames"));
+	msleep(1500);
+	EXPECT_EQ(0, figure("ready_frames"));
+	close(child.line);
+	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+}
+
 static bool stop;
 
 static void *change_the_count(void *data)

@@ -331,7 +331,9 @@ static bool is_documented(const struct documented *documented, const char *path)
 /* What every device has is documented elsewhere. */
 static bool every_device_has(const char *path)
 {
-	static const char *const names[] = { "dev", "power", "subsystem", "uevent" };
+	static const char *const names[] = {
+		"dev", "power", "subsystem", "uevent"
+	};
 	char of_device[64];
 
 	for (int i = 0; i < 4; i++) {
@@ -345,7 +347,8 @@ static bool every_device_has(const char *path)
 TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
 {
 	static const char *const places[] = {
-		SYSFS "/*", SYSFS "/heaps/*/*", SYSFS "/heaps/*/*/*", PARAMETERS "/*",
+		SYSFS "/*", SYSFS "/heaps/*/*", SYSFS "/heaps/*/*/*",
+		PARAMETERS "/*",
 	};
 	struct documented documented = {};
 	char text[4096];

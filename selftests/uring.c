@@ -21,8 +21,7 @@ static bool can_register(void)
 	struct utsname name;
 	int major, minor;
 
-	uname(&name);
-	if (sscanf(name.release, "%d.%d", &major, &minor) != 2)
+	if (uname(&name) || sscanf(name.release, "%d.%d", &major, &minor) != 2)
 		return false;
 	return major > 6 || (major == 6 && minor >= 5);
 }
@@ -89,17 +88,18 @@ static int pin(struct heap *heap, struct io_uring *ring)
 	return io_uring_register_buffers(ring, &buffer, 1);
 }
 
-/* Move all of the pinned pages from or to a file: bytes or -errno. */
-static int through_the_pin(struct io_uring *ring, int opcode, int fd, void *address)
+/* Move pinned pages from or to a file: bytes or -errno. */
+static int through_the_pin(struct io_uring *ring, int opcode, int fd, void *address,
+			   unsigned int length)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
 	struct io_uring_cqe *cqe;
 	int result;
 
 	if (opcode == IORING_OP_READ_FIXED)
-		io_uring_prep_read_fixed(sqe, fd, address, ARENA, 0, 0);
+		io_uring_prep_read_fixed(sqe, fd, address, length, 0, 0);
 	else
-		io_uring_prep_write_fixed(sqe, fd, address, ARENA, 0, 0);
+		io_uring_prep_write_fixed(sqe, fd, address, length, 0, 0);
 	result = io_uring_submit_and_wait(ring, 1);
 	if (result < 0)
 		return result;
@@ -141,11 +141,11 @@ TEST_F(uring, fixed_buffers_are_the_arenas_own_memory)
 	REQUIRE_REGISTER();
 	ASSERT_EQ(0, pin(heap, &self->ring));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
-					 self->input, heap->window));
+					 self->input, heap->window, ARENA));
 	EXPECT_EQ(0, count_other(heap->window, ARENA, INPUT));
 	memset(heap->window, 'w', ARENA);
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_WRITE_FIXED,
-					 output, heap->window));
+					 output, heap->window, ARENA));
 	ASSERT_EQ(ARENA, pread(output, heap->window, ARENA, 0));
 	EXPECT_EQ(0, count_other(heap->window, ARENA, 'w'));
 	close(output);
@@ -163,13 +163,13 @@ TEST_F(uring, what_arrives_after_a_release_reaches_no_arena)
 	ASSERT_EQ(0, heap_commit(heap, 0, NR));
 	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
-					 self->input, heap->window));
+					 self->input, heap->window, ARENA));
 	EXPECT_EQ(0, foreign_bytes(heap));
 	EXPECT_EQ(0, foreign_bytes(&self->other));
 	/* It arrived where the pin is, and stays there. */
 	memset(heap->window, 'w', ARENA);
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_WRITE_FIXED,
-					 output, heap->window));
+					 output, heap->window, ARENA));
 	ASSERT_EQ(ARENA, pread(output, heap->window, ARENA, 0));
 	EXPECT_EQ(0, count_other(heap->window, ARENA, INPUT));
 	close(output);
@@ -187,7 +187,7 @@ TEST_F(uring, what_arrives_after_the_heap_is_gone_reaches_no_arena)
 	EXPECT_EQ(ARENA, figure("committed"));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, NR));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
-					 self->input, gone.window));
+					 self->input, gone.window, ARENA));
 	EXPECT_EQ(0, foreign_bytes(&self->heap));
 }
 
@@ -222,7 +222,7 @@ TEST_F(uring, what_arrives_after_a_release_reaches_no_other_process)
 	ASSERT_EQ(1, write(to_child[1], "g", 1));
 	ASSERT_EQ(1, read(to_parent[0], &byte, 1));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
-					 self->input, heap->window));
+					 self->input, heap->window, ARENA));
 	ASSERT_EQ(1, write(to_child[1], "l", 1));
 	EXPECT_EQ(0, child_status(child));
 }
@@ -245,7 +245,7 @@ TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
 	ASSERT_EQ(0, heap_commit(heap, 1, 1));
 	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
 	ASSERT_EQ(ARENA / 2, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
-					     half, heap->window));
+					     half, heap->window, ARENA));
 	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 0));
 	EXPECT_EQ(0, foreign_bytes(&self->other));
 	ASSERT_TRUE(take_back(heap, 0, word));
@@ -260,6 +260,51 @@ TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
 	EXPECT_FALSE(take_back(heap, 0, word));
 	EXPECT_EQ(SIGBUS, touch(heap->window));
 	close(half);
+}
+
+TEST_F(uring, a_pinned_arena_does_not_become_sparse)
+{
+	struct heap *heap = &self->heap;
+
+	REQUIRE_REGISTER();
+	ASSERT_EQ(0, pin(heap, &self->ring));
+	ASSERT_EQ(0, madvise(heap->window, 400 * PAGE, MADV_REMOVE));
+	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_EQ(0, count_other(heap->window, 400 * PAGE, 0));
+	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, OLD));
+	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					 self->input, heap->window, ARENA));
+	EXPECT_EQ(0, count_other(heap->window, ARENA, INPUT));
+	/* Without the pin it does. */
+	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	ASSERT_EQ(0, madvise(heap->window, 400 * PAGE, MADV_REMOVE));
+	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, INPUT));
+}
+
+TEST_F(uring, what_arrives_after_pages_were_released_reaches_no_page)
+{
+	struct iovec buffer = { self->heap.window, 64 * PAGE };
+	struct heap *heap = &self->heap;
+
+	REQUIRE_REGISTER();
+	/* So that there is a descriptor again. */
+	heap_destroy(heap);
+	ASSERT_EQ(0, heap_open(heap, (NR + 1) * ARENA, 0));
+	buffer.iov_base = heap->window;
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 64 * PAGE));
+	ASSERT_EQ(0, io_uring_register_buffers(&self->ring, &buffer, 1));
+	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, 64 * PAGE));
+	EXPECT_EQ(64, figure("pinned_orphans"));
+	EXPECT_EQ(64 * PAGE, heap_figure(heap, "committed"));
+	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 512 * PAGE - PAGE));
+	ASSERT_EQ(0, heap_commit(heap, 1, NR - 2));
+	ASSERT_EQ(64 * PAGE, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+					     self->input, heap->window,
+					     64 * PAGE));
+	EXPECT_EQ(0, count_other(heap->window, ARENA - PAGE, 0));
+	EXPECT_EQ(0, count_other(arena(heap, 1), (NR - 2) * ARENA, 0));
 }
 
 /* A read from a disk whose cgroup lets it wait: its pages are pinned meanwhile. */

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Huge frames of which a part is released: half or more makes them sparse, less is
+ * cleared, and what stays is never lost, whatever is done to it meanwhile.
+ */
+#include <pthread.h>
+#include <sys/uio.h>
+
+#include "child.h"
+#include "pages.h"
+
+FIXTURE(demote) {
+	struct heap heap;
+};
+
+FIXTURE_SETUP(demote)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, heap_open(&self->heap, 32 * ARENA, 0));
+}
+
+FIXTURE_TEARDOWN(demote)
+{
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("sparse_arenas"));
+	EXPECT_EQ(0, figure("sparse_pages"));
+	EXPECT_EQ(0, figure("huge_arenas"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+TEST_F(demote, half_of_a_huge_arena_released_makes_it_sparse)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	fill(heap, 0, 0, 512);
+	fill(heap, 1, 0, 512);
+	ASSERT_EQ(0, release_pages(heap, 0, 100, 256));
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 1));
+	EXPECT_FIGURES(heap, 1, 1, 256);
+	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
+	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
+	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
+	EXPECT_EQ(0, reachable(heap, 0, 100, 256));
+	/* All of it comes back, as pages. */
+	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 512));
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
+	EXPECT_FIGURES(heap, 1, 1, 512);
+	EXPECT_EQ(0, count_other(page(heap, 0, 100), 256 * PAGE, 0));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
+	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
+}
+
+TEST_F(demote, less_than_half_of_a_huge_arena_released_is_cleared)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	fill(heap, 0, 0, 512);
+	ASSERT_EQ(0, release_pages(heap, 0, 100, 255));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
+	EXPECT_FIGURES(heap, 1, 0, 0);
+	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_EQ(0, count_other(page(heap, 0, 100), 255 * PAGE, 0));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
+	EXPECT_EQ(0, spoilt(heap, 0, 355, 157));
+	EXPECT_EQ(ARENA, smaps(heap->window, "FilePmdMapped"));
+}
+
+TEST_F(demote, a_release_that_crosses_arenas_is_a_release_of_each_part)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	for (int i = 0; i < 3; i++)
+		fill(heap, i, 0, 512);
+	ASSERT_EQ(0, release_pages(heap, 0, 200, 312 + 512 + 10));
+	EXPECT_FIGURES(heap, 1, 1, 200);
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
+	EXPECT_EQ(KARENA_FREE, state(heap, 1));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 2));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 200));
+	EXPECT_EQ(0, count_other(page(heap, 2, 0), 10 * PAGE, 0));
+	EXPECT_EQ(0, spoilt(heap, 2, 10, 502));
+}
+
+/*
+ * An entry that the core would make of a huge page that is gone would show all of
+ * it: whatever page is looked at first, it must be the only one that comes.
+ */
+TEST_F(demote, after_a_demotion_no_page_brings_back_another)
+{
+	struct heap *heap = &self->heap;
+
+	for (int first = 0; first < 3; first++) {
+		ASSERT_EQ(0, heap_commit(heap, first, 1));
+		fill(heap, first, 0, 512);
+		ASSERT_EQ(0, release_pages(heap, first, 8, 500));
+		switch (first) {
+		case 0:
+			EXPECT_EQ(0, spoilt(heap, first, 3, 1));
+			break;
+		case 1:
+			EXPECT_EQ(0, reachable(heap, first, 300, 1));
+			break;
+		case 2:
+			ASSERT_EQ(0, commit_pages(heap, first, 300, 1));
+			EXPECT_EQ(0, count_other(page(heap, first, 300), PAGE, 0));
+			ASSERT_EQ(0, release_pages(heap, first, 300, 1));
+			break;
+		}
+		EXPECT_EQ(0, reachable(heap, first, 8, 500));
+		EXPECT_EQ(0, spoilt(heap, first, 0, 8));
+		EXPECT_EQ(0, spoilt(heap, first, 508, 4));
+	}
+}
+
+TEST_F(demote, a_pinned_huge_arena_is_cleared_and_stays_huge)
+{
+	struct heap *heap = &self->heap;
+	struct iovec vector;
+	char copy[PAGE];
+	int pipes[2];
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	fill(heap, 0, 0, 512);
+	vector = (struct iovec){ page(heap, 0, 5), PAGE };
+	ASSERT_EQ(PAGE, vmsplice(pipes[1], &vector, 1, 0));
+	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
+	EXPECT_FIGURES(heap, 1, 0, 0);
+	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
+	EXPECT_EQ(0, count_other(page(heap, 0, 100), 400 * PAGE, 0));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
+	EXPECT_EQ(0, spoilt(heap, 0, 500, 12));
+	/* It is still the page that the pipe reads from. */
+	page(heap, 0, 5)[0] = 'q';
+	ASSERT_EQ(PAGE, read(pipes[0], copy, PAGE));
+	EXPECT_EQ('q', copy[0]);
+	/* Without the pin it goes. */
+	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
+	EXPECT_FIGURES(heap, 0, 1, 112);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* Until then, what is left of its page table makes it 512 faults. */
+TEST_F(demote, an_arena_that_was_sparse_is_huge_again_where_it_is_mapped_again)
+{
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_FIXED;
+	struct heap *heap = &self->heap;
+	long before;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	for (int i = 0; i < 3; i++) {
+		fill(heap, i, 0, 512);
+		ASSERT_EQ(0, release_pages(heap, i, 12, 500));
+		EXPECT_EQ(0, spoilt(heap, i, 0, 12));
+	}
+	ASSERT_EQ(0, heap_release(heap, 0, 2));
+	ASSERT_EQ(heap->window, mmap(heap->window, 2 * ARENA, prot, flags,
+				     heap->fd, 0));
+	before = minor_faults();
+	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 1024));
+	EXPECT_EQ(0, count_other(heap->window, 2 * ARENA, 0));
+	EXPECT_LE(minor_faults() - before, 4);
+	/* One mapping again, with what else is in it. */
+	EXPECT_EQ(2 * ARENA, smaps(heap->window, "FilePmdMapped"));
+	EXPECT_EQ(heap->size, smaps(heap->window, "Size"));
+	EXPECT_EQ(2 * ARENA + 12 * PAGE, smaps(heap->window, "Rss"));
+	EXPECT_EQ(0, spoilt(heap, 2, 0, 12));
+	/* What is committed stays when it is mapped again. */
+	fill(heap, 0, 0, 512);
+	ASSERT_EQ(heap->window, mmap(heap->window, 3 * ARENA, prot, flags,
+				     heap->fd, 0));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 512));
+	EXPECT_EQ(0, spoilt(heap, 2, 0, 12));
+	EXPECT_FIGURES(heap, 2, 1, 12);
+}
+
+TEST_F(demote, an_arena_is_mapped_again_only_whole_and_where_it_was)
+{
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_FIXED;
+	struct heap *heap = &self->heap;
+	char *elsewhere = mmap(NULL, 4 * ARENA, PROT_NONE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ASSERT_EQ(0, heap_commit(heap, 1, 1));
+	fill(heap, 1, 0, 512);
+	elsewhere = (char *)(((uintptr_t)elsewhere + ARENA - 1) & -ARENA);
+	EXPECT_EQ(MAP_FAILED, mmap(elsewhere, ARENA, prot, flags, heap->fd, 0));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(MAP_FAILED, mmap(elsewhere, PAGE, prot, flags, heap->fd, 0));
+	EXPECT_EQ(EINVAL, errno);
+	/* A mapping that fails may have taken away what was there. */
+	EXPECT_EQ(MAP_FAILED, mmap(arena(heap, 1), ARENA, prot, flags,
+				   heap->fd, 0));
+	EXPECT_EQ(EBUSY, errno);
+	ASSERT_EQ(arena(heap, 1), mmap(arena(heap, 1), ARENA, prot, flags,
+				       heap->fd, ARENA));
+	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
+	EXPECT_EQ(ARENA, smaps(arena(heap, 1), "FilePmdMapped"));
+}
+
+/* Who takes it back must find what it gave: nothing tells it of a change. */
+TEST_F(demote, a_volatile_arena_is_cleared_and_stays_huge)
+{
+	struct heap *heap = &self->heap;
+	uint32_t word;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	fill(heap, 0, 0, 512);
+	word = give_back(heap, 0);
+	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
+	ASSERT_EQ(word, state(heap, 0));
+	EXPECT_FIGURES(heap, 1, 0, 0);
+	ASSERT_TRUE(take_back(heap, 0, word));
+	EXPECT_EQ(0, count_other(page(heap, 0, 100), 400 * PAGE, 0));
+	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
+	EXPECT_EQ(0, spoilt(heap, 0, 500, 12));
+}
+
+/* The module may have no page free for what stays: then nothing is lost. */
+TEST_F(demote, at_a_limit_a_release_of_most_of_an_arena_succeeds)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 2 * ARENA));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+	fill(&heap, 0, 0, 512);
+	ASSERT_EQ(-ENOMEM, heap_commit(&heap, 2, 1));
+	ASSERT_EQ(-ENOMEM, commit_pages(&heap, 2, 0, 1));
+	ASSERT_EQ(0, release_pages(&heap, 0, 8, 504));
+	EXPECT_EQ(0, spoilt(&heap, 0, 0, 8));
+	EXPECT_FIGURES(&heap, 1, 1, 8);
+	/* What came free can be had, and not a page more. */
+	ASSERT_EQ(0, commit_pages(&heap, 2, 0, 504));
+	EXPECT_EQ(-ENOMEM, commit_pages(&heap, 2, 504, 1));
+	heap_destroy(&heap);
+}
+
+static void release_at_the_groups_limit(struct child *child)
+{
+	struct heap heap;
+	int n;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 32 * ARENA, 0));
+	for (n = 0; n < 32 && !heap_commit(&heap, n, 1); n++)
+		fill(&heap, n, 0, 512);
+	CHECK(n > 2 && n < 32);
+	/* Page by page what is left. */
+	set_state(&heap, n, 1, KARENA_FREE);
+	CHECK(call_pages(&heap, KARENA_COMMIT, n, 0, 512) == -ENOMEM ||
+	      call_pages(&heap, KARENA_COMMIT, n + 1, 0, 512) == -ENOMEM);
+	for (int i = 0; i < n; i++) {
+		CHECK(!release_pages(&heap, i, 200, 312));
+		CHECK(!spoilt(&heap, i, 0, 200));
+	}
+	/* The first ones may have been cleared; that made room for nobody. */
+	CHECK(!heap_release(&heap, n - 1, 1));
+	CHECK(!release_pages(&heap, 0, 200, 312));
+	CHECK(heap_figure(&heap, "demoted") > 0);
+}
+
+TEST_F(demote, at_a_cgroups_limit_too_and_nobody_is_killed)
+{
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(24 * MIB));
+	EXPECT_EQ(0, in_child(release_at_the_groups_limit));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_remove());
+}
+
+#define NR_COUNTERS	4
+#define NR_RACED	8	/* arenas */
+
+static bool stop;
+
+struct counter {
+	pthread_t thread;
+	struct heap *heap;
+	int number;
+	uint64_t count[NR_RACED];
+	long lost;
+	long rounds;
+};
+
+/* Each has a page of every arena, and knows what it must find there. */
+static void *count_main(void *data)
+{
+	struct counter *counter = data;
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		for (int i = 0; i < NR_RACED; i++) {
+			volatile uint64_t *at = (uint64_t *)
+				page(counter->heap, i, counter->number * 131);
+
+			for (int n = 0; n < 50; n++) {
+				if (*at != counter->count[i])
+					counter->lost++;
+				*at = ++counter->count[i];
+			}
+		}
+		counter->rounds++;
+	}
+	return NULL;
+}
+
+/* All pages of an arena but those of the counters go. */
+static int release_others(const struct heap *heap, size_t index)
+{
+	struct karena_range ranges[NR_COUNTERS];
+
+	for (int i = 0; i < NR_COUNTERS; i++) {
+		size_t end = i < NR_COUNTERS - 1 ? (i + 1) * 131 : 512;
+
+		ranges[i] = (struct karena_range){
+			.offset = index * ARENA + (i * 131 + 1) * PAGE,
+			.length = (end - i * 131 - 1) * PAGE,
+		};
+	}
+	return heap_ranges(heap, KARENA_RELEASE, ranges, NR_COUNTERS);
+}
+
+/* Until a second is over: demote, commit what lacks, release it again. */
+static int shake(const struct heap *heap, int *demotions)
+{
+	time_t until = time(NULL) + 1;
+	int err = 0;
+
+	for (int i = 0; i < NR_RACED && !err; i++)
+		err = release_others(heap, i);
+	for (int i = 0; i < NR_RACED && !err; i++)
+		*demotions += state(heap, i) == (KARENA_ACTIVE | KARENA_SPARSE);
+	while (!err && time(NULL) <= until) {
+		for (int i = 0; i < NR_RACED && !err; i++)
+			err = call_pages(heap, KARENA_COMMIT, i, 0, 512);
+		for (int i = 0; i < NR_RACED && !err; i++)
+			err = release_others(heap, i);
+	}
+	return err;
+}
+
+TEST_F_TIMEOUT(demote, no_store_is_lost_when_an_arena_becomes_sparse, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct counter counters[NR_COUNTERS];
+	int demotions = 0;
+
+	for (int round = 0; round < 3; round++) {
+		ASSERT_EQ(0, heap_commit(heap, 0, NR_RACED));
+		__atomic_store_n(&stop, false, __ATOMIC_RELAXED);
+		for (int i = 0; i < NR_COUNTERS; i++) {
+			counters[i] = (struct counter){
+				.heap = heap, .number = i
+			};
+			pthread_create(&counters[i].thread, NULL, count_main,
+				       &counters[i]);
+		}
+		usleep(10000);
+		EXPECT_EQ(0, shake(heap, &demotions));
+		__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+		for (int i = 0; i < NR_COUNTERS; i++) {
+			pthread_join(counters[i].thread, NULL);
+			EXPECT_EQ(0, counters[i].lost);
+			EXPECT_GT(counters[i].rounds, 0);
+		}
+		EXPECT_FIGURES(heap, 0, NR_RACED, NR_RACED * NR_COUNTERS);
+		ASSERT_EQ(0, heap_release(heap, 0, NR_RACED));
+	}
+	/* Nothing was pinned: each arena became sparse each time. */
+	EXPECT_EQ(3 * NR_RACED, demotions);
+	EXPECT_EQ(3 * NR_RACED, heap_figure(heap, "demoted"));
+}
+
+TEST_HARNESS_MAIN
