@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Arenas: the slots of a window, and how a frame, huge or sparse, enters and leaves
- * one. What is special to sparse frames is in sparse.c. The rules of references are
- * in frame.c, those of the locks in karena.h.
+ * one. What is special to sparse frames is in sparse.c, to frames that others have,
+ * too, in cow.c. The rules of references are in folio.c, those of the locks in
+ * karena.h.
  */
 #include <linux/bitmap.h>
 #include <linux/highmem.h>
@@ -14,50 +15,144 @@
 #include "karena.h"
 #include "trace.h"
 
-static struct kmem_cache *arena_cache;
+static struct kmem_cache *chunk_cache;
 
-static struct karena_arena *arena_get(struct karena_heap *heap,
-				      unsigned long index)
+/**
+ * karena_arena() - Find an arena.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * Return: The arena, or NULL when nothing near it has ever been committed.
+ */
+struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 {
-	struct karena_arena *arena = xa_load(&heap->arenas, index);
+	struct karena_chunk *chunk = xa_load(&heap->chunks, index / KARENA_CHUNK);
+
+	return chunk ? &chunk->arenas[index % KARENA_CHUNK] : NULL;
+}
+
+static struct karena_chunk *chunk_alloc(struct karena_heap *heap,
+					unsigned long number, gfp_t gfp)
+{
+	struct karena_chunk *chunk = kmem_cache_zalloc(chunk_cache, gfp);
+	unsigned long i;
+
+	for (i = 0; chunk && i < KARENA_CHUNK; i++) {
+		chunk->arenas[i].heap = heap;
+		chunk->arenas[i].index = number * KARENA_CHUNK + i;
+		INIT_LIST_HEAD(&chunk->arenas[i].listed);
+	}
+	return chunk;
+}
+
+/**
+ * karena_arena_make() - Find an arena, or make it.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ * @gfp: How to allocate it.
+ *
+ * Return: The arena, which has a state word, or NULL.
+ */
+struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long index,
+				       gfp_t gfp)
+{
+	unsigned long number = index / KARENA_CHUNK;
+	struct karena_arena *arena = karena_arena(heap, index);
+	struct karena_chunk *chunk;
 	int err;
 
 	if (arena)
 		return arena;
-	arena = kmem_cache_zalloc(arena_cache, KARENA_GFP);
-	if (!arena)
-		return ERR_PTR(-ENOMEM);
-	arena->heap = heap;
-	arena->index = index;
-	err = xa_insert(&heap->arenas, index, arena, KARENA_GFP);
-	if (!err)
-		return arena;
-	kmem_cache_free(arena_cache, arena);
-	/* Another commit of the same arena was faster. */
-	return err == -EBUSY ? xa_load(&heap->arenas, index) : ERR_PTR(err);
+	if (!karena_control_states(heap, index, gfp))
+		return NULL;
+	chunk = chunk_alloc(heap, number, gfp);
+	if (!chunk)
+		return NULL;
+	err = xa_insert(&heap->chunks, number, chunk, gfp);
+	if (err)
+		kmem_cache_free(chunk_cache, chunk);
+	/* Another commit may have been faster. */
+	return karena_arena(heap, index);
 }
 
-static void arena_lock(struct karena_arena *arena)
+/**
+ * karena_arena_lock() - Begin to change an arena: take CHANGING.
+ * @arena: The arena.
+ */
+void karena_arena_lock(struct karena_arena *arena)
 {
 	wait_on_bit_lock(&arena->flags, KARENA_ARENA_CHANGING,
 			 TASK_UNINTERRUPTIBLE);
 }
 
-static void arena_unlock(struct karena_arena *arena)
+/**
+ * karena_arena_unlock() - End to change an arena.
+ * @arena: The arena.
+ */
+void karena_arena_unlock(struct karena_arena *arena)
 {
 	clear_and_wake_up_bit(KARENA_ARENA_CHANGING, &arena->flags);
 }
 
-/* With heap->lock held: the folio that one page of the arena is in, or NULL. */
-static struct folio *arena_folio(struct karena_arena *arena, unsigned long page)
+/**
+ * karena_arena_freeze() - Let faults wait.
+ * @arena: The arena, with CHANGING held.
+ */
+void karena_arena_freeze(struct karena_arena *arena)
 {
-	struct page *small;
+	struct karena_heap *heap = arena->heap;
 
-	lockdep_assert_held(&arena->heap->lock);
-	if (arena->folio)
-		return arena->folio;
-	small = arena->pages ? arena->pages[page % KARENA_ARENA_PAGES] : NULL;
-	return small ? page_folio(small) : NULL;
+	spin_lock(&heap->family->lock);
+	set_bit(KARENA_ARENA_FROZEN, &arena->flags);
+	spin_unlock(&heap->family->lock);
+}
+
+/**
+ * karena_arena_thaw() - Let them go on.
+ * @arena: The arena, with CHANGING held.
+ */
+void karena_arena_thaw(struct karena_arena *arena)
+{
+	struct karena_heap *heap = arena->heap;
+
+	spin_lock(&heap->family->lock);
+	clear_bit(KARENA_ARENA_FROZEN, &arena->flags);
+	spin_unlock(&heap->family->lock);
+	/* Pairs with the check before the sleep in wait_on_bit(). */
+	smp_mb__after_atomic();
+	wake_up_bit(&arena->flags, KARENA_ARENA_FROZEN);
+}
+
+/**
+ * karena_arena_huge() - The huge frame of an arena, on top or below.
+ * @arena: The arena, with CHANGING or the family's lock held.
+ *
+ * Return: The frame, or NULL.
+ */
+struct karena_frame *karena_arena_huge(struct karena_arena *arena)
+{
+	if (arena->base)
+		return arena->base;
+	return arena->frame && arena->frame->folio ? arena->frame : NULL;
+}
+
+/**
+ * karena_arena_page() - What an arena has for a page.
+ * @arena: The arena, with CHANGING or the family's lock held.
+ * @i: Which page of it.
+ *
+ * Return: The page, KARENA_ZERO, or NULL when it is not committed.
+ */
+struct page *karena_arena_page(struct karena_arena *arena, unsigned long i)
+{
+	struct karena_frame *huge = karena_arena_huge(arena);
+	struct page *page = NULL;
+
+	if (arena->frame && arena->frame->pages)
+		page = arena->frame->pages[i];
+	if (!page && huge)
+		page = folio_page(huge->folio, i);
+	return page;
 }
 
 /*
@@ -69,7 +164,7 @@ static void state_committed(struct karena_arena *arena, u32 committed)
 	u32 *state = karena_state(arena->heap, arena->index);
 	u32 word = READ_ONCE(*state);
 
-	lockdep_assert_held(&arena->heap->lock);
+	lockdep_assert_held(&arena->heap->family->lock);
 	if (KARENA_STATE(word) <= KARENA_ACTIVE)
 		cmpxchg(state, word, committed);
 }
@@ -77,7 +172,7 @@ static void state_committed(struct karena_arena *arena, u32 committed)
 /* A charged, zeroed frame, or an ERR_PTR. */
 static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
 {
-	int node = karena_frame_node(heap, index);
+	int node = karena_folio_node(heap, index);
 	struct folio *folio = karena_ready_take(heap, node, false);
 	int err;
 
@@ -87,11 +182,11 @@ static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
 	if (!err) {
 		folio = karena_reserve_take(heap, node);
 		if (!folio)
-			folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER,
+			folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER,
 						   node, KARENA_FRAME_GFP);
 		/* Orphans that have come free are charged to its cgroup still. */
-		if (!folio && karena_frame_reap(heap))
-			folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER,
+		if (!folio && karena_folio_reap(heap))
+			folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER,
 						   node, KARENA_FRAME_GFP);
 		if (!folio)
 			karena_uncharge(heap, KARENA_ARENA_PAGES);
@@ -107,23 +202,23 @@ static int commit_huge(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio = huge_frame(heap, arena->index);
-	struct karena_anchor *anchor;
+	struct karena_frame *frame;
 
 	if (IS_ERR(folio))
 		return PTR_ERR(folio);
-	anchor = karena_reclaim_anchor(heap, folio_nid(folio));
-	if (!anchor) {
-		karena_frame_free(heap, folio);
+	frame = karena_frame_huge(heap, folio);
+	if (!frame) {
+		karena_folio_free(heap, folio, true);
 		return -ENOMEM;
 	}
 	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
 	folio->index = arena->index << KARENA_ARENA_ORDER;
-	atomic_long_inc(&heap->huge);
-	atomic_long_inc(&karena_nr_huge);
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->folio, folio);
-	spin_unlock(&heap->lock);
-	karena_reclaim_add(arena, anchor);
+	karena_frame_count(heap, 1, 0, 0);
+	frame->owners = 1;
+	spin_lock(&heap->family->lock);
+	karena_frame_give(arena, frame);
+	spin_unlock(&heap->family->lock);
+	karena_reclaim_show(frame);
 	karena_ready_committed(heap, folio_nid(folio));
 	return 0;
 }
@@ -135,15 +230,15 @@ static int arena_commit(struct karena_arena *arena, unsigned long first,
 	struct karena_heap *heap = arena->heap;
 	int err = 0;
 
-	if (!arena->folio && !arena->pages && count == KARENA_ARENA_PAGES)
+	if (!arena->frame && count == KARENA_ARENA_PAGES)
 		err = commit_huge(arena);
-	else if (!arena->folio)
+	else if (!karena_arena_huge(arena))
 		err = karena_sparse_commit(arena, first, count);
 	if (!err && !single) {
-		spin_lock(&heap->lock);
-		state_committed(arena, arena->folio ? KARENA_ACTIVE :
+		spin_lock(&heap->family->lock);
+		state_committed(arena, karena_arena_huge(arena) ? KARENA_ACTIVE :
 				       KARENA_ACTIVE | KARENA_SPARSE);
-		spin_unlock(&heap->lock);
+		spin_unlock(&heap->family->lock);
 	}
 	return err;
 }
@@ -165,16 +260,14 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 			unsigned long count, bool single)
 {
 	struct karena_arena *arena;
-	int err;
+	int err = -ENOMEM;
 
 	karena_sysfs_add(heap);
-	arena = arena_get(heap, page / KARENA_ARENA_PAGES);
-	if (IS_ERR(arena)) {
-		err = PTR_ERR(arena);
-	} else {
-		arena_lock(arena);
+	arena = karena_arena_make(heap, page / KARENA_ARENA_PAGES, KARENA_GFP);
+	if (arena) {
+		karena_arena_lock(arena);
 		err = arena_commit(arena, page % KARENA_ARENA_PAGES, count, single);
-		arena_unlock(arena);
+		karena_arena_unlock(arena);
 	}
 	trace_karena_commit(heap, page, count, err);
 	if (!err) {
@@ -195,75 +288,113 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long page,
  */
 bool karena_arena_has(struct karena_heap *heap, unsigned long page)
 {
-	struct karena_arena *arena;
+	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
 	bool has;
 
-	arena = xa_load(&heap->arenas, page / KARENA_ARENA_PAGES);
 	if (!arena)
 		return false;
-	spin_lock(&heap->lock);
-	has = arena_folio(arena, page);
-	spin_unlock(&heap->lock);
+	spin_lock(&heap->family->lock);
+	has = karena_arena_page(arena, page % KARENA_ARENA_PAGES);
+	spin_unlock(&heap->family->lock);
 	return has;
 }
 
-/* With heap->lock held. */
+/* With the family's lock held. */
 static bool arena_frozen(struct karena_arena *arena)
 {
-	return test_bit(KARENA_ARENA_FROZEN, &arena->flags);
+	return test_bit(KARENA_ARENA_FROZEN, &arena->flags) ||
+	       test_bit(KARENA_HEAP_FROZEN, &arena->heap->flags);
 }
 
-/* A reference to the folio that a page is in, or NULL; waits while it is frozen. */
-static struct folio *arena_get_folio(struct karena_arena *arena, unsigned long page)
+/*
+ * What a page of the arena is, with a reference to its folio, if it has one; waits
+ * while the arena is frozen.
+ */
+static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
 {
 	struct karena_heap *heap = arena->heap;
-	struct folio *folio;
+	struct page *page;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	while (arena_frozen(arena)) {
-		spin_unlock(&heap->lock);
+		spin_unlock(&heap->family->lock);
 		wait_on_bit(&arena->flags, KARENA_ARENA_FROZEN,
 			    TASK_UNINTERRUPTIBLE);
-		spin_lock(&heap->lock);
+		wait_on_bit(&heap->flags, KARENA_HEAP_FROZEN,
+			    TASK_UNINTERRUPTIBLE);
+		spin_lock(&heap->family->lock);
 	}
-	folio = arena_folio(arena, page);
-	if (folio)
-		folio_get(folio);
-	spin_unlock(&heap->lock);
-	return folio;
+	page = karena_arena_page(arena, i);
+	if (page && page != KARENA_ZERO)
+		folio_get(page_folio(page));
+	spin_unlock(&heap->family->lock);
+	return page;
+}
+
+/* With the folio locked: whether it is still there, and what is to be known of it. */
+static bool arena_look_again(struct karena_arena *arena, unsigned long i,
+			     struct karena_place *place)
+{
+	struct karena_heap *heap = arena->heap;
+	bool still;
+
+	spin_lock(&heap->family->lock);
+	still = !arena_frozen(arena) && place->page == karena_arena_page(arena, i);
+	if (still) {
+		place->shared = karena_frame_shared(arena, place->page);
+		place->by_pages = arena->base;
+	}
+	spin_unlock(&heap->family->lock);
+	return still;
 }
 
 /**
- * karena_arena_lock_folio() - Get hold of the memory of a page.
+ * karena_arena_lock_page() - Get hold of a page.
  * @heap: The heap.
  * @page: Which page of the window.
+ * @place: Out: what is there; certain to stay the arena's until
+ *	karena_arena_unlock_page().
  *
  * Context: May sleep for the folio lock, and while the arena is frozen.
- * Return: The folio that the page is in, locked and with a reference for the caller,
- * and certain to stay the arena's until it is unlocked; NULL when the page is not
- * committed.
+ * Return: Whether the page is committed.
  */
-struct folio *karena_arena_lock_folio(struct karena_heap *heap, unsigned long page)
+bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
+			    struct karena_place *place)
 {
-	struct karena_arena *arena;
+	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
+	unsigned long i = page % KARENA_ARENA_PAGES;
 	struct folio *folio;
-	bool still;
 
-	arena = xa_load(&heap->arenas, page / KARENA_ARENA_PAGES);
 	if (!arena)
-		return NULL;
-	while ((folio = arena_get_folio(arena, page))) {
+		return false;
+	while ((place->page = arena_get_page(arena, i))) {
+		if (place->page == KARENA_ZERO) {
+			place->shared = true;
+			return true;
+		}
+		folio = page_folio(place->page);
 		folio_lock(folio);
-		spin_lock(&heap->lock);
-		still = !arena_frozen(arena) && folio == arena_folio(arena, page);
-		spin_unlock(&heap->lock);
-		if (still)
-			break;
+		if (arena_look_again(arena, i, place))
+			return true;
 		/* It was released, perhaps replaced, while we waited. */
 		folio_unlock(folio);
 		folio_put(folio);
 	}
-	return folio;
+	return false;
+}
+
+/**
+ * karena_arena_unlock_page() - Let go of a page.
+ * @place: Of karena_arena_lock_page().
+ */
+void karena_arena_unlock_page(struct karena_place *place)
+{
+	struct folio *folio = page_folio(place->page);
+
+	if (place->page == KARENA_ZERO)
+		return;
+	folio_unlock(folio);
+	folio_put(folio);
 }
 
 /**
@@ -272,6 +403,8 @@ struct folio *karena_arena_lock_folio(struct karena_heap *heap, unsigned long pa
  * @first: The first page.
  * @count: How many.
  *
+ * In all heaps of the family: what others have there they fault in again.
+ *
  * Context: Takes the mapping's i_mmap_rwsem.
  */
 void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
@@ -279,32 +412,76 @@ void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 {
 	loff_t page = arena->index * KARENA_ARENA_PAGES + first;
 
-	unmap_mapping_range(arena->heap->mapping, page << PAGE_SHIFT,
+	unmap_mapping_range(arena->heap->family->mapping, page << PAGE_SHIFT,
 			    count << PAGE_SHIFT, 1);
 }
 
-static void huge_free(struct karena_heap *heap, struct folio *folio)
-{
-	atomic_long_dec(&heap->huge);
-	atomic_long_dec(&karena_nr_huge);
-	karena_frame_free(heap, folio);
-}
-
-/* With CHANGING held. */
+/* With CHANGING held, on a huge frame: as fast as can be. */
 static void release_huge(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
-	struct folio *folio = arena->folio;
+	struct karena_frame *frame = arena->frame;
 
 	/* Who has looked it up maps it before we unmap it. */
-	karena_reclaim_remove(arena);
-	folio_lock(folio);
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->folio, NULL);
-	spin_unlock(&heap->lock);
-	folio_unlock(folio);
+	folio_lock(frame->folio);
+	spin_lock(&heap->family->lock);
+	karena_frame_give(arena, NULL);
+	spin_unlock(&heap->family->lock);
+	folio_unlock(frame->folio);
 	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
-	huge_free(heap, folio);
+	karena_arena_free(heap, frame, NULL);
+}
+
+/**
+ * karena_arena_free() - Free what has been an arena's.
+ * @heap: The heap, where nobody maps it any more.
+ * @frame: The frame that the arena had.
+ * @base: The base below it, or NULL.
+ */
+void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
+		       struct karena_frame *base)
+{
+	unsigned long i;
+
+	if (frame->folio) {
+		karena_frame_count(heap, -1, 0, 0);
+		karena_frame_leave(heap, frame, true);
+		return;
+	}
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
+			karena_page_leave(heap, page_folio(frame->pages[i]), !base);
+	}
+	karena_frame_count(heap, 0, -1, -(long)frame->nr_pages);
+	karena_frame_remove(frame);
+	if (!base)
+		return;
+	atomic_long_dec(&heap->based);
+	karena_frame_leave(heap, base, true);
+}
+
+/**
+ * karena_arena_empty() - Take all out of an arena.
+ * @arena: The arena, with CHANGING and the family's lock held.
+ */
+void karena_arena_empty(struct karena_arena *arena)
+{
+	karena_frame_give(arena, NULL);
+	arena->base = NULL;
+}
+
+/* With CHANGING held, on a sparse frame, perhaps with a base. */
+static void release_sparse(struct karena_arena *arena)
+{
+	struct karena_frame *frame = arena->frame, *base = arena->base;
+	struct karena_heap *heap = arena->heap;
+
+	karena_sparse_freeze(arena, NULL);
+	spin_lock(&heap->family->lock);
+	karena_arena_empty(arena);
+	spin_unlock(&heap->family->lock);
+	karena_arena_thaw(arena);
+	karena_arena_free(heap, frame, base);
 }
 
 /* Too little of a huge frame to make it sparse for, or it is pinned. */
@@ -319,22 +496,39 @@ static void clear_pages_of(struct folio *folio, const unsigned long *gone)
 	}
 }
 
+/* With CHANGING held, on an arena with a frame. */
+static void release_part(struct karena_arena *arena, const unsigned long *gone)
+{
+	struct karena_frame *huge = karena_arena_huge(arena);
+
+	if (huge && karena_sparse_demote(arena, gone))
+		return;
+	/* Nobody else comes to have it while we hold CHANGING. */
+	if (huge == arena->frame && READ_ONCE(huge->owners) == 1) {
+		clear_pages_of(huge->folio, gone);
+		return;
+	}
+	if (huge == arena->frame)
+		karena_cow_split(arena, GFP_KERNEL_ACCOUNT | __GFP_NOFAIL);
+	karena_sparse_release(arena, gone);
+}
+
 /* With CHANGING held. */
 static void arena_release(struct karena_arena *arena, const unsigned long *gone)
 {
 	struct karena_heap *heap = arena->heap;
 	bool all = bitmap_full(gone, KARENA_ARENA_PAGES);
 
-	if (arena->pages)
-		karena_sparse_release(arena, gone);
-	else if (arena->folio && all)
+	if (arena->frame && !all)
+		release_part(arena, gone);
+	else if (arena->frame && arena->frame->folio)
 		release_huge(arena);
-	else if (arena->folio && !karena_sparse_demote(arena, gone))
-		clear_pages_of(arena->folio, gone);
+	else if (arena->frame)
+		release_sparse(arena);
 	if (all) {
-		spin_lock(&heap->lock);
+		spin_lock(&heap->family->lock);
 		WRITE_ONCE(*karena_state(heap, arena->index), KARENA_FREE);
-		spin_unlock(&heap->lock);
+		spin_unlock(&heap->family->lock);
 	}
 }
 
@@ -350,133 +544,79 @@ static void arena_release(struct karena_arena *arena, const unsigned long *gone)
 void karena_arena_release(struct karena_heap *heap, unsigned long index,
 			  const unsigned long *gone)
 {
-	struct karena_arena *arena = xa_load(&heap->arenas, index);
+	struct karena_arena *arena = karena_arena(heap, index);
+	u32 *state = karena_state(heap, index);
 
 	trace_karena_release(heap, index,
 			     bitmap_weight(gone, KARENA_ARENA_PAGES));
 	if (!arena) {
 		/* Perhaps it was requested, and there was no memory for it. */
-		if (bitmap_full(gone, KARENA_ARENA_PAGES))
-			WRITE_ONCE(*karena_state(heap, index), KARENA_FREE);
+		if (state && bitmap_full(gone, KARENA_ARENA_PAGES))
+			WRITE_ONCE(*state, KARENA_FREE);
 		return;
 	}
-	arena_lock(arena);
+	karena_arena_lock(arena);
 	arena_release(arena, gone);
-	arena_unlock(arena);
+	karena_arena_unlock(arena);
 }
 
-/* With CHANGING held. */
-static bool arena_pinned(struct karena_arena *arena)
+/* With the heap hidden from reclaim and no other user left. */
+static void arena_destroy(struct karena_arena *arena)
 {
-	return arena->folio ? folio_maybe_dma_pinned(arena->folio) :
-	       karena_sparse_pinned(arena);
-}
-
-/*
- * Under the lock, because who looks into the slot takes a reference there: if the
- * slot's reference is the only one nobody uses the frame, or gets to.
- */
-static unsigned long purge_huge(struct karena_arena *arena, struct list_head *folios)
-{
-	struct folio *folio = arena->folio;
-
-	lockdep_assert_held(&arena->heap->lock);
-	if (!folio_ref_freeze(folio, 1))
-		return 0;
-	WRITE_ONCE(arena->folio, NULL);
-	folio_ref_unfreeze(folio, 1);
-	list_add(&folio->lru, folios);
-	return KARENA_ARENA_PAGES;
-}
-
-/* With CHANGING held, on an arena with a frame. */
-static unsigned long arena_purge(struct karena_arena *arena, u32 word)
-{
+	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
-	u32 *state = karena_state(heap, arena->index);
-	bool huge = arena->folio;
-	struct folio *folio, *next;
-	unsigned long pages;
-	LIST_HEAD(folios);
+	unsigned long i;
 
-	/* Kinder than to take what a device is writing to. */
-	if (arena_pinned(arena) || cmpxchg(state, word, KARENA_BUSY) != word)
-		return 0;
-	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
-	spin_lock(&heap->lock);
-	pages = huge ? purge_huge(arena, &folios) :
-		       karena_sparse_purge(arena, &folios);
-	cmpxchg(state, KARENA_BUSY, pages ? KARENA_FREE : word);
-	spin_unlock(&heap->lock);
-	if (pages)
-		karena_reclaim_remove(arena);
-	list_for_each_entry_safe(folio, next, &folios, lru) {
-		list_del(&folio->lru);
-		if (huge)
-			huge_free(heap, folio);
-		else
-			karena_frame_free(heap, folio);
+	if (frame->folio) {
+		karena_frame_leave(heap, frame, false);
+		return;
 	}
-	return pages;
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
+			karena_page_leave(heap, page_folio(frame->pages[i]), false);
+	}
+	karena_frame_count(heap, 0, 0, -(long)frame->nr_pages);
+	karena_frame_remove(frame);
+	if (base)
+		karena_frame_leave(heap, base, false);
 }
 
-/**
- * karena_arena_purge() - Take a volatile arena's frame, if nobody uses it.
- * @arena: The arena, on the list of reclaim or kept by heap->purges.
- * @word: Its state word, as it was when the arena was chosen.
- *
- * Context: Reclaim. Waits for nobody who allocates, and allocates nothing.
- * Return: How many pages came free; if any, the state word says FREE.
- */
-unsigned long karena_arena_purge(struct karena_arena *arena, u32 word)
+/* Reclaim comes to no arena of it any more. */
+static void chunk_hide(struct karena_heap *heap, struct karena_chunk *chunk)
 {
-	unsigned long pages = 0;
+	unsigned long i;
 
-	if (test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags))
-		return 0;
-	if (arena->folio || arena->pages)
-		pages = arena_purge(arena, word);
-	arena_unlock(arena);
-	return pages;
-}
-
-/**
- * karena_arena_hide_all() - Hide all arenas of a heap that goes from reclaim.
- * @heap: The heap.
- */
-void karena_arena_hide_all(struct karena_heap *heap)
-{
-	struct karena_arena *arena;
-	unsigned long index;
-
-	xa_for_each(&heap->arenas, index, arena) {
-		/* Reclaim may be at work on it, and removes it itself. */
-		arena_lock(arena);
-		karena_reclaim_remove(arena);
-		arena_unlock(arena);
-		cond_resched();
-	}
+	spin_lock(&heap->family->lock);
+	for (i = 0; i < KARENA_CHUNK; i++)
+		list_del_init(&chunk->arenas[i].listed);
+	spin_unlock(&heap->family->lock);
 }
 
 /**
  * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
- * @heap: The heap, hidden from reclaim and with no other user left.
+ * @heap: The heap, with no other user but reclaim left. What it has committed stays
+ *	counted in it, and goes with it.
  */
 void karena_arena_destroy_all(struct karena_heap *heap)
 {
-	struct karena_arena *arena;
-	unsigned long index;
+	struct karena_chunk *chunk;
+	unsigned long number, i;
 
+	xa_for_each(&heap->chunks, number, chunk)
+		chunk_hide(heap, chunk);
 	karena_reclaim_wait(heap);
-	xa_for_each(&heap->arenas, index, arena) {
-		if (arena->folio)
-			huge_free(heap, arena->folio);
-		karena_sparse_destroy(arena);
-		kmem_cache_free(arena_cache, arena);
+	karena_frame_count(heap, -atomic_long_read(&heap->huge),
+			   -atomic_long_read(&heap->sparse), 0);
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			if (chunk->arenas[i].frame)
+				arena_destroy(&chunk->arenas[i]);
+		}
+		kmem_cache_free(chunk_cache, chunk);
 		cond_resched();
 	}
-	xa_destroy(&heap->arenas);
-	karena_frame_abandon(heap);
+	xa_destroy(&heap->chunks);
+	karena_folio_abandon(heap);
 }
 
 /**
@@ -486,8 +626,8 @@ void karena_arena_destroy_all(struct karena_heap *heap)
  */
 int karena_arena_init(void)
 {
-	arena_cache = KMEM_CACHE(karena_arena, SLAB_ACCOUNT);
-	return arena_cache ? 0 : -ENOMEM;
+	chunk_cache = KMEM_CACHE(karena_chunk, SLAB_ACCOUNT);
+	return chunk_cache ? 0 : -ENOMEM;
 }
 
 /**
@@ -495,5 +635,5 @@ int karena_arena_init(void)
  */
 void karena_arena_exit(void)
 {
-	kmem_cache_destroy(arena_cache);
+	kmem_cache_destroy(chunk_cache);
 }

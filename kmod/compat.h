@@ -6,6 +6,7 @@
 #ifndef _KARENA_COMPAT_H
 #define _KARENA_COMPAT_H
 
+#include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
@@ -13,6 +14,12 @@
 #include <linux/slab.h>
 #include <linux/swap.h>
 #include <linux/version.h>
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
+#include <linux/io_uring.h>
+#else
+#include <linux/io_uring/cmd.h>
+#endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "karena needs Linux 6.1 or later"
@@ -32,6 +39,42 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 	vma->vm_flags |= flags;
 }
 #endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
+/* No locks of single VMAs yet: mmap_lock is all there is. */
+static inline void vma_start_write(struct vm_area_struct *vma)
+{
+}
+#endif
+
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+#define karena_zap	zap_page_range
+#else
+static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
+			      unsigned long size)
+{
+	zap_page_range_single(vma, address, size, NULL);
+}
+#endif
+
+/* A reference to a file that may be about to go. */
+static inline bool karena_file_tryget(struct file *file)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
+	return atomic_long_inc_not_zero(&file->f_count);
+#else
+	return file_ref_get(&file->f_ref);
+#endif
+}
+
+static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	return cmd->cmd;
+#else
+	return io_uring_sqe_cmd(cmd->sqe);
+#endif
+}
 
 /* What struct kobj_type's get_ownership is given became constant. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)

@@ -2,8 +2,9 @@
 /*
  * The control region: pages that kernel and process share. Its first page says
  * what it is and has the pressure word, the second is the statistics page, the
- * others hold a state word for each arena of the window. The kernel uses the pages
- * by their linear addresses, which every 64-bit kernel has.
+ * others hold a state word for each arena of the window, and are made when somebody
+ * comes there. The kernel uses the pages by their linear addresses, which every 64-bit
+ * kernel has.
  */
 #include <linux/mm.h>
 #include <linux/slab.h>
@@ -29,18 +30,60 @@ struct karena_control *karena_control(struct karena_heap *heap)
 }
 
 /**
+ * karena_control_page() - Find a page of the control region, or make it.
+ * @heap: The heap.
+ * @number: Which page.
+ * @gfp: How to allocate it.
+ *
+ * Return: The page, or NULL.
+ */
+struct page *karena_control_page(struct karena_heap *heap, unsigned long number,
+				 gfp_t gfp)
+{
+	/* Pairs with the cmpxchg() below. */
+	struct page *page = smp_load_acquire(&heap->control[number]);
+	struct page *made;
+
+	if (page)
+		return page;
+	made = alloc_page(gfp | __GFP_ACCOUNT | __GFP_ZERO);
+	if (!made)
+		return NULL;
+	page = cmpxchg(&heap->control[number], NULL, made);
+	if (!page)
+		return made;
+	put_page(made);
+	return page;
+}
+
+/**
+ * karena_control_states() - Make sure that an arena has a state word.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ * @gfp: How to allocate it.
+ *
+ * Return: Whether it has.
+ */
+bool karena_control_states(struct karena_heap *heap, unsigned long index, gfp_t gfp)
+{
+	return karena_control_page(heap, FIRST_STATES + index / STATES_PER_PAGE, gfp);
+}
+
+/**
  * karena_state() - Find the state word of an arena.
  * @heap: The heap.
  * @index: Which arena of its window.
  *
- * Return: Its address. The process writes there too, anything, at any time.
+ * Return: Its address; NULL where nobody has been yet: then it is KARENA_FREE. The
+ * process writes there too, anything, at any time.
  */
 u32 *karena_state(struct karena_heap *heap, unsigned long index)
 {
-	u32 *states = page_address(heap->control[FIRST_STATES +
-						 index / STATES_PER_PAGE]);
+	/* Pairs with karena_control_page(). */
+	struct page *page = smp_load_acquire(&heap->control[FIRST_STATES + index /
+							    STATES_PER_PAGE]);
 
-	return states + index % STATES_PER_PAGE;
+	return page ? (u32 *)page_address(page) + index % STATES_PER_PAGE : NULL;
 }
 
 /**
@@ -51,12 +94,16 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index)
  */
 unsigned long karena_control_volatile(struct karena_heap *heap)
 {
-	unsigned long index, count = 0;
-	struct karena_arena *arena;
+	unsigned long number, i, count = 0;
+	struct karena_chunk *chunk;
+	u32 *state;
 
-	xa_for_each(&heap->arenas, index, arena)
-		count += KARENA_STATE(READ_ONCE(*karena_state(heap, index))) ==
-			 KARENA_VOLATILE;
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			state = karena_state(heap, number * KARENA_CHUNK + i);
+			count += KARENA_STATE(READ_ONCE(*state)) == KARENA_VOLATILE;
+		}
+	}
 	return count;
 }
 
@@ -94,34 +141,70 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
  */
 void karena_control_free(struct karena_heap *heap)
 {
-	while (heap->nr_control)
-		put_page(heap->control[--heap->nr_control]);
+	unsigned long i;
+
+	for (i = 0; i < heap->nr_control; i++) {
+		if (heap->control[i])
+			put_page(heap->control[i]);
+	}
 	kvfree(heap->control);
+}
+
+/**
+ * karena_control_copy() - Make a clone's control region what the heap's is.
+ * @heap: The heap.
+ * @clone: The clone, with a control region of its own.
+ */
+void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
+{
+	unsigned long i;
+
+	for (i = STATS_PAGE; i < heap->nr_control; i++) {
+		struct page *page = READ_ONCE(heap->control[i]);
+
+		if (page)
+			copy_page(page_address(karena_control_page(clone, i,
+								   KARENA_CLONE_GFP)),
+				  page_address(page));
+	}
+}
+
+static unsigned long control_pages(unsigned long nr_arenas)
+{
+	return FIRST_STATES + DIV_ROUND_UP(nr_arenas, STATES_PER_PAGE);
+}
+
+/**
+ * karena_control_size() - How large a control region is.
+ * @nr_arenas: Arenas in the window.
+ *
+ * Return: Bytes.
+ */
+u64 karena_control_size(unsigned long nr_arenas)
+{
+	return (u64)control_pages(nr_arenas) << PAGE_SHIFT;
 }
 
 /**
  * karena_control_alloc() - Make a heap's control region.
  * @heap: The heap, with its id and window set.
+ * @gfp: How to allocate it.
  *
  * Return: 0 or -ENOMEM.
  */
-int karena_control_alloc(struct karena_heap *heap)
+int karena_control_alloc(struct karena_heap *heap, gfp_t gfp)
 {
-	unsigned long pages = FIRST_STATES +
-			      DIV_ROUND_UP(heap->nr_arenas, STATES_PER_PAGE);
+	unsigned long pages = control_pages(heap->nr_arenas);
 	struct karena_control *control;
 
-	heap->control = kvcalloc(pages, sizeof(*heap->control), KARENA_GFP);
+	heap->control = kvcalloc(pages, sizeof(*heap->control), gfp);
 	if (!heap->control)
 		return -ENOMEM;
-	while (heap->nr_control < pages) {
-		struct page *page = alloc_page(KARENA_GFP | __GFP_ZERO);
-
-		if (!page) {
-			karena_control_free(heap);
-			return -ENOMEM;
-		}
-		heap->control[heap->nr_control++] = page;
+	heap->nr_control = pages;
+	if (!karena_control_page(heap, 0, gfp) ||
+	    !karena_control_page(heap, STATS_PAGE, gfp)) {
+		karena_control_free(heap);
+		return -ENOMEM;
 	}
 	control = karena_control(heap);
 	control->abi_version = KARENA_ABI_VERSION;

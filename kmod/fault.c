@@ -5,12 +5,19 @@
  * takes reference, rmap and RSS and installs the entry. For a page of an order-9
  * folio that is a PMD, whatever the setting of transparent huge pages.
  */
+#include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/slab.h>
+#include <linux/workqueue.h>
+
+#include <asm/pgalloc.h>
 
 #include "compat.h"
 #include "karena.h"
 #include "trace.h"
+
+static const struct vm_operations_struct alias_vm_ops;
 
 /*
  * The handler needs no mmap_lock. Kernels with per-VMA locks call it without only
@@ -41,7 +48,8 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
 
 	/* What another process does to this one's memory commits none. */
-	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE))
+	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE) || !state ||
+	    vmf->vma->vm_ops == &alias_vm_ops)
 		return VM_FAULT_SIGBUS;
 	/* Pairs with who commits: the state is set after the frame. */
 	switch (smp_load_acquire(state)) {
@@ -58,58 +66,166 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	return karena_arena_commit(heap, page, count, count == 1) ? VM_FAULT_OOM : 0;
 }
 
-static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
+/*
+ * A page that others have, too, is copied for who writes to it. If there is no memory
+ * for that, whoever wrote is told so, by a signal where there is no other way.
+ */
+static vm_fault_t copy_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
-	struct folio *folio;
+	switch (karena_cow_copy(heap, vmf->vma, vmf->pgoff)) {
+	case 0:
+		return 0;
+	case -EHWPOISON:
+		return VM_FAULT_HWPOISON;
+	default:
+		return vmf->flags & FAULT_FLAG_USER ? VM_FAULT_SIGBUS : VM_FAULT_OOM;
+	}
+}
+
+static bool must_copy(struct vm_fault *vmf, const struct karena_place *place)
+{
+	return place->page == KARENA_ZERO ||
+	       (place->shared && vmf->flags & FAULT_FLAG_WRITE);
+}
+
+/*
+ * For any page of a huge folio, the core would map the whole of it where the PMD is
+ * empty, and hide the pages that the arena has above it: there it gets its page table
+ * first. False: the fault is to be taken again.
+ */
+static bool map_by_pages(struct vm_fault *vmf)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
+	bool done;
+
+	if (pmd_none(*vmf->pmd) && vmf->prealloc_pte) {
+		mm_inc_nr_ptes(mm);
+		/* The table's entries are seen empty before the table is. */
+		smp_wmb();
+		pmd_populate(mm, vmf->pmd, vmf->prealloc_pte);
+		vmf->prealloc_pte = NULL;
+	}
+	done = !pmd_none(*vmf->pmd) && !pmd_trans_huge(*vmf->pmd);
+	spin_unlock(lock);
+	return done;
+}
+
+/* An arena of copies, not mapped yet, may as well be huge, if nobody shares it. */
+static bool may_promote(struct vm_fault *vmf, const struct karena_place *place)
+{
+	return place->by_pages && !place->shared && pmd_none(*vmf->pmd);
+}
+
+/* The page, locked; 0 when there is none, else what the fault returns. */
+static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
+			     struct karena_place *place)
+{
+	bool tried = false;
 	vm_fault_t ret;
 
-	while (!(folio = karena_arena_lock_folio(heap, vmf->pgoff))) {
-		ret = commit_fault(vmf, heap);
+	for (;;) {
+		if (!karena_arena_lock_page(heap, vmf->pgoff, place)) {
+			ret = commit_fault(vmf, heap);
+		} else if (must_copy(vmf, place)) {
+			karena_arena_unlock_page(place);
+			ret = copy_fault(vmf, heap);
+		} else if (!tried && may_promote(vmf, place)) {
+			karena_arena_unlock_page(place);
+			karena_cow_promote(heap, vmf->pgoff);
+			tried = true;
+			ret = 0;
+		} else {
+			return 0;
+		}
 		if (ret)
 			return ret;
 	}
-	ret = fault_page(vmf, folio_file_page(folio, vmf->pgoff));
+}
+
+static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
+{
+	struct karena_place place;
+	vm_fault_t ret;
+
+	ret = window_get(vmf, heap, &place);
+	if (ret)
+		return ret;
+	if (place.by_pages && !map_by_pages(vmf))
+		ret = VM_FAULT_NOPAGE;
+	else
+		ret = fault_page(vmf, place.page);
 	if (!ret)
 		return VM_FAULT_LOCKED;
-	folio_unlock(folio);
-	folio_put(folio);
+	karena_arena_unlock_page(&place);
 	return ret;
 }
 
 static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 				unsigned long index)
 {
+	struct page *page;
 	vm_fault_t ret;
 
 	if (index >= heap->nr_control)
 		return VM_FAULT_SIGBUS;
-	ret = fault_page(vmf, heap->control[index]);
+	/* One for two GiB of window: a limit must not end in a signal. */
+	page = karena_control_page(heap, index, GFP_KERNEL | __GFP_NOFAIL);
+	ret = fault_page(vmf, page);
 	if (!ret)
 		get_page(vmf->page);
 	return ret;
 }
 
-/*
- * One for window and control region: where they lie side by side the core makes
- * one mapping of them, and does not compare their operations.
- */
+/* One for window and control region: their mappings may be one. */
 static vm_fault_t karena_fault(struct vm_fault *vmf)
 {
-	struct karena_heap *heap = vmf->vma->vm_file->private_data;
-	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
-	unsigned long page = vmf->pgoff;
+	struct karena_heap *heap = vmf->vma->vm_private_data;
+	unsigned long page = vmf->pgoff, window;
 	vm_fault_t ret;
 
-	/* MADV_DOFORK can give a child the mapping, but not the heap. */
-	if (vmf->vma->vm_mm != heap->mm)
+	/* A child has none, where it has the mapping all the same. */
+	if (!heap)
 		return VM_FAULT_SIGBUS;
-	if (vmf->pgoff < window)
+	/* A clone is a child's from its first touch on. */
+	if (!READ_ONCE(heap->pid))
+		karena_sysfs_add(heap);
+	window = heap->nr_arenas * KARENA_ARENA_PAGES;
+	if (page < window)
 		ret = window_fault(vmf, heap);
 	else
-		ret = control_fault(vmf, heap, vmf->pgoff - window);
+		ret = control_fault(vmf, heap, page - window);
 	if (page < window)
 		atomic_long_inc(&heap->faults);
 	trace_karena_fault(heap, page, (__force unsigned int)ret);
+	return ret;
+}
+
+/*
+ * A page is about to become writable: it must be the arena's alone, and be so until
+ * it is mapped, for which it stays locked.
+ */
+static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
+{
+	struct karena_heap *heap = vmf->vma->vm_private_data;
+	struct karena_place place;
+	vm_fault_t ret = VM_FAULT_NOPAGE;
+
+	if (vmf->pgoff >= heap->nr_arenas * KARENA_ARENA_PAGES) {
+		lock_page(vmf->page);
+		return VM_FAULT_LOCKED;
+	}
+	if (!karena_arena_lock_page(heap, vmf->pgoff, &place))
+		return VM_FAULT_NOPAGE;
+	if (place.page == vmf->page && !place.shared &&
+	    (!place.by_pages || map_by_pages(vmf))) {
+		/* The core has a reference of its own. */
+		put_page(place.page);
+		return VM_FAULT_LOCKED;
+	}
+	karena_arena_unlock_page(&place);
+	if (place.page == vmf->page && place.shared)
+		ret = copy_fault(vmf, heap) ?: VM_FAULT_NOPAGE;
 	return ret;
 }
 
@@ -124,13 +240,190 @@ static struct mempolicy *no_policy(KARENA_POLICY_ARGS)
 }
 #endif
 
-static const struct vm_operations_struct karena_vm_ops = {
+#ifdef CONFIG_NUMA
+#define NO_POLICY	.get_policy = no_policy,
+#else
+#define NO_POLICY
+#endif
+
+static void vm_open(struct vm_area_struct *vma);
+static void vm_close(struct vm_area_struct *vma);
+
+/* Of a heap that has never been cloned: devices may pin its pages for long. */
+static const struct vm_operations_struct window_vm_ops = {
+	.open		= vm_open,
+	.close		= vm_close,
 	.fault		= karena_fault,
 	.map_pages	= map_no_pages,
-#ifdef CONFIG_NUMA
-	.get_policy	= no_policy,
-#endif
+	NO_POLICY
 };
+
+/* Of one that has been, and of clones. */
+static const struct vm_operations_struct cow_vm_ops = {
+	.open		= vm_open,
+	.close		= vm_close,
+	.fault		= karena_fault,
+	.page_mkwrite	= karena_page_mkwrite,
+	.map_pages	= map_no_pages,
+	NO_POLICY
+};
+
+/* Of snapshots and shares, whose files hold the heap: any process's. */
+static const struct vm_operations_struct alias_vm_ops = {
+	.fault		= karena_fault,
+	.page_mkwrite	= karena_page_mkwrite,
+	.map_pages	= map_no_pages,
+	NO_POLICY
+};
+
+static bool is_window(struct vm_area_struct *vma, struct karena_heap *heap)
+{
+	return (vma->vm_ops == &window_vm_ops || vma->vm_ops == &cow_vm_ops) &&
+	       vma->vm_private_data == heap;
+}
+
+/* From now on the core maps no page of it writable that page_mkwrite has not seen. */
+static void vma_protect(struct vm_area_struct *vma)
+{
+	vma->vm_ops = &cow_vm_ops;
+	WRITE_ONCE(vma->vm_page_prot, vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
+}
+
+/* They may be anywhere: mremap() moves them. */
+static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
+{
+	VMA_ITERATOR(vmi, heap->mm, 0);
+	unsigned long pages = heap->nr_arenas * KARENA_ARENA_PAGES;
+	struct vm_area_struct *vma;
+	unsigned int nr = 0;
+
+	for_each_vma(vmi, vma) {
+		/* mremap() may also have made it reach beyond. */
+		if (!is_window(vma, heap) || vma->vm_pgoff >= pages)
+			continue;
+		if (vmas)
+			vmas[nr] = vma;
+		nr++;
+	}
+	return nr;
+}
+
+/**
+ * karena_windows_get() - Find a process's mappings of the window, for copy-on-write.
+ * @heap: The heap, whose mm is held for writing.
+ * @windows: Out: they, until karena_windows_put().
+ *
+ * From here until the mm is let go, no thread of the process is in a fault there, and
+ * the core maps no page writable that has not been asked for.
+ */
+void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
+{
+	unsigned int i;
+
+	lockdep_assert_held_write(&heap->mm->mmap_lock);
+	windows->nr = find_windows(heap, NULL);
+	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
+				 KARENA_CLONE_GFP);
+	find_windows(heap, windows->vmas);
+	for (i = 0; i < windows->nr; i++) {
+		struct vm_area_struct *vma = windows->vmas[i];
+
+		vma_start_write(vma);
+		vma_protect(vma);
+		heap->start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
+	}
+}
+
+/**
+ * karena_windows_put() - Forget the mappings.
+ * @windows: Of karena_windows_get().
+ */
+void karena_windows_put(struct karena_windows *windows)
+{
+	kvfree(windows->vmas);
+}
+
+/**
+ * karena_windows_unmap() - Unmap arenas.
+ * @windows: Of karena_windows_get().
+ * @first: The first arena.
+ * @end: The one after the last.
+ */
+void karena_windows_unmap(struct karena_windows *windows, unsigned long first,
+			  unsigned long end)
+{
+	unsigned long from = first * KARENA_ARENA_PAGES;
+	unsigned long to = end * KARENA_ARENA_PAGES;
+	unsigned int i;
+
+	for (i = 0; i < windows->nr; i++) {
+		struct vm_area_struct *vma = windows->vmas[i];
+		unsigned long start = max(from, vma->vm_pgoff);
+		unsigned long stop = min(to, vma->vm_pgoff + vma_pages(vma));
+
+		if (start < stop)
+			karena_zap(vma, vma->vm_start +
+				   ((start - vma->vm_pgoff) << PAGE_SHIFT),
+				   (stop - start) << PAGE_SHIFT);
+	}
+}
+
+/* A mapping holds the heap's file. */
+static void mapping_get(struct karena_heap *heap)
+{
+	atomic_inc(&heap->mappings);
+	get_file(heap->file);
+}
+
+/* Drops the reference to the heap's file; not here, that takes too many locks. */
+static void mapping_put(struct karena_heap *heap, struct mm_struct *mm)
+{
+	if (atomic_dec_and_test(&heap->mappings) && mm == heap->mm &&
+	    heap->fork != KARENA_FORK_SHARE && !atomic_read(&mm->mm_users) &&
+	    file_count(heap->file) > 1)
+		queue_work(system_unbound_wq, &heap->end_work);
+	else
+		fput(heap->file);
+}
+
+/* The clone that a child's mapping is to be of: made with the first of them. */
+static struct karena_heap *fork_heap(struct karena_heap *heap, struct mm_struct *mm)
+{
+	struct file *file;
+
+	if (heap->fork == KARENA_FORK_NONE)
+		return NULL;
+	file = karena_heap_find(heap, mm);
+	if (!file)
+		file = karena_heap_open_clone(karena_clone(heap, mm));
+	if (!file)
+		return NULL;
+	heap = file->private_data;
+	atomic_inc(&heap->mappings);
+	return heap;
+}
+
+/* A mapping has been split, or copied to a child; mmap_lock is held for writing. */
+static void vm_open(struct vm_area_struct *vma)
+{
+	struct karena_heap *heap = vma->vm_private_data;
+
+	if (!heap)
+		return;
+	if (vma->vm_mm == heap->mm || heap->fork == KARENA_FORK_SHARE)
+		mapping_get(heap);
+	else
+		vma->vm_private_data = fork_heap(heap, vma->vm_mm);
+	/* A split one has been, if it had to. */
+	if (vma->vm_mm != heap->mm && !test_bit(KARENA_HEAP_IO, &heap->flags))
+		vma_protect(vma);
+}
+
+static void vm_close(struct vm_area_struct *vma)
+{
+	if (vma->vm_private_data)
+		mapping_put(vma->vm_private_data, vma->vm_mm);
+}
 
 /* With mmap_lock held: the window, or again whole arenas of it where they were. */
 static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
@@ -149,6 +442,53 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 	return 0;
 }
 
+/* What is asked to be mapped is the window, parts of it, or the control region. */
+static bool in_window(const struct karena_heap *heap, struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff + vma_pages(vma) <= heap->nr_arenas * KARENA_ARENA_PAGES;
+}
+
+static bool is_control(const struct karena_heap *heap, struct vm_area_struct *vma)
+{
+	return vma->vm_pgoff == heap->nr_arenas * KARENA_ARENA_PAGES &&
+	       vma_pages(vma) == heap->nr_control;
+}
+
+/* Without another look at the mapping: it has been, or is not the owner's. */
+static bool may_be_cloned(struct karena_heap *heap, struct mm_struct *mm)
+{
+	return !test_bit(KARENA_HEAP_IO, &heap->flags) &&
+	       (test_bit(KARENA_HEAP_COW, &heap->flags) || mm != heap->mm);
+}
+
+static int map_heap(struct karena_heap *heap, struct vm_area_struct *vma)
+{
+	unsigned long flags = VM_DONTDUMP;
+	int err = 0;
+
+	if (!(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (in_window(heap, vma))
+		err = map_window(heap, vma);
+	else if (!is_control(heap, vma))
+		err = -EINVAL;
+	if (err)
+		return err;
+	vma->vm_ops = may_be_cloned(heap, vma->vm_mm) ? &cow_vm_ops : &window_vm_ops;
+	vma->vm_private_data = heap;
+	/* A child's would hold the parent's heap. */
+	vma_set_file(vma, heap->family->file);
+	mapping_get(heap);
+	if (heap->fork == KARENA_FORK_NONE)
+		flags |= VM_DONTCOPY;
+	/*
+	 * A core dump asks for every page of the window, committed or not; MADV_DODUMP
+	 * chooses.
+	 */
+	vm_flags_set(vma, flags);
+	return 0;
+}
+
 /**
  * karena_mmap() - Map the whole window, or the whole control region.
  * @file: The heap's file.
@@ -157,31 +497,55 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
  * The window is mapped once. After that whole arenas can be mapped where they are
  * already, which drops their page tables: one that was sparse can be huge again.
  *
- * Return: 0; -EPERM in a process other than the heap's; -EBUSY when the window
+ * Return: 0; -EPERM in a process that has no part in the heap; -EBUSY when the window
  * has been mapped elsewhere before; -EINVAL for a private, a partial or a misaligned
  * mapping.
  */
 int karena_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct karena_heap *heap = file->private_data;
-	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
-	int err = 0;
+	struct file *mine = karena_heap_mine(file);
+	int err;
 
-	if (vma->vm_mm != heap->mm)
-		return -EPERM;
-	if (!(vma->vm_flags & VM_SHARED))
+	if (IS_ERR(mine))
+		return PTR_ERR(mine);
+	err = map_heap(mine->private_data, vma);
+	fput(mine);
+	return err;
+}
+
+/**
+ * karena_map_alias() - Map what any process may map that has the descriptor.
+ * @heap: The heap, which the file holds.
+ * @vma: The new mapping, of the file; in the window.
+ */
+void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma)
+{
+	vma->vm_ops = &alias_vm_ops;
+	vma->vm_private_data = heap;
+	/* Neither mremap() nor a merge may make more of a share than it is. */
+	vm_flags_set(vma, VM_DONTDUMP | VM_DONTEXPAND);
+}
+
+/**
+ * karena_mmap_snapshot() - Map arenas, or the whole control region, of a snapshot.
+ * @file: The snapshot's file.
+ * @vma: The new mapping.
+ *
+ * Return: 0, or -EINVAL for a private, a partial or a misaligned mapping.
+ */
+int karena_mmap_snapshot(struct file *file, struct vm_area_struct *vma)
+{
+	struct karena_heap *heap = file->private_data;
+
+	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	if (vma->vm_pgoff + vma_pages(vma) <= window)
-		err = map_window(heap, vma);
-	else if (vma->vm_pgoff != window || vma_pages(vma) != heap->nr_control)
-		err = -EINVAL;
-	if (err)
-		return err;
-	vma->vm_ops = &karena_vm_ops;
-	/*
-	 * Until a heap knows how to be forked, a child has none. A core dump asks
-	 * for every page of the window, committed or not; MADV_DODUMP chooses.
-	 */
-	vm_flags_set(vma, VM_DONTCOPY | VM_DONTDUMP);
+	if (in_window(heap, vma)) {
+		if (!IS_ALIGNED(vma->vm_start | vma->vm_end, KARENA_ARENA_SIZE) ||
+		    !IS_ALIGNED(vma->vm_pgoff, KARENA_ARENA_PAGES))
+			return -EINVAL;
+	} else if (!is_control(heap, vma)) {
+		return -EINVAL;
+	}
+	karena_map_alias(heap, vma);
 	return 0;
 }

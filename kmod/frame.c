@@ -1,283 +1,180 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Frames: the physical memory behind arenas, folios of 2 MiB or, of sparse frames,
- * of one page. The rules of a folio's references:
- *
- * - The arena's slot owns one. Every page table entry owns one and every pin (of
- *   direct I/O, of io_uring) its own; the core takes and drops these.
- * - A folio leaves its slot under the folio lock, is unmapped, and is freed when
- *   the slot's reference is the only one left. Else somebody pins it and keeps it:
- *   it becomes an orphan, on a list and still charged, until they let go. So pins
- *   do not evade a limit, and no other owner gets the folio before.
- * - Who takes it from its owner unasked, or reads what is in it to put it elsewhere,
- *   wins folio_ref_freeze(folio, 1) first, after it is unmapped.
- * - Nothing here uses a folio again.
+ * Frames: the physical memory behind arenas, huge or sparse. After a fork, a huge
+ * frame belongs to several arenas, each in a heap of its own; of sparse frames each
+ * arena has its own, but the pages in them belong to several. How many owners there are
+ * is the family's lock's; what more than one owns nobody writes to.
  */
-#include <linux/cpuset.h>
-#include <linux/gfp.h>
-#include <linux/memcontrol.h>
-#include <linux/mempolicy.h>
 #include <linux/mm.h>
-#include <linux/sched/mm.h>
-#include <linux/workqueue.h>
+#include <linux/slab.h>
 
 #include "karena.h"
 
-static atomic_long_t nr_orphans;
-
-/* How often they are looked at: nobody tells when a pin is let go. */
-#define REAP_EVERY	HZ
-
-static void abandoned_fn(struct work_struct *work);
-static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
-
-/* The orphans of heaps that are gone. */
-static LIST_HEAD(abandoned);
-static DEFINE_SPINLOCK(abandoned_lock);
+atomic_long_t karena_nr_huge;
+atomic_long_t karena_nr_sparse;
+atomic_long_t karena_nr_sparse_pages;
 
 /**
- * karena_frame_node() - On which NUMA node an arena's memory is to be.
+ * karena_frame_count() - Count arenas and pages in the statistics.
  * @heap: The heap.
- * @index: Which arena of its window.
- *
- * Return: The node, or NUMA_NO_NODE when the committing thread's policy decides.
+ * @huge: How many arenas more, or less, have a huge frame.
+ * @sparse: A sparse frame.
+ * @pages: Pages of sparse frames.
  */
-int karena_frame_node(const struct karena_heap *heap, unsigned long index)
+void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long pages)
 {
-	int node, place;
-
-	if (heap->policy == KARENA_POLICY_DEFAULT)
-		return NUMA_NO_NODE;
-	if (heap->policy != KARENA_POLICY_INTERLEAVE)
-		return heap->node;
-	place = index % num_node_state(N_MEMORY);
-	for_each_node_state(node, N_MEMORY) {
-		if (!place--)
-			return node;
+	if (huge) {
+		atomic_long_add(huge, &heap->huge);
+		atomic_long_add(huge, &karena_nr_huge);
 	}
-	/* A node went offline meanwhile. */
-	return first_memory_node;
-}
-
-#ifdef CONFIG_NUMA
-static int policy_node(struct mempolicy *policy, int local)
-{
-	switch (policy->mode) {
-	case MPOL_LOCAL:
-		return local;
-	case MPOL_BIND:
-	case MPOL_PREFERRED:
-		return node_isset(local, policy->nodes) ? local :
-		       first_node(policy->nodes);
-	default:
-		return NUMA_NO_NODE;
+	if (sparse) {
+		atomic_long_add(sparse, &heap->sparse);
+		atomic_long_add(sparse, &karena_nr_sparse);
+	}
+	if (pages) {
+		atomic_long_add(pages, &heap->sparse_pages);
+		atomic_long_add(pages, &karena_nr_sparse_pages);
 	}
 }
-#endif
 
 /**
- * karena_frame_local_node() - Where the current thread's memory comes from.
+ * karena_frame_huge() - Make a huge frame.
+ * @heap: The heap.
+ * @folio: What it consists of; the frame's from here on.
  *
- * Return: The node, or NUMA_NO_NODE when that is not simple to say.
+ * Return: The frame, without an owner and not shown to reclaim, or NULL.
  */
-int karena_frame_local_node(void)
+struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *folio)
 {
-	int node = numa_mem_id();
+	struct karena_frame *frame;
 
-#ifdef CONFIG_NUMA
-	if (current->mempolicy)
-		node = policy_node(current->mempolicy, node);
-#endif
-	return karena_frame_node_allowed(node) ? node : NUMA_NO_NODE;
+	frame = karena_reclaim_alloc(heap, folio_nid(folio), KARENA_GFP);
+	if (!frame)
+		return NULL;
+	frame->folio = folio;
+	frame->node = folio_nid(folio);
+	return frame;
 }
 
 /**
- * karena_frame_node_allowed() - Whether the current thread may have memory there.
- * @node: A NUMA node, or what is none.
+ * karena_frame_sparse() - Make a sparse frame.
+ * @heap: The heap.
+ * @node: Where its pages are going to be, or NUMA_NO_NODE.
+ * @gfp: How to allocate it.
  *
- * Return: Whether it has memory, and the thread's cpuset allows it.
+ * Return: The frame, without a page and an owner and not shown to reclaim, or NULL.
  */
-bool karena_frame_node_allowed(int node)
+struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp_t gfp)
 {
-	return node >= 0 && node < nr_node_ids && node_state(node, N_MEMORY) &&
-	       node_isset(node, cpuset_current_mems_allowed);
-}
+	struct karena_frame *frame;
+	struct page **pages;
 
-/**
- * karena_frame_alloc() - Allocate a frame, or a page of a sparse one.
- * @heap: The heap that is to own it, whose memory cgroup is charged, whoever's
- *	fault it is.
- * @order: KARENA_ARENA_ORDER or 0.
- * @node: Where, or NUMA_NO_NODE.
- * @gfp: How; KARENA_FRAME_GFP, or less of it.
- *
- * Return: A folio with one reference, or NULL.
- */
-struct folio *karena_frame_alloc(struct karena_heap *heap, unsigned int order,
-				 int node, gfp_t gfp)
-{
-	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
-	struct mem_cgroup *old = set_active_memcg(memcg);
-	struct folio *folio;
-
-	if (heap->policy == KARENA_POLICY_BIND)
-		gfp |= __GFP_THISNODE;
+	pages = kcalloc(KARENA_ARENA_PAGES, sizeof(*pages), gfp);
+	if (!pages)
+		return NULL;
 	if (node == NUMA_NO_NODE)
-		folio = folio_alloc(gfp, order);
-	else
-		folio = __folio_alloc_node(gfp, order, node);
-	set_active_memcg(old);
-	mem_cgroup_put(memcg);
-	return folio;
+		node = numa_mem_id();
+	frame = karena_reclaim_alloc(heap, node, gfp);
+	if (!frame) {
+		kfree(pages);
+		return NULL;
+	}
+	frame->pages = pages;
+	frame->node = node;
+	return frame;
 }
 
 /**
- * karena_frame_put() - Drop the last reference to a folio.
- * @folio: The folio.
+ * karena_frame_discard() - Free a frame that no arena has or has ever had.
+ * @frame: The frame, not shown to reclaim; its folio or pages are the caller's.
  */
-void karena_frame_put(struct folio *folio)
+void karena_frame_discard(struct karena_frame *frame)
 {
-	/* Only karena_reserve_take() sets it. */
-	if (folio->private) {
-		folio->private = NULL;
-		karena_reserve_put();
-	}
-	folio_put(folio);
+	kfree(frame->pages);
+	karena_reclaim_free(frame);
 }
 
 /**
- * karena_frame_free() - Drop the slot's reference to a folio.
- * @heap: The heap, which is uncharged once the folio is free.
- * @folio: What no slot and no mapping has any more.
+ * karena_frame_remove() - Free a frame that no arena has any more.
+ * @frame: The frame, shown to reclaim; its folio or pages are the caller's.
  */
-void karena_frame_free(struct karena_heap *heap, struct folio *folio)
+void karena_frame_remove(struct karena_frame *frame)
 {
-	long pages = folio_nr_pages(folio);
-
-	if (folio_ref_count(folio) == 1) {
-		karena_frame_put(folio);
-		karena_uncharge(heap, pages);
-		return;
-	}
-	spin_lock(&heap->lock);
-	list_add_tail(&folio->lru, &heap->orphans);
-	spin_unlock(&heap->lock);
-	atomic_long_inc(&nr_orphans);
-	queue_delayed_work(system_unbound_wq, &heap->orphan_work, REAP_EVERY);
+	karena_reclaim_hide(frame);
+	karena_frame_discard(frame);
 }
 
-/* Move the orphans that nobody pins any more to a list; the lock is held. */
-static void collect_orphans(struct list_head *orphans, struct list_head *free)
+/**
+ * karena_frame_give() - Make a frame an arena's.
+ * @arena: The arena, with CHANGING and the family's lock held.
+ * @frame: Its frame from now on, or NULL.
+ */
+void karena_frame_give(struct karena_arena *arena, struct karena_frame *frame)
 {
-	struct folio *folio, *next;
-
-	list_for_each_entry_safe(folio, next, orphans, lru) {
-		if (folio_ref_count(folio) == 1)
-			list_move(&folio->lru, free);
-	}
+	lockdep_assert_held(&arena->heap->family->lock);
+	arena->frame = frame;
+	list_del_init(&arena->listed);
+	if (frame)
+		list_add_tail(&arena->listed, &frame->arenas);
 }
 
-static void free_orphans(struct karena_heap *heap, struct list_head *free)
+/**
+ * karena_frame_leave() - An arena lets go of a huge frame.
+ * @heap: The heap the arena is in; it has removed and unmapped it.
+ * @frame: The frame.
+ * @counted: Whether the heap counts it as committed.
+ */
+void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
+			bool counted)
 {
-	struct folio *folio, *next;
+	struct folio *folio = frame->folio;
+	bool last;
 
-	list_for_each_entry_safe(folio, next, free, lru) {
-		long pages = folio_nr_pages(folio);
-
-		list_del(&folio->lru);
-		atomic_long_dec(&nr_orphans);
-		karena_frame_put(folio);
-		karena_uncharge(heap, pages);
+	spin_lock(&heap->family->lock);
+	last = !--frame->owners;
+	spin_unlock(&heap->family->lock);
+	if (last) {
+		karena_frame_remove(frame);
+		karena_folio_free(heap, folio, counted);
+	} else if (counted) {
+		karena_charge_heap(heap, -(long)KARENA_ARENA_PAGES);
 	}
 }
 
 /**
- * karena_frame_reap() - Free the orphans that nobody pins any more.
- * @heap: Whose, beside those of heaps that are gone; NULL: only these.
+ * karena_page_leave() - A sparse frame lets go of a page.
+ * @heap: The heap the frame is in; it has removed and unmapped the page.
+ * @folio: The page.
+ * @counted: Whether the heap counts it as committed.
+ */
+void karena_page_leave(struct karena_heap *heap, struct folio *folio, bool counted)
+{
+	struct page *page = folio_page(folio, 0);
+	bool last;
+
+	spin_lock(&heap->family->lock);
+	last = !page_private(page);
+	if (!last)
+		set_page_private(page, page_private(page) - 1);
+	spin_unlock(&heap->family->lock);
+	if (last)
+		karena_folio_free(heap, folio, counted);
+	else if (counted)
+		karena_charge_heap(heap, -1);
+}
+
+/**
+ * karena_frame_shared() - Whether others have a page, too.
+ * @arena: The arena, with the family's lock held.
+ * @page: One of its pages.
  *
- * Return: Whether there were any.
+ * Return: Whether they have. Without the lock of the page's folio, and without CHANGING,
+ * the answer may become wrong at once.
  */
-bool karena_frame_reap(struct karena_heap *heap)
+bool karena_frame_shared(struct karena_arena *arena, struct page *page)
 {
-	bool any = false;
-	LIST_HEAD(free);
-
-	if (heap && !list_empty(&heap->orphans)) {
-		spin_lock(&heap->lock);
-		collect_orphans(&heap->orphans, &free);
-		spin_unlock(&heap->lock);
-		any = !list_empty(&free);
-		free_orphans(heap, &free);
-	}
-	if (!list_empty(&abandoned)) {
-		spin_lock(&abandoned_lock);
-		collect_orphans(&abandoned, &free);
-		spin_unlock(&abandoned_lock);
-		any |= !list_empty(&free);
-		free_orphans(NULL, &free);
-	}
-	return any;
-}
-
-static void orphan_work(struct work_struct *work)
-{
-	struct karena_heap *heap = container_of(work, struct karena_heap,
-						orphan_work.work);
-
-	karena_frame_reap(heap);
-	if (!list_empty(&heap->orphans))
-		queue_delayed_work(system_unbound_wq, &heap->orphan_work,
-				   REAP_EVERY);
-}
-
-static void abandoned_fn(struct work_struct *work)
-{
-	karena_frame_reap(NULL);
-	if (!list_empty(&abandoned))
-		queue_delayed_work(system_unbound_wq, &abandoned_work, REAP_EVERY);
-}
-
-/**
- * karena_frame_prepare() - Make a new heap ready for orphans.
- * @heap: The heap.
- */
-void karena_frame_prepare(struct karena_heap *heap)
-{
-	INIT_LIST_HEAD(&heap->orphans);
-	INIT_DELAYED_WORK(&heap->orphan_work, orphan_work);
-}
-
-/**
- * karena_frame_abandon() - Keep the orphans of a heap that goes.
- * @heap: The heap, with no other user left.
- */
-void karena_frame_abandon(struct karena_heap *heap)
-{
-	cancel_delayed_work_sync(&heap->orphan_work);
-	if (list_empty(&heap->orphans))
-		return;
-	spin_lock(&abandoned_lock);
-	list_splice_tail_init(&heap->orphans, &abandoned);
-	spin_unlock(&abandoned_lock);
-	queue_delayed_work(system_unbound_wq, &abandoned_work, 0);
-}
-
-/**
- * karena_frame_orphans() - How many frames are held by pins alone.
- *
- * Return: Their number; it may count some that have come free in the last second.
- */
-long karena_frame_orphans(void)
-{
-	karena_frame_reap(NULL);
-	return atomic_long_read(&nr_orphans);
-}
-
-/**
- * karena_frame_exit() - Leave the last orphans to those who pin them.
- */
-void karena_frame_exit(void)
-{
-	cancel_delayed_work_sync(&abandoned_work);
-	free_orphans(NULL, &abandoned);
+	lockdep_assert_held(&arena->heap->family->lock);
+	if (PageCompound(page))
+		return (arena->base ?: arena->frame)->owners > 1;
+	return page_private(page);
 }

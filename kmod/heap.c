@@ -1,64 +1,187 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Heaps: each is a file of its own on a pseudo file system, so that it has an
- * inode whose size covers the window (kernels from 6.12 on map no PMD beyond it)
- * and whose mappings are its own alone (unmap_mapping_range() reaches no other).
+ * Heaps: each is a file of its own on a pseudo file system, what its descriptors stand
+ * for. What its window maps is another file, that of its family: of the heap and all
+ * its clones, as a child's mapping is of the parent's file. The family has an inode whose
+ * size covers the window (kernels from 6.12 on map no PMD beyond it) and whose mappings
+ * are its own alone (unmap_mapping_range() reaches no other).
  */
+#include <linux/bitmap.h>
 #include <linux/cred.h>
-#include <linux/delay.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/mount.h>
 #include <linux/pid.h>
-#include <linux/pseudo_fs.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/time_namespace.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include "karena.h"
 
-#define KARENA_MAGIC	0x6b61726e	/* "karn" */
-
-/* Mounted as long as the module is there; see karena_heap_init(). */
-static struct vfsmount *karena_mnt;
 static atomic64_t karena_last_id = ATOMIC64_INIT(0);
+
+/* All heaps but snapshots, by their numbers. */
+static DEFINE_XARRAY(registry);
 
 static void heap_destroy(struct karena_heap *heap)
 {
-	karena_arena_hide_all(heap);
+	struct karena_family *family = heap->family;
+
+	spin_lock(&family->lock);
+	list_del_init(&heap->sibling);
+	spin_unlock(&family->lock);
+	cancel_delayed_work_sync(&heap->promote_work);
 	karena_ready_stop(heap);
 	karena_arena_destroy_all(heap);
 	karena_pressure_stop(heap);
 	karena_limit_abandon(heap);
 	karena_control_free(heap);
+	if (test_bit(KARENA_HEAP_COW, &heap->flags))
+		karena_cow_gone(family);
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
 	atomic_long_dec(&karena_nr_heaps);
 	kobject_put(&heap->kobj);
+	fput(family->file);
+}
+
+/**
+ * karena_heap_put() - Drop a share's reference to its heap, or the heap's own.
+ * @heap: The heap.
+ */
+void karena_heap_put(struct karena_heap *heap)
+{
+	if (!refcount_dec_and_test(&heap->users))
+		return;
+	karena_sysfs_remove(heap);
+	heap_destroy(heap);
+}
+
+/* With the family's lock held. */
+static bool in_share(struct karena_heap *heap, unsigned long index)
+{
+	struct karena_share_range *share;
+
+	list_for_each_entry(share, &heap->shares, list) {
+		if (index >= share->first / KARENA_ARENA_PAGES &&
+		    index <= (share->first + share->count - 1) / KARENA_ARENA_PAGES)
+			return true;
+	}
+	return false;
+}
+
+static bool arena_wanted(struct karena_heap *heap, unsigned long index)
+{
+	bool wanted;
+
+	spin_lock(&heap->family->lock);
+	wanted = in_share(heap, index);
+	spin_unlock(&heap->family->lock);
+	return wanted;
+}
+
+/* Nobody drives it any more: what is in no share goes. */
+static void heap_empty(struct karena_heap *heap)
+{
+	DECLARE_BITMAP(all, KARENA_ARENA_PAGES);
+	struct karena_chunk *chunk;
+	unsigned long number, i;
+
+	bitmap_fill(all, KARENA_ARENA_PAGES);
+	karena_ready_forget(heap);
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			unsigned long index = number * KARENA_CHUNK + i;
+
+			if (READ_ONCE(chunk->arenas[i].frame) &&
+			    !arena_wanted(heap, index))
+				karena_arena_release(heap, index, all);
+			cond_resched();
+		}
+	}
 }
 
 static int heap_release(struct inode *inode, struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
+	struct karena_family *family = heap->family;
 
-	karena_sysfs_remove(heap);
-	heap_destroy(heap);
+	xa_erase(&registry, heap->id);
+	spin_lock(&family->lock);
+	list_del_init(&heap->sibling);
+	spin_unlock(&family->lock);
+	if (refcount_read(&heap->users) > 1)
+		heap_empty(heap);
+	karena_heap_put(heap);
 	return 0;
 }
 
-/* MADV_REMOVE arrives here, without mmap_lock. */
-static long heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+/* The heap of a family that a process drives: its file, with a reference; or NULL. */
+static struct file *family_find(struct karena_family *family, struct mm_struct *mm)
+{
+	struct karena_heap *heap;
+	struct file *file = NULL;
+
+	spin_lock(&family->lock);
+	list_for_each_entry(heap, &family->heaps, sibling) {
+		if (heap->mm != mm && heap->fork != KARENA_FORK_SHARE)
+			continue;
+		/* One that is about to go is none. */
+		if (karena_file_tryget(heap->file)) {
+			file = heap->file;
+			break;
+		}
+	}
+	spin_unlock(&family->lock);
+	return file;
+}
+
+/**
+ * karena_heap_mine() - The heap that a descriptor stands for in this process.
+ * @file: A heap's file.
+ *
+ * In a child, an inherited descriptor stands for the child's own clone.
+ *
+ * Return: The heap's file, with a reference; or an ERR_PTR: -EPERM.
+ */
+struct file *karena_heap_mine(struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
+	struct file *mine;
 
-	if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		return -EOPNOTSUPP;
-	if (current->mm != heap->mm)
-		return -EPERM;
-	return karena_range_release(heap, offset, len);
+	if (heap->mm == current->mm || heap->fork == KARENA_FORK_SHARE)
+		return get_file(file);
+	mine = family_find(heap->family, current->mm);
+	return mine ?: ERR_PTR(-EPERM);
+}
+
+/* Takes over the reference to the heap's file. */
+static long punch_hole(struct file *mine, int mode, loff_t offset, loff_t len)
+{
+	long err = -EOPNOTSUPP;
+
+	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		err = karena_range_release(mine->private_data, offset, len);
+	fput(mine);
+	return err;
+}
+
+static long heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct file *mine = karena_heap_mine(file);
+
+	return IS_ERR(mine) ? PTR_ERR(mine) : punch_hole(mine, mode, offset, len);
+}
+
+/* MADV_REMOVE arrives here, without mmap_lock. */
+static long window_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct file *mine = family_find(file->private_data, current->mm);
+
+	return mine ? punch_hole(mine, mode, offset, len) : -EPERM;
 }
 
 static const struct file_operations heap_fops = {
@@ -67,32 +190,78 @@ static const struct file_operations heap_fops = {
 	.get_unmapped_area	= thp_get_unmapped_area,
 	.fallocate		= heap_fallocate,
 	.unlocked_ioctl		= karena_heap_ioctl,
+	.uring_cmd		= karena_heap_uring_cmd,
 	.poll			= karena_pressure_poll,
 	.fsync			= noop_fsync,
 	.release		= heap_release,
 	.llseek			= noop_llseek,
 };
 
-/* Size and mode are the module's: a truncated window would lose its PMDs. */
-static int heap_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
-			struct iattr *attr)
+static const struct file_operations snapshot_fops = {
+	.owner			= THIS_MODULE,
+	.mmap			= karena_mmap_snapshot,
+	.get_unmapped_area	= thp_get_unmapped_area,
+	.release		= heap_release,
+	.llseek			= noop_llseek,
+};
+
+static int window_release(struct inode *inode, struct file *file)
 {
-	return -EPERM;
+	kfree(file->private_data);
+	return 0;
 }
 
-static const struct inode_operations heap_iops = {
-	.setattr	= heap_setattr,
+/* Nobody has a descriptor of it. */
+static const struct file_operations window_fops = {
+	.owner			= THIS_MODULE,
+	.get_unmapped_area	= thp_get_unmapped_area,
+	.fallocate		= window_fallocate,
+	.fsync			= noop_fsync,
+	.release		= window_release,
+	.llseek			= noop_llseek,
 };
 
 /**
- * karena_heap_of() - The heap of a file.
- * @file: Any file.
+ * karena_heap_find() - The clone of a heap that a process has.
+ * @heap: The heap.
+ * @mm: The process's.
  *
- * Return: The heap, or NULL when the file is no heap.
+ * Return: The clone's file, with a reference, or NULL.
  */
-struct karena_heap *karena_heap_of(struct file *file)
+struct file *karena_heap_find(struct karena_heap *heap, struct mm_struct *mm)
 {
-	return file && file->f_op == &heap_fops ? file->private_data : NULL;
+	return family_find(heap->family, mm);
+}
+
+/**
+ * karena_heap_by_id() - Find a heap by its number.
+ * @id: The number.
+ *
+ * Return: The heap's file, with a reference, or NULL.
+ */
+struct file *karena_heap_by_id(u64 id)
+{
+	struct karena_heap *heap;
+	struct file *file = NULL;
+
+	xa_lock(&registry);
+	heap = xa_load(&registry, id);
+	if (heap && karena_file_tryget(heap->file))
+		file = heap->file;
+	xa_unlock(&registry);
+	return file;
+}
+
+/**
+ * karena_heap_mapped() - The heap whose window a mapping is of.
+ * @vma: Any mapping of the current process.
+ *
+ * Return: The heap, or NULL.
+ */
+struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma)
+{
+	return vma->vm_file && vma->vm_file->f_op == &window_fops ?
+	       vma->vm_private_data : NULL;
 }
 
 /* In a time namespace, monotonic time is not what the kernel's own is. */
@@ -104,102 +273,106 @@ static u32 heap_clock(void)
 	return timespec64_to_ns(&ahead) >> 20;
 }
 
-static struct karena_heap *heap_alloc(const struct karena_create *create,
-				      kgid_t gid)
+static struct karena_heap *heap_alloc(struct karena_family *family,
+				      unsigned long nr_arenas, gfp_t gfp)
 {
-	struct karena_heap *heap;
-	int err;
+	struct karena_heap *heap = kzalloc(sizeof(*heap), gfp);
 
-	heap = kzalloc(sizeof(*heap), KARENA_GFP);
 	if (!heap)
-		return ERR_PTR(-ENOMEM);
+		return NULL;
 	karena_sysfs_prepare(heap);
+	heap->family = family;
+	heap->nr_arenas = nr_arenas;
 	heap->id = atomic64_inc_return(&karena_last_id);
-	strscpy(heap->name, create->name, sizeof(heap->name));
 	heap->uid = current_euid();
-	heap->gid = gid;
-	heap->nr_arenas = create->window >> KARENA_ARENA_SHIFT;
-	heap->clock = heap_clock();
-	heap->policy = create->policy;
-	heap->node = create->node;
-	heap->limit = min(create->limit ?: create->window, create->window) >>
-		      PAGE_SHIFT;
-	heap->soft_limit = karena_limit_pages(create->soft_limit);
-	spin_lock_init(&heap->lock);
-	xa_init(&heap->arenas);
-	karena_frame_prepare(heap);
+	INIT_LIST_HEAD(&heap->sibling);
+	INIT_LIST_HEAD(&heap->shares);
+	refcount_set(&heap->users, 1);
+	INIT_WORK(&heap->end_work, karena_heap_end_work);
+	xa_init(&heap->chunks);
+	karena_folio_prepare(heap);
 	karena_ready_prepare(heap);
 	karena_pressure_prepare(heap);
-
-	err = karena_control_alloc(heap);
-	if (err) {
+	karena_cow_prepare(heap);
+	if (karena_control_alloc(heap, gfp)) {
 		kobject_put(&heap->kobj);
-		return ERR_PTR(err);
+		return NULL;
 	}
-	heap->memlock = karena_limit_memlock();
-	heap->mm = current->mm;
-	mmgrab(heap->mm);
-	heap->pid = get_pid(task_tgid(current));
 	atomic_long_inc(&karena_nr_heaps);
 	return heap;
 }
 
-static struct inode *heap_inode(struct karena_heap *heap)
+static void heap_for_mm(struct karena_heap *heap, struct mm_struct *mm)
 {
-	struct inode *inode = alloc_anon_inode(karena_mnt->mnt_sb);
-
-	if (IS_ERR(inode))
-		return inode;
-	/* Until heap_evict_inode(): it can outlive the file, by O_PATH. */
-	__module_get(THIS_MODULE);
-	inode->i_ino = heap->id;
-	inode->i_mode = S_IFREG | 0600;
-	inode->i_op = &heap_iops;
-	inode->i_flags |= S_NOCMTIME;
-	/* Without a name, it counts as anonymous memory in a core dump. */
-	clear_nlink(inode);
-	i_size_write(inode, karena_window_size(heap) +
-		     ((loff_t)heap->nr_control << PAGE_SHIFT));
-	return inode;
+	heap->mm = mm;
+	mmgrab(mm);
 }
 
-static void heap_evict_inode(struct inode *inode)
+/**
+ * karena_heap_file() - Make a file of a heap's, beside its own.
+ * @heap: The heap.
+ * @flags: O_RDONLY or O_RDWR.
+ * @fops: What it can do.
+ * @data: Its private data.
+ *
+ * Return: The file, of the inode that all of the family map, or an ERR_PTR.
+ */
+struct file *karena_heap_file(struct karena_heap *heap, int flags,
+			      const struct file_operations *fops, void *data)
 {
-	bool is_heap = inode->i_op == &heap_iops;
+	struct file *file = karena_fs_file(heap->family->mapping->host, heap->name, flags,
+				       fops);
 
-	truncate_inode_pages_final(&inode->i_data);
-	clear_inode(inode);
-	/*
-	 * Who runs this has the mount still and karena_heap_exit() waits for it, or
-	 * is inotify, for which kern_unmount() waits.
-	 */
-	if (is_heap)
-		module_put(THIS_MODULE);
+	if (!IS_ERR(file))
+		file->private_data = data;
+	return file;
 }
 
-static const struct super_operations heap_super_ops = {
-	.statfs		= simple_statfs,
-	.evict_inode	= heap_evict_inode,
-};
-
-static int karena_init_fs_context(struct fs_context *fc)
+/* Make a heap's own file; the heap is the file's from then on. */
+static struct file *heap_open(struct karena_heap *heap, int flags,
+			      const struct file_operations *fops)
 {
-	struct pseudo_fs_context *context = init_pseudo(fc, KARENA_MAGIC);
+	struct karena_family *family = heap->family;
+	struct file *file = karena_heap_file(heap, flags, fops, heap);
 
-	if (!context)
-		return -ENOMEM;
-	context->ops = &heap_super_ops;
-	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
-	fc->s_iflags |= SB_I_NOEXEC;
-	return 0;
+	if (IS_ERR(file))
+		return file;
+	heap->file = file;
+	if (fops == &heap_fops) {
+		spin_lock(&family->lock);
+		list_add(&heap->sibling, &family->heaps);
+		spin_unlock(&family->lock);
+		xa_store(&registry, heap->id, heap, GFP_KERNEL | __GFP_NOFAIL);
+	}
+	return file;
 }
 
-/* Without an owner, or the mount would hold the module for ever. */
-static struct file_system_type karena_fs_type = {
-	.name			= "karena",
-	.init_fs_context	= karena_init_fs_context,
-	.kill_sb		= kill_anon_super,
-};
+static struct karena_family *family_alloc(const char *name, loff_t size)
+{
+	struct karena_family *family = kzalloc(sizeof(*family), KARENA_GFP);
+	struct inode *inode;
+	struct file *file;
+
+	if (!family)
+		return ERR_PTR(-ENOMEM);
+	spin_lock_init(&family->lock);
+	INIT_LIST_HEAD(&family->heaps);
+	init_waitqueue_head(&family->pressure_wait);
+	inode = karena_fs_inode(size);
+	file = ERR_CAST(inode);
+	if (!IS_ERR(inode)) {
+		file = karena_fs_file(inode, name, O_RDWR, &window_fops);
+		family->mapping = inode->i_mapping;
+		iput(inode);
+	}
+	if (IS_ERR(file)) {
+		kfree(family);
+		return ERR_CAST(file);
+	}
+	file->private_data = family;
+	family->file = file;
+	return family;
+}
 
 /**
  * karena_heap_create() - Make a heap for the calling process.
@@ -210,62 +383,139 @@ static struct file_system_type karena_fs_type = {
  */
 struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 {
-	char name[sizeof("karena:") + KARENA_NAME_SIZE];
+	unsigned long nr_arenas = create->window >> KARENA_ARENA_SHIFT;
+	struct karena_family *family;
 	struct karena_heap *heap;
-	struct inode *inode;
 	struct file *file;
 
-	heap = heap_alloc(create, gid);
-	if (IS_ERR(heap))
-		return ERR_CAST(heap);
-	inode = heap_inode(heap);
-	if (IS_ERR(inode)) {
-		file = ERR_CAST(inode);
-		goto err_heap;
+	family = family_alloc(create->name, create->window +
+			      karena_control_size(nr_arenas));
+	if (IS_ERR(family))
+		return ERR_CAST(family);
+	heap = heap_alloc(family, nr_arenas, KARENA_GFP);
+	if (!heap) {
+		fput(family->file);
+		return ERR_PTR(-ENOMEM);
 	}
-	snprintf(name, sizeof(name), "karena:%s", heap->name);
-	file = alloc_file_pseudo(inode, karena_mnt, name, O_RDWR, &heap_fops);
+	strscpy(heap->name, create->name, sizeof(heap->name));
+	heap->gid = gid;
+	heap->clock = heap_clock();
+	heap->policy = create->policy;
+	heap->node = create->node;
+	heap->fork = create->fork;
+	if (create->flags & KARENA_CREATE_IO)
+		set_bit(KARENA_HEAP_IO, &heap->flags);
+	heap->limit = min(create->limit ?: create->window, create->window) >>
+		      PAGE_SHIFT;
+	heap->soft_limit = karena_limit_pages(create->soft_limit);
+	heap->memlock = karena_limit_memlock();
+	heap->pid = get_pid(task_tgid(current));
+	heap_for_mm(heap, current->mm);
+	file = heap_open(heap, O_RDWR, &heap_fops);
 	if (IS_ERR(file))
-		goto err_inode;
-	/* The last fput() drops what alloc_file_pseudo() does not take. */
-	__module_get(THIS_MODULE);
-	heap->mapping = inode->i_mapping;
-	file->private_data = heap;
-	return file;
-
-err_inode:
-	iput(inode);
-err_heap:
-	heap_destroy(heap);
+		heap_destroy(heap);
 	return file;
 }
 
 /**
- * karena_heap_init() - Mount the pseudo file system.
+ * karena_heap_clone() - Make an empty clone of a heap.
+ * @heap: The heap.
+ * @mm: Whose the clone is.
  *
- * To mount it for the first heap and to unmount it after the last would cost more
- * than a heap does.
- *
- * Return: 0 or a negative errno.
+ * Return: The clone, never NULL, until karena_heap_open_clone() or
+ * karena_heap_open_snapshot().
  */
-int karena_heap_init(void)
+struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct *mm)
 {
-	karena_mnt = kern_mount(&karena_fs_type);
-	if (IS_ERR(karena_mnt))
-		return PTR_ERR(karena_mnt);
-	/* may_umount() asks whether there are references beside two. */
-	mntget(karena_mnt);
-	return 0;
+	struct karena_heap *clone = heap_alloc(heap->family, heap->nr_arenas,
+					       KARENA_CLONE_GFP);
+
+	get_file(heap->family->file);
+	heap_for_mm(clone, mm);
+	strscpy(clone->name, heap->name, sizeof(clone->name));
+	clone->gid = heap->gid;
+	clone->clock = heap->clock;
+	clone->policy = heap->policy;
+	clone->node = heap->node;
+	clone->fork = heap->fork;
+	clone->parent = heap->id;
+	clone->start = heap->start;
+	spin_lock(&heap->family->lock);
+	clone->limit = heap->limit;
+	clone->soft_limit = heap->soft_limit;
+	clone->memlock = heap->memlock;
+	spin_unlock(&heap->family->lock);
+	if (test_bit(KARENA_HEAP_LIMITED, &heap->flags))
+		set_bit(KARENA_HEAP_LIMITED, &clone->flags);
+	set_bit(KARENA_HEAP_CLONING, &clone->flags);
+	set_bit(KARENA_HEAP_COW, &clone->flags);
+	set_bit(KARENA_HEAP_COW, &heap->flags);
+	return clone;
 }
 
 /**
- * karena_heap_exit() - Unmount it; no inode is left.
+ * karena_heap_open_clone() - Let a clone be a child's heap.
+ * @clone: The clone.
+ *
+ * Return: Its file, or NULL: then the clone is gone.
  */
-void karena_heap_exit(void)
+struct file *karena_heap_open_clone(struct karena_heap *clone)
 {
-	/* Whoever has put the last inode is about to put the mount. */
-	while (!may_umount(karena_mnt))
-		usleep_range(1000, 2000);
-	mntput(karena_mnt);
-	kern_unmount(karena_mnt);
+	struct file *file = heap_open(clone, O_RDWR, &heap_fops);
+
+	if (!IS_ERR(file))
+		return file;
+	pr_warn_ratelimited("karena: a child does without its heap: no file (%ld)\n",
+			    PTR_ERR(file));
+	heap_destroy(clone);
+	return NULL;
+}
+
+/**
+ * karena_heap_open_snapshot() - Let a clone be a snapshot.
+ * @clone: The clone.
+ *
+ * Return: Its file, or an ERR_PTR: then the clone is gone.
+ */
+struct file *karena_heap_open_snapshot(struct karena_heap *clone)
+{
+	struct file *file;
+
+	set_bit(KARENA_HEAP_SNAPSHOT, &clone->flags);
+	file = heap_open(clone, O_RDONLY, &snapshot_fops);
+	if (IS_ERR(file))
+		heap_destroy(clone);
+	return file;
+}
+
+/**
+ * karena_heap_adopt() - A child has come to its clone for the first time.
+ * @heap: The clone.
+ *
+ * While it was being made, the child had neither a number nor namespaces of its own.
+ */
+void karena_heap_adopt(struct karena_heap *heap)
+{
+	struct pid *pid;
+
+	if (current->mm != heap->mm)
+		return;
+	pid = get_pid(task_tgid(current));
+	WRITE_ONCE(heap->clock, heap_clock());
+	WRITE_ONCE(heap->memlock, karena_limit_memlock());
+	if (cmpxchg(&heap->pid, NULL, pid))
+		put_pid(pid);
+}
+
+/**
+ * karena_heap_end_work() - Empty a heap whose process is gone.
+ * @work: Of the heap. Somebody else has a descriptor of it, or a share; what is in
+ *	shares stays. Drops a reference to its file.
+ */
+void karena_heap_end_work(struct work_struct *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap, end_work);
+
+	heap_empty(heap);
+	fput(heap->file);
 }

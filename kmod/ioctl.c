@@ -18,6 +18,8 @@ union karena_args {
 	struct karena_limit limit;
 	struct karena_ready ready;
 	struct karena_ranges ranges;
+	struct karena_snapshot snapshot;
+	struct karena_share share;
 };
 
 /* A call under way: the caller's struct, our copy of it, and their sizes. */
@@ -71,7 +73,9 @@ static int call_info(struct karena_call *call)
 	info->features = KARENA_FEATURE_VOLATILE | KARENA_FEATURE_SPARSE |
 			 KARENA_FEATURE_READY | KARENA_FEATURE_LIMIT |
 			 KARENA_FEATURE_PRESSURE | KARENA_FEATURE_NODE |
-			 KARENA_FEATURE_STATS;
+			 KARENA_FEATURE_STATS | KARENA_FEATURE_FORK |
+			 KARENA_FEATURE_IO | KARENA_FEATURE_SNAPSHOT |
+			 KARENA_FEATURE_SHARE | KARENA_FEATURE_URING;
 	info->arena_size = KARENA_ARENA_SIZE;
 	info->window_max = KARENA_WINDOW_MAX;
 	info->limit = (u64)karena_limit() << PAGE_SHIFT;
@@ -100,10 +104,18 @@ static bool policy_valid(const struct karena_create *create)
 	case KARENA_POLICY_PREFER:
 	case KARENA_POLICY_BIND:
 		return create->node <= INT_MAX &&
-		       karena_frame_node_allowed(create->node);
+		       karena_folio_node_allowed(create->node);
 	default:
 		return false;
 	}
+}
+
+static bool fork_valid(const struct karena_create *create)
+{
+	if (create->flags & ~KARENA_CREATE_IO || create->reserved ||
+	    create->fork > KARENA_FORK_NONE)
+		return false;
+	return !(create->flags & KARENA_CREATE_IO) || create->fork != KARENA_FORK_COW;
 }
 
 static int call_create(struct karena_call *call)
@@ -112,7 +124,7 @@ static int call_create(struct karena_call *call)
 	struct karena_heap *heap;
 	struct file *file;
 
-	if (create->flags || !create->window ||
+	if (!fork_valid(create) || !create->window ||
 	    !IS_ALIGNED(create->window, KARENA_ARENA_SIZE))
 		return -EINVAL;
 	if (create->window > KARENA_WINDOW_MAX)
@@ -126,7 +138,7 @@ static int call_create(struct karena_call *call)
 	file = karena_heap_create(create, file_inode(call->file)->i_gid);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
-	heap = karena_heap_of(file);
+	heap = file->private_data;
 	create->id = heap->id;
 	create->control_offset = karena_window_size(heap);
 	create->control_size = (u64)heap->nr_control << PAGE_SHIFT;
@@ -147,12 +159,12 @@ static int call_attach(struct karena_call *call)
 
 	mmap_read_lock(mm);
 	vma = vma_lookup(mm, attach->address);
-	heap = vma ? karena_heap_of(vma->vm_file) : NULL;
-	if (heap && heap->mm == mm) {
-		/* One mapping may hold the window and the control region. */
+	heap = vma ? karena_heap_mapped(vma) : NULL;
+	if (heap) {
+		/* It may be the control region. */
 		start = vma->vm_start - ((u64)vma->vm_pgoff << PAGE_SHIFT);
 		if (attach->address - start < karena_window_size(heap))
-			file = get_file(vma->vm_file);
+			file = get_file(heap->file);
 	}
 	mmap_read_unlock(mm);
 	if (!file)
@@ -201,6 +213,36 @@ static int call_release(struct karena_call *call)
 	return karena_ranges_release(call->heap, ranges);
 }
 
+static int call_snapshot(struct karena_call *call)
+{
+	struct karena_snapshot *snapshot = &call->args.snapshot;
+	struct file *heap = NULL, *file;
+
+	if (snapshot->flags || (call->heap && snapshot->id))
+		return -EINVAL;
+	if (!call->heap) {
+		heap = karena_snapshot_find(snapshot->id);
+		if (IS_ERR(heap))
+			return PTR_ERR(heap);
+	}
+	file = karena_snapshot_open(call->heap ?: heap->private_data, snapshot);
+	if (heap)
+		fput(heap);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	return call_answer_file(call, sizeof(*snapshot), file);
+}
+
+static int call_share(struct karena_call *call)
+{
+	struct karena_share *share = &call->args.share;
+	struct file *file = karena_share_open(call->heap, share);
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	return call_answer_file(call, sizeof(*share), file);
+}
+
 struct karena_call_type {
 	unsigned int cmd;
 	size_t size_first;	/* up to the last member of the first version */
@@ -219,6 +261,7 @@ static const struct karena_call_type device_calls[] = {
 	CALL(KARENA_INFO, call_info, karena_info, committed),
 	CALL(KARENA_CREATE, call_create, karena_create, control_size),
 	CALL(KARENA_ATTACH, call_attach, karena_attach, control_size),
+	CALL(KARENA_SNAPSHOT, call_snapshot, karena_snapshot, control_size),
 };
 
 static const struct karena_call_type heap_calls[] = {
@@ -226,6 +269,8 @@ static const struct karena_call_type heap_calls[] = {
 	CALL(KARENA_READY, call_ready, karena_ready, reserved),
 	CALL(KARENA_COMMIT, call_commit, karena_ranges, reserved),
 	CALL(KARENA_RELEASE, call_release, karena_ranges, reserved),
+	CALL(KARENA_SNAPSHOT, call_snapshot, karena_snapshot, control_size),
+	CALL(KARENA_SHARE, call_share, karena_share, length),
 };
 
 static int call_run(struct karena_call *call, unsigned int cmd,
@@ -238,8 +283,6 @@ static int call_run(struct karena_call *call, unsigned int cmd,
 		if (++type == types + nr)
 			return -ENOTTY;
 	}
-	if (call->heap && call->heap->mm != current->mm)
-		return -EPERM;
 	if (get_user(call->size, (u32 __user *)call->user))
 		return -EFAULT;
 	if (call->size < type->size_first)
@@ -250,6 +293,17 @@ static int call_run(struct karena_call *call, unsigned int cmd,
 	if (err)
 		return err;
 	return type->run(call);
+}
+
+static bool call_known(unsigned int cmd)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(heap_calls); i++) {
+		if (heap_calls[i].cmd == cmd)
+			return true;
+	}
+	return false;
 }
 
 /**
@@ -278,11 +332,14 @@ long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
  */
 long karena_heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct karena_call call = {
-		.file	= file,
-		.heap	= file->private_data,
-		.user	= (void __user *)arg,
-	};
+	struct file *mine = karena_heap_mine(file);
+	struct karena_call call = { .file = file, .user = (void __user *)arg };
+	long ret;
 
-	return call_run(&call, cmd, heap_calls, ARRAY_SIZE(heap_calls));
+	if (IS_ERR(mine))
+		return call_known(cmd) ? PTR_ERR(mine) : -ENOTTY;
+	call.heap = mine->private_data;
+	ret = call_run(&call, cmd, heap_calls, ARRAY_SIZE(heap_calls));
+	fput(mine);
+	return ret;
 }

@@ -2,7 +2,10 @@
 /*
  * Limits: how much a heap, and all heaps together, may commit. What is charged
  * here is charged before memory is allocated and uncharged when it is free, so
- * that neither limit is exceeded (but for the moment of a demotion, see sparse.c).
+ * that neither limit is exceeded; but for the moment of a demotion, see sparse.c, and
+ * by copies: who has a page counts it whether or not others have it, too, so that its
+ * own limit has room for the copy; all heaps together count it once, and the copy is
+ * added, as a limit must not end in a signal.
  *
  * What is charged also counts against the process's RLIMIT_MEMLOCK, as it is never
  * swapped. It is counted in mm->pinned_vm, as what RDMA and io_uring pin is: to count
@@ -64,7 +67,7 @@ unsigned long karena_limit(void)
  */
 unsigned long karena_committed(void)
 {
-	karena_frame_reap(NULL);
+	karena_folio_reap(NULL);
 	return atomic_long_read(&committed_pages);
 }
 
@@ -90,13 +93,13 @@ static bool above_memlock(struct karena_heap *heap, unsigned long pinned)
 
 /**
  * karena_limit_exceeded() - Whether more is charged than a limit now allows.
- * @heap: The heap, with heap->lock held.
+ * @heap: The heap, with the family's lock held.
  *
  * Return: Whether that is so of its own limit or that of all heaps.
  */
 bool karena_limit_exceeded(struct karena_heap *heap)
 {
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	return heap->charged > heap->limit ||
 	       atomic_long_read(&charged_pages) > karena_limit();
 }
@@ -136,15 +139,14 @@ static int charge_outer(struct karena_heap *heap, unsigned long pages,
 
 static void uncharge_outer(struct karena_heap *heap, unsigned long pages)
 {
-	if (heap)
-		atomic64_sub(pages, &heap->mm->pinned_vm);
+	atomic64_sub(pages, &heap->mm->pinned_vm);
 	atomic_long_sub(pages, &charged_pages);
 }
 
-/* With heap->lock held. */
+/* With the family's lock held. */
 static int charge_heap(struct karena_heap *heap, unsigned long pages)
 {
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	if (heap->charged + pages > heap->limit)
 		return -ENOMEM;
 	WRITE_ONCE(heap->charged, heap->charged + pages);
@@ -153,7 +155,7 @@ static int charge_heap(struct karena_heap *heap, unsigned long pages)
 
 /**
  * karena_charge_ready() - Count pages that become ready.
- * @heap: The heap, with heap->lock held.
+ * @heap: The heap, with the family's lock held.
  * @pages: How many.
  *
  * The last eighth of the limit of all heaps is left to who commits.
@@ -197,9 +199,9 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
  */
 void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 {
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	WRITE_ONCE(heap->charged, heap->charged - pages);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	uncharge_outer(heap, pages);
 }
 
@@ -210,9 +212,9 @@ void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
  */
 void karena_charge_committed(struct karena_heap *heap, unsigned long pages)
 {
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	WRITE_ONCE(heap->committed, heap->committed + pages);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	atomic_long_add(pages, &committed_pages);
 }
 
@@ -222,11 +224,11 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
 
 	if (err)
 		return err;
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	err = charge_heap(heap, pages);
 	if (!err)
 		WRITE_ONCE(heap->committed, heap->committed + pages);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (err)
 		uncharge_outer(heap, pages);
 	else
@@ -248,42 +250,62 @@ int karena_charge(struct karena_heap *heap, unsigned long pages)
 
 	if (err) {
 		/* What was pinned when it was released may be free by now. */
-		karena_frame_reap(heap);
+		karena_folio_reap(heap);
 		err = charge_commit(heap, pages);
 	}
 	return err;
 }
 
 /**
+ * karena_charge_heap() - Count pages as committed in a heap and its process alone.
+ * @heap: The heap.
+ * @pages: How many more, or less: memory that is another heap's, too, or is no more.
+ *
+ * No limit is asked: who has a page already must get its copy.
+ */
+void karena_charge_heap(struct karena_heap *heap, long pages)
+{
+	spin_lock(&heap->family->lock);
+	WRITE_ONCE(heap->charged, heap->charged + pages);
+	WRITE_ONCE(heap->committed, heap->committed + pages);
+	spin_unlock(&heap->family->lock);
+	atomic64_add(pages, &heap->mm->pinned_vm);
+}
+
+/**
+ * karena_charge_all() - Count memory in the figures of all heaps together alone.
+ * @pages: How many pages more, or less: copies, and what no heap has any more.
+ */
+void karena_charge_all(long pages)
+{
+	atomic_long_add(pages, &charged_pages);
+	atomic_long_add(pages, &committed_pages);
+}
+
+/**
  * karena_uncharge() - Count pages that are committed no more.
- * @heap: The heap, or NULL when it is gone.
+ * @heap: The heap.
  * @pages: How many.
  */
 void karena_uncharge(struct karena_heap *heap, unsigned long pages)
 {
-	if (heap) {
-		spin_lock(&heap->lock);
-		WRITE_ONCE(heap->charged, heap->charged - pages);
-		WRITE_ONCE(heap->committed, heap->committed - pages);
-		spin_unlock(&heap->lock);
-	}
-	uncharge_outer(heap, pages);
-	atomic_long_sub(pages, &committed_pages);
+	karena_charge_heap(heap, -pages);
+	karena_charge_all(-pages);
 }
 
 /**
- * karena_limit_abandon() - Let a process go that has orphans.
- * @heap: Its heap, which goes; the orphans stay charged to all heaps together.
+ * karena_limit_abandon() - Let a process go.
+ * @heap: Its heap, which goes; its orphans stay charged to all heaps together.
  */
 void karena_limit_abandon(struct karena_heap *heap)
 {
 	atomic64_sub(heap->charged, &heap->mm->pinned_vm);
 }
 
-/* With heap->lock held. */
+/* With the family's lock held. */
 static int set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 {
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	if (bytes < KARENA_ARENA_SIZE || bytes > karena_window_size(heap))
 		return -EINVAL;
 	if (!raise && bytes >> PAGE_SHIFT > heap->limit)
@@ -324,11 +346,11 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 {
 	int err;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	err = set_limit(heap, bytes, true);
 	if (!err)
 		set_bit(KARENA_HEAP_LIMITED, &heap->flags);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (!err)
 		limits_changed(heap);
 	return err;
@@ -355,7 +377,7 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 
 	if (call->flags & ~(KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT))
 		return -EINVAL;
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	raise |= !test_bit(KARENA_HEAP_LIMITED, &heap->flags);
 	if (call->flags & KARENA_LIMIT_HARD)
 		err = set_limit(heap, call->hard, raise);
@@ -363,7 +385,7 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 		WRITE_ONCE(heap->soft_limit, karena_limit_pages(call->soft));
 	call->hard = (u64)heap->limit << PAGE_SHIFT;
 	call->soft = (u64)heap->soft_limit << PAGE_SHIFT;
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (!err)
 		limits_changed(heap);
 	return err;

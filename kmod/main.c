@@ -53,12 +53,12 @@ static int __init karena_init(void)
 	err = karena_ready_init();
 	if (err)
 		goto err_reclaim;
-	err = karena_heap_init();
+	err = karena_fs_init();
 	if (err)
 		goto err_ready;
 	err = misc_register(&karena_device);
 	if (err)
-		goto err_heap;
+		goto err_fs;
 	err = karena_sysfs_init(&karena_device);
 	if (err)
 		goto err_device;
@@ -68,8 +68,8 @@ static int __init karena_init(void)
 
 err_device:
 	misc_deregister(&karena_device);
-err_heap:
-	karena_heap_exit();
+err_fs:
+	karena_fs_exit();
 err_ready:
 	karena_ready_exit();
 err_reclaim:
@@ -83,10 +83,10 @@ static void __exit karena_exit(void)
 {
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
-	karena_heap_exit();
+	karena_fs_exit();
 	karena_ready_exit();
 	karena_reclaim_exit();
-	karena_frame_exit();
+	karena_folio_exit();
 	karena_arena_exit();
 }
 

@@ -4,6 +4,7 @@
  * its control region and by poll(). A level lasts for a second after its last
  * cause, or as long as the heap is above its soft limit.
  */
+#include <linux/file.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
@@ -25,14 +26,33 @@ static bool above_soft_limit(const struct karena_heap *heap)
 	return soft && READ_ONCE(heap->committed) > soft;
 }
 
-/* With heap->lock held. */
+/* With the family's lock held. */
 static void pressure_show(struct karena_heap *heap, u32 level)
 {
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	WRITE_ONCE(heap->pressure, level);
 	WRITE_ONCE(karena_control(heap)->pressure,
 		   heap->pressure_events << 2 | level);
 	trace_karena_pressure(heap, level);
+}
+
+/**
+ * karena_pressure_raise_locked() - Tell a heap that memory is short.
+ * @heap: The heap, with the family's lock held.
+ * @level: How short, of enum karena_pressure.
+ */
+void karena_pressure_raise_locked(struct karena_heap *heap, u32 level)
+{
+	bool rises = level > heap->pressure;
+
+	lockdep_assert_held(&heap->family->lock);
+	WRITE_ONCE(heap->pressure_until[level], jiffies + LASTS);
+	if (!rises)
+		return;
+	heap->pressure_events++;
+	pressure_show(heap, level);
+	wake_up_interruptible_poll(&heap->family->pressure_wait, EPOLLPRI);
+	queue_delayed_work(system_wq, &heap->pressure_work, LASTS);
 }
 
 /**
@@ -44,25 +64,14 @@ static void pressure_show(struct karena_heap *heap, u32 level)
  */
 void karena_pressure_raise(struct karena_heap *heap, u32 level)
 {
-	unsigned long until = jiffies + LASTS;
-	bool rises;
-
 	/* A cause that goes on need not be noted each time. */
 	if (level <= READ_ONCE(heap->pressure) &&
-	    time_before(until, READ_ONCE(heap->pressure_until[level]) + LASTS / 4))
+	    time_before(jiffies, READ_ONCE(heap->pressure_until[level]) -
+				 LASTS + LASTS / 4))
 		return;
-	spin_lock(&heap->lock);
-	rises = level > heap->pressure;
-	WRITE_ONCE(heap->pressure_until[level], until);
-	if (rises) {
-		heap->pressure_events++;
-		pressure_show(heap, level);
-	}
-	spin_unlock(&heap->lock);
-	if (!rises)
-		return;
-	wake_up_interruptible_poll(&heap->pressure_wait, EPOLLPRI);
-	queue_delayed_work(system_wq, &heap->pressure_work, LASTS);
+	spin_lock(&heap->family->lock);
+	karena_pressure_raise_locked(heap, level);
+	spin_unlock(&heap->family->lock);
 }
 
 /**
@@ -76,7 +85,7 @@ void karena_pressure_check(struct karena_heap *heap)
 		karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 }
 
-/* With heap->lock held: the highest level that has not come to its end. */
+/* With the family's lock held: the highest level that has not come to its end. */
 static u32 level_now(struct karena_heap *heap)
 {
 	u32 level;
@@ -97,13 +106,13 @@ static void pressure_work(struct work_struct *work)
 	long again = 0;
 	u32 level;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	level = level_now(heap);
 	if (level != heap->pressure)
 		pressure_show(heap, level);
 	if (level)
 		again = heap->pressure_until[level] - jiffies;
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (level)
 		queue_delayed_work(system_wq, &heap->pressure_work,
 				   again > 0 ? again : LASTS);
@@ -146,20 +155,30 @@ bool karena_pressure_low(struct mem_cgroup *memcg)
  * @file: The heap's file.
  * @table: Who polls.
  *
+ * A descriptor that has come to another process reports of the heap it was made for.
+ *
  * Return: EPOLLPRI, until the process has noted the rise or the level has fallen to
  * NONE.
  */
 __poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table)
 {
 	struct karena_heap *heap = file->private_data;
+	__poll_t events = 0;
+	struct file *mine;
 	u32 seen;
 
-	poll_wait(file, &heap->pressure_wait, table);
+	/* The family's: a clone's would be gone before who waits there. */
+	poll_wait(file, &heap->family->pressure_wait, table);
+	mine = karena_heap_mine(file);
+	if (IS_ERR(mine))
+		mine = get_file(file);
+	heap = mine->private_data;
 	seen = READ_ONCE(karena_control(heap)->pressure_seen) >> 2;
-	if (!READ_ONCE(heap->pressure) ||
-	    seen == (READ_ONCE(heap->pressure_events) & (U32_MAX >> 2)))
-		return 0;
-	return EPOLLPRI;
+	if (READ_ONCE(heap->pressure) &&
+	    seen != (READ_ONCE(heap->pressure_events) & (U32_MAX >> 2)))
+		events = EPOLLPRI;
+	fput(mine);
+	return events;
 }
 
 /**
@@ -169,7 +188,6 @@ __poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table
 void karena_pressure_prepare(struct karena_heap *heap)
 {
 	INIT_DELAYED_WORK(&heap->pressure_work, pressure_work);
-	init_waitqueue_head(&heap->pressure_wait);
 	heap->pressure_until[KARENA_PRESSURE_SOME] = jiffies;
 	heap->pressure_until[KARENA_PRESSURE_HIGH] = jiffies;
 }

@@ -10,7 +10,15 @@
 
 #include "karena.h"
 
-static bool range_valid(const struct karena_heap *heap, u64 offset, u64 length)
+/**
+ * karena_range_valid() - Whether a range is one of the window's.
+ * @heap: The heap.
+ * @offset: Where it begins, in bytes.
+ * @length: Its size in bytes.
+ *
+ * Return: Whether it is, and consists of whole pages.
+ */
+bool karena_range_valid(const struct karena_heap *heap, u64 offset, u64 length)
 {
 	u64 window = karena_window_size(heap);
 
@@ -23,7 +31,7 @@ static int commit_part(struct karena_heap *heap, unsigned long page,
 {
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
 
-	switch (KARENA_STATE(READ_ONCE(*state))) {
+	switch (state ? KARENA_STATE(READ_ONCE(*state)) : KARENA_FREE) {
 	case KARENA_VOLATILE:
 	case KARENA_BUSY:
 		return -EBUSY;
@@ -94,7 +102,7 @@ static int release_range(struct release *release, u64 offset, u64 length)
 static void release_done(struct release *release)
 {
 	release_flush(release);
-	karena_frame_reap(release->heap);
+	karena_folio_reap(release->heap);
 }
 
 /**
@@ -111,7 +119,7 @@ int karena_range_release(struct karena_heap *heap, u64 offset, u64 length)
 	struct release release = { .heap = heap };
 	int err;
 
-	if (!range_valid(heap, offset, length))
+	if (!karena_range_valid(heap, offset, length))
 		return -EINVAL;
 	err = release_range(&release, offset, length);
 	release_done(&release);
@@ -135,7 +143,7 @@ static int range_put(s32 result, u64 address)
 static int try_range(struct karena_heap *heap, struct release *release,
 		     const struct karena_range *range)
 {
-	if (range->reserved || !range_valid(heap, range->offset, range->length))
+	if (range->reserved || !karena_range_valid(heap, range->offset, range->length))
 		return -EINVAL;
 	return release ? release_range(release, range->offset, range->length) :
 			 range_commit(heap, range->offset, range->length);

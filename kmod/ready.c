@@ -6,7 +6,7 @@
  * without reclaim. They are charged to the owner's memory cgroup and to the limits
  * from the start: nothing can be charged for them later.
  *
- * The lists and counts are heap->lock's; heap->ready itself, once it is set, stays.
+ * The lists and counts are the family's lock's; heap->ready itself, once it is set, stays.
  */
 #include <linux/jiffies.h>
 #include <linux/memcontrol.h>
@@ -71,20 +71,20 @@ static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp
 	return ready;
 }
 
-/* With heap->lock held. */
+/* With the family's lock held. */
 static unsigned int ready_target(struct karena_heap *heap, int node)
 {
 	return max(heap->ready->node[node].wanted,
 		   node == heap->ahead_node ? heap->ahead : 0);
 }
 
-/* With heap->lock held: out of the list; the frame stays charged. */
+/* With the family's lock held: out of the list; the frame stays charged. */
 static struct folio *ready_pop(struct karena_heap *heap, int node)
 {
 	struct karena_ready_node *at = &heap->ready->node[node];
 	struct folio *folio;
 
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	folio = list_first_entry_or_null(&at->folios, struct folio, lru);
 	if (!folio)
 		return NULL;
@@ -101,7 +101,7 @@ static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 	struct karena_ready_node *at = &heap->ready->node[node];
 	int err = -ECANCELED;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	/* It may be wanted no more. */
 	if (at->nr < ready_target(heap, node))
 		err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
@@ -111,11 +111,11 @@ static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 		WRITE_ONCE(heap->nr_ready, heap->nr_ready + 1);
 		atomic_long_inc(&nr_ready);
 	}
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	return !err;
 }
 
-/* With heap->lock held, likewise: the first that there is. */
+/* With the family's lock held, likewise: the first that there is. */
 static struct folio *ready_pop_any(struct karena_heap *heap)
 {
 	struct folio *folio = NULL;
@@ -141,8 +141,8 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 	if (!READ_ONCE(heap->nr_ready))
 		return NULL;
 	if (node == NUMA_NO_NODE)
-		node = karena_frame_local_node();
-	spin_lock(&heap->lock);
+		node = karena_folio_local_node();
+	spin_lock(&heap->family->lock);
 	/* A limit may have been lowered since the frame was charged. */
 	if (heap->nr_ready && !karena_limit_exceeded(heap)) {
 		if (node != NUMA_NO_NODE)
@@ -150,7 +150,7 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 		if (!folio && any)
 			folio = ready_pop_any(heap);
 	}
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (folio)
 		karena_charge_committed(heap, KARENA_ARENA_PAGES);
 	return folio;
@@ -167,12 +167,12 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 {
 	struct folio *folio = NULL;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	if (heap->nr_ready && node != NUMA_NO_NODE)
 		folio = ready_pop(heap, node);
 	else if (heap->nr_ready)
 		folio = ready_pop_any(heap);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (folio)
 		ready_free(heap, folio);
 	return folio;
@@ -212,7 +212,7 @@ void karena_ready_committed(struct karena_heap *heap, int node)
 	unsigned int most = READ_ONCE(ahead);
 	bool fast;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	fast = time_before(jiffies, heap->last_commit + FAST) &&
 	       huge >= AHEAD_ARENAS && most;
 	heap->last_commit = jiffies;
@@ -223,7 +223,7 @@ void karena_ready_committed(struct karena_heap *heap, int node)
 		heap->ahead = min3(heap->ahead * 2 + 1, most,
 				   (unsigned int)(huge / AHEAD_ARENAS));
 	}
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (fast || READ_ONCE(heap->ready))
 		ready_run(heap, 0);
 }
@@ -237,10 +237,10 @@ static void ready_trim(struct karena_heap *heap)
 	for (node = 0; node < nr_node_ids; node++) {
 		do {
 			folio = NULL;
-			spin_lock(&heap->lock);
+			spin_lock(&heap->family->lock);
 			if (heap->ready->node[node].nr > ready_target(heap, node))
 				folio = ready_pop(heap, node);
-			spin_unlock(&heap->lock);
+			spin_unlock(&heap->family->lock);
 			if (folio)
 				ready_free(heap, folio);
 		} while (folio);
@@ -252,18 +252,18 @@ static int ready_lacking(struct karena_heap *heap)
 {
 	int node, found = NUMA_NO_NODE;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	for (node = 0; node < nr_node_ids && found == NUMA_NO_NODE; node++) {
 		if (heap->ready->node[node].nr < ready_target(heap, node))
 			found = node;
 	}
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	return found;
 }
 
 static bool owner_low(struct karena_heap *heap)
 {
-	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
+	struct mem_cgroup *memcg = karena_folio_memcg(heap);
 	bool low = karena_pressure_low(memcg);
 
 	mem_cgroup_put(memcg);
@@ -278,7 +278,7 @@ static bool ready_fill(struct karena_heap *heap, int node)
 	if (!atomic_read(&heap->mm->mm_users) || owner_low(heap) ||
 	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
 		return false;
-	folio = karena_frame_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
+	folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
 	if (!folio)
 		return false;
 	if (ready_push(heap, node, folio))
@@ -296,11 +296,11 @@ static void ready_work(struct kthread_work *work)
 	bool idle, filled;
 	int node;
 
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	if (time_after(now, heap->last_commit + PAUSE))
 		heap->ahead = 0;
 	idle = !heap->ahead;
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	if (!ready_get(heap, GFP_NOWAIT | __GFP_ACCOUNT | __GFP_NOWARN)) {
 		ready_run(heap, PAUSE);
 		return;
@@ -330,14 +330,14 @@ static int call_node(struct karena_heap *heap, const struct karena_ready *call)
 
 	if (call->node == KARENA_NODE_ANY)
 		return single ? heap->node : NUMA_NO_NODE;
-	if (call->node > INT_MAX || !karena_frame_node_allowed(call->node) ||
+	if (call->node > INT_MAX || !karena_folio_node_allowed(call->node) ||
 	    (heap->policy == KARENA_POLICY_BIND && call->node != heap->node))
 		return -EINVAL;
 	return call->node;
 }
 
 /*
- * With heap->lock held. Of all nodes together what they have stays, as far as it
+ * With the family's lock held. Of all nodes together what they have stays, as far as it
  * is wanted, and the rest is made where the caller would commit.
  */
 static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
@@ -345,7 +345,7 @@ static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
 	struct karena_ready_node *at = heap->ready->node;
 	int i;
 
-	lockdep_assert_held(&heap->lock);
+	lockdep_assert_held(&heap->family->lock);
 	if (node != NUMA_NO_NODE) {
 		at[node].wanted = count;
 		return;
@@ -354,7 +354,7 @@ static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
 		at[i].wanted = min(at[i].wanted, count);
 		count -= at[i].wanted;
 	}
-	i = karena_frame_local_node();
+	i = karena_folio_local_node();
 	at[i == NUMA_NO_NODE ? numa_mem_id() : i].wanted += count;
 }
 
@@ -382,15 +382,34 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 	if (call->count > have && !karena_limit_allows(heap, (call->count - have) *
 						      KARENA_ARENA_PAGES))
 		return -ENOMEM;
-	spin_lock(&heap->lock);
+	spin_lock(&heap->family->lock);
 	heap->ahead = 0;
 	set_wanted(heap, node, call->count);
-	spin_unlock(&heap->lock);
+	spin_unlock(&heap->family->lock);
 	ready_trim(heap);
 	ready_run(heap, 0);
 	call->ready = node == NUMA_NO_NODE ? READ_ONCE(heap->nr_ready) :
 					     READ_ONCE(ready->node[node].nr);
 	return 0;
+}
+
+/**
+ * karena_ready_forget() - Free all ready frames of a heap that nobody drives any more.
+ * @heap: The heap.
+ */
+void karena_ready_forget(struct karena_heap *heap)
+{
+	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
+	int node;
+
+	if (!ready)
+		return;
+	spin_lock(&heap->family->lock);
+	heap->ahead = 0;
+	for (node = 0; node < nr_node_ids; node++)
+		ready->node[node].wanted = 0;
+	spin_unlock(&heap->family->lock);
+	ready_trim(heap);
 }
 
 /**

@@ -4,17 +4,18 @@
  * arenas are taken from their heaps, those first that were given back first; after
  * them ready frames.
  *
- * All arenas with a frame are on a memcg-aware list_lru, because their owners make
- * them volatile by a store of which the kernel learns nothing; and so are the heaps
- * that have had ready frames. Without such lists the kernel would not call the
- * shrinker for a cgroup's own limit, and would start its OOM killer instead.
+ * All frames are on a memcg-aware list_lru, because their owners make arenas volatile
+ * by a store of which the kernel learns nothing; and so are the heaps that have had
+ * ready frames. Without such lists the kernel would not call the shrinker for a
+ * cgroup's own limit, and would start its OOM killer instead.
  *
  * Which node's and which cgroup's list something is on is decided by the slab page
- * that it lies in. So an arena is listed by an anchor, made with its frame, on
- * the frame's node and charged as the frame is. Where slab has none on that node,
- * it is on another's list: all nodes' lists of a cgroup are walked as one, and who
- * reclaims a node takes the arenas whose memory is there; those of other nodes only
- * when there are none.
+ * that it lies in. So a struct karena_frame is made on the node of its memory and
+ * charged as that is. Where slab has none on that node, it is on another's list: all
+ * nodes' lists of a cgroup are walked as one, and who reclaims a node takes the arenas
+ * whose memory is there; those of other nodes only when there are none. An arena that
+ * shares its frame goes last: memory comes free when all who have it have given it
+ * back.
  */
 #include <linux/ktime.h>
 #include <linux/list_lru.h>
@@ -38,14 +39,8 @@
 #define AGE_BITS	28
 #define AGE_MASK	GENMASK(AGE_BITS - 1, 0)
 
-/* An arena on the list. */
-struct karena_anchor {
-	struct list_head lru;
-	struct karena_arena *arena;
-};
-
-static struct kmem_cache *anchor_cache;
-static struct list_lru arena_lru;
+static struct kmem_cache *frame_cache;
+static struct list_lru frame_lru;
 static struct list_lru ready_lru;
 static struct shrinker *shrinker;
 static bool reclaim_up;
@@ -67,11 +62,6 @@ static void purge_put(struct karena_heap *heap)
 static u32 arena_word(struct karena_arena *arena)
 {
 	return READ_ONCE(*karena_state(arena->heap, arena->index));
-}
-
-static struct karena_arena *arena_of(struct list_head *item)
-{
-	return container_of(item, struct karena_anchor, lru)->arena;
 }
 
 /*
@@ -99,19 +89,6 @@ static bool walk(struct list_lru *lru, struct shrink_control *sc,
 	return all;
 }
 
-/*
- * On which node an arena's frame is, or NUMA_NO_NODE without one. The frame may go
- * meanwhile, its struct page stays.
- */
-static int arena_node(struct karena_arena *arena)
-{
-	struct folio *folio = READ_ONCE(arena->folio);
-
-	if (folio)
-		return folio_nid(folio);
-	return READ_ONCE(arena->pages) ? READ_ONCE(arena->node) : NUMA_NO_NODE;
-}
-
 /* What there is to take, in pages, of the node that is short and of others. */
 struct count {
 	int node;
@@ -122,18 +99,23 @@ struct count {
 
 static enum lru_status count_volatile(KARENA_LRU_ARGS)
 {
-	struct karena_arena *arena = arena_of(item);
+	struct karena_frame *frame = container_of(item, struct karena_frame, lru);
 	struct count *count = data;
-	int node = arena_node(arena);
+	struct karena_arena *arena;
 
-	if (count->low)
-		karena_pressure_raise(arena->heap, KARENA_PRESSURE_SOME);
-	if (node == NUMA_NO_NODE || KARENA_STATE(arena_word(arena)) != KARENA_VOLATILE)
-		return LRU_ROTATE;
-	if (node == count->node)
-		count->arenas++;
-	else
-		count->other_arenas++;
+	spin_lock(&frame->family->lock);
+	list_for_each_entry(arena, &frame->arenas, listed) {
+		if (count->low)
+			karena_pressure_raise_locked(arena->heap,
+						     KARENA_PRESSURE_SOME);
+		if (KARENA_STATE(arena_word(arena)) != KARENA_VOLATILE)
+			continue;
+		if (frame->node == count->node)
+			count->arenas++;
+		else
+			count->other_arenas++;
+	}
+	spin_unlock(&frame->family->lock);
 	return LRU_ROTATE;
 }
 
@@ -166,7 +148,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 	if (!smp_load_acquire(&reclaim_up))
 		return 0;
 	count.low = !current_is_kswapd() && karena_pressure_low(sc->memcg);
-	any = walk(&arena_lru, sc, count_volatile, &count);
+	any = walk(&frame_lru, sc, count_volatile, &count);
 	any |= walk(&ready_lru, sc, count_ready, &count);
 	if (!any)
 		return SHRINK_EMPTY;
@@ -186,6 +168,7 @@ struct candidates {
 		u32 word;
 		u32 age;
 		bool here;
+		bool shared;
 	} of[BATCH];
 };
 
@@ -200,20 +183,22 @@ static u32 age(u32 now, u32 then)
 /* Whether one is to go before another. */
 static bool before(const struct candidate *one, const struct candidate *other)
 {
+	if (one->shared != other->shared)
+		return other->shared;
 	return one->here != other->here ? one->here : one->age > other->age;
 }
 
-static enum lru_status choose_oldest(KARENA_LRU_ARGS)
+/* With the family's lock held. */
+static void consider(struct candidates *candidates, struct karena_arena *arena)
 {
-	struct karena_arena *arena = arena_of(item);
-	struct candidates *candidates = data;
 	struct candidate new = { .arena = arena, .word = arena_word(arena) };
-	int node = arena_node(arena);
+	struct karena_frame *huge = karena_arena_huge(arena);
 	unsigned int i = candidates->nr;
 
-	if (KARENA_STATE(new.word) != KARENA_VOLATILE || node == NUMA_NO_NODE)
-		return LRU_ROTATE;
-	new.here = node == candidates->node;
+	if (KARENA_STATE(new.word) != KARENA_VOLATILE)
+		return;
+	new.here = arena->frame->node == candidates->node;
+	new.shared = huge && huge->owners > 1;
 	new.age = age(candidates->now + arena->heap->clock, new.word >> 4);
 	/* One that was tried and is pinned does not stand in the others' way. */
 	if (new.word == READ_ONCE(arena->tried_word))
@@ -221,7 +206,7 @@ static enum lru_status choose_oldest(KARENA_LRU_ARGS)
 					   READ_ONCE(arena->tried)));
 	if (i == BATCH) {
 		if (!before(&new, &candidates->of[i - 1]))
-			return LRU_ROTATE;
+			return;
 		purge_put(candidates->of[--i].arena->heap);
 	} else {
 		candidates->nr++;
@@ -230,7 +215,35 @@ static enum lru_status choose_oldest(KARENA_LRU_ARGS)
 		candidates->of[i] = candidates->of[i - 1];
 	candidates->of[i] = new;
 	purge_get(arena->heap);
+}
+
+static enum lru_status choose_oldest(KARENA_LRU_ARGS)
+{
+	struct karena_frame *frame = container_of(item, struct karena_frame, lru);
+	struct karena_arena *arena;
+
+	spin_lock(&frame->family->lock);
+	list_for_each_entry(arena, &frame->arenas, listed)
+		consider(data, arena);
+	spin_unlock(&frame->family->lock);
 	return LRU_ROTATE;
+}
+
+/* What the arena's own pages are; it may change meanwhile. */
+static unsigned long arena_pages(struct karena_arena *arena)
+{
+	struct karena_heap *heap = arena->heap;
+	struct karena_frame *huge;
+	unsigned long pages = 0;
+
+	spin_lock(&heap->family->lock);
+	huge = karena_arena_huge(arena);
+	if (arena->frame)
+		pages = arena->frame->nr_pages;
+	if (huge && huge->owners == 1)
+		pages += KARENA_ARENA_PAGES;
+	spin_unlock(&heap->family->lock);
+	return pages;
 }
 
 /* How many pages came free. */
@@ -238,10 +251,11 @@ static unsigned long purge(struct candidate *candidate, u32 now)
 {
 	struct karena_arena *arena = candidate->arena;
 	struct karena_heap *heap = arena->heap;
-	unsigned long pages = karena_arena_purge(arena, candidate->word);
+	unsigned long pages = arena_pages(arena);
+	bool taken = karena_purge(arena, candidate->word);
 
-	trace_karena_reclaim(heap, arena->index, pages);
-	if (!pages) {
+	trace_karena_reclaim(heap, arena->index, taken ? pages : 0);
+	if (!taken) {
 		WRITE_ONCE(arena->tried_word, candidate->word);
 		WRITE_ONCE(arena->tried, now);
 		return 0;
@@ -261,7 +275,7 @@ static unsigned long purge_oldest(struct shrink_control *sc, unsigned long *scan
 	unsigned long freed = 0;
 	unsigned int i;
 
-	walk(&arena_lru, sc, choose_oldest, &candidates);
+	walk(&frame_lru, sc, choose_oldest, &candidates);
 	for (i = 0; i < candidates.nr; i++) {
 		struct karena_heap *heap = candidates.of[i].arena->heap;
 
@@ -349,7 +363,7 @@ static unsigned long reclaim_scan(struct shrinker *self,
 static void *reclaim_alloc(struct karena_heap *heap, struct kmem_cache *cache,
 			   struct list_lru *lru, int node, gfp_t gfp)
 {
-	struct mem_cgroup *memcg = get_mem_cgroup_from_mm(heap->mm);
+	struct mem_cgroup *memcg = karena_folio_memcg(heap);
 	struct mem_cgroup *old = set_active_memcg(memcg);
 	void *object, *there;
 
@@ -368,41 +382,51 @@ static void *reclaim_alloc(struct karena_heap *heap, struct kmem_cache *cache,
 }
 
 /**
- * karena_reclaim_anchor() - Allocate what is to show an arena to reclaim.
- * @heap: Its heap.
- * @node: Where its frame is.
+ * karena_reclaim_alloc() - Allocate a frame's structure.
+ * @heap: The heap, whose memory cgroup decides which list it is on.
+ * @node: Where the frame's memory is.
+ * @gfp: How.
  *
- * Return: The anchor, or NULL.
+ * Return: The structure, empty, or NULL.
  */
-struct karena_anchor *karena_reclaim_anchor(struct karena_heap *heap, int node)
+struct karena_frame *karena_reclaim_alloc(struct karena_heap *heap, int node, gfp_t gfp)
 {
-	return reclaim_alloc(heap, anchor_cache, &arena_lru, node, KARENA_GFP);
+	struct karena_frame *frame;
+
+	frame = reclaim_alloc(heap, frame_cache, &frame_lru, node, gfp);
+	if (!frame)
+		return NULL;
+	INIT_LIST_HEAD(&frame->lru);
+	INIT_LIST_HEAD(&frame->arenas);
+	frame->family = heap->family;
+	return frame;
 }
 
 /**
- * karena_reclaim_add() - Let reclaim see an arena, until karena_reclaim_remove().
- * @arena: The arena, with its frame and CHANGING held.
- * @anchor: Of karena_reclaim_anchor(); it is the arena's from here on.
+ * karena_reclaim_free() - Free a frame's structure.
+ * @frame: The frame, not shown.
  */
-void karena_reclaim_add(struct karena_arena *arena, struct karena_anchor *anchor)
+void karena_reclaim_free(struct karena_frame *frame)
 {
-	arena->anchor = anchor;
-	anchor->arena = arena;
-	INIT_LIST_HEAD(&anchor->lru);
-	list_lru_add_obj(&arena_lru, &anchor->lru);
+	kmem_cache_free(frame_cache, frame);
 }
 
 /**
- * karena_reclaim_remove() - Let reclaim see an arena no more, if it does.
- * @arena: The arena, with CHANGING held; reclaim may yet try to take it.
+ * karena_reclaim_show() - Let reclaim see a frame, until karena_reclaim_hide().
+ * @frame: The frame, with its memory.
  */
-void karena_reclaim_remove(struct karena_arena *arena)
+void karena_reclaim_show(struct karena_frame *frame)
 {
-	if (!arena->anchor)
-		return;
-	list_lru_del_obj(&arena_lru, &arena->anchor->lru);
-	kmem_cache_free(anchor_cache, arena->anchor);
-	arena->anchor = NULL;
+	list_lru_add_obj(&frame_lru, &frame->lru);
+}
+
+/**
+ * karena_reclaim_hide() - Let reclaim see a frame no more.
+ * @frame: The frame.
+ */
+void karena_reclaim_hide(struct karena_frame *frame)
+{
+	list_lru_del_obj(&frame_lru, &frame->lru);
 }
 
 /**
@@ -439,7 +463,7 @@ void karena_reclaim_remove_ready(struct karena_ready_frames *ready)
 
 /**
  * karena_reclaim_wait() - Wait until reclaim is no more at work in a heap.
- * @heap: The heap, with all of its arenas removed.
+ * @heap: The heap, with none of its arenas listed, and its ready frames removed.
  */
 void karena_reclaim_wait(struct karena_heap *heap)
 {
@@ -453,16 +477,16 @@ void karena_reclaim_wait(struct karena_heap *heap)
  */
 int karena_reclaim_init(void)
 {
-	struct list_lru *lrus[] = { &arena_lru, &ready_lru };
+	struct list_lru *lrus[] = { &frame_lru, &ready_lru };
 	int err;
 
-	anchor_cache = KMEM_CACHE(karena_anchor, SLAB_ACCOUNT);
-	if (!anchor_cache)
+	frame_cache = KMEM_CACHE(karena_frame, SLAB_ACCOUNT);
+	if (!frame_cache)
 		return -ENOMEM;
 	shrinker = shrinker_alloc(SHRINKER_MEMCG_AWARE | SHRINKER_NUMA_AWARE,
 				  "karena");
 	if (!shrinker) {
-		kmem_cache_destroy(anchor_cache);
+		kmem_cache_destroy(frame_cache);
 		return -ENOMEM;
 	}
 	shrinker->count_objects = reclaim_count;
@@ -488,6 +512,6 @@ void karena_reclaim_exit(void)
 {
 	shrinker_free(shrinker);
 	list_lru_destroy(&ready_lru);
-	list_lru_destroy(&arena_lru);
-	kmem_cache_destroy(anchor_cache);
+	list_lru_destroy(&frame_lru);
+	kmem_cache_destroy(frame_cache);
 }

@@ -115,15 +115,15 @@ struct folio *karena_reserve_take(struct karena_heap *heap, int node)
 	if (!READ_ONCE(nr_reserve))
 		return NULL;
 	if (node == NUMA_NO_NODE)
-		node = karena_frame_local_node();
-	if (!karena_frame_node_allowed(node))
+		node = karena_folio_local_node();
+	if (!karena_folio_node_allowed(node))
 		return NULL;
 	folio = reserve_pop(node, NULL);
 	if (!folio && any)
 		folio = reserve_pop(NUMA_NO_NODE, &cpuset_current_mems_allowed);
 	if (!folio)
 		return NULL;
-	/* Known by it when it is freed; see karena_frame_put(). */
+	/* Known by it when it is freed; see karena_folio_put(). */
 	folio->private = &nr_used;
 	atomic_long_inc(&nr_used);
 	return folio;

@@ -2,7 +2,11 @@
 /*
  * Sparse frames: an arena's pages of 4 KiB, each committed and released by itself,
  * and how a huge frame becomes one. The table of pages is changed with CHANGING and
- * heap->lock held; either is enough to read it.
+ * the family's lock held; either is enough to read it.
+ *
+ * What takes pages away freezes the arena, waits until no fault is between its look
+ * at a page and the entry it makes, and unmaps them: from then on the process has
+ * none of them.
  */
 #include <linux/bitmap.h>
 #include <linux/delay.h>
@@ -10,7 +14,6 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
-#include <linux/wait_bit.h>
 
 #include "karena.h"
 #include "trace.h"
@@ -18,82 +21,76 @@
 /* A huge frame of which this many pages go is not worth keeping. */
 #define DEMOTE_PAGES	(KARENA_ARENA_PAGES / 2)
 
-/* Written to at once; not worth to reclaim for. */
-#define DEMOTE_GFP	((KARENA_FRAME_GFP & ~(__GFP_ZERO | __GFP_RETRY_MAYFAIL)) | \
-			 __GFP_NORETRY)
+/* Not worth to reclaim for. */
+#define DEMOTE_GFP	((KARENA_FRAME_GFP & ~__GFP_RETRY_MAYFAIL) | __GFP_NORETRY)
 
 /* How often a frame is tried that a fault under way may hold; 20 to 50 us each. */
 #define FREEZE_TRIES	50
 
-static struct page **table_alloc(void)
+static bool real_page(const struct page *page)
 {
-	return kcalloc(KARENA_ARENA_PAGES, sizeof(struct page *), KARENA_GFP);
+	return page && page != KARENA_ZERO;
 }
 
-static void count_pages(struct karena_heap *heap, long arenas, long pages)
-{
-	atomic_long_add(arenas, &heap->sparse);
-	atomic_long_add(arenas, &karena_nr_sparse);
-	atomic_long_add(pages, &heap->sparse_pages);
-	atomic_long_add(pages, &karena_nr_sparse_pages);
-}
-
-static int table_make(struct karena_arena *arena)
+static int frame_make(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
-	int node = karena_frame_node(heap, arena->index);
-	struct karena_anchor *anchor;
-	struct page **table;
+	struct karena_frame *frame;
 
-	table = table_alloc();
-	if (!table)
+	frame = karena_frame_sparse(heap, karena_folio_node(heap, arena->index),
+				    KARENA_GFP);
+	if (!frame)
 		return -ENOMEM;
-	anchor = karena_reclaim_anchor(heap, node == NUMA_NO_NODE ? numa_mem_id() :
-								    node);
-	if (!anchor) {
-		kfree(table);
-		return -ENOMEM;
-	}
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->pages, table);
-	spin_unlock(&heap->lock);
-	count_pages(heap, 1, 0);
-	karena_reclaim_add(arena, anchor);
+	spin_lock(&heap->family->lock);
+	karena_frame_give(arena, frame);
+	spin_unlock(&heap->family->lock);
+	karena_frame_count(heap, 0, 1, 0);
+	karena_reclaim_show(frame);
 	return 0;
 }
 
-/* With CHANGING held: without pages, the arena needs no table. */
-static void table_remove_empty(struct karena_arena *arena)
+/* With CHANGING held: without pages and a base, the arena needs no frame. */
+static void frame_remove_empty(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
-	struct page **table = arena->pages;
+	struct karena_frame *frame = arena->frame;
 
-	if (arena->nr_pages)
+	if (frame->nr_pages || arena->base)
 		return;
-	karena_reclaim_remove(arena);
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->pages, NULL);
-	spin_unlock(&heap->lock);
-	count_pages(heap, -1, 0);
-	kfree(table);
+	spin_lock(&heap->family->lock);
+	karena_frame_give(arena, NULL);
+	spin_unlock(&heap->family->lock);
+	karena_frame_count(heap, 0, -1, 0);
+	karena_frame_remove(frame);
 }
 
-static struct folio *page_alloc(struct karena_arena *arena, unsigned long i,
-				gfp_t gfp)
+/**
+ * karena_sparse_alloc() - Allocate a page for a sparse frame.
+ * @arena: The arena.
+ * @i: Which of its pages it is to be.
+ * @gfp: How.
+ *
+ * Return: The page, or NULL.
+ */
+struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
+				  gfp_t gfp)
 {
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio;
 
-	folio = karena_frame_alloc(heap, 0, karena_frame_node(heap, arena->index),
+	folio = karena_folio_alloc(heap, 0, karena_folio_node(heap, arena->index),
 				   gfp);
-	if (folio)
+	if (folio) {
 		folio->index = arena->index * KARENA_ARENA_PAGES + i;
+		set_page_private(folio_page(folio, 0), 0);
+	}
 	return folio;
 }
 
 static int page_commit(struct karena_arena *arena, unsigned long i)
 {
 	struct karena_heap *heap = arena->heap;
+	struct karena_frame *frame = arena->frame;
 	struct folio *folio;
 	int err;
 
@@ -103,20 +100,20 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
 		err = karena_charge(heap, 1);
 	if (err)
 		return err;
-	folio = page_alloc(arena, i, KARENA_FRAME_GFP);
+	folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
 	/* Orphans that have come free are charged to its cgroup still. */
-	if (!folio && karena_frame_reap(heap))
-		folio = page_alloc(arena, i, KARENA_FRAME_GFP);
+	if (!folio && karena_folio_reap(heap))
+		folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
 	if (!folio) {
 		karena_uncharge(heap, 1);
 		return -ENOMEM;
 	}
-	count_pages(heap, 0, 1);
-	spin_lock(&heap->lock);
-	if (!arena->nr_pages++)
-		WRITE_ONCE(arena->node, folio_nid(folio));
-	WRITE_ONCE(arena->pages[i], folio_page(folio, 0));
-	spin_unlock(&heap->lock);
+	karena_frame_count(heap, 0, 0, 1);
+	spin_lock(&heap->family->lock);
+	if (!frame->nr_pages++)
+		frame->node = folio_nid(folio);
+	frame->pages[i] = folio_page(folio, 0);
+	spin_unlock(&heap->family->lock);
 	return 0;
 }
 
@@ -134,247 +131,275 @@ int karena_sparse_commit(struct karena_arena *arena, unsigned long first,
 	unsigned long i;
 	int err = 0;
 
-	if (!arena->pages)
-		err = table_make(arena);
+	/* Below a page that has not been copied is the base's. */
+	if (arena->base)
+		return 0;
+	if (!arena->frame)
+		err = frame_make(arena);
 	if (err)
 		return err;
 	for (i = first; i < first + count && !err; i++) {
-		if (!arena->pages[i])
+		if (!arena->frame->pages[i])
 			err = page_commit(arena, i);
 		cond_resched();
 	}
-	table_remove_empty(arena);
+	frame_remove_empty(arena);
 	return err;
 }
 
-/* Take a page out; who has looked it up maps it before it is unmapped. */
-static void page_remove(struct karena_arena *arena, unsigned long i,
-			struct list_head *folios)
+static void settle(struct folio *folio)
 {
-	struct karena_heap *heap = arena->heap;
-	struct folio *folio = page_folio(arena->pages[i]);
-
 	folio_lock(folio);
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->pages[i], NULL);
-	arena->nr_pages--;
-	spin_unlock(&heap->lock);
 	folio_unlock(folio);
-	list_add(&folio->lru, folios);
-	count_pages(heap, 0, -1);
 }
 
-static void free_folios(struct karena_heap *heap, struct list_head *folios)
+/**
+ * karena_sparse_settle() - Wait for faults that have looked at pages before.
+ * @arena: The arena, frozen, with a frame and CHANGING held.
+ * @which: A bit for each page, or NULL for all.
+ */
+void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which)
 {
-	struct folio *folio, *next;
+	struct karena_frame *huge = karena_arena_huge(arena);
+	struct page **pages = arena->frame->pages;
+	unsigned long i;
 
-	list_for_each_entry_safe(folio, next, folios, lru) {
-		list_del(&folio->lru);
-		karena_frame_free(heap, folio);
+	if (huge)
+		settle(huge->folio);
+	for (i = 0; pages && i < KARENA_ARENA_PAGES; i++) {
+		if (real_page(pages[i]) && (!which || test_bit(i, which)))
+			settle(page_folio(pages[i]));
 	}
+}
+
+/**
+ * karena_sparse_freeze() - Take pages from a process, but not yet from its arena.
+ * @arena: The arena, with a frame and CHANGING held.
+ * @which: A bit for each page, or NULL for all.
+ *
+ * Until karena_arena_thaw(), faults wait and nobody maps these pages or comes to.
+ * Somebody may pin them still. Nothing is to be allocated meanwhile.
+ */
+void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which)
+{
+	unsigned long start, end;
+
+	karena_arena_freeze(arena);
+	karena_sparse_settle(arena, which);
+	if (!which) {
+		karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
+		return;
+	}
+	for_each_set_bitrange(start, end, which, KARENA_ARENA_PAGES)
+		karena_arena_unmap(arena, start, end - start);
+}
+
+/* With CHANGING held, of a frozen arena; what it had there before, or NULL. */
+static struct folio *page_set(struct karena_arena *arena, unsigned long i,
+			      struct page *page)
+{
+	struct karena_frame *frame = arena->frame;
+	struct page *old = frame->pages[i];
+
+	spin_lock(&arena->heap->family->lock);
+	frame->pages[i] = page;
+	frame->nr_pages += real_page(page) - real_page(old);
+	spin_unlock(&arena->heap->family->lock);
+	return real_page(old) ? page_folio(old) : NULL;
 }
 
 /**
  * karena_sparse_release() - Release those of some pages that are committed.
- * @arena: The arena, with a sparse frame and CHANGING held.
+ * @arena: The arena, with a sparse frame and CHANGING held. Above a base they are
+ *	cleared, and stay committed.
  * @gone: A bit for each page that goes.
  */
 void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone)
 {
-	unsigned long i, start, end;
-	LIST_HEAD(folios);
+	struct page *empty = arena->base ? KARENA_ZERO : NULL;
+	struct karena_heap *heap = arena->heap;
+	unsigned long i, pages = 0;
+	struct folio *folio;
 
+	karena_sparse_freeze(arena, gone);
 	for_each_set_bit(i, gone, KARENA_ARENA_PAGES) {
-		if (arena->pages[i])
-			page_remove(arena, i, &folios);
-		cond_resched();
-	}
-	if (list_empty(&folios))
-		return;
-	for_each_set_bitrange(start, end, gone, KARENA_ARENA_PAGES)
-		karena_arena_unmap(arena, start, end - start);
-	free_folios(arena->heap, &folios);
-	table_remove_empty(arena);
-}
-
-/**
- * karena_sparse_pinned() - Whether a device may be using a page.
- * @arena: The arena, with a sparse frame and CHANGING held.
- *
- * Return: Whether one looks pinned; it may be mistaken that it is.
- */
-bool karena_sparse_pinned(struct karena_arena *arena)
-{
-	unsigned long i;
-
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (arena->pages[i] &&
-		    folio_maybe_dma_pinned(page_folio(arena->pages[i])))
-			return true;
-	}
-	return false;
-}
-
-/**
- * karena_sparse_purge() - Take all pages out of an arena, if nobody uses any.
- * @arena: The arena, with a sparse frame, unmapped, with CHANGING and heap->lock
- *	held.
- * @folios: Where they are put.
- *
- * Return: How many there were; 0 when one is in use: then all stay.
- */
-unsigned long karena_sparse_purge(struct karena_arena *arena,
-				  struct list_head *folios)
-{
-	unsigned long i, frozen, pages = 0;
-	struct page **table = arena->pages;
-
-	lockdep_assert_held(&arena->heap->lock);
-	for (frozen = 0; frozen < KARENA_ARENA_PAGES; frozen++) {
-		if (table[frozen] &&
-		    !folio_ref_freeze(page_folio(table[frozen]), 1))
-			break;
-	}
-	for (i = 0; i < frozen; i++) {
-		struct folio *folio = table[i] ? page_folio(table[i]) : NULL;
-
+		folio = page_set(arena, i, empty);
 		if (!folio)
 			continue;
-		folio_ref_unfreeze(folio, 1);
-		if (frozen < KARENA_ARENA_PAGES)
-			continue;
-		list_add(&folio->lru, folios);
 		pages++;
+		karena_page_leave(heap, folio, !arena->base);
 	}
-	if (!pages)
-		return 0;
-	WRITE_ONCE(arena->pages, NULL);
-	arena->nr_pages = 0;
-	count_pages(arena->heap, -1, -(long)pages);
-	kfree(table);
-	return pages;
+	karena_arena_thaw(arena);
+	karena_frame_count(heap, 0, 0, -(long)pages);
+	frame_remove_empty(arena);
 }
 
-static void demote_cancel(struct page **table)
+/* What becomes of an arena that is demoted. */
+struct demotion {
+	struct karena_arena *arena;
+	const unsigned long *gone;
+	struct karena_frame *frame;	/* the sparse one */
+	struct page **fresh;		/* pages to copy others to, or cleared */
+	unsigned long stay;		/* how many stay */
+	unsigned long copies;		/* how many of these are fresh */
+};
+
+static struct page *demote_old(struct demotion *demotion, unsigned long i)
+{
+	return demotion->arena->base ? demotion->frame->pages[i] : NULL;
+}
+
+static void demote_cancel(struct demotion *demotion)
 {
 	unsigned long i;
 
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (table[i])
-			put_page(table[i]);
+	for (i = 0; demotion->fresh && i < KARENA_ARENA_PAGES; i++) {
+		if (demotion->fresh[i])
+			put_page(demotion->fresh[i]);
 	}
-	kfree(table);
+	kfree(demotion->fresh);
+	if (!demotion->arena->base && demotion->frame)
+		karena_frame_discard(demotion->frame);
 }
 
-/* Pages to copy the others to, all or none. */
-static struct page **demote_prepare(struct karena_arena *arena,
-				    const unsigned long *gone)
+/* All that it takes, or nothing. */
+static bool demote_prepare(struct demotion *demotion)
 {
-	struct page **table = table_alloc();
+	struct karena_arena *arena = demotion->arena;
 	struct folio *folio;
 	unsigned long i;
 
-	if (!table)
-		return NULL;
-	for_each_clear_bit(i, gone, KARENA_ARENA_PAGES) {
-		folio = page_alloc(arena, i, DEMOTE_GFP);
-		if (!folio) {
-			demote_cancel(table);
-			return NULL;
-		}
-		table[i] = folio_page(folio, 0);
+	demotion->frame = arena->base ? arena->frame :
+		karena_frame_sparse(arena->heap, arena->frame->node, KARENA_GFP);
+	demotion->fresh = kcalloc(KARENA_ARENA_PAGES, sizeof(struct page *),
+				  KARENA_GFP);
+	if (!demotion->frame || !demotion->fresh)
+		goto err;
+	for_each_clear_bit(i, demotion->gone, KARENA_ARENA_PAGES) {
+		struct page *old = demote_old(demotion, i);
+
+		if (real_page(old))
+			continue;
+		folio = karena_sparse_alloc(arena, i, old ? DEMOTE_GFP :
+					    DEMOTE_GFP & ~__GFP_ZERO);
+		if (!folio)
+			goto err;
+		demotion->fresh[i] = folio_page(folio, 0);
+		demotion->copies++;
 		cond_resched();
 	}
-	return table;
-}
+	return true;
 
-static void arena_freeze(struct karena_arena *arena)
-{
-	struct karena_heap *heap = arena->heap;
-
-	spin_lock(&heap->lock);
-	set_bit(KARENA_ARENA_FROZEN, &arena->flags);
-	spin_unlock(&heap->lock);
-}
-
-static void arena_thaw(struct karena_arena *arena)
-{
-	struct karena_heap *heap = arena->heap;
-
-	spin_lock(&heap->lock);
-	clear_bit(KARENA_ARENA_FROZEN, &arena->flags);
-	spin_unlock(&heap->lock);
-	/* Pairs with the check before the sleep in wait_on_bit(). */
-	smp_mb__after_atomic();
-	wake_up_bit(&arena->flags, KARENA_ARENA_FROZEN);
-}
-
-/*
- * Unmap the huge frame of a frozen arena and freeze its count: from then on nobody
- * writes to it, or comes to. A fault that had looked it up before either maps it
- * before we unmap it or, once it has the folio lock, looks again and lets go.
- */
-static bool huge_freeze(struct karena_arena *arena)
-{
-	struct folio *folio = arena->folio;
-	int tries;
-
-	folio_lock(folio);
-	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);
-	folio_unlock(folio);
-	for (tries = 0; tries < FREEZE_TRIES; tries++) {
-		if (folio_ref_freeze(folio, 1))
-			return true;
-		if (folio_maybe_dma_pinned(folio))
-			return false;
-		usleep_range(20, 50);
-	}
+err:
+	demote_cancel(demotion);
 	return false;
 }
 
+/**
+ * karena_sparse_hold() - Make sure that nobody writes to a huge frame, or comes to.
+ * @frame: The huge frame, or base, of a frozen arena.
+ *
+ * What several have nobody writes to. The count of one that is the arena's alone is
+ * frozen, to be unfrozen to 1: who maps and who pins it is gone.
+ *
+ * Return: 0, 1 when the count is frozen, or -EBUSY when somebody pins it.
+ */
+int karena_sparse_hold(struct karena_frame *frame)
+{
+	struct folio *folio = frame->folio;
+	int tries;
+
+	if (READ_ONCE(frame->owners) > 1)
+		return 0;
+	for (tries = 0; tries < FREEZE_TRIES; tries++) {
+		if (folio_ref_freeze(folio, 1))
+			return 1;
+		if (folio_maybe_dma_pinned(folio))
+			break;
+		usleep_range(20, 50);
+	}
+	return -EBUSY;
+}
+
 /* No more than half a frame: as long as clearing it takes. */
-static bool copy_pages(struct folio *folio, struct page **table)
+static bool demote_copy(struct demotion *demotion, struct folio *huge)
 {
 	unsigned long i;
 
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		struct page *page = folio_page(folio, i);
+		struct page *page = folio_page(huge, i);
 
+		if (!demotion->fresh[i] || demote_old(demotion, i))
+			continue;
 		if (PageHWPoison(page))
 			return false;
-		if (table[i])
-			copy_highpage(table[i], page);
+		copy_highpage(demotion->fresh[i], page);
 	}
 	return true;
 }
 
-/* With CHANGING held, the arena frozen and the frame's count, too. */
-static void demote_finish(struct karena_arena *arena, struct page **table,
-			  unsigned long pages)
+/* With CHANGING held, the arena frozen. */
+static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
 {
+	struct karena_arena *arena = demotion->arena;
 	struct karena_heap *heap = arena->heap;
-	struct folio *folio = arena->folio;
+	bool based = arena->base;
+	unsigned long i, left = 0;
+	struct folio *folio;
 
-	folio_ref_unfreeze(folio, 1);
-	atomic_long_dec(&heap->huge);
-	atomic_long_dec(&karena_nr_huge);
-	atomic_long_inc(&heap->demoted);
-	count_pages(heap, 1, pages);
-	spin_lock(&heap->lock);
-	WRITE_ONCE(arena->folio, NULL);
-	WRITE_ONCE(arena->pages, table);
-	arena->nr_pages = pages;
-	WRITE_ONCE(arena->node, folio_nid(folio));
+	/* The huge frame has been charged; a limit is not asked. */
+	karena_charge_all(demotion->copies);
+	spin_lock(&heap->family->lock);
+	if (!based)
+		karena_frame_give(arena, demotion->frame);
+	arena->base = NULL;
+	arena->frame->node = huge->node;
 	cmpxchg(karena_state(heap, arena->index), KARENA_ACTIVE,
 		KARENA_ACTIVE | KARENA_SPARSE);
-	spin_unlock(&heap->lock);
-	karena_frame_put(folio);
-	karena_uncharge(heap, KARENA_ARENA_PAGES - pages);
+	spin_unlock(&heap->family->lock);
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (!demotion->fresh[i] && !test_bit(i, demotion->gone))
+			continue;
+		folio = page_set(arena, i, demotion->fresh[i]);
+		if (folio) {
+			left++;
+			karena_page_leave(heap, folio, false);
+		}
+	}
+	kfree(demotion->fresh);
+	if (!based)
+		karena_reclaim_show(arena->frame);
+	else
+		atomic_long_dec(&heap->based);
+	karena_frame_count(heap, based ? 0 : -1, based ? 0 : 1,
+			   (long)demotion->copies - (long)left);
+	atomic_long_inc(&heap->demoted);
+	karena_frame_leave(heap, huge, false);
+	karena_charge_heap(heap, (long)demotion->stay - (long)KARENA_ARENA_PAGES);
+}
+
+/* With CHANGING held. */
+static bool demote(struct demotion *demotion, struct karena_frame *huge)
+{
+	struct karena_arena *arena = demotion->arena;
+	bool copied = false;
+	int held;
+
+	karena_sparse_freeze(arena, NULL);
+	held = karena_sparse_hold(huge);
+	if (held >= 0)
+		copied = demote_copy(demotion, huge->folio);
+	if (held > 0)
+		folio_ref_unfreeze(huge->folio, 1);
+	if (copied)
+		demote_finish(demotion, huge);
+	karena_arena_thaw(arena);
+	return copied;
 }
 
 /**
  * karena_sparse_demote() - Make an arena's huge frame sparse, if that pays.
- * @arena: The arena, with a huge frame and CHANGING held.
+ * @arena: The arena, with a huge frame or a base, and CHANGING held.
  * @gone: A bit for each page that is to go, not all.
  *
  * The pages that stay are copied. For that moment the heap has more memory than
@@ -385,50 +410,22 @@ static void demote_finish(struct karena_arena *arena, struct page **table,
  */
 bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 {
+	struct karena_frame *huge = karena_arena_huge(arena);
+	struct demotion demotion = { .arena = arena, .gone = gone };
 	u32 *state = karena_state(arena->heap, arena->index);
-	bool frozen, copied = false;
-	struct page **table;
-	unsigned long stay;
+	bool done;
 
-	stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
+	demotion.stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
 	/* Only where the state word can tell the process. */
-	if (KARENA_ARENA_PAGES - stay < DEMOTE_PAGES ||
+	if (KARENA_ARENA_PAGES - demotion.stay < DEMOTE_PAGES ||
 	    READ_ONCE(*state) != KARENA_ACTIVE ||
-	    folio_maybe_dma_pinned(arena->folio))
+	    folio_maybe_dma_pinned(huge->folio))
 		return false;
-	table = demote_prepare(arena, gone);
-	if (!table)
+	if (!demote_prepare(&demotion))
 		return false;
-	arena_freeze(arena);
-	frozen = huge_freeze(arena);
-	if (frozen)
-		copied = copy_pages(arena->folio, table);
-	if (copied)
-		demote_finish(arena, table, stay);
-	else if (frozen)
-		folio_ref_unfreeze(arena->folio, 1);
-	arena_thaw(arena);
-	if (!copied)
-		demote_cancel(table);
-	trace_karena_demote(arena->heap, arena->index, copied ? stay : 0);
-	return copied;
-}
-
-/**
- * karena_sparse_destroy() - Free an arena's sparse frame, if it has one.
- * @arena: The arena of a heap that nobody uses any more.
- */
-void karena_sparse_destroy(struct karena_arena *arena)
-{
-	LIST_HEAD(folios);
-	unsigned long i;
-
-	if (!arena->pages)
-		return;
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (arena->pages[i])
-			page_remove(arena, i, &folios);
-	}
-	free_folios(arena->heap, &folios);
-	table_remove_empty(arena);
+	done = demote(&demotion, huge);
+	if (!done)
+		demote_cancel(&demotion);
+	trace_karena_demote(arena->heap, arena->index, done ? demotion.stay : 0);
+	return done;
 }

@@ -16,9 +16,9 @@
 #include "karena.h"
 
 atomic_long_t karena_nr_heaps;
-atomic_long_t karena_nr_huge;
-atomic_long_t karena_nr_sparse;
-atomic_long_t karena_nr_sparse_pages;
+
+/* A child that is gone sooner needs no directory, which costs more than all else. */
+#define CLONE_DELAY	(HZ / 10)
 
 static struct kobject *heaps_dir;
 
@@ -41,7 +41,9 @@ GLOBAL_SHOW(sparse_arenas, "%ld", atomic_long_read(&karena_nr_sparse));
 GLOBAL_SHOW(sparse_pages, "%ld", atomic_long_read(&karena_nr_sparse_pages));
 GLOBAL_SHOW(reclaimed, "%ld", atomic_long_read(&karena_nr_reclaimed));
 GLOBAL_SHOW(reclaimed_ready, "%ld", atomic_long_read(&karena_nr_reclaimed_ready));
-GLOBAL_SHOW(pinned_orphans, "%ld", karena_frame_orphans());
+GLOBAL_SHOW(copies, "%ld", atomic_long_read(&karena_nr_copies));
+GLOBAL_SHOW(promoted, "%ld", atomic_long_read(&karena_nr_promoted));
+GLOBAL_SHOW(pinned_orphans, "%ld", karena_folio_orphans());
 
 static struct attribute *karena_attrs[] = {
 	&dev_attr_abi_version.attr,
@@ -55,6 +57,8 @@ static struct attribute *karena_attrs[] = {
 	&dev_attr_sparse_pages.attr,
 	&dev_attr_reclaimed.attr,
 	&dev_attr_reclaimed_ready.attr,
+	&dev_attr_copies.attr,
+	&dev_attr_promoted.attr,
 	&dev_attr_pinned_orphans.attr,
 	NULL
 };
@@ -96,6 +100,17 @@ static const char *policy_name(u32 policy)
 	return names[policy];
 }
 
+static const char *fork_name(u32 fork)
+{
+	static const char * const names[] = {
+		[KARENA_FORK_COW]	= "cow",
+		[KARENA_FORK_SHARE]	= "share",
+		[KARENA_FORK_NONE]	= "none",
+	};
+
+	return names[fork];
+}
+
 HEAP_SHOW(name, "%s", heap->name);
 HEAP_SHOW(pid, "%d", pid_nr(heap->pid));
 HEAP_SHOW(uid, "%u", from_kuid_munged(&init_user_ns, heap->uid));
@@ -103,6 +118,11 @@ HEAP_SHOW(window, "%llu", karena_window_size(heap));
 HEAP_SHOW(soft_limit, "%llu", (u64)READ_ONCE(heap->soft_limit) << PAGE_SHIFT);
 HEAP_SHOW(policy, "%s", policy_name(heap->policy));
 HEAP_SHOW(node, "%d", heap->node);
+HEAP_SHOW(fork, "%s", fork_name(heap->fork));
+HEAP_SHOW(parent, "%llu", heap->parent);
+HEAP_SHOW(shared, "%llu", (u64)karena_cow_shared(heap) << PAGE_SHIFT);
+HEAP_SHOW(copies, "%ld", atomic_long_read(&heap->copies));
+HEAP_SHOW(promoted, "%ld", atomic_long_read(&heap->promoted));
 HEAP_SHOW(committed, "%llu", (u64)READ_ONCE(heap->committed) << PAGE_SHIFT);
 HEAP_SHOW(ready_frames, "%lu", READ_ONCE(heap->nr_ready));
 HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->huge));
@@ -147,6 +167,11 @@ static struct attribute *heap_attrs[] = {
 	&heap_attr_soft_limit.attr,
 	&heap_attr_policy.attr,
 	&heap_attr_node.attr,
+	&heap_attr_fork.attr,
+	&heap_attr_parent.attr,
+	&heap_attr_shared.attr,
+	&heap_attr_copies.attr,
+	&heap_attr_promoted.attr,
 	&heap_attr_committed.attr,
 	&heap_attr_ready_frames.attr,
 	&heap_attr_huge_arenas.attr,
@@ -289,7 +314,7 @@ static int heap_add_limit(struct karena_heap *heap)
 static void heap_add(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
-						sysfs_work);
+						sysfs_work.work);
 
 	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
 		goto err;
@@ -314,12 +339,12 @@ err:
 void karena_sysfs_prepare(struct karena_heap *heap)
 {
 	kobject_init(&heap->kobj, &karena_heap_ktype);
-	INIT_WORK(&heap->sysfs_work, heap_add);
+	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add);
 }
 
 /**
  * karena_sysfs_add() - See to it that a heap gets its directory.
- * @heap: The heap, about to commit its first arena.
+ * @heap: The heap, about to commit its first arena; a clone, touched for the first time.
  *
  * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
  * itself took while it held its own lock. Without memory the heap does without,
@@ -327,9 +352,16 @@ void karena_sysfs_prepare(struct karena_heap *heap)
  */
 void karena_sysfs_add(struct karena_heap *heap)
 {
-	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags) &&
+	if (test_bit(KARENA_HEAP_NAMED, &heap->flags) ||
+	    test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
+		return;
+	if (!READ_ONCE(heap->pid))
+		karena_heap_adopt(heap);
+	/* Perhaps another process has looked into it before its own. */
+	if (READ_ONCE(heap->pid) &&
 	    !test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
-		queue_work(system_unbound_wq, &heap->sysfs_work);
+		queue_delayed_work(system_unbound_wq, &heap->sysfs_work,
+				   heap->parent ? CLONE_DELAY : 0);
 }
 
 /**
@@ -340,7 +372,9 @@ void karena_sysfs_add(struct karena_heap *heap)
  */
 void karena_sysfs_remove(struct karena_heap *heap)
 {
-	cancel_work_sync(&heap->sysfs_work);
+	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
+		return;
+	cancel_delayed_work_sync(&heap->sysfs_work);
 	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
 		kobject_del(&heap->kobj);
 }

@@ -105,6 +105,54 @@ DEFINE_EVENT(karena_arena, karena_demote,
 	TP_ARGS(heap, arena, pages)
 );
 
+/* Copies put back into their places; 0 when a page was pinned. */
+DEFINE_EVENT(karena_arena, karena_promote,
+	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
+		 unsigned long pages),
+	TP_ARGS(heap, arena, pages)
+);
+
+TRACE_EVENT(karena_copy,
+
+	TP_PROTO(const struct karena_heap *heap, unsigned long page),
+
+	TP_ARGS(heap, page),
+
+	TP_STRUCT__entry(
+		__field(u64, heap)
+		__field(unsigned long, page)
+	),
+
+	TP_fast_assign(
+		__entry->heap = heap->id;
+		__entry->page = page;
+	),
+
+	TP_printk("heap=%llu page=%lu", __entry->heap, __entry->page)
+);
+
+TRACE_EVENT(karena_clone,
+
+	TP_PROTO(const struct karena_heap *heap, u64 clone, unsigned long pages),
+
+	TP_ARGS(heap, clone, pages),
+
+	TP_STRUCT__entry(
+		__field(u64, heap)
+		__field(u64, clone)
+		__field(unsigned long, pages)
+	),
+
+	TP_fast_assign(
+		__entry->heap = heap->id;
+		__entry->clone = clone;
+		__entry->pages = pages;
+	),
+
+	TP_printk("heap=%llu clone=%llu pages=%lu", __entry->heap, __entry->clone,
+		  __entry->pages)
+);
+
 TRACE_EVENT(karena_ready,
 
 	TP_PROTO(const struct karena_heap *heap, int node, bool filled),

@@ -112,6 +112,16 @@ static inline int heap_open(struct heap *heap, size_t size, size_t limit)
 	return heap_create(heap, &create);
 }
 
+/* One that no child has a clone of. */
+static inline int heap_open_alone(struct heap *heap, size_t size, size_t limit)
+{
+	struct karena_create create = {
+		.window = size, .limit = limit, .fork = KARENA_FORK_NONE,
+	};
+
+	return heap_create(heap, &create);
+}
+
 /* The same as a library does it: no descriptor is kept. */
 static inline int heap_make(struct heap *heap, size_t size, size_t limit)
 {

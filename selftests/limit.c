@@ -627,9 +627,10 @@ static void limit_the_parents_heap(struct child *child)
 
 TEST_F(limit, another_process_may_not)
 {
-	parents = self->heap;
+	ASSERT_EQ(0, heap_open_alone(&parents, 16 * ARENA, 8 * ARENA));
 	EXPECT_EQ(0, in_child(limit_the_parents_heap));
-	EXPECT_EQ(8, hard_limit(&self->heap));
+	EXPECT_EQ(8, hard_limit(&parents));
+	heap_destroy(&parents);
 }
 
 TEST_F(limit, create_takes_a_soft_one_of_any_size)

@@ -15,7 +15,7 @@ FIXTURE_SETUP(ranges)
 {
 	REQUIRE_MODULE();
 	/* Three arenas and no more. */
-	ASSERT_EQ(0, heap_open(&self->heap, WINDOW, 3 * ARENA));
+	ASSERT_EQ(0, heap_open_alone(&self->heap, WINDOW, 3 * ARENA));
 }
 
 FIXTURE_TEARDOWN(ranges)

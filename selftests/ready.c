@@ -276,7 +276,7 @@ static void leave_a_descriptor(struct child *child)
 {
 	struct heap heap;
 
-	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_open_alone(&heap, 16 * ARENA, 0));
 	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
 	if (!fork()) {
 		hear(child->parent);
@@ -284,17 +284,13 @@ static void leave_a_descriptor(struct child *child)
 	}
 }
 
-TEST_F(ready, none_are_made_for_a_process_that_has_ended)
+TEST_F(ready, a_process_that_has_ended_keeps_none_and_gets_none)
 {
 	struct child child;
 
 	ASSERT_EQ(0, child_start(&child, leave_a_descriptor));
 	EXPECT_EQ(0, child_status(child.pid));
-	EXPECT_EQ(2, figure("nr_heaps"));
-	EXPECT_EQ(4, figure("ready_frames"));
-	for (int i = 0; i < 5 && figure("ready_frames"); i++)
-		shrink_everything();
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_TRUE(figure_becomes("ready_frames", 0));
 	msleep(1500);
 	EXPECT_EQ(0, figure("ready_frames"));
 	close(child.line);
@@ -817,7 +813,7 @@ FIXTURE_SETUP(ready_call)
 {
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, keep_ahead("0"));
-	ASSERT_EQ(0, heap_open(&self->heap, 16 * ARENA, 0));
+	ASSERT_EQ(0, heap_open_alone(&self->heap, 16 * ARENA, 0));
 }
 
 FIXTURE_TEARDOWN(ready_call)

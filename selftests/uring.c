@@ -59,8 +59,8 @@ FIXTURE_SETUP(uring)
 {
 	REQUIRE_MODULE();
 	/* Room for the one that is lost. */
-	ASSERT_EQ(0, heap_make(&self->heap, (NR + 1) * ARENA, 0));
-	ASSERT_EQ(0, heap_make(&self->other, NR * ARENA, 0));
+	ASSERT_EQ(0, heap_open_alone(&self->heap, (NR + 1) * ARENA, 0));
+	ASSERT_EQ(0, heap_open_alone(&self->other, NR * ARENA, 0));
 	self->input = file_of(INPUT, ARENA);
 	ASSERT_GE(self->input, 0);
 	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));

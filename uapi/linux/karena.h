@@ -70,6 +70,21 @@
 /** KARENA_FEATURE_STATS - The statistics page. */
 #define KARENA_FEATURE_STATS	0x40UL
 
+/** KARENA_FEATURE_FORK - What fork() makes of a heap can be chosen. */
+#define KARENA_FEATURE_FORK	0x80UL
+
+/** KARENA_FEATURE_IO - Heaps for I/O buffers, KARENA_CREATE_IO. */
+#define KARENA_FEATURE_IO	0x100UL
+
+/** KARENA_FEATURE_SNAPSHOT - KARENA_SNAPSHOT. */
+#define KARENA_FEATURE_SNAPSHOT	0x200UL
+
+/** KARENA_FEATURE_SHARE - KARENA_SHARE. */
+#define KARENA_FEATURE_SHARE	0x400UL
+
+/** KARENA_FEATURE_URING - The calls on a heap through io_uring. */
+#define KARENA_FEATURE_URING	0x800UL
+
 /**
  * struct karena_info - What the module offers (KARENA_INFO).
  * @size: Size of this struct in bytes, set by the caller.
@@ -112,9 +127,34 @@ enum karena_policy {
 };
 
 /**
+ * enum karena_fork - What a child has of a heap after fork().
+ * @KARENA_FORK_COW: A clone of its own, copy-on-write: each process sees its own data
+ *	only. Frames are shared until one of them writes; then 4 KiB are copied, for
+ *	who writes. A clone has the limits of the heap, a control region with the
+ *	same state words, its own number, and neither ready frames nor what was
+ *	volatile: there the state word says FREE.
+ * @KARENA_FORK_SHARE: The heap itself: what one process writes the other sees, and
+ *	both may drive it.
+ * @KARENA_FORK_NONE: Nothing: the addresses are not mapped.
+ */
+enum karena_fork {
+	KARENA_FORK_COW		= 0,
+	KARENA_FORK_SHARE	= 1,
+	KARENA_FORK_NONE	= 2,
+};
+
+/**
+ * KARENA_CREATE_IO - A heap for I/O buffers, which a device may pin for long: as
+ *	fixed buffers of io_uring (Linux 6.12; 6.1 takes no mapping of a file). Other
+ *	heaps can be pinned so until their first fork or snapshot. The fork policy
+ *	must be SHARE or NONE, and there are no snapshots.
+ */
+#define KARENA_CREATE_IO	0x1U
+
+/**
  * struct karena_create - Make a heap (KARENA_CREATE).
  * @size: Size of this struct in bytes, set by the caller.
- * @flags: Must be 0.
+ * @flags: KARENA_CREATE_IO, or 0.
  * @window: Size of the window in bytes, a multiple of the arena's size.
  *	EFBIG: above window_max of struct karena_info.
  * @limit: Bytes that the heap may commit; 0, or more: as many as the window has.
@@ -129,11 +169,15 @@ enum karena_policy {
  * @node: The NUMA node of PREFER and BIND, one with memory that the caller may use;
  *	0 otherwise.
  * @soft_limit: Bytes above which the heap is under pressure; 0: none.
+ * @fork: Of enum karena_fork.
+ * @reserved: Must be 0.
  *
  * The members from @policy on may be left out.
  *
  * The call returns a descriptor, closed on exec. The heap belongs to the calling
- * process: no other can map or drive it, and a child does not inherit it.
+ * process: no other can map or drive it, but for a child as @fork says. A descriptor
+ * that a child inherits stands for the child's own clone there. The heap ends with
+ * its last mapping and descriptor, or with its process.
  * The window is mapped by one mmap() of its whole size at offset 0, shared,
  * at an address that is a multiple of the arena's size (the kernel chooses such
  * a one by itself); elsewhere a second time, EBUSY. Whole arenas may be mapped again
@@ -153,6 +197,8 @@ struct karena_create {
 	__u32 policy;
 	__u32 node;
 	__u64 soft_limit;
+	__u32 fork;
+	__u32 reserved;
 };
 
 /**
@@ -295,6 +341,75 @@ struct karena_ranges {
 	__u32 reserved;
 };
 
+/**
+ * struct karena_snapshot - Make an image of a heap (KARENA_SNAPSHOT).
+ * @size: Size of this struct in bytes, set by the caller.
+ * @flags: Must be 0.
+ * @id: On the device, the number of the heap: one of the caller's, or with
+ *	CAP_SYS_PTRACE any. On a heap's descriptor 0. Out: the heap's number.
+ *	ENOENT: there is no such heap.
+ * @start: Out: where the heap's window is mapped in its process.
+ * @window: Out: size of the window in bytes.
+ * @control_offset: Out: where the control region begins in the image.
+ * @control_size: Out: size of the control region in bytes.
+ *
+ * The call returns a descriptor, closed on exec, that any process may map, shared and
+ * read-only: the window at offset 0, the control region at @control_offset, or
+ * arena-aligned parts of the window. It shows the heap as it was at one moment between
+ * the call's begin and its end; what was volatile is FREE in it. Frames are shared
+ * with the heap until that writes. Their pages count against RLIMIT_MEMLOCK of the
+ * heap's process a second time (ENOMEM). EOPNOTSUPP: the heap is for I/O buffers.
+ */
+struct karena_snapshot {
+	__u32 size;
+	__u32 flags;
+	__u64 id;
+	__u64 start;
+	__u64 window;
+	__u64 control_offset;
+	__u64 control_size;
+};
+
+/** KARENA_SHARE_WRITE - Who has the descriptor may write. */
+#define KARENA_SHARE_WRITE	0x1U
+
+/**
+ * struct karena_share - Let another process map a range (KARENA_SHARE).
+ * @size: Size of this struct in bytes, set by the caller.
+ * @flags: KARENA_SHARE_WRITE, or 0: the descriptor maps read-only, for ever.
+ * @offset: Where the range begins, in bytes from the window's start; whole pages.
+ * @length: Its size in bytes; whole pages, not 0.
+ *
+ * The call returns a descriptor, closed on exec, to be sent to another process. mmap()
+ * maps it, shared, offset 0 being the range's first byte; the kernel chooses an
+ * address by which huge frames stay huge. All who map it and the heap's process see the
+ * same memory; what is not committed is SIGBUS there. The memory stays the heap's, and
+ * charged to its owner. When the owner ends first, its arenas in the range stay as they
+ * are until the last share's descriptor and mapping are gone. fork() of the owner
+ * leaves the share with the parent; of a process that maps it, both map it.
+ */
+struct karena_share {
+	__u32 size;
+	__u32 flags;
+	__u64 offset;
+	__u64 length;
+};
+
+/**
+ * struct karena_uring - A call on a heap through io_uring (IORING_OP_URING_CMD): the
+ *	command of the submission queue entry, whose cmd_op is KARENA_COMMIT,
+ *	KARENA_RELEASE, KARENA_READY or KARENA_LIMIT.
+ * @arg: Address of the call's struct; it and what it names must stay until the
+ *	completion, whose result is what the call returns, or a negative errno.
+ * @reserved: Must be 0.
+ *
+ * COMMIT and RELEASE run in a worker of the ring, never in who submits.
+ */
+struct karena_uring {
+	__u64 arg;
+	__u64 reserved;
+};
+
 /** KARENA_IOC - The type of karena's ioctl numbers. */
 #define KARENA_IOC		0xE9
 
@@ -318,6 +433,12 @@ struct karena_ranges {
 
 /** KARENA_RELEASE - On a heap; see struct karena_ranges. */
 #define KARENA_RELEASE		_IO(KARENA_IOC, 0x23)
+
+/** KARENA_SNAPSHOT - On the device or a heap; see struct karena_snapshot. */
+#define KARENA_SNAPSHOT		_IO(KARENA_IOC, 0x24)
+
+/** KARENA_SHARE - On a heap; see struct karena_share. */
+#define KARENA_SHARE		_IO(KARENA_IOC, 0x25)
 
 /**
  * enum karena_state - What an arena is; the low three bits of its state word hold

@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copy-on-write: what becomes of a frame that several have. Who writes to a page of it
+ * gets a copy of that page alone, in a sparse frame above the huge one, which is its
+ * base from then on; nobody else notices. When nobody shares the base any more, the
+ * arena can be made huge again: then the copies are put in their places.
+ */
+#include <linux/highmem.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/workqueue.h>
+
+#include "compat.h"
+#include "karena.h"
+#include "trace.h"
+
+/* Less is not worth to unmap an arena in use, which comes back page by page. */
+#define PROMOTE_PAGES	(KARENA_ARENA_PAGES / 8)
+
+/* Until then there may be the next child. */
+#define PROMOTE_AFTER	HZ
+
+atomic_long_t karena_nr_copies;
+atomic_long_t karena_nr_promoted;
+
+/**
+ * karena_cow_split() - Put a sparse frame above a huge one.
+ * @arena: The arena, with a huge frame and CHANGING held.
+ * @gfp: How to allocate it.
+ *
+ * Nothing changes for the process until the frame gets a page.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
+{
+	struct karena_frame *base = arena->frame, *frame;
+	struct karena_heap *heap = arena->heap;
+
+	frame = karena_frame_sparse(heap, base->node, gfp);
+	if (!frame)
+		return -ENOMEM;
+	/* Faults have to know that the arena is mapped by pages from now on. */
+	folio_lock(base->folio);
+	spin_lock(&heap->family->lock);
+	arena->base = base;
+	karena_frame_give(arena, frame);
+	spin_unlock(&heap->family->lock);
+	folio_unlock(base->folio);
+	atomic_long_inc(&heap->based);
+	karena_frame_count(heap, -1, 1, 0);
+	karena_reclaim_show(frame);
+	return 0;
+}
+
+/* With CHANGING held. */
+static struct page *page_to_copy(struct karena_arena *arena, unsigned long i)
+{
+	struct page *page;
+
+	spin_lock(&arena->heap->family->lock);
+	page = karena_arena_page(arena, i);
+	if (page && page != KARENA_ZERO && !karena_frame_shared(arena, page))
+		page = NULL;
+	spin_unlock(&arena->heap->family->lock);
+	return page;
+}
+
+/* With CHANGING held: the page is the arena's from now on, and counted. */
+static void page_install(struct karena_arena *arena, unsigned long i,
+			 struct folio *folio, bool more)
+{
+	struct karena_heap *heap = arena->heap;
+
+	spin_lock(&heap->family->lock);
+	arena->frame->pages[i] = folio_page(folio, 0);
+	arena->frame->nr_pages += more;
+	spin_unlock(&heap->family->lock);
+	karena_charge_all(1);
+	karena_frame_count(heap, 0, 0, more);
+	atomic_long_inc(&heap->copies);
+	atomic_long_inc(&karena_nr_copies);
+	trace_karena_copy(heap, arena->index * KARENA_ARENA_PAGES + i);
+}
+
+/*
+ * Unmap a page where the process has it, if it has it. What others have mapped is not
+ * touched; but those who map a share have this arena, not a copy of it.
+ */
+static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
+		       unsigned long i)
+{
+	unsigned long page = arena->index * KARENA_ARENA_PAGES + i;
+
+	if (!vma)
+		return;
+	if (!list_empty_careful(&arena->heap->shares))
+		karena_arena_unmap(arena, i, 1);
+	else
+		karena_zap(vma, vma->vm_start +
+			   ((page - vma->vm_pgoff) << PAGE_SHIFT), PAGE_SIZE);
+}
+
+/*
+ * With CHANGING held. Under the lock of the folio, so that no fault writes to what it
+ * has found to be the arena's alone meanwhile, and unmapped before another thread can
+ * write to the copy: nobody reads the old page after that.
+ */
+static bool page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
+		      unsigned long i, struct page *old, struct folio *folio)
+{
+	struct folio *from = page_folio(old);
+	bool small = !folio_test_large(from);
+
+	folio_lock(from);
+	if (page_to_copy(arena, i) != old) {
+		folio_unlock(from);
+		return false;
+	}
+	copy_highpage(folio_page(folio, 0), old);
+	page_unmap(arena, vma, i);
+	page_install(arena, i, folio, !small);
+	folio_unlock(from);
+	if (small)
+		karena_page_leave(arena->heap, from, false);
+	return true;
+}
+
+/* With CHANGING held, on an arena that needs its base no more: it is sparse. */
+static void leave_base(struct karena_arena *arena)
+{
+	struct karena_frame *base = arena->base;
+	struct karena_heap *heap = arena->heap;
+
+	spin_lock(&heap->family->lock);
+	arena->base = NULL;
+	cmpxchg(karena_state(heap, arena->index), KARENA_ACTIVE,
+		KARENA_ACTIVE | KARENA_SPARSE);
+	spin_unlock(&heap->family->lock);
+	atomic_long_dec(&heap->based);
+	karena_frame_leave(heap, base, false);
+}
+
+/* With CHANGING held. */
+static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
+		      unsigned long i, gfp_t gfp)
+{
+	struct page *old = page_to_copy(arena, i);
+	struct karena_heap *heap = arena->heap;
+	struct folio *folio;
+
+	/* Another thread was faster, or the others are gone. */
+	if (!old)
+		return 0;
+	if (PageHWPoison(old))
+		return -EHWPOISON;
+	if (arena->frame->folio && karena_cow_split(arena, gfp & ~__GFP_HIGHMEM))
+		return -ENOMEM;
+	folio = karena_sparse_alloc(arena, i, old == KARENA_ZERO ? gfp | __GFP_ZERO :
+								   gfp);
+	if (!folio)
+		return -ENOMEM;
+	if (old == KARENA_ZERO)
+		page_install(arena, i, folio, true);
+	else if (!page_copy(arena, vma, i, old, folio))
+		folio_put(folio);
+	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES) {
+		leave_base(arena);
+		/* Somebody else may be alone with it now. */
+		karena_cow_gone(heap->family);
+	}
+	return 0;
+}
+
+/**
+ * karena_cow_copy() - Give a heap a page of its own, if it has none.
+ * @heap: The heap.
+ * @vma: Where the page is mapped; mmap_lock or the VMA's lock is held.
+ * @page: Which page of the window.
+ *
+ * Return: 0, -ENOMEM or -EHWPOISON.
+ */
+int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
+		    unsigned long page)
+{
+	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
+	int err;
+
+	karena_arena_lock(arena);
+	err = arena_copy(arena, vma, page % KARENA_ARENA_PAGES, KARENA_COPY_GFP);
+	karena_arena_unlock(arena);
+	return err;
+}
+
+/**
+ * karena_cow_own() - Give a clone copies of the pages of an arena that the heap must keep.
+ * @arena: The clone's arena, which nobody else knows yet.
+ * @held: Which these are: a device may be writing to them. Of a huge frame, whose pages
+ *	nobody can tell apart, all.
+ */
+void karena_cow_own(struct karena_arena *arena,
+		    bool (*held)(struct karena_arena *arena, struct page *page))
+{
+	struct karena_frame *huge = karena_arena_huge(arena);
+	bool all = huge && held(arena, folio_page(huge->folio, 0));
+	unsigned long i;
+
+	karena_arena_lock(arena);
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		struct page *page = karena_arena_page(arena, i);
+
+		if (!page || page == KARENA_ZERO)
+			continue;
+		if (PageCompound(page) ? all : held(arena, page))
+			arena_copy(arena, NULL, i, KARENA_COPY_GFP | __GFP_NOFAIL);
+		cond_resched();
+	}
+	/* What it had of zeros it has still. */
+	if (all && arena->base)
+		leave_base(arena);
+	karena_arena_unlock(arena);
+}
+
+/* With CHANGING held: whether nobody else has, or pins, anything of the arena. */
+static bool promote_possible(struct karena_arena *arena)
+{
+	struct karena_frame *frame = arena->frame, *base = arena->base;
+	unsigned long i;
+	bool possible;
+
+	if (!base || folio_maybe_dma_pinned(base->folio))
+		return false;
+	spin_lock(&arena->heap->family->lock);
+	possible = base->owners == 1;
+	for (i = 0; i < KARENA_ARENA_PAGES && possible; i++) {
+		struct page *page = frame->pages[i];
+
+		possible = !page || page == KARENA_ZERO || !page_private(page);
+	}
+	spin_unlock(&arena->heap->family->lock);
+	return possible;
+}
+
+/* Freeze the counts of the first pages, or unfreeze them; how many there are. */
+static unsigned long promote_hold(struct karena_frame *frame)
+{
+	unsigned long i;
+
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		struct page *page = frame->pages[i];
+
+		if (page && page != KARENA_ZERO &&
+		    !folio_ref_freeze(page_folio(page), 1))
+			break;
+	}
+	return i;
+}
+
+static void promote_let_go(struct karena_frame *frame, unsigned long held)
+{
+	while (held--) {
+		struct page *page = frame->pages[held];
+
+		if (page && page != KARENA_ZERO)
+			folio_ref_unfreeze(page_folio(page), 1);
+	}
+}
+
+static void promote_copy(struct karena_frame *frame, struct folio *huge)
+{
+	unsigned long i;
+
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (frame->pages[i] == KARENA_ZERO)
+			clear_highpage(folio_page(huge, i));
+		else if (frame->pages[i])
+			copy_highpage(folio_page(huge, i), frame->pages[i]);
+	}
+}
+
+/* With CHANGING held, the arena frozen. */
+static bool promote_try(struct karena_arena *arena)
+{
+	struct karena_frame *frame = arena->frame, *base = arena->base;
+	struct karena_heap *heap = arena->heap;
+	unsigned long held = 0;
+
+	if (karena_sparse_hold(base) <= 0)
+		return false;
+	held = promote_hold(frame);
+	if (held == KARENA_ARENA_PAGES) {
+		promote_copy(frame, base->folio);
+		spin_lock(&heap->family->lock);
+		arena->base = NULL;
+		karena_frame_give(arena, base);
+		spin_unlock(&heap->family->lock);
+	}
+	promote_let_go(frame, held);
+	folio_ref_unfreeze(base->folio, 1);
+	return held == KARENA_ARENA_PAGES;
+}
+
+/* With CHANGING held: put the copies into the base, and make it the frame. */
+static bool arena_promote(struct karena_arena *arena)
+{
+	struct karena_frame *frame = arena->frame;
+	struct karena_heap *heap = arena->heap;
+	bool done;
+	unsigned long i;
+
+	if (!promote_possible(arena))
+		return false;
+	karena_sparse_freeze(arena, NULL);
+	done = promote_try(arena);
+	karena_arena_thaw(arena);
+	trace_karena_promote(heap, arena->index, done ? frame->nr_pages : 0);
+	if (!done)
+		return false;
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
+			karena_folio_free(heap, page_folio(frame->pages[i]), false);
+	}
+	karena_frame_count(heap, 1, -1, -(long)frame->nr_pages);
+	karena_frame_remove(frame);
+	atomic_long_dec(&heap->based);
+	atomic_long_inc(&heap->promoted);
+	atomic_long_inc(&karena_nr_promoted);
+	return true;
+}
+
+/**
+ * karena_cow_promote() - Make an arena huge again that a process has not mapped.
+ * @heap: The heap.
+ * @page: A page of the window, in that arena.
+ *
+ * Return: Whether it was done. Not when others have a page of it, too, or pin one.
+ */
+bool karena_cow_promote(struct karena_heap *heap, unsigned long page)
+{
+	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
+	bool done;
+
+	karena_arena_lock(arena);
+	done = arena_promote(arena);
+	karena_arena_unlock(arena);
+	return done;
+}
+
+/* With the family's lock held: pages of an arena that others have, too. */
+static unsigned long arena_shared(struct karena_arena *arena)
+{
+	struct karena_frame *huge = karena_arena_huge(arena);
+	struct page **pages = arena->frame->pages;
+	bool shared = huge && huge->owners > 1;
+	unsigned long i, count = 0;
+
+	if (!pages)
+		return shared ? KARENA_ARENA_PAGES : 0;
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (!pages[i])
+			count += shared;
+		else if (pages[i] != KARENA_ZERO)
+			count += !!page_private(pages[i]);
+	}
+	return count;
+}
+
+/**
+ * karena_cow_shared() - Count the pages that others have, too.
+ * @heap: The heap.
+ *
+ * Return: Their number.
+ */
+unsigned long karena_cow_shared(struct karena_heap *heap)
+{
+	unsigned long number, i, count = 0;
+	struct karena_chunk *chunk;
+
+	if (!test_bit(KARENA_HEAP_COW, &heap->flags))
+		return 0;
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			spin_lock(&heap->family->lock);
+			if (chunk->arenas[i].frame)
+				count += arena_shared(&chunk->arenas[i]);
+			spin_unlock(&heap->family->lock);
+		}
+		cond_resched();
+	}
+	return count;
+}
+
+static void promote_work(struct work_struct *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap,
+						promote_work.work);
+	struct karena_chunk *chunk;
+	unsigned long number, i;
+
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			struct karena_arena *arena = &chunk->arenas[i];
+
+			/* To be looked at again with CHANGING held. */
+			if (!READ_ONCE(arena->base))
+				continue;
+			karena_arena_lock(arena);
+			if (arena->base && arena->frame->nr_pages >= PROMOTE_PAGES)
+				arena_promote(arena);
+			karena_arena_unlock(arena);
+			cond_resched();
+		}
+	}
+}
+
+/**
+ * karena_cow_prepare() - Make a new heap ready to be cloned.
+ * @heap: The heap.
+ */
+void karena_cow_prepare(struct karena_heap *heap)
+{
+	INIT_DELAYED_WORK(&heap->promote_work, promote_work);
+}
+
+/**
+ * karena_cow_gone() - Somebody has gone who shared frames.
+ * @family: The family of who it was.
+ */
+void karena_cow_gone(struct karena_family *family)
+{
+	struct karena_heap *heap;
+
+	spin_lock(&family->lock);
+	list_for_each_entry(heap, &family->heaps, sibling) {
+		if (atomic_long_read(&heap->based))
+			queue_delayed_work(system_unbound_wq, &heap->promote_work,
+					   PROMOTE_AFTER);
+	}
+	spin_unlock(&family->lock);
+}

@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Folios: what frames are made of, of 2 MiB or of one page. The rules of a folio's
+ * references:
+ *
+ * - All arenas whose it is own one together; frame.c counts these. Every page table
+ *   entry owns one and every pin (of direct I/O, of io_uring) its own; the core takes
+ *   and drops these.
+ * - A folio leaves its arena under the folio lock and is unmapped there. When the last
+ *   arena has let it go it is freed, if no other reference is left. Else somebody
+ *   pins it and keeps it: it becomes an orphan, on a list and still charged, until
+ *   they let go. So pins do not evade a limit, and no other owner gets the folio
+ *   before.
+ * - Who takes it from its only owner unasked, or reads what is in it to put it
+ *   elsewhere, wins folio_ref_freeze(folio, 1) first, after it is unmapped. What
+ *   several own is written to by none of them, and can be copied under its lock.
+ * - Nothing here uses a folio again.
+ */
+#include <linux/cpuset.h>
+#include <linux/gfp.h>
+#include <linux/memcontrol.h>
+#include <linux/mempolicy.h>
+#include <linux/mm.h>
+#include <linux/sched/mm.h>
+#include <linux/workqueue.h>
+
+#include "karena.h"
+
+static atomic_long_t nr_orphans;
+
+/* How often they are looked at: nobody tells when a pin is let go. */
+#define REAP_EVERY	HZ
+
+static void abandoned_fn(struct work_struct *work);
+static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
+
+/* The orphans of heaps that are gone. */
+static LIST_HEAD(abandoned);
+static DEFINE_SPINLOCK(abandoned_lock);
+
+/**
+ * karena_folio_node() - On which NUMA node an arena's memory is to be.
+ * @heap: The heap.
+ * @index: Which arena of its window.
+ *
+ * Return: The node, or NUMA_NO_NODE when the committing thread's policy decides.
+ */
+int karena_folio_node(const struct karena_heap *heap, unsigned long index)
+{
+	int node, place;
+
+	if (heap->policy == KARENA_POLICY_DEFAULT)
+		return NUMA_NO_NODE;
+	if (heap->policy != KARENA_POLICY_INTERLEAVE)
+		return heap->node;
+	place = index % num_node_state(N_MEMORY);
+	for_each_node_state(node, N_MEMORY) {
+		if (!place--)
+			return node;
+	}
+	/* A node went offline meanwhile. */
+	return first_memory_node;
+}
+
+#ifdef CONFIG_NUMA
+static int policy_node(struct mempolicy *policy, int local)
+{
+	switch (policy->mode) {
+	case MPOL_LOCAL:
+		return local;
+	case MPOL_BIND:
+	case MPOL_PREFERRED:
+		return node_isset(local, policy->nodes) ? local :
+		       first_node(policy->nodes);
+	default:
+		return NUMA_NO_NODE;
+	}
+}
+#endif
+
+/**
+ * karena_folio_local_node() - Where the current thread's memory comes from.
+ *
+ * Return: The node, or NUMA_NO_NODE when that is not simple to say.
+ */
+int karena_folio_local_node(void)
+{
+	int node = numa_mem_id();
+
+#ifdef CONFIG_NUMA
+	if (current->mempolicy)
+		node = policy_node(current->mempolicy, node);
+#endif
+	return karena_folio_node_allowed(node) ? node : NUMA_NO_NODE;
+}
+
+/**
+ * karena_folio_node_allowed() - Whether the current thread may have memory there.
+ * @node: A NUMA node, or what is none.
+ *
+ * Return: Whether it has memory, and the thread's cpuset allows it.
+ */
+bool karena_folio_node_allowed(int node)
+{
+	return node >= 0 && node < nr_node_ids && node_state(node, N_MEMORY) &&
+	       node_isset(node, cpuset_current_mems_allowed);
+}
+
+/**
+ * karena_folio_memcg() - Who is charged for what a heap allocates.
+ * @heap: The heap.
+ *
+ * Return: The memory cgroup of its process, whoever's fault it is. Of a heap that
+ * several drive, that of the current one. With a reference.
+ */
+struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
+{
+	struct mm_struct *mm = heap->mm;
+
+	/* A child that is being made is in no cgroup yet. */
+	if ((heap->fork == KARENA_FORK_SHARE ||
+	     test_bit(KARENA_HEAP_CLONING, &heap->flags)) && current->mm)
+		mm = current->mm;
+	return get_mem_cgroup_from_mm(mm);
+}
+
+/**
+ * karena_folio_alloc() - Allocate the folio of a huge frame, or a page of a sparse one.
+ * @heap: The heap that is to own it.
+ * @order: KARENA_ARENA_ORDER or 0.
+ * @node: Where, or NUMA_NO_NODE.
+ * @gfp: How; KARENA_FRAME_GFP, or less of it.
+ *
+ * Return: A folio with one reference, or NULL.
+ */
+struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
+				 int node, gfp_t gfp)
+{
+	struct mem_cgroup *memcg = karena_folio_memcg(heap);
+	struct mem_cgroup *old = set_active_memcg(memcg);
+	struct folio *folio;
+
+	if (heap->policy == KARENA_POLICY_BIND)
+		gfp |= __GFP_THISNODE;
+	if (node == NUMA_NO_NODE)
+		folio = folio_alloc(gfp, order);
+	else
+		folio = __folio_alloc_node(gfp, order, node);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
+	return folio;
+}
+
+/**
+ * karena_folio_put() - Drop the last reference to a folio.
+ * @folio: The folio.
+ */
+void karena_folio_put(struct folio *folio)
+{
+	/* Only karena_reserve_take() sets it. */
+	if (folio->private) {
+		folio->private = NULL;
+		karena_reserve_put();
+	}
+	folio_put(folio);
+}
+
+/**
+ * karena_folio_free() - Drop the last arena's reference to a folio.
+ * @heap: The heap that arena is in.
+ * @folio: What no arena and no mapping has any more.
+ * @counted: Whether the heap counts it as committed. It is uncharged once the folio is
+ *	free; an orphan is always counted.
+ */
+void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool counted)
+{
+	long pages = folio_nr_pages(folio);
+
+	if (folio_ref_count(folio) == 1) {
+		karena_folio_put(folio);
+		if (counted)
+			karena_charge_heap(heap, -pages);
+		karena_charge_all(-pages);
+		return;
+	}
+	if (!counted)
+		karena_charge_heap(heap, pages);
+	spin_lock(&heap->family->lock);
+	list_add_tail(&folio->lru, &heap->orphans);
+	spin_unlock(&heap->family->lock);
+	atomic_long_inc(&nr_orphans);
+	queue_delayed_work(system_unbound_wq, &heap->orphan_work, REAP_EVERY);
+}
+
+/* Move the orphans that nobody pins any more to a list; the lock is held. */
+static void collect_orphans(struct list_head *orphans, struct list_head *free)
+{
+	struct folio *folio, *next;
+
+	list_for_each_entry_safe(folio, next, orphans, lru) {
+		if (folio_ref_count(folio) == 1)
+			list_move(&folio->lru, free);
+	}
+}
+
+static void free_orphans(struct karena_heap *heap, struct list_head *free)
+{
+	struct folio *folio, *next;
+
+	list_for_each_entry_safe(folio, next, free, lru) {
+		long pages = folio_nr_pages(folio);
+
+		list_del(&folio->lru);
+		atomic_long_dec(&nr_orphans);
+		karena_folio_put(folio);
+		if (heap)
+			karena_charge_heap(heap, -pages);
+		karena_charge_all(-pages);
+	}
+}
+
+/**
+ * karena_folio_reap() - Free the orphans that nobody pins any more.
+ * @heap: Whose, beside those of heaps that are gone; NULL: only these.
+ *
+ * Return: Whether there were any.
+ */
+bool karena_folio_reap(struct karena_heap *heap)
+{
+	bool any = false;
+	LIST_HEAD(free);
+
+	if (heap && !list_empty(&heap->orphans)) {
+		spin_lock(&heap->family->lock);
+		collect_orphans(&heap->orphans, &free);
+		spin_unlock(&heap->family->lock);
+		any = !list_empty(&free);
+		free_orphans(heap, &free);
+	}
+	if (!list_empty(&abandoned)) {
+		spin_lock(&abandoned_lock);
+		collect_orphans(&abandoned, &free);
+		spin_unlock(&abandoned_lock);
+		any |= !list_empty(&free);
+		free_orphans(NULL, &free);
+	}
+	return any;
+}
+
+static void orphan_work(struct work_struct *work)
+{
+	struct karena_heap *heap = container_of(work, struct karena_heap,
+						orphan_work.work);
+
+	karena_folio_reap(heap);
+	if (!list_empty(&heap->orphans))
+		queue_delayed_work(system_unbound_wq, &heap->orphan_work,
+				   REAP_EVERY);
+}
+
+static void abandoned_fn(struct work_struct *work)
+{
+	karena_folio_reap(NULL);
+	if (!list_empty(&abandoned))
+		queue_delayed_work(system_unbound_wq, &abandoned_work, REAP_EVERY);
+}
+
+/**
+ * karena_folio_prepare() - Make a new heap ready for orphans.
+ * @heap: The heap.
+ */
+void karena_folio_prepare(struct karena_heap *heap)
+{
+	INIT_LIST_HEAD(&heap->orphans);
+	INIT_DELAYED_WORK(&heap->orphan_work, orphan_work);
+}
+
+/**
+ * karena_folio_abandon() - Keep the orphans of a heap that goes.
+ * @heap: The heap, with no other user left.
+ */
+void karena_folio_abandon(struct karena_heap *heap)
+{
+	cancel_delayed_work_sync(&heap->orphan_work);
+	if (list_empty(&heap->orphans))
+		return;
+	spin_lock(&abandoned_lock);
+	list_splice_tail_init(&heap->orphans, &abandoned);
+	spin_unlock(&abandoned_lock);
+	queue_delayed_work(system_unbound_wq, &abandoned_work, 0);
+}
+
+/**
+ * karena_folio_orphans() - How many frames are held by pins alone.
+ *
+ * Return: Their number; it may count some that have come free in the last second.
+ */
+long karena_folio_orphans(void)
+{
+	karena_folio_reap(NULL);
+	return atomic_long_read(&nr_orphans);
+}
+
+/**
+ * karena_folio_exit() - Leave the last orphans to those who pin them.
+ */
+void karena_folio_exit(void)
+{
+	cancel_delayed_work_sync(&abandoned_work);
+	free_orphans(NULL, &abandoned);
+}

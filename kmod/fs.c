@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The pseudo file system of heaps: an inode for each family, and files of it. Files
+ * and inodes hold the module.
+ */
+#include <linux/delay.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/pseudo_fs.h>
+
+#include "compat.h"
+#include "karena.h"
+
+#define KARENA_MAGIC	0x6b61726e	/* "karn" */
+
+/* Mounted as long as the module is there; see karena_fs_init(). */
+static struct vfsmount *karena_mnt;
+
+/* Size and mode are the module's: a truncated window would lose its PMDs. */
+static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
+			struct iattr *attr)
+{
+	return -EPERM;
+}
+
+static const struct inode_operations fs_iops = {
+	.setattr	= fs_setattr,
+};
+
+/**
+ * karena_fs_inode() - Make an inode.
+ * @size: Its size in bytes.
+ *
+ * Return: The inode, or an ERR_PTR.
+ */
+struct inode *karena_fs_inode(loff_t size)
+{
+	struct inode *inode = alloc_anon_inode(karena_mnt->mnt_sb);
+
+	if (IS_ERR(inode))
+		return inode;
+	/* Until fs_evict_inode(): it can outlive the file, by O_PATH. */
+	__module_get(THIS_MODULE);
+	inode->i_mode = S_IFREG | 0600;
+	inode->i_op = &fs_iops;
+	inode->i_flags |= S_NOCMTIME;
+	/* Without a name, it counts as anonymous memory in a core dump. */
+	clear_nlink(inode);
+	i_size_write(inode, size);
+	return inode;
+}
+
+static void fs_evict_inode(struct inode *inode)
+{
+	bool is_ours = inode->i_op == &fs_iops;
+
+	truncate_inode_pages_final(&inode->i_data);
+	clear_inode(inode);
+	/*
+	 * Who runs this has the mount still and karena_fs_exit() waits for it, or
+	 * is inotify, for which kern_unmount() waits.
+	 */
+	if (is_ours)
+		module_put(THIS_MODULE);
+}
+
+static const struct super_operations fs_super_ops = {
+	.statfs		= simple_statfs,
+	.evict_inode	= fs_evict_inode,
+};
+
+static int karena_init_fs_context(struct fs_context *fc)
+{
+	struct pseudo_fs_context *context = init_pseudo(fc, KARENA_MAGIC);
+
+	if (!context)
+		return -ENOMEM;
+	context->ops = &fs_super_ops;
+	/* No PROT_EXEC: mmap() and mprotect() refuse it for such a file. */
+	fc->s_iflags |= SB_I_NOEXEC;
+	return 0;
+}
+
+/* Without an owner, or the mount would hold the module for ever. */
+static struct file_system_type karena_fs_type = {
+	.name			= "karena",
+	.init_fs_context	= karena_init_fs_context,
+	.kill_sb		= kill_anon_super,
+};
+
+/**
+ * karena_fs_file() - Make a file of an inode.
+ * @inode: The inode.
+ * @heap_name: What it is called after "karena:".
+ * @flags: O_RDONLY or O_RDWR.
+ * @fops: What it can do. The last fput() drops the module.
+ *
+ * Return: The file, or an ERR_PTR.
+ */
+struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flags,
+			    const struct file_operations *fops)
+{
+	char name[sizeof("karena:") + KARENA_NAME_SIZE];
+	struct file *file;
+
+	snprintf(name, sizeof(name), "karena:%s", heap_name);
+	ihold(inode);
+	file = alloc_file_pseudo(inode, karena_mnt, name, flags, fops);
+	if (IS_ERR(file))
+		iput(inode);
+	else
+		/* What alloc_file_pseudo() does not take. */
+		__module_get(THIS_MODULE);
+	return file;
+}
+
+/**
+ * karena_fs_init() - Mount the pseudo file system.
+ *
+ * To mount it for the first heap and to unmount it after the last would cost more
+ * than a heap does.
+ *
+ * Return: 0 or a negative errno.
+ */
+int karena_fs_init(void)
+{
+	karena_mnt = kern_mount(&karena_fs_type);
+	if (IS_ERR(karena_mnt))
+		return PTR_ERR(karena_mnt);
+	/* may_umount() asks whether there are references beside two. */
+	mntget(karena_mnt);
+	return 0;
+}
+
+/**
+ * karena_fs_exit() - Unmount it; no inode is left.
+ */
+void karena_fs_exit(void)
+{
+	/* Whoever has put the last inode is about to put the mount. */
+	while (!may_umount(karena_mnt))
+		usleep_range(1000, 2000);
+	mntput(karena_mnt);
+	kern_unmount(karena_mnt);
+}
