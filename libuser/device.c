@@ -15,6 +15,7 @@
 #include "internal.h"
 
 #ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_READ	22
 #define MADV_POPULATE_WRITE	23
 #endif
 
@@ -62,26 +63,51 @@ static int device_check(int fd, struct karena_info *info)
 	return 0;
 }
 
+/* What a module knows that is older than its policies for fork: NONE. */
+static int choose_fork(struct ka_window *window, const struct karena_info *info)
+{
+	if (info->features & KARENA_FEATURE_FORK)
+		return 0;
+	if (window->fork == KA_FORK_SHARE)
+		return ka_fail(EOPNOTSUPP, "the module is too old to share a heap with"
+			       " a child: install both from one release");
+	window->fork = KA_FORK_NONE;
+	return 0;
+}
+
+static void fill_in(struct karena_create *create, const struct karena_info *info,
+		    const struct ka_window *window, const struct ka_options *options)
+{
+	*create = (struct karena_create){
+		.size = sizeof(*create),
+		.window = ka_window_size(window),
+	};
+	/* The notes are beside the limit that the caller gave. */
+	if (options->limit)
+		create->limit = window->limit * KA_ARENA_SIZE +
+				ka_notes_size(window->nr_arenas);
+	if (info->features & KARENA_FEATURE_FORK)
+		create->fork = window->fork;
+	/* Before there were such heaps, every one could be pinned. */
+	if (options->io && info->features & KARENA_FEATURE_IO)
+		create->flags = KARENA_CREATE_IO;
+	strncpy(create->name, options->name, sizeof(create->name) - 1);
+}
+
 static int device_create(int device, const struct karena_info *info,
 			 const struct ka_options *options,
 			 struct karena_create *create)
 {
 	char size[32], most[32];
-	int fd;
+	int fd = ioctl(device, KARENA_CREATE, create);
 
-	*create = (struct karena_create){
-		.size = sizeof(*create),
-		.window = options->window,
-		.limit = options->limit,
-	};
-	strncpy(create->name, options->name, sizeof(create->name) - 1);
-	fd = ioctl(device, KARENA_CREATE, create);
 	if (fd >= 0)
 		return fd;
 	switch (errno) {
 	case EFBIG:
-		return ka_fail(errno, "a window of %s is too large: the module allows"
-			       " %s", ka_format_size(options->window, size),
+		return ka_fail(errno, "a window of %s, with the notes on it, is too"
+			       " large: the module allows %s",
+			       ka_format_size(options->window, size),
 			       ka_format_size(info->window_max, most));
 	case ENOMEM:
 		return ka_fail(errno, "the kernel has no memory for a heap with a"
@@ -94,6 +120,7 @@ static int device_create(int device, const struct karena_info *info,
 }
 
 static int device_map(struct ka_window *window, int fd,
+		      const struct ka_options *options,
 		      const struct karena_create *create)
 {
 	const struct karena_control *control;
@@ -106,7 +133,7 @@ static int device_map(struct ka_window *window, int fd,
 		if (errno == ENOMEM)
 			return ka_fail(errno, "no room for a window of %s in this"
 				       " process (see ulimit -v)",
-				       ka_format_size(create->window, size));
+				       ka_format_size(options->window, size));
 		return ka_fail(errno, "cannot map the window: %s",
 			       strerror(errno));
 	}
@@ -122,7 +149,6 @@ static int device_map(struct ka_window *window, int fd,
 	window->control_size = create->control_size;
 	window->states = (uint32_t *)((char *)window->control +
 				      control->states_offset);
-	window->nr_arenas = create->window / KA_ARENA_SIZE;
 	window->id = create->id;
 	return 0;
 }
@@ -137,9 +163,12 @@ static int device_open(struct ka_window *window, const struct ka_options *option
 	if (device < 0)
 		return -1;
 	ret = device_check(device, &info);
+	if (!ret)
+		ret = choose_fork(window, &info);
 	if (!ret) {
+		fill_in(&create, &info, window, options);
 		fd = device_create(device, &info, options, &create);
-		ret = fd < 0 ? -1 : device_map(window, fd, &create);
+		ret = fd < 0 ? -1 : device_map(window, fd, options, &create);
 	}
 	/* Nothing is kept open; closing cannot fail in a way that matters. */
 	if (fd >= 0)
@@ -193,21 +222,40 @@ static int device_commit_pages(struct ka_window *window, size_t arena, size_t fr
 	return error;
 }
 
-static bool device_forked(struct ka_window *window)
+static bool device_copied(struct ka_window *window)
 {
-	/* What is mapped here by chance must not pass for the heap. */
-	(void)mmap(window->start, window->nr_arenas * KA_ARENA_SIZE, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
-		   MAP_FIXED_NOREPLACE, -1, 0);
-	(void)mmap(window->control, window->control_size, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
-		   MAP_FIXED_NOREPLACE, -1, 0);
-	return false;
+	const struct karena_control *control = window->control;
+
+	/* Looked at in a way that ends in an error if the kernel had no memory. */
+	if (madvise(window->control, KA_PAGE_SIZE, MADV_POPULATE_READ) ||
+	    control->id == window->id)
+		return false;
+	window->id = control->id;
+	return true;
+}
+
+static int device_descriptor(const struct ka_window *window)
+{
+	struct karena_attach attach = {
+		.size = sizeof(attach),
+		.address = (uintptr_t)window->start,
+	};
+	int device = device_open_node();
+	int fd;
+
+	if (device < 0)
+		return -1;
+	fd = ioctl(device, KARENA_ATTACH, &attach);
+	if (fd < 0)
+		ka_fail(errno, "the module gives no descriptor of the heap: %s",
+			strerror(errno));
+	close(device);
+	return fd;
 }
 
 static void device_close(struct ka_window *window)
 {
-	munmap(window->start, window->nr_arenas * KA_ARENA_SIZE);
+	munmap(window->start, ka_window_size(window));
 	munmap(window->control, window->control_size);
 }
 
@@ -217,6 +265,7 @@ const struct ka_source_type ka_device = {
 	.commit		= device_commit,
 	.commit_pages	= device_commit_pages,
 	.release	= device_release,
-	.forked		= device_forked,
+	.copied		= device_copied,
+	.descriptor	= device_descriptor,
 	.close		= device_close,
 };

@@ -10,25 +10,40 @@
 
 #include "internal.h"
 
-#define RESERVED	(MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+static void *reserve(void *address, size_t size, bool shared, int flags)
+{
+	return mmap(address, size, PROT_NONE, MAP_ANONYMOUS | MAP_NORESERVE | flags |
+		    (shared ? MAP_SHARED : MAP_PRIVATE), -1, 0);
+}
+
+/* What of the window belongs to no child; a part that is mapped anew is asked again. */
+static int keep_from_children(const struct ka_window *window, char *start, size_t size)
+{
+	return window->fork == KA_FORK_NONE ? madvise(start, size, MADV_DONTFORK) : 0;
+}
 
 static int embedded_open(struct ka_window *window,
 			 const struct ka_options *options)
 {
-	size_t size = options->window, slack = KA_ARENA_SIZE, before;
+	size_t size = ka_window_size(window), slack = KA_ARENA_SIZE, before;
 	char *start, text[32];
 
 	start = size > SIZE_MAX - slack ? MAP_FAILED :
-		mmap(NULL, size + slack, PROT_NONE, RESERVED, -1, 0);
+		reserve(NULL, size + slack, window->fork == KA_FORK_SHARE, 0);
 	if (start == MAP_FAILED)
 		return ka_fail(ENOMEM, "no room for a window of %s in this process"
-			       " (see ulimit -v)", ka_format_size(size, text));
+			       " (see ulimit -v)",
+			       ka_format_size(options->window, text));
 	before = -(uintptr_t)start % KA_ARENA_SIZE;
 	if (before)
 		munmap(start, before);
 	munmap(start + before + size, slack - before);
 	window->start = start + before;
-	window->nr_arenas = size / KA_ARENA_SIZE;
+	if (keep_from_children(window, window->start, size)) {
+		munmap(window->start, size);
+		return ka_fail(errno, "cannot keep a window from children: %s",
+			       strerror(errno));
+	}
 	return 0;
 }
 
@@ -55,25 +70,47 @@ static int embedded_commit_pages(struct ka_window *window, size_t arena,
 	return 0;
 }
 
+/* The memory is one for all who share it: it goes, whoever has it mapped. */
+static void release_shared(char *start, size_t size)
+{
+	if (madvise(start, size, MADV_REMOVE)) {
+		/* After mlockall() the memory is locked, and that is refused. */
+		munlock(start, size);
+		madvise(start, size, MADV_REMOVE);
+	}
+	mprotect(start, size, PROT_NONE);
+}
+
 static void embedded_release(struct ka_window *window, size_t first, size_t count)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
+	size_t size = count * KA_ARENA_SIZE;
 
+	if (window->fork == KA_FORK_SHARE)
+		release_shared(start, size);
 	/* A new reservation in the place of the old pages: no promise of memory. */
-	if (mmap(start, count * KA_ARENA_SIZE, PROT_NONE, RESERVED | MAP_FIXED, -1,
-		 0) == MAP_FAILED)
-		madvise(start, count * KA_ARENA_SIZE, MADV_DONTNEED);
+	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
+		madvise(start, size, MADV_DONTNEED);
+	else
+		keep_from_children(window, start, size);
 }
 
-static bool embedded_forked(struct ka_window *window)
+static bool embedded_copied(struct ka_window *window)
 {
 	(void)window;
 	return true;
 }
 
+static int embedded_descriptor(const struct ka_window *window)
+{
+	(void)window;
+	return ka_fail(EOPNOTSUPP, "a heap that is not on the module has no"
+		       " descriptor");
+}
+
 static void embedded_close(struct ka_window *window)
 {
-	munmap(window->start, window->nr_arenas * KA_ARENA_SIZE);
+	munmap(window->start, ka_window_size(window));
 }
 
 const struct ka_source_type ka_embedded = {
@@ -82,6 +119,7 @@ const struct ka_source_type ka_embedded = {
 	.commit		= embedded_commit,
 	.commit_pages	= embedded_commit_pages,
 	.release	= embedded_release,
-	.forked		= embedded_forked,
+	.copied		= embedded_copied,
+	.descriptor	= embedded_descriptor,
 	.close		= embedded_close,
 };

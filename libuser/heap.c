@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Heaps: made from options and the environment, read, forked, given up.
+ * Heaps: made from options and the environment, read, given up.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,41 +15,10 @@
 #define DEFAULT_WINDOW	((size_t)64 << 30)
 #define SMALLEST_WINDOW	(64 * KA_MIB)
 
-static pthread_mutex_t heaps_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
-static struct ka_heap *heaps;
+/* Of struct ka_options as it first was. */
+#define OPTIONS_MIN	offsetof(struct ka_options, fork)
 
-/* Fork with every lock held, so that no child finds one that nobody releases. */
-static void fork_prepare(void)
-{
-	pthread_mutex_lock(&heaps_lock);
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
-		pthread_mutex_lock(&heap->lock);
-}
-
-/* Parent and child alike hold what fork_prepare() took. */
-static void fork_parent(void)
-{
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
-		pthread_mutex_unlock(&heap->lock);
-	pthread_mutex_unlock(&heaps_lock);
-}
-
-static void fork_child(void)
-{
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
-		if (!heap->inherited)
-			heap->inherited =
-				!heap->window.source->forked(&heap->window);
-	}
-	fork_parent();
-}
-
-static void register_fork_handlers(void)
-{
-	pthread_atfork(fork_prepare, fork_parent, fork_child);
-}
-
+/* A size that the caller left open, from a variable; 0 if that is not set either. */
 static int option_size(size_t *size, const char *variable)
 {
 	const char *text = secure_getenv(variable);
@@ -120,7 +90,14 @@ static int complete_options(struct ka_options *options)
 	if (options->source > KA_SOURCE_EMBEDDED)
 		return ka_fail(EINVAL, "%d is no source of arenas",
 			       (int)options->source);
-	if (options->window > SIZE_MAX - KA_ARENA_SIZE)
+	if (options->fork > KA_FORK_NONE)
+		return ka_fail(EINVAL, "%d is no policy for fork",
+			       (int)options->fork);
+	if (options->io && options->fork == KA_FORK_COW)
+		return ka_fail(EINVAL, "a heap for I/O buffers is not copied at fork:"
+			       " choose KA_FORK_NONE or KA_FORK_SHARE");
+	/* What is above, no machine has, and the notes can still be added to it. */
+	if (options->window > SIZE_MAX / 2)
 		return ka_fail(EFBIG, "a window of %zu bytes is too large",
 			       options->window);
 	options->window = (options->window + KA_ARENA_SIZE - 1) &
@@ -134,13 +111,18 @@ static int complete_options(struct ka_options *options)
 static int open_source(struct ka_window *window, const struct ka_source_type *type,
 		       const struct ka_options *options)
 {
-	if (type->open(window, options))
-		return -1;
-	window->source = type;
-	window->limit = window->nr_arenas;
+	size_t nr_arenas = options->window / KA_ARENA_SIZE;
+
+	*window = (struct ka_window){
+		.source = type,
+		.nr_notes = ka_notes_arenas(nr_arenas),
+		.limit = nr_arenas,
+		.fork = options->fork,
+	};
+	window->nr_arenas = window->nr_notes + nr_arenas;
 	if (options->limit && options->limit / KA_ARENA_SIZE < window->limit)
 		window->limit = options->limit / KA_ARENA_SIZE;
-	return 0;
+	return type->open(window, options);
 }
 
 static int open_window(struct ka_window *window, const struct ka_options *options)
@@ -169,11 +151,42 @@ static int find_window(struct ka_window *window, struct ka_options *options)
 	return 0;
 }
 
-static size_t arenas_size(const struct ka_window *window)
+static int open_heap(struct ka_heap *heap, struct ka_options options)
 {
-	size_t size = window->nr_arenas * sizeof(struct ka_arena);
+	struct ka_options wanted = options;
+	int error;
 
-	return (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	if (find_window(&heap->window, &options))
+		return -1;
+	if (!ka_notes_open(heap))
+		return 0;
+	error = errno;
+	heap->window.source->close(&heap->window);
+	if (wanted.source != KA_SOURCE_AUTO ||
+	    heap->window.source != &ka_device) {
+		errno = error;
+		return -1;
+	}
+	/* Not a page is to be had of the module, for want of locked memory perhaps. */
+	wanted.source = KA_SOURCE_EMBEDDED;
+	return open_heap(heap, wanted);
+}
+
+/* Options as they were in an older version are shorter, in a newer one longer. */
+static int copy_options(struct ka_options *options, const struct ka_options *wanted)
+{
+	const char *from = (const char *)wanted;
+	size_t size = wanted->size;
+
+	if (size < OPTIONS_MIN || size > KA_PAGE_SIZE)
+		return ka_fail(EINVAL, "the size of struct ka_options is not set");
+	for (size_t i = sizeof(*options); i < size; i++) {
+		if (from[i])
+			return ka_fail(EINVAL, "an option is set that this version of"
+				       " the library does not know");
+	}
+	memcpy(options, from, size < sizeof(*options) ? size : sizeof(*options));
+	return 0;
 }
 
 struct ka_heap *ka_heap_create(const struct ka_options *wanted)
@@ -181,12 +194,8 @@ struct ka_heap *ka_heap_create(const struct ka_options *wanted)
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;
 
-	if (wanted && wanted->size < sizeof(options)) {
-		ka_fail(EINVAL, "the size of struct ka_options is not set");
+	if (wanted && copy_options(&options, wanted))
 		return NULL;
-	}
-	if (wanted)
-		options = *wanted;
 	if (complete_options(&options))
 		return NULL;
 
@@ -197,47 +206,21 @@ struct ka_heap *ka_heap_create(const struct ka_options *wanted)
 		ka_fail(ENOMEM, "no memory for a heap");
 		return NULL;
 	}
-	if (find_window(&heap->window, &options))
-		goto err_heap;
-	heap->arenas = mmap(NULL, arenas_size(&heap->window),
-			    PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (heap->arenas == MAP_FAILED) {
-		ka_fail(ENOMEM, "no memory for the notes on %zu arenas",
-			heap->window.nr_arenas);
-		goto err_window;
+	if (open_heap(heap, options)) {
+		munmap(heap, sizeof(*heap));
+		return NULL;
 	}
 	pthread_mutex_init(&heap->lock, NULL);
-
-	pthread_once(&heaps_once, register_fork_handlers);
-	pthread_mutex_lock(&heaps_lock);
-	heap->next = heaps;
-	heaps = heap;
-	pthread_mutex_unlock(&heaps_lock);
+	ka_heap_register(heap);
 	return heap;
-
-err_window:
-	heap->window.source->close(&heap->window);
-	errno = ENOMEM;
-err_heap:
-	munmap(heap, sizeof(*heap));
-	return NULL;
 }
 
 void ka_heap_destroy(struct ka_heap *heap)
 {
-	struct ka_heap **link = &heaps;
-
 	if (!heap)
 		return;
-	pthread_mutex_lock(&heaps_lock);
-	while (*link != heap)
-		link = &(*link)->next;
-	*link = heap->next;
-	pthread_mutex_unlock(&heaps_lock);
-
+	ka_heap_unregister(heap);
 	heap->window.source->close(&heap->window);
-	munmap(heap->arenas, arenas_size(&heap->window));
 	pthread_mutex_destroy(&heap->lock);
 	munmap(heap, sizeof(*heap));
 }
@@ -254,22 +237,36 @@ uint64_t ka_heap_id(const struct ka_heap *heap)
 
 bool ka_heap_contains(const struct ka_heap *heap, const void *address)
 {
-	return (uintptr_t)address - (uintptr_t)heap->window.start <
-	       heap->window.nr_arenas * KA_ARENA_SIZE;
+	const struct ka_window *window = &heap->window;
+	size_t notes = window->nr_notes * KA_ARENA_SIZE;
+
+	return (uintptr_t)address - (uintptr_t)window->start - notes <
+	       ka_window_size(window) - notes;
+}
+
+int ka_heap_descriptor(struct ka_heap *heap)
+{
+	/* What is shared with the parent can be had; its notes are not needed. */
+	if (heap->window.fork != KA_FORK_SHARE && ka_refuse_inherited(heap))
+		return -1;
+	return heap->window.source->descriptor(&heap->window);
 }
 
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 {
+	const struct ka_window *window = &heap->window;
 	struct ka_stats now;
 
 	if (stats->size < sizeof(now))
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
+	if (ka_refuse_inherited(heap))
+		return -1;
 	pthread_mutex_lock(&heap->lock);
-	now = heap->stats;
+	now = heap->notes->stats;
 	pthread_mutex_unlock(&heap->lock);
 	now.size = stats->size;
-	now.window = heap->window.nr_arenas * KA_ARENA_SIZE;
-	now.limit = heap->window.limit * KA_ARENA_SIZE;
+	now.window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
+	now.limit = window->limit * KA_ARENA_SIZE;
 	now.available_bytes = now.arenas * KA_ARENA_SIZE - now.run_bytes;
 	*stats = now;
 	return 0;

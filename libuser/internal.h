@@ -2,13 +2,15 @@
 /*
  * What the library's files share. Calls go down only:
  *
- *	heap.c		heaps: options, figures, fork
+ *	heap.c		heaps: options, figures
  *	run.c		runs, and which arenas they need
+ *	fork.c		the list of all heaps, and what a child has of them
+ *	note.c		the notes at the start of the window; walk.c reads them
  *	device.c, embedded.c	sources: a window, arenas committed and released
  *	error.c, size.c	sentences, sizes in text
  *
- * heap->lock guards everything of a heap that changes after ka_heap_create(); the
- * list of heaps has a lock of its own, taken before it.
+ * heap->lock guards everything of a heap that changes after ka_heap_create(), its
+ * notes among it; the list of heaps has a lock of its own, taken before it.
  */
 #ifndef KARENA_INTERNAL_H
 #define KARENA_INTERNAL_H
@@ -25,7 +27,9 @@
  * @source: Whose window it is.
  * @start: Its first byte, aligned to KA_ARENA_SIZE.
  * @nr_arenas: How many arenas it has room for.
- * @limit: How many of these may be committed.
+ * @nr_notes: How many of these, the first ones, the notes may take.
+ * @limit: How many of the others may be committed.
+ * @fork: What a child has of it.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
  * @control_size: Its size in bytes.
@@ -35,7 +39,9 @@ struct ka_window {
 	const struct ka_source_type *source;
 	char *start;
 	size_t nr_arenas;
+	size_t nr_notes;
 	size_t limit;
+	enum ka_fork fork;
 	uint64_t id;
 	void *control;
 	size_t control_size;
@@ -45,14 +51,15 @@ struct ka_window {
 /**
  * struct ka_source_type - A source of arenas.
  * @source: Its name in the interface.
- * @open: Reserve a window of options->window bytes, whole arenas. 0, or -1 with
- *	errno and a sentence.
+ * @open: Reserve a window for window->nr_arenas, and let a child have of it what
+ *	window->fork says, or set that to what it will have. 0, or -1 with errno and
+ *	a sentence.
  * @commit: Commit arenas that are not committed, all or none. 0, or an errno.
  * @commit_pages: Commit pages of an arena that is not committed, or in part, so
  *	that no more have memory. 0, or an errno.
  * @release: Give committed arenas back.
- * @forked: In a child: true if the window is there, else its addresses are kept
- *	from being used for something else.
+ * @copied: In a child: whether the window, of KA_FORK_COW, is a copy of its own.
+ * @descriptor: A descriptor of the window's file, or -1 with errno and a sentence.
  * @close: Give up the window and all that is committed.
  */
 struct ka_source_type {
@@ -62,12 +69,18 @@ struct ka_source_type {
 	int (*commit_pages)(struct ka_window *window, size_t arena, size_t from,
 			    size_t count);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
-	bool (*forked)(struct ka_window *window);
+	bool (*copied)(struct ka_window *window);
+	int (*descriptor)(const struct ka_window *window);
 	void (*close)(struct ka_window *window);
 };
 
 extern const struct ka_source_type ka_device;
 extern const struct ka_source_type ka_embedded;
+
+static inline size_t ka_window_size(const struct ka_window *window)
+{
+	return window->nr_arenas * KA_ARENA_SIZE;
+}
 
 /* One bit a page. */
 #define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
@@ -92,27 +105,87 @@ struct ka_arena {
 	bool parts;
 };
 
+/* "ka_notes" in memory; and the layout of what follows, from this struct on. */
+#define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
+#define KA_NOTES_VERSION	1
+
 /**
- * struct ka_heap - A heap.
+ * struct ka_notes - What the library knows of a heap's memory, at the start of its
+ *	window, so that an image of the heap explains itself.
+ * @magic: KA_NOTES_MAGIC, once all is there.
+ * @version: KA_NOTES_VERSION.
+ * @entry_size: Bytes of an entry of @arenas.
+ * @start: Where the window is mapped in the heap's process.
+ * @nr_arenas: Arenas of the window.
+ * @nr_notes: The first of them, which the notes may take.
+ * @nr_touched: Arenas from here on have never been used.
+ * @sequence: Odd while a thread changes the notes: an image taken then has them
+ *	half changed.
+ * @pages: Pages of the notes that are committed.
+ * @nr_empty: Committed arenas without a run.
+ * @stats: The heap's figures; bytes and limits are filled in when read.
+ * @arenas: An entry for each arena of the window; untouched ones have no memory.
+ *	Those of the notes themselves are unused.
+ *
+ * No pointers: who reads it may have mapped it elsewhere.
+ */
+struct ka_notes {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t entry_size;
+	uint64_t start;
+	uint64_t nr_arenas;
+	uint64_t nr_notes;
+	uint64_t nr_touched;
+	uint64_t sequence;
+	uint64_t pages;
+	uint64_t nr_empty;
+	struct ka_stats stats;
+	struct ka_arena arenas[];
+};
+
+/**
+ * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
+ *	of it among them. What is the same for all who see its memory is in @notes.
  * @lock: Guards what follows it.
  * @window: Its addresses.
- * @arenas: An entry for each arena of the window; untouched ones cost no memory.
- * @nr_touched: Entries from here on have never been used.
- * @nr_empty: Committed arenas without a run.
+ * @notes: At their start; not to be touched when @inherited.
  * @inherited: The heap is the parent's; nothing can be done with it.
- * @stats: Its figures; bytes and limits are filled in when read.
- * @next: In the list of all heaps, which ka_heaps_lock guards.
+ * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {
 	pthread_mutex_t lock;
 	struct ka_window window;
-	struct ka_arena *arenas;
-	size_t nr_touched;
-	size_t nr_empty;
+	struct ka_notes *notes;
 	bool inherited;
-	struct ka_stats stats;
 	struct ka_heap *next;
 };
+
+/* run.c; true, with errno and a sentence, if the heap is the parent's. */
+bool ka_refuse_inherited(const struct ka_heap *heap);
+
+/* fork.c */
+void ka_fork_register(void);
+void ka_heap_register(struct ka_heap *heap);
+void ka_heap_unregister(struct ka_heap *heap);
+
+/* note.c; ka_notes_open() sets errno and a sentence, ka_notes_reach() returns errno. */
+size_t ka_notes_size(size_t nr_arenas);
+size_t ka_notes_arenas(size_t nr_arenas);
+int ka_notes_open(struct ka_heap *heap);
+int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas);
+void ka_notes_change(struct ka_heap *heap);
+
+/**
+ * ka_walk_t() - Told of a run.
+ * @data: What the walk was given.
+ * @offset: Where in the window it begins, in bytes.
+ * @size: Its size in bytes.
+ */
+typedef void ka_walk_t(void *data, size_t offset, size_t size);
+
+/* walk.c; 0, or an errno. */
+int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data);
 
 /* error.c; sets errno too, and returns -1. */
 int ka_fail(int error, const char *format, ...)

@@ -2,12 +2,12 @@
 /*
  * Runs: consecutive pages of an arena, or of several. Found first fit, lowest
  * address first, so that the upper arenas can drain; which pages are taken stands
- * in two bits a page outside of the window.
+ * in two bits a page of the notes at the window's start.
  */
 #include <errno.h>
 #include <stdio.h>
 
-#include "internal.h"
+#include "bits.h"
 
 #define NO_PAGE		((size_t)-1)
 
@@ -17,43 +17,6 @@
  */
 #define PART_PAGES	((size_t)16)
 #define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
-
-static bool test_bit(const uint64_t *map, size_t bit)
-{
-	return map[bit / 64] >> bit % 64 & 1;
-}
-
-/* The first bit from @from on that is set, or is clear; KA_ARENA_PAGES if none. */
-static size_t find_bit(const uint64_t *map, size_t from, bool set)
-{
-	while (from < KA_ARENA_PAGES) {
-		uint64_t word = set ? map[from / 64] : ~map[from / 64];
-
-		word >>= from % 64;
-		if (word)
-			return from + (size_t)__builtin_ctzll(word);
-		from = (from / 64 + 1) * 64;
-	}
-	return KA_ARENA_PAGES;
-}
-
-static void change_bits(uint64_t *map, size_t from, size_t count, bool set)
-{
-	while (count) {
-		size_t in_word = 64 - from % 64;
-		uint64_t mask;
-
-		if (in_word > count)
-			in_word = count;
-		mask = (in_word == 64 ? ~0ULL : (1ULL << in_word) - 1) << from % 64;
-		if (set)
-			map[from / 64] |= mask;
-		else
-			map[from / 64] &= ~mask;
-		from += in_word;
-		count -= in_word;
-	}
-}
 
 /* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
 static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
@@ -65,11 +28,11 @@ static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 	for (;;) {
 		size_t end;
 
-		from = find_bit(arena->used, from, false);
+		from = ka_find_bit(arena->used, from, false);
 		from = (from + align - 1) & ~(align - 1);
 		if (from + pages > KA_ARENA_PAGES)
 			break;
-		end = find_bit(arena->used, from, true);
+		end = ka_find_bit(arena->used, from, true);
 		if (end - from >= pages)
 			return from;
 		from = end;
@@ -82,8 +45,10 @@ static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 
 static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align)
 {
-	for (size_t i = 0; i < heap->nr_touched; i++) {
-		size_t page = find_in_arena(&heap->arenas[i], pages, align);
+	struct ka_notes *notes = heap->notes;
+
+	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
+		size_t page = find_in_arena(&notes->arenas[i], pages, align);
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
@@ -94,16 +59,18 @@ static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align
 /* Whole arenas in a row without a run, committed or not, or NO_PAGE. */
 static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 {
+	const struct ka_notes *notes = heap->notes;
 	/* The window's start is aligned to an arena, perhaps to no more. */
 	uintptr_t base = (uintptr_t)heap->window.start / KA_ARENA_SIZE;
-	size_t first = -base & (align - 1);
+	size_t nr_arenas = heap->window.nr_arenas;
+	size_t first = notes->nr_notes;
 
-	while (first < heap->window.nr_arenas &&
-	       count <= heap->window.nr_arenas - first) {
+	first += -(base + first) & (align - 1);
+	while (first < nr_arenas && count <= nr_arenas - first) {
 		size_t i = first + count;
 
-		while (i > first && (i > heap->nr_touched ||
-				     !heap->arenas[i - 1].nr_used))
+		while (i > first && (i > notes->nr_touched ||
+				     !notes->arenas[i - 1].nr_used))
 			i--;
 		if (i == first)
 			return first;
@@ -116,26 +83,30 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
 {
-	while (first < end && !heap->arenas[first].committed == !committed)
+	while (first < end && !heap->notes->arenas[first].committed == !committed)
 		first++;
 	return first;
 }
 
 static void forget_arenas(struct ka_heap *heap, size_t first, size_t count)
 {
+	struct ka_notes *notes = heap->notes;
+
 	heap->window.source->release(&heap->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		heap->arenas[i].committed = 0;
-	heap->stats.arenas -= count;
-	heap->stats.arenas_reclaimed += count;
-	heap->nr_empty -= count;
+		notes->arenas[i].committed = 0;
+	notes->stats.arenas -= count;
+	notes->stats.arenas_reclaimed += count;
+	notes->nr_empty -= count;
 }
 
 static int commit_failed(struct ka_heap *heap, size_t count, int error)
 {
-	if (heap->stats.arenas + count > heap->window.limit)
+	size_t arenas = heap->notes->stats.arenas;
+
+	if (arenas + count > heap->window.limit)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
-			       " arenas and needs %zu more", heap->stats.arenas,
+			       " arenas and needs %zu more", arenas,
 			       heap->window.limit, count);
 	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
 		       " memory cgroup, the limit of all heaps or that of locked"
@@ -145,30 +116,32 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
 			     uint16_t pages)
 {
+	struct ka_notes *notes = heap->notes;
+
 	for (size_t i = first; i < end; i++) {
-		heap->arenas[i].committed = pages;
-		heap->arenas[i].longest = KA_ARENA_PAGES;
+		notes->arenas[i].committed = pages;
+		notes->arenas[i].longest = KA_ARENA_PAGES;
 	}
-	heap->stats.arenas += end - first;
-	heap->stats.arenas_allocated += end - first;
-	heap->nr_empty += end - first;
-	if (heap->stats.arenas > heap->stats.arenas_highwater)
-		heap->stats.arenas_highwater = heap->stats.arenas;
-	if (end > heap->nr_touched)
-		heap->nr_touched = end;
+	notes->stats.arenas += end - first;
+	notes->stats.arenas_allocated += end - first;
+	notes->nr_empty += end - first;
+	if (notes->stats.arenas > notes->stats.arenas_highwater)
+		notes->stats.arenas_highwater = notes->stats.arenas;
+	if (end > notes->nr_touched)
+		notes->nr_touched = end;
 }
 
 /* Commit the pages of an arena in parts up to @end, if they are not yet. */
 static int commit_part(struct ka_heap *heap, size_t index, size_t end)
 {
-	struct ka_arena *arena = &heap->arenas[index];
+	struct ka_arena *arena = &heap->notes->arenas[index];
 	size_t from = arena->committed;
 	int error;
 
 	end = (end + PART_PAGES - 1) & ~(PART_PAGES - 1);
 	if (end <= from)
 		return 0;
-	if (!from && heap->stats.arenas >= heap->window.limit)
+	if (!from && heap->notes->stats.arenas >= heap->window.limit)
 		return commit_failed(heap, 1, ENOMEM);
 	error = heap->window.source->commit_pages(&heap->window, index, from,
 						  end - from);
@@ -191,8 +164,8 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 	int error = 0;
 
 	for (i = first; i < end; i++)
-		missing += !heap->arenas[i].committed;
-	if (heap->stats.arenas + missing > heap->window.limit)
+		missing += !heap->notes->arenas[i].committed;
+	if (heap->notes->stats.arenas + missing > heap->window.limit)
 		return commit_failed(heap, missing, ENOMEM);
 	for (i = first; i < end; i = j) {
 		j = end_of(heap, i, end, true);
@@ -226,9 +199,9 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 /* Whether a run is to be the first of a heap's first arena, and a small one. */
 static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
 {
-	struct ka_arena *arena = &heap->arenas[first];
+	struct ka_arena *arena = &heap->notes->arenas[first];
 
-	if (first || pages > KA_ARENA_PAGES)
+	if (first != heap->window.nr_notes || pages > KA_ARENA_PAGES)
 		return false;
 	if (pages < FIRST_RUN_PAGES)
 		arena->parts = true;
@@ -238,16 +211,18 @@ static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
 /* Mark pages, which may reach over several arenas, as used or free. */
 static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool used)
 {
-	heap->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
+	struct ka_notes *notes = heap->notes;
+
+	notes->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
 	while (pages) {
-		struct ka_arena *arena = &heap->arenas[page / KA_ARENA_PAGES];
+		struct ka_arena *arena = &notes->arenas[page / KA_ARENA_PAGES];
 		size_t from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
 
 		if (used && !arena->nr_used)
-			heap->nr_empty--;
-		change_bits(arena->used, from, here, used);
+			notes->nr_empty--;
+		ka_change_bits(arena->used, from, here, used);
 		if (used) {
 			arena->nr_used = (uint16_t)(arena->nr_used + here);
 		} else {
@@ -255,10 +230,30 @@ static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool use
 			arena->longest = KA_ARENA_PAGES;
 		}
 		if (!arena->nr_used)
-			heap->nr_empty++;
+			notes->nr_empty++;
 		page += here;
 		pages -= here;
 	}
+}
+
+/* Commit what a run needs that begins with an arena of its own: 0, or -1. */
+static int commit_run(struct ka_heap *heap, size_t first, size_t count, size_t pages)
+{
+	const struct ka_notes *notes = heap->notes;
+	size_t end = first + count, fresh = 0;
+	int error;
+
+	/* What the limit refuses anyway needs no notes. */
+	if (end > notes->nr_touched)
+		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
+	if (notes->stats.arenas + fresh > heap->window.limit)
+		return commit_failed(heap, fresh, ENOMEM);
+	error = ka_notes_reach(heap, end);
+	if (error)
+		return commit_failed(heap, count, error);
+	if (begins_in_parts(heap, first, pages))
+		return commit_part(heap, first, pages);
+	return commit_arenas(heap, first, count);
 }
 
 static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
@@ -277,12 +272,12 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
 	if (first == NO_PAGE) {
 		ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of"
 			" %zu KiB",
-			heap->window.nr_arenas * (KA_ARENA_SIZE / KA_MIB),
+			(heap->window.nr_arenas - heap->window.nr_notes) *
+			(KA_ARENA_SIZE / KA_MIB),
 			pages * (KA_PAGE_SIZE / 1024));
 		return NO_PAGE;
 	}
-	if (begins_in_parts(heap, first, pages) ? commit_part(heap, first, pages) :
-						  commit_arenas(heap, first, count))
+	if (commit_run(heap, first, count, pages))
 		return NO_PAGE;
 	return first * KA_ARENA_PAGES;
 }
@@ -294,9 +289,9 @@ static size_t run_page(const struct ka_heap *heap, const void *run)
 	size_t page = offset / KA_PAGE_SIZE;
 
 	if (!ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
-	    page / KA_ARENA_PAGES >= heap->nr_touched ||
-	    !test_bit(heap->arenas[page / KA_ARENA_PAGES].head,
-		      page % KA_ARENA_PAGES))
+	    page / KA_ARENA_PAGES >= heap->notes->nr_touched ||
+	    !ka_test_bit(heap->notes->arenas[page / KA_ARENA_PAGES].head,
+			 page % KA_ARENA_PAGES))
 		return NO_PAGE;
 	return page;
 }
@@ -304,17 +299,18 @@ static size_t run_page(const struct ka_heap *heap, const void *run)
 /* How many pages a run has: up to the next head or the next free page. */
 static size_t run_pages(const struct ka_heap *heap, size_t page)
 {
+	const struct ka_notes *notes = heap->notes;
 	size_t end = page + 1;
 
 	for (;;) {
-		const struct ka_arena *arena = &heap->arenas[end / KA_ARENA_PAGES];
+		const struct ka_arena *arena = &notes->arenas[end / KA_ARENA_PAGES];
 		size_t from = end % KA_ARENA_PAGES, head, unused;
 
 		/* The entry behind the last touched one may not exist. */
-		if (end / KA_ARENA_PAGES >= heap->nr_touched)
+		if (end / KA_ARENA_PAGES >= notes->nr_touched)
 			break;
-		head = find_bit(arena->head, from, true);
-		unused = find_bit(arena->used, from, false);
+		head = ka_find_bit(arena->head, from, true);
+		unused = ka_find_bit(arena->used, from, false);
 		end += (head < unused ? head : unused) - from;
 		if (end % KA_ARENA_PAGES || head == from || unused == from)
 			break;
@@ -322,18 +318,24 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 	return end - page;
 }
 
-static bool refuse_inherited(const struct ka_heap *heap)
+bool ka_refuse_inherited(const struct ka_heap *heap)
 {
+	/* It changes in a child before that runs, and never again. */
 	if (!heap->inherited)
 		return false;
-	ka_fail(EOWNERDEAD, "the heap is the parent's: a fork does not inherit a"
-		" heap of the module");
+	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
 	return true;
+}
+
+static void change_head(struct ka_heap *heap, size_t page, bool head)
+{
+	ka_change_bits(heap->notes->arenas[page / KA_ARENA_PAGES].head,
+		       page % KA_ARENA_PAGES, 1, head);
 }
 
 void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 {
-	size_t pages = size / KA_PAGE_SIZE, page = NO_PAGE;
+	size_t pages = size / KA_PAGE_SIZE, page;
 
 	if (!size || size % KA_PAGE_SIZE) {
 		ka_fail(EINVAL, "a run of %zu bytes is not whole pages", size);
@@ -344,16 +346,18 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 		return NULL;
 	}
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
+	if (ka_refuse_inherited(heap))
+		return NULL;
 
 	pthread_mutex_lock(&heap->lock);
-	if (!refuse_inherited(heap))
-		page = run_find(heap, pages, align);
+	ka_notes_change(heap);
+	page = run_find(heap, pages, align);
 	if (page != NO_PAGE) {
-		change_bits(heap->arenas[page / KA_ARENA_PAGES].head,
-			    page % KA_ARENA_PAGES, 1, true);
+		change_head(heap, page, true);
 		mark_pages(heap, page, pages, true);
-		heap->stats.runs++;
+		heap->notes->stats.runs++;
 	}
+	ka_notes_change(heap);
 	pthread_mutex_unlock(&heap->lock);
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
 }
@@ -361,57 +365,64 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 /* Of the arenas that a run has left empty, and one kept, at most one is kept. */
 static void release_empty(struct ka_heap *heap, size_t first, size_t end)
 {
-	if (heap->nr_empty <= 1)
+	struct ka_notes *notes = heap->notes;
+
+	if (notes->nr_empty <= 1)
 		return;
 	/* A run's inner arenas are empty; its first and last may not be. */
-	if (heap->arenas[first].nr_used)
+	if (notes->arenas[first].nr_used)
 		first++;
-	if (first < end && heap->arenas[end - 1].nr_used)
+	if (first < end && notes->arenas[end - 1].nr_used)
 		end--;
-	if (heap->nr_empty == end - first)
+	if (notes->nr_empty == end - first)
 		first++;
 	if (first < end)
 		forget_arenas(heap, first, end - first);
 }
 
+static void run_free(struct ka_heap *heap, size_t page)
+{
+	size_t pages = run_pages(heap, page);
+
+	ka_notes_change(heap);
+	change_head(heap, page, false);
+	mark_pages(heap, page, pages, false);
+	heap->notes->stats.runs--;
+	release_empty(heap, page / KA_ARENA_PAGES,
+		      (page + pages - 1) / KA_ARENA_PAGES + 1);
+	ka_notes_change(heap);
+}
+
 int ka_run_free(struct ka_heap *heap, void *run)
 {
-	size_t page, pages;
-	int ret = -1;
+	size_t page;
 
 	if (!run)
 		return 0;
+	if (ka_refuse_inherited(heap))
+		return -1;
 	pthread_mutex_lock(&heap->lock);
-	if (refuse_inherited(heap))
-		goto out;
 	page = run_page(heap, run);
-	if (page == NO_PAGE) {
-		ka_fail(EINVAL, "no run begins at %p", run);
-		goto out;
-	}
-	pages = run_pages(heap, page);
-	change_bits(heap->arenas[page / KA_ARENA_PAGES].head,
-		    page % KA_ARENA_PAGES, 1, false);
-	mark_pages(heap, page, pages, false);
-	heap->stats.runs--;
-	release_empty(heap, page / KA_ARENA_PAGES,
-		      (page + pages - 1) / KA_ARENA_PAGES + 1);
-	ret = 0;
-out:
+	if (page != NO_PAGE)
+		run_free(heap, page);
 	pthread_mutex_unlock(&heap->lock);
-	return ret;
+	if (page == NO_PAGE)
+		return ka_fail(EINVAL, "no run begins at %p", run);
+	return 0;
 }
 
 size_t ka_run_size(struct ka_heap *heap, const void *run)
 {
 	size_t page, pages = 0;
 
+	if (ka_refuse_inherited(heap))
+		return 0;
 	pthread_mutex_lock(&heap->lock);
 	page = run_page(heap, run);
-	if (page == NO_PAGE)
-		ka_fail(EINVAL, "no run begins at %p", run);
-	else
+	if (page != NO_PAGE)
 		pages = run_pages(heap, page);
 	pthread_mutex_unlock(&heap->lock);
+	if (page == NO_PAGE)
+		ka_fail(EINVAL, "no run begins at %p", run);
 	return pages * KA_PAGE_SIZE;
 }

@@ -6,7 +6,10 @@
 #define KARENA_TESTS_COMMON_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,12 +38,86 @@
 	} while (0)
 #endif
 
+#define NOT_WITH_VALGRIND(_why)						\
+	do {								\
+		if (getenv("VALGRIND"))					\
+			SKIP(return, "valgrind " _why);			\
+	} while (0)
+
 #ifdef __SANITIZE_THREAD__
 #define NOT_WITH_THREAD_SANITIZER()					\
 	SKIP(return, "ThreadSanitizer cannot fork beside a thread")
 #else
 #define NOT_WITH_THREAD_SANITIZER()	do { } while (0)
 #endif
+
+static inline bool on_device(void)
+{
+	return !strcmp(getenv("KARENA_SOURCE"), "device");
+}
+
+static inline struct ka_heap *make(size_t window, size_t limit, enum ka_fork fork)
+{
+	struct ka_options options = KA_OPTIONS;
+
+	options.window = window;
+	options.limit = limit;
+	options.fork = fork;
+	return ka_heap_create(&options);
+}
+
+static inline struct ka_stats figures(struct ka_heap *heap)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+
+	ka_heap_stats(heap, &stats);
+	return stats;
+}
+
+/* In a child: say which condition failed, and end. */
+#define CHECK(_condition)						\
+	do {								\
+		if (!(_condition)) {					\
+			fprintf(stderr, "# %s:%d: in a child: %s\n",	\
+				__FILE__, __LINE__, #_condition);	\
+			_exit(1);					\
+		}							\
+	} while (0)
+
+/* In a child that may: a sanitizer would report it and exit. */
+static inline void die_of_signals(void)
+{
+	signal(SIGSEGV, SIG_DFL);
+	signal(SIGBUS, SIG_DFL);
+}
+
+/* The status of a child as a shell gives it: 128 + signal, or the exit status. */
+static inline int child_status(pid_t child)
+{
+	int status;
+
+	if (waitpid(child, &status, 0) != child)
+		return -1;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Bytes from an address on that are in memory, of so many. */
+static inline size_t resident_from(const char *start, size_t size)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	size_t pages = 0;
+	uint64_t entry;
+
+	for (size_t at = 0; at < size; at += KA_PAGE_SIZE) {
+		off_t page = (off_t)((uintptr_t)(start + at) / KA_PAGE_SIZE);
+
+		if (pread(fd, &entry, sizeof(entry), page * 8) != sizeof(entry))
+			abort();
+		pages += entry >> 63;
+	}
+	close(fd);
+	return pages * KA_PAGE_SIZE;
+}
 
 /* Bytes of this process that are in memory. */
 static inline long resident(void)

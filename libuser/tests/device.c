@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
  * What the library says when the module is missing, forbidden, of another
- * version, or fails at any step. The system calls are replaced by some that fail
- * as told (the linker's --wrap), so this needs no module.
+ * version, or fails at any step, and what it asks of the module. The system calls
+ * are replaced by some that fail as told (the linker's --wrap), so this needs no
+ * module.
  */
 #include <fcntl.h>
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
 #include <linux/karena.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ	22
+#endif
 
 #include "common.h"
 
@@ -20,10 +25,18 @@ static struct {
 	int map_window_errno;
 	int map_control_errno;
 	int commit_errno;
+	int attach_errno;
+	int populate_errno;	/* the control region has nothing to show */
+	int spare_commits;	/* that succeed before commit_errno */
 	uint32_t abi_version;
+	uint64_t features;
+	bool no_clone;		/* fork() copies the memory and makes no clone */
 } fake;
 
 static int opened, maps;
+static struct karena_create created;	/* what was asked for */
+static uint64_t attached;		/* and by which address */
+static struct karena_control *control;
 
 int __wrap_open(const char *path, int flags, ...);
 int __wrap_ioctl(int fd, unsigned long request, ...);
@@ -34,6 +47,7 @@ int __wrap_close(int fd);
 void *__real_mmap(void *address, size_t size, int protection, int flags, int fd,
 		  off_t offset);
 int __real_close(int fd);
+int __real_madvise(void *address, size_t size, int advice);
 
 static int fails(int error)
 {
@@ -75,14 +89,21 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 		info->abi_version = fake.abi_version;
 		info->arena_size = KARENA_ARENA_SIZE;
 		info->window_max = 1UL << 40;
+		info->features = fake.features;
 		return fails(fake.info_errno);
 	}
 	if (request == KARENA_CREATE) {
 		struct karena_create *create = args;
 
+		created = *create;
 		create->control_offset = create->window;
 		create->control_size = 8192;
+		create->id = 7;
 		return fails(fake.create_errno) ? -1 : open_null();
+	}
+	if (request == KARENA_ATTACH) {
+		attached = ((struct karena_attach *)args)->address;
+		return fails(fake.attach_errno) ? -1 : open_null();
 	}
 	return fails(ENOTTY);
 }
@@ -100,17 +121,38 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 		return __real_mmap(address, size, protection, flags, fd, offset);
 	map = __real_mmap(NULL, size, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (offset && map != MAP_FAILED)
-		((struct karena_control *)map)->states_offset = 4096;
 	maps++;
+	if (map == MAP_FAILED)
+		return map;
+	if (offset) {
+		control = map;
+		control->states_offset = 4096;
+		control->id = 7;
+	}
+	/* A module that knows no policies has no child inherit anything. */
+	if (!(fake.features & KARENA_FEATURE_FORK))
+		__real_madvise(map, size, MADV_DONTFORK);
 	return map;
+}
+
+/* As the module: what a child has is a clone with a number of its own. */
+static void fork_child(void)
+{
+	if (fake.features & KARENA_FEATURE_FORK && !fake.no_clone)
+		control->id = 8;
 }
 
 int __wrap_madvise(void *address, size_t size, int advice)
 {
 	(void)address;
 	(void)size;
-	return advice == MADV_REMOVE ? 0 : fails(fake.commit_errno);
+	if (advice == MADV_REMOVE)
+		return 0;
+	if (advice == MADV_POPULATE_READ)
+		return fails(fake.populate_errno);
+	if (fake.spare_commits-- > 0)
+		return 0;
+	return fails(fake.commit_errno);
 }
 
 FIXTURE(device) {
@@ -121,6 +163,7 @@ FIXTURE_SETUP(device)
 {
 	memset(&fake, 0, sizeof(fake));
 	fake.abi_version = KARENA_ABI_VERSION;
+	fake.features = KARENA_FEATURE_FORK | KARENA_FEATURE_IO;
 	setenv("KARENA_SOURCE", "device", 1);
 	setenv("KARENA_WINDOW", "64M", 1);
 }
@@ -218,6 +261,202 @@ TEST_F(device, a_commit_fails)
 	EXPECT_EQ(0, stats.runs);
 	fake.commit_errno = 0;
 	EXPECT_NE(NULL, ka_run_alloc(heap, 5 * MIB, 0));
+	ka_heap_destroy(heap);
+}
+
+TEST_F(device, no_page_for_the_notes)
+{
+	struct ka_heap *heap;
+
+	fake.commit_errno = ENOMEM;
+	EXPECT_FAILS(ENOMEM, "no memory for the notes");
+	EXPECT_NE(NULL, strstr(ka_error(), "ulimit -l"));
+	/* With auto, the process then has a heap all the same. */
+	setenv("KARENA_SOURCE", "auto", 1);
+	heap = ka_heap_create(NULL);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(KA_SOURCE_EMBEDDED, ka_heap_source(heap));
+	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	ka_heap_destroy(heap);
+}
+
+TEST_F(device, a_page_of_notes_cannot_be_had)
+{
+	struct ka_stats before = { .size = sizeof(before) }, after = before;
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+	char *run;
+
+	options.window = 256 * MIB;
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	run = ka_run_alloc(heap, 16 * MIB, 0);
+	ASSERT_NE(NULL, run);
+	ASSERT_EQ(0, ka_heap_stats(heap, &before));
+	/* More arenas than the first page has notes on: of notes, then of memory. */
+	for (int i = 0; i < 2; i++) {
+		fake.spare_commits = i;
+		fake.commit_errno = ENOMEM;
+		errno = 0;
+		EXPECT_EQ(NULL, ka_run_alloc(heap, 100 * MIB, 0));
+		EXPECT_EQ(ENOMEM, errno);
+		EXPECT_NE(NULL, strstr(ka_error(), "no memory for 50 more arenas"));
+		ASSERT_EQ(0, ka_heap_stats(heap, &after));
+		EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+		EXPECT_EQ(16 * MIB, ka_run_size(heap, run));
+	}
+	fake.commit_errno = 0;
+	EXPECT_NE(NULL, ka_run_alloc(heap, 100 * MIB, 0));
+	ka_heap_destroy(heap);
+}
+
+TEST_F(device, the_kernels_limit_has_room_for_the_notes)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+
+	options.window = 32UL << 30;
+	options.limit = 9 * MIB;
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	EXPECT_LT(8 * MIB, created.limit);
+	EXPECT_GT(13 * MIB, created.limit);
+	EXPECT_EQ(0, created.limit % KA_PAGE_SIZE);
+	EXPECT_LT(32UL << 30, created.window);
+	EXPECT_GE((32UL << 30) + 8 * MIB, created.window);
+	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
+	EXPECT_EQ(32UL << 30, stats.window);
+	EXPECT_EQ(8 * MIB, stats.limit);
+	ka_heap_destroy(heap);
+
+	options.limit = 0;
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(0, created.limit);
+	ka_heap_destroy(heap);
+}
+
+TEST_F(device, the_policy_for_fork_reaches_the_module)
+{
+	static const enum ka_fork policies[] = {
+		KA_FORK_COW, KA_FORK_SHARE, KA_FORK_NONE
+	};
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+
+	for (int i = 0; i < 3; i++) {
+		options.fork = policies[i];
+		options.io = i > 0;
+		heap = ka_heap_create(&options);
+		ASSERT_NE(NULL, heap);
+		EXPECT_EQ(i, created.fork);
+		EXPECT_EQ(i ? KARENA_CREATE_IO : 0, created.flags);
+		ka_heap_destroy(heap);
+	}
+}
+
+TEST_F(device, an_older_module_is_asked_for_nothing_it_does_not_know)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+
+	fake.features = 0;
+	options.fork = KA_FORK_NONE;
+	options.io = true;
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(0, created.fork);
+	EXPECT_EQ(0, created.flags);
+	ka_heap_destroy(heap);
+
+	options.fork = KA_FORK_SHARE;
+	EXPECT_EQ(NULL, ka_heap_create(&options));
+	EXPECT_EQ(EOPNOTSUPP, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "too old to share"));
+	/* With auto there is somebody who can. */
+	setenv("KARENA_SOURCE", "auto", 1);
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(KA_SOURCE_EMBEDDED, ka_heap_source(heap));
+	ka_heap_destroy(heap);
+}
+
+/* In a child: whether it has the heap (1), or is told that it has not (2). */
+static int heap_in_child(struct ka_heap *heap, char *run)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+	pid_t child = fork();
+	int status;
+
+	if (!child) {
+		if (ka_run_alloc(heap, MIB, 0))
+			_exit(!ka_run_free(heap, run) && ka_heap_id(heap) == 8 ?
+			      1 : 3);
+		if (errno != EOWNERDEAD || !ka_run_free(heap, run) ||
+		    !ka_heap_stats(heap, &stats) || ka_run_size(heap, run) ||
+		    ka_heap_descriptor(heap) >= 0 || errno != EOWNERDEAD)
+			_exit(4);
+		/* Its addresses are nobody else's. */
+		if (__real_mmap(run, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
+				MAP_FIXED_NOREPLACE, -1, 0) == run)
+			_exit(5);
+		ka_heap_destroy(heap);
+		_exit(2);
+	}
+	if (waitpid(child, &status, 0) != child || !WIFEXITED(status))
+		return -1;
+	return WEXITSTATUS(status);
+}
+
+TEST_F(device, a_child_is_told_when_there_is_no_clone)
+{
+	static const struct {
+		bool older, no_clone;
+		int populate_errno, has;
+	} cases[] = {
+		{ .has = 1 },
+		{ .has = 2, .older = true },
+		{ .has = 2, .no_clone = true },
+		{ .has = 2, .populate_errno = EFAULT },
+	};
+	struct ka_heap *heap;
+	char *run;
+
+	/* Before the library's own handler: the kernel does it before both. */
+	pthread_atfork(NULL, NULL, fork_child);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		fake.features = cases[i].older ? 0 : KARENA_FEATURE_FORK;
+		fake.no_clone = cases[i].no_clone;
+		fake.populate_errno = cases[i].populate_errno;
+		heap = ka_heap_create(NULL);
+		ASSERT_NE(NULL, heap);
+		run = ka_run_alloc(heap, MIB, 0);
+		ASSERT_NE(NULL, run);
+		EXPECT_EQ(cases[i].has, heap_in_child(heap, run));
+		EXPECT_EQ(0, ka_run_free(heap, run));
+		ka_heap_destroy(heap);
+	}
+}
+
+TEST_F(device, a_descriptor_is_the_heaps)
+{
+	struct ka_heap *heap = ka_heap_create(NULL);
+	char *run = ka_run_alloc(heap, MIB, 0);
+	int fd = ka_heap_descriptor(heap);
+
+	ASSERT_LE(0, fd);
+	EXPECT_GE((uintptr_t)run, attached);
+	EXPECT_LE((uintptr_t)run, attached + 66 * MIB);
+	close(fd);
+	fake.attach_errno = ENOMEM;
+	EXPECT_EQ(-1, ka_heap_descriptor(heap));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "gives no descriptor"));
+	fake.open_errno = EACCES;
+	EXPECT_EQ(-1, ka_heap_descriptor(heap));
+	EXPECT_EQ(EACCES, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "join the group karena"));
 	ka_heap_destroy(heap);
 }
 

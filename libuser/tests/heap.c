@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * Heaps: what they are made from, every bad wish, figures, limits, fork. Runs on
- * the source that KARENA_SOURCE names.
+ * Heaps: what they are made from, every bad wish, figures, limits. Runs on the
+ * source that KARENA_SOURCE names.
  */
-#include <fcntl.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+
+#include <linux/karena.h>
 
 #include "common.h"
-
-static struct ka_heap *make(size_t window, size_t limit)
-{
-	struct ka_options options = KA_OPTIONS;
-
-	options.window = window;
-	options.limit = limit;
-	return ka_heap_create(&options);
-}
 
 static int lowest_free_fd(void)
 {
@@ -57,7 +51,7 @@ TEST(auto_takes_what_there_is)
 TEST(no_descriptor_is_kept_and_none_is_needed)
 {
 	int before = lowest_free_fd();
-	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	char *run;
 
 	ASSERT_NE(NULL, heap);
@@ -111,6 +105,56 @@ TEST(bad_options_are_refused_with_a_sentence)
 	options.window = SIZE_MAX / 2;
 	EXPECT_EQ(NULL, ka_heap_create(&options));
 	EXPECT_TRUE(errno == ENOMEM || errno == EFBIG);
+
+	options = (struct ka_options)KA_OPTIONS;
+	options.fork = 3;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	EXPECT_NE(NULL, strstr(ka_error(), "no policy for fork"));
+	options.fork = KA_FORK_COW;
+	options.io = true;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+	EXPECT_NE(NULL, strstr(ka_error(), "not copied at fork"));
+}
+
+/* As an older version of the library had them. */
+TEST(shorter_options_go_on_working)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+
+	options.size = offsetof(struct ka_options, fork);
+	options.window = 8 * MIB;
+	/* Behind the end there may be anything. */
+	memset((char *)&options + options.size, 0x55,
+	       sizeof(options) - options.size);
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
+	EXPECT_EQ(8 * MIB, figures(heap).window);
+	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	ka_heap_destroy(heap);
+	options.size--;
+	EXPECT_CREATE_FAILS(EINVAL, &options);
+}
+
+/* And as a newer one will. */
+TEST(longer_options_work_if_nothing_is_set_there)
+{
+	struct {
+		struct ka_options known;
+		size_t more;
+	} options = { .known = KA_OPTIONS };
+	struct ka_heap *heap;
+
+	options.known.size = sizeof(options);
+	options.known.window = 8 * MIB;
+	heap = ka_heap_create(&options.known);
+	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
+	ka_heap_destroy(heap);
+	options.more = 1;
+	EXPECT_CREATE_FAILS(EINVAL, &options.known);
+	EXPECT_NE(NULL, strstr(ka_error(), "does not know"));
+	options.known.size = SIZE_MAX;
+	EXPECT_CREATE_FAILS(EINVAL, &options.known);
 }
 
 TEST(bad_variables_are_refused_with_a_sentence)
@@ -149,7 +193,7 @@ TEST(variables_set_what_options_leave_open)
 	EXPECT_EQ(64 * MIB, stats.limit);
 	ka_heap_destroy(heap);
 
-	heap = make(8 * MIB, 4 * MIB);
+	heap = make(8 * MIB, 4 * MIB, KA_FORK_COW);
 	ASSERT_NE(NULL, heap);
 	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
 	EXPECT_EQ(8 * MIB, stats.window);
@@ -172,14 +216,14 @@ TEST(a_process_with_little_address_space_gets_a_smaller_window)
 	EXPECT_GE(stats.window, 1UL << 30);
 	ka_heap_destroy(heap);
 	/* But who asks for more is told. */
-	EXPECT_EQ(NULL, make(8UL << 30, 0));
+	EXPECT_EQ(NULL, make(8UL << 30, 0, KA_FORK_COW));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "no room"));
 }
 
 TEST(the_limit_ends_in_null_and_nothing_is_lost)
 {
-	struct ka_heap *heap = make(64 * MIB, 6 * MIB);
+	struct ka_heap *heap = make(64 * MIB, 6 * MIB, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
 	char *runs[3];
 
@@ -206,7 +250,7 @@ TEST(the_limit_ends_in_null_and_nothing_is_lost)
 
 TEST(the_window_ends_in_null)
 {
-	struct ka_heap *heap = make(4 * MIB, 0);
+	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
 
 	ASSERT_NE(NULL, heap);
 	EXPECT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
@@ -220,7 +264,7 @@ TEST(the_window_ends_in_null)
 
 TEST(contains_knows_the_window)
 {
-	struct ka_heap *heap = make(8 * MIB, 0);
+	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
 	char *run;
 
 	ASSERT_NE(NULL, heap);
@@ -236,7 +280,7 @@ TEST(contains_knows_the_window)
 
 TEST(figures_count_and_add_up)
 {
-	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
 	char *big, *small;
 
@@ -265,27 +309,9 @@ TEST(figures_count_and_add_up)
 	ka_heap_destroy(heap);
 }
 
-/* Bytes from an address on that are in memory, of so many. */
-static size_t resident_from(const char *start, size_t size)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	size_t pages = 0;
-	uint64_t entry;
-
-	for (size_t at = 0; at < size; at += KA_PAGE_SIZE) {
-		off_t page = (off_t)((uintptr_t)(start + at) / KA_PAGE_SIZE);
-
-		if (pread(fd, &entry, sizeof(entry), page * 8) != sizeof(entry))
-			abort();
-		pages += entry >> 63;
-	}
-	close(fd);
-	return pages * KA_PAGE_SIZE;
-}
-
 TEST(a_small_heap_costs_what_it_uses)
 {
-	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
 	char *first = NULL, *run;
 
@@ -313,7 +339,7 @@ TEST(a_small_heap_costs_what_it_uses)
 
 TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
 {
-	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
 	char *runs[128], *big;
 
@@ -341,7 +367,7 @@ TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
 
 TEST(what_is_given_back_leaves_the_process)
 {
-	struct ka_heap *heap = make(128 * MIB, 0);
+	struct ka_heap *heap = make(128 * MIB, 0, KA_FORK_COW);
 	long before, full, after;
 	char *run;
 
@@ -361,7 +387,7 @@ TEST(what_is_given_back_leaves_the_process)
 
 TEST(locked_memory_is_given_back_too)
 {
-	struct ka_heap *heap = make(64 * MIB, 0);
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
 	char *run;
 
@@ -383,90 +409,6 @@ TEST(locked_memory_is_given_back_too)
 	ka_heap_destroy(heap);
 }
 
-TEST(a_child_has_the_heap_or_is_told)
-{
-	struct ka_heap *heap = make(64 * MIB, 0);
-	bool device;
-	char *run;
-	pid_t child;
-	int status;
-
-	ASSERT_NE(NULL, heap);
-	device = ka_heap_source(heap) == KA_SOURCE_DEVICE;
-	run = ka_run_alloc(heap, MIB, 0);
-	memset(run, 7, MIB);
-	child = fork();
-	if (!child) {
-		char *other = ka_run_alloc(heap, MIB, 0);
-
-		if (device) {
-			if (other || errno != EOWNERDEAD)
-				_exit(1);
-			if (ka_run_free(heap, run) != -1 || errno != EOWNERDEAD)
-				_exit(2);
-			/* Another heap can be had. */
-			heap = make(4 * MIB, 0);
-			run = heap ? ka_run_alloc(heap, MIB, 0) : NULL;
-			if (!run || memset(run, 1, MIB) != run)
-				_exit(3);
-			ka_heap_destroy(heap);
-			_exit(0);
-		}
-		if (!other || run[MIB - 1] != 7)
-			_exit(4);
-		memset(run, 8, MIB);
-		if (ka_run_free(heap, run) || ka_run_free(heap, other))
-			_exit(5);
-		_exit(0);
-	}
-	ASSERT_EQ(child, waitpid(child, &status, 0));
-	EXPECT_EQ(0, status);
-	EXPECT_EQ(7, run[MIB - 1]);
-	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
-	ka_heap_destroy(heap);
-}
-
-static bool stop;
-
-static void *churn(void *data)
-{
-	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
-		void *run = ka_run_alloc(data, 64 * 1024, 0);
-
-		if (ka_run_free(data, run))
-			return data;
-	}
-	return NULL;
-}
-
-TEST(a_fork_beside_a_busy_thread_does_not_hang)
-{
-	struct ka_heap *heap = make(64 * MIB, 0);
-	pthread_t thread;
-	void *failed;
-	int status;
-
-	NOT_WITH_THREAD_SANITIZER();
-	ASSERT_NE(NULL, heap);
-	stop = false;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, churn, heap));
-	for (int i = 0; i < 50; i++) {
-		pid_t child = fork();
-
-		if (!child) {
-			void *run = ka_run_alloc(heap, 4096, 0);
-
-			_exit(run || errno == EOWNERDEAD ? 0 : 1);
-		}
-		ASSERT_EQ(child, waitpid(child, &status, 0));
-		ASSERT_EQ(0, status);
-	}
-	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
-	pthread_join(thread, &failed);
-	EXPECT_EQ(NULL, failed);
-	ka_heap_destroy(heap);
-}
-
 static void *fail_otherwise(void *heap)
 {
 	return ka_run_alloc(heap, 1, 0) ? heap : (void *)(uintptr_t)
@@ -475,7 +417,7 @@ static void *fail_otherwise(void *heap)
 
 TEST(the_error_is_each_threads_own)
 {
-	struct ka_heap *heap = make(4 * MIB, 0);
+	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
 	pthread_t thread;
 	void *failed;
 
@@ -485,6 +427,31 @@ TEST(the_error_is_each_threads_own)
 	pthread_join(thread, &failed);
 	EXPECT_EQ(NULL, failed);
 	EXPECT_NE(NULL, strstr(ka_error(), "ka_stats"));
+	ka_heap_destroy(heap);
+}
+
+TEST(a_descriptor_is_to_be_had_of_the_module)
+{
+	struct ka_heap *heap = make(64 * MIB, 4 * MIB, KA_FORK_COW);
+	struct karena_limit limit = { .size = sizeof(limit) };
+	int fd;
+
+	ASSERT_NE(NULL, heap);
+	fd = ka_heap_descriptor(heap);
+	if (!on_device()) {
+		EXPECT_EQ(-1, fd);
+		EXPECT_EQ(EOPNOTSUPP, errno);
+		EXPECT_NE(NULL, strstr(ka_error(), "not on the module"));
+		ka_heap_destroy(heap);
+		return;
+	}
+	ASSERT_LE(0, fd) TH_LOG("%s", ka_error());
+	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
+	ASSERT_EQ(0, ioctl(fd, KARENA_LIMIT, &limit));
+	/* With room for the page of notes. */
+	EXPECT_EQ(4 * MIB + 2 * KA_PAGE_SIZE, limit.hard);
+	close(fd);
+	EXPECT_NE(NULL, ka_run_alloc(heap, 4 * MIB, 0));
 	ka_heap_destroy(heap);
 }
 

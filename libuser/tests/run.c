@@ -4,6 +4,7 @@
  * Runs on the source that KARENA_SOURCE names.
  */
 #include "common.h"
+#include "stamp.h"
 
 FIXTURE(run) {
 	struct ka_heap *heap;
@@ -22,14 +23,6 @@ FIXTURE_SETUP(run)
 FIXTURE_TEARDOWN(run)
 {
 	ka_heap_destroy(self->heap);
-}
-
-static struct ka_stats figures(struct ka_heap *heap)
-{
-	struct ka_stats stats = { .size = sizeof(stats) };
-
-	ka_heap_stats(heap, &stats);
-	return stats;
 }
 
 TEST_F(run, every_multiple_of_a_page_is_a_run)
@@ -170,27 +163,6 @@ TEST_F(run, the_rest_of_a_long_runs_last_arena_is_used)
 }
 
 #define SLOTS	400
-
-/* A run's pages hold its slot's number: an overlap or a loss shows. */
-static void stamp(char *run, size_t size, unsigned int value)
-{
-	for (size_t i = 0; i < size; i += KA_PAGE_SIZE) {
-		memcpy(run + i, &value, sizeof(value));
-		memcpy(run + i + KA_PAGE_SIZE - sizeof(value), &value,
-		       sizeof(value));
-	}
-}
-
-static size_t wrong_stamps(const char *run, size_t size, unsigned int value)
-{
-	size_t wrong = 0;
-
-	for (size_t i = 0; i < size; i += KA_PAGE_SIZE)
-		wrong += memcmp(run + i, &value, sizeof(value)) ||
-			 memcmp(run + i + KA_PAGE_SIZE - sizeof(value), &value,
-				sizeof(value));
-	return wrong;
-}
 
 static size_t random_size(unsigned int *seed)
 {

@@ -11,9 +11,8 @@
  * All may be called by several threads at once, but for ka_heap_destroy(), which
  * must be the last call on its heap. None may be called from a signal handler.
  *
- * Fork: a heap on the module is not inherited; in the child its memory is not
- * there, and calls on it fail with EOWNERDEAD. A heap on plain mmap is copied on
- * write, as all private memory is.
+ * Fork: the child has a copy of each heap, unless the heap was made otherwise; see
+ * enum ka_fork.
  */
 #ifndef KARENA_KARENA_H
 #define KARENA_KARENA_H
@@ -53,6 +52,24 @@ enum ka_source {
 };
 
 /**
+ * enum ka_fork - What a child has of a heap after fork().
+ * @KA_FORK_COW: A copy of its own, made page by page as one of the two writes.
+ *	Every call works in both. The module must know how to (KARENA_FEATURE_FORK);
+ *	with an older one it is as NONE.
+ * @KA_FORK_SHARE: The same memory: what one writes the other sees. The heap stays
+ *	the parent's; in the child ka_run_alloc(), ka_run_free() and the calls that
+ *	read the heap's notes fail with EOWNERDEAD. On plain mmap, the child cannot
+ *	touch the arenas that the parent commits after the fork.
+ * @KA_FORK_NONE: Nothing: the addresses are kept from being used for something
+ *	else, a touch is SIGSEGV, calls on the heap fail with EOWNERDEAD.
+ */
+enum ka_fork {
+	KA_FORK_COW		= 0,
+	KA_FORK_SHARE		= 1,
+	KA_FORK_NONE		= 2,
+};
+
+/**
  * struct ka_options - What a heap is to be. Begin with KA_OPTIONS.
  * @size: sizeof(struct ka_options), so that later versions can add members.
  * @source: AUTO: as the environment's KARENA_SOURCE says (auto, device, embedded).
@@ -62,8 +79,12 @@ enum ka_source {
  *	KARENA_LIMIT, or else as many as the window has.
  * @name: Printable ASCII without '/', at most 31 characters; shown in sysfs and in
  *	/proc/PID/maps. NULL: KARENA_NAME, or else the program's name.
+ * @fork: What a child has of it.
+ * @io: It is for I/O buffers, which a device may pin for long. @fork must not be
+ *	COW.
  *
- * Sizes in the environment are bytes, or have a suffix K, M, G or T.
+ * The members from @fork on may be left out. Sizes in the environment are bytes, or
+ * have a suffix K, M, G or T.
  */
 struct ka_options {
 	size_t size;
@@ -71,6 +92,8 @@ struct ka_options {
 	size_t window;
 	size_t limit;
 	const char *name;
+	enum ka_fork fork;
+	bool io;
 };
 
 /** KA_OPTIONS - Options that leave everything to the environment and defaults. */
@@ -107,12 +130,13 @@ struct ka_stats {
  * ka_heap_create() - Make a heap.
  * @options: What it is to be, or NULL for KA_OPTIONS.
  *
- * Opens /dev/karena for a moment; keeps no descriptor.
+ * Opens /dev/karena for a moment; keeps no descriptor. Commits one page, for the
+ * library's notes, beside the limit.
  *
  * Return: The heap, or NULL with errno: EINVAL, a bad option or variable of the
  * environment; ENOENT, EACCES and the like, the module cannot be used; EPROTO, it
- * is of another version; EFBIG, the window is too large; ENOMEM, no memory or
- * no address space.
+ * is of another version; EOPNOTSUPP, it is too old for the option; EFBIG, the
+ * window is too large; ENOMEM, no memory or no address space.
  */
 struct ka_heap *ka_heap_create(const struct ka_options *options);
 
@@ -134,8 +158,8 @@ enum ka_source ka_heap_source(const struct ka_heap *heap);
  * ka_heap_id() - A heap's number.
  * @heap: The heap.
  *
- * Return: The name of its directory in /sys/class/misc/karena/heaps; 0 without
- * the module.
+ * Return: The name of its directory in /sys/class/misc/karena/heaps, in a child
+ * that of its copy; 0 without the module.
  */
 uint64_t ka_heap_id(const struct ka_heap *heap);
 
@@ -144,16 +168,31 @@ uint64_t ka_heap_id(const struct ka_heap *heap);
  * @heap: The heap.
  * @address: Any address.
  *
- * Return: True for all addresses of the window, whether committed or not.
+ * Return: True for all addresses of the window, whether committed or not. The
+ * notes at its start do not count.
  */
 bool ka_heap_contains(const struct ka_heap *heap, const void *address);
+
+/**
+ * ka_heap_descriptor() - A descriptor of the heap's file.
+ * @heap: The heap.
+ *
+ * For what the module offers beyond this library: its calls on a heap, poll(),
+ * io_uring; see karena(4). The library needs none and keeps none.
+ *
+ * Return: A new descriptor, closed on exec, to be closed by the caller; -1 with
+ * errno: EOPNOTSUPP, the heap is not on the module; EOWNERDEAD, it is the
+ * parent's; or as open() has it.
+ */
+int ka_heap_descriptor(struct ka_heap *heap);
 
 /**
  * ka_heap_stats() - Read a heap's figures, all at the same moment.
  * @heap: The heap.
  * @stats: Filled in; its member size must be set.
  *
- * Return: 0, or -1 with errno EINVAL when that size is no version's.
+ * Return: 0, or -1 with errno: EINVAL, that size is no version's; EOWNERDEAD, the
+ * heap is the parent's.
  */
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
 
@@ -184,7 +223,8 @@ int ka_run_free(struct ka_heap *heap, void *run);
  * @heap: The heap.
  * @run: What ka_run_alloc() returned.
  *
- * Return: Bytes; 0 with errno EINVAL when no run begins there.
+ * Return: Bytes; 0 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap
+ * is the parent's.
  */
 size_t ka_run_size(struct ka_heap *heap, const void *run);
 

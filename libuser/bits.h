@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Maps of an arena: one bit a page.
+ */
+#ifndef KARENA_BITS_H
+#define KARENA_BITS_H
+
+#include "internal.h"
+
+static inline bool ka_test_bit(const uint64_t *map, size_t bit)
+{
+	return map[bit / 64] >> bit % 64 & 1;
+}
+
+/* The first bit from @from on that is set, or is clear; KA_ARENA_PAGES if none. */
+static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
+{
+	while (from < KA_ARENA_PAGES) {
+		uint64_t word = set ? map[from / 64] : ~map[from / 64];
+
+		word >>= from % 64;
+		if (word)
+			return from + (size_t)__builtin_ctzll(word);
+		from = (from / 64 + 1) * 64;
+	}
+	return KA_ARENA_PAGES;
+}
+
+static inline void ka_change_bits(uint64_t *map, size_t from, size_t count, bool set)
+{
+	while (count) {
+		size_t in_word = 64 - from % 64;
+		uint64_t mask;
+
+		if (in_word > count)
+			in_word = count;
+		mask = (in_word == 64 ? ~0ULL : (1ULL << in_word) - 1) << from % 64;
+		if (set)
+			map[from / 64] |= mask;
+		else
+			map[from / 64] &= ~mask;
+		from += in_word;
+		count -= in_word;
+	}
+}
+
+#endif /* KARENA_BITS_H */

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+/*
+ * All heaps of the process, and what becomes of them when it forks: a copy, or the
+ * parent's heap, of which the child has the memory or nothing.
+ */
+#include <sys/mman.h>
+
+#include "internal.h"
+
+static pthread_mutex_t heaps_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
+static struct ka_heap *heaps;
+
+/* Fork with every lock held, so that no child finds one that nobody releases. */
+static void fork_prepare(void)
+{
+	pthread_mutex_lock(&heaps_lock);
+	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
+		pthread_mutex_lock(&heap->lock);
+}
+
+/* Parent and child alike hold what fork_prepare() took. */
+static void fork_parent(void)
+{
+	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
+		pthread_mutex_unlock(&heap->lock);
+	pthread_mutex_unlock(&heaps_lock);
+}
+
+/* What is mapped there by chance later must not pass for the heap. */
+static void keep_addresses(void *start, size_t size)
+{
+	if (size)
+		(void)mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+			   MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+}
+
+static void inherit(struct ka_heap *heap)
+{
+	struct ka_window *window = &heap->window;
+
+	if (window->fork == KA_FORK_COW && window->source->copied(window))
+		return;
+	heap->inherited = true;
+	if (window->fork == KA_FORK_SHARE)
+		return;
+	keep_addresses(window->start, ka_window_size(window));
+	keep_addresses(window->control, window->control_size);
+}
+
+static void fork_child(void)
+{
+	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
+		if (!heap->inherited)
+			inherit(heap);
+	}
+	fork_parent();
+}
+
+static void register_handlers(void)
+{
+	pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+/* Whoever takes a lock before those of the heaps registers later than they. */
+void ka_fork_register(void)
+{
+	pthread_once(&heaps_once, register_handlers);
+}
+
+void ka_heap_register(struct ka_heap *heap)
+{
+	ka_fork_register();
+	pthread_mutex_lock(&heaps_lock);
+	heap->next = heaps;
+	heaps = heap;
+	pthread_mutex_unlock(&heaps_lock);
+}
+
+void ka_heap_unregister(struct ka_heap *heap)
+{
+	struct ka_heap **link = &heaps;
+
+	pthread_mutex_lock(&heaps_lock);
+	while (*link != heap)
+		link = &(*link)->next;
+	*link = heap->next;
+	pthread_mutex_unlock(&heaps_lock);
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The notes at the start of the window: what they cost, and that an image of a heap
+ * can be walked by them, wherever it is mapped and whoever looks. Runs on the source
+ * that KARENA_SOURCE names.
+ */
+#include <sys/ioctl.h>
+
+#include <linux/karena.h>
+
+#include "common.h"
+#include "internal.h"
+#include "stamp.h"
+
+#define RUNS	400
+
+/* What the owner of a heap knows of its runs, in the order of addresses. */
+struct known {
+	size_t nr;
+	struct {
+		size_t offset, size;
+	} runs[RUNS];
+};
+
+static void learn(void *data, size_t offset, size_t size)
+{
+	struct known *known = data;
+
+	if (known->nr < RUNS) {
+		known->runs[known->nr].offset = offset;
+		known->runs[known->nr].size = size;
+	}
+	known->nr++;
+}
+
+static int compare_runs(const void *a, const void *b)
+{
+	size_t x = *(const size_t *)a, y = *(const size_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Take runs of all sizes, give some back, and note what there is. */
+static void fill(struct ka_heap *heap, struct known *known, unsigned int seed)
+{
+	char *runs[RUNS];
+
+	memset(known, 0, sizeof(*known));
+	for (int i = 0; i < RUNS; i++) {
+		size_t pages = 1 + (size_t)rand_r(&seed) % (i % 40 ? 60 : 1500);
+
+		runs[i] = ka_run_alloc(heap, pages * KA_PAGE_SIZE,
+				       KA_PAGE_SIZE << rand_r(&seed) % 8);
+		if (!runs[i])
+			abort();
+	}
+	for (int i = 0; i < RUNS; i++) {
+		if (rand_r(&seed) % 3) {
+			ka_run_free(heap, runs[i]);
+			continue;
+		}
+		learn(known, (size_t)(runs[i] - heap->window.start),
+		      ka_run_size(heap, runs[i]));
+		stamp(runs[i], ka_run_size(heap, runs[i]), (unsigned int)(runs[i] -
+		      heap->window.start) / KA_PAGE_SIZE);
+	}
+	qsort(known->runs, known->nr, sizeof(*known->runs), compare_runs);
+}
+
+static bool agrees(const void *image, size_t size, const struct known *known)
+{
+	struct known seen = {};
+
+	if (ka_walk(image, size, learn, &seen) || seen.nr != known->nr)
+		return false;
+	return !memcmp(seen.runs, known->runs, seen.nr * sizeof(*seen.runs));
+}
+
+/* Bytes of the notes that are in memory. */
+static size_t notes_memory(const struct ka_heap *heap)
+{
+	return resident_from(heap->window.start,
+			     heap->window.nr_notes * KA_ARENA_SIZE);
+}
+
+/* What the module says that a heap has; its directory comes a moment later. */
+static size_t committed(const struct ka_heap *heap)
+{
+	size_t bytes = 0;
+	char path[80];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/class/misc/karena/heaps/%llu/committed",
+		 (unsigned long long)ka_heap_id(heap));
+	for (int i = 0; i < 500; i++) {
+		file = fopen(path, "r");
+		if (file) {
+			if (fscanf(file, "%zu", &bytes) != 1)
+				bytes = 0;
+			fclose(file);
+			return bytes;
+		}
+		usleep(10000);
+	}
+	return 0;
+}
+
+TEST(a_small_heap_has_one_page_of_notes)
+{
+	static const size_t windows[] = { 4 * MIB, 32 * MIB, (size_t)32 << 30 };
+	struct ka_heap *heap;
+	char *run;
+
+	for (int i = 0; i < 3; i++) {
+		heap = make(windows[i], 0, KA_FORK_COW);
+		ASSERT_NE(NULL, heap);
+		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+		run = ka_run_alloc(heap, 25 * KA_PAGE_SIZE, 0);
+		ASSERT_NE(NULL, run);
+		memset(run, 1, 25 * KA_PAGE_SIZE);
+		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+		/* Beside them, parts of 64 KiB. */
+		if (on_device())
+			EXPECT_EQ(33 * KA_PAGE_SIZE, committed(heap));
+		ka_heap_destroy(heap);
+	}
+}
+
+TEST(notes_grow_page_by_page)
+{
+	struct ka_heap *heap = make(1024 * MIB, 0, KA_FORK_COW);
+	size_t arenas = 0;
+
+	ASSERT_NE(NULL, heap);
+	while (ka_run_alloc(heap, 30 * MIB, 2 * MIB)) {
+		arenas += 15;
+		EXPECT_EQ(ka_notes_size(heap->window.nr_notes + arenas),
+			  heap->notes->pages * KA_PAGE_SIZE);
+		EXPECT_GE(ka_notes_size(heap->window.nr_notes + arenas),
+			  notes_memory(heap));
+	}
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_LT(500, arenas);
+	EXPECT_EQ(arenas, figures(heap).arenas);
+	ka_heap_destroy(heap);
+}
+
+TEST(notes_reach_as_far_as_a_run)
+{
+	struct ka_heap *heap = make((size_t)32 << 30, 0, KA_FORK_COW);
+	struct known known = {};
+	char *run;
+
+	ASSERT_NE(NULL, heap);
+	/* More than one arena of notes. */
+	ASSERT_LE(2, heap->window.nr_notes);
+	run = ka_run_alloc(heap, 3 * MIB, (size_t)16 << 30);
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 3 * MIB);
+	EXPECT_EQ(3 * MIB, ka_run_size(heap, run));
+	EXPECT_EQ(2, figures(heap).arenas);
+	learn(&known, (size_t)(run - heap->window.start), 3 * MIB);
+	EXPECT_TRUE(agrees(heap->window.start, ka_window_size(&heap->window),
+			   &known));
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	ka_heap_destroy(heap);
+}
+
+TEST(what_the_limit_refuses_costs_no_notes)
+{
+	struct ka_heap *heap = make((size_t)32 << 30, 4 * MIB, KA_FORK_COW);
+
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(NULL, ka_run_alloc(heap, (size_t)30 << 30, 0));
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "at its limit"));
+	EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+	ka_heap_destroy(heap);
+}
+
+TEST(the_notes_do_not_count)
+{
+	struct ka_heap *heap = make(8 * MIB, 8 * MIB, KA_FORK_COW);
+	struct ka_stats stats;
+
+	ASSERT_NE(NULL, heap);
+	stats = figures(heap);
+	EXPECT_EQ(8 * MIB, stats.window);
+	EXPECT_EQ(8 * MIB, stats.limit);
+	EXPECT_EQ(0, stats.arenas);
+	/* To the last byte of the limit and of the window. */
+	EXPECT_NE(NULL, ka_run_alloc(heap, 8 * MIB, 0));
+	EXPECT_EQ(4, figures(heap).arenas);
+	EXPECT_FALSE(ka_heap_contains(heap, heap->notes));
+	EXPECT_EQ(-1, ka_run_free(heap, heap->notes));
+	EXPECT_EQ(EINVAL, errno);
+	ka_heap_destroy(heap);
+}
+
+TEST(the_walk_finds_every_run)
+{
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+	struct known known = {};
+
+	ASSERT_NE(NULL, heap);
+	EXPECT_TRUE(agrees(heap->window.start, ka_window_size(&heap->window),
+			   &known));
+	for (unsigned int seed = 1; seed <= 3; seed++) {
+		fill(heap, &known, seed);
+		EXPECT_LT(100, known.nr);
+		EXPECT_TRUE(agrees(heap->window.start,
+				   ka_window_size(&heap->window), &known));
+		for (size_t i = 0; i < known.nr; i++)
+			ka_run_free(heap, heap->window.start +
+				    known.runs[i].offset);
+	}
+	ka_heap_destroy(heap);
+}
+
+/* The notes of a heap at another address, in a room as large as its window. */
+static void *copy_of(const struct ka_heap *heap)
+{
+	void *copy = mmap(NULL, ka_window_size(&heap->window),
+			  PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+			  MAP_NORESERVE, -1, 0);
+
+	if (copy == MAP_FAILED)
+		abort();
+	memcpy(copy, heap->notes, heap->notes->pages * KA_PAGE_SIZE);
+	return copy;
+}
+
+TEST(notes_elsewhere_are_as_good)
+{
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+	size_t size = ka_window_size(&heap->window);
+	struct known known;
+	void *copy;
+
+	fill(heap, &known, 4);
+	copy = copy_of(heap);
+	ka_heap_destroy(heap);
+	EXPECT_TRUE(agrees(copy, size, &known));
+	munmap(copy, size);
+}
+
+#define EXPECT_WALK_FAILS(_error, _member, _value)			\
+	do {								\
+		__typeof__(notes->_member) was = notes->_member;	\
+									\
+		notes->_member = (_value);				\
+		EXPECT_EQ(_error, ka_walk(notes, size, learn, &known));	\
+		notes->_member = was;					\
+	} while (0)
+
+TEST(notes_that_lie_are_refused)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	size_t size = ka_window_size(&heap->window);
+	struct ka_notes *notes;
+	struct known known;
+
+	ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	notes = copy_of(heap);
+	EXPECT_WALK_FAILS(EPROTO, magic, 0);
+	EXPECT_WALK_FAILS(EPROTO, version, KA_NOTES_VERSION + 1);
+	EXPECT_WALK_FAILS(EPROTO, entry_size, 8);
+	EXPECT_WALK_FAILS(EAGAIN, sequence, 3);
+	EXPECT_WALK_FAILS(EPROTO, nr_arenas, notes->nr_arenas + 1);
+	EXPECT_WALK_FAILS(EPROTO, nr_arenas, UINT64_MAX);
+	EXPECT_WALK_FAILS(EPROTO, nr_touched, notes->nr_arenas + 1);
+	EXPECT_WALK_FAILS(EPROTO, nr_notes, notes->nr_touched + 1);
+	EXPECT_WALK_FAILS(EPROTO, pages, 0);
+	EXPECT_WALK_FAILS(EPROTO, pages, UINT64_MAX);
+	EXPECT_EQ(EPROTO, ka_walk(notes, 16, learn, &known));
+	EXPECT_EQ(EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
+	/* Whatever the maps say, no run leads out of the window. */
+	notes->nr_touched = 25;
+	memset(notes->arenas, 0xff, 25 * sizeof(*notes->arenas));
+	memset(&known, 0, sizeof(known));
+	EXPECT_EQ(0, ka_walk(notes, size, learn, &known));
+	EXPECT_EQ(24 * KA_ARENA_PAGES, known.nr);
+	EXPECT_EQ(KA_PAGE_SIZE, known.runs[0].size);
+	/* As it was, it is walked. */
+	munmap(notes, size);
+	memset(&known, 0, sizeof(known));
+	EXPECT_EQ(0, ka_walk(heap->notes, size, learn, &known));
+	EXPECT_EQ(1, known.nr);
+	ka_heap_destroy(heap);
+}
+
+TEST(the_notes_are_whole_between_calls)
+{
+	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
+	void *run = ka_run_alloc(heap, MIB, 0);
+
+	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(NULL, ka_run_alloc(heap, 16 * MIB, 0));
+	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(-1, ka_run_free(heap, (char *)run + 1));
+	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(4, heap->notes->sequence / 2 + 1);
+	ka_heap_destroy(heap);
+}
+
+static int snapshot(struct ka_heap *heap, struct karena_snapshot *args)
+{
+	int fd = ka_heap_descriptor(heap), image;
+
+	*args = (struct karena_snapshot){ .size = sizeof(*args) };
+	image = ioctl(fd, KARENA_SNAPSHOT, args);
+	close(fd);
+	return image;
+}
+
+/* Another process, which has nothing of the heap but the descriptor. */
+static void look_at(int image, const struct karena_snapshot *args,
+		    const struct known *known)
+{
+	const struct ka_notes *notes;
+	char *map;
+
+	/* Not where the heap was, if that is free again. */
+	(void)mmap((void *)args->start, args->window, PROT_NONE, MAP_PRIVATE |
+		   MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+	map = mmap(NULL, args->window, PROT_READ, MAP_SHARED, image, 0);
+	notes = (void *)map;
+	CHECK(map != MAP_FAILED);
+	CHECK(notes->start == args->start);
+	CHECK((uintptr_t)map != args->start);
+	CHECK(agrees(map, args->window, known));
+	for (size_t i = 0; i < known->nr; i++)
+		CHECK(!wrong_stamps(map + known->runs[i].offset,
+				    known->runs[i].size, (unsigned int)
+				    (known->runs[i].offset / KA_PAGE_SIZE)));
+}
+
+TEST(a_snapshot_explains_itself_to_another_process)
+{
+	/* Of this heap a child has nothing. */
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_NONE);
+	struct karena_snapshot args;
+	struct known known;
+	pid_t child;
+	int image;
+
+	if (!on_device()) {
+		ka_heap_destroy(heap);
+		SKIP(return, "there are no snapshots without the module");
+	}
+	ASSERT_NE(NULL, heap);
+	fill(heap, &known, 5);
+	image = snapshot(heap, &args);
+	ASSERT_LE(0, image) TH_LOG("%s", strerror(errno));
+	/* What the heap does from now on does not concern the image. */
+	for (size_t i = 0; i < known.nr; i++) {
+		char *run = heap->window.start + known.runs[i].offset;
+
+		memset(run, 0x55, known.runs[i].size);
+		if (i % 2)
+			EXPECT_EQ(0, ka_run_free(heap, run));
+	}
+	ASSERT_NE(NULL, ka_run_alloc(heap, 40 * MIB, 0));
+	child = fork();
+	if (!child) {
+		look_at(image, &args, &known);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	ka_heap_destroy(heap);
+	/* Nor does its end. */
+	child = fork();
+	if (!child) {
+		look_at(image, &args, &known);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	close(image);
+}
+
+static bool stop;
+
+static void *take_and_give(void *data)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		void *run = ka_run_alloc(data, 3 * KA_PAGE_SIZE, 0);
+
+		if (!run || ka_run_free(data, run))
+			return data;
+	}
+	return NULL;
+}
+
+TEST(a_snapshot_beside_a_busy_thread_is_whole_or_says_so)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct karena_snapshot args;
+	pthread_t thread;
+	int whole = 0;
+	void *failed;
+
+	if (!on_device()) {
+		ka_heap_destroy(heap);
+		SKIP(return, "there are no snapshots without the module");
+	}
+	ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	stop = false;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, take_and_give, heap));
+	for (int i = 0; i < 60; i++) {
+		struct known seen = {};
+		int image = snapshot(heap, &args), error;
+		void *map;
+
+		ASSERT_LE(0, image) TH_LOG("%s", strerror(errno));
+		map = mmap(NULL, args.window, PROT_READ, MAP_SHARED, image, 0);
+		ASSERT_NE(MAP_FAILED, map);
+		error = ka_walk(map, args.window, learn, &seen);
+		EXPECT_TRUE(!error || error == EAGAIN);
+		if (!error) {
+			whole++;
+			EXPECT_EQ(((struct ka_notes *)map)->stats.runs, seen.nr);
+			EXPECT_EQ(MIB, seen.runs[0].size);
+		}
+		munmap(map, args.window);
+		close(image);
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	pthread_join(thread, &failed);
+	EXPECT_EQ(NULL, failed);
+	EXPECT_LT(0, whole);
+	ka_heap_destroy(heap);
+}
+
+TEST_HARNESS_MAIN
