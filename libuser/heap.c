@@ -19,7 +19,7 @@
 #define OPTIONS_MIN	offsetof(struct ka_options, fork)
 
 /* A size that the caller left open, from a variable; 0 if that is not set either. */
-static int option_size(size_t *size, const char *variable)
+int ka_option_size(size_t *size, const char *variable)
 {
 	const char *text = secure_getenv(variable);
 
@@ -84,8 +84,8 @@ static int complete_options(struct ka_options *options)
 	char text[32];
 
 	if (option_source(&options->source) || option_name(&options->name) ||
-	    option_size(&options->window, "KARENA_WINDOW") ||
-	    option_size(&options->limit, "KARENA_LIMIT"))
+	    ka_option_size(&options->window, "KARENA_WINDOW") ||
+	    ka_option_size(&options->limit, "KARENA_LIMIT"))
 		return -1;
 	if (options->source > KA_SOURCE_EMBEDDED)
 		return ka_fail(EINVAL, "%d is no source of arenas",

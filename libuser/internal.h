@@ -2,6 +2,7 @@
 /*
  * What the library's files share. Calls go down only:
  *
+ *	io.c		buffers for input and output, in a heap of their own
  *	heap.c		heaps: options, figures
  *	run.c		runs, and which arenas they need
  *	fork.c		the list of all heaps, and what a child has of them
@@ -160,6 +161,9 @@ struct ka_heap {
 	bool inherited;
 	struct ka_heap *next;
 };
+
+/* heap.c */
+int ka_option_size(size_t *size, const char *variable);
 
 /* run.c; true, with errno and a sentence, if the heap is the parent's. */
 bool ka_refuse_inherited(const struct ka_heap *heap);

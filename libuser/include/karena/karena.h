@@ -81,7 +81,7 @@ enum ka_fork {
  *	/proc/PID/maps. NULL: KARENA_NAME, or else the program's name.
  * @fork: What a child has of it.
  * @io: It is for I/O buffers, which a device may pin for long. @fork must not be
- *	COW.
+ *	COW. ka_io_alloc() has a heap of this kind.
  *
  * The members from @fork on may be left out. Sizes in the environment are bytes, or
  * have a suffix K, M, G or T.
@@ -227,6 +227,61 @@ int ka_run_free(struct ka_heap *heap, void *run);
  * is the parent's.
  */
 size_t ka_run_size(struct ka_heap *heap, const void *run);
+
+/**
+ * ka_io_alloc() - Take a buffer for input and output.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Whole pages, aligned to a page, as O_DIRECT and the fixed buffers of io_uring
+ * want them. All buffers of the process lie in one heap, which the first call
+ * makes: on the source that KARENA_SOURCE names, with at most KARENA_IO_LIMIT bytes
+ * (by default, 16 GiB). A child has none of them after fork(), so that what a
+ * device writes into a buffer never meets a copy of it; its first call makes a heap
+ * of its own.
+ *
+ * Return: The buffer; what is in it is not defined. NULL with errno: ENOMEM, no
+ * memory, or the limit; or as ka_heap_create() has it.
+ */
+void *ka_io_alloc(size_t size);
+
+/**
+ * ka_io_calloc() - Take a buffer that is all zero.
+ * @count: How many items it is for.
+ * @size: Bytes of each; an overflow of the product is ENOMEM.
+ *
+ * Return: As ka_io_alloc().
+ */
+void *ka_io_calloc(size_t count, size_t size);
+
+/**
+ * ka_io_realloc() - Change the size of a buffer.
+ * @buffer: What ka_io_alloc() returned; NULL: as ka_io_alloc().
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The buffer, perhaps elsewhere, with its content up to the smaller of both
+ * sizes. NULL with errno, and the old buffer as it was: as ka_io_alloc() or, for
+ * the buffer, ka_io_free().
+ */
+void *ka_io_realloc(void *buffer, size_t size);
+
+/**
+ * ka_io_free() - Give back a buffer.
+ * @buffer: What ka_io_alloc() returned; NULL does nothing.
+ *
+ * No input or output may still go on in it.
+ *
+ * Return: 0, or -1 with errno: EINVAL, no buffer begins there; EOWNERDEAD, it is
+ * the parent's.
+ */
+int ka_io_free(void *buffer);
+
+/**
+ * ka_io_size() - The size of a buffer.
+ * @buffer: What ka_io_alloc() returned.
+ *
+ * Return: Bytes, all of which can be used; 0 with errno as ka_io_free() has it.
+ */
+size_t ka_io_size(const void *buffer);
 
 /**
  * ka_error() - Why the last call of this thread that failed has failed.

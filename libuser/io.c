@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Buffers for input and output: runs of a heap of their own, which the first call
+ * makes. A device may write into a buffer at any time, so a child gets none of them:
+ * copied at fork, parent and child would each have a part of what is read.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Virtual only, as the heap's; halved until it fits. */
+#define IO_WINDOW	((size_t)16 << 30)
+#define SMALLEST_WINDOW	(64 * KA_MIB)
+
+/*
+ * The lock guards the two pointers alone and is taken before those of the heaps. A
+ * heap to which @heap has once pointed stays until a child's first call: only there
+ * does anything change.
+ */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct ka_heap *heap;	/* this process's */
+static struct ka_heap *parents;	/* whose addresses are kept, in a child */
+
+static void fork_prepare(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void fork_done(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+static void register_handlers(void)
+{
+	ka_fork_register();
+	pthread_atfork(fork_prepare, fork_done, fork_done);
+}
+
+/* KARENA_LIMIT and KARENA_WINDOW are the settings of other heaps. */
+static struct ka_heap *create(void)
+{
+	struct ka_options options = KA_OPTIONS;
+	size_t limit = 0, smallest = SMALLEST_WINDOW;
+	struct ka_heap *made;
+
+	if (ka_option_size(&limit, "KARENA_IO_LIMIT"))
+		return NULL;
+	options.name = "io";
+	options.fork = KA_FORK_NONE;
+	options.io = true;
+	options.window = limit > IO_WINDOW ? limit : IO_WINDOW;
+	options.limit = limit ? limit : options.window;
+	if (limit > smallest)
+		smallest = limit;
+	while (!(made = ka_heap_create(&options))) {
+		options.window /= 2;
+		if (errno != ENOMEM || options.window < smallest)
+			return NULL;
+	}
+	return made;
+}
+
+/*
+ * With the lock held. In a child, what was its parent's is put aside: nothing else
+ * may come to lie there. Of older generations the addresses come free, or a line of
+ * children would have none left.
+ */
+static void look_around(void)
+{
+	if (!heap || !heap->inherited)
+		return;
+	ka_heap_destroy(parents);
+	parents = heap;
+	heap = NULL;
+}
+
+/* The heap for a new buffer, or NULL. */
+static struct ka_heap *heap_for_new(void)
+{
+	struct ka_heap *found;
+
+	pthread_once(&once, register_handlers);
+	pthread_mutex_lock(&lock);
+	look_around();
+	if (!heap)
+		heap = create();
+	found = heap;
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
+/* The heap that a buffer is in, or NULL. */
+static struct ka_heap *heap_of(const void *buffer)
+{
+	struct ka_heap *found;
+	bool foreign;
+
+	pthread_once(&once, register_handlers);
+	pthread_mutex_lock(&lock);
+	look_around();
+	found = heap && ka_heap_contains(heap, buffer) ? heap : NULL;
+	foreign = !found && parents && ka_heap_contains(parents, buffer);
+	pthread_mutex_unlock(&lock);
+	if (foreign)
+		ka_fail(EOWNERDEAD, "the I/O buffer %p is the parent's: a child has"
+			" none of them", buffer);
+	else if (!found)
+		ka_fail(EINVAL, "no I/O buffer begins at %p", buffer);
+	return found;
+}
+
+/* Whole pages, at least one; 0 if there are no such sizes. */
+static size_t whole_pages(size_t size)
+{
+	if (size > SIZE_MAX - KA_PAGE_SIZE) {
+		ka_fail(ENOMEM, "no memory has room for a buffer of %zu bytes", size);
+		return 0;
+	}
+	return size ? (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1) :
+		      KA_PAGE_SIZE;
+}
+
+void *ka_io_alloc(size_t size)
+{
+	size_t whole = whole_pages(size);
+	struct ka_heap *in = whole ? heap_for_new() : NULL;
+
+	return in ? ka_run_alloc(in, whole, 0) : NULL;
+}
+
+void *ka_io_calloc(size_t count, size_t size)
+{
+	size_t product;
+	void *buffer;
+
+	if (__builtin_mul_overflow(count, size, &product)) {
+		ka_fail(ENOMEM, "no memory has room for a buffer of %zu times %zu"
+			" bytes", count, size);
+		return NULL;
+	}
+	buffer = ka_io_alloc(product);
+	if (buffer)
+		memset(buffer, 0, whole_pages(product));
+	return buffer;
+}
+
+/* A buffer's heap and size: false if there is no such buffer. */
+static bool find(const void *buffer, struct ka_heap **in, size_t *size)
+{
+	*in = heap_of(buffer);
+	*size = *in ? ka_run_size(*in, buffer) : 0;
+	return *size;
+}
+
+void *ka_io_realloc(void *buffer, size_t size)
+{
+	size_t whole = whole_pages(size), old;
+	struct ka_heap *in;
+	void *other;
+
+	if (!buffer)
+		return ka_io_alloc(size);
+	if (!whole || !find(buffer, &in, &old))
+		return NULL;
+	if (whole == old)
+		return buffer;
+	other = ka_run_alloc(in, whole, 0);
+	/* What shrinks can stay where it is. */
+	if (!other)
+		return whole < old ? buffer : NULL;
+	memcpy(other, buffer, whole < old ? whole : old);
+	ka_run_free(in, buffer);
+	return other;
+}
+
+int ka_io_free(void *buffer)
+{
+	struct ka_heap *in;
+
+	if (!buffer)
+		return 0;
+	in = heap_of(buffer);
+	if (!in)
+		return -1;
+	return ka_run_free(in, buffer);
+}
+
+size_t ka_io_size(const void *buffer)
+{
+	struct ka_heap *in;
+	size_t size;
+
+	return find(buffer, &in, &size) ? size : 0;
+}

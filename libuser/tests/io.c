@@ -1,0 +1,481 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Buffers for input and output: sizes, limits, what can be done with them, fork.
+ * Every test is a process of its own, so each makes its first call. Runs on the
+ * source that KARENA_SOURCE names.
+ */
+#include <liburing.h>
+
+#include "common.h"
+#include "stamp.h"
+
+TEST(sizes_are_whole_pages)
+{
+	static const size_t sizes[][2] = {
+		{ 0, 4096 }, { 1, 4096 }, { 4096, 4096 }, { 4097, 8192 },
+		{ 8192, 8192 }, { 3 * MIB - 1, 3 * MIB },
+	};
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		char *buffer = ka_io_alloc(sizes[i][0]);
+
+		ASSERT_NE(NULL, buffer) TH_LOG("%s", ka_error());
+		EXPECT_EQ(0, (uintptr_t)buffer % KA_PAGE_SIZE);
+		EXPECT_EQ(sizes[i][1], ka_io_size(buffer));
+		memset(buffer, 1, sizes[i][1]);
+		EXPECT_EQ(0, ka_io_free(buffer));
+	}
+}
+
+#define EXPECT_NO_MEMORY(_call)						\
+	do {								\
+		errno = 0;						\
+		EXPECT_EQ(NULL, _call);					\
+		EXPECT_EQ(ENOMEM, errno);				\
+	} while (0)
+
+TEST(no_size_is_too_large_to_be_refused)
+{
+	char *buffer = ka_io_alloc(1);
+
+	ASSERT_NE(NULL, buffer);
+	*buffer = 5;
+	EXPECT_NO_MEMORY(ka_io_alloc(SIZE_MAX));
+	EXPECT_NE(NULL, strstr(ka_error(), "18446744073709551615"));
+	for (size_t i = 0; i < 3 * KA_PAGE_SIZE; i += 1021) {
+		EXPECT_NO_MEMORY(ka_io_alloc(SIZE_MAX - i));
+		EXPECT_NO_MEMORY(ka_io_calloc(1, SIZE_MAX - i));
+		EXPECT_NO_MEMORY(ka_io_realloc(buffer, SIZE_MAX - i));
+		EXPECT_NO_MEMORY(ka_io_realloc(NULL, SIZE_MAX - i));
+	}
+	EXPECT_NO_MEMORY(ka_io_alloc(SIZE_MAX / 2));
+	EXPECT_NO_MEMORY(ka_io_calloc(SIZE_MAX, SIZE_MAX));
+	EXPECT_NO_MEMORY(ka_io_calloc((size_t)1 << 32, (size_t)1 << 32));
+	EXPECT_NO_MEMORY(ka_io_calloc(SIZE_MAX / 4096 + 1, 4096));
+	EXPECT_EQ(5, *buffer);
+	EXPECT_EQ(0, ka_io_free(buffer));
+}
+
+TEST(calloc_is_all_zero)
+{
+	static const size_t none[][2] = { { 0, 0 }, { 0, 8 }, { 8, 0 } };
+	char *buffer = ka_io_alloc(64 * KA_PAGE_SIZE);
+
+	ASSERT_NE(NULL, buffer);
+	memset(buffer, 0x55, 64 * KA_PAGE_SIZE);
+	EXPECT_EQ(0, ka_io_free(buffer));
+	buffer = ka_io_calloc(1001, 100);
+	ASSERT_NE(NULL, buffer);
+	EXPECT_EQ(25 * KA_PAGE_SIZE, ka_io_size(buffer));
+	for (size_t i = 0; i < ka_io_size(buffer); i++)
+		ASSERT_EQ(0, buffer[i]);
+	for (int i = 0; i < 3; i++) {
+		char *other = ka_io_calloc(none[i][0], none[i][1]);
+
+		ASSERT_NE(NULL, other);
+		EXPECT_EQ(KA_PAGE_SIZE, ka_io_size(other));
+	}
+}
+
+TEST(realloc_keeps_what_fits)
+{
+	char *buffer = ka_io_realloc(NULL, 10), *spoiler, *other;
+	size_t size = KA_PAGE_SIZE;
+
+	ASSERT_NE(NULL, buffer);
+	spoiler = ka_io_alloc(1);
+	stamp(buffer, size, 9);
+	for (size_t pages = 2; pages < 2000; pages = pages * 3 / 2) {
+		buffer = ka_io_realloc(buffer, pages * KA_PAGE_SIZE - 1);
+		ASSERT_NE(NULL, buffer);
+		EXPECT_EQ(0, wrong_stamps(buffer, size, 9));
+		size = pages * KA_PAGE_SIZE;
+		EXPECT_EQ(size, ka_io_size(buffer));
+		stamp(buffer, size, 9);
+	}
+	/* As long as the pages do not change, nothing does. */
+	EXPECT_EQ(buffer, ka_io_realloc(buffer, size - KA_PAGE_SIZE + 1));
+	while (size > KA_PAGE_SIZE) {
+		size = size / 2 / KA_PAGE_SIZE * KA_PAGE_SIZE;
+		buffer = ka_io_realloc(buffer, size);
+		ASSERT_NE(NULL, buffer);
+		EXPECT_EQ(size ?: KA_PAGE_SIZE, ka_io_size(buffer));
+		EXPECT_EQ(0, wrong_stamps(buffer, size, 9));
+	}
+	other = ka_io_realloc(buffer, 0);
+	EXPECT_EQ(buffer, other);
+	EXPECT_EQ(KA_PAGE_SIZE, ka_io_size(buffer));
+	EXPECT_EQ(0, ka_io_free(buffer));
+	EXPECT_EQ(0, ka_io_free(spoiler));
+}
+
+TEST(what_shrinks_at_the_limit_stays)
+{
+	char *buffer;
+
+	setenv("KARENA_IO_LIMIT", "2M", 1);
+	buffer = ka_io_alloc(2 * MIB);
+	ASSERT_NE(NULL, buffer) TH_LOG("%s", ka_error());
+	memset(buffer, 7, 2 * MIB);
+	EXPECT_EQ(buffer, ka_io_realloc(buffer, MIB));
+	EXPECT_EQ(7, buffer[MIB - 1]);
+	EXPECT_NO_MEMORY(ka_io_realloc(buffer, 3 * MIB));
+	EXPECT_EQ(7, buffer[0]);
+	EXPECT_EQ(0, ka_io_free(buffer));
+}
+
+#define EXPECT_NO_BUFFER(_address)					\
+	do {								\
+		errno = 0;						\
+		EXPECT_EQ(-1, ka_io_free(_address));			\
+		EXPECT_EQ(EINVAL, errno);				\
+		errno = 0;						\
+		EXPECT_EQ(0, ka_io_size(_address));			\
+		EXPECT_EQ(EINVAL, errno);				\
+		errno = 0;						\
+		EXPECT_EQ(NULL, ka_io_realloc(_address, 1));		\
+		EXPECT_EQ(EINVAL, errno);				\
+	} while (0)
+
+TEST(what_is_no_buffer_is_refused)
+{
+	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
+	char *buffer, local;
+
+	/* Before there is any, and then. */
+	for (int i = 0; i < 2; i++) {
+		EXPECT_NO_BUFFER(&local);
+		EXPECT_EQ(0, ka_io_free(NULL));
+		buffer = ka_io_alloc(3 * KA_PAGE_SIZE);
+		ASSERT_NE(NULL, buffer);
+	}
+	EXPECT_NO_BUFFER(buffer + 1);
+	EXPECT_NO_BUFFER(buffer + KA_PAGE_SIZE);
+	EXPECT_NO_BUFFER(buffer + 100 * MIB);
+	EXPECT_NO_BUFFER(ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(0, ka_io_free(buffer));
+	EXPECT_NO_BUFFER(buffer);
+	ka_heap_destroy(heap);
+}
+
+TEST(the_limit_is_that_of_its_variable)
+{
+	char *buffers[4];
+
+	setenv("KARENA_IO_LIMIT", "6M", 1);
+	/* Those of other heaps do not count. */
+	setenv("KARENA_LIMIT", "2M", 1);
+	setenv("KARENA_WINDOW", "2M", 1);
+	for (int i = 0; i < 3; i++) {
+		buffers[i] = ka_io_alloc(2 * MIB);
+		ASSERT_NE(NULL, buffers[i]);
+		memset(buffers[i], i, 2 * MIB);
+	}
+	EXPECT_NO_MEMORY(ka_io_alloc(1));
+	EXPECT_NE(NULL, strstr(ka_error(), "limit"));
+	EXPECT_EQ(0, ka_io_free(buffers[1]));
+	EXPECT_NE(NULL, ka_io_alloc(1));
+}
+
+TEST(a_bad_limit_is_an_error_until_it_is_mended)
+{
+	static const char *const sizes[] = { "much", "0", "-1", "1M" };
+
+	for (int i = 0; i < 4; i++) {
+		setenv("KARENA_IO_LIMIT", sizes[i], 1);
+		errno = 0;
+		EXPECT_EQ(NULL, ka_io_alloc(1));
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_NE(NULL, strstr(ka_error(), i < 3 ? "KARENA_IO_LIMIT" :
+				       "too small"));
+	}
+	setenv("KARENA_IO_LIMIT", "2M", 1);
+	EXPECT_NE(NULL, ka_io_alloc(1));
+}
+
+/* More than the usual window is no less possible. */
+TEST(a_large_limit_has_a_window_for_it)
+{
+	setenv("KARENA_IO_LIMIT", "40G", 1);
+	EXPECT_NE(NULL, ka_io_alloc(1)) TH_LOG("%s", ka_error());
+}
+
+TEST(little_address_space_is_enough)
+{
+	struct rlimit limit = { 4UL << 30, 4UL << 30 };
+
+	NOT_WITH_SANITIZERS();
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
+	EXPECT_NE(NULL, ka_io_alloc(MIB)) TH_LOG("%s", ka_error());
+}
+
+#define FILE_SIZE	(64 * KA_PAGE_SIZE)
+
+/*
+ * A file for direct I/O that has been written so: one of its own here, or where that
+ * file system cannot, the guest's scratch disk, which is only read.
+ */
+static int direct_file(char *buffer)
+{
+	char path[] = "./karena-io-XXXXXX";
+	int fd = mkstemp(path), direct;
+
+	if (fd < 0)
+		return open("/dev/vda", O_RDONLY | O_DIRECT);
+	direct = open(path, O_RDWR | O_DIRECT);
+	unlink(path);
+	close(fd);
+	if (direct < 0)
+		return open("/dev/vda", O_RDONLY | O_DIRECT);
+	for (size_t i = 0; i < FILE_SIZE; i++)
+		buffer[i] = (char)(i / 251);
+	if (pwrite(direct, buffer, FILE_SIZE, 0) != (ssize_t)FILE_SIZE)
+		abort();
+	return direct;
+}
+
+/* What the file holds, read in the usual way. */
+static void read_plainly(int fd, char *content)
+{
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
+	if (pread(fd, content, FILE_SIZE, 0) != (ssize_t)FILE_SIZE)
+		abort();
+	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_DIRECT);
+}
+
+TEST(direct_io_reads_into_them)
+{
+	static char content[FILE_SIZE];
+	char *buffer = ka_io_alloc(FILE_SIZE);
+	int fd;
+
+	ASSERT_NE(NULL, buffer);
+	fd = direct_file(buffer);
+	if (fd < 0)
+		SKIP(return, "no file for direct I/O: %s", strerror(errno));
+	read_plainly(fd, content);
+	memset(buffer, 0x55, FILE_SIZE);
+	ASSERT_EQ(FILE_SIZE, pread(fd, buffer, FILE_SIZE, 0));
+	EXPECT_EQ(0, memcmp(content, buffer, FILE_SIZE));
+	/* A page of it alone is as good. */
+	memset(buffer, 0x55, FILE_SIZE);
+	ASSERT_EQ(KA_PAGE_SIZE, pread(fd, buffer + KA_PAGE_SIZE, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(0x55, buffer[0]);
+	EXPECT_EQ(0, memcmp(content, buffer + KA_PAGE_SIZE, KA_PAGE_SIZE));
+	EXPECT_EQ(0x55, buffer[2 * KA_PAGE_SIZE]);
+	close(fd);
+}
+
+/* A pair of pipes' ends and a ring with one fixed buffer; 0 or -errno. */
+static int ring_open(struct io_uring *ring, char *buffer, size_t size)
+{
+	struct iovec vector = { buffer, size };
+	int error = io_uring_queue_init(4, ring, 0);
+
+	if (error)
+		return error;
+	error = io_uring_register_buffers(ring, &vector, 1);
+	if (error)
+		io_uring_queue_exit(ring);
+	return error;
+}
+
+/* One transfer by the fixed buffer: bytes, or -errno. */
+static int transfer(struct io_uring *ring, int fd, char *buffer, unsigned int size,
+		    bool in)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	struct io_uring_cqe *cqe;
+	int result;
+
+	if (in)
+		io_uring_prep_read_fixed(sqe, fd, buffer, size, 0, 0);
+	else
+		io_uring_prep_write_fixed(sqe, fd, buffer, size, 0, 0);
+	if (io_uring_submit(ring) != 1 || io_uring_wait_cqe(ring, &cqe))
+		return -EIO;
+	result = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	return result;
+}
+
+/* What is pinned at a fork stays the parent's memory, wherever the child is. */
+TEST(fixed_buffers_of_io_uring_survive_a_fork)
+{
+	char *buffer = ka_io_alloc(4 * MIB), read_back[100];
+	struct io_uring ring;
+	int ends[2], error;
+	pid_t child;
+
+	ASSERT_NE(NULL, buffer);
+	memset(buffer, 1, 4 * MIB);
+	error = ring_open(&ring, buffer, 4 * MIB);
+	if (error == -ENOSYS || error == -EPERM)
+		SKIP(return, "this kernel has no io_uring for us");
+	if (error == -EOPNOTSUPP && on_device())
+		SKIP(return, "no fixed buffers of files before 6.5");
+	ASSERT_EQ(0, error) TH_LOG("%s", strerror(-error));
+	ASSERT_EQ(0, pipe(ends));
+	child = fork();
+	if (!child) {
+		char *own = ka_io_calloc(1, 4 * MIB);
+
+		CHECK(own);
+		usleep(300000);
+		_exit(0);
+	}
+	memset(buffer, 2, 4 * MIB);
+	ASSERT_EQ(100, transfer(&ring, ends[1], buffer + 3 * MIB, 100, false));
+	ASSERT_EQ(100, read(ends[0], read_back, 100));
+	EXPECT_EQ(2, read_back[99]);
+	ASSERT_EQ(7, write(ends[1], "arrives", 7));
+	ASSERT_EQ(7, transfer(&ring, ends[0], buffer + MIB, 100, true));
+	EXPECT_EQ(0, memcmp(buffer + MIB, "arrives", 7));
+	EXPECT_EQ(0, child_status(child));
+	io_uring_queue_exit(&ring);
+	EXPECT_EQ(0, ka_io_free(buffer));
+}
+
+/* In a child: its parent's buffer is not there, and its own ones are. */
+static void check_child(char *buffer)
+{
+	pid_t child = fork();
+	char *own;
+
+	if (!child) {
+		die_of_signals();
+		buffer[0]++;
+		_exit(0);
+	}
+	CHECK(child_status(child) == 128 + SIGSEGV);
+	CHECK(ka_io_free(buffer) == -1 && errno == EOWNERDEAD);
+	CHECK(strstr(ka_error(), "the parent's"));
+	CHECK(!ka_io_size(buffer) && errno == EOWNERDEAD);
+	CHECK(!ka_io_realloc(buffer, 1) && errno == EOWNERDEAD);
+	own = ka_io_alloc(3 * MIB);
+	CHECK(own && own != buffer);
+	stamp(own, 3 * MIB, 5);
+	CHECK(ka_io_free(buffer) == -1 && errno == EOWNERDEAD);
+	CHECK(ka_io_size(own) == 3 * MIB);
+	CHECK(!wrong_stamps(own, 3 * MIB, 5));
+	CHECK(!ka_io_free(own));
+}
+
+TEST(a_child_has_buffers_of_its_own)
+{
+	char *buffer = ka_io_alloc(3 * MIB);
+	pid_t child;
+
+	ASSERT_NE(NULL, buffer);
+	stamp(buffer, 3 * MIB, 4);
+	child = fork();
+	if (!child) {
+		check_child(buffer);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, wrong_stamps(buffer, 3 * MIB, 4));
+	EXPECT_EQ(3 * MIB, ka_io_size(buffer));
+	EXPECT_EQ(0, ka_io_free(buffer));
+}
+
+/* However many: a parent's place is not taken, those of its parents come free. */
+TEST(children_of_children_have_their_own_too)
+{
+	char *buffer = ka_io_alloc(MIB), *last = buffer;
+	pid_t child;
+	int depth;
+
+	ASSERT_NE(NULL, buffer);
+	for (depth = 0; depth < 12; depth++) {
+		char *own;
+
+		child = fork();
+		if (child)
+			break;
+		CHECK(ka_io_free(last) == -1 && errno == EOWNERDEAD);
+		own = ka_io_alloc(MIB);
+		CHECK(own && own != last);
+		memset(own, depth, MIB);
+		last = own;
+	}
+	if (depth == 12)
+		_exit(0);
+	if (depth)
+		_exit(child_status(child));
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, ka_io_free(buffer));
+}
+
+struct worker {
+	pthread_t thread;
+	unsigned int number;
+	long wrong;
+};
+
+static void *work(void *data)
+{
+	struct worker *worker = data;
+	unsigned int seed = worker->number;
+
+	for (int i = 0; i < 1500; i++) {
+		size_t pages = 1 + (size_t)rand_r(&seed) % 30, size;
+		char *buffer = ka_io_alloc(pages * KA_PAGE_SIZE), *other;
+
+		if (!buffer) {
+			worker->wrong++;
+			continue;
+		}
+		size = pages * KA_PAGE_SIZE;
+		stamp(buffer, size, worker->number);
+		other = ka_io_realloc(buffer, 2 * size);
+		worker->wrong += !other ||
+				 wrong_stamps(other, size, worker->number) ||
+				 ka_io_size(other) != 2 * size ||
+				 ka_io_free(other);
+	}
+	return NULL;
+}
+
+/* The first call of all is made by several at once. */
+TEST(threads_have_buffers)
+{
+	struct worker workers[4];
+
+	for (unsigned int i = 0; i < 4; i++) {
+		workers[i] = (struct worker){ .number = i + 1 };
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL, work,
+					    &workers[i]));
+	}
+	for (int i = 0; i < 4; i++) {
+		pthread_join(workers[i].thread, NULL);
+		EXPECT_EQ(0, workers[i].wrong);
+	}
+}
+
+TEST(a_fork_beside_them_does_not_hang)
+{
+	struct worker workers[2];
+
+	NOT_WITH_THREAD_SANITIZER();
+	for (unsigned int i = 0; i < 2; i++) {
+		workers[i] = (struct worker){ .number = i + 1 };
+		ASSERT_EQ(0, pthread_create(&workers[i].thread, NULL, work,
+					    &workers[i]));
+	}
+	for (int i = 0; i < 20; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			CHECK(ka_io_alloc(MIB));
+			_exit(0);
+		}
+		EXPECT_EQ(0, child_status(child));
+	}
+	for (int i = 0; i < 2; i++) {
+		pthread_join(workers[i].thread, NULL);
+		EXPECT_EQ(0, workers[i].wrong);
+	}
+}
+
+TEST_HARNESS_MAIN
