@@ -60,11 +60,15 @@ static struct ka_heap *heap;
 static void warn_forked_child(void)
 {
 	static const char text[] =
-		"karena: a forked child does not inherit this Python's heap on the"
-		" module and will end with SIGSEGV; give it"
-		" KARENA_SOURCE=embedded (see karena run --help)\n";
-	ssize_t ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
+		"karena: a forked child has no copy of this Python's heap and will"
+		" end with SIGSEGV: the module is older than the library, or memory"
+		" has run out; KARENA_SOURCE=embedded does without the module\n";
+	struct ka_stats stats = { .size = sizeof(stats) };
+	ssize_t ignored;
 
+	if (!ka_heap_stats(heap, &stats))
+		return;
+	ignored = write(STDERR_FILENO, text, sizeof(text) - 1);
 	(void)ignored;
 }
 

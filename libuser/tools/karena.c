@@ -46,9 +46,8 @@ static const char help[] =
 	"\n"
 	"While COMMAND runs, see /sys/class/misc/karena/heaps/*.\n"
 	"\n"
-	"Fork: a heap on the module is not inherited, so a child of os.fork()\n"
-	"ends with SIGSEGV (multiprocessing with its spawn method and\n"
-	"subprocess work). Give such programs --source=embedded.\n"
+	"Fork: a child has a copy of the heap, made as the two write; so\n"
+	"os.fork() and all that is built on it work.\n"
 	"\n"
 	"Exit status: COMMAND's; 125 if karena fails, 126 if COMMAND cannot\n"
 	"be run, 127 if it is not found.\n";
