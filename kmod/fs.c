@@ -21,7 +21,7 @@ static struct vfsmount *karena_mnt;
 
 /* Size and mode are the module's: a truncated window would lose its PMDs. */
 static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
-			struct iattr *attr)
+		      struct iattr *attr)
 {
 	return -EPERM;
 }
