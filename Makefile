@@ -16,6 +16,8 @@ RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
 MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
+# Built only where liburing is.
+uring_library = $(OUT)/lib/libkarena-uring.so.$(VERSION)
 
 all: library $(if $(RELEASE),module,no-module)
 
@@ -66,6 +68,9 @@ bench: library
 lint:
 	selftests/lint
 
+fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
+	-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),'
+
 # Without a module for this kernel, the library alone: it works so, too.
 install: library $(if $(RELEASE),module,no-module)
 	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
@@ -77,9 +82,18 @@ install: library $(if $(RELEASE),module,no-module)
 	install -m 644 libuser/include/karena/karena.h $(DESTDIR)$(INCLUDEDIR)/karena
 	install -d $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	install -m 644 uapi/linux/karena.h $(DESTDIR)$(INCLUDEDIR)/karena/linux
-	sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
-		-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),' \
-		libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
+	$(fill_in) libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
+	if [ -e $(uring_library) ]; then \
+		set -e; \
+		install -m 644 $(uring_library) $(OUT)/lib/libkarena-uring.a \
+			$(DESTDIR)$(LIBDIR); \
+		cp -P $(OUT)/lib/libkarena-uring.so $(OUT)/lib/libkarena-uring.so.0 \
+			$(DESTDIR)$(LIBDIR); \
+		install -m 644 libuser/include/karena/uring.h \
+			$(DESTDIR)$(INCLUDEDIR)/karena; \
+		$(fill_in) libuser/karena-uring.pc.in \
+			>$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc; \
+	fi
 	install $(OUT)/bin/karena $(DESTDIR)$(PREFIX)/bin
 	install -D -m 644 Documentation/man/karena.1 $(DESTDIR)$(MANDIR)/man1/karena.1
 	install -D -m 644 Documentation/man/karena.4 $(DESTDIR)$(MANDIR)/man4/karena.4
@@ -102,6 +116,12 @@ uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/libkarena.so $(DESTDIR)$(LIBDIR)/libkarena.so.0 \
 		$(DESTDIR)$(LIBDIR)/libkarena.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/libkarena.a \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.so \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.0 \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.a \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc \
+		$(DESTDIR)$(INCLUDEDIR)/karena/uring.h \
 		$(DESTDIR)$(LIBDIR)/karena/libkarena-cpython.so \
 		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
