@@ -1,0 +1,78 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The example that reads by io_uring: what it reads, past the page cache or not, by
+# which kind of request, and what it says about bad input. BUILD is the build
+# directory; runs on the source that KARENA_SOURCE names.
+
+here=$(dirname "$(realpath "$0")")
+. "$here/../../selftests/tap.sh"
+example=${BUILD:-$here/../../build}/examples/uring-read
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+case $KARENA_SOURCE in
+device)	arenas="of the module" ;;
+*)	arenas="on plain mmap" ;;
+esac
+# Before 6.5, no memory of the module is a fixed buffer.
+reads="fixed buffers"
+if [ "$KARENA_SOURCE" = device ] && printf '%s\n' 6.5 "$(uname -r)" | sort -VC; then
+	:
+elif [ "$KARENA_SOURCE" = device ]; then
+	reads="plain reads"
+fi
+
+# reads_all FILE BYTES WORDS...: so many, verified, and its line has the words.
+reads_all() {
+	local file=$1 bytes=$2 line words
+	shift 2
+	line=$("$example" "$file" 2>"$dir/said") || { cat "$dir/said"; return 1; }
+	echo "$line"
+	[ "$(wc -l <<<"$line")" -eq 1 ] &&
+		[[ $line == "$file: $bytes bytes verified, "* ]] || return
+	for words in "$reads" "$arenas" "$@"; do
+		[[ $line == *"$words"* ]] || return
+	done
+	# Plain reads are explained, and nothing else is.
+	cat "$dir/said"
+	if [ "$reads" = "plain reads" ]; then
+		grep -q "this kernel takes no memory of the module" "$dir/said"
+	else
+		[ ! -s "$dir/said" ]
+	fi
+}
+
+file_of() {
+	head -c "$1" /dev/urandom >"$dir/file"
+	reads_all "$dir/file" "$1"
+}
+
+# Of the guest alone: elsewhere that may be a disk that somebody needs.
+disk() {
+	grep -q ' vm_directory=' /proc/cmdline || {
+		echo "no scratch disk here"
+		return 77
+	}
+	[ "$(blockdev --getsize64 /dev/vda)" -eq $((64 << 20)) ] || return
+	head -c 64M /dev/urandom >/dev/vda || return
+	reads_all /dev/vda $((64 << 20)) ", O_DIRECT"
+}
+
+fails() {
+	local words=$1 output
+	shift
+	output=$("$example" "$@" 2>&1 >/dev/null) && return 1
+	echo "$output"
+	[[ $output == *"$words"* ]]
+}
+
+check a_disk_is_read_past_the_page_cache disk
+check a_file_of_whole_blocks file_of $((3 << 20))
+check a_file_of_several_rounds_and_an_odd_end file_of $(((70 << 20) + 3))
+check a_small_file file_of 1
+check an_empty_file file_of 0
+check a_missing_file_is_named fails "$dir/none: No such file" "$dir/none"
+check a_directory_is_refused fails "neither a file nor" "$dir"
+check usage_is_shown fails "usage: uring-read FILE"
+plan
