@@ -80,6 +80,11 @@ static void prep_call(struct io_uring_sqe *sqe, int fd, unsigned int cmd,
 	memcpy(sqe->cmd, &command, sizeof(command));
 }
 
+/*
+ * A worker does it anyway. To give it to one at once saves the attempt without, and
+ * takes the entry's command at once: Linux 6.10 to 6.13 would look for it in an entry
+ * that may be another request's by then, where this one is linked behind another.
+ */
 static void prep_ranges(struct io_uring_sqe *sqe, int fd, unsigned int cmd,
 			struct ka_uring_call *call, struct karena_range *ranges,
 			unsigned int nr)
@@ -90,6 +95,7 @@ static void prep_ranges(struct io_uring_sqe *sqe, int fd, unsigned int cmd,
 
 	memcpy(call, &args, sizeof(args));
 	prep_call(sqe, fd, cmd, call);
+	sqe->flags |= IOSQE_ASYNC;
 }
 
 void ka_uring_prep_commit(struct io_uring_sqe *sqe, int fd,

@@ -408,6 +408,43 @@ TEST_F(uring, a_runs_memory_is_released_and_committed_again)
 	close(fd);
 }
 
+/* Also where a request has to wait for the one that it is linked to. */
+TEST_F(uring, an_entry_may_be_used_again_at_once)
+{
+	char *run = ka_run_alloc(self->heap, 32 * MIB, KA_ARENA_SIZE);
+	struct karena_range ranges[16];
+	struct ka_uring_call calls[16];
+	struct io_uring_cqe *cqe;
+	struct io_uring small;
+	int fd;
+
+	REQUIRE_DEVICE();
+	fd = ka_heap_descriptor(self->heap);
+	ASSERT_GE(fd, 0);
+	ASSERT_NE(NULL, run);
+	ASSERT_EQ(0, ka_uring_prep_remove(io_uring_get_sqe(&self->ring), run, 32 * MIB));
+	ASSERT_EQ(0, complete(&self->ring));
+	ASSERT_EQ(0, io_uring_queue_init(2, &small, 0));
+	for (int i = 0; i < 16; i++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&small);
+
+		ASSERT_EQ(0, ka_uring_range(&ranges[i], self->heap, run + i * 2 * MIB,
+					    2 * MIB));
+		ka_uring_prep_commit(sqe, fd, &calls[i], &ranges[i], 1);
+		sqe->flags |= i % 2 ? 0 : IOSQE_IO_LINK;
+		ASSERT_EQ(i % 2 ? 2 : 0, i % 2 ? io_uring_submit(&small) : 0);
+	}
+	for (int i = 0; i < 16; i++) {
+		ASSERT_EQ(0, io_uring_wait_cqe(&small, &cqe));
+		EXPECT_EQ(0, cqe->res);
+		io_uring_cqe_seen(&small, cqe);
+	}
+	for (int i = 0; i < 16; i++)
+		EXPECT_EQ(0, touch(run + i * 2 * MIB));
+	io_uring_queue_exit(&small);
+	close(fd);
+}
+
 TEST_F(uring, frames_are_kept_ready)
 {
 	struct ka_uring_call call;

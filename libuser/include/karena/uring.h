@@ -5,11 +5,12 @@
  * fixed buffers.
  *
  * The functions that prepare a request fill in an entry of the submission queue, as
- * those of liburing do; flags (IOSQE_IO_LINK and the like) and user data are set
- * behind them. They make no system call and cannot fail, but for those that say what
- * they return. The descriptor is ka_heap_descriptor()'s; it may be a registered file
- * (IOSQE_FIXED_FILE). A completion's result is 0 or a negative errno; EOPNOTSUPP: the
- * module is older than its calls through io_uring.
+ * those of liburing do; user data is set behind them, and flags are added (sqe->flags
+ * |= IOSQE_IO_LINK), as there is one already: IOSQE_ASYNC. They make no system call
+ * and cannot fail, but for those that say what they return. The descriptor is
+ * ka_heap_descriptor()'s; it may be a registered file (IOSQE_FIXED_FILE). A
+ * completion's result is 0 or a negative errno; EOPNOTSUPP: the module is older than
+ * its calls through io_uring.
  *
  * Those that fail set errno and leave one sentence, for people, in ka_error().
  *
