@@ -1,0 +1,718 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Heaps for I/O buffers, and pins across fork and snapshot: what a device delivers
+ * goes on arriving where the process sees it, and nowhere else.
+ */
+#include <stddef.h>
+
+#include "pages.h"
+#include "pass.h"
+#include "ring.h"
+
+#define OLD	'o'	/* what is in memory before */
+#define INPUT	'i'	/* what arrives */
+#define NR	4
+
+static int io_open(struct heap *heap, uint32_t policy)
+{
+	struct karena_create create = {
+		.flags = KARENA_CREATE_IO, .window = 16 * ARENA, .fork = policy
+	};
+
+	return heap_create(heap, &create);
+}
+
+FIXTURE(iobuf) {
+	struct io_uring ring;
+	int input;
+	int output;
+};
+
+FIXTURE_SETUP(iobuf)
+{
+	struct karena_info info = { .size = sizeof(info) };
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
+	ASSERT_TRUE(info.features & KARENA_FEATURE_IO);
+	self->input = file_of(INPUT, ARENA);
+	ASSERT_GE(self->input, 0);
+	self->output = file_of(0, ARENA);
+	ASSERT_GE(self->output, 0);
+	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));
+}
+
+FIXTURE_TEARDOWN(iobuf)
+{
+	io_uring_queue_exit(&self->ring);
+	close(self->input);
+	close(self->output);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(figure_becomes("nr_heaps", 0));
+	EXPECT_EQ(0, figure("huge_arenas"));
+	EXPECT_EQ(0, figure("sparse_pages"));
+}
+
+TEST_F(iobuf, the_policy_must_be_to_share_or_none)
+{
+	static const struct {
+		uint32_t flags, fork;
+		int err;
+	} cases[] = {
+		{ 0, KARENA_FORK_COW, 0 },
+		{ 0, KARENA_FORK_SHARE, 0 },
+		{ 0, KARENA_FORK_NONE, 0 },
+		{ 0, KARENA_FORK_NONE + 1, -EINVAL },
+		{ 0, ~0U, -EINVAL },
+		{ KARENA_CREATE_IO, KARENA_FORK_COW, -EINVAL },
+		{ KARENA_CREATE_IO, KARENA_FORK_SHARE, 0 },
+		{ KARENA_CREATE_IO, KARENA_FORK_NONE, 0 },
+		{ KARENA_CREATE_IO, KARENA_FORK_NONE + 1, -EINVAL },
+		{ KARENA_CREATE_IO << 1, KARENA_FORK_NONE, -EINVAL },
+		{ KARENA_CREATE_IO | 1U << 31, KARENA_FORK_NONE, -EINVAL },
+	};
+	struct karena_create create;
+
+	for (int i = 0; i < ARRAY_SIZE(cases); i++) {
+		int fd;
+
+		create = (struct karena_create){
+			.size = sizeof(create), .window = ARENA,
+			.flags = cases[i].flags, .fork = cases[i].fork,
+		};
+		fd = device_call(KARENA_CREATE, &create);
+		EXPECT_EQ(cases[i].err, fd < 0 ? fd : 0);
+		if (fd >= 0)
+			close(fd);
+	}
+	create = (struct karena_create){
+		.size = sizeof(create), .window = ARENA, .reserved = 1
+	};
+	EXPECT_EQ(-EINVAL, device_call(KARENA_CREATE, &create));
+	/* Who knows no policy asks for copy-on-write, and that is none for I/O. */
+	create = (struct karena_create){
+		.size = offsetof(struct karena_create, fork), .window = ARENA,
+		.flags = KARENA_CREATE_IO,
+	};
+	EXPECT_EQ(-EINVAL, device_call(KARENA_CREATE, &create));
+}
+
+TEST_F(iobuf, sysfs_says_what_fork_makes_of_it)
+{
+	static const char *const names[] = { "cow\n", "share\n", "none\n" };
+
+	for (int i = 0; i < 3; i++) {
+		char path[128], text[64];
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_open_fork(&heap, ARENA, i));
+		ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+		ASSERT_TRUE(directory_comes(heap.id));
+		snprintf(path, sizeof(path), SYSFS "/heaps/%llu/fork",
+			 (unsigned long long)heap.id);
+		ASSERT_EQ(0, read_text(path, text, sizeof(text)));
+		EXPECT_STREQ(names[i], text);
+		heap_destroy(&heap);
+	}
+}
+
+/* What io_uring says of memory of a heap, whose mapping is a file's. */
+static int register_error(void)
+{
+	return can_register() ? 0 : -EOPNOTSUPP;
+}
+
+/* Both ways through the ring, if it has the memory; how many bytes are wrong. */
+static size_t use_fixed(struct io_uring *ring, int input, int output, char *memory)
+{
+	char *check;
+	size_t wrong;
+
+	memset(memory, OLD, ARENA);
+	if (through_the_pin(ring, IORING_OP_READ_FIXED, input, memory, ARENA) != ARENA)
+		return ARENA;
+	wrong = count_other(memory, ARENA, INPUT);
+	memset(memory, 'w', ARENA);
+	if (through_the_pin(ring, IORING_OP_WRITE_FIXED, output, memory, ARENA) !=
+	    ARENA)
+		return ARENA;
+	check = mmap(NULL, ARENA, PROT_READ, MAP_SHARED, output, 0);
+	wrong += count_other(check, ARENA, 'w');
+	munmap(check, ARENA);
+	return wrong;
+}
+
+static void do_nothing(struct child *child)
+{
+	hear(child->parent);
+}
+
+/* A child there is, and one that has been. */
+TEST_F(iobuf, fixed_buffers_work_before_and_after_a_fork)
+{
+	static const uint32_t policies[] = { KARENA_FORK_NONE, KARENA_FORK_SHARE };
+
+	for (int i = 0; i < 2; i++) {
+		struct child child;
+		struct heap heap;
+
+		ASSERT_EQ(0, io_open(&heap, policies[i]));
+		ASSERT_EQ(0, heap_commit(&heap, 0, NR));
+		EXPECT_EQ(register_error(),
+			  ring_register(&self->ring, heap.window, ARENA));
+		if (can_register()) {
+			EXPECT_EQ(0, use_fixed(&self->ring, self->input,
+					       self->output, heap.window));
+		}
+		ASSERT_EQ(0, child_start(&child, do_nothing));
+		if (can_register()) {
+			EXPECT_EQ(0, use_fixed(&self->ring, self->input,
+					       self->output, heap.window));
+			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+		}
+		EXPECT_EQ(register_error(),
+			  ring_register(&self->ring, arena(&heap, 1), ARENA));
+		if (can_register()) {
+			EXPECT_EQ(0, use_fixed(&self->ring, self->input,
+					       self->output, arena(&heap, 1)));
+			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+		}
+		EXPECT_EQ(0, child_end(&child));
+		EXPECT_EQ(register_error(),
+			  ring_register(&self->ring, arena(&heap, 2), ARENA));
+		if (can_register()) {
+			EXPECT_EQ(0, use_fixed(&self->ring, self->input,
+					       self->output, arena(&heap, 2)));
+			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+		}
+		/* Nothing was copied, nothing is held. */
+		EXPECT_EQ(0, heap_figure(&heap, "copies"));
+		EXPECT_EQ(0, heap_release(&heap, 0, NR));
+		EXPECT_EQ(0, figure("pinned_orphans"));
+		heap_destroy(&heap);
+	}
+}
+
+/* Pages alone can be registered as arenas can. */
+TEST_F(iobuf, sparse_pages_are_registered_too)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, io_open(&heap, KARENA_FORK_NONE));
+	ASSERT_EQ(0, commit_pages(&heap, 0, 0, 511));
+	ASSERT_EQ(0, commit_pages(&heap, 0, 511, 1));
+	EXPECT_EQ(register_error(), ring_register(&self->ring, heap.window, ARENA));
+	if (can_register()) {
+		EXPECT_EQ(0, use_fixed(&self->ring, self->input, self->output,
+				       heap.window));
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	}
+	heap_destroy(&heap);
+}
+
+static struct heap inherited;
+
+static void see_what_arrives(struct child *child)
+{
+	CHECK(!count_other(inherited.window, ARENA, OLD));
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!count_other(inherited.window, ARENA, INPUT));
+}
+
+TEST_F(iobuf, what_arrives_in_a_shared_heap_is_seen_by_both)
+{
+	struct child child;
+	struct heap heap;
+
+	ASSERT_EQ(0, io_open(&heap, KARENA_FORK_SHARE));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	memset(heap.window, OLD, ARENA);
+	ASSERT_EQ(register_error(), ring_register(&self->ring, heap.window, ARENA));
+	inherited = heap;
+	ASSERT_EQ(0, child_start(&child, see_what_arrives));
+	ASSERT_TRUE(hear(child.line));
+	if (can_register()) {
+		EXPECT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+						 self->input, heap.window, ARENA));
+	} else {
+		ASSERT_EQ(ARENA, pread(self->input, heap.window, ARENA, 0));
+	}
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(0, count_other(heap.window, ARENA, INPUT));
+	if (can_register())
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	heap_destroy(&heap);
+}
+
+static void have_nothing(struct child *child)
+{
+	struct karena_range range = { .length = ARENA };
+	struct heap *heap = &inherited;
+	struct image image;
+
+	CHECK(look(heap->window) == SIGSEGV);
+	CHECK(look((char *)heap->control) == SIGSEGV);
+	/* The descriptor is of a heap that this process has not. */
+	CHECK(heap_snapshot(heap, &image) == -EPERM);
+	CHECK(heap_ranges(heap, KARENA_RELEASE, &range, 1) == -EPERM);
+	CHECK(mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED, heap->fd,
+		   0) == MAP_FAILED);
+	(void)child;
+}
+
+TEST_F(iobuf, with_policy_none_a_child_has_nothing)
+{
+	for (int io = 0; io < 2; io++) {
+		struct child child = {};
+		struct heap heap;
+
+		ASSERT_EQ(0, io ? io_open(&heap, KARENA_FORK_NONE) :
+			  heap_open_fork(&heap, 4 * ARENA, KARENA_FORK_NONE));
+		ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+		memset(heap.window, OLD, 2 * ARENA);
+		inherited = heap;
+		ASSERT_EQ(0, child_start(&child, have_nothing));
+		EXPECT_EQ(0, child_end(&child));
+		EXPECT_EQ(0, count_other(heap.window, 2 * ARENA, OLD));
+		heap_destroy(&heap);
+	}
+}
+
+/*
+ * An ordinary heap: fixed buffers until somebody else may have its frames, too. What
+ * is refused then is an error of the registration, and nothing else is changed.
+ */
+static int refused(void)
+{
+	return can_register() ? -EFAULT : -EOPNOTSUPP;
+}
+
+TEST_F(iobuf, an_ordinary_heap_is_registered_until_it_is_forked)
+{
+	struct child child;
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, NR));
+	memset(heap.window, OLD, NR * ARENA);
+	ASSERT_EQ(register_error(), ring_register(&self->ring, heap.window, ARENA));
+	if (can_register()) {
+		EXPECT_EQ(0, use_fixed(&self->ring, self->input, self->output,
+				       heap.window));
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	}
+	ASSERT_EQ(0, child_start(&child, do_nothing));
+	EXPECT_EQ(refused(), ring_register(&self->ring, heap.window, ARENA));
+	EXPECT_EQ(refused(), ring_register(&self->ring, arena(&heap, 1), PAGE));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(refused(), ring_register(&self->ring, heap.window, ARENA));
+	/* Ordinary reads and writes of the ring, and of direct I/O, go on. */
+	ASSERT_EQ(ARENA, pread(self->input, arena(&heap, 1), ARENA, 0));
+	EXPECT_EQ(0, count_other(arena(&heap, 1), ARENA, INPUT));
+	EXPECT_EQ(0, count_other(arena(&heap, 2), 2 * ARENA, OLD));
+	EXPECT_EQ(0, heap_release(&heap, 0, NR));
+	EXPECT_EQ(0, heap_figure(&heap, "committed"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	heap_destroy(&heap);
+}
+
+static void try_to_register_a_clone(struct child *child)
+{
+	struct io_uring ring;
+
+	(void)child;
+	CHECK(!io_uring_queue_init(8, &ring, 0));
+	CHECK(ring_register(&ring, inherited.window, ARENA) == refused());
+	memset(inherited.window, 'c', ARENA);
+	CHECK(ring_register(&ring, inherited.window, ARENA) == refused());
+	io_uring_queue_exit(&ring);
+}
+
+TEST_F(iobuf, a_clone_is_never_registered)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	inherited = heap;
+	EXPECT_EQ(0, in_child(try_to_register_a_clone));
+	EXPECT_EQ(0, count_other(heap.window, ARENA, 0));
+	heap_destroy(&heap);
+}
+
+TEST_F(iobuf, an_ordinary_heap_is_registered_until_its_first_snapshot)
+{
+	struct image image;
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, NR));
+	memset(heap.window, OLD, NR * ARENA);
+	ASSERT_EQ(register_error(), ring_register(&self->ring, heap.window, ARENA));
+	if (can_register())
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	ASSERT_EQ(0, heap_snapshot(&heap, &image));
+	EXPECT_EQ(refused(), ring_register(&self->ring, heap.window, ARENA));
+	/* Nor can a device write to an image, on any kernel. */
+	EXPECT_EQ(-EFAULT, ring_register(&self->ring, image.window, ARENA));
+	image_destroy(&image);
+	EXPECT_EQ(refused(), ring_register(&self->ring, arena(&heap, 1), ARENA));
+	EXPECT_EQ(0, count_other(heap.window, NR * ARENA, OLD));
+	EXPECT_EQ(0, heap_release(&heap, 0, NR));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	heap_destroy(&heap);
+}
+
+/*
+ * Pinned at the moment of a fork: the frame stays with the parent, whatever it
+ * writes meanwhile, and the child has a copy of what was there.
+ */
+static void keep_what_was(struct child *child)
+{
+	char *was = own_memory(ARENA);
+
+	CHECK(was);
+	memcpy(was, inherited.window, ARENA);
+	CHECK(!count_other(was, ARENA, OLD));
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!memcmp(was, inherited.window, ARENA));
+	memset(inherited.window, 'c', ARENA);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!count_other(inherited.window, ARENA, 'c'));
+}
+
+static int commit_kind(const struct heap *heap, bool sparse)
+{
+	return sparse ? commit_pages(heap, 0, 0, 511) ?:
+			commit_pages(heap, 0, 511, 1) :
+			heap_commit(heap, 0, 1);
+}
+
+TEST_F(iobuf, what_arrives_after_a_fork_arrives_in_the_parent)
+{
+	for (int sparse = 0; sparse < 2; sparse++) {
+		struct child child;
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+		ASSERT_EQ(0, commit_kind(&heap, sparse));
+		memset(heap.window, OLD, ARENA);
+		ASSERT_EQ(register_error(),
+			  ring_register(&self->ring, heap.window, ARENA));
+		if (!can_register()) {
+			/* The slow disk shows it there. */
+			heap_destroy(&heap);
+			continue;
+		}
+		inherited = heap;
+		ASSERT_EQ(0, child_start(&child, keep_what_was));
+		ASSERT_TRUE(hear(child.line));
+		/* A write here must not lead away from where the data arrive. */
+		memset(heap.window, 'p', ARENA / 2);
+		EXPECT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+						 self->input, heap.window, ARENA));
+		EXPECT_EQ(0, count_other(heap.window, ARENA, INPUT));
+		ASSERT_TRUE(tell(child.line, 1));
+		ASSERT_TRUE(hear(child.line));
+		EXPECT_EQ(0, count_other(heap.window, ARENA, INPUT));
+		/* And from here it leaves. */
+		EXPECT_EQ(0, use_fixed(&self->ring, self->input, self->output,
+				       heap.window));
+		ASSERT_TRUE(tell(child.line, 1));
+		EXPECT_EQ(0, child_end(&child));
+		EXPECT_EQ(0, use_fixed(&self->ring, self->input, self->output,
+				       heap.window));
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+		EXPECT_EQ(0, heap_release(&heap, 0, 1));
+		EXPECT_EQ(0, figure("pinned_orphans"));
+		heap_destroy(&heap);
+	}
+}
+
+TEST_F(iobuf, what_arrives_after_a_snapshot_arrives_in_the_heap)
+{
+	for (int sparse = 0; sparse < 2; sparse++) {
+		struct image image;
+		struct heap heap;
+
+		ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+		ASSERT_EQ(0, commit_kind(&heap, sparse));
+		memset(heap.window, OLD, ARENA);
+		ASSERT_EQ(register_error(),
+			  ring_register(&self->ring, heap.window, ARENA));
+		ASSERT_EQ(0, heap_snapshot(&heap, &image));
+		EXPECT_EQ(0, count_other(image.window, ARENA, OLD));
+		memset(heap.window, 'p', ARENA / 2);
+		if (can_register()) {
+			EXPECT_EQ(0, use_fixed(&self->ring, self->input,
+					       self->output, heap.window));
+			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+		}
+		EXPECT_EQ(0, count_other(image.window, ARENA, OLD));
+		image_destroy(&image);
+		heap_destroy(&heap);
+	}
+}
+
+/* Only a part is pinned: what is not, is shared as ever or copied with it. */
+TEST_F(iobuf, a_pin_of_one_page_costs_at_most_its_arena)
+{
+	struct child child;
+	struct heap heap;
+	long committed;
+
+	ASSERT_EQ(0, heap_open(&heap, NR * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, NR));
+	memset(heap.window, OLD, NR * ARENA);
+	ASSERT_EQ(register_error(),
+		  ring_register(&self->ring, page(&heap, 0, 7), PAGE));
+	inherited = heap;
+	ASSERT_EQ(0, child_start(&child, keep_what_was));
+	ASSERT_TRUE(hear(child.line));
+	committed = figure("committed");
+	EXPECT_GE(committed, (long)(NR * ARENA));
+	EXPECT_LE(committed, (long)((NR + 1) * ARENA));
+	if (can_register()) {
+		EXPECT_EQ(PAGE, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
+						self->input, page(&heap, 0, 7), PAGE));
+		EXPECT_EQ(0, count_other(page(&heap, 0, 7), PAGE, INPUT));
+		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
+	}
+	ASSERT_TRUE(tell(child.line, 1));
+	ASSERT_TRUE(hear(child.line));
+	EXPECT_EQ(0, count_other(page(&heap, 0, 8), 504 * PAGE, OLD));
+	EXPECT_EQ(0, count_other(arena(&heap, 1), (NR - 1) * ARENA, OLD));
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	heap_destroy(&heap);
+}
+
+/* Direct I/O, which pins for the moment of its own, in every kind of heap. */
+TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
+{
+	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+
+	if (disk < 0)
+		SKIP(return, "no scratch disk " DISK);
+	for (int kind = 0; kind < 5; kind++) {
+		struct child child = {};
+		struct heap heap;
+
+		ASSERT_EQ(0, kind < 3 ? heap_open_fork(&heap, 16 * ARENA, kind) :
+			  io_open(&heap, kind - 2));
+		ASSERT_EQ(0, heap_commit(&heap, 0, 2));
+		ASSERT_EQ(0, commit_pages(&heap, 2, 0, 300));
+		for (int forked = 0; forked < 2; forked++) {
+			if (forked)
+				ASSERT_EQ(0, child_start(&child, do_nothing));
+			memset(heap.window, 'd' + forked, MIB);
+			ASSERT_EQ(MIB, pwrite(disk, heap.window, MIB, 0));
+			memset(heap.window, OLD, 2 * ARENA);
+			memset(arena(&heap, 2), OLD, 300 * PAGE);
+			ASSERT_EQ(MIB, pread(disk, arena(&heap, 1), MIB, 0));
+			EXPECT_EQ(0, count_other(arena(&heap, 1), MIB, 'd' + forked));
+			EXPECT_EQ(0, count_other(arena(&heap, 1) + MIB, MIB, OLD));
+			ASSERT_EQ(MIB, pread(disk, arena(&heap, 2), MIB, 0));
+			EXPECT_EQ(0, count_other(arena(&heap, 2), MIB, 'd' + forked));
+			EXPECT_EQ(0, count_other(page(&heap, 2, 256), 44 * PAGE, OLD));
+			/* What is not committed is not read to. */
+			EXPECT_EQ(-1, pread(disk, page(&heap, 2, 300), PAGE, 0));
+			EXPECT_EQ(EFAULT, errno);
+		}
+		EXPECT_EQ(0, child_end(&child));
+		heap_destroy(&heap);
+	}
+	close(disk);
+}
+
+/*
+ * The slow disk: pages are pinned while a fork, or a snapshot, comes between. What
+ * the child or the image has is what was there at that moment, and stays so.
+ */
+static void keep_what_may_have_come(struct child *child)
+{
+	char *was = own_memory(MIB);
+
+	/* Out of the group of who reads, which is to go. */
+	CHECK(!write_text(CGROUPS "/cgroup.procs", "0"));
+	CHECK(was);
+	memcpy(was, inherited.window, MIB);
+	CHECK(!count_other(inherited.window + MIB, MIB, OLD));
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!memcmp(was, inherited.window, MIB));
+	/* Of a megabyte at a kilobyte a second not much can have come. */
+	CHECK(count_other(was, MIB, INPUT) >= MIB / 2);
+}
+
+static void write_to_disk(int disk, char byte)
+{
+	char *data = own_memory(MIB);
+
+	if (!data)
+		return;
+	memset(data, byte, MIB);
+	if (pwrite(disk, data, MIB, 0) != MIB)
+		perror("# " DISK);
+	munmap(data, MIB);
+}
+
+FIXTURE(slow_disk) {
+	struct heap heap;
+	struct slow_read read;
+};
+
+FIXTURE_VARIANT(slow_disk) {
+	bool sparse;
+};
+
+FIXTURE_VARIANT_ADD(slow_disk, huge) {
+	.sparse = false,
+};
+
+FIXTURE_VARIANT_ADD(slow_disk, sparse) {
+	.sparse = true,
+};
+
+FIXTURE_SETUP(slow_disk)
+{
+	REQUIRE_MODULE();
+	self->heap.fd = -1;
+	self->read.disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+	if (self->read.disk < 0)
+		SKIP(return, "no scratch disk " DISK);
+	write_to_disk(self->read.disk, INPUT);
+	ASSERT_EQ(0, heap_open(&self->heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, commit_kind(&self->heap, variant->sparse));
+	memset(self->heap.window, OLD, ARENA);
+	self->read.to = self->heap.window;
+}
+
+FIXTURE_TEARDOWN(slow_disk)
+{
+	if (self->heap.fd < 0)
+		return;
+	close(self->read.disk);
+	heap_destroy(&self->heap);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+}
+
+TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_fork_arrives_in_the_parent, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct child child = {};
+	bool started, heard = false;
+	int err = -1;
+
+	/* To read the whole of it would take a quarter of an hour. */
+	if (!disk_slow("1024"))
+		SKIP(return, "no cgroup can slow down a disk");
+	started = slow_read_start(&self->read);
+	inherited = *heap;
+	if (started)
+		err = child_start(&child, keep_what_may_have_come);
+	/* The parent's own writes must not lead away from where the data arrive. */
+	if (!err) {
+		heard = hear(child.line);
+		memset(heap->window + MIB / 2, 'p', MIB);
+	}
+	/* Before any check: who waits for the disk cannot be killed. */
+	disk_fast();
+	pthread_join(self->read.thread, NULL);
+	ASSERT_TRUE(started);
+	ASSERT_EQ(0, err);
+	EXPECT_TRUE(heard);
+	EXPECT_EQ(MIB, self->read.result);
+	EXPECT_EQ(0, count_other(heap->window, MIB, INPUT));
+	EXPECT_EQ(0, count_other(heap->window + MIB, MIB / 2, 'p'));
+	EXPECT_EQ(0, count_other(heap->window + 3 * MIB / 2, MIB / 2, OLD));
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(0, count_other(heap->window, MIB, INPUT));
+}
+
+TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_snapshot_is_not_in_the_image, SLOW)
+{
+	struct heap *heap = &self->heap;
+	char *was = own_memory(MIB);
+	struct image image;
+	bool started;
+	int err = -1;
+
+	ASSERT_NE(NULL, was);
+	if (!disk_slow("1024"))
+		SKIP(return, "no cgroup can slow down a disk");
+	started = slow_read_start(&self->read);
+	if (started)
+		err = heap_snapshot(heap, &image);
+	if (!err) {
+		memcpy(was, image.window, MIB);
+		memset(heap->window + MIB / 2, 'p', MIB);
+	}
+	disk_fast();
+	pthread_join(self->read.thread, NULL);
+	ASSERT_TRUE(started);
+	ASSERT_EQ(0, err);
+	EXPECT_EQ(MIB, self->read.result);
+	EXPECT_EQ(0, count_other(heap->window, MIB, INPUT));
+	EXPECT_EQ(0, count_other(heap->window + MIB, MIB / 2, 'p'));
+	EXPECT_EQ(0, memcmp(image.window, was, MIB));
+	EXPECT_GE(count_other(was, MIB, INPUT), MIB / 2);
+	EXPECT_EQ(0, count_other(image.window + MIB, MIB, OLD));
+	image_destroy(&image);
+	EXPECT_EQ(0, count_other(heap->window, MIB, INPUT));
+	munmap(was, MIB);
+}
+
+/*
+ * A clone reads from the disk while its parent writes: what it gets is the clone's,
+ * which had the frame in common with its parent until it asked for it.
+ */
+static void read_as_a_clone(struct child *child)
+{
+	struct slow_read read = { .to = inherited.window };
+
+	read.disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+	CHECK(read.disk >= 0);
+	CHECK(disk_slow("1024"));
+	CHECK(slow_read_start(&read));
+	/* The parent makes the disk fast again, whatever becomes of this one. */
+	CHECK(tell(child->parent, 1));
+	pthread_join(read.thread, NULL);
+	CHECK(read.result == MIB);
+	CHECK(!count_other(inherited.window, MIB, INPUT));
+	CHECK(!count_other(inherited.window + MIB, MIB, OLD));
+	write_text(CGROUPS "/cgroup.procs", "0");
+}
+
+TEST_F_TIMEOUT(slow_disk, what_a_clone_reads_is_the_clones, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+	bool heard;
+
+	write_text(CGROUPS "/cgroup.subtree_control", "+io");
+	inherited = *heap;
+	ASSERT_EQ(0, child_start(&child, read_as_a_clone));
+	heard = hear(child.line);
+	if (heard) {
+		memset(heap->window, 'p', MIB);
+		heap_release(heap, 0, 1);
+	}
+	disk_speed("max");
+	EXPECT_TRUE(heard);
+	EXPECT_EQ(0, child_end(&child));
+	rmdir(DISK_GROUP);
+	EXPECT_EQ(SIGBUS, touch(heap->window));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	EXPECT_EQ(0, count_other(heap->window, ARENA, 0));
+}
+
+TEST_HARNESS_MAIN

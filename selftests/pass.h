@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the tests of snapshots and shares have in common: descriptors that go from
+ * one process to another, and writes whose order an image of one moment must show.
+ */
+#ifndef KARENA_SELFTESTS_PASS_H
+#define KARENA_SELFTESTS_PASS_H
+
+#include "child.h"
+
+/* Send a descriptor along a line. */
+static inline bool send_fd(int line, int fd)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	char byte = 'f';
+	struct iovec data = { &byte, 1 };
+	struct msghdr message = {
+		.msg_iov = &data, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &fd, sizeof(int));
+	return sendmsg(line, &message, MSG_NOSIGNAL) == 1;
+}
+
+/* The descriptor that the other side has sent, or -1. */
+static inline int receive_fd(int line)
+{
+	union {
+		struct cmsghdr header;
+		char space[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	char byte = 0;
+	struct iovec data = { &byte, 1 };
+	struct msghdr message = {
+		.msg_iov = &data, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	struct cmsghdr *header;
+	int fd;
+
+	if (recvmsg(line, &message, MSG_CMSG_CLOEXEC) != 1 || byte != 'f')
+		return -1;
+	header = CMSG_FIRSTHDR(&message);
+	if (!header || header->cmsg_type != SCM_RIGHTS ||
+	    header->cmsg_len != CMSG_LEN(sizeof(int)))
+		return -1;
+	memcpy(&fd, CMSG_DATA(header), sizeof(int));
+	return fd;
+}
+
+static inline int lowest_free_fd(void)
+{
+	int fd = dup(0);
+
+	close(fd);
+	return fd;
+}
+
+/* As heap_open(), with a fork policy. */
+static inline int heap_open_fork(struct heap *heap, size_t size, uint32_t policy)
+{
+	struct karena_create create = { .window = size, .fork = policy };
+
+	return heap_create(heap, &create);
+}
+
+/* Read from an address: 0, or the signal that came of it. */
+static inline int look(const volatile char *address)
+{
+	struct sigaction action = { .sa_handler = touch_handler };
+	struct sigaction old_bus, old_segv;
+	int signal;
+
+	sigaction(SIGBUS, &action, &old_bus);
+	sigaction(SIGSEGV, &action, &old_segv);
+	signal = sigsetjmp(touch_jump, 1);
+	if (!signal)
+		(void)*address;
+	sigaction(SIGBUS, &old_bus, NULL);
+	sigaction(SIGSEGV, &old_segv, NULL);
+	return signal;
+}
+
+/* How many of some pages cannot be read. */
+static inline size_t unreadable(const char *start, size_t count)
+{
+	size_t pages = 0;
+
+	for (size_t i = 0; i < count; i++)
+		pages += look(start + i * PAGE + i) != 0;
+	return pages;
+}
+
+/* KARENA_SHARE: a descriptor, or -errno. */
+static inline int heap_share(const struct heap *heap, uint32_t flags,
+			     uint64_t offset, uint64_t length)
+{
+	struct karena_share args = {
+		.size = sizeof(args), .flags = flags,
+		.offset = offset, .length = length,
+	};
+
+	return heap_call(heap, KARENA_SHARE, &args);
+}
+
+/* An image of a heap, mapped somewhere. */
+struct image {
+	int fd;
+	char *window;
+	size_t size;
+	struct karena_control *control;
+	size_t control_size;
+	uint32_t *states;
+};
+
+/* Map what a descriptor has; 0 or -errno. */
+static inline int image_map(struct image *image, int fd, void *where,
+			    const struct karena_snapshot *args)
+{
+	memset(image, 0, sizeof(*image));
+	image->fd = fd;
+	image->size = args->window;
+	image->control_size = args->control_size;
+	image->window = mmap(where, image->size, PROT_READ,
+			     MAP_SHARED | (where ? MAP_FIXED_NOREPLACE : 0), fd, 0);
+	if (image->window == MAP_FAILED)
+		return -errno;
+	image->control = mmap(NULL, image->control_size, PROT_READ, MAP_SHARED, fd,
+			      args->control_offset);
+	if (image->control == MAP_FAILED)
+		return -errno;
+	image->states = (void *)((char *)image->control +
+				 image->control->states_offset);
+	return 0;
+}
+
+static inline void image_destroy(struct image *image)
+{
+	if (image->fd >= 0)
+		close(image->fd);
+	munmap(image->window, image->size);
+	munmap(image->control, image->control_size);
+}
+
+/* Send an image along a line. */
+static inline bool send_image(int line, int fd, const struct karena_snapshot *args)
+{
+	return send_fd(line, fd) &&
+	       send(line, args, sizeof(*args), MSG_NOSIGNAL) == sizeof(*args);
+}
+
+/* The descriptor of the image that the other side has sent, or -1. */
+static inline int receive_image(int line, struct karena_snapshot *args)
+{
+	int fd = receive_fd(line);
+
+	if (fd < 0)
+		return fd;
+	return recv(line, args, sizeof(*args), MSG_WAITALL) == sizeof(*args) ?
+	       fd : -1;
+}
+
+/* Make an image of a heap and map it; 0 or -errno. */
+static inline int heap_snapshot(const struct heap *heap, struct image *image)
+{
+	struct karena_snapshot args = { .size = sizeof(args) };
+	int fd = heap_call(heap, KARENA_SNAPSHOT, &args);
+
+	return fd < 0 ? fd : image_map(image, fd, NULL, &args);
+}
+
+/* The same by the heap's number: a descriptor, or -errno. */
+static inline int device_snapshot(uint64_t id, struct karena_snapshot *args)
+{
+	*args = (struct karena_snapshot){ .size = sizeof(*args), .id = id };
+	return device_call(KARENA_SNAPSHOT, args);
+}
+
+/*
+ * Numbers that several writers store in turn, each after the one before it: round
+ * after round the same into all links, one after another. At any moment the links
+ * up to some one have this round's number, and those after it the one before.
+ */
+#define CHAIN_LINKS	256
+#define CHAIN_PER_ARENA	32
+#define CHAIN_ARENAS	16	/* every other one has none */
+
+struct chain {
+	uint64_t turn;
+	bool stop;
+};
+
+/* For all who inherit it. */
+static inline struct chain *chain_make(void)
+{
+	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+		    -1, 0);
+}
+
+/* Commit what a chain lies in, half of it huge frames: 0 or -errno. */
+static inline int chain_commit(const struct heap *heap)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < CHAIN_ARENAS && !err; i += 2)
+		err = heap_range(heap, KARENA_COMMIT, i * ARENA,
+				 ARENA - (i / 2 % 2) * PAGE);
+	return err;
+}
+
+/*
+ * Links that follow each other are far from each other: who writes one after another
+ * must not be stopped at the first of them whenever pages are unmapped in order.
+ */
+static inline uint64_t *chain_link(const char *window, size_t link)
+{
+	size_t place = link * 37 % CHAIN_LINKS;
+	size_t index = place / CHAIN_PER_ARENA * 2;
+	size_t page = place % CHAIN_PER_ARENA * (ARENA / PAGE / CHAIN_PER_ARENA);
+
+	return (uint64_t *)(window + index * ARENA + page * PAGE);
+}
+
+/* Be one of so many writers until the chain is stopped. */
+static inline void chain_write(struct chain *chain, char *window,
+			       unsigned int writer, unsigned int writers)
+{
+	while (!__atomic_load_n(&chain->stop, __ATOMIC_ACQUIRE)) {
+		uint64_t turn = __atomic_load_n(&chain->turn, __ATOMIC_ACQUIRE);
+
+		if (turn % writers != writer) {
+			sched_yield();
+			continue;
+		}
+		__atomic_store_n(chain_link(window, turn % CHAIN_LINKS),
+				 turn / CHAIN_LINKS + 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&chain->turn, turn + 1, __ATOMIC_RELEASE);
+	}
+}
+
+static inline void chain_stop(struct chain *chain)
+{
+	__atomic_store_n(&chain->stop, true, __ATOMIC_RELEASE);
+}
+
+/* Wait, twenty seconds at most, until so many more turns were taken. */
+static inline bool chain_goes_on(struct chain *chain, uint64_t turns)
+{
+	uint64_t until = __atomic_load_n(&chain->turn, __ATOMIC_ACQUIRE) + turns;
+
+	for (int i = 0; i < 20000; i++) {
+		if (__atomic_load_n(&chain->turn, __ATOMIC_ACQUIRE) >= until)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+/*
+ * How many links an image shows that were not so at one moment; *within: whether
+ * the moment was within a round; *sum: what it shows, in a number.
+ */
+static inline size_t chain_broken(const char *window, bool *within, uint64_t *sum)
+{
+	uint64_t first = *chain_link(window, 0), last = first;
+	size_t broken = 0;
+
+	*sum = first;
+	for (size_t link = 1; link < CHAIN_LINKS; link++) {
+		uint64_t number = *chain_link(window, link);
+
+		broken += number > last || number + 1 < first;
+		last = number;
+		*sum = *sum * 31 + number;
+	}
+	*within = last != first;
+	return broken;
+}
+
+#define CHAIN_LOOKS	25
+
+/*
+ * Make images of a heap while a chain grows in it: how many links were not so at one
+ * moment, or how often an image has changed; or -errno.
+ */
+static inline long chain_look(const struct heap *heap, struct chain *chain)
+{
+	long broken = 0;
+	int within = 0;
+
+	if (!chain_goes_on(chain, CHAIN_LINKS))
+		return -ETIME;
+	for (int i = 0; i < CHAIN_LOOKS; i++) {
+		uint64_t sum, later;
+		struct image image;
+		bool inside;
+		int err = heap_snapshot(heap, &image);
+
+		if (err)
+			return err;
+		broken += chain_broken(image.window, &inside, &sum);
+		within += inside;
+		/* The heap goes on, the image does not. */
+		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i))
+			return -ETIME;
+		broken += chain_broken(image.window, &inside, &later);
+		broken += sum != later;
+		image_destroy(&image);
+	}
+	/* If few were within a round, little is proved. */
+	return within > CHAIN_LOOKS / 2 ? broken : -EAGAIN;
+}
+
+#endif

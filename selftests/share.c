@@ -1,0 +1,1754 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Shares: what another process maps of a heap is the heap's own memory, that and no
+ * more, writable or not; it stays as long as somebody has it, whoever ends first.
+ */
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "pages.h"
+#include "pass.h"
+
+#define NR	4	/* arenas that are shared, in most tests */
+
+FIXTURE(share) {
+	struct heap heap;	/* of which a child inherits nothing */
+	long nr_heaps;
+	int next_fd;
+};
+
+FIXTURE_SETUP(share)
+{
+	struct karena_info info = { .size = sizeof(info) };
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
+	ASSERT_TRUE(info.features & KARENA_FEATURE_SHARE);
+	self->next_fd = lowest_free_fd();
+	self->nr_heaps = figure("nr_heaps");
+	ASSERT_EQ(0, heap_open_fork(&self->heap, 16 * ARENA, KARENA_FORK_NONE));
+}
+
+FIXTURE_TEARDOWN(share)
+{
+	heap_destroy(&self->heap);
+	EXPECT_EQ(self->next_fd, lowest_free_fd());
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, figure("huge_arenas"));
+	EXPECT_EQ(0, figure("sparse_arenas"));
+	EXPECT_EQ(0, figure("sparse_pages"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+static char *map_share(int fd, size_t length, int protection)
+{
+	char *memory = mmap(NULL, length, protection, MAP_SHARED, fd, 0);
+
+	return memory == MAP_FAILED ? NULL : memory;
+}
+
+#define READ	PROT_READ
+#define WRITE	(PROT_READ | PROT_WRITE)
+
+/* Map what the other side sends; the descriptor is closed. */
+static char *receive_share(int line, size_t length, int protection)
+{
+	int fd = receive_fd(line);
+	char *memory;
+
+	if (fd < 0)
+		return NULL;
+	memory = map_share(fd, length, protection);
+	close(fd);
+	return memory;
+}
+
+/* Share a range with who is at the other end of a line. */
+static bool send_share(int line, const struct heap *heap, uint32_t flags,
+		       uint64_t offset, uint64_t length)
+{
+	int fd = heap_share(heap, flags, offset, length);
+	bool sent;
+
+	if (fd < 0)
+		return false;
+	sent = send_fd(line, fd);
+	close(fd);
+	return sent;
+}
+
+static void fill_arenas(const struct heap *heap, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		fill(heap, i, 0, 512);
+}
+
+/* How many pages are not as in the window from one of its pages on. */
+static size_t differ(const char *memory, const struct heap *heap, size_t first,
+		     size_t count)
+{
+	size_t pages = 0;
+
+	for (size_t i = 0; i < count; i++)
+		pages += memcmp(memory + i * PAGE, page(heap, 0, first + i),
+				PAGE) != 0;
+	return pages;
+}
+
+#define EXPECT_FAILS(_errno, _call)					\
+	do {								\
+		errno = 0;						\
+		EXPECT_EQ(-1, (long)(_call));				\
+		EXPECT_EQ(_errno, errno);				\
+	} while (0)
+
+#define CHECK_FAILS(_errno, _call)					\
+	CHECK((long)(_call) == -1 && errno == (_errno))
+
+static void see_and_write(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+
+	CHECK(memory);
+	CHECK(!count_other(memory, 2 * ARENA, 'o'));
+	memset(memory + ARENA, 'r', ARENA);
+	memset(memory + 3 * ARENA, 'r', PAGE);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent) == 2);
+	CHECK(!count_other(memory, ARENA, 'p'));
+	CHECK(!count_other(memory + 3 * ARENA, PAGE, 'p'));
+	CHECK(!munmap(memory, NR * ARENA));
+}
+
+TEST_F(share, both_sides_see_what_either_writes)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	ASSERT_EQ(0, commit_pages(heap, 3, 0, 4));
+	memset(heap->window, 'o', 2 * ARENA);
+	ASSERT_EQ(0, child_start(&child, see_and_write));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	ASSERT_TRUE(hear(child.line));
+	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 'o'));
+	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 'r'));
+	EXPECT_EQ(0, count_other(arena(heap, 3), PAGE, 'r'));
+	memset(arena(heap, 0), 'p', ARENA);
+	memset(arena(heap, 3), 'p', PAGE);
+	ASSERT_TRUE(tell(child.line, 2));
+	EXPECT_EQ(0, child_end(&child));
+	/* Nothing was copied for it. */
+	EXPECT_EQ(0, heap_figure(heap, "copies"));
+	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 'r'));
+}
+
+TEST_F(share, the_descriptor_is_a_plain_one)
+{
+	struct heap *heap = &self->heap;
+	int readable, writable;
+
+	readable = heap_share(heap, 0, 0, ARENA);
+	ASSERT_GE(readable, 0);
+	writable = heap_share(heap, KARENA_SHARE_WRITE, 0, ARENA);
+	ASSERT_GE(writable, 0);
+	EXPECT_EQ(FD_CLOEXEC, fcntl(readable, F_GETFD));
+	EXPECT_EQ(FD_CLOEXEC, fcntl(writable, F_GETFD));
+	EXPECT_EQ(O_RDONLY, fcntl(readable, F_GETFL) & O_ACCMODE);
+	EXPECT_EQ(O_RDWR, fcntl(writable, F_GETFL) & O_ACCMODE);
+	close(readable);
+	close(writable);
+}
+
+/* What a read-only share refuses, whoever has it. */
+static void try_to_write(struct child *child)
+{
+	char bytes[64] = "no", path[64], *memory;
+	struct iovec local = { bytes, sizeof(bytes) }, remote;
+	int fd = receive_fd(child->parent), again, mem;
+
+	CHECK(fd >= 0);
+	CHECK_FAILS(EACCES, mmap(NULL, NR * ARENA, WRITE, MAP_SHARED, fd, 0));
+	CHECK_FAILS(EACCES, mmap(NULL, NR * ARENA, PROT_WRITE, MAP_SHARED, fd, 0));
+	CHECK_FAILS(EINVAL, mmap(NULL, NR * ARENA, WRITE, MAP_PRIVATE, fd, 0));
+	CHECK_FAILS(EINVAL, mmap(NULL, NR * ARENA, READ, MAP_PRIVATE, fd, 0));
+	memory = map_share(fd, NR * ARENA, READ);
+	CHECK(memory);
+	CHECK(!look(memory));
+	CHECK_FAILS(EACCES, mprotect(memory, NR * ARENA, WRITE));
+	CHECK_FAILS(EACCES, mprotect(memory, PAGE, PROT_WRITE));
+	CHECK(touch(memory) == SIGSEGV);
+	/* By the descriptor, or another of the same file. */
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	CHECK_FAILS(ENXIO, open(path, O_RDWR));
+	CHECK_FAILS(ENXIO, open(path, O_WRONLY));
+	again = open(path, O_PATH | O_CLOEXEC);
+	CHECK(again >= 0);
+	CHECK_FAILS(EBADF, mmap(NULL, NR * ARENA, WRITE, MAP_SHARED, again, 0));
+	close(again);
+	again = dup(fd);
+	fcntl(again, F_SETFL, O_RDWR);
+	CHECK_FAILS(EACCES, mmap(NULL, NR * ARENA, WRITE, MAP_SHARED, again, 0));
+	close(again);
+	CHECK(pwrite(fd, bytes, sizeof(bytes), 0) == -1);
+	CHECK(ftruncate(fd, 0) == -1);
+	CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			ARENA) == -1);
+	CHECK(fchmod(fd, 0777) == -1);
+	/* By way of the memory. */
+	CHECK(madvise(memory, ARENA, MADV_REMOVE) == -1);
+	CHECK(madvise(memory, ARENA, MADV_POPULATE_WRITE) == -1);
+	remote = (struct iovec){ memory, sizeof(bytes) };
+	CHECK(process_vm_writev(getpid(), &local, 1, &remote, 1, 0) == -1);
+	mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	CHECK(mem >= 0);
+	CHECK(pwrite(mem, bytes, sizeof(bytes), (uintptr_t)memory) == -1);
+	close(mem);
+	/* Moved, it is what it was. */
+	memory = mremap(memory, ARENA, ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
+			mmap(NULL, ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+			     -1, 0));
+	if (memory != MAP_FAILED)
+		CHECK_FAILS(EACCES, mprotect(memory, PAGE, WRITE));
+	close(fd);
+	/* What the owner writes is seen. */
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	if (memory != MAP_FAILED)
+		CHECK(!count_other(memory, PAGE, 'w'));
+}
+
+TEST_F(share, a_sealed_one_is_read_only_for_ever)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fill_arenas(heap, NR);
+	ASSERT_EQ(0, child_start(&child, try_to_write));
+	ASSERT_TRUE(send_share(child.line, heap, 0, 0, NR * ARENA));
+	ASSERT_TRUE(hear(child.line));
+	for (int i = 0; i < NR; i++)
+		EXPECT_EQ(0, spoilt(heap, i, 0, 512));
+	memset(heap->window, 'w', PAGE);
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+/* A writable one maps read-only where that is asked for, and can be made writable. */
+TEST_F(share, a_writable_one_can_be_mapped_read_only)
+{
+	struct heap *heap = &self->heap;
+	char *memory;
+	int fd;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	fd = heap_share(heap, KARENA_SHARE_WRITE, 0, ARENA);
+	ASSERT_GE(fd, 0);
+	memory = map_share(fd, ARENA, READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, look(memory));
+	EXPECT_EQ(SIGSEGV, touch(memory));
+	EXPECT_EQ(0, mprotect(memory, ARENA, WRITE));
+	EXPECT_EQ(0, touch(memory + PAGE));
+	EXPECT_EQ(1, *page(heap, 0, 1));
+	EXPECT_EQ(-1, mprotect(memory, ARENA, PROT_READ | PROT_EXEC));
+	munmap(memory, ARENA);
+	close(fd);
+}
+
+/* Who has a share drives no heap by it. */
+static void try_to_drive(struct child *child)
+{
+	struct karena_attach attach = { .size = sizeof(attach) };
+	struct karena_range range = { .length = ARENA };
+	struct image image;
+	struct heap share;
+	int fd = receive_fd(child->parent);
+	char *memory = map_share(fd, NR * ARENA, WRITE);
+
+	CHECK(memory);
+	share = (struct heap){ .fd = fd };
+	CHECK(heap_ranges(&share, KARENA_RELEASE, &range, 1) == -ENOTTY);
+	CHECK(heap_ranges(&share, KARENA_COMMIT, &range, 1) == -ENOTTY);
+	CHECK(heap_limit(&share, 0, 0, 0) == -ENOTTY);
+	CHECK(heap_ready(&share, KARENA_NODE_ANY, 1) == -ENOTTY);
+	CHECK(heap_share(&share, 0, 0, ARENA) == -ENOTTY);
+	CHECK(heap_snapshot(&share, &image) == -ENOTTY);
+	attach.address = (uintptr_t)memory;
+	CHECK(device_call(KARENA_ATTACH, &attach) == -ENOENT);
+	/* The owner's call, if it could be made by who maps the memory. */
+	CHECK(madvise(memory, ARENA, MADV_REMOVE) == -1);
+	CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			ARENA) == -1);
+	CHECK(ftruncate(fd, 2 * NR * ARENA) == -1);
+	CHECK(pwrite(fd, "x", 1, 0) == -1);
+	/* Neither a write from here nor one through the kernel commits. */
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(madvise(memory + ARENA, ARENA, MADV_POPULATE_WRITE) == -1);
+	CHECK(errno == EFAULT);
+	CHECK(madvise(memory + ARENA, ARENA, MADV_POPULATE_READ) == -1);
+	CHECK(touch(memory + ARENA) == SIGBUS);
+	CHECK(look(memory + ARENA) == SIGBUS);
+	CHECK(pread(open("/dev/zero", O_RDONLY), memory + ARENA, PAGE, 0) == -1);
+	CHECK(errno == EFAULT);
+	CHECK(touch(memory + 2 * ARENA + PAGE) == SIGBUS);
+}
+
+TEST_F(share, it_is_no_heap)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, commit_pages(heap, 2, 0, 1));
+	ASSERT_EQ(0, child_start(&child, try_to_drive));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	ASSERT_TRUE(hear(child.line));
+	set_state(heap, 1, 1, KARENA_REQUESTED);
+	set_state(heap, 2, 1, KARENA_REQUESTED | KARENA_SPARSE);
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(KARENA_REQUESTED, state(heap, 1));
+	EXPECT_EQ(ARENA + PAGE, heap_figure(heap, "committed"));
+}
+
+static void have_it_huge(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+	long before = minor_faults();
+
+	CHECK(memory);
+	CHECK(!((uintptr_t)memory % ARENA));
+	for (size_t i = 0; i < NR * ARENA; i += PAGE)
+		memory[i] = 1;
+	CHECK(minor_faults() - before < NR + 16);
+	CHECK(smaps(memory, "FilePmdMapped") == NR * ARENA);
+	CHECK(smaps(memory, "Rss") == NR * ARENA);
+	/* It is the owner's, and counted there alone. */
+	CHECK(!status_figure("VmPin"));
+}
+
+TEST_F(share, huge_frames_are_huge_at_the_receiver)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	ASSERT_EQ(0, child_start(&child, have_it_huge));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	EXPECT_EQ(0, child_end(&child));
+	/* What is kept ready for a while counts, too. */
+	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 0));
+	EXPECT_EQ(NR * ARENA, status_figure("VmPin"));
+	EXPECT_EQ(1, *page(heap, 3, 511));
+	/* The owner has them so, too. */
+	EXPECT_EQ(0, touch(heap->window));
+	EXPECT_GE(smaps(heap->window, "FilePmdMapped"), (long)ARENA);
+}
+
+/* From the middle of an arena to the middle of another. */
+#define PART_FIRST	300UL
+#define PART_PAGES	(212 + 512 + 512 + 17UL)
+
+static void have_a_part(struct child *child)
+{
+	size_t length = PART_PAGES * PAGE;
+	int fd = receive_fd(child->parent);
+	char *memory = map_share(fd, length, READ);
+
+	CHECK(memory);
+	/* So that whole arenas of it are huge. */
+	CHECK(((uintptr_t)memory & (ARENA - 1)) == PART_FIRST * PAGE);
+	CHECK(!unreadable(memory, PART_PAGES));
+	CHECK(smaps(memory, "FilePmdMapped") == 2 * ARENA);
+	CHECK(smaps(memory, "Rss") == length);
+	CHECK(*memory == (char)(PART_FIRST * 7 + 1));
+	CHECK(!munmap(memory, length));
+	/* Parts of the part. */
+	for (size_t at = 0; at < PART_PAGES; at += 97) {
+		size_t pages = PART_PAGES - at < 600 ? PART_PAGES - at : 600;
+
+		memory = mmap(NULL, pages * PAGE, READ, MAP_SHARED, fd, at * PAGE);
+		CHECK(memory != MAP_FAILED);
+		for (size_t i = 0; i < pages; i++) {
+			size_t number = PART_FIRST + at + i;
+
+			CHECK(!count_other(memory + i * PAGE, PAGE,
+					   number % 512 * 7 + number / 512 + 1));
+		}
+		CHECK(!munmap(memory, pages * PAGE));
+	}
+	close(fd);
+}
+
+TEST_F(share, it_need_not_be_whole_arenas)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fill_arenas(heap, NR);
+	ASSERT_EQ(0, child_start(&child, have_a_part));
+	ASSERT_TRUE(send_share(child.line, heap, 0, PART_FIRST * PAGE,
+			       PART_PAGES * PAGE));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+/*
+ * At addresses by which a huge page would be mapped that lies otherwise in the
+ * window: a page of the share is the one that it is of the window, everywhere.
+ */
+static void map_it_anywhere(struct child *child)
+{
+	size_t length = PART_PAGES * PAGE;
+	char *reserve = mmap(NULL, 6 * ARENA, PROT_NONE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	static const size_t places[] = { 0, PART_FIRST, 1, 511, PART_FIRST + 1 };
+	int fd = receive_fd(child->parent);
+
+	CHECK(reserve != MAP_FAILED);
+	reserve = (char *)(((uintptr_t)reserve + ARENA - 1) & ~(ARENA - 1));
+	for (int i = 0; i < ARRAY_SIZE(places); i++) {
+		char *at = reserve + places[i] * PAGE;
+
+		CHECK(mmap(at, length, WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at);
+		/* In an order that begins within an arena. */
+		for (size_t j = 0; j < PART_PAGES; j++) {
+			size_t index = (j + 400) % PART_PAGES;
+			size_t number = PART_FIRST + index;
+
+			CHECK(!count_other(at + index * PAGE, PAGE,
+					   number % 512 * 7 + number / 512 + 1));
+		}
+		CHECK(!munmap(at, length));
+	}
+	close(fd);
+}
+
+TEST_F(share, it_is_right_at_any_address)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fill_arenas(heap, NR);
+	ASSERT_EQ(0, child_start(&child, map_it_anywhere));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE,
+			       PART_FIRST * PAGE, PART_PAGES * PAGE));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+#define SECRET	's'
+
+/* None of some bytes, whichever can be read, is the secret. */
+static bool finds_secret(const char *start, size_t pages)
+{
+	for (size_t i = 0; i < pages; i++) {
+		if (!look(start + i * PAGE) && start[i * PAGE] == SECRET)
+			return true;
+	}
+	return false;
+}
+
+/* Every way to see more than the range, of which the rest is secret. */
+static void reach_beyond(struct child *child)
+{
+	size_t length = 100 * PAGE, first = 100;
+	int fd = receive_fd(child->parent);
+	char *reserve, *at, *grown;
+
+	reserve = mmap(NULL, 8 * ARENA, PROT_NONE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(reserve != MAP_FAILED);
+	reserve = (char *)(((uintptr_t)reserve + ARENA - 1) & ~(ARENA - 1));
+
+	/* Mapped larger than it is, beginning beyond it, before it. */
+	at = mmap(reserve + first * PAGE, 412 * PAGE, WRITE, MAP_SHARED | MAP_FIXED,
+		  fd, 0);
+	if (at != MAP_FAILED) {
+		CHECK(!look(at + 5 * PAGE));
+		CHECK(!finds_secret(at, 412));
+		munmap(at, 412 * PAGE);
+	}
+	at = mmap(reserve, ARENA, WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	if (at != MAP_FAILED) {
+		CHECK(!look(at + 5 * PAGE));
+		CHECK(!finds_secret(at, 512));
+		munmap(at, ARENA);
+	}
+	at = mmap(reserve, ARENA, WRITE, MAP_SHARED | MAP_FIXED, fd, length);
+	if (at != MAP_FAILED) {
+		CHECK(!finds_secret(at, 512));
+		munmap(at, ARENA);
+	}
+	at = mmap(reserve, ARENA, WRITE, MAP_SHARED | MAP_FIXED, fd,
+		  -(off_t)(first * PAGE));
+	if (at != MAP_FAILED) {
+		CHECK(!finds_secret(at, 512));
+		munmap(at, ARENA);
+	}
+	/* Grown where it is, before and after a touch. */
+	for (int touched = 0; touched < 2; touched++) {
+		at = mmap(reserve + first * PAGE, length, WRITE,
+			  MAP_SHARED | MAP_FIXED, fd, 0);
+		CHECK(at != MAP_FAILED);
+		if (touched)
+			CHECK(!look(at));
+		munmap(at + length, ARENA);
+		grown = mremap(at, length, 412 * PAGE, 0);
+		if (grown != MAP_FAILED) {
+			CHECK(!look(grown + 5 * PAGE));
+			CHECK(!finds_secret(grown, 412));
+			munmap(grown, 412 * PAGE);
+		} else {
+			munmap(at, length);
+		}
+	}
+	/* Grown and moved to where an arena would fit; and a second mapping. */
+	at = mmap(reserve, length, WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(at != MAP_FAILED);
+	grown = mremap(at, length, 2 * ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
+		       reserve + 4 * ARENA);
+	if (grown != MAP_FAILED) {
+		CHECK(!look(grown + 5 * PAGE));
+		CHECK(!finds_secret(grown, 1024));
+		munmap(grown, 2 * ARENA);
+	} else {
+		munmap(at, length);
+	}
+	at = mmap(reserve, length, WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+	CHECK(at != MAP_FAILED);
+	grown = mremap(at, 0, 2 * ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
+		       reserve + 4 * ARENA);
+	if (grown != MAP_FAILED) {
+		CHECK(!look(grown + 5 * PAGE));
+		CHECK(!finds_secret(grown, 1024));
+	}
+	/* By remap_file_pages(), which maps another part of the file. */
+	for (size_t page = 0; page < 1024; page += 50) {
+		if (!syscall(SYS_remap_file_pages, at, PAGE, 0, page, 0))
+			CHECK(!finds_secret(at, 100));
+	}
+	close(fd);
+}
+
+TEST_F_TIMEOUT(share, there_is_no_way_beyond_it, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	/* Huge, then sparse. */
+	for (int sparse = 0; sparse < 2; sparse++) {
+		ASSERT_EQ(0, heap_release(heap, 0, 3));
+		ASSERT_EQ(0, heap_commit(heap, 0, 1));
+		if (sparse) {
+			ASSERT_EQ(0, commit_pages(heap, 1, 0, 511));
+			ASSERT_EQ(0, commit_pages(heap, 1, 511, 1));
+		} else {
+			ASSERT_EQ(0, heap_commit(heap, 1, 1));
+		}
+		ASSERT_EQ(0, heap_commit(heap, 2, 1));
+		memset(heap->window, SECRET, 3 * ARENA);
+		memset(page(heap, 1, 100), 'p', 100 * PAGE);
+		ASSERT_EQ(0, child_start(&child, reach_beyond));
+		ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE,
+				       ARENA + 100 * PAGE, 100 * PAGE));
+		EXPECT_EQ(0, child_end(&child));
+		EXPECT_EQ(0, count_other(page(heap, 1, 200), 312 * PAGE, SECRET));
+		EXPECT_EQ(0, count_other(page(heap, 1, 0), 100 * PAGE, SECRET));
+	}
+}
+
+/* What is committed and released is seen to come and go. */
+static void watch_it(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+	uint64_t step;
+
+	CHECK(memory);
+	while ((step = hear(child->parent))) {
+		switch (step) {
+		case 1:
+			CHECK(unreadable(memory, NR * 512) == NR * 512);
+			CHECK(touch(memory + ARENA) == SIGBUS);
+			break;
+		case 2:
+			CHECK(!count_other(memory, ARENA, 'a'));
+			CHECK(unreadable(memory + ARENA, 512) == 512 - 8);
+			CHECK(!count_other(memory + ARENA + 8 * PAGE, 8 * PAGE, 'b'));
+			CHECK(unreadable(memory + 2 * ARENA, 1024) == 1024);
+			break;
+		case 3:
+			CHECK(!count_other(memory, ARENA, 0));
+			CHECK(!count_other(memory + ARENA, ARENA, 0));
+			memset(memory, 'r', 2 * ARENA);
+			break;
+		case 4:
+			/* Most of the first is released, little of the other. */
+			CHECK(unreadable(memory, 300) == 300);
+			CHECK(!count_other(memory + 300 * PAGE, 212 * PAGE, 'r'));
+			CHECK(!count_other(memory + ARENA, 10 * PAGE, 0));
+			CHECK(!count_other(memory + ARENA + 10 * PAGE, 502 * PAGE,
+					   'r'));
+			memset(memory + 300 * PAGE, 'q', 212 * PAGE);
+			break;
+		}
+		CHECK(tell(child->parent, step));
+	}
+}
+
+#define STEP(_number)							\
+	do {								\
+		ASSERT_TRUE(tell(child.line, _number));			\
+		ASSERT_EQ(_number, hear(child.line));			\
+	} while (0)
+
+TEST_F(share, what_the_owner_commits_and_releases_comes_and_goes)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, child_start(&child, watch_it));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	STEP(1);
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, commit_pages(heap, 1, 8, 8));
+	memset(heap->window, 'a', ARENA);
+	memset(page(heap, 1, 8), 'b', 8 * PAGE);
+	STEP(2);
+	ASSERT_EQ(0, heap_release(heap, 0, 2));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	STEP(1);
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	STEP(3);
+	ASSERT_EQ(0, release_pages(heap, 0, 0, 300));
+	ASSERT_EQ(0, release_pages(heap, 1, 0, 10));
+	EXPECT_EQ(0, count_other(page(heap, 1, 10), 502 * PAGE, 'r'));
+	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	STEP(4);
+	EXPECT_EQ(0, count_other(page(heap, 0, 300), 212 * PAGE, 'q'));
+	ASSERT_EQ(0, heap_release(heap, 0, NR));
+	STEP(1);
+	EXPECT_EQ(0, figure("committed"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+/* An owner that shares a part of what it has, and ends when and how it is told. */
+#define OWNED		6
+#define OWNED_FIRST	(512 + 256UL)		/* page: the middle of arena 1 */
+#define OWNED_PAGES	(256 + 512 + 100UL)	/* into arena 3, which is sparse */
+
+static void own_and_share(struct child *child)
+{
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 3));
+	CHECK(!commit_pages(&heap, 3, 0, 90));
+	CHECK(!heap_commit(&heap, 4, 2));
+	fill_arenas(&heap, 3);
+	fill(&heap, 3, 0, 90);
+	CHECK(send_share(child->parent, &heap, KARENA_SHARE_WRITE,
+			 OWNED_FIRST * PAGE, OWNED_PAGES * PAGE));
+	CHECK(send_share(child->parent, &heap, 0, ARENA, ARENA));
+	/* Made and gone: it keeps nothing. */
+	close(heap_share(&heap, 0, 0, OWNED * ARENA));
+	if (hear(child->parent) == 2) {
+		kill(getpid(), SIGKILL);
+		pause();
+	}
+}
+
+static size_t owned_spoilt(const char *memory)
+{
+	size_t pages = 0;
+
+	for (size_t i = 0; i < OWNED_PAGES - 10; i++) {
+		size_t number = OWNED_FIRST + i;
+
+		pages += count_other(memory + i * PAGE, PAGE,
+				     number % 512 * 7 + number / 512 + 1) != 0;
+	}
+	/* Not committed. */
+	return pages + 10 - unreadable(memory + (OWNED_PAGES - 10) * PAGE, 10);
+}
+
+#define OWNED_LEFT	(2 * ARENA + 90 * PAGE)	/* arenas 1, 2 and 3 */
+
+TEST_F(share, it_outlives_its_owner)
+{
+	for (int by_kill = 0; by_kill < 2; by_kill++) {
+		struct child owner;
+		char *memory, *other, *again;
+		int fd;
+
+		ASSERT_EQ(0, child_start(&owner, own_and_share));
+		fd = receive_fd(owner.line);
+		ASSERT_GE(fd, 0);
+		other = receive_share(owner.line, ARENA, READ);
+		ASSERT_NE(NULL, other);
+		memory = map_share(fd, OWNED_PAGES * PAGE, WRITE);
+		ASSERT_NE(NULL, memory);
+		EXPECT_EQ(0, owned_spoilt(memory));
+		EXPECT_EQ(5 * ARENA + 90 * PAGE, figure("committed"));
+		ASSERT_TRUE(tell(owner.line, 1 + by_kill));
+		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&owner));
+		EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
+		/* What was mapped, what is mapped only now, and both together. */
+		EXPECT_EQ(0, owned_spoilt(memory));
+		again = map_share(fd, OWNED_PAGES * PAGE, WRITE);
+		ASSERT_NE(NULL, again);
+		close(fd);
+		EXPECT_EQ(0, owned_spoilt(again));
+		memset(memory, 'm', 256 * PAGE);
+		memset(again + 300 * PAGE, 'a', PAGE);
+		EXPECT_EQ(0, count_other(again, 256 * PAGE, 'm'));
+		EXPECT_EQ(0, count_other(memory + 300 * PAGE, PAGE, 'a'));
+		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
+		EXPECT_EQ('\x02', *other);
+		/* Nobody can commit there any more. */
+		EXPECT_EQ(SIGBUS, touch(memory + (OWNED_PAGES - 1) * PAGE));
+		munmap(memory, OWNED_PAGES * PAGE);
+		EXPECT_EQ(OWNED_LEFT, figure("committed"));
+		munmap(again, OWNED_PAGES * PAGE);
+		/* The other share has arena 1 still, or what it was part of. */
+		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
+		EXPECT_GE(figure("committed"), (long)ARENA);
+		munmap(other, ARENA);
+		EXPECT_TRUE(figure_becomes("committed", 0));
+		EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
+	}
+}
+
+TEST_F(share, its_descriptor_alone_keeps_it)
+{
+	struct child owner;
+	int fd, other, pair[2];
+	char *memory;
+
+	ASSERT_EQ(0, child_start(&owner, own_and_share));
+	fd = receive_fd(owner.line);
+	ASSERT_GE(fd, 0);
+	other = receive_fd(owner.line);
+	ASSERT_GE(other, 0);
+	close(other);
+	ASSERT_TRUE(tell(owner.line, 1));
+	EXPECT_EQ(0, child_end(&owner));
+	EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
+	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
+	EXPECT_EQ(EWOULDBLOCK, errno);
+	/* On its way from one process to another it is nobody's. */
+	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	ASSERT_TRUE(send_fd(pair[0], fd));
+	close(fd);
+	usleep(300000);
+	EXPECT_EQ(OWNED_LEFT, figure("committed"));
+	fd = receive_fd(pair[1]);
+	ASSERT_GE(fd, 0);
+	memory = map_share(fd, OWNED_PAGES * PAGE, READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, owned_spoilt(memory));
+	munmap(memory, OWNED_PAGES * PAGE);
+	/* Lost on the way, it is gone. */
+	ASSERT_TRUE(send_fd(pair[0], fd));
+	close(fd);
+	close(pair[0]);
+	close(pair[1]);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+static void have_it_for_a_while(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+
+	CHECK(memory);
+	memset(memory, 'r', NR * ARENA);
+	CHECK(tell(child->parent, 1));
+	if (hear(child->parent) == 2) {
+		for (;;)
+			memset(memory, 'r', NR * ARENA);
+	}
+}
+
+TEST_F(share, receivers_come_and_go)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	for (int by_kill = 0; by_kill < 2; by_kill++) {
+		struct child child;
+
+		memset(heap->window, 'o', NR * ARENA);
+		ASSERT_EQ(0, child_start(&child, have_it_for_a_while));
+		ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0,
+				       NR * ARENA));
+		ASSERT_TRUE(hear(child.line));
+		ASSERT_TRUE(tell(child.line, 1 + by_kill));
+		if (by_kill) {
+			usleep(50000);
+			kill(child.pid, SIGKILL);
+		}
+		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&child));
+		EXPECT_EQ(0, count_other(heap->window, NR * ARENA, 'r'));
+		EXPECT_EQ(NR * ARENA, heap_figure(heap, "committed"));
+	}
+	/* Nobody holds it any more. */
+	ASSERT_EQ(0, heap_release(heap, 0, NR));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	EXPECT_EQ(0, figure("committed"));
+}
+
+static char *given;
+
+static void write_as_a_grandchild(struct child *child)
+{
+	memset(given + ARENA, 'g', ARENA);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!count_other(given, ARENA, 'r'));
+	CHECK(!count_other(given + 2 * ARENA, ARENA, 'o'));
+}
+
+static void receive_and_fork(struct child *child)
+{
+	struct child grandchild;
+
+	given = receive_share(child->parent, NR * ARENA, WRITE);
+	CHECK(given);
+	CHECK(!look(given));
+	CHECK(!child_start(&grandchild, write_as_a_grandchild));
+	CHECK(hear(grandchild.line));
+	CHECK(!count_other(given + ARENA, ARENA, 'g'));
+	memset(given, 'r', ARENA);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(tell(grandchild.line, 1));
+	CHECK(!child_end(&grandchild));
+	CHECK(!count_other(given + 2 * ARENA, ARENA, 'o'));
+}
+
+TEST_F(share, who_maps_it_forks_and_both_have_it)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	ASSERT_EQ(0, child_start(&child, receive_and_fork));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	ASSERT_TRUE(hear(child.line));
+	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 'r'));
+	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 'g'));
+	memset(arena(heap, 2), 'o', ARENA);
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(0, heap_figure(heap, "copies"));
+}
+
+/*
+ * The owner forks, copy-on-write: the share is the parent's. Arena 0 is huge,
+ * arena 1 sparse; some pages of both are written by each of the three.
+ */
+#define BY_OWNER	10
+#define BY_RECEIVER	20
+#define BY_CLONE	30
+
+static void receive_from_a_forking_owner(struct child *child)
+{
+	char *memory = receive_share(child->parent, 2 * ARENA, WRITE);
+	uint64_t step;
+
+	CHECK(memory);
+	CHECK(!count_other(memory, 2 * ARENA, 'a'));
+	while ((step = hear(child->parent))) {
+		for (int i = 0; i < 2; i++) {
+			char *at = memory + i * ARENA;
+
+			switch (step) {
+			case 1:
+				CHECK(!count_other(at + BY_OWNER * PAGE, PAGE, 'o'));
+				memset(at + BY_RECEIVER * PAGE, 'r', PAGE);
+				break;
+			case 2:
+				CHECK(!count_other(at + BY_CLONE * PAGE, PAGE, 'a'));
+				CHECK(!count_other(at + BY_RECEIVER * PAGE, PAGE,
+						   'r'));
+				break;
+			case 3:
+				CHECK(!count_other(at, 400 * PAGE, 'p'));
+				CHECK(!count_other(at + 400 * PAGE, 112 * PAGE, 'a'));
+				memset(at + 399 * PAGE, 's', 2 * PAGE);
+				break;
+			}
+		}
+		CHECK(tell(child->parent, step));
+	}
+}
+
+static struct heap inherited;
+
+static void be_a_clone(struct child *child)
+{
+	struct heap *heap = &inherited;
+
+	CHECK(!count_other(heap->window, 2 * ARENA, 'a'));
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	/* Neither the owner's writes nor the receiver's are seen here. */
+	CHECK(!count_other(heap->window, 2 * ARENA, 'a'));
+	for (int i = 0; i < 2; i++)
+		memset(page(heap, i, BY_CLONE), 'c', PAGE);
+	CHECK(tell(child->parent, 2));
+	CHECK(hear(child->parent));
+	for (int i = 0; i < 2; i++)
+		CHECK(!count_other(page(heap, i, BY_CLONE), PAGE, 'c'));
+}
+
+TEST_F_TIMEOUT(share, the_owner_forks_and_the_share_is_the_parents, SLOW)
+{
+	struct child child, clone;
+	struct heap heap;
+	long copies;
+
+	ASSERT_EQ(0, child_start(&child, receive_from_a_forking_owner));
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	ASSERT_EQ(0, commit_pages(&heap, 1, 0, 511));
+	ASSERT_EQ(0, commit_pages(&heap, 1, 511, 1));
+	memset(heap.window, 'a', 2 * ARENA);
+	ASSERT_TRUE(send_share(child.line, &heap, KARENA_SHARE_WRITE, 0, 2 * ARENA));
+	ASSERT_TRUE(tell(child.line, 9));
+	ASSERT_EQ(9, hear(child.line));
+
+	inherited = heap;
+	ASSERT_EQ(0, child_start(&clone, be_a_clone));
+	ASSERT_EQ(1, hear(clone.line));
+	for (int i = 0; i < 2; i++)
+		memset(page(&heap, i, BY_OWNER), 'o', PAGE);
+	STEP(1);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, count_other(page(&heap, i, BY_RECEIVER), PAGE, 'r'));
+	/* What was copied for the receiver's write was copied for this heap. */
+	EXPECT_EQ(4, heap_figure(&heap, "copies"));
+	ASSERT_TRUE(tell(clone.line, 1));
+	ASSERT_EQ(2, hear(clone.line));
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, count_other(page(&heap, i, BY_CLONE), PAGE, 'a'));
+	STEP(2);
+	/* Most of both is copied; when the clone is gone, it comes together. */
+	for (int i = 0; i < 2; i++)
+		memset(arena(&heap, i), 'p', 400 * PAGE);
+	ASSERT_TRUE(tell(clone.line, 2));
+	EXPECT_EQ(0, child_end(&clone));
+	EXPECT_TRUE(heap_figure_becomes(&heap, "shared", 0));
+	STEP(3);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, count_other(page(&heap, i, 399), 2 * PAGE, 's'));
+	sleep(4);
+	for (int i = 0; i < 2; i++)
+		memset(arena(&heap, i), 'p', 400 * PAGE);
+	for (int i = 0; i < 2; i++)
+		memset(page(&heap, i, 400), 'a', PAGE);
+	STEP(3);
+	for (int i = 0; i < 2; i++)
+		EXPECT_EQ(0, count_other(page(&heap, i, 399), 2 * PAGE, 's'));
+	copies = heap_figure(&heap, "copies");
+	memset(heap.window, 'q', 2 * ARENA);
+	EXPECT_EQ(copies, heap_figure(&heap, "copies"));
+	EXPECT_EQ(0, child_end(&child));
+	heap_destroy(&heap);
+}
+
+/* The clone's shares are the clone's. */
+static void share_as_a_clone(struct child *child)
+{
+	struct heap *heap = &inherited;
+	int fd;
+
+	memset(page(heap, 0, 3), 'c', PAGE);
+	fd = heap_share(heap, KARENA_SHARE_WRITE, 0, ARENA);
+	CHECK(fd >= 0);
+	CHECK(send_fd(child->parent, fd));
+	CHECK(hear(child->parent));
+	CHECK(!count_other(page(heap, 0, 4), PAGE, 'r'));
+	CHECK(!count_other(page(heap, 0, 5), PAGE, 'a'));
+	memset(page(heap, 0, 6), 'c', PAGE);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+}
+
+TEST_F(share, a_clone_shares_what_is_its_own)
+{
+	struct child clone;
+	struct heap heap;
+	char *memory;
+
+	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	memset(heap.window, 'a', ARENA);
+	inherited = heap;
+	ASSERT_EQ(0, child_start(&clone, share_as_a_clone));
+	memory = receive_share(clone.line, ARENA, WRITE);
+	ASSERT_NE(NULL, memory);
+	/* Another page first, then what it has copied. */
+	EXPECT_EQ(0, count_other(memory + 9 * PAGE, PAGE, 'a'));
+	EXPECT_EQ(0, count_other(memory + 3 * PAGE, PAGE, 'c'));
+	memset(memory + 4 * PAGE, 'r', PAGE);
+	memset(page(&heap, 0, 5), 'p', PAGE);
+	EXPECT_EQ(0, count_other(memory + 5 * PAGE, PAGE, 'a'));
+	ASSERT_TRUE(tell(clone.line, 1));
+	ASSERT_TRUE(hear(clone.line));
+	EXPECT_EQ(0, count_other(memory + 6 * PAGE, PAGE, 'c'));
+	EXPECT_EQ(0, count_other(page(&heap, 0, 3), 2 * PAGE, 'a'));
+	EXPECT_EQ(0, count_other(page(&heap, 0, 6), PAGE, 'a'));
+	ASSERT_TRUE(tell(clone.line, 1));
+	EXPECT_EQ(0, child_end(&clone));
+	/* It has ended, and its memory is here. */
+	EXPECT_EQ(0, count_other(memory + 3 * PAGE, PAGE, 'c'));
+	EXPECT_EQ(0, count_other(memory + 4 * PAGE, PAGE, 'r'));
+	EXPECT_EQ(0, count_other(memory + 9 * PAGE, PAGE, 'a'));
+	memset(memory, 'r', ARENA);
+	EXPECT_EQ(0, count_other(page(&heap, 0, 9), PAGE, 'a'));
+	EXPECT_EQ(0, count_other(page(&heap, 0, 5), PAGE, 'p'));
+	munmap(memory, ARENA);
+	EXPECT_TRUE(heap_figure_becomes(&heap, "shared", 0));
+	heap_destroy(&heap);
+}
+
+/* The owner ends, its clone and the receiver have what was shared, apart. */
+static void own_share_and_fork(struct child *child)
+{
+	struct heap heap;
+	pid_t clone;
+
+	CHECK(!heap_open(&heap, 4 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 2));
+	memset(heap.window, 'a', 2 * ARENA);
+	CHECK(send_share(child->parent, &heap, KARENA_SHARE_WRITE, 0, ARENA));
+	clone = fork();
+	if (clone)
+		_exit(clone < 0);
+	/* Until the parent is gone. */
+	while (getppid() != 1)
+		usleep(1000);
+	memset(page(&heap, 0, 3), 'c', PAGE);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(!count_other(page(&heap, 0, 4), PAGE, 'a'));
+	CHECK(!count_other(page(&heap, 0, 3), PAGE, 'c'));
+	CHECK(!count_other(arena(&heap, 1), ARENA, 'a'));
+	tell(child->parent, 1);
+}
+
+TEST_F(share, the_owner_ends_before_its_clone_and_its_receiver)
+{
+	struct child owner;
+	char *memory;
+
+	ASSERT_EQ(0, child_start(&owner, own_share_and_fork));
+	memory = receive_share(owner.line, ARENA, WRITE);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, child_status(owner.pid));
+	ASSERT_TRUE(hear(owner.line));
+	EXPECT_EQ(0, count_other(memory, ARENA, 'a'));
+	memset(memory + 4 * PAGE, 'r', PAGE);
+	ASSERT_TRUE(tell(owner.line, 1));
+	ASSERT_TRUE(hear(owner.line));
+	EXPECT_EQ(0, count_other(memory + 4 * PAGE, PAGE, 'r'));
+	EXPECT_EQ(0, count_other(memory + 3 * PAGE, PAGE, 'a'));
+	memset(memory, 'z', ARENA);
+	close(owner.line);
+	munmap(memory, ARENA);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+}
+
+#define RECEIVERS	8
+
+static void be_one_of_many(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+	uint64_t number = hear(child->parent);
+
+	CHECK(memory);
+	CHECK(!unreadable(memory, NR * 512));
+	memset(memory + number * 16 * PAGE, number, 16 * PAGE);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(smaps(memory, "FilePmdMapped") == NR * ARENA);
+	CHECK(tell(child->parent, smaps(memory, "Pss")));
+	CHECK(hear(child->parent));
+	for (uint64_t i = 1; i <= RECEIVERS; i++)
+		CHECK(!count_other(memory + i * 16 * PAGE, 16 * PAGE, i));
+}
+
+TEST_F_TIMEOUT(share, eight_receivers_have_it_once, SLOW)
+{
+	struct child children[RECEIVERS];
+	struct heap *heap = &self->heap;
+	long pss = 0;
+	int fd;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fd = heap_share(heap, KARENA_SHARE_WRITE, 0, NR * ARENA);
+	ASSERT_GE(fd, 0);
+	for (int i = 0; i < RECEIVERS; i++) {
+		ASSERT_EQ(0, child_start(&children[i], be_one_of_many));
+		ASSERT_TRUE(send_fd(children[i].line, fd));
+		ASSERT_TRUE(tell(children[i].line, 1 + i));
+	}
+	close(fd);
+	for (int i = 0; i < RECEIVERS; i++)
+		ASSERT_TRUE(hear(children[i].line));
+	for (int i = 0; i < RECEIVERS; i++)
+		ASSERT_TRUE(tell(children[i].line, 1));
+	for (int i = 0; i < RECEIVERS; i++)
+		pss += hear(children[i].line);
+	EXPECT_LE(pss, (long)(NR * ARENA));
+	EXPECT_GE(pss, (long)(NR * ARENA / 2));
+	EXPECT_EQ(NR * ARENA, figure("committed"));
+	for (int i = 0; i < RECEIVERS; i++)
+		ASSERT_TRUE(tell(children[i].line, 1));
+	for (int i = 0; i < RECEIVERS; i++)
+		EXPECT_EQ(0, child_end(&children[i]));
+	for (int i = 1; i <= RECEIVERS; i++)
+		EXPECT_EQ(0, count_other(heap->window + i * 16 * PAGE, 16 * PAGE, i));
+}
+
+/* Receivers that are killed at any moment, while the owner does what it likes. */
+static void use_it_until_killed(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+
+	CHECK(memory);
+	CHECK(tell(child->parent, 1));
+	for (unsigned int i = 0;; i++) {
+		touch(memory + i * 37 % (NR * 512) * PAGE);
+		look(memory + i * 53 % (NR * 512) * PAGE);
+	}
+}
+
+TEST_F_TIMEOUT(share, receivers_are_killed_at_any_moment, SLOW)
+{
+	struct heap *heap = &self->heap;
+	unsigned int seed = 1;
+
+	for (int round = 0; round < 30; round++) {
+		struct child child;
+
+		ASSERT_EQ(0, heap_commit(heap, 0, NR));
+		ASSERT_EQ(0, child_start(&child, use_it_until_killed));
+		ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0,
+				       NR * ARENA));
+		ASSERT_TRUE(hear(child.line));
+		usleep(rand_r(&seed) % 5000);
+		ASSERT_EQ(0, release_pages(heap, 0, 0, 300));
+		ASSERT_EQ(0, heap_release(heap, 1, 1));
+		usleep(rand_r(&seed) % 5000);
+		kill(child.pid, SIGKILL);
+		ASSERT_EQ(0, heap_release(heap, 0, NR));
+		EXPECT_EQ(128 + SIGKILL, child_end(&child));
+	}
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+}
+
+static void own_until_killed(struct child *child)
+{
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, NR * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, NR));
+	memset(heap.window, 'k', NR * ARENA);
+	CHECK(send_share(child->parent, &heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	for (;;)
+		memset(heap.window, 'k', NR * ARENA);
+}
+
+TEST_F_TIMEOUT(share, owners_are_killed_at_any_moment, SLOW)
+{
+	unsigned int seed = 2;
+
+	for (int round = 0; round < 20; round++) {
+		struct child child;
+		char *memory;
+		int fd;
+
+		ASSERT_EQ(0, child_start(&child, own_until_killed));
+		fd = receive_fd(child.line);
+		ASSERT_GE(fd, 0);
+		usleep(rand_r(&seed) % 3000);
+		kill(child.pid, SIGKILL);
+		memory = map_share(fd, NR * ARENA, WRITE);
+		close(fd);
+		ASSERT_NE(NULL, memory);
+		/* In whatever state of being taken apart the owner is. */
+		for (size_t i = 0; i < NR * 512; i++)
+			EXPECT_EQ(0, look(memory + i * PAGE));
+		EXPECT_EQ(0, count_other(memory, NR * ARENA, 'k'));
+		EXPECT_EQ(128 + SIGKILL, child_end(&child));
+		EXPECT_EQ(0, count_other(memory, NR * ARENA, 'k'));
+		EXPECT_EQ(NR * ARENA, figure("committed"));
+		munmap(memory, NR * ARENA);
+	}
+}
+
+/* What a device writes and reads through a share's mapping. */
+static void do_direct_io(struct child *child)
+{
+	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
+	int fd = receive_fd(child->parent), readable = receive_fd(child->parent);
+	char *memory = map_share(fd, 2 * ARENA, WRITE);
+	char *sealed = map_share(readable, 2 * ARENA, READ);
+
+	CHECK(disk >= 0 && memory && sealed);
+	CHECK(!count_other(memory, PAGE, 'o'));
+	CHECK(pwrite(disk, memory, MIB, 0) == MIB);
+	CHECK(pwrite(disk, sealed + ARENA, MIB, MIB) == MIB);
+	/* From the disk into the other, across the border of two arenas. */
+	CHECK(pread(disk, memory + ARENA - MIB / 2, MIB, 0) == MIB);
+	CHECK(!count_other(memory + ARENA - MIB / 2, MIB, 'o'));
+	CHECK(pread(disk, memory, MIB, MIB) == MIB);
+	CHECK(!count_other(memory, MIB, 's'));
+	/* Into what is read-only, or not committed, nothing is read. */
+	CHECK_FAILS(EFAULT, pread(disk, sealed, PAGE, 0));
+	CHECK(!count_other(sealed, MIB, 's'));
+	CHECK_FAILS(EFAULT, pread(disk, memory + 2 * ARENA - PAGE, PAGE, 0));
+	CHECK_FAILS(EFAULT, pwrite(disk, memory + 2 * ARENA - PAGE, PAGE, 0));
+}
+
+TEST_F_TIMEOUT(share, a_receiver_does_direct_io_to_it, SLOW)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	if (access(DISK, F_OK))
+		SKIP(return, "no scratch disk " DISK);
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, commit_pages(heap, 1, 0, 500));
+	memset(heap->window, 'o', ARENA);
+	memset(arena(heap, 1), 's', 500 * PAGE);
+	ASSERT_EQ(0, child_start(&child, do_direct_io));
+	for (int sealed = 0; sealed < 2; sealed++)
+		ASSERT_TRUE(send_share(child.line, heap,
+				       sealed ? 0 : KARENA_SHARE_WRITE,
+				       0, 2 * ARENA));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(0, count_other(arena(heap, 1), MIB / 2, 'o'));
+	EXPECT_EQ(0, count_other(page(heap, 0, 384), MIB / 2, 'o'));
+	EXPECT_EQ(0, count_other(heap->window, MIB, 's'));
+}
+
+/* A page that the receiver pins outlives its release, as the owner's own would. */
+static void pin_by_a_pipe(struct child *child)
+{
+	char *memory = receive_share(child->parent, ARENA, WRITE), bytes[PAGE];
+	struct iovec vector = { memory + 5 * PAGE, PAGE };
+	int pipes[2];
+
+	CHECK(memory);
+	CHECK(!pipe(pipes));
+	CHECK(vmsplice(pipes[1], &vector, 1, 0) == PAGE);
+	CHECK(tell(child->parent, 1));
+	CHECK(hear(child->parent));
+	CHECK(read(pipes[0], bytes, PAGE) == PAGE);
+	CHECK(!count_other(bytes, PAGE, 'p'));
+	CHECK(!count_other(memory, ARENA, 'n'));
+}
+
+TEST_F(share, what_a_receiver_pins_is_given_to_nobody)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(heap->window, 'p', ARENA);
+	ASSERT_EQ(0, child_start(&child, pin_by_a_pipe));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, ARENA));
+	ASSERT_TRUE(hear(child.line));
+	ASSERT_EQ(0, heap_release(heap, 0, 1));
+	EXPECT_EQ(1, figure("pinned_orphans"));
+	ASSERT_EQ(0, heap_commit(heap, 0, 8));
+	EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
+	memset(heap->window, 'n', ARENA);
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+}
+
+static void look_at_volatile(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
+
+	CHECK(memory);
+	memset(memory, 'r', NR * ARENA);
+	CHECK(tell(child->parent, 1));
+	/* Given back, but not taken: it is there, and mapped. */
+	CHECK(hear(child->parent));
+	CHECK(!count_other(memory, NR * ARENA, 'r'));
+	memset(memory + 3 * ARENA, 's', ARENA);
+	CHECK(tell(child->parent, 1));
+	/* Taken. */
+	CHECK(hear(child->parent));
+	CHECK(unreadable(memory, 1024) == 1024);
+	CHECK(touch(memory) == SIGBUS);
+	CHECK(!count_other(memory + 2 * ARENA, ARENA, 'r'));
+	CHECK(!count_other(memory + 3 * ARENA, ARENA, 's'));
+	CHECK(tell(child->parent, 1));
+	/* Committed again. */
+	CHECK(hear(child->parent));
+	CHECK(!count_other(memory, 2 * ARENA, 0));
+}
+
+TEST_F(share, volatile_arenas_of_it_are_taken)
+{
+	struct heap *heap = &self->heap;
+	uint32_t words[NR];
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	ASSERT_EQ(0, child_start(&child, look_at_volatile));
+	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
+	ASSERT_TRUE(hear(child.line));
+	for (int i = 0; i < NR; i++)
+		words[i] = give_back(heap, i);
+	ASSERT_TRUE(tell(child.line, 1));
+	ASSERT_TRUE(hear(child.line));
+	for (int i = 2; i < NR; i++)
+		EXPECT_TRUE(take_back(heap, i, words[i]));
+	shrink_everything();
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	EXPECT_FALSE(take_back(heap, 1, words[1]));
+	EXPECT_EQ(2 * ARENA, figure("committed"));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+	ASSERT_TRUE(tell(child.line, 1));
+	ASSERT_TRUE(hear(child.line));
+	EXPECT_EQ(0, count_other(arena(heap, 2), ARENA, 'r'));
+	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 's'));
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	ASSERT_TRUE(tell(child.line, 1));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+/* Given back by an owner that has ended since: nobody can take it back any more. */
+static void end_with_volatile_arenas(struct child *child)
+{
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, NR * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, NR));
+	memset(heap.window, 'v', NR * ARENA);
+	CHECK(send_share(child->parent, &heap, 0, 0, NR * ARENA));
+	give_back(&heap, 1);
+	CHECK(hear(child->parent));
+}
+
+TEST_F(share, volatile_arenas_of_an_ended_owner_harm_nobody)
+{
+	struct child owner;
+	char *memory;
+
+	ASSERT_EQ(0, child_start(&owner, end_with_volatile_arenas));
+	memory = receive_share(owner.line, NR * ARENA, READ);
+	ASSERT_NE(NULL, memory);
+	EXPECT_EQ(0, count_other(memory, NR * ARENA, 'v'));
+	ASSERT_TRUE(tell(owner.line, 1));
+	EXPECT_EQ(0, child_end(&owner));
+	shrink_everything();
+	/* It may be gone; if it is there, it is what it was. */
+	EXPECT_TRUE(look(memory + ARENA) || !count_other(memory + ARENA, ARENA, 'v'));
+	EXPECT_EQ(0, count_other(memory, ARENA, 'v'));
+	EXPECT_EQ(0, count_other(memory + 2 * ARENA, 2 * ARENA, 'v'));
+	munmap(memory, NR * ARENA);
+}
+
+TEST_F(share, several_overlap)
+{
+	struct heap *heap = &self->heap;
+	char *first, *second, *third;
+	int fd;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fill_arenas(heap, NR);
+	fd = heap_share(heap, KARENA_SHARE_WRITE, 0, 2 * ARENA);
+	ASSERT_GE(fd, 0);
+	first = map_share(fd, 2 * ARENA, WRITE);
+	close(fd);
+	fd = heap_share(heap, 0, ARENA, 2 * ARENA);
+	ASSERT_GE(fd, 0);
+	second = map_share(fd, 2 * ARENA, READ);
+	/* The same descriptor mapped twice. */
+	third = map_share(fd, 2 * ARENA, READ);
+	close(fd);
+	ASSERT_TRUE(first && second && third);
+	EXPECT_EQ(0, differ(first, heap, 0, 1024));
+	EXPECT_EQ(0, differ(second, heap, 512, 1024));
+	memset(first + ARENA, 'f', PAGE);
+	EXPECT_EQ(0, count_other(second, PAGE, 'f'));
+	EXPECT_EQ(0, count_other(third, PAGE, 'f'));
+	munmap(first, 2 * ARENA);
+	EXPECT_EQ(0, differ(second, heap, 512, 1024));
+	munmap(second, 2 * ARENA);
+	memset(arena(heap, 2), 't', PAGE);
+	EXPECT_EQ(0, count_other(third + ARENA, PAGE, 't'));
+	munmap(third, 2 * ARENA);
+}
+
+/* The end of the heap while its process lives: the window unmapped, no descriptor. */
+TEST_F(share, it_outlives_its_heap)
+{
+	struct heap *heap = &self->heap;
+	char *memory;
+	int fd;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	fill_arenas(heap, NR);
+	fd = heap_share(heap, KARENA_SHARE_WRITE, ARENA, ARENA);
+	ASSERT_GE(fd, 0);
+	memory = map_share(fd, ARENA, WRITE);
+	ASSERT_NE(NULL, memory);
+	close(fd);
+	heap_destroy(heap);
+	EXPECT_TRUE(figure_becomes("committed", ARENA));
+	EXPECT_EQ(0, count_other(memory + 7 * PAGE, PAGE, 7 * 7 + 2));
+	memset(memory, 'w', ARENA);
+	EXPECT_EQ(0, count_other(memory, ARENA, 'w'));
+	munmap(memory, ARENA);
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_EQ(0, status_figure("VmPin"));
+	ASSERT_EQ(0, heap_open_fork(heap, 16 * ARENA, KARENA_FORK_NONE));
+}
+
+TEST_F(share, bad_values_are_refused)
+{
+	const struct karena_share good = { .size = sizeof(good), .length = PAGE };
+	struct karena_share args = good;
+	struct heap *heap = &self->heap;
+	int next_fd = lowest_free_fd();
+	union {
+		uint32_t size;
+		char bytes[8192];
+	} big = {};
+	static const struct {
+		uint64_t offset, length;
+	} bad[] = {
+		{ 0, 0 }, { 0, 1 }, { 1, PAGE }, { PAGE / 2, PAGE },
+		{ 0, PAGE + 512 }, { 0, 17 * ARENA }, { 16 * ARENA, PAGE },
+		{ 16 * ARENA - PAGE, 2 * PAGE }, { ARENA, 16 * ARENA },
+		{ -PAGE, PAGE }, { -PAGE, 2 * PAGE }, { PAGE, -PAGE },
+		{ ARENA, -ARENA }, { 0, -PAGE }, { ~0ULL, ~0ULL },
+		{ 1ULL << 63, 1ULL << 63 }, { 0, 1ULL << 63 },
+	};
+
+	for (int i = 0; i < ARRAY_SIZE(bad); i++)
+		EXPECT_EQ(-EINVAL, heap_share(heap, 0, bad[i].offset,
+					      bad[i].length));
+	for (int bit = 1; bit < 32; bit++)
+		EXPECT_EQ(-EINVAL, heap_share(heap, 1U << bit, 0, PAGE));
+	EXPECT_EQ(-EINVAL, heap_share(heap, 3, 0, PAGE));
+	for (big.size = 0; big.size < sizeof(good); big.size++)
+		EXPECT_EQ(-EINVAL, heap_call(heap, KARENA_SHARE, &big));
+	big.size = 4097;
+	EXPECT_EQ(-E2BIG, heap_call(heap, KARENA_SHARE, &big));
+	big.size = sizeof(good) + 8;
+	big.bytes[sizeof(good) + 7] = 1;
+	EXPECT_EQ(-E2BIG, heap_call(heap, KARENA_SHARE, &big));
+	EXPECT_EQ(-EFAULT, heap_call(heap, KARENA_SHARE, NULL));
+	EXPECT_EQ(-ENOTTY, device_call(KARENA_SHARE, &args));
+	EXPECT_EQ(next_fd, lowest_free_fd());
+	/* The smallest, the largest and the last there are. */
+	EXPECT_EQ(next_fd, heap_call(heap, KARENA_SHARE, &args));
+	close(next_fd);
+	EXPECT_EQ(next_fd, heap_share(heap, KARENA_SHARE_WRITE, 0, 16 * ARENA));
+	close(next_fd);
+	EXPECT_EQ(next_fd, heap_share(heap, 0, 16 * ARENA - PAGE, PAGE));
+	close(next_fd);
+}
+
+TEST_F(share, bad_mappings_are_refused)
+{
+	struct heap *heap = &self->heap;
+	int fd;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	fd = heap_share(heap, KARENA_SHARE_WRITE, PAGE, ARENA);
+	ASSERT_GE(fd, 0);
+	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA, WRITE, MAP_PRIVATE, fd, 0));
+	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA + PAGE, WRITE, MAP_SHARED, fd, 0));
+	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA, WRITE, MAP_SHARED, fd, PAGE));
+	EXPECT_FAILS(EINVAL, mmap(NULL, PAGE, WRITE, MAP_SHARED, fd, ARENA));
+	/* The last whose end in the file can be said. */
+	EXPECT_EQ(-1, (long)mmap(NULL, PAGE, WRITE, MAP_SHARED, fd,
+				 (off_t)(1UL << 62)));
+	EXPECT_EQ(-1, (long)mmap(NULL, PAGE, WRITE, MAP_SHARED, fd, -(off_t)PAGE));
+	EXPECT_EQ(-1, (long)mmap(NULL, PAGE, WRITE, MAP_SHARED, fd,
+				 -(off_t)(2 * PAGE)));
+	EXPECT_EQ(-1, (long)mmap(NULL, ARENA, PROT_READ | PROT_EXEC, MAP_SHARED, fd,
+				 0));
+	close(fd);
+}
+
+static void share_a_foreign_heap(struct child *child)
+{
+	struct heap heap = { .fd = receive_fd(child->parent) };
+
+	CHECK(heap.fd >= 0);
+	CHECK(heap_share(&heap, 0, 0, PAGE) == -EPERM);
+	CHECK(heap_share(&heap, KARENA_SHARE_WRITE, 0, ARENA) == -EPERM);
+	CHECK_FAILS(EPERM, mmap(NULL, 16 * ARENA, WRITE, MAP_SHARED, heap.fd, 0));
+}
+
+TEST_F(share, who_is_sent_a_heaps_descriptor_shares_none_of_it)
+{
+	struct heap *heap = &self->heap;
+	struct child child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, child_start(&child, share_a_foreign_heap));
+	ASSERT_TRUE(send_fd(child.line, heap->fd));
+	EXPECT_EQ(0, child_end(&child));
+}
+
+TEST_F(share, without_descriptors_nothing_is_left)
+{
+	struct rlimit old, none;
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &old));
+	none = (struct rlimit){ lowest_free_fd(), old.rlim_max };
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
+	EXPECT_EQ(-EMFILE, heap_share(heap, 0, 0, ARENA));
+	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
+}
+
+TEST_F_TIMEOUT(share, a_thousand_leave_nothing, SLOW)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, NR));
+	for (int i = 0; i < 1000; i++) {
+		int fd = heap_share(heap, i % 2, i % 512 * PAGE, ARENA);
+
+		ASSERT_GE(fd, 0);
+		if (i % 4 == 0) {
+			char *memory = map_share(fd, ARENA, READ);
+
+			ASSERT_NE(NULL, memory);
+			EXPECT_EQ(0, look(memory + i % 512 * PAGE));
+			munmap(memory, ARENA);
+		}
+		close(fd);
+	}
+	ASSERT_EQ(0, heap_release(heap, 0, NR));
+	EXPECT_EQ(0, figure("pinned_orphans"));
+}
+
+/* Images show a share's memory as it was, whoever writes to it. */
+static struct chain *common_chain;
+static unsigned int nr_writers;
+
+static void write_in_turn(struct child *child)
+{
+	char *memory = receive_share(child->parent, CHAIN_ARENAS * ARENA, WRITE);
+
+	CHECK(memory);
+	chain_write(common_chain, memory, 0, nr_writers);
+}
+
+static void *write_as_the_owner(void *data)
+{
+	chain_write(common_chain, data, 1, nr_writers);
+	return NULL;
+}
+
+/* A receiver writes, alone or in turns with the owner. */
+TEST_F_TIMEOUT(share, an_image_shows_one_moment_of_a_receiver, SLOW)
+{
+	for (nr_writers = 1; nr_writers <= 2; nr_writers++) {
+		struct child child;
+		pthread_t thread;
+		struct heap heap;
+
+		common_chain = chain_make();
+		ASSERT_EQ(0, child_start(&child, write_in_turn));
+		ASSERT_EQ(0, heap_open(&heap, CHAIN_ARENAS * ARENA, 0));
+		ASSERT_EQ(0, chain_commit(&heap));
+		ASSERT_TRUE(send_share(child.line, &heap, KARENA_SHARE_WRITE, 0,
+				       CHAIN_ARENAS * ARENA));
+		if (nr_writers == 2)
+			ASSERT_EQ(0, pthread_create(&thread, NULL,
+						    write_as_the_owner,
+						    heap.window));
+		EXPECT_EQ(0, chain_look(&heap, common_chain));
+		chain_stop(common_chain);
+		if (nr_writers == 2)
+			pthread_join(thread, NULL);
+		EXPECT_EQ(0, child_end(&child));
+		munmap(common_chain, PAGE);
+		heap_destroy(&heap);
+	}
+}
+
+/*
+ * Everything at once: an owner that commits, releases, gives back, forks and makes
+ * images; receivers that write and end. Another process's memory is not seen.
+ */
+#define NR_BUSY		6
+
+struct busy {
+	struct heap heap;
+	time_t until;
+	long foreign;
+};
+
+static struct busy *busy;	/* seen by all processes */
+
+static bool busy_goes_on(void)
+{
+	return time(NULL) < busy->until;
+}
+
+/* Write to a page, or read it, or fail; a plain access would end in SIGBUS. */
+static void poke(char *at, char byte, bool write)
+{
+	char bytes[64];
+	struct iovec local = { bytes, sizeof(bytes) };
+	struct iovec remote = { at, sizeof(bytes) };
+
+	memset(bytes, byte, sizeof(bytes));
+	if (write) {
+		if (process_vm_writev(getpid(), &local, 1, &remote, 1, 0) < 0)
+			sched_yield();
+		return;
+	}
+	if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) < 0)
+		return;
+	/* Zero, or what some of us wrote. */
+	for (int i = 0; i < sizeof(bytes); i++) {
+		if (bytes[i] && bytes[i] != 'o' && bytes[i] != 'r')
+			__atomic_add_fetch(&busy->foreign, 1, __ATOMIC_RELAXED);
+	}
+}
+
+static void receive_at_random(struct child *child)
+{
+	char *memory = receive_share(child->parent, NR_BUSY * ARENA, WRITE);
+	unsigned int seed = getpid();
+
+	CHECK(memory);
+	while (busy_goes_on()) {
+		size_t at = rand_r(&seed) % (NR_BUSY * 512);
+
+		poke(memory + at * PAGE, 'r', rand_r(&seed) % 2);
+		if (rand_r(&seed) % 2000 == 0)
+			madvise(memory, NR_BUSY * ARENA, MADV_DONTNEED);
+	}
+}
+
+static void *own_at_random(void *data)
+{
+	struct heap *heap = &busy->heap;
+	unsigned int seed = gettid();
+
+	(void)data;
+	while (busy_goes_on()) {
+		size_t index = rand_r(&seed) % NR_BUSY;
+		size_t first = rand_r(&seed) % 512;
+		struct image image;
+		pid_t pid;
+
+		switch (rand_r(&seed) % 40) {
+		case 0:
+			call_pages(heap, KARENA_RELEASE, index, 0, 512);
+			break;
+		case 1:
+			call_pages(heap, KARENA_RELEASE, index, 0, first + 1);
+			break;
+		case 2:
+			give_back(heap, index);
+			break;
+		case 3:
+			shrink_everything();
+			break;
+		case 4:
+			call_pages(heap, KARENA_COMMIT, index, first, 512 - first);
+			break;
+		case 5:
+			if (!heap_snapshot(heap, &image)) {
+				poke(page(heap, index, first), 'o', true);
+				poke(image.window + index * ARENA, 0, false);
+				image_destroy(&image);
+			}
+			break;
+		case 6:
+			pid = fork();
+			if (!pid) {
+				for (int i = 0; i < 20; i++)
+					poke(page(heap, index, rand_r(&seed) % 512),
+					     'o', i % 2);
+				_exit(0);
+			}
+			if (pid > 0)
+				waitpid(pid, NULL, 0);
+			break;
+		case 7:
+		case 8:
+		case 9:
+			call_pages(heap, KARENA_COMMIT, index, 0, 512);
+			break;
+		default:
+			poke(page(heap, index, first), 'o', rand_r(&seed) % 2);
+			break;
+		}
+	}
+	return NULL;
+}
+
+static void fill_with_secrets(struct child *child)
+{
+	struct heap heap;
+
+	(void)child;
+	CHECK(!heap_open(&heap, 4 * ARENA, 0));
+	while (busy_goes_on()) {
+		CHECK(!heap_commit(&heap, 0, 4));
+		memset(heap.window, SECRET, 4 * ARENA);
+		CHECK(!heap_release(&heap, 0, 4));
+	}
+}
+
+TEST_F_TIMEOUT(share, everything_at_once_harms_nobody, SLOW)
+{
+	struct child children[3];
+	pthread_t threads[2];
+
+	busy = mmap(NULL, sizeof(*busy), PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	ASSERT_NE(MAP_FAILED, busy);
+	busy->until = time(NULL) + 8;
+	ASSERT_EQ(0, child_start(&children[0], receive_at_random));
+	ASSERT_EQ(0, child_start(&children[1], receive_at_random));
+	ASSERT_EQ(0, child_start(&children[2], fill_with_secrets));
+	ASSERT_EQ(0, heap_open(&busy->heap, NR_BUSY * ARENA, 0));
+	for (int i = 0; i < 2; i++)
+		ASSERT_TRUE(send_share(children[i].line, &busy->heap,
+				       KARENA_SHARE_WRITE, 0, NR_BUSY * ARENA));
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, own_at_random, NULL));
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	for (int i = 0; i < 3; i++)
+		EXPECT_EQ(0, child_end(&children[i]));
+	EXPECT_EQ(0, busy->foreign);
+	ASSERT_EQ(0, heap_release(&busy->heap, 0, NR_BUSY));
+	EXPECT_TRUE(heap_figure_becomes(&busy->heap, "committed", 0));
+	EXPECT_TRUE(figure_becomes("committed", 0));
+	heap_destroy(&busy->heap);
+	munmap(busy, sizeof(*busy));
+}
+
+TEST_HARNESS_MAIN
