@@ -263,12 +263,14 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 	int err = -ENOMEM;
 
 	karena_sysfs_add(heap);
+	down_read(&heap->cloning);
 	arena = karena_arena_make(heap, page / KARENA_ARENA_PAGES, KARENA_GFP);
 	if (arena) {
 		karena_arena_lock(arena);
 		err = arena_commit(arena, page % KARENA_ARENA_PAGES, count, single);
 		karena_arena_unlock(arena);
 	}
+	up_read(&heap->cloning);
 	trace_karena_commit(heap, page, count, err);
 	if (!err) {
 		karena_pressure_check(heap);
@@ -555,9 +557,11 @@ void karena_arena_release(struct karena_heap *heap, unsigned long index,
 			WRITE_ONCE(*state, KARENA_FREE);
 		return;
 	}
+	down_read(&heap->cloning);
 	karena_arena_lock(arena);
 	arena_release(arena, gone);
 	karena_arena_unlock(arena);
+	up_read(&heap->cloning);
 }
 
 /* With the heap hidden from reclaim and no other user left. */

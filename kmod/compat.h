@@ -17,6 +17,7 @@
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 #include <linux/io_uring.h>
+#include <linux/io_uring_types.h>
 #else
 #include <linux/io_uring/cmd.h>
 #endif

@@ -53,14 +53,16 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	return 0;
 }
 
-/* With CHANGING held. */
-static struct page *page_to_copy(struct karena_arena *arena, unsigned long i)
+/* With CHANGING held; forced, whether or not others have it, too. */
+static struct page *page_to_copy(struct karena_arena *arena, unsigned long i,
+				 bool force)
 {
 	struct page *page;
 
 	spin_lock(&arena->heap->family->lock);
 	page = karena_arena_page(arena, i);
-	if (page && page != KARENA_ZERO && !karena_frame_shared(arena, page))
+	if (page && page != KARENA_ZERO && !force &&
+	    !karena_frame_shared(arena, page))
 		page = NULL;
 	spin_unlock(&arena->heap->family->lock);
 	return page;
@@ -83,9 +85,17 @@ static void page_install(struct karena_arena *arena, unsigned long i,
 	trace_karena_copy(heap, arena->index * KARENA_ARENA_PAGES + i);
 }
 
+/* Whether the arenas are mapped elsewhere than where a fault comes from. */
+static bool mapped_elsewhere(struct karena_heap *heap)
+{
+	return heap->fork == KARENA_FORK_SHARE ||
+	       test_bit(KARENA_HEAP_SCATTERED, &heap->flags) ||
+	       !list_empty_careful(&heap->shares);
+}
+
 /*
  * Unmap a page where the process has it, if it has it. What others have mapped is not
- * touched; but those who map a share have this arena, not a copy of it.
+ * touched, unless they have this arena, not a copy of it.
  */
 static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
 		       unsigned long i)
@@ -94,7 +104,7 @@ static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
 
 	if (!vma)
 		return;
-	if (!list_empty_careful(&arena->heap->shares))
+	if (mapped_elsewhere(arena->heap))
 		karena_arena_unmap(arena, i, 1);
 	else
 		karena_zap(vma, vma->vm_start +
@@ -107,13 +117,14 @@ static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
  * write to the copy: nobody reads the old page after that.
  */
 static bool page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
-		      unsigned long i, struct page *old, struct folio *folio)
+		      unsigned long i, struct page *old, struct folio *folio,
+		      bool force)
 {
 	struct folio *from = page_folio(old);
 	bool small = !folio_test_large(from);
 
 	folio_lock(from);
-	if (page_to_copy(arena, i) != old) {
+	if (page_to_copy(arena, i, force) != old) {
 		folio_unlock(from);
 		return false;
 	}
@@ -143,9 +154,9 @@ static void leave_base(struct karena_arena *arena)
 
 /* With CHANGING held. */
 static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
-		      unsigned long i, gfp_t gfp)
+		      unsigned long i, gfp_t gfp, bool force)
 {
-	struct page *old = page_to_copy(arena, i);
+	struct page *old = page_to_copy(arena, i, force);
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio;
 
@@ -162,7 +173,7 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		return -ENOMEM;
 	if (old == KARENA_ZERO)
 		page_install(arena, i, folio, true);
-	else if (!page_copy(arena, vma, i, old, folio))
+	else if (!page_copy(arena, vma, i, old, folio, force))
 		folio_put(folio);
 	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES) {
 		leave_base(arena);
@@ -187,7 +198,8 @@ int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
 	int err;
 
 	karena_arena_lock(arena);
-	err = arena_copy(arena, vma, page % KARENA_ARENA_PAGES, KARENA_COPY_GFP);
+	err = arena_copy(arena, vma, page % KARENA_ARENA_PAGES, KARENA_COPY_GFP,
+			 false);
 	karena_arena_unlock(arena);
 	return err;
 }
@@ -208,16 +220,14 @@ void karena_cow_own(struct karena_arena *arena,
 	karena_arena_lock(arena);
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		struct page *page = karena_arena_page(arena, i);
+		bool small = page && page != KARENA_ZERO && !PageCompound(page);
 
-		if (!page || page == KARENA_ZERO)
-			continue;
-		if (PageCompound(page) ? all : held(arena, page))
-			arena_copy(arena, NULL, i, KARENA_COPY_GFP | __GFP_NOFAIL);
+		/* Even if the heap has let go of it; with the last goes the base. */
+		if (small ? held(arena, page) : page && all)
+			arena_copy(arena, NULL, i, KARENA_COPY_GFP | __GFP_NOFAIL,
+				   true);
 		cond_resched();
 	}
-	/* What it had of zeros it has still. */
-	if (all && arena->base)
-		leave_base(arena);
 	karena_arena_unlock(arena);
 }
 
@@ -419,6 +429,7 @@ static void promote_work(struct work_struct *work)
  */
 void karena_cow_prepare(struct karena_heap *heap)
 {
+	init_rwsem(&heap->cloning);
 	INIT_DELAYED_WORK(&heap->promote_work, promote_work);
 }
 

@@ -226,6 +226,9 @@ static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	karena_arena_unlock_page(&place);
 	if (place.page == vmf->page && place.shared)
 		ret = copy_fault(vmf, heap) ?: VM_FAULT_NOPAGE;
+	else if (place.page != vmf->page)
+		/* It is about to be unmapped, or should have been. */
+		karena_zap(vmf->vma, vmf->address & PAGE_MASK, PAGE_SIZE);
 	return ret;
 }
 
@@ -289,17 +292,15 @@ static void vma_protect(struct vm_area_struct *vma)
 	WRITE_ONCE(vma->vm_page_prot, vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
 }
 
-/* They may be anywhere: mremap() moves them. */
+/* Of the control region, too; they may be anywhere: mremap() moves them. */
 static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
 {
 	VMA_ITERATOR(vmi, heap->mm, 0);
-	unsigned long pages = heap->nr_arenas * KARENA_ARENA_PAGES;
 	struct vm_area_struct *vma;
 	unsigned int nr = 0;
 
 	for_each_vma(vmi, vma) {
-		/* mremap() may also have made it reach beyond. */
-		if (!is_window(vma, heap) || vma->vm_pgoff >= pages)
+		if (!is_window(vma, heap))
 			continue;
 		if (vmas)
 			vmas[nr] = vma;
@@ -309,7 +310,7 @@ static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct
 }
 
 /**
- * karena_windows_get() - Find a process's mappings of the window, for copy-on-write.
+ * karena_windows_get() - Find a process's mappings of its heap, for copy-on-write.
  * @heap: The heap, whose mm is held for writing.
  * @windows: Out: they, until karena_windows_put().
  *
@@ -318,9 +319,16 @@ static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct
  */
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
 {
+	unsigned long start = 0;
+	bool found = false;
 	unsigned int i;
 
 	lockdep_assert_held_write(&heap->mm->mmap_lock);
+	windows->nr = 0;
+	windows->vmas = NULL;
+	/* What is left of a shared heap has no owner, and others have it mapped. */
+	if (!atomic_read(&heap->mm->mm_users))
+		return;
 	windows->nr = find_windows(heap, NULL);
 	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
 				 KARENA_CLONE_GFP);
@@ -330,8 +338,12 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 
 		vma_start_write(vma);
 		vma_protect(vma);
-		heap->start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
+		if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
+			start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
+		found |= start == heap->start;
 	}
+	if (!found && start)
+		heap->start = start;
 }
 
 /**
@@ -344,16 +356,14 @@ void karena_windows_put(struct karena_windows *windows)
 }
 
 /**
- * karena_windows_unmap() - Unmap arenas.
+ * karena_windows_unmap() - Unmap pages of the window or of the control region.
  * @windows: Of karena_windows_get().
- * @first: The first arena.
- * @end: The one after the last.
+ * @from: The first page.
+ * @to: The one after the last.
  */
-void karena_windows_unmap(struct karena_windows *windows, unsigned long first,
-			  unsigned long end)
+void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
+			  unsigned long to)
 {
-	unsigned long from = first * KARENA_ARENA_PAGES;
-	unsigned long to = end * KARENA_ARENA_PAGES;
 	unsigned int i;
 
 	for (i = 0; i < windows->nr; i++) {
@@ -376,13 +386,9 @@ static void mapping_get(struct karena_heap *heap)
 }
 
 /* Drops the reference to the heap's file; not here, that takes too many locks. */
-static void mapping_put(struct karena_heap *heap, struct mm_struct *mm)
+static void mapping_put(struct karena_heap *heap)
 {
-	if (atomic_dec_and_test(&heap->mappings) && mm == heap->mm &&
-	    heap->fork != KARENA_FORK_SHARE && !atomic_read(&mm->mm_users) &&
-	    file_count(heap->file) > 1)
-		queue_work(system_unbound_wq, &heap->end_work);
-	else
+	if (!atomic_dec_and_test(&heap->mappings) || !karena_heap_end(heap))
 		fput(heap->file);
 }
 
@@ -410,6 +416,9 @@ static void vm_open(struct vm_area_struct *vma)
 
 	if (!heap)
 		return;
+	if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES &&
+	    vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT) != heap->start)
+		set_bit(KARENA_HEAP_SCATTERED, &heap->flags);
 	if (vma->vm_mm == heap->mm || heap->fork == KARENA_FORK_SHARE)
 		mapping_get(heap);
 	else
@@ -422,7 +431,7 @@ static void vm_open(struct vm_area_struct *vma)
 static void vm_close(struct vm_area_struct *vma)
 {
 	if (vma->vm_private_data)
-		mapping_put(vma->vm_private_data, vma->vm_mm);
+		mapping_put(vma->vm_private_data);
 }
 
 /* With mmap_lock held: the window, or again whole arenas of it where they were. */

@@ -111,14 +111,14 @@ bool karena_folio_node_allowed(int node)
  * @heap: The heap.
  *
  * Return: The memory cgroup of its process, whoever's fault it is. Of a heap that
- * several drive, that of the current one. With a reference.
+ * several drive, or whose process is gone, that of the current one. With a reference.
  */
 struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 {
 	struct mm_struct *mm = heap->mm;
 
-	/* A child that is being made is in no cgroup yet. */
-	if ((heap->fork == KARENA_FORK_SHARE ||
+	/* A child that is being made is in no cgroup yet, who is dead in none more. */
+	if ((heap->fork == KARENA_FORK_SHARE || !atomic_read(&mm->mm_users) ||
 	     test_bit(KARENA_HEAP_CLONING, &heap->flags)) && current->mm)
 		mm = current->mm;
 	return get_mem_cgroup_from_mm(mm);
@@ -140,7 +140,9 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 	struct mem_cgroup *old = set_active_memcg(memcg);
 	struct folio *folio;
 
-	if (heap->policy == KARENA_POLICY_BIND)
+	/* A copy must be had, wherever. */
+	if (heap->policy == KARENA_POLICY_BIND &&
+	    gfp & (__GFP_RETRY_MAYFAIL | __GFP_NORETRY))
 		gfp |= __GFP_THISNODE;
 	if (node == NUMA_NO_NODE)
 		folio = folio_alloc(gfp, order);

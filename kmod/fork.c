@@ -103,7 +103,9 @@ static bool share_arena(struct clone *clone, struct karena_arena *from,
 static void unmap_flush(struct clone *clone)
 {
 	if (clone->end > clone->first)
-		karena_windows_unmap(&clone->windows, clone->first, clone->end);
+		karena_windows_unmap(&clone->windows,
+				     clone->first * KARENA_ARENA_PAGES,
+				     clone->end * KARENA_ARENA_PAGES);
 	clone->first = 0;
 	clone->end = 0;
 }
@@ -117,45 +119,23 @@ static void unmap_add(struct clone *clone, unsigned long index)
 	clone->end = index + 1;
 }
 
-/* What the clone's state word is to say, and whether the arena goes to the clone. */
-static bool clone_state(struct clone *clone, unsigned long index)
-{
-	u32 word = READ_ONCE(*karena_state(clone->heap, index));
-	u32 *state = karena_state(clone->clone, index);
-
-	switch (KARENA_STATE(word)) {
-	case KARENA_VOLATILE:
-	case KARENA_BUSY:
-		/* The kernel may take it at any time; from the clone it does so now. */
-		WRITE_ONCE(*state, KARENA_FREE);
-		return false;
-	default:
-		WRITE_ONCE(*state, word);
-		return true;
-	}
-}
-
 static void clone_arena(struct clone *clone, struct karena_arena *from,
 			struct karena_arena *to)
 {
-	u32 *state = karena_state(clone->clone, from->index);
 	bool alone = false;
 
 	karena_arena_lock(from);
-	if (clone_state(clone, from->index)) {
-		if (from->frame)
-			alone = share_arena(clone, from, to);
-		/* Reclaim has taken it since it was given back. */
-		else if (KARENA_STATE(*state) == KARENA_ACTIVE)
-			WRITE_ONCE(*state, KARENA_FREE);
-	}
+	if (from->frame)
+		alone = share_arena(clone, from, to);
 	karena_arena_unlock(from);
 	if (alone)
 		unmap_add(clone, from->index);
 }
 
+/* From here on, who comes to the window or to the state words waits. */
 static void clone_arenas(struct clone *clone)
 {
+	unsigned long window = clone->heap->nr_arenas * KARENA_ARENA_PAGES;
 	struct karena_chunk *chunk;
 	unsigned long number, i;
 
@@ -169,6 +149,62 @@ static void clone_arenas(struct clone *clone)
 		cond_resched();
 	}
 	unmap_flush(clone);
+	karena_windows_unmap(&clone->windows, window, window + clone->heap->nr_control);
+	karena_charge_heap(clone->clone, clone->pages);
+}
+
+/*
+ * What the kernel may take at any time, from the clone it takes now. Reclaim may have
+ * been faster in the heap.
+ */
+static bool state_allows(struct clone *clone, struct karena_arena *from)
+{
+	u32 word = READ_ONCE(*karena_state(clone->heap, from->index));
+
+	switch (KARENA_STATE(word)) {
+	case KARENA_VOLATILE:
+	case KARENA_BUSY:
+		word = KARENA_FREE;
+		break;
+	default:
+		break;
+	}
+	if (!from->frame && KARENA_STATE(word) != KARENA_REQUESTED)
+		word = KARENA_FREE;
+	WRITE_ONCE(*karena_state(clone->clone, from->index), word);
+	return word != KARENA_FREE;
+}
+
+static void clone_state(struct clone *clone, struct karena_arena *from,
+			struct karena_arena *to)
+{
+	struct karena_frame *frame = to->frame, *base = to->base;
+	struct karena_heap *heap = clone->clone;
+
+	karena_arena_lock(from);
+	if (!state_allows(clone, from) && frame) {
+		spin_lock(&heap->family->lock);
+		karena_arena_empty(to);
+		spin_unlock(&heap->family->lock);
+		karena_arena_free(heap, frame, base);
+	}
+	karena_arena_unlock(from);
+}
+
+/* The control region, which nobody changes now but the kernel. */
+static void clone_states(struct clone *clone)
+{
+	struct karena_chunk *chunk;
+	unsigned long number, i;
+
+	karena_control_copy(clone->heap, clone->clone);
+	xa_for_each(&clone->heap->chunks, number, chunk) {
+		struct karena_arena *to = karena_arena(clone->clone,
+						       number * KARENA_CHUNK);
+
+		for (i = 0; i < KARENA_CHUNK; i++)
+			clone_state(clone, &chunk->arenas[i], &to[i]);
+	}
 }
 
 /*
@@ -275,15 +311,16 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm)
 
 	karena_windows_get(heap, &clone.windows);
 	clone.clone = karena_heap_clone(heap, mm);
+	down_write(&heap->cloning);
 	if (public)
 		heap_freeze(heap);
-	karena_control_copy(heap, clone.clone);
 	clone_arenas(&clone);
+	clone_states(&clone);
 	clone_pinned(&clone);
 	if (public)
 		heap_thaw(heap);
+	up_write(&heap->cloning);
 	karena_windows_put(&clone.windows);
-	karena_charge_heap(clone.clone, clone.pages);
 	clear_bit(KARENA_HEAP_CLONING, &clone.clone->flags);
 	trace_karena_clone(heap, clone.clone->id, clone.pages);
 	return clone.clone;

@@ -104,6 +104,33 @@ static void heap_empty(struct karena_heap *heap)
 	}
 }
 
+/**
+ * karena_heap_end() - Empty a heap if its process is gone, but somebody has it still.
+ * @heap: The heap, without a mapping.
+ *
+ * Return: Whether that is going to be done: then the caller's reference to the heap's
+ * file is dropped afterwards.
+ */
+bool karena_heap_end(struct karena_heap *heap)
+{
+	return heap->fork != KARENA_FORK_SHARE &&
+	       !atomic_read(&heap->mm->mm_users) && file_count(heap->file) > 1 &&
+	       queue_work(system_unbound_wq, &heap->end_work);
+}
+
+/* A process closes a descriptor, perhaps because it ends. */
+static int heap_flush(struct file *file, fl_owner_t id)
+{
+	struct karena_heap *heap = file->private_data;
+
+	if (atomic_read(&heap->mappings))
+		return 0;
+	get_file(file);
+	if (!karena_heap_end(heap))
+		fput(file);
+	return 0;
+}
+
 static int heap_release(struct inode *inode, struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
@@ -193,6 +220,7 @@ static const struct file_operations heap_fops = {
 	.uring_cmd		= karena_heap_uring_cmd,
 	.poll			= karena_pressure_poll,
 	.fsync			= noop_fsync,
+	.flush			= heap_flush,
 	.release		= heap_release,
 	.llseek			= noop_llseek,
 };
@@ -447,6 +475,8 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 	spin_unlock(&heap->family->lock);
 	if (test_bit(KARENA_HEAP_LIMITED, &heap->flags))
 		set_bit(KARENA_HEAP_LIMITED, &clone->flags);
+	if (test_bit(KARENA_HEAP_SCATTERED, &heap->flags))
+		set_bit(KARENA_HEAP_SCATTERED, &clone->flags);
 	set_bit(KARENA_HEAP_CLONING, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &heap->flags);

@@ -30,8 +30,10 @@
  *			threads is in a fault. Those of other processes, where there
  *			are any, are kept waiting by HEAP_FROZEN.
  *
- * Order: mmap_lock or the VMA's lock -> CHANGING, a parent's arena before its
- * clone's -> folio lock -> family->lock. Memory is allocated with neither of the last
+ *	heap->cloning	no arena is committed or released while the heap is cloned.
+ *
+ * Order: mmap_lock or the VMA's lock -> heap->cloning -> CHANGING, a parent's arena
+ * before its clone's -> folio lock -> family->lock. Memory is allocated with neither of the last
  * two held. unmap_mapping_range() takes i_mmap_rwsem and the page table locks; it is
  * called with at most CHANGING and a folio lock held, as the core's own reverse mapping
  * does. Nothing of sysfs is made or removed under mmap_lock.
@@ -52,6 +54,7 @@
 #include <linux/mm_types.h>
 #include <linux/poll.h>
 #include <linux/refcount.h>
+#include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/workqueue.h>
@@ -250,6 +253,7 @@ struct karena_family {
  * @shares: Ranges that other processes may map.
  * @orphan_work: Frees orphans that nobody pins any more.
  * @pressure_work: Lets pressure fall.
+ * @cloning: Held for reading by who commits or releases, for writing by who clones.
  * @promote_work: Makes huge again what nobody shares any more.
  * @ready_work: Fills and drains @ready.
  * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
@@ -311,6 +315,7 @@ struct karena_heap {
 
 	struct delayed_work orphan_work;
 	struct delayed_work pressure_work;
+	struct rw_semaphore cloning;
 	struct delayed_work promote_work;
 	struct kthread_delayed_work ready_work;
 	struct xarray chunks;
@@ -335,6 +340,7 @@ struct karena_heap {
  * @KARENA_HEAP_LIMITED: Root has set its limit.
  * @KARENA_HEAP_ROOTS: The file of sysfs that is being made is root's.
  * @KARENA_HEAP_FROZEN: All of its arenas are frozen, under the family's lock.
+ * @KARENA_HEAP_SCATTERED: Its window has been moved, or is mapped twice.
  * @KARENA_HEAP_CLONING: A clone that is being made.
  * @KARENA_HEAP_IO: For I/O buffers; it is never cloned.
  * @KARENA_HEAP_COW: It has been cloned, or is a clone.
@@ -346,6 +352,7 @@ enum karena_heap_flag {
 	KARENA_HEAP_LIMITED,
 	KARENA_HEAP_ROOTS,
 	KARENA_HEAP_FROZEN,
+	KARENA_HEAP_SCATTERED,
 	KARENA_HEAP_CLONING,
 	KARENA_HEAP_IO,
 	KARENA_HEAP_COW,
@@ -407,6 +414,7 @@ struct file *karena_heap_by_id(u64 id);
 struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma);
 void karena_heap_put(struct karena_heap *heap);
 void karena_heap_adopt(struct karena_heap *heap);
+bool karena_heap_end(struct karena_heap *heap);
 void karena_heap_end_work(struct work_struct *work);
 
 /* fs.c */
@@ -603,8 +611,8 @@ int karena_mmap_snapshot(struct file *file, struct vm_area_struct *vma);
 void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma);
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows);
 void karena_windows_put(struct karena_windows *windows);
-void karena_windows_unmap(struct karena_windows *windows, unsigned long first,
-			  unsigned long end);
+void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
+			  unsigned long to);
 
 /* ioctl.c */
 long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

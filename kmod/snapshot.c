@@ -31,18 +31,22 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 				  struct karena_snapshot *call)
 {
 	struct file *file;
+	bool alive;
 
 	if (test_bit(KARENA_HEAP_IO, &heap->flags))
 		return ERR_PTR(-EOPNOTSUPP);
-	if (!mmget_not_zero(heap->mm))
+	alive = mmget_not_zero(heap->mm);
+	if (!alive && heap->fork != KARENA_FORK_SHARE)
 		return ERR_PTR(-ENOENT);
+	/* Of a process that is gone, the lock is there still; one clone at a time. */
 	if (mmap_write_lock_killable(heap->mm)) {
 		file = ERR_PTR(-EINTR);
 	} else {
 		file = snapshot_make(heap);
 		mmap_write_unlock(heap->mm);
 	}
-	mmput(heap->mm);
+	if (alive)
+		mmput(heap->mm);
 	call->id = heap->id;
 	call->start = heap->start;
 	call->window = karena_window_size(heap);

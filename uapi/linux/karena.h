@@ -403,7 +403,9 @@ struct karena_share {
  *	completion, whose result is what the call returns, or a negative errno.
  * @reserved: Must be 0.
  *
- * COMMIT and RELEASE run in a worker of the ring, never in who submits.
+ * COMMIT and RELEASE run in a worker of the ring, never in who submits. An entry that is
+ * linked behind another is read when that has completed, by kernels before 6.16, unless
+ * it has IOSQE_ASYNC.
  */
 struct karena_uring {
 	__u64 arg;
