@@ -3,7 +3,10 @@
  * Heaps for I/O buffers, and pins across fork and snapshot: what a device delivers
  * goes on arriving where the process sees it, and nowhere else.
  */
+#include <linux/userfaultfd.h>
 #include <stddef.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "pages.h"
 #include "pass.h"
@@ -531,6 +534,260 @@ TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
 }
 
 /*
+ * Pages that are pinned, copied to a child, released and committed again, all at any
+ * moment: process_vm_readv() pins what it reads.
+ */
+struct jumble {
+	struct heap heap;
+	time_t until;
+};
+
+static void *pin_all_the_time(void *data)
+{
+	struct jumble *jumble = data;
+	static char copy[64 * PAGE];
+	struct iovec local = { copy, sizeof(copy) };
+
+	while (time(NULL) < jumble->until) {
+		for (size_t at = 0; at < 2 * ARENA; at += sizeof(copy)) {
+			struct iovec remote = {
+				jumble->heap.window + at, sizeof(copy)
+			};
+
+			process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+		}
+	}
+	return NULL;
+}
+
+static void *release_all_the_time(void *data)
+{
+	struct jumble *jumble = data;
+
+	while (time(NULL) < jumble->until) {
+		heap_range(&jumble->heap, KARENA_COMMIT, 0, 2 * ARENA - PAGE);
+		sched_yield();
+		heap_range(&jumble->heap, KARENA_RELEASE, 0, ARENA);
+		heap_range(&jumble->heap, KARENA_RELEASE, ARENA, ARENA);
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
+{
+	struct jumble jumble = { .until = time(NULL) + 8 };
+	pthread_t threads[2];
+	int forks = 0, wrong = 0;
+
+	ASSERT_EQ(0, heap_open(&jumble.heap, 4 * ARENA, 0));
+	ASSERT_EQ(0, pthread_create(&threads[0], NULL, pin_all_the_time, &jumble));
+	ASSERT_EQ(0, pthread_create(&threads[1], NULL, release_all_the_time,
+				    &jumble));
+	while (time(NULL) < jumble.until) {
+		pid_t child = fork();
+
+		ASSERT_GE(child, 0);
+		if (!child) {
+			/* What it has is zero, or is not there. */
+			for (size_t i = 0; i < 2 * ARENA; i += 16 * PAGE) {
+				char *at = jumble.heap.window + i;
+
+				if (!look(at) && *at)
+					_exit(1);
+				if (!touch(at) && *at != 1)
+					_exit(2);
+			}
+			_exit(0);
+		}
+		wrong += child_status(child) != 0;
+		forks++;
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, wrong);
+	EXPECT_GT(forks, 3);
+	ASSERT_EQ(0, heap_release(&jumble.heap, 0, 2));
+	EXPECT_TRUE(heap_figure_becomes(&jumble.heap, "committed", 0));
+	heap_destroy(&jumble.heap);
+}
+
+/*
+ * A pin that lasts as long as the test wants, on every kernel: process_vm_readv() has
+ * pinned what it reads, and waits for a page to copy it to.
+ */
+struct pin {
+	pthread_t thread;
+	int uffd;
+	char *from;
+	char *to;
+	ssize_t result;
+};
+
+static void *pin_main(void *data)
+{
+	struct pin *pin = data;
+	struct iovec local = { pin->to, PAGE }, remote = { pin->from, PAGE };
+
+	pin->result = process_vm_readv(getpid(), &local, 1, &remote, 1, 0);
+	return NULL;
+}
+
+/* Pin a page, and wait, ten seconds at most, until it is. */
+static bool pin_start(struct pin *pin, char *from)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+	struct uffd_msg message;
+
+	pin->from = from;
+	pin->to = own_memory(PAGE);
+	pin->uffd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (!pin->to || pin->uffd < 0)
+		return false;
+	range.range.start = (uintptr_t)pin->to;
+	range.range.len = PAGE;
+	if (ioctl(pin->uffd, UFFDIO_API, &api) ||
+	    ioctl(pin->uffd, UFFDIO_REGISTER, &range) ||
+	    pthread_create(&pin->thread, NULL, pin_main, pin))
+		return false;
+	for (int i = 0; i < 1000; i++) {
+		if (read(pin->uffd, &message, sizeof(message)) == sizeof(message))
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
+/* Let go of it; what was read, or -1. */
+static int pin_end(struct pin *pin)
+{
+	struct uffdio_zeropage zero = {};
+	int byte;
+
+	zero.range.start = (uintptr_t)pin->to;
+	zero.range.len = PAGE;
+	ioctl(pin->uffd, UFFDIO_ZEROPAGE, &zero);
+	pthread_join(pin->thread, NULL);
+	byte = pin->result == PAGE ? *pin->to : -1;
+	close(pin->uffd);
+	munmap(pin->to, PAGE);
+	return byte;
+}
+
+TEST_F(iobuf, a_pinned_frame_stays_the_parents)
+{
+	for (int sparse = 0; sparse < 2; sparse++) {
+		struct child child;
+		struct heap heap;
+		struct pin pin;
+
+		ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
+		ASSERT_EQ(0, commit_kind(&heap, sparse));
+		memset(heap.window, OLD, ARENA);
+		ASSERT_TRUE(pin_start(&pin, page(&heap, 0, 7)));
+		inherited = heap;
+		ASSERT_EQ(0, child_start(&child, keep_what_was));
+		ASSERT_TRUE(hear(child.line));
+		/* So that it is read by who has pinned it. */
+		memset(page(&heap, 0, 7), INPUT, PAGE);
+		EXPECT_EQ(INPUT, pin_end(&pin));
+		ASSERT_TRUE(tell(child.line, 1));
+		ASSERT_TRUE(hear(child.line));
+		ASSERT_TRUE(tell(child.line, 1));
+		EXPECT_EQ(0, child_end(&child));
+		EXPECT_EQ(0, heap_release(&heap, 0, 1));
+		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+		heap_destroy(&heap);
+	}
+}
+
+/*
+ * What a fork is about to copy for the child, because it is pinned, is released by
+ * another thread: the child has what was there, or nothing.
+ */
+#define NR_SLOW		16	/* arenas whose pages a fork looks at one by one */
+
+struct releaser {
+	pthread_t thread;
+	struct heap *heap;
+	long at;	/* when, in nanoseconds; 0: not yet known */
+};
+
+static long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+static void *releaser_main(void *data)
+{
+	struct releaser *releaser = data;
+	long at;
+
+	do {
+		at = __atomic_load_n(&releaser->at, __ATOMIC_ACQUIRE);
+	} while (!at || now_ns() < at);
+	heap_range(releaser->heap, KARENA_RELEASE, 0, ARENA);
+	return NULL;
+}
+
+static int look_at_the_pinned_arena(const struct heap *heap)
+{
+	for (size_t i = 0; i < 512; i += 5) {
+		char *at = page(heap, 0, i);
+
+		if (look(at))
+			continue;
+		if (count_other(at, PAGE, OLD))
+			return 1;
+		*at = 'c';
+	}
+	return heap_release(heap, 0, 1) ? 2 : 0;
+}
+
+TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
+{
+	unsigned int seed = 3;
+	struct heap heap;
+	long took = 0;
+
+	ASSERT_EQ(0, heap_open(&heap, (NR_SLOW + 2) * ARENA, 0));
+	for (int i = 1; i <= NR_SLOW; i++)
+		ASSERT_EQ(0, heap_range(&heap, KARENA_COMMIT, i * ARENA,
+					ARENA - PAGE));
+	for (int round = 0; round < 40; round++) {
+		struct releaser releaser = { .heap = &heap };
+		struct pin pin;
+		pid_t child;
+		long begin;
+
+		ASSERT_EQ(0, heap_range(&heap, KARENA_COMMIT, 0, ARENA));
+		memset(heap.window, OLD, ARENA);
+		ASSERT_TRUE(pin_start(&pin, page(&heap, 0, 7)));
+		ASSERT_EQ(0, pthread_create(&releaser.thread, NULL, releaser_main,
+					    &releaser));
+		/* At any moment of a fork as the one before it was. */
+		begin = now_ns();
+		__atomic_store_n(&releaser.at, begin + (took ?
+				 (rand_r(&seed) * 1000L + 1) % took : 1),
+				 __ATOMIC_RELEASE);
+		child = fork();
+		if (!child)
+			_exit(look_at_the_pinned_arena(&heap));
+		took = now_ns() - begin;
+		EXPECT_EQ(0, child_status(child));
+		pthread_join(releaser.thread, NULL);
+		EXPECT_EQ(OLD, pin_end(&pin));
+		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	}
+	EXPECT_EQ(0, heap_release(&heap, 0, NR_SLOW + 1));
+	EXPECT_EQ(0, heap_figure(&heap, "committed"));
+	heap_destroy(&heap);
+}
+
+/*
  * The slow disk: pages are pinned while a fork, or a snapshot, comes between. What
  * the child or the image has is what was there at that moment, and stays so.
  */
@@ -697,7 +954,9 @@ TEST_F_TIMEOUT(slow_disk, what_a_clone_reads_is_the_clones, SLOW)
 	struct child child;
 	bool heard;
 
-	write_text(CGROUPS "/cgroup.subtree_control", "+io");
+	if (!disk_slow("1024"))
+		SKIP(return, "no cgroup can slow down a disk");
+	disk_fast();
 	inherited = *heap;
 	ASSERT_EQ(0, child_start(&child, read_as_a_clone));
 	heard = hear(child.line);

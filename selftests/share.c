@@ -1066,6 +1066,75 @@ TEST_F(share, the_owner_ends_before_its_clone_and_its_receiver)
 	EXPECT_TRUE(figure_becomes("committed", 0));
 }
 
+/*
+ * What is copied for a receiver when the owner is gone is charged to somebody: here all
+ * are in one cgroup.
+ */
+static void write_to_an_orphaned_share(struct child *child)
+{
+	struct child owner;
+	char *memory;
+	long before;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!child_start(&owner, own_share_and_fork));
+	memory = receive_share(owner.line, ARENA, WRITE);
+	CHECK(memory);
+	CHECK(!child_status(owner.pid));
+	CHECK(hear(owner.line));
+	before = group_figure("memory.current", NULL);
+	memset(memory + 4 * PAGE, 'r', 508 * PAGE);
+	CHECK(group_figure("memory.current", NULL) - before >=
+	      (long)(508 * PAGE - MIB / 2));
+	CHECK(tell(owner.line, 1));
+	CHECK(hear(owner.line));
+	close(owner.line);
+}
+
+TEST_F(share, copies_for_a_receiver_are_charged_to_a_group)
+{
+	ASSERT_EQ(0, group_make());
+	EXPECT_EQ(0, in_child(write_to_an_orphaned_share));
+	for (int i = 0; i < 100 && group_remove(); i++)
+		usleep(50000);
+	EXPECT_EQ(-ENOENT, group_remove());
+}
+
+/* No share, but a descriptor that somebody has: nobody can drive the heap any more. */
+static void commit_and_send(struct child *child)
+{
+	bool mapped = hear(child->parent) == 2;
+	struct heap heap;
+
+	CHECK(!heap_open(&heap, NR * ARENA, 0));
+	CHECK(!heap_range(&heap, KARENA_COMMIT, 0, NR * ARENA));
+	if (!mapped) {
+		munmap(heap.window, heap.size);
+		munmap(heap.control, heap.control_size);
+	}
+	CHECK(send_fd(child->parent, heap.fd));
+	CHECK(hear(child->parent));
+}
+
+TEST_F(share, a_heaps_descriptor_elsewhere_keeps_no_memory)
+{
+	for (int mapped = 1; mapped >= 0; mapped--) {
+		struct child owner;
+		int fd;
+
+		ASSERT_EQ(0, child_start(&owner, commit_and_send));
+		ASSERT_TRUE(tell(owner.line, 1 + mapped));
+		fd = receive_fd(owner.line);
+		ASSERT_GE(fd, 0);
+		EXPECT_EQ(NR * ARENA, figure("committed"));
+		ASSERT_TRUE(tell(owner.line, 1));
+		EXPECT_EQ(0, child_end(&owner));
+		EXPECT_TRUE(figure_becomes("committed", 0));
+		close(fd);
+	}
+}
+
 #define RECEIVERS	8
 
 static void be_one_of_many(struct child *child)
