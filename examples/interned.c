@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A table of interned strings that many processes have once.
+ *
+ * One process builds the table in the arenas of a heap, seals it and sends it to its
+ * workers. They map it read-only and look strings up; none can change it, nor can who
+ * gets hold of the descriptor later. The table has no addresses in it, but offsets, so
+ * that each may map it anywhere. Nothing is a file, nothing has a name, and when the last
+ * process that has it ends, it is gone.
+ *
+ * What it costs stands beside what it would cost if each worker had a copy. Exits with
+ * 1 when anything is wrong, with 2 when there is no module.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/karena.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE	23
+#endif
+
+#define WORKERS		8
+#define STRINGS		200000	/* that differ */
+#define TIMES		3	/* how often each is interned */
+#define LOOKUPS		100000	/* of each worker, one in ten in vain */
+
+#define MIB		1048576.0
+
+/* Offsets in this file are from the begin of the table; 0 is no string. */
+struct table {
+	uint32_t strings;
+	uint32_t slots;		/* a power of two */
+	uint32_t size;		/* bytes in use, these included */
+	uint32_t slot[];
+};
+
+#define SLOTS		(1U << 19)
+#define TABLE_SIZE	(5 * KARENA_ARENA_SIZE)
+
+static void __attribute__((format(printf, 1, 2), noreturn)) die(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	fprintf(stderr, "interned: ");
+	vfprintf(stderr, format, args);
+	fprintf(stderr, "\n");
+	va_end(args);
+	_exit(1);
+}
+
+static double milliseconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1e3 + now.tv_nsec / 1e6;
+}
+
+/* The table. */
+
+static uint32_t hash(const char *string)
+{
+	uint32_t value = 2166136261;
+
+	while (*string)
+		value = (value ^ (unsigned char)*string++) * 16777619;
+	return value;
+}
+
+static const char *text(const struct table *table, uint32_t offset)
+{
+	return (const char *)table + offset;
+}
+
+/* The slot that a string is in, or would be in. */
+static uint32_t find(const struct table *table, const char *string)
+{
+	uint32_t slot = hash(string) & (table->slots - 1);
+
+	while (table->slot[slot] && strcmp(text(table, table->slot[slot]), string))
+		slot = (slot + 1) & (table->slots - 1);
+	return slot;
+}
+
+/* The one copy of a string: its offset, by which two strings can be compared. */
+static uint32_t intern(struct table *table, const char *string)
+{
+	uint32_t *slot = &table->slot[find(table, string)];
+	size_t size = strlen(string) + 1;
+
+	if (*slot)
+		return *slot;
+	if (table->strings == table->slots / 2 || TABLE_SIZE - table->size < size)
+		die("the table is full");
+	memcpy((char *)table + table->size, string, size);
+	*slot = table->size;
+	table->size += size;
+	table->strings++;
+	return *slot;
+}
+
+static uint32_t lookup(const struct table *table, const char *string)
+{
+	return table->slot[find(table, string)];
+}
+
+/* Names as programs have them. */
+static void name(char *string, size_t size, uint32_t number)
+{
+	static const char *const parts[] = {
+		"get", "set", "update", "find", "handle", "parse", "render", "close",
+	};
+
+	snprintf(string, size, "%s_%s_%u", parts[number % 8], parts[number / 8 % 8],
+		 number);
+}
+
+static void build(struct table *table)
+{
+	char string[64];
+
+	table->slots = SLOTS;
+	table->size = sizeof(*table) + SLOTS * sizeof(table->slot[0]);
+	for (int time = 0; time < TIMES; time++) {
+		for (uint32_t i = 0; i < STRINGS; i++) {
+			name(string, sizeof(string), i);
+			intern(table, string);
+		}
+	}
+	if (table->strings != STRINGS)
+		die("%u strings instead of %u", table->strings, STRINGS);
+}
+
+/* The heap. */
+
+struct heap {
+	int fd;
+	char *window;
+};
+
+/*
+ * A heap of which a child inherits nothing: workers that are forked after the table is
+ * built have the share alone, as those have that come later or from elsewhere.
+ */
+static void heap_open(struct heap *heap)
+{
+	struct karena_create create = {
+		.size = sizeof(create), .window = TABLE_SIZE, .name = "interned",
+		.fork = KARENA_FORK_NONE,
+	};
+	struct karena_range range = { .length = TABLE_SIZE };
+	struct karena_ranges commit = {
+		.size = sizeof(commit), .ranges = (uintptr_t)&range, .nr = 1,
+	};
+	int device = open(KARENA_DEVICE, O_RDWR | O_CLOEXEC);
+
+	if (device < 0) {
+		perror("interned: " KARENA_DEVICE);
+		_exit(2);
+	}
+	heap->fd = ioctl(device, KARENA_CREATE, &create);
+	if (heap->fd < 0)
+		die("no heap: %s", strerror(errno));
+	close(device);
+	heap->window = mmap(NULL, TABLE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			    heap->fd, 0);
+	if (heap->window == MAP_FAILED)
+		die("no window: %s", strerror(errno));
+	if (ioctl(heap->fd, KARENA_COMMIT, &commit))
+		die("no memory: %s", strerror(errno));
+}
+
+/* Give back what the table has not needed, and seal what it has. */
+static int seal(const struct heap *heap, size_t size)
+{
+	struct karena_range rest = { .offset = size, .length = TABLE_SIZE - size };
+	struct karena_ranges release = {
+		.size = sizeof(release), .ranges = (uintptr_t)&rest, .nr = 1,
+	};
+	struct karena_share share = { .size = sizeof(share), .length = size };
+	int fd;
+
+	if (rest.length && ioctl(heap->fd, KARENA_RELEASE, &release))
+		die("cannot release: %s", strerror(errno));
+	fd = ioctl(heap->fd, KARENA_SHARE, &share);
+	if (fd < 0)
+		die("cannot share: %s", strerror(errno));
+	return fd;
+}
+
+/* From one process to another. */
+
+struct message {
+	uint64_t size;
+	double pss, rss, took;	/* KiB, KiB, milliseconds */
+	long faults;
+};
+
+union control {
+	struct cmsghdr header;
+	char space[CMSG_SPACE(sizeof(int))];
+};
+
+/* With a descriptor, or with -1. */
+static void put(int line, const struct message *message, int fd)
+{
+	struct iovec data = { (void *)message, sizeof(*message) };
+	struct msghdr header = { .msg_iov = &data, .msg_iovlen = 1 };
+	union control control = {};
+
+	if (fd >= 0) {
+		header.msg_control = &control;
+		header.msg_controllen = sizeof(control);
+		control.header.cmsg_level = SOL_SOCKET;
+		control.header.cmsg_type = SCM_RIGHTS;
+		control.header.cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
+	}
+	if (sendmsg(line, &header, MSG_NOSIGNAL) != sizeof(*message))
+		die("the other side is gone");
+}
+
+static int get(int line, struct message *message)
+{
+	struct iovec data = { message, sizeof(*message) };
+	union control control = {};
+	struct msghdr header = {
+		.msg_iov = &data, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	int fd = -1;
+
+	if (recvmsg(line, &header, MSG_CMSG_CLOEXEC | MSG_WAITALL) != sizeof(*message))
+		die("the other side is gone");
+	if (header.msg_controllen && control.header.cmsg_type == SCM_RIGHTS)
+		memcpy(&fd, CMSG_DATA(&control.header), sizeof(int));
+	return fd;
+}
+
+/* A worker. */
+
+static void check(const struct table *table, uint32_t seed)
+{
+	char string[64];
+
+	for (uint32_t i = 0; i < LOOKUPS; i++) {
+		uint32_t offset, number;
+
+		seed = seed * 1103515245 + 12345;
+		number = seed / 7 % STRINGS;
+		name(string, sizeof(string), number);
+		if (i % 10 == 0)
+			strcat(string, "?");
+		offset = lookup(table, string);
+		if (i % 10 == 0 ? offset != 0 :
+				  !offset || strcmp(text(table, offset), string))
+			die("%s is not as it was interned", string);
+	}
+}
+
+/* What a mapping costs: its pages, and its part of those that others have, too. */
+static void measure(const void *memory, struct message *message)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	unsigned long start, end;
+	bool inside = false;
+	char line[512];
+
+	message->rss = 0;
+	message->pss = 0;
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+			inside = (unsigned long)memory >= start &&
+				 (unsigned long)memory < end;
+		else if (inside && !strncmp(line, "Rss:", 4))
+			message->rss = atof(line + 4);
+		else if (inside && !strncmp(line, "Pss:", 4))
+			message->pss = atof(line + 4);
+	}
+	if (!file || !message->rss)
+		die("smaps does not show the table");
+	fclose(file);
+}
+
+static long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+/* The table as it was sent, mapped or copied, with what that cost. */
+static const struct table *receive(int line, bool copied, struct message *message)
+{
+	int fd = get(line, message);
+	double begin = milliseconds();
+	long before = faults();
+	size_t size = message->size;
+	void *table, *copy;
+
+	table = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+	if (table == MAP_FAILED)
+		die("cannot map the table: %s", strerror(errno));
+	/* It is sealed: not to be written to, whoever has it, whatever they do. */
+	if (!mprotect(table, size, PROT_READ | PROT_WRITE) || errno != EACCES ||
+	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED)
+		die("the table is not sealed");
+	close(fd);
+	if (copied) {
+		copy = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (copy == MAP_FAILED)
+			die("cannot copy the table: %s", strerror(errno));
+		memcpy(copy, table, size);
+		munmap(table, size);
+		table = copy;
+	}
+	/* Each page of it. */
+	for (size_t at = 0; at < size; at += 4096)
+		(void)*((volatile char *)table + at);
+	message->took = milliseconds() - begin;
+	message->faults = faults() - before;
+	return table;
+}
+
+static void work(int line, uint32_t number)
+{
+	const struct table *table;
+	struct message message;
+
+	for (int copied = 0; copied < 2; copied++) {
+		size_t size;
+
+		table = receive(line, copied, &message);
+		size = message.size;
+		check(table, number);
+		/* All have it, so that each one's part can be said. */
+		put(line, &message, -1);
+		get(line, &message);
+		measure(table, &message);
+		put(line, &message, -1);
+		get(line, &message);
+		munmap((void *)table, size);
+	}
+}
+
+/* The workers. */
+
+static int start(pid_t *pid, uint32_t number)
+{
+	int ends[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
+		die("no sockets: %s", strerror(errno));
+	*pid = fork();
+	if (*pid < 0)
+		die("no worker: %s", strerror(errno));
+	if (!*pid) {
+		close(ends[0]);
+		work(ends[1], number);
+		_exit(0);
+	}
+	close(ends[1]);
+	return ends[0];
+}
+
+/* One round of all workers: what they have cost together. */
+static struct message run(const int *lines, size_t size, int fd)
+{
+	struct message sum = { .size = size }, one;
+
+	for (int i = 0; i < WORKERS; i++)
+		put(lines[i], &sum, fd);
+	for (int i = 0; i < WORKERS; i++) {
+		get(lines[i], &one);
+		sum.took += one.took;
+		sum.faults += one.faults;
+	}
+	for (int i = 0; i < WORKERS; i++)
+		put(lines[i], &sum, -1);
+	for (int i = 0; i < WORKERS; i++) {
+		get(lines[i], &one);
+		sum.rss += one.rss;
+		sum.pss += one.pss;
+	}
+	for (int i = 0; i < WORKERS; i++)
+		put(lines[i], &sum, -1);
+	return sum;
+}
+
+static void report(const char *how, const struct message *sum)
+{
+	printf("%-14s %6.1f MiB   each: %5.1f MiB RSS, %5.1f MiB PSS, %6.2f ms, %5ld faults\n",
+	       how, sum->pss * 1024 / MIB, sum->rss * 1024 / MIB / WORKERS,
+	       sum->pss * 1024 / MIB / WORKERS, sum->took / WORKERS,
+	       sum->faults / WORKERS);
+}
+
+int main(void)
+{
+	struct message shared, copied;
+	pid_t pids[WORKERS];
+	int lines[WORKERS];
+	struct table *table;
+	struct heap heap;
+	size_t size;
+	int fd;
+
+	heap_open(&heap);
+	table = (struct table *)heap.window;
+	build(table);
+	/* Whole arenas: an arena that is given back in part has smaller pages. */
+	size = (table->size + KARENA_ARENA_SIZE - 1) & ~(KARENA_ARENA_SIZE - 1);
+	fd = seal(&heap, size);
+	printf("%u strings, each interned %d times: %.1f MiB, in %zu arenas\n",
+	       table->strings, TIMES, table->size / MIB, size / KARENA_ARENA_SIZE);
+	fflush(stdout);
+
+	for (int i = 0; i < WORKERS; i++)
+		lines[i] = start(&pids[i], i);
+	/* The builder's own mapping is one more among whom the pages are divided. */
+	munmap(heap.window, TABLE_SIZE);
+	shared = run(lines, size, fd);
+	copied = run(lines, size, fd);
+	for (int i = 0; i < WORKERS; i++) {
+		int status;
+
+		if (waitpid(pids[i], &status, 0) != pids[i] || status)
+			die("a worker has failed");
+	}
+
+	printf("what %d workers cost, and each of them\n", WORKERS);
+	report("shared, sealed", &shared);
+	report("a copy each", &copied);
+	printf("shared, they cost %.1f times less\n", copied.pss / shared.pss);
+	/* Each has all of it, and all together have it once. */
+	if (shared.rss * 1024 < (double)WORKERS * size ||
+	    shared.pss * 1024 > 1.1 * size || copied.pss < (WORKERS - 1) * shared.pss)
+		die("these figures are wrong");
+	return 0;
+}
