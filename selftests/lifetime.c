@@ -85,19 +85,32 @@ TEST_F(lifetime, everything_is_gone_after_kill_9)
 	EXPECT_FALSE(directory_exists(id));
 }
 
+/* Soon: who has the descriptor still has no part in it, and keeps no memory. */
+static const char ended[] =
+	"for i in $(seq 20); do\n"
+	"	[ $(cat " SYSFS "/nr_heaps) -gt $1 ] || exit 3\n"
+	"	[ $(cat " SYSFS "/committed) -gt $2 ] || exit 0\n"
+	"	sleep 0.1\n"
+	"done\n"
+	"exit 4";
+
 TEST_F(lifetime, exec_ends_it)
 {
-	pid_t child = fork();
+	char nr_heaps[24], committed[24];
+	pid_t child;
 
+	snprintf(nr_heaps, sizeof(nr_heaps), "%ld", self->nr_heaps);
+	snprintf(committed, sizeof(committed), "%ld", self->committed);
+	child = fork();
 	if (!child) {
 		struct heap heap;
 
-		if (heap_open(&heap, 4 * ARENA, 0) || heap_commit(&heap, 0, 4))
+		if (heap_open(&heap, 4 * ARENA, 0) || heap_commit(&heap, 0, 4) ||
+		    figure("committed") != self->committed + 4 * (long)ARENA)
 			_exit(1);
 		/* Even when its descriptor is let through. */
 		fcntl(heap.fd, F_SETFD, 0);
-		execl("/bin/sh", "sh", "-c",
-		      "test $(cat " SYSFS "/committed) -gt 0", NULL);
+		execl("/bin/sh", "sh", "-c", ended, "sh", nr_heaps, committed, NULL);
 		_exit(2);
 	}
 	EXPECT_EQ(0, child_status(child));
