@@ -1425,6 +1425,50 @@ TEST_F(snapshot, the_module_cannot_be_unloaded_while_one_is_there)
 	ASSERT_EQ(0, heap_open(&self->heap, 32 * ARENA, 0));
 }
 
+/* What is volatile is in no image, and reclaim takes it at the very moment. */
+static void *shrink_all_the_time(void *data)
+{
+	const bool *stop = data;
+
+	while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE))
+		write_text("/proc/sys/vm/drop_caches", "2\n");
+	return NULL;
+}
+
+TEST_F_TIMEOUT(snapshot, reclaim_meanwhile_takes_nothing_twice, SLOW)
+{
+	struct heap *heap = &self->heap;
+	time_t until = time(NULL) + 6;
+	bool stop = false;
+	pthread_t thread;
+	int rounds = 0;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, shrink_all_the_time, &stop));
+	while (time(NULL) < until) {
+		struct image image;
+
+		for (int i = 0; i < 12; i++) {
+			/* Volatile still: then the heap has it. */
+			call_pages(heap, KARENA_COMMIT, i, 0, 512 - i % 2);
+			give_back(heap, i);
+		}
+		ASSERT_EQ(0, heap_snapshot(heap, &image));
+		for (int i = 0; i < 12; i++) {
+			EXPECT_EQ(KARENA_FREE, image.states[i]);
+			EXPECT_EQ(SIGBUS, look(image.window + i * ARENA));
+		}
+		image_destroy(&image);
+		rounds++;
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELEASE);
+	pthread_join(thread, NULL);
+	EXPECT_GT(rounds, 2);
+	shrink_everything();
+	ASSERT_EQ(0, heap_release(heap, 0, 32));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_figure(heap, "shared"));
+}
+
 /*
  * Images made while everything else happens to the heap: each page of one is not
  * there, or whole and stays as it is.

@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Clones: what a child has of a copy-on-write heap is a heap of its own, with its own
+ * number, limits, words, pressure and directory, and nothing drives the parent's from
+ * there. cow.c has the pages.
+ */
+#include <poll.h>
+
+#include "family.h"
+
+#define NR	8	/* arenas of the window */
+
+static long soft_limit(struct heap *heap, long flags, long bytes, long c)
+{
+	struct karena_limit args = {
+		.size = sizeof(args), .flags = flags, .soft = bytes,
+	};
+
+	(void)c;
+	return heap_call(heap, KARENA_LIMIT, &args) ?: (long)args.soft;
+}
+
+/* From now on this process has a new descriptor, by the heap's address. */
+static long attach_anew(struct heap *heap, long a, long b, long c)
+{
+	struct karena_attach attach = {
+		.size = sizeof(attach), .address = (uintptr_t)heap->window,
+	};
+	int fd = device_call(KARENA_ATTACH, &attach);
+
+	(void)a, (void)b, (void)c;
+	if (fd < 0)
+		return fd;
+	close(heap->fd);
+	heap->fd = fd;
+	return 0;
+}
+
+static long set_word(struct heap *heap, long index, long word, long c)
+{
+	(void)c;
+	set_state(heap, index, 1, word);
+	return 0;
+}
+
+static long own_pid(struct heap *heap, long a, long b, long c)
+{
+	(void)heap, (void)a, (void)b, (void)c;
+	return getpid();
+}
+
+FIXTURE(clone) {
+	struct balance before;
+	struct heap heap;
+};
+
+/* Two arenas, all of whose pages are marked. */
+FIXTURE_SETUP(clone)
+{
+	REQUIRE_MODULE();
+	balance_take(&self->before);
+	ASSERT_EQ(0, heap_open(&self->heap, NR * ARENA, 0));
+	ASSERT_EQ(0, family_make(&self->heap));
+	expect_signals();
+	ASSERT_EQ(0, commit(&self->heap, 0, 2, 0));
+	ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
+}
+
+FIXTURE_TEARDOWN(clone)
+{
+	family_end();
+	heap_destroy(&self->heap);
+	EXPECT_BALANCE(&self->before);
+}
+
+TEST_F(clone, it_has_a_number_of_its_own)
+{
+	long numbers[4];
+
+	numbers[PARENT] = self->heap.id;
+	for (int who = CHILD; who <= GREATGRANDCHILD; who++) {
+		ASSERT_EQ(0, bear(who == GREATGRANDCHILD ? CHILD : who - 1, who));
+		numbers[who] = ask(who, own_number, 0, 0, 0);
+		EXPECT_EQ(numbers[who], ask(who, attached, 1, 0, 0));
+		for (int other = PARENT; other < who; other++)
+			EXPECT_GT(numbers[who], numbers[other]);
+	}
+	EXPECT_EQ(self->heap.id, ask(PARENT, own_number, 0, 0, 0));
+	EXPECT_EQ(numbers[PARENT], figure_of(CHILD, "parent"));
+	EXPECT_EQ(numbers[CHILD], figure_of(GRANDCHILD, "parent"));
+	EXPECT_EQ(numbers[CHILD], figure_of(GREATGRANDCHILD, "parent"));
+	EXPECT_EQ(0, figure_of(PARENT, "parent"));
+	EXPECT_EQ(self->before.nr_heaps + 4, figure("nr_heaps"));
+}
+
+TEST_F_TIMEOUT(clone, its_directory_says_what_it_is, SLOW)
+{
+	struct heap clone;
+
+	ASSERT_EQ(6 * ARENA, hard_limit(&self->heap, KARENA_LIMIT_HARD, 6 * ARENA, 0));
+	ASSERT_EQ(5 * ARENA, soft_limit(&self->heap, KARENA_LIMIT_SOFT, 5 * ARENA, 0));
+	ASSERT_TRUE(heap_ready_becomes(&self->heap, KARENA_NODE_ANY, 3, 3));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'p'));
+	clone = heap_of(CHILD);
+	EXPECT_EQ(ask(CHILD, own_pid, 0, 0, 0), heap_figure(&clone, "pid"));
+	EXPECT_EQ(getpid(), heap_figure(&self->heap, "pid"));
+	EXPECT_TRUE(heap_says(&clone, "name", "selftest"));
+	EXPECT_TRUE(heap_says(&clone, "fork", "cow"));
+	EXPECT_TRUE(heap_says(&clone, "policy", "default"));
+	EXPECT_EQ(self->heap.id, heap_figure(&clone, "parent"));
+	EXPECT_EQ(NR * ARENA, heap_figure(&clone, "window"));
+	EXPECT_EQ(6 * ARENA, heap_figure(&clone, "limit"));
+	EXPECT_EQ(5 * ARENA, heap_figure(&clone, "soft_limit"));
+	EXPECT_EQ(2 * ARENA, heap_figure(&clone, "committed"));
+	EXPECT_EQ(2, heap_figure(&clone, "huge_arenas"));
+	EXPECT_EQ(2 * ARENA, heap_figure(&clone, "shared"));
+	EXPECT_EQ(2 * ARENA, heap_figure(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_figure(&clone, "ready_frames"));
+	EXPECT_EQ(0, heap_figure(&clone, "copies"));
+	EXPECT_EQ(0, heap_figure(&clone, "promoted"));
+	EXPECT_EQ(0, end(CHILD));
+	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
+}
+
+TEST_F_TIMEOUT(clone, its_limits_are_its_own, SLOW)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	for (int round = 0; round < 2; round++) {
+		/* By the descriptor it inherited, and by one it asked for. */
+		EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, KARENA_LIMIT_HARD,
+					 3 * ARENA, 0));
+		EXPECT_EQ(2 * ARENA, ask(CHILD, soft_limit, KARENA_LIMIT_SOFT,
+					 2 * ARENA, 0));
+		EXPECT_EQ(NR * ARENA, ask(PARENT, hard_limit, 0, 0, 0));
+		EXPECT_EQ(0, ask(PARENT, soft_limit, 0, 0, 0));
+		EXPECT_EQ(-ENOMEM, ask(CHILD, commit, 2, 2, 0));
+		EXPECT_EQ(0, ask(CHILD, release, 2, 2, 0));
+		EXPECT_EQ(0, ask(PARENT, commit, 2, 6, 0));
+		EXPECT_EQ(0, ask(PARENT, release, 2, 6, 0));
+		EXPECT_EQ(0, ask(CHILD, attach_anew, 0, 0, 0));
+	}
+	EXPECT_EQ(4 * ARENA, ask(PARENT, hard_limit, KARENA_LIMIT_HARD, 4 * ARENA, 0));
+	EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
+	EXPECT_EQ(3 * ARENA, figure_of(CHILD, "limit"));
+	EXPECT_EQ(4 * ARENA, figure_of(PARENT, "limit"));
+}
+
+static int limit_by_root(const struct heap *heap, const char *bytes)
+{
+	char path[64];
+
+	if (!directory_comes(heap->id))
+		return -ENOENT;
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
+		 (unsigned long long)heap->id);
+	return write_text(path, bytes);
+}
+
+static long drop_rights(struct heap *heap, long a, long b, long c)
+{
+	(void)heap, (void)a, (void)b, (void)c;
+	return become_nobody() ? 0 : -EPERM;
+}
+
+/* Or a process would raise its limit by a fork. */
+TEST_F(clone, what_root_has_limited_stays_so)
+{
+	struct heap clone;
+
+	ASSERT_EQ(0, limit_by_root(&self->heap, "6291456"));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, drop_rights, 0, 0, 0));
+	EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
+	EXPECT_EQ(-EPERM, ask(CHILD, hard_limit, KARENA_LIMIT_HARD, 4 * ARENA, 0));
+	EXPECT_EQ(2 * ARENA, ask(CHILD, hard_limit, KARENA_LIMIT_HARD, 2 * ARENA, 0));
+	/* Root's word on one of the two is about that one. */
+	clone = heap_of(CHILD);
+	ASSERT_EQ(0, limit_by_root(&clone, "10485760"));
+	EXPECT_EQ(5 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
+	EXPECT_EQ(3 * ARENA, ask(PARENT, hard_limit, 0, 0, 0));
+}
+
+TEST_F(clone, its_state_words_are_its_own)
+{
+	ASSERT_EQ(0, ask(PARENT, commit_some, 3 * PAGES + 3, 4, 0));
+	ASSERT_EQ(0, ask(PARENT, set_word, 4, KARENA_REQUESTED, 0));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	for (int i = 0; i < NR; i++)
+		EXPECT_EQ(state(&self->heap, i), ask(CHILD, word, i, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, set_word, 5, KARENA_REQUESTED, 0));
+	EXPECT_EQ(KARENA_FREE, ask(PARENT, word, 5, 0, 0));
+	EXPECT_EQ(0, ask(PARENT, set_word, 6, KARENA_REQUESTED, 0));
+	EXPECT_EQ(KARENA_FREE, ask(CHILD, word, 6, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, release, 0, 1, 0));
+	EXPECT_EQ(KARENA_ACTIVE, ask(PARENT, word, 0, 0, 0));
+	EXPECT_EQ(0, ask(PARENT, release, 1, 1, 0));
+	EXPECT_EQ(KARENA_ACTIVE, ask(CHILD, word, 1, 0, 0));
+}
+
+static long header_is(struct heap *heap, long index, long b, long c)
+{
+	const struct karena_control *control = heap->control;
+
+	(void)b;
+	(void)c;
+	switch (index) {
+	case 0:
+		return control->abi_version;
+	case 1:
+		return control->arena_shift;
+	case 2:
+		return control->nr_arenas;
+	case 3:
+		return control->states_offset;
+	case 4:
+		return control->stats_offset;
+	case 5:
+		return control->reserved[0] | control->reserved[1];
+	}
+	return -1;
+}
+
+TEST_F(clone, the_rest_of_its_control_header_is_the_same)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	for (int i = 0; i < 6; i++) {
+		EXPECT_EQ(header_is(&self->heap, i, 0, 0), ask(CHILD, header_is, i, 0, 0));
+		EXPECT_EQ(header_is(&self->heap, i, 0, 0),
+			  ask(GRANDCHILD, header_is, i, 0, 0));
+	}
+	EXPECT_EQ(KARENA_ABI_VERSION, ask(GRANDCHILD, header_is, 0, 0, 0));
+}
+
+static struct karena_stats *statistics(struct heap *heap)
+{
+	return (void *)((char *)heap->control + heap->control->stats_offset);
+}
+
+static long say(struct heap *heap, long pools, long b, long c)
+{
+	struct karena_stats *stats = statistics(heap);
+
+	(void)b;
+	(void)c;
+	stats->version = KARENA_STATS_VERSION;
+	stats->pools = pools;
+	stats->domain[KARENA_DOMAINS - 1].bytes = 10 * pools;
+	return 0;
+}
+
+static long said(struct heap *heap, long a, long b, long c)
+{
+	const struct karena_stats *stats = statistics(heap);
+
+	(void)a, (void)b, (void)c;
+	if (stats->version != KARENA_STATS_VERSION ||
+	    stats->domain[KARENA_DOMAINS - 1].bytes != 10 * stats->pools)
+		return -EPROTO;
+	return stats->pools;
+}
+
+/* Its library goes on counting where the parent's was. */
+TEST_F(clone, its_statistics_begin_with_the_parents)
+{
+	ASSERT_EQ(0, ask(PARENT, say, 11, 0, 0));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(11, ask(CHILD, said, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, say, 22, 0, 0));
+	EXPECT_EQ(11, ask(PARENT, said, 0, 0, 0));
+	EXPECT_EQ(0, ask(PARENT, say, 33, 0, 0));
+	EXPECT_EQ(22, ask(CHILD, said, 0, 0, 0));
+	EXPECT_EQ(22, figure_of(CHILD, "statistics/pools"));
+	EXPECT_EQ(220, figure_of(CHILD, "statistics/obj_bytes"));
+	EXPECT_EQ(33, figure_of(PARENT, "statistics/pools"));
+}
+
+static long pressure(struct heap *heap, long a, long b, long c)
+{
+	(void)a, (void)b, (void)c;
+	return __atomic_load_n(&heap->control->pressure, __ATOMIC_ACQUIRE);
+}
+
+/* Whether poll() reports pressure now. */
+static long polled(struct heap *heap, long a, long b, long c)
+{
+	struct pollfd pollfd = { .fd = heap->fd, .events = POLLPRI };
+
+	(void)a, (void)b, (void)c;
+	return poll(&pollfd, 1, 0) < 0 ? -errno : !!(pollfd.revents & POLLPRI);
+}
+
+/* The heap's limit makes its own pressure, which nothing else raises here. */
+TEST_F_TIMEOUT(clone, its_pressure_is_its_own, SLOW)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	for (int round = 0; round < 2; round++) {
+		int who = round ? PARENT : CHILD, other = round ? CHILD : PARENT;
+
+		ASSERT_EQ(0, KARENA_PRESSURE_LEVEL(ask(who, pressure, 0, 0, 0)));
+		ASSERT_EQ(2 * ARENA, ask(who, hard_limit, KARENA_LIMIT_HARD,
+					 2 * ARENA, 0));
+		ASSERT_EQ(-ENOMEM, ask(who, commit, 2, 1, 0));
+		EXPECT_EQ(KARENA_PRESSURE_HIGH,
+			  KARENA_PRESSURE_LEVEL(ask(who, pressure, 0, 0, 0)));
+		EXPECT_EQ(1, ask(who, polled, 0, 0, 0));
+		EXPECT_EQ(0, KARENA_PRESSURE_LEVEL(ask(other, pressure, 0, 0, 0)));
+		EXPECT_EQ(0, ask(other, polled, 0, 0, 0));
+		if (!round)
+			EXPECT_EQ(0, figure_of(other, "pressure_events"));
+		/* It falls by itself, in who has it. */
+		for (int i = 0; i < 100 && ask(who, polled, 0, 0, 0); i++)
+			usleep(50000);
+		EXPECT_EQ(0, KARENA_PRESSURE_LEVEL(ask(who, pressure, 0, 0, 0)));
+	}
+}
+
+TEST_F_TIMEOUT(clone, an_inherited_descriptor_drives_the_clone_alone, SLOW)
+{
+	struct heap *heap = &self->heap;
+
+	for (int round = 0; round < 2; round++) {
+		ASSERT_EQ(0, bear(PARENT, CHILD));
+		if (round)
+			ASSERT_EQ(0, ask(CHILD, attach_anew, 0, 0, 0));
+		EXPECT_EQ(0, ask(CHILD, by_call, KARENA_COMMIT, 2 * PAGES, 700));
+		EXPECT_EQ(0, ask(CHILD, mark, 2 * PAGES, 700, 'c'));
+		EXPECT_EQ(KARENA_FREE, ask(PARENT, word, 2, 0, 0));
+		EXPECT_EQ(700, failing(heap, 2 * PAGES, 700, SIGBUS));
+		EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ(2 * ARENA + 700 * PAGE, figure_of(CHILD, "committed"));
+
+		EXPECT_EQ(0, ask(CHILD, by_call, KARENA_RELEASE, 0, PAGES));
+		EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGBUS));
+		EXPECT_EQ(0, ask(CHILD, punch, PAGES, PAGES, 0));
+		EXPECT_EQ(PAGES, ask(CHILD, failing, PAGES, PAGES, SIGBUS));
+		EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
+		EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ(700 * PAGE, figure_of(CHILD, "committed"));
+		EXPECT_EQ(0, ask(CHILD, unlike, 2 * PAGES, 700, 'c'));
+
+		/* And the parent's the parent's. */
+		EXPECT_EQ(0, ask(PARENT, by_call, KARENA_COMMIT, 4 * PAGES, PAGES));
+		EXPECT_EQ(KARENA_FREE, ask(CHILD, word, 4, 0, 0));
+		EXPECT_EQ(PAGES, ask(CHILD, failing, 4 * PAGES, PAGES, SIGBUS));
+		EXPECT_EQ(0, ask(PARENT, by_call, KARENA_RELEASE, 4 * PAGES, PAGES));
+		EXPECT_EQ(0, end(CHILD));
+	}
+}
+
+static long ready_frames(struct heap *heap, long count, long b, long c)
+{
+	(void)b;
+	(void)c;
+	return heap_ready_becomes(heap, KARENA_NODE_ANY, count, count);
+}
+
+TEST_F_TIMEOUT(clone, its_ready_frames_are_its_own, SLOW)
+{
+	ASSERT_EQ(true, ask(PARENT, ready_frames, 2, 0, 0));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(0, figure_of(CHILD, "ready_frames"));
+	EXPECT_EQ(true, ask(CHILD, ready_frames, 3, 0, 0));
+	EXPECT_EQ(3, figure_of(CHILD, "ready_frames"));
+	EXPECT_EQ(2, figure_of(PARENT, "ready_frames"));
+	EXPECT_EQ(0, ask(CHILD, commit, 2, 3, 0));
+	EXPECT_EQ(0, ask(CHILD, nonzero, 2 * PAGES, 3 * PAGES, 0));
+	EXPECT_EQ(0, end(CHILD));
+	EXPECT_EQ(2, figure_of(PARENT, "ready_frames"));
+}
+
+/* With the descriptor it inherited, it maps what is its own. */
+TEST_F(clone, whole_arenas_can_be_mapped_again_where_they_are)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, mark, PAGES + 10, 5, 'c'));
+	ASSERT_EQ(0, ask(CHILD, renew, 1, 1, 0));
+	EXPECT_EQ(0, ask(CHILD, unlike, PAGES + 10, 5, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, PAGES + 15, PAGES - 15, 'p'));
+	EXPECT_EQ(0, ask(CHILD, mark, PAGES + 20, 5, 'd'));
+	ASSERT_EQ(0, ask(CHILD, attach_anew, 0, 0, 0));
+	ASSERT_EQ(0, ask(CHILD, renew, 0, 2, 0));
+	EXPECT_EQ(0, ask(CHILD, unlike, PAGES + 20, 5, 'd'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, PAGES + 10, 'p'));
+	EXPECT_EQ(0, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
+	ASSERT_EQ(0, ask(PARENT, renew, 0, 2, 0));
+	EXPECT_EQ(0, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
+}
+
+TEST_F(clone, it_ends_with_its_mappings_and_descriptors)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, mark, 0, 50, 'c'));
+	EXPECT_EQ(self->before.nr_heaps + 2, figure("nr_heaps"));
+	ASSERT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_TRUE(figure_becomes("committed", self->before.committed + 2 * ARENA));
+	EXPECT_EQ(0, ask(CHILD, locked, 0, 0, 0));
+	EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGSEGV));
+	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
+	EXPECT_EQ(0, end(CHILD));
+}
+
+TEST_F(clone, it_needs_no_descriptor)
+{
+	ASSERT_EQ(0, ask(PARENT, close_it, 0, 0, 0));
+	self->heap.fd = -1;
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	for (int who = PARENT; who <= GRANDCHILD; who++) {
+		EXPECT_EQ(0, ask(who, unlike, 0, 2 * PAGES, 'p'));
+		EXPECT_EQ(0, ask(who, mark, 10 * who, 10, 'a'));
+		EXPECT_EQ(0, ask(who, commit, 3, 1, 0));
+		EXPECT_EQ(0, ask(who, release_some, PAGES, 400, 0));
+		EXPECT_EQ(400, ask(who, failing, PAGES, 400, SIGBUS));
+		EXPECT_EQ(0, ask(who, unlike, PAGES + 400, 112, 'p'));
+	}
+}
+
+/* The heap is gone; its clone is a heap like any other. */
+TEST_F(clone, it_outlives_a_heap_that_is_unmapped)
+{
+	struct heap clone;
+
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, mark, 0, 10, 'c'));
+	ASSERT_EQ(0, mark(&self->heap, 10, 10, 'x'));
+	clone = heap_of(CHILD);
+	/* The descriptors of both are one, which keeps both. */
+	ASSERT_EQ(0, ask(CHILD, close_it, 0, 0, 0));
+	heap_destroy(&self->heap);
+	ASSERT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_EQ(self->before.locked, status_figure("VmPin"));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, 10, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 10, 2 * PAGES - 10, 'p'));
+	EXPECT_TRUE(heap_figure_becomes(&clone, "shared", 0));
+	EXPECT_EQ(0, ask(CHILD, mark, 10, 2 * PAGES - 10, 'd'));
+	EXPECT_EQ(0, ask(CHILD, commit, 2, 2, 0));
+	EXPECT_EQ(0, ask(CHILD, nonzero, 2 * PAGES, 2 * PAGES, 0));
+	EXPECT_EQ(4 * ARENA, heap_figure(&clone, "committed"));
+	EXPECT_EQ(0, ask(CHILD, release, 0, 4, 0));
+	EXPECT_TRUE(figure_becomes("committed", self->before.committed));
+	EXPECT_EQ(0, end(CHILD));
+	/* For the teardown. */
+	ASSERT_EQ(0, heap_open(&self->heap, ARENA, 0));
+}
+
+/* A descriptor without a mapping: there is no clone, and no way to the parent's. */
+TEST_F(clone, a_descriptor_alone_makes_none)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	ASSERT_EQ(0, mark(&heap, 0, PAGES, 'f'));
+	munmap(heap.window, heap.size);
+	munmap(heap.control, heap.control_size);
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_NE(0, ask_of(CHILD, &heap, by_call, KARENA_RELEASE, 0, PAGES));
+	EXPECT_NE(0, ask_of(CHILD, &heap, punch, 0, PAGES, 0));
+	EXPECT_NE(0, ask_of(CHILD, &heap, map_again, 0, 0, 0));
+	EXPECT_EQ(ARENA, heap_figure(&heap, "committed"));
+	EXPECT_EQ(0, end(CHILD));
+	close(heap.fd);
+}
+
+static long protect(struct heap *heap, long first, long count, long prot)
+{
+	return mprotect(page_at(heap, first), count * PAGE, prot) ? -errno : 0;
+}
+
+static long unmap(struct heap *heap, long first, long count, long c)
+{
+	(void)c;
+	return munmap(page_at(heap, first), count * PAGE) ? -errno : 0;
+}
+
+TEST_F_TIMEOUT(clone, parts_are_protected_or_unmapped_as_they_were, SLOW)
+{
+	struct heap *heap = &self->heap;
+
+	ASSERT_EQ(0, protect(heap, 100, 10, PROT_READ));
+	ASSERT_EQ(0, protect(heap, 200, 10, PROT_NONE));
+	ASSERT_EQ(0, unmap(heap, 300, 10, 0));
+	ASSERT_EQ(0, unmap(heap, PAGES + 500, 12, 0));
+	ASSERT_EQ(0, unmap(heap, 6 * PAGES, PAGES, 0));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, 200, 'p'));
+	EXPECT_EQ(-SIGSEGV, ask(CHILD, mark, 105, 1, 'c'));
+	EXPECT_EQ(10, ask(CHILD, failing, 200, 10, SIGSEGV));
+	EXPECT_EQ(10, ask(CHILD, failing, 300, 10, SIGSEGV));
+	EXPECT_EQ(0, ask(CHILD, unlike, 310, PAGES + 190, 'p'));
+	EXPECT_EQ(12, ask(CHILD, failing, PAGES + 500, 12, SIGSEGV));
+
+	/* Once it may, it has what was there, and writes to its own. */
+	ASSERT_EQ(0, ask(CHILD, protect, 100, 110, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, ask(CHILD, unlike, 100, 200, 'p'));
+	EXPECT_EQ(0, ask(CHILD, mark, 100, 110, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 100, 110, 'c'));
+	ASSERT_EQ(0, protect(heap, 100, 110, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, unlike(heap, 0, 300, 'p'));
+	EXPECT_EQ(0, mark(heap, 0, 300, 'q'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 100, 110, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 210, 90, 'p'));
+
+	/* What the child protects is its own affair. */
+	ASSERT_EQ(0, ask(CHILD, protect, 0, PAGES / 2, PROT_READ));
+	EXPECT_EQ(0, mark(heap, 0, 10, 'r'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, 10, 'p'));
+	EXPECT_EQ(-SIGSEGV, ask(CHILD, mark, 0, 1, 'c'));
+}
+
+TEST_F(clone, two_heaps_have_two_clones)
+{
+	struct heap other;
+
+	ASSERT_EQ(0, heap_open(&other, 4 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&other, 0, 2));
+	ASSERT_EQ(0, mark(&other, 0, 2 * PAGES, 'o'));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_NE(ask(CHILD, own_number, 0, 0, 0), ask_of(CHILD, &other, own_number, 0, 0, 0));
+	EXPECT_EQ(ask(CHILD, own_number, 0, 0, 0), ask(CHILD, attached, 0, 0, 0));
+	EXPECT_EQ(ask_of(CHILD, &other, own_number, 0, 0, 0),
+		  ask_of(CHILD, &other, attached, 1, 0, 0));
+	EXPECT_EQ(self->before.nr_heaps + 4, figure("nr_heaps"));
+	EXPECT_EQ(self->before.committed + 4 * ARENA, figure("committed"));
+
+	EXPECT_EQ(0, ask(CHILD, mark, 0, 100, 'c'));
+	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 0, 2 * PAGES, 'o'));
+	EXPECT_EQ(0, ask_of(CHILD, &other, mark, 50, 100, 'd'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, 100, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 100, 924, 'p'));
+	EXPECT_EQ(0, ask_of(CHILD, &other, release, 1, 1, 0));
+	EXPECT_EQ(0, ask_of(CHILD, &other, by_call, KARENA_RELEASE, 0, 10));
+	EXPECT_EQ(0, ask(CHILD, unlike, 100, 924, 'p'));
+	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
+	EXPECT_EQ(0, unlike(&other, 0, 2 * PAGES, 'o'));
+	/* One of the two ends here, the other there. */
+	EXPECT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
+	EXPECT_EQ(0, ask_of(CHILD, &other, close_it, 0, 0, 0));
+	heap_destroy(&other);
+	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 2));
+	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 50, 100, 'd'));
+	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
+	EXPECT_EQ(0, end(CHILD));
+}
+
+static long make_a_heap(struct heap *heap, long arenas, long b, long c)
+{
+	(void)b;
+	(void)c;
+	return heap_open(heap, arenas * ARENA, 0) ?: heap_commit(heap, 0, arenas) ?:
+	       mark(heap, 0, arenas * PAGES, 'h');
+}
+
+TEST_F(clone, a_child_can_have_heaps_of_its_own)
+{
+	static struct heap other;
+
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask_of(CHILD, &other, make_a_heap, 3, 0, 0));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, unlike, 0, 3 * PAGES, 'h'));
+	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, mark, 9, 9, 'i'));
+	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 0, 3 * PAGES, 'h'));
+	EXPECT_EQ(0, ask(GRANDCHILD, unlike, 0, 2 * PAGES, 'p'));
+	EXPECT_EQ(self->before.nr_heaps + 5, figure("nr_heaps"));
+	EXPECT_EQ(0, end(CHILD));
+	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, unlike, 9, 9, 'i'));
+	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, unlike, 18, 3 * PAGES - 18, 'h'));
+}
+
+/*
+ * What is locked is each process's own, and neither that nor any other limit stops a
+ * fork or a copy.
+ */
+static void fork_at_the_limits(struct child *child)
+{
+	struct heap heap;
+	pid_t pid;
+
+	(void)child;
+	heap_destroy(family.heap);
+	CHECK(status_figure("VmPin") == 0);
+	CHECK(limit_locked_memory(8 * MIB));
+	CHECK(become_nobody());
+	CHECK(!heap_open(&heap, NR * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 4));
+	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
+	CHECK(!mark(&heap, 0, 4 * PAGES, 'p'));
+	CHECK(status_figure("VmPin") == 4 * ARENA);
+	pid = fork();
+	CHECK(pid >= 0);
+	CHECK(!unlike(&heap, 0, 4 * PAGES, 'p'));
+	CHECK(status_figure("VmPin") == 4 * ARENA);
+	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
+	CHECK(!mark(&heap, 0, 4 * PAGES, pid ? 'q' : 'c'));
+	CHECK(!unlike(&heap, 0, 4 * PAGES, pid ? 'q' : 'c'));
+	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
+	CHECK(!heap_release(&heap, 0, 1));
+	CHECK(!heap_commit(&heap, 4, 1));
+	CHECK(!heap_release(&heap, 1, 2));
+	CHECK(!mark(&heap, 3 * PAGES, PAGES, pid ? 'q' : 'c'));
+	if (!pid)
+		_exit(0);
+	CHECK(!child_status(pid));
+	CHECK(!heap_release(&heap, 0, 5));
+	CHECK(status_figure("VmPin") == 0);
+}
+
+TEST_F(clone, locked_memory_stops_neither_a_fork_nor_a_copy)
+{
+	struct stat stat;
+
+	ASSERT_EQ(0, lstat(KARENA_DEVICE, &stat));
+	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, NOBODY));
+	EXPECT_EQ(0, in_child(fork_at_the_limits));
+	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, stat.st_gid));
+}
+
+TEST_F_TIMEOUT(clone, the_heaps_limit_stops_neither_a_fork_nor_a_copy, SLOW)
+{
+	ASSERT_EQ(2 * ARENA, hard_limit(&self->heap, KARENA_LIMIT_HARD, 2 * ARENA, 0));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	for (int who = PARENT; who <= GRANDCHILD; who++) {
+		EXPECT_EQ(0, ask(who, mark, 0, 2 * PAGES, 'a' + who));
+		EXPECT_EQ(-ENOMEM, ask(who, commit_some, 3 * PAGES, 1, 0));
+	}
+	for (int who = PARENT; who <= GRANDCHILD; who++) {
+		EXPECT_EQ(0, ask(who, unlike, 0, 2 * PAGES, 'a' + who));
+		EXPECT_EQ(2 * ARENA, figure_of(who, "committed"));
+	}
+}
+
+TEST_F(clone, the_modules_limit_stops_neither_a_fork_nor_a_copy)
+{
+	char before[64], now[64];
+
+	ASSERT_EQ(0, read_text(LIMIT_PARAM, before, sizeof(before)));
+	snprintf(now, sizeof(now), "%ld\n", figure("committed"));
+	ASSERT_EQ(0, write_text(LIMIT_PARAM, now));
+	EXPECT_EQ(-ENOMEM, commit_some(&self->heap, 3 * PAGES, 1, 0));
+	EXPECT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(0, ask(CHILD, mark, 0, 2 * PAGES, 'c'));
+	EXPECT_EQ(-ENOMEM, ask(CHILD, commit_some, 3 * PAGES, 1, 0));
+	EXPECT_EQ(0, bear(CHILD, GRANDCHILD));
+	EXPECT_EQ(0, ask(PARENT, mark, 0, PAGES, 'q'));
+	EXPECT_EQ(0, ask(GRANDCHILD, unlike, 0, 2 * PAGES, 'c'));
+	EXPECT_EQ(0, ask(PARENT, unlike, 0, PAGES, 'q'));
+	EXPECT_EQ(0, write_text(LIMIT_PARAM, before));
+	EXPECT_EQ(0, ask(CHILD, commit_some, 3 * PAGES, 1, 0));
+}
+
+TEST_F(clone, what_is_locked_is_each_processs_own)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(2 * ARENA, ask(CHILD, locked, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, commit, 2, 3, 0));
+	EXPECT_EQ(2 * ARENA, ask(PARENT, locked, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, release, 0, 4, 0));
+	EXPECT_EQ(2 * ARENA, ask(PARENT, locked, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, release, 0, NR, 0));
+	EXPECT_EQ(0, end(CHILD));
+	EXPECT_EQ(2 * ARENA, ask(PARENT, locked, 0, 0, 0));
+}
+
+TEST_HARNESS_MAIN

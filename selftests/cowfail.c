@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Copy-on-write at its ends: whose memory a copy is, what happens when there is none,
+ * and pages that must stay where they are because somebody holds them.
+ */
+#include <liburing.h>
+#include <linux/if_xdp.h>
+#include <sys/uio.h>
+
+#include "cow.h"
+
+FIXTURE(cowfail) {
+	struct balance before;
+	struct heap heap;
+};
+
+FIXTURE_SETUP(cowfail)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, begin(&self->before, &self->heap));
+}
+
+FIXTURE_TEARDOWN(cowfail)
+{
+	family_end();
+	heap_destroy(&self->heap);
+	EXPECT_BALANCE(&self->before);
+}
+
+/*
+ * Whose memory it is, and what happens without any.
+ */
+static long enter_group(struct heap *heap, long a, long b, long c)
+{
+	(void)heap, (void)a, (void)b, (void)c;
+	return group_enter() ? 0 : -EPERM;
+}
+
+TEST_F(cowfail, a_copy_is_charged_to_who_writes)
+{
+	long before;
+
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, ask(CHILD, enter_group, 0, 0, 0));
+	ASSERT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	before = group_figure("memory.current", NULL);
+	EXPECT_LT(before, (long)ARENA);
+	/* What the parent copies is not the child's. */
+	EXPECT_EQ(0, ask(PARENT, mark, 512, 400, 'q'));
+	EXPECT_LT(group_figure("memory.current", NULL), before + (long)MIB);
+	EXPECT_EQ(0, ask(CHILD, mark, 0, 400, 'c'));
+	EXPECT_GE(group_figure("memory.current", NULL), before + 300 * (long)PAGE);
+	EXPECT_LT(group_figure("memory.current", NULL), before + 700 * (long)PAGE);
+	EXPECT_EQ(0, end(CHILD));
+	EXPECT_EQ(0, group_remove());
+}
+
+/*
+ * The kernel tells of every process that it kills for memory, which is what this test
+ * wants and others take for a failure.
+ */
+static bool kernel_talks(bool talks)
+{
+	static char before[64];
+
+	if (!talks && read_text("/proc/sys/kernel/printk", before, sizeof(before)))
+		return false;
+	return !write_text("/proc/sys/kernel/printk", talks ? before : "1\n");
+}
+
+TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_the_writer_alone_ends, SLOW)
+{
+	struct heap *heap = &self->heap;
+	long result;
+
+	ASSERT_EQ(0, commit(heap, 3, 5, 0));
+	ASSERT_EQ(0, mark(heap, 3 * PAGES, 5 * PAGES, 'p'));
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(4 * MIB));
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	ASSERT_EQ(0, ask(CHILD, mark, 500, 24, 'c'));
+	ASSERT_EQ(0, bear(CHILD, GREATGRANDCHILD));
+	ASSERT_EQ(0, ask(CHILD, enter_group, 0, 0, 0));
+	ASSERT_TRUE(kernel_talks(false));
+	result = ask(CHILD, mark, 3 * PAGES, 5 * PAGES, 'x');
+	EXPECT_TRUE(kernel_talks(true));
+	TH_LOG("the writer %s", result == DEAD ? "was killed" : "had a signal");
+	EXPECT_TRUE(result == DEAD || result == -SIGBUS);
+	EXPECT_EQ(result == DEAD ? 128 + SIGKILL : 0, end(CHILD));
+
+	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
+	EXPECT_EQ(0, ask(PARENT, unlike, 3 * PAGES, 5 * PAGES, 'p'));
+	EXPECT_EQ(0, ask(GRANDCHILD, unlike, 0, 2 * PAGES, 'p'));
+	EXPECT_EQ(0, ask(GRANDCHILD, unlike, 3 * PAGES, 5 * PAGES, 'p'));
+	EXPECT_EQ(0, ask(GREATGRANDCHILD, unlike, 500, 24, 'c'));
+	EXPECT_EQ(0, ask(GREATGRANDCHILD, unlike, 524, 500, 'p'));
+	EXPECT_EQ(0, ask(GREATGRANDCHILD, mark, 3 * PAGES, 5 * PAGES, 'g'));
+	EXPECT_EQ(0, ask(PARENT, unlike, 3 * PAGES, 5 * PAGES, 'p'));
+	EXPECT_EQ(0, group_remove());
+}
+
+/*
+ * Each allocation fails once, as in inject.c.
+ */
+#define DEBUG	"/sys/kernel/debug"
+
+struct knob {
+	const char *path;
+	const char *wanted;
+	char before[32];
+};
+
+static struct knob knobs[] = {
+	{ DEBUG "/failslab/ignore-gfp-wait", "N" },
+	{ DEBUG "/failslab/cache-filter", "N" },
+	{ DEBUG "/failslab/verbose", "0" },
+	{ DEBUG "/fail_page_alloc/ignore-gfp-wait", "N" },
+	{ DEBUG "/fail_page_alloc/ignore-gfp-highmem", "N" },
+	{ DEBUG "/fail_page_alloc/min-order", "0" },
+	{ DEBUG "/fail_page_alloc/verbose", "0" },
+};
+
+/* More than a fork needs. */
+#define MOST_FAULTS	3000
+
+static bool knobs_turn(bool wanted)
+{
+	for (int i = 0; i < ARRAY_SIZE(knobs); i++) {
+		if (wanted && read_text(knobs[i].path, knobs[i].before,
+					sizeof(knobs[i].before)))
+			return false;
+		if (write_text(knobs[i].path, wanted ? knobs[i].wanted : knobs[i].before))
+			return false;
+	}
+	return true;
+}
+
+static int nth_open(void)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
+	return open(path, O_RDWR | O_CLOEXEC);
+}
+
+/* The allocation with this number fails from now on, of this thread's. */
+static bool nth_arm(int nth, int number)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", number);
+	return pwrite(nth, text, strlen(text), 0) > 0;
+}
+
+/* Whether one has failed; no more will. */
+static bool nth_disarm(int nth)
+{
+	char text[16] = "";
+	bool failed = pread(nth, text, sizeof(text) - 1, 0) > 0 && atoi(text) == 0;
+
+	while (pwrite(nth, "0", 1, 0) != 1)
+		;
+	return failed;
+}
+
+/* A copy of a page: done, or a signal and nothing else. How many were wrong. */
+static long copy_with_faults(struct heap *heap, long first, long count, long mark)
+{
+	int nth = nth_open(), number = 1;
+	long wrong = nth < 0, signals = 0;
+
+	for (long i = first; i < first + count; i++, number++) {
+		long offset = i * PAGE + 5, ret;
+		bool failed;
+
+		wrong += !nth_arm(nth, number);
+		ret = poke(heap, offset, mark, 0);
+		failed = nth_disarm(nth);
+		wrong += ret != 0 && ret != -SIGBUS;
+		wrong += ret && !failed;
+		signals += ret != 0;
+		/* Now there is memory. */
+		wrong += poke(heap, offset, mark, 0) != 0;
+		wrong += peek(heap, offset, 0, 0) != mark;
+		wrong += (char)peek(heap, offset + 1, 0, 0) != byte_of(i, 'p');
+		/* From the first one again, on another page. */
+		if (!failed)
+			number = 0;
+	}
+	close(nth);
+	return wrong ? -wrong : signals;
+}
+
+/* What a child has after a fork in which something failed: all of it, or nothing. */
+static int child_of_a_fault(struct heap *heap)
+{
+	long there = PAGES - unlike(heap, 0, PAGES, 'p');
+
+	if (!there)
+		return failing(heap, 0, PAGES, SIGBUS) == PAGES ? 0 : 1;
+	if (unlike(heap, 0, 2 * PAGES, 'p') || unlike(heap, SPARSE, 20, 'p'))
+		return 2;
+	return mark(heap, 50, 100, 'c') || unlike(heap, 50, 100, 'c') ? 3 : 0;
+}
+
+static void fork_with_faults(struct __test_metadata *_metadata, struct heap *heap)
+{
+	int nth = nth_open(), number, failures = 0;
+	double until = seconds() + 300;
+	bool failed = true;
+
+	for (number = 1; number < MOST_FAULTS && failed; number++) {
+		pid_t pid;
+
+		ASSERT_TRUE(nth_arm(nth, number));
+		pid = fork();
+		if (!pid)
+			_exit(child_of_a_fault(heap));
+		failed = nth_disarm(nth);
+		failures += pid < 0;
+		if (pid > 0)
+			EXPECT_EQ(0, child_status(pid));
+		EXPECT_EQ(0, unlike(heap, number % PAGES, 1, 'p'));
+		if (seconds() > until)
+			break;
+	}
+	close(nth);
+	TH_LOG("%d faults%s, %d forks that failed", number - 1,
+	       failed ? " and no more time" : "", failures);
+	EXPECT_GT(failures, 0);
+	EXPECT_LT(number, MOST_FAULTS);
+	EXPECT_EQ(0, spoiled(heap, 0, 0, 0));
+}
+
+TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
+{
+	if (access(DEBUG "/failslab", F_OK) || access(DEBUG "/fail_page_alloc", F_OK))
+		SKIP(return, "the kernel has no fault injection");
+	ASSERT_TRUE(knobs_turn(true));
+	fork_with_faults(_metadata, &self->heap);
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_GE(ask(CHILD, copy_with_faults, 0, 2 * PAGES, 'c'), 0);
+	EXPECT_GE(ask(CHILD, copy_with_faults, SPARSE, 20, 'c'), 0);
+	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, release, 0, 2, 0));
+	ASSERT_EQ(0, bear(PARENT, GRANDCHILD));
+	EXPECT_GE(ask(PARENT, copy_with_faults, 0, 2 * PAGES, 'q'), 0);
+	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
+	EXPECT_TRUE(knobs_turn(false));
+}
+
+/* A pipe holds pages without pinning them: what it has is what they held. */
+TEST_F_TIMEOUT(cowfail, what_a_pipe_holds_no_process_changes_by_a_write_of_its_own, SLOW)
+{
+	static const long numbers[] = { 5, SPARSE + 5 };
+	struct heap *heap = &self->heap;
+
+	for (int i = 0; i < ARRAY_SIZE(numbers); i++) {
+		struct iovec vector = { page_at(heap, numbers[i]), PAGE };
+		char copy[PAGE];
+		int pipes[2];
+
+		ASSERT_EQ(0, pipe(pipes));
+		ASSERT_EQ(PAGE, vmsplice(pipes[1], &vector, 1, 0));
+		ASSERT_EQ(0, bear(PARENT, CHILD));
+		EXPECT_EQ(0, ask(CHILD, mark, numbers[i], 1, 'c'));
+		EXPECT_EQ(0, release(heap, numbers[i] / PAGES, 1, 0));
+		EXPECT_EQ(0, ask(CHILD, mark, numbers[i], 1, 'd'));
+		EXPECT_EQ(0, ask(CHILD, commit, 4, 4, 0));
+		EXPECT_EQ(0, ask(CHILD, mark, 4 * PAGES, 4 * PAGES, 'e'));
+		ASSERT_EQ(PAGE, read(pipes[0], copy, PAGE));
+		EXPECT_EQ(0, count_other(copy, PAGE, byte_of(numbers[i], 'p')));
+		EXPECT_EQ(0, ask(CHILD, unlike, numbers[i], 1, 'd'));
+		close(pipes[0]);
+		close(pipes[1]);
+		EXPECT_EQ(0, end(CHILD));
+	}
+}
+
+/*
+ * Pins. What a device may be writing to stays where it is, and that is the parent's.
+ */
+FIXTURE(pinned) {
+	struct balance before;
+	struct heap heap;
+	struct io_uring ring;
+	int umem;
+	int input;
+};
+
+FIXTURE_VARIANT(pinned) {
+	bool ring;	/* fixed buffers of io_uring; else packet memory */
+	long first;
+	long count;
+};
+
+FIXTURE_VARIANT_ADD(pinned, huge_by_io_uring) {
+	.ring = true, .first = 0, .count = 512,
+};
+
+FIXTURE_VARIANT_ADD(pinned, sparse_by_io_uring) {
+	.ring = true, .first = 2 * 512 + 14, .count = 4,
+};
+
+FIXTURE_VARIANT_ADD(pinned, huge_by_a_packet_socket) {
+	.first = 0, .count = 512,
+};
+
+FIXTURE_VARIANT_ADD(pinned, sparse_by_a_packet_socket) {
+	.first = 2 * 512 + 14, .count = 4,
+};
+
+FIXTURE_SETUP(pinned)
+{
+	char data[PAGE];
+
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, begin(&self->before, &self->heap));
+	self->umem = -1;
+	self->input = memfd_create("karena-cow", MFD_CLOEXEC);
+	ASSERT_GE(self->input, 0);
+	memset(data, 'i', PAGE);
+	for (long i = 0; i < variant->count; i++)
+		ASSERT_EQ(PAGE, pwrite(self->input, data, PAGE, i * PAGE));
+	ASSERT_EQ(0, io_uring_queue_init(8, &self->ring, 0));
+}
+
+FIXTURE_TEARDOWN(pinned)
+{
+	family_end();
+	io_uring_queue_exit(&self->ring);
+	if (self->umem >= 0)
+		close(self->umem);
+	close(self->input);
+	heap_destroy(&self->heap);
+	EXPECT_BALANCE(&self->before);
+}
+
+/* Pin the pages for as long as the ring or the socket is there: 0 or -errno. */
+static int pin(FIXTURE_DATA(pinned) *self, const FIXTURE_VARIANT(pinned) *variant)
+{
+	struct iovec buffer = {
+		page_at(&self->heap, variant->first), variant->count * PAGE
+	};
+	struct xdp_umem_reg area = {
+		.addr = (uintptr_t)buffer.iov_base, .len = buffer.iov_len,
+		.chunk_size = PAGE,
+	};
+
+	if (variant->ring)
+		return io_uring_register_buffers(&self->ring, &buffer, 1);
+	self->umem = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	if (self->umem < 0)
+		return -errno;
+	return setsockopt(self->umem, SOL_XDP, XDP_UMEM_REG, &area, sizeof(area)) ?
+	       -errno : 0;
+}
+
+#define REQUIRE_PIN()							\
+	do {								\
+		int _err = pin(self, variant);				\
+									\
+		/* 6.1 registers no buffers of files, and not all have AF_XDP. */ \
+		if (_err == -EOPNOTSUPP || _err == -EAFNOSUPPORT)	\
+			SKIP(return, "the kernel pins no such memory so"); \
+		ASSERT_EQ(0, _err);					\
+	} while (0)
+
+/* The physical page; or 0. */
+static uint64_t frame_at(struct heap *heap, long number)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (pread(fd, &entry, sizeof(entry),
+		  (uintptr_t)page_at(heap, number) / PAGE * 8) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+}
+
+/* Input from the file arrives in what is pinned: bytes, or -errno. */
+static int input_arrives(FIXTURE_DATA(pinned) *self,
+			 const FIXTURE_VARIANT(pinned) *variant)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&self->ring);
+	struct io_uring_cqe *cqe;
+	int ret;
+
+	io_uring_prep_read_fixed(sqe, self->input, page_at(&self->heap, variant->first),
+				 variant->count * PAGE, 0, 0);
+	ret = io_uring_submit(&self->ring);
+	if (ret == 1)
+		ret = io_uring_wait_cqe(&self->ring, &cqe);
+	if (ret)
+		return ret < 0 ? ret : -EPROTO;
+	ret = cqe->res;
+	io_uring_cqe_seen(&self->ring, cqe);
+	return ret;
+}
+
+TEST_F_TIMEOUT(pinned, a_page_stays_the_parents_and_the_child_has_a_copy_at_once, SLOW)
+{
+	const long first = variant->first, count = variant->count;
+	struct heap *heap = &self->heap;
+	uint64_t frames[2];
+
+	REQUIRE_PIN();
+	frames[0] = frame_at(heap, first);
+	frames[1] = frame_at(heap, first + count - 1);
+	ASSERT_NE(0, frames[0]);
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
+	EXPECT_EQ(count, figure_of(CHILD, "copies"));
+	EXPECT_EQ(0, ask(PARENT, mark, first, count, 'q'));
+	EXPECT_EQ(frames[0], frame_at(heap, first));
+	EXPECT_EQ(frames[1], frame_at(heap, first + count - 1));
+	EXPECT_EQ(0, figure_of(PARENT, "copies"));
+	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
+	if (variant->ring) {
+		ASSERT_EQ(count * PAGE, input_arrives(self, variant));
+		EXPECT_EQ(0, count_other(page_at(heap, first), count * PAGE, 'i'));
+		EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	}
+	EXPECT_EQ(0, ask(CHILD, mark, 0, 2 * PAGES, 'c'));
+	EXPECT_EQ(0, ask(CHILD, mark, SPARSE, 20, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'c'));
+	EXPECT_EQ(0, ask(CHILD, unlike, SPARSE, 20, 'c'));
+	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
+	/* What is not pinned is shared as ever. */
+	EXPECT_EQ(0, ask(PARENT, unlike, PAGES, PAGES, 'p'));
+}
+
+/* It reaches nobody, whoever gave up what was pinned. */
+TEST_F_TIMEOUT(pinned, what_arrives_later_arrives_in_no_other_process, SLOW)
+{
+	const long first = variant->first, count = variant->count;
+	struct heap *heap = &self->heap;
+
+	REQUIRE_PIN();
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	ASSERT_EQ(0, release(heap, 0, 3, 0));
+	EXPECT_GT(figure("pinned_orphans"), 0);
+	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, commit, 3, 5, 0));
+	if (variant->ring)
+		ASSERT_EQ(count * PAGE, input_arrives(self, variant));
+	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	EXPECT_EQ(0, ask(CHILD, nonzero, 3 * PAGES, 5 * PAGES, 0));
+	EXPECT_EQ(0, ask(CHILD, mark, first, count, 'c'));
+	EXPECT_EQ(0, end(CHILD));
+}
+
+/* After the first fork a heap is not for long pins any more (6.5: fixed buffers). */
+TEST_F(pinned, after_a_fork_nothing_is_pinned_for_long)
+{
+	int err = pin(self, variant);
+
+	if (err == -EOPNOTSUPP || err == -EAFNOSUPPORT)
+		SKIP(return, "the kernel pins no such memory so");
+	ASSERT_EQ(0, err);
+	EXPECT_EQ(0, variant->ring ? io_uring_unregister_buffers(&self->ring) :
+		  close(self->umem));
+	self->umem = -1;
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
+	err = pin(self, variant);
+	if (!err) {
+		/* Where a kernel allows it, 6.1, the pages are this side's own. */
+		EXPECT_EQ(0, ask(CHILD, mark, variant->first, variant->count, 'c'));
+		EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
+		EXPECT_EQ(0, ask(PARENT, mark, variant->first, variant->count, 'q'));
+		EXPECT_EQ(0, ask(CHILD, unlike, variant->first, variant->count, 'c'));
+	}
+}
+
+TEST_HARNESS_MAIN
