@@ -150,6 +150,19 @@ void karena_control_free(struct karena_heap *heap)
 	kvfree(heap->control);
 }
 
+/* What is volatile is not the clone's, and reclaim must not see it there. */
+static void copy_states(const u32 *from, u32 *to)
+{
+	unsigned long i;
+
+	for (i = 0; i < STATES_PER_PAGE; i++) {
+		u32 word = READ_ONCE(from[i]);
+
+		if (KARENA_STATE(word) < KARENA_VOLATILE)
+			WRITE_ONCE(to[i], word);
+	}
+}
+
 /**
  * karena_control_copy() - Make a clone's control region what the heap's is.
  * @heap: The heap.
@@ -159,13 +172,15 @@ void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 {
 	unsigned long i;
 
-	for (i = STATS_PAGE; i < heap->nr_control; i++) {
+	copy_page(page_address(clone->control[STATS_PAGE]),
+		  page_address(heap->control[STATS_PAGE]));
+	for (i = FIRST_STATES; i < heap->nr_control; i++) {
 		struct page *page = READ_ONCE(heap->control[i]);
 
 		if (page)
-			copy_page(page_address(karena_control_page(clone, i,
-								   KARENA_CLONE_GFP)),
-				  page_address(page));
+			copy_states(page_address(page),
+				    page_address(karena_control_page(clone, i,
+								     KARENA_CLONE_GFP)));
 	}
 }
 

@@ -178,16 +178,21 @@ static bool state_allows(struct clone *clone, struct karena_arena *from)
 static void clone_state(struct clone *clone, struct karena_arena *from,
 			struct karena_arena *to)
 {
-	struct karena_frame *frame = to->frame, *base = to->base;
 	struct karena_heap *heap = clone->clone;
+	struct karena_frame *frame, *base;
 
 	karena_arena_lock(from);
+	/* Reclaim knows the clone's arenas already. */
+	karena_arena_lock(to);
+	frame = to->frame;
+	base = to->base;
 	if (!state_allows(clone, from) && frame) {
 		spin_lock(&heap->family->lock);
 		karena_arena_empty(to);
 		spin_unlock(&heap->family->lock);
 		karena_arena_free(heap, frame, base);
 	}
+	karena_arena_unlock(to);
 	karena_arena_unlock(from);
 }
 
