@@ -426,7 +426,7 @@ TEST_F(device, a_child_is_told_when_there_is_no_clone)
 	/* Before the library's own handler: the kernel does it before both. */
 	pthread_atfork(NULL, NULL, fork_child);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
-		fake.features = cases[i].older ? 0 : KARENA_FEATURE_FORK;
+		fake.features = KARENA_FEATURE_FORK * !cases[i].older;
 		fake.no_clone = cases[i].no_clone;
 		fake.populate_errno = cases[i].populate_errno;
 		heap = ka_heap_create(NULL);
