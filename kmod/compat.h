@@ -77,6 +77,24 @@ static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
 #endif
 }
 
+/*
+ * A command that goes to a worker: io_uring copies its entry, but from 6.10 to 6.13 shows
+ * the worker the ring's, which the program may have used again.
+ */
+static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0) && \
+	LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+	struct io_kiocb *request = cmd_to_io_kiocb(cmd);
+	size_t size = sizeof(*cmd->sqe) << !!(flags & IO_URING_F_SQE128);
+
+	if (cmd->sqe == request->async_data)
+		return;
+	memcpy(request->async_data, cmd->sqe, size);
+	cmd->sqe = request->async_data;
+#endif
+}
+
 /* What struct kobj_type's get_ownership is given became constant. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 #define karena_kobj_const

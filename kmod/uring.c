@@ -26,23 +26,14 @@ int karena_heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 {
 	const struct karena_uring *call = karena_uring_payload(cmd);
 	unsigned int number = cmd->cmd_op;
-	u64 *kept = (u64 *)cmd->pdu;
-	u64 arg;
+	u64 arg = READ_ONCE(call->arg);
 
-	/*
-	 * In the worker, some kernels from 6.10 on show what the program has by then
-	 * put into the entry. Where it goes to a worker at once, it has been copied.
-	 */
-	if (call_waits(number) && !(flags & IO_URING_F_NONBLOCK) &&
-	    !(cmd_to_io_kiocb(cmd)->flags & REQ_F_FORCE_ASYNC))
-		return karena_heap_ioctl(cmd->file, number, *kept);
-	arg = READ_ONCE(call->arg);
 	if (READ_ONCE(call->reserved))
 		return -EINVAL;
 	if (number == KARENA_SNAPSHOT || number == KARENA_SHARE)
 		return -ENOTTY;
 	if (call_waits(number) && flags & IO_URING_F_NONBLOCK) {
-		*kept = arg;
+		karena_uring_keep(cmd, flags);
 		return -EAGAIN;
 	}
 	return karena_heap_ioctl(cmd->file, number, arg);

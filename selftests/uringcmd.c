@@ -717,6 +717,26 @@ TEST_F(uringcmd, a_read_that_is_linked_finds_the_arena_committed)
 	close(disk);
 }
 
+/* The worker goes on with the next itself: who submits has never tried that. */
+TEST_F(uringcmd, calls_linked_to_a_call_have_arguments_of_their_own)
+{
+	struct request requests[16];
+	struct heap *heap = &self->heap;
+
+	for (int i = 0; i < 16; i++) {
+		struct io_uring_sqe *sqe = prep_arenas(&self->ring, heap, KARENA_COMMIT,
+						       &requests[i], i, 1);
+
+		sqe->flags |= i < 15 ? IOSQE_IO_LINK : 0;
+	}
+	ASSERT_EQ(16, io_uring_submit(&self->ring));
+	EXPECT_EQ(0, reap_failed(&self->ring, 16));
+	EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
+	for (int i = 0; i < 16; i++)
+		EXPECT_EQ(0, touch(arena(heap, i)));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 16)));
+}
+
 TEST_F(uringcmd, madvise_commits_and_releases_through_a_ring)
 {
 	struct heap *heap = &self->heap;
