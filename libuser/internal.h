@@ -188,7 +188,7 @@ void ka_notes_change(struct ka_heap *heap);
  */
 typedef void ka_walk_t(void *data, size_t offset, size_t size);
 
-/* walk.c; 0, or an errno. */
+/* walk.c; 0, or -errno. */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data);
 
 /* error.c; sets errno too, and returns -1. */

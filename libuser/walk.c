@@ -16,15 +16,15 @@ static int check_notes(const struct ka_notes *notes, size_t size)
 	if (notes->magic != KA_NOTES_MAGIC ||
 	    notes->version != KA_NOTES_VERSION ||
 	    notes->entry_size != sizeof(struct ka_arena))
-		return EPROTO;
+		return -EPROTO;
 	if (notes->sequence & 1)
-		return EAGAIN;
+		return -EAGAIN;
 	if (notes->nr_arenas > size / KA_ARENA_SIZE ||
 	    notes->nr_touched > notes->nr_arenas ||
 	    notes->nr_notes > notes->nr_touched ||
 	    notes->pages > notes->nr_notes * KA_ARENA_PAGES ||
 	    ka_notes_size(notes->nr_touched) > notes->pages * KA_PAGE_SIZE)
-		return EPROTO;
+		return -EPROTO;
 	return 0;
 }
 
@@ -35,8 +35,8 @@ static int check_notes(const struct ka_notes *notes, size_t size)
  * @walk: Called for each run, in the order of addresses.
  * @data: Passed on.
  *
- * Return: 0; EPROTO, these are no notes, or of another version, or they
- * contradict themselves; EAGAIN, a thread was about to change them.
+ * Return: 0; -EPROTO, these are no notes, or of another version, or they
+ * contradict themselves; -EAGAIN, a thread was about to change them.
  */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data)
 {
@@ -46,7 +46,7 @@ int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data)
 	int error;
 
 	if (size < ka_notes_size(0))
-		return EPROTO;
+		return -EPROTO;
 	error = check_notes(notes, size);
 	if (error)
 		return error;

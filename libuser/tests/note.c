@@ -246,11 +246,11 @@ TEST(notes_elsewhere_are_as_good)
 
 #define EXPECT_WALK_FAILS(_error, _member, _value)			\
 	do {								\
-		__typeof__(notes->_member) was = notes->_member;	\
+		uint64_t was = (_member);				\
 									\
-		notes->_member = (_value);				\
+		(_member) = (__typeof__(_member))(_value);		\
 		EXPECT_EQ(_error, ka_walk(notes, size, learn, &known));	\
-		notes->_member = was;					\
+		(_member) = (__typeof__(_member))was;			\
 	} while (0)
 
 TEST(notes_that_lie_are_refused)
@@ -262,18 +262,18 @@ TEST(notes_that_lie_are_refused)
 
 	ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
 	notes = copy_of(heap);
-	EXPECT_WALK_FAILS(EPROTO, magic, 0);
-	EXPECT_WALK_FAILS(EPROTO, version, KA_NOTES_VERSION + 1);
-	EXPECT_WALK_FAILS(EPROTO, entry_size, 8);
-	EXPECT_WALK_FAILS(EAGAIN, sequence, 3);
-	EXPECT_WALK_FAILS(EPROTO, nr_arenas, notes->nr_arenas + 1);
-	EXPECT_WALK_FAILS(EPROTO, nr_arenas, UINT64_MAX);
-	EXPECT_WALK_FAILS(EPROTO, nr_touched, notes->nr_arenas + 1);
-	EXPECT_WALK_FAILS(EPROTO, nr_notes, notes->nr_touched + 1);
-	EXPECT_WALK_FAILS(EPROTO, pages, 0);
-	EXPECT_WALK_FAILS(EPROTO, pages, UINT64_MAX);
-	EXPECT_EQ(EPROTO, ka_walk(notes, 16, learn, &known));
-	EXPECT_EQ(EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
+	EXPECT_WALK_FAILS(-EPROTO, notes->magic, 0);
+	EXPECT_WALK_FAILS(-EPROTO, notes->version, KA_NOTES_VERSION + 1);
+	EXPECT_WALK_FAILS(-EPROTO, notes->entry_size, 8);
+	EXPECT_WALK_FAILS(-EAGAIN, notes->sequence, 3);
+	EXPECT_WALK_FAILS(-EPROTO, notes->nr_arenas, notes->nr_arenas + 1);
+	EXPECT_WALK_FAILS(-EPROTO, notes->nr_arenas, UINT64_MAX);
+	EXPECT_WALK_FAILS(-EPROTO, notes->nr_touched, notes->nr_arenas + 1);
+	EXPECT_WALK_FAILS(-EPROTO, notes->nr_notes, notes->nr_touched + 1);
+	EXPECT_WALK_FAILS(-EPROTO, notes->pages, 0);
+	EXPECT_WALK_FAILS(-EPROTO, notes->pages, UINT64_MAX);
+	EXPECT_EQ(-EPROTO, ka_walk(notes, 16, learn, &known));
+	EXPECT_EQ(-EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
 	/* Whatever the maps say, no run leads out of the window. */
 	notes->nr_touched = 25;
 	memset(notes->arenas, 0xff, 25 * sizeof(*notes->arenas));
@@ -417,7 +417,7 @@ TEST(a_snapshot_beside_a_busy_thread_is_whole_or_says_so)
 		map = mmap(NULL, args.window, PROT_READ, MAP_SHARED, image, 0);
 		ASSERT_NE(MAP_FAILED, map);
 		error = ka_walk(map, args.window, learn, &seen);
-		EXPECT_TRUE(!error || error == EAGAIN);
+		EXPECT_TRUE(!error || error == -EAGAIN);
 		if (!error) {
 			whole++;
 			EXPECT_EQ(((struct ka_notes *)map)->stats.runs, seen.nr);
