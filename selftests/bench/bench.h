@@ -7,8 +7,10 @@
 #ifndef KARENA_BENCH_H
 #define KARENA_BENCH_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +30,7 @@
 
 #define ARENA		KARENA_ARENA_SIZE
 #define ROUNDS		21
+#define AHEAD		"/sys/module/karena/parameters/ahead"
 
 static inline void die(const char *what)
 {
@@ -183,6 +186,17 @@ static inline void touch(volatile char *start, size_t size)
 		start[i] = 1;
 }
 
+/* On one processor, and so one NUMA node: that of the ready frames. */
+static inline void stay_here(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(sched_getcpu(), &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("sched_setaffinity");
+}
+
 /* In microseconds. */
 static inline double clock_us(clockid_t clock)
 {
@@ -195,6 +209,39 @@ static inline double clock_us(clockid_t clock)
 static inline double now(void)
 {
 	return clock_us(CLOCK_MONOTONIC);
+}
+
+/* Nanoseconds that a task has run; 0 unless it is a kernel thread. */
+static inline unsigned long long kernel_thread(const char *pid)
+{
+	unsigned long long time = 0;
+	char path[300], text[128];
+
+	/* Only kernel threads have no command line. */
+	snprintf(path, sizeof(path), "/proc/%s/cmdline", pid);
+	if (read_text(path, text, sizeof(text)))
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%s/schedstat", pid);
+	if (read_text(path, text, sizeof(text)) > 0)
+		sscanf(text, "%llu", &time);
+	return time;
+}
+
+/* Processor time of all kernel threads, in us. */
+static inline double kernel_cpu(void)
+{
+	unsigned long long sum = 0;
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+
+	if (!dir)
+		die("/proc");
+	while ((entry = readdir(dir))) {
+		if (atoi(entry->d_name))
+			sum += kernel_thread(entry->d_name);
+	}
+	closedir(dir);
+	return sum / 1e3;
 }
 
 static inline long faults(void)

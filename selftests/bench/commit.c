@@ -4,13 +4,10 @@
  * that were ready and without, as 4 KiB anonymous pages, and as transparent huge
  * pages.
  */
-#include <sched.h>
-
 #include "bench.h"
 
 #define ARENAS	16
 #define SIZE	(ARENAS * ARENA)
-#define AHEAD	"/sys/module/karena/parameters/ahead"
 
 enum kind { SMALL, HUGE, NONE_READY, READY, NR_KINDS };
 
@@ -122,17 +119,6 @@ static void print(enum kind kind, const char *small, const char *huge)
 	print_ratio(median(&costs[HUGE].take) / take, huge);
 	printf("%6.1f us%8.2f%4d\n", median(&cost->give),
 	       (double)cost->faults / ARENAS, cost->take.n);
-}
-
-/* On one processor, and so one NUMA node: that of the ready frames. */
-static void stay_here(void)
-{
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(sched_getcpu(), &cpus);
-	if (sched_setaffinity(0, sizeof(cpus), &cpus))
-		die("sched_setaffinity");
 }
 
 int main(void)

@@ -6,8 +6,6 @@
  * an arena clears 2 MiB and leaves cold caches behind, so the memfd that such a
  * heap is compared with meets the same.
  */
-#include <dirent.h>
-#include <sched.h>
 #include <sys/stat.h>
 
 #include "bench.h"
@@ -56,39 +54,6 @@ static void time_add(struct time *sum, struct time from)
 
 	sum->wall += to.wall - from.wall;
 	sum->cpu += to.cpu - from.cpu;
-}
-
-/* Nanoseconds that a task has run; 0 unless it is a kernel thread. */
-static unsigned long long kernel_thread(const char *pid)
-{
-	unsigned long long time = 0;
-	char path[300], text[128];
-
-	/* Only kernel threads have no command line. */
-	snprintf(path, sizeof(path), "/proc/%s/cmdline", pid);
-	if (read_text(path, text, sizeof(text)))
-		return 0;
-	snprintf(path, sizeof(path), "/proc/%s/schedstat", pid);
-	if (read_text(path, text, sizeof(text)) > 0)
-		sscanf(text, "%llu", &time);
-	return time;
-}
-
-/* Processor time of all kernel threads, in us. */
-static double kernel_cpu(void)
-{
-	unsigned long long sum = 0;
-	struct dirent *entry;
-	DIR *dir = opendir("/proc");
-
-	if (!dir)
-		die("/proc");
-	while ((entry = readdir(dir))) {
-		if (atoi(entry->d_name))
-			sum += kernel_thread(entry->d_name);
-	}
-	closedir(dir);
-	return sum / 1e3;
 }
 
 static void cycle_memfd(struct time *sum, bool cold)

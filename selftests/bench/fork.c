@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a fork costs a process that has 512 MiB in use: in arenas, in 4 KiB anonymous
+ * pages, in transparent huge pages, and one that has nothing. The fork itself with the
+ * child's end; the parent's first writes afterwards, while there is a child and when it
+ * is gone; a second fork; and what memory a child takes that only reads.
+ *
+ * Each kind is a process of its own, so that no other's page tables are copied with
+ * it, in a memory cgroup of its own. They take turns.
+ */
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "bench.h"
+
+#define MIB		(1UL << 20)
+#define SIZE		(512 * MIB)
+#define ARENAS		(SIZE / ARENA)
+#define WRITES		1000
+
+/* To take 512 MiB anew for each takes an emulator seconds. */
+#define FORK_ROUNDS	7
+
+#define ROOT		"/sys/fs/cgroup"
+#define COMMITTED	"/sys/class/misc/karena/committed"
+
+enum kind { NOTHING, SMALL, HUGE, KARENA, NR_KINDS };
+
+static const char * const names[] = {
+	[NOTHING]	= "nothing",
+	[SMALL]		= "4 KiB anonymous",
+	[HUGE]		= "MADV_HUGEPAGE",
+	[KARENA]	= "karena",
+};
+
+/* What is measured in a round, in this order; times in us. */
+enum what {
+	FORK,		/* fork, _exit, waitpid; all of the memory mapped before */
+	FORK_CPU,	/* of the processor, that of the kernel's threads counted */
+	AFTER_FORK,	/* then a first write to a page, the child being gone */
+	READ,		/* a child reads every page */
+	READ_GROUP,	/* bytes that it takes of the memory cgroup */
+	READ_TABLES,	/* bytes of page tables that it has */
+	READ_COMMITTED,	/* bytes that all heaps have committed more by it */
+	ALIVE,		/* fork alone, while the child stays */
+	SECOND_FORK,	/* fork, _exit, waitpid, beside that child */
+	WRITE,		/* a first write to a page, while it is there */
+	WRITE_CPU,
+	WRITE_SECOND,	/* to the pages beside them */
+	AFTER_WRITE,	/* to others, when it is gone */
+	NR_WHATS
+};
+
+struct round {
+	double values[NR_WHATS];
+};
+
+static struct holder {
+	int line[2];	/* commands to it, rounds from it */
+	struct series values[NR_WHATS];
+} holders[NR_KINDS];
+
+/* A child that waits until it is told to go. */
+struct child {
+	pid_t pid;
+	int up[2], down[2];
+};
+
+static enum kind kind;
+static char *memory;
+static struct heap heap;
+
+static void make_pipe(int ends[2])
+{
+	if (pipe2(ends, O_CLOEXEC))
+		die("pipe");
+}
+
+static void tell(int fd)
+{
+	if (write(fd, "", 1) != 1)
+		die("write");
+}
+
+static void hear(int fd)
+{
+	char byte;
+
+	if (read(fd, &byte, 1) != 1) {
+		fprintf(stderr, "the other side is gone\n");
+		exit(1);
+	}
+}
+
+static const char *group_file(const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), ROOT "/karena-bench-%d/%s", kind, file);
+	return path;
+}
+
+static double number_in(const char *path)
+{
+	char text[64];
+
+	if (read_text(path, text, sizeof(text)) < 0)
+		die(path);
+	return atof(text);
+}
+
+static void enter_group(void)
+{
+	write_text(ROOT "/cgroup.subtree_control", "+memory");
+	if (mkdir(group_file(""), 0755) && errno != EEXIST)
+		die(group_file(""));
+	if (write_text(group_file("cgroup.procs"), "0"))
+		die(group_file("cgroup.procs"));
+}
+
+/* A member of a process's status, in bytes. */
+static double status_of(pid_t pid, const char *member)
+{
+	char path[64], text[8192], *at;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (read_text(path, text, sizeof(text)) < 0)
+		die(path);
+	at = strstr(text, member);
+	return at ? atof(at + strlen(member) + 1) * 1024 : 0;
+}
+
+static void take_memory(void)
+{
+	long before = faults();
+
+	if (kind == NOTHING)
+		return;
+	if (kind == KARENA) {
+		heap_make(&heap, ARENAS);
+		heap_commit(&heap, ARENAS);
+		memory = heap.window;
+	} else {
+		memory = anonymous(SIZE, kind == HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	}
+	touch(memory, SIZE);
+	/* Huge pages are compared as such, or not at all. */
+	if (kind == HUGE && faults() - before > 2 * (long)ARENAS) {
+		fprintf(stderr, "the kernel gives no transparent huge pages\n");
+		exit(1);
+	}
+}
+
+/* As it was at first, whatever writes have made of it. */
+static void renew_memory(void)
+{
+	if (kind == KARENA)
+		heap_destroy(&heap);
+	else if (kind != NOTHING)
+		munmap(memory, SIZE);
+	take_memory();
+}
+
+/* All of it is in use, and mapped. */
+static void use_memory(void)
+{
+	if (kind != NOTHING)
+		touch(memory, SIZE);
+}
+
+static void read_memory(void)
+{
+	if (kind == NOTHING)
+		return;
+	for (size_t i = 0; i < SIZE; i += 4096)
+		(void)*(volatile char *)(memory + i);
+}
+
+/* A write to each of 1,000 pages, spread over all; in us a write. */
+static double write_spread(size_t offset)
+{
+	size_t step = SIZE / WRITES & ~4095UL;
+	double start = now();
+
+	if (kind == NOTHING)
+		return 0;
+	for (size_t i = 0; i < WRITES; i++)
+		*(volatile char *)(memory + i * step + offset * 4096) = 2;
+	return (now() - start) / WRITES;
+}
+
+static double fork_and_wait(void)
+{
+	double start = now();
+	pid_t child = fork();
+
+	if (!child)
+		_exit(0);
+	if (child < 0 || waitpid(child, NULL, 0) != child)
+		die("fork");
+	return now() - start;
+}
+
+/* How long fork() itself takes the parent. */
+static double child_start(struct child *child, bool reads)
+{
+	double time;
+
+	make_pipe(child->up);
+	make_pipe(child->down);
+	time = now();
+	child->pid = fork();
+	if (!child->pid) {
+		if (reads)
+			read_memory();
+		tell(child->up[1]);
+		hear(child->down[0]);
+		_exit(0);
+	}
+	time = now() - time;
+	if (child->pid < 0)
+		die("fork");
+	hear(child->up[0]);
+	return time;
+}
+
+static void child_end(struct child *child)
+{
+	tell(child->down[1]);
+	if (waitpid(child->pid, NULL, 0) != child->pid)
+		die("waitpid");
+	for (int i = 0; i < 2; i++) {
+		close(child->up[i]);
+		close(child->down[i]);
+	}
+}
+
+static double cpu_now(void)
+{
+	struct rusage children;
+
+	getrusage(RUSAGE_CHILDREN, &children);
+	return clock_us(CLOCK_PROCESS_CPUTIME_ID) + kernel_cpu() +
+	       children.ru_utime.tv_sec * 1e6 + children.ru_utime.tv_usec +
+	       children.ru_stime.tv_sec * 1e6 + children.ru_stime.tv_usec;
+}
+
+/* What workers do of it later is a part of it, and must not be one of the next. */
+static void settle(void)
+{
+	usleep(100000);
+}
+
+static void measure_fork(struct round *round)
+{
+	double cpu = cpu_now();
+
+	round->values[FORK] = fork_and_wait();
+	round->values[AFTER_FORK] = write_spread(0);
+	settle();
+	round->values[FORK_CPU] = cpu_now() - cpu;
+}
+
+static void measure_reader(struct round *round)
+{
+	double group, committed, start;
+	struct child child;
+
+	use_memory();
+	settle();
+	group = number_in(group_file("memory.current"));
+	committed = number_in(COMMITTED);
+	start = now();
+	child_start(&child, true);
+	round->values[READ] = now() - start;
+	settle();
+	round->values[READ_GROUP] = number_in(group_file("memory.current")) - group;
+	round->values[READ_TABLES] = status_of(child.pid, "VmPTE");
+	round->values[READ_COMMITTED] = number_in(COMMITTED) - committed;
+	child_end(&child);
+	settle();
+}
+
+static void measure_writes(struct round *round)
+{
+	struct child child;
+	double cpu;
+
+	use_memory();
+	round->values[ALIVE] = child_start(&child, false);
+	round->values[SECOND_FORK] = fork_and_wait();
+	settle();
+	cpu = cpu_now();
+	round->values[WRITE] = write_spread(0);
+	round->values[WRITE_CPU] = (cpu_now() - cpu) / WRITES;
+	round->values[WRITE_SECOND] = write_spread(1);
+	child_end(&child);
+	round->values[AFTER_WRITE] = write_spread(2);
+	settle();
+}
+
+static void hold(int from, int to)
+{
+	char byte;
+
+	enter_group();
+	take_memory();
+	tell(to);
+	/* Until the other side wants no more. */
+	while (read(from, &byte, 1) == 1) {
+		struct round round = {};
+
+		renew_memory();
+		settle();
+		measure_fork(&round);
+		measure_reader(&round);
+		measure_writes(&round);
+		if (write(to, &round, sizeof(round)) != sizeof(round))
+			die("write");
+	}
+}
+
+static void start_holder(enum kind which)
+{
+	int down[2], up[2];
+	pid_t pid;
+
+	make_pipe(down);
+	make_pipe(up);
+	pid = fork();
+	if (!pid) {
+		close(down[1]);
+		close(up[0]);
+		kind = which;
+		hold(down[0], up[1]);
+		_exit(0);
+	}
+	if (pid < 0)
+		die("fork");
+	close(down[0]);
+	close(up[1]);
+	holders[which].line[0] = up[0];
+	holders[which].line[1] = down[1];
+	hear(up[0]);
+}
+
+/* The last first: it has copies of the others' lines. */
+static void end_holders(void)
+{
+	for (int which = NR_KINDS - 1; which >= 0; which--) {
+		close(holders[which].line[1]);
+		if (wait(NULL) < 0)
+			die("wait");
+		kind = which;
+		rmdir(group_file(""));
+	}
+}
+
+static void run_round(struct holder *holder)
+{
+	struct round round;
+
+	tell(holder->line[1]);
+	if (read(holder->line[0], &round, sizeof(round)) != sizeof(round)) {
+		fprintf(stderr, "a process is gone\n");
+		exit(1);
+	}
+	for (int i = 0; i < NR_WHATS; i++)
+		record(&holder->values[i], round.values[i]);
+}
+
+static double middle(enum kind which, enum what what)
+{
+	return median(&holders[which].values[what]);
+}
+
+/* A row a kind: the value, and how many times karena's that is, or karena its. */
+static void print_times(const char *title, enum what what, bool faster,
+			const char *small, const char *huge)
+{
+	printf("%-34s%11s%14s\n", title, "", faster ? "it / karena " :
+						      "karena / it ");
+	for (int which = faster ? NOTHING : SMALL; which < NR_KINDS; which++) {
+		double time = middle(which, what), karena = middle(KARENA, what);
+
+		printf("  %-32s%8.1f us", names[which], time);
+		if (which != KARENA)
+			print_ratio(faster ? time / karena : karena / time,
+				    which == SMALL ? small :
+				    which == HUGE ? huge : NULL);
+		printf("\n");
+	}
+}
+
+static void print_memory(void)
+{
+	printf("%-34s%12s%12s%12s%12s\n", "a child that reads all", "time",
+	       "cgroup", "tables", "committed");
+	for (int which = NOTHING; which < NR_KINDS; which++)
+		printf("  %-32s%9.0f us%8.0f KiB%8.0f KiB%8.0f KiB\n", names[which],
+		       middle(which, READ), middle(which, READ_GROUP) / 1024,
+		       middle(which, READ_TABLES) / 1024,
+		       middle(which, READ_COMMITTED) / 1024);
+	printf("  karena more than nothing: %.0f KiB of the cgroup (<= 1024)\n",
+	       (middle(KARENA, READ_GROUP) - middle(NOTHING, READ_GROUP)) / 1024);
+}
+
+int main(void)
+{
+	stay_here();
+	for (int which = 0; which < NR_KINDS; which++)
+		start_holder(which);
+	/* A round before them: code and stack have their faults, too. */
+	for (int round = -1; round < FORK_ROUNDS; round++) {
+		for (int which = 0; which < NR_KINDS; which++)
+			run_round(&holders[which]);
+		for (int i = 0; round < 0 && i < NR_KINDS * NR_WHATS; i++)
+			holders[i / NR_WHATS].values[i % NR_WHATS].n = 0;
+	}
+	printf("Fork with 512 MiB in use; medians of %d rounds\n", FORK_ROUNDS);
+	print_times("fork, _exit, waitpid", FORK, true, ">= 40", ">= 3");
+	print_times("the same, all CPU, and 1,000 writes", FORK_CPU, true, NULL, NULL);
+	print_times("fork alone", ALIVE, true, NULL, NULL);
+	print_times("a second one beside the first child", SECOND_FORK, true, NULL, NULL);
+	printf("A first write to each of 1,000 pages, spread over all\n");
+	print_times("the child waits", WRITE, false, "<= 1.5", NULL);
+	print_times("the same, CPU", WRITE_CPU, false, NULL, NULL);
+	print_times("the pages beside them", WRITE_SECOND, false, NULL, NULL);
+	print_times("others, the child gone now", AFTER_WRITE, false, NULL, NULL);
+	print_times("no writes before, the child gone", AFTER_FORK, false, NULL, NULL);
+	print_memory();
+	end_holders();
+	return 0;
+}
