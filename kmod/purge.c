@@ -9,30 +9,33 @@
 #include "karena.h"
 
 /*
- * A page that is taken unasked. If it is the arena's alone and its reference is the
- * only one, nobody uses it, or gets to: who looks into the arena takes a reference
- * under the lock that we hold. If others have it we leave them theirs; its lock is
- * enough, as who has that hands the page to the core.
+ * A page that is taken unasked. Its lock keeps faults away, which hold it until they
+ * have mapped the page, and a moment longer than they have a reference. If it is the
+ * arena's alone and its reference is the only one, nobody uses it, or gets to: who looks
+ * into the arena takes a reference under the lock that we hold. If others have it we
+ * leave them theirs.
  */
 static bool page_hold(struct karena_arena *arena, struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
-	if (karena_frame_shared(arena, page))
-		return folio_trylock(folio);
-	return folio_ref_freeze(folio, 1);
+	if (!folio_trylock(folio))
+		return false;
+	if (karena_frame_shared(arena, page) || folio_ref_freeze(folio, 1))
+		return true;
+	folio_unlock(folio);
+	return false;
 }
 
 static void page_let_go(struct karena_arena *arena, struct page *page, bool *shared)
 {
 	struct folio *folio = page_folio(page);
 
-	if (karena_frame_shared(arena, page)) {
-		folio_unlock(folio);
+	if (karena_frame_shared(arena, page))
 		*shared = true;
-	} else {
+	else
 		folio_ref_unfreeze(folio, 1);
-	}
+	folio_unlock(folio);
 }
 
 /* The n-th of the pages that are held: those of the sparse frame, and the huge one. */
