@@ -316,7 +316,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 		image_destroy(&image);
 	}
 	/* If few were within a round, little is proved. */
-	return within > CHAIN_LOOKS / 2 ? broken : -EAGAIN;
+	return within > CHAIN_LOOKS / 8 ? broken : -EAGAIN;
 }
 
 #endif
