@@ -327,7 +327,7 @@ static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
 		spin_lock(&heap->family->lock);
 	}
 	page = karena_arena_page(arena, i);
-	if (page && page != KARENA_ZERO)
+	if (karena_page_real(page))
 		folio_get(page_folio(page));
 	spin_unlock(&heap->family->lock);
 	return page;
@@ -434,6 +434,21 @@ static void release_huge(struct karena_arena *arena)
 	karena_arena_free(heap, frame, NULL);
 }
 
+/* Out of an arena already: a sparse frame with its pages. */
+static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
+		       bool counted)
+{
+	unsigned long i;
+
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		if (karena_page_real(frame->pages[i]))
+			karena_page_leave(heap, page_folio(frame->pages[i]),
+					  counted);
+	}
+	karena_frame_count(heap, 0, 0, -(long)frame->nr_pages);
+	karena_frame_remove(frame);
+}
+
 /**
  * karena_arena_free() - Free what has been an arena's.
  * @heap: The heap, where nobody maps it any more.
@@ -443,19 +458,13 @@ static void release_huge(struct karena_arena *arena)
 void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 		       struct karena_frame *base)
 {
-	unsigned long i;
-
 	if (frame->folio) {
 		karena_frame_count(heap, -1, 0, 0);
 		karena_frame_leave(heap, frame, true);
 		return;
 	}
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
-			karena_page_leave(heap, page_folio(frame->pages[i]), !base);
-	}
-	karena_frame_count(heap, 0, -1, -(long)frame->nr_pages);
-	karena_frame_remove(frame);
+	karena_frame_count(heap, 0, -1, 0);
+	frame_free(heap, frame, !base);
 	if (!base)
 		return;
 	atomic_long_dec(&heap->based);
@@ -569,18 +578,11 @@ static void arena_destroy(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
-	unsigned long i;
-
 	if (frame->folio) {
 		karena_frame_leave(heap, frame, false);
 		return;
 	}
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
-			karena_page_leave(heap, page_folio(frame->pages[i]), false);
-	}
-	karena_frame_count(heap, 0, 0, -(long)frame->nr_pages);
-	karena_frame_remove(frame);
+	frame_free(heap, frame, false);
 	if (base)
 		karena_frame_leave(heap, base, false);
 }

@@ -61,7 +61,7 @@ static struct page *page_to_copy(struct karena_arena *arena, unsigned long i,
 
 	spin_lock(&arena->heap->family->lock);
 	page = karena_arena_page(arena, i);
-	if (page && page != KARENA_ZERO && !force &&
+	if (karena_page_real(page) && !force &&
 	    !karena_frame_shared(arena, page))
 		page = NULL;
 	spin_unlock(&arena->heap->family->lock);
@@ -220,7 +220,7 @@ void karena_cow_own(struct karena_arena *arena,
 	karena_arena_lock(arena);
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		struct page *page = karena_arena_page(arena, i);
-		bool small = page && page != KARENA_ZERO && !PageCompound(page);
+		bool small = karena_page_real(page) && !PageCompound(page);
 
 		/* Even if the heap has let go of it; with the last goes the base. */
 		if (small ? held(arena, page) : page && all)
@@ -245,7 +245,7 @@ static bool promote_possible(struct karena_arena *arena)
 	for (i = 0; i < KARENA_ARENA_PAGES && possible; i++) {
 		struct page *page = frame->pages[i];
 
-		possible = !page || page == KARENA_ZERO || !page_private(page);
+		possible = !karena_page_real(page) || !page_private(page);
 	}
 	spin_unlock(&arena->heap->family->lock);
 	return possible;
@@ -259,7 +259,7 @@ static unsigned long promote_hold(struct karena_frame *frame)
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		struct page *page = frame->pages[i];
 
-		if (page && page != KARENA_ZERO &&
+		if (karena_page_real(page) &&
 		    !folio_ref_freeze(page_folio(page), 1))
 			break;
 	}
@@ -271,7 +271,7 @@ static void promote_let_go(struct karena_frame *frame, unsigned long held)
 	while (held--) {
 		struct page *page = frame->pages[held];
 
-		if (page && page != KARENA_ZERO)
+		if (karena_page_real(page))
 			folio_ref_unfreeze(page_folio(page), 1);
 	}
 }
@@ -327,7 +327,7 @@ static bool arena_promote(struct karena_arena *arena)
 	if (!done)
 		return false;
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (frame->pages[i] && frame->pages[i] != KARENA_ZERO)
+		if (karena_page_real(frame->pages[i]))
 			karena_folio_free(heap, page_folio(frame->pages[i]), false);
 	}
 	karena_frame_count(heap, 1, -1, -(long)frame->nr_pages);
@@ -369,7 +369,7 @@ static unsigned long arena_shared(struct karena_arena *arena)
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		if (!pages[i])
 			count += shared;
-		else if (pages[i] != KARENA_ZERO)
+		else if (karena_page_real(pages[i]))
 			count += !!page_private(pages[i]);
 	}
 	return count;

@@ -56,7 +56,7 @@ static bool share_pages(struct clone *clone, struct karena_frame *from,
 		struct page *page = from->pages[i];
 
 		to->pages[i] = page;
-		if (!page || page == KARENA_ZERO)
+		if (!karena_page_real(page))
 			continue;
 		lock_page(page);
 		spin_lock(&family->lock);
@@ -234,7 +234,7 @@ static bool arena_held(struct karena_arena *arena)
 	unsigned long i;
 
 	for (i = 0; pages && i < KARENA_ARENA_PAGES && !held; i++)
-		held = pages[i] && pages[i] != KARENA_ZERO &&
+		held = karena_page_real(pages[i]) &&
 		       page_held(arena, pages[i]);
 	return held;
 }

@@ -124,6 +124,12 @@ struct karena_frame {
 /* In a sparse frame: reads as zeros, and has no page yet. */
 #define KARENA_ZERO	ZERO_PAGE(0)
 
+/* Whether what an arena has for a page is one. */
+static inline bool karena_page_real(const struct page *page)
+{
+	return page && page != KARENA_ZERO;
+}
+
 /**
  * struct karena_arena - A slot of the window.
  * @heap: Whose window it is in.

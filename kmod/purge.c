@@ -48,7 +48,7 @@ static struct page *purge_page(struct karena_arena *arena, unsigned long n)
 		return huge ? folio_page(huge->folio, 0) : NULL;
 	if (arena->frame->pages)
 		page = arena->frame->pages[n];
-	return page == KARENA_ZERO ? NULL : page;
+	return karena_page_real(page) ? page : NULL;
 }
 
 /* With CHANGING and the family's lock held: take all out of the arena, or nothing. */

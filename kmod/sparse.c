@@ -27,11 +27,6 @@
 /* How often a frame is tried that a fault under way may hold; 20 to 50 us each. */
 #define FREEZE_TRIES	50
 
-static bool real_page(const struct page *page)
-{
-	return page && page != KARENA_ZERO;
-}
-
 static int frame_make(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
@@ -167,7 +162,7 @@ void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which
 	if (huge)
 		settle(huge->folio);
 	for (i = 0; pages && i < KARENA_ARENA_PAGES; i++) {
-		if (real_page(pages[i]) && (!which || test_bit(i, which)))
+		if (karena_page_real(pages[i]) && (!which || test_bit(i, which)))
 			settle(page_folio(pages[i]));
 	}
 }
@@ -203,9 +198,9 @@ static struct folio *page_set(struct karena_arena *arena, unsigned long i,
 
 	spin_lock(&arena->heap->family->lock);
 	frame->pages[i] = page;
-	frame->nr_pages += real_page(page) - real_page(old);
+	frame->nr_pages += karena_page_real(page) - karena_page_real(old);
 	spin_unlock(&arena->heap->family->lock);
-	return real_page(old) ? page_folio(old) : NULL;
+	return karena_page_real(old) ? page_folio(old) : NULL;
 }
 
 /**
@@ -278,7 +273,7 @@ static bool demote_prepare(struct demotion *demotion)
 	for_each_clear_bit(i, demotion->gone, KARENA_ARENA_PAGES) {
 		struct page *old = demote_old(demotion, i);
 
-		if (real_page(old))
+		if (karena_page_real(old))
 			continue;
 		folio = karena_sparse_alloc(arena, i, old ? DEMOTE_GFP :
 					    DEMOTE_GFP & ~__GFP_ZERO);

@@ -287,6 +287,9 @@ static inline size_t chain_broken(const char *window, bool *within, uint64_t *su
 
 #define CHAIN_LOOKS	25
 
+/* How many at most, where the writers are slow, until enough fall into a change. */
+#define CHAIN_LOOKS_MAX	(8 * CHAIN_LOOKS)
+
 /*
  * Make images of a heap while a chain grows in it: how many links were not so at one
  * moment, or how often an image has changed; or -errno.
@@ -298,7 +301,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 
 	if (!chain_goes_on(chain, CHAIN_LINKS))
 		return -ETIME;
-	for (int i = 0; i < CHAIN_LOOKS; i++) {
+	for (int i = 0; i < CHAIN_LOOKS_MAX; i++) {
 		uint64_t sum, later;
 		struct image image;
 		bool inside;
@@ -309,14 +312,16 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 		broken += chain_broken(image.window, &inside, &sum);
 		within += inside;
 		/* The heap goes on, the image does not. */
-		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i))
+		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i % CHAIN_LOOKS))
 			return -ETIME;
 		broken += chain_broken(image.window, &inside, &later);
 		broken += sum != later;
 		image_destroy(&image);
+		if (i + 1 >= CHAIN_LOOKS && within > CHAIN_LOOKS / 2)
+			break;
 	}
 	/* If few were within a round, little is proved. */
-	return within > CHAIN_LOOKS / 8 ? broken : -EAGAIN;
+	return within > CHAIN_LOOKS / 2 ? broken : -EAGAIN;
 }
 
 #endif

@@ -4,49 +4,21 @@
  * its time. What arrives through one reaches no arena that was committed after the
  * pinned one was lost, and reclaim leaves a pinned arena alone.
  */
-#include <liburing.h>
 #include <pthread.h>
 #include <sys/syscall.h>
-#include <sys/utsname.h>
 
 #include "common.h"
+#include "ring.h"
 
 #define NR	32
 #define OLD	'o'	/* what is in the pinned arena */
 #define INPUT	'i'	/* what arrives through the pin */
-
-/* Before 6.5, io_uring takes no pages of files but tmpfs's and hugetlbfs's. */
-static bool can_register(void)
-{
-	struct utsname name;
-	int major, minor;
-
-	if (uname(&name) || sscanf(name.release, "%d.%d", &major, &minor) != 2)
-		return false;
-	return major > 6 || (major == 6 && minor >= 5);
-}
 
 #define REQUIRE_REGISTER()						\
 	do {								\
 		if (!can_register())					\
 			SKIP(return, "no fixed buffers of files before 6.5"); \
 	} while (0)
-
-/* A file that holds one byte everywhere. */
-static int file_of(char byte, size_t size)
-{
-	char data[65536];
-	int fd = memfd_create("karena-uring", MFD_CLOEXEC);
-
-	memset(data, byte, sizeof(data));
-	for (size_t at = 0; fd >= 0 && at < size; at += sizeof(data)) {
-		if (pwrite(fd, data, sizeof(data), at) != sizeof(data)) {
-			close(fd);
-			return -1;
-		}
-	}
-	return fd;
-}
 
 FIXTURE(uring) {
 	struct heap heap;	/* its arena 0 is pinned */
@@ -79,36 +51,12 @@ FIXTURE_TEARDOWN(uring)
 /* Commit arena 0 and pin it: 0 or -errno. */
 static int pin(struct heap *heap, struct io_uring *ring)
 {
-	struct iovec buffer = { heap->window, ARENA };
 	int err = heap_commit(heap, 0, 1);
 
 	if (err)
 		return err;
 	memset(heap->window, OLD, ARENA);
-	return io_uring_register_buffers(ring, &buffer, 1);
-}
-
-/* Move pinned pages from or to a file: bytes or -errno. */
-static int through_the_pin(struct io_uring *ring, int opcode, int fd, void *address,
-			   unsigned int length)
-{
-	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-	struct io_uring_cqe *cqe;
-	int result;
-
-	if (opcode == IORING_OP_READ_FIXED)
-		io_uring_prep_read_fixed(sqe, fd, address, length, 0, 0);
-	else
-		io_uring_prep_write_fixed(sqe, fd, address, length, 0, 0);
-	result = io_uring_submit_and_wait(ring, 1);
-	if (result < 0)
-		return result;
-	result = io_uring_wait_cqe(ring, &cqe);
-	if (result)
-		return result;
-	result = cqe->res;
-	io_uring_cqe_seen(ring, cqe);
-	return result;
+	return ring_register(ring, heap->window, ARENA);
 }
 
 /* How many bytes are not those of a newly committed arena. */
@@ -305,51 +253,6 @@ TEST_F(uring, what_arrives_after_pages_were_released_reaches_no_page)
 					     64 * PAGE));
 	EXPECT_EQ(0, count_other(heap->window, ARENA - PAGE, 0));
 	EXPECT_EQ(0, count_other(arena(heap, 1), (NR - 2) * ARENA, 0));
-}
-
-/* A read from a disk whose cgroup lets it wait: its pages are pinned meanwhile. */
-struct slow_read {
-	pthread_t thread;
-	pid_t tid;
-	int disk;
-	char *to;
-	ssize_t result;
-};
-
-static void *slow_read_main(void *data)
-{
-	struct slow_read *read = data;
-
-	__atomic_store_n(&read->tid, gettid(), __ATOMIC_RELEASE);
-	read->result = pread(read->disk, read->to, MIB, 0);
-	return NULL;
-}
-
-static char thread_state(pid_t tid)
-{
-	char path[64], text[256], *at;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	if (read_text(path, text, sizeof(text)))
-		return 0;
-	at = strrchr(text, ')');
-	return at ? at[2] : 0;
-}
-
-/* Start to read, and wait, ten seconds at most, until it waits for the disk. */
-static bool slow_read_start(struct slow_read *read)
-{
-	int asleep = 0;
-
-	if (pthread_create(&read->thread, NULL, slow_read_main, read))
-		return false;
-	for (int i = 0; i < 1000 && asleep < 10; i++) {
-		pid_t tid = __atomic_load_n(&read->tid, __ATOMIC_ACQUIRE);
-
-		usleep(10000);
-		asleep = tid && thread_state(tid) == 'D' ? asleep + 1 : 0;
-	}
-	return asleep == 10;
 }
 
 TEST_F_TIMEOUT(uring, a_disk_that_answers_after_a_release_reaches_no_arena, SLOW)
