@@ -169,32 +169,38 @@ static void state_committed(struct karena_arena *arena, u32 committed)
 		cmpxchg(state, word, committed);
 }
 
+/* For what has been charged. */
+static struct folio *huge_alloc(struct karena_heap *heap, int node)
+{
+	struct folio *folio = karena_reserve_take(heap, node);
+
+	if (!folio)
+		folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node,
+					   KARENA_FRAME_GFP);
+	/* Orphans that have come free are charged to its cgroup still. */
+	if (!folio && karena_folio_reap(heap))
+		folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node,
+					   KARENA_FRAME_GFP);
+	return folio;
+}
+
 /* A charged, zeroed frame, or an ERR_PTR. */
 static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
 {
 	int node = karena_folio_node(heap, index);
 	struct folio *folio = karena_ready_take(heap, node, false);
-	int err;
 
 	if (folio)
 		return folio;
-	err = karena_charge(heap, KARENA_ARENA_PAGES);
-	if (!err) {
-		folio = karena_reserve_take(heap, node);
-		if (!folio)
-			folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER,
-						   node, KARENA_FRAME_GFP);
-		/* Orphans that have come free are charged to its cgroup still. */
-		if (!folio && karena_folio_reap(heap))
-			folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER,
-						   node, KARENA_FRAME_GFP);
-		if (!folio)
-			karena_uncharge(heap, KARENA_ARENA_PAGES);
-	}
-	/* Better one of another node than none. */
+	if (karena_charge(heap, KARENA_ARENA_PAGES, &folio))
+		return ERR_PTR(-ENOMEM);
 	if (!folio)
-		folio = karena_ready_take(heap, node, true);
-	return folio ?: ERR_PTR(-ENOMEM);
+		folio = huge_alloc(heap, node);
+	if (folio)
+		return folio;
+	karena_uncharge(heap, KARENA_ARENA_PAGES);
+	/* Better one of another node than none. */
+	return karena_ready_take(heap, node, true) ?: ERR_PTR(-ENOMEM);
 }
 
 /* With CHANGING held, on an arena without a frame. */

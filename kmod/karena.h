@@ -539,6 +539,7 @@ void karena_folio_exit(void);
 /* ready.c */
 struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any);
 void karena_ready_committed(struct karena_heap *heap, int node);
+struct folio *karena_ready_give_up(struct karena_heap *heap);
 unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
 				int node);
 int karena_ready_call(struct karena_heap *heap, struct karena_ready *call);
@@ -570,7 +571,7 @@ int karena_reclaim_init(void);
 void karena_reclaim_exit(void);
 
 /* limit.c */
-int karena_charge(struct karena_heap *heap, unsigned long pages);
+int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare);
 void karena_uncharge(struct karena_heap *heap, unsigned long pages);
 void karena_charge_heap(struct karena_heap *heap, long pages);
 void karena_charge_all(long pages);

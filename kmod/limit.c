@@ -2,10 +2,10 @@
 /*
  * Limits: how much a heap, and all heaps together, may commit. What is charged
  * here is charged before memory is allocated and uncharged when it is free, so
- * that neither limit is exceeded; but for the moment of a demotion, see sparse.c, and
- * by copies: who has a page counts it whether or not others have it, too, so that its
- * own limit has room for the copy; all heaps together count it once, and the copy is
- * added, as a limit must not end in a signal.
+ * that neither limit is exceeded; but for the moment of a demotion, see sparse.c, and that
+ * in which a ready frame is given up, and by copies: who has a page counts it whether or
+ * not others have it, too, so that its own limit has room for the copy; all heaps together
+ * count it once, and the copy is added, as a limit must not end in a signal.
  *
  * What is charged also counts against the process's RLIMIT_MEMLOCK, as it is never
  * swapped. It is counted in mm->pinned_vm, as what RDMA and io_uring pin is: to count
@@ -194,45 +194,61 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 
 /**
  * karena_uncharge_ready() - Count pages that are ready no more.
- * @heap: The heap.
+ * @heap: The heap, with the family's lock held.
  * @pages: How many.
  */
 void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 {
-	spin_lock(&heap->family->lock);
+	lockdep_assert_held(&heap->family->lock);
 	WRITE_ONCE(heap->charged, heap->charged - pages);
-	spin_unlock(&heap->family->lock);
 	uncharge_outer(heap, pages);
 }
 
 /**
  * karena_charge_committed() - Count pages as committed that were ready.
- * @heap: The heap.
+ * @heap: The heap, with the family's lock held.
  * @pages: How many.
  */
 void karena_charge_committed(struct karena_heap *heap, unsigned long pages)
 {
-	spin_lock(&heap->family->lock);
+	lockdep_assert_held(&heap->family->lock);
 	WRITE_ONCE(heap->committed, heap->committed + pages);
-	spin_unlock(&heap->family->lock);
 	atomic_long_add(pages, &committed_pages);
 }
 
+/* With the family's lock held. */
 static int charge_commit(struct karena_heap *heap, unsigned long pages)
 {
 	int err = charge_outer(heap, pages, karena_limit());
 
 	if (err)
 		return err;
-	spin_lock(&heap->family->lock);
 	err = charge_heap(heap, pages);
-	if (!err)
-		WRITE_ONCE(heap->committed, heap->committed + pages);
-	spin_unlock(&heap->family->lock);
 	if (err)
 		uncharge_outer(heap, pages);
 	else
-		atomic_long_add(pages, &committed_pages);
+		karena_charge_committed(heap, pages);
+	return err;
+}
+
+/* What is ready makes room. */
+static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
+			   struct folio **spare)
+{
+	int err;
+
+	spin_lock(&heap->family->lock);
+	err = charge_commit(heap, pages);
+	if (err) {
+		*spare = karena_ready_give_up(heap);
+		if (*spare)
+			err = charge_commit(heap, pages);
+	}
+	spin_unlock(&heap->family->lock);
+	if (err && *spare) {
+		folio_put(*spare);
+		*spare = NULL;
+	}
 	return err;
 }
 
@@ -240,19 +256,21 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
  * karena_charge() - Count pages that are about to be committed.
  * @heap: The heap.
  * @pages: How many.
+ * @spare: Out: a ready frame that made room for them, the caller's to use or to free;
+ *	or NULL.
  *
  * Return: 0, or -ENOMEM at the limit of the heap, of all heaps together or of the
  * process.
  */
-int karena_charge(struct karena_heap *heap, unsigned long pages)
+int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare)
 {
-	int err = charge_commit(heap, pages);
+	int err;
 
-	if (err) {
-		/* What was pinned when it was released may be free by now. */
-		karena_folio_reap(heap);
-		err = charge_commit(heap, pages);
-	}
+	*spare = NULL;
+	err = charge_or_trade(heap, pages, spare);
+	/* What was pinned when it was released may be free by now. */
+	if (err && karena_folio_reap(heap))
+		err = charge_or_trade(heap, pages, spare);
 	return err;
 }
 

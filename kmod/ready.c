@@ -126,6 +126,17 @@ static struct folio *ready_pop_any(struct karena_heap *heap)
 	return folio;
 }
 
+/*
+ * With the family's lock held: uncharge what is about to be freed, so that who commits at
+ * the limit finds either the frame or room for it.
+ */
+static struct folio *ready_uncharge(struct karena_heap *heap, struct folio *folio)
+{
+	if (folio)
+		karena_uncharge_ready(heap, KARENA_ARENA_PAGES);
+	return folio;
+}
+
 /**
  * karena_ready_take() - Take a ready frame to commit it.
  * @heap: The heap.
@@ -149,18 +160,27 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 			folio = ready_pop(heap, node);
 		if (!folio && any)
 			folio = ready_pop_any(heap);
+		if (folio)
+			karena_charge_committed(heap, KARENA_ARENA_PAGES);
 	}
 	spin_unlock(&heap->family->lock);
-	if (folio)
-		karena_charge_committed(heap, KARENA_ARENA_PAGES);
 	return folio;
 }
 
-/* Nobody but us has ever had it. */
-static void ready_free(struct karena_heap *heap, struct folio *folio)
+/**
+ * karena_ready_give_up() - Take a ready frame to make room at a limit.
+ * @heap: The heap, with the family's lock held.
+ *
+ * Return: A zeroed frame that is not charged to the limits any more, or NULL.
+ */
+struct folio *karena_ready_give_up(struct karena_heap *heap)
 {
-	folio_put(folio);
-	karena_uncharge_ready(heap, KARENA_ARENA_PAGES);
+	struct folio *folio = NULL;
+
+	/* A limit may have been lowered since they were charged: nobody commits. */
+	if (heap->nr_ready && !karena_limit_exceeded(heap))
+		folio = ready_uncharge(heap, ready_pop_any(heap));
+	return folio;
 }
 
 static bool ready_drop_one(struct karena_heap *heap, int node)
@@ -172,9 +192,11 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 		folio = ready_pop(heap, node);
 	else if (heap->nr_ready)
 		folio = ready_pop_any(heap);
+	ready_uncharge(heap, folio);
 	spin_unlock(&heap->family->lock);
+	/* Nobody but us has ever had it. */
 	if (folio)
-		ready_free(heap, folio);
+		folio_put(folio);
 	return folio;
 }
 
@@ -239,10 +261,10 @@ static void ready_trim(struct karena_heap *heap)
 			folio = NULL;
 			spin_lock(&heap->family->lock);
 			if (heap->ready->node[node].nr > ready_target(heap, node))
-				folio = ready_pop(heap, node);
+				folio = ready_uncharge(heap, ready_pop(heap, node));
 			spin_unlock(&heap->family->lock);
 			if (folio)
-				ready_free(heap, folio);
+				folio_put(folio);
 		} while (folio);
 	}
 }

@@ -86,15 +86,15 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
 {
 	struct karena_heap *heap = arena->heap;
 	struct karena_frame *frame = arena->frame;
-	struct folio *folio;
+	struct folio *folio, *spare;
 	int err;
 
-	err = karena_charge(heap, 1);
-	/* A ready frame is of no use to who cannot commit. */
-	if (err && karena_ready_drop(heap, 1, NUMA_NO_NODE))
-		err = karena_charge(heap, 1);
+	err = karena_charge(heap, 1, &spare);
 	if (err)
 		return err;
+	/* A ready frame is of no use to who could not commit. */
+	if (spare)
+		folio_put(spare);
 	folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
 	/* Orphans that have come free are charged to its cgroup still. */
 	if (!folio && karena_folio_reap(heap))

@@ -103,6 +103,17 @@ static inline long status_figure(const char *member)
 	return at ? atol(at + strlen(member) + 1) * 1024 : -1;
 }
 
+/* Wait, twenty seconds at most: what is kept ready for a while counts, too. */
+static inline bool pinned_becomes(long bytes)
+{
+	for (int i = 0; i < 2000; i++) {
+		if (status_figure("VmPin") == bytes)
+			return true;
+		usleep(10000);
+	}
+	return false;
+}
+
 /* A file of this program's memory cgroup. */
 static inline const char *group_file(const char *file)
 {
@@ -153,6 +164,17 @@ static inline long group_figure(const char *file, const char *name)
 			return atol(line + length);
 	}
 	return -1;
+}
+
+/* Wait, twenty seconds at most: the last of a process goes after its end. */
+static inline bool group_falls_below(long bytes)
+{
+	for (int i = 0; i < 2000; i++) {
+		if (group_figure("memory.current", NULL) < bytes)
+			return true;
+		usleep(10000);
+	}
+	return false;
 }
 
 /* Memory of this process's own, in small pages; NULL without. */

@@ -431,7 +431,7 @@ TEST_F(clone, it_outlives_a_heap_that_is_unmapped)
 	ASSERT_EQ(0, ask(CHILD, close_it, 0, 0, 0));
 	heap_destroy(&self->heap);
 	ASSERT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
-	EXPECT_EQ(self->before.locked, status_figure("VmPin"));
+	EXPECT_TRUE(pinned_becomes(self->before.locked));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 10, 'c'));
 	EXPECT_EQ(0, ask(CHILD, unlike, 10, 2 * PAGES - 10, 'p'));
 	EXPECT_TRUE(heap_figure_becomes(&clone, "shared", 0));
@@ -606,7 +606,7 @@ static void fork_at_the_limits(struct child *child)
 		_exit(0);
 	CHECK(!child_status(pid));
 	CHECK(!heap_release(&heap, 0, 5));
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(pinned_becomes(0));
 }
 
 TEST_F(clone, locked_memory_stops_neither_a_fork_nor_a_copy)

@@ -522,7 +522,7 @@ static inline const char *balance_lost(const struct balance *balance)
 		if (!figure_becomes(balanced[i], balance->figures[i]))
 			return balanced[i];
 	}
-	return status_figure("VmPin") == balance->locked ? NULL : "VmPin";
+	return pinned_becomes(balance->locked) ? NULL : "VmPin";
 }
 
 #define EXPECT_BALANCE(_balance)					\

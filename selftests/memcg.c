@@ -5,23 +5,7 @@
  */
 #include <sys/uio.h>
 
-#include "common.h"
-
-#define ROOT	"/sys/fs/cgroup"
-#define GROUP	ROOT "/karena-selftest"
-
-static long group_figure(const char *file, const char *member)
-{
-	char path[256], text[8192], *at;
-
-	snprintf(path, sizeof(path), GROUP "/%s", file);
-	if (read_text(path, text, sizeof(text)))
-		return -1;
-	if (!member)
-		return atol(text);
-	at = strstr(text, member);
-	return at ? atol(at + strlen(member)) : -1;
-}
+#include "child.h"
 
 FIXTURE(memcg) {
 	int unused;
@@ -30,30 +14,23 @@ FIXTURE(memcg) {
 FIXTURE_SETUP(memcg)
 {
 	REQUIRE_MODULE();
-	write_text(ROOT "/cgroup.subtree_control", "+memory");
-	if (mkdir(GROUP, 0755) && errno != EEXIST)
+	if (group_make())
 		SKIP(return, "no memory cgroup can be made");
-	ASSERT_EQ(0, write_text(GROUP "/memory.max", "24M"));
+	ASSERT_EQ(0, group_limit(24 * MIB));
 }
 
 FIXTURE_TEARDOWN(memcg)
 {
-	EXPECT_EQ(0, rmdir(GROUP));
+	EXPECT_EQ(0, group_remove());
 }
 
-/* The work of a child within the group; its exit status is the failed line. */
-#define CHECK(_condition)						\
-	do {								\
-		if (!(_condition))					\
-			_exit(__LINE__ % 256);				\
-	} while (0)
-
-static void commit_to_the_limit(void)
+static void commit_to_the_limit(struct child *child)
 {
 	struct heap heap;
 	int n;
 
-	CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+	(void)child;
+	CHECK(group_enter());
 	CHECK(!heap_make(&heap, 64 * ARENA, 0));
 	for (n = 0; n < 64 && !heap_commit(&heap, n, 1); n++)
 		memset(arena(&heap, n), 1, ARENA);
@@ -61,24 +38,19 @@ static void commit_to_the_limit(void)
 	CHECK(n >= 9 && n <= 11);
 	CHECK(heap_commit(&heap, n, 1) == -ENOMEM);
 	CHECK(group_figure("memory.current", NULL) >= (long)(n * ARENA));
-	CHECK(group_figure("memory.stat", "file_mapped ") >= (long)(n * ARENA));
+	CHECK(group_figure("memory.stat", "file_mapped") >= (long)(n * ARENA));
 	CHECK(!count_other(heap.window, n * ARENA, 1));
 	CHECK(!heap_release(&heap, 0, 4));
 	CHECK(group_figure("memory.current", NULL) <
 	      (long)((n - 4 + 2) * ARENA));
 	CHECK(!heap_commit(&heap, n, 3));
-	_exit(0);
 }
 
 TEST_F(memcg, memory_max_ends_a_commit_in_enomem)
 {
-	pid_t child = fork();
-
-	if (!child)
-		commit_to_the_limit();
-	EXPECT_EQ(0, child_status(child));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill "));
-	EXPECT_LT(group_figure("memory.current", NULL), 4 * MIB);
+	EXPECT_EQ(0, in_child(commit_to_the_limit));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
 TEST_F(memcg, another_process_commits_nothing_in_a_heap)
@@ -93,7 +65,7 @@ TEST_F(memcg, another_process_commits_nothing_in_a_heap)
 	ASSERT_EQ(0, pipe(to_child));
 	child = fork();
 	if (!child) {
-		CHECK(!write_text(GROUP "/cgroup.procs", "0"));
+		CHECK(group_enter());
 		CHECK(!heap_make(&heap, 4 * ARENA, 0));
 		CHECK(!heap_commit(&heap, 0, 2));
 		set_state(&heap, 2, 2, KARENA_REQUESTED);

@@ -373,6 +373,53 @@ TEST_F_TIMEOUT(ready, commits_counts_and_reclaim_race, SLOW)
 	EXPECT_EQ(0, heap_commit(heap, 0, 8));
 }
 
+/* What has been committed and what is ready may fill the limit between them. */
+struct edge {
+	pthread_t thread;
+	struct heap *heap;
+	int cpu;
+	long commits;
+	long refused;
+};
+
+static void *commit_at_the_edge(void *data)
+{
+	struct edge *edge = data;
+	int first = edge->cpu * 4;
+
+	run_on(edge->cpu);
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		edge->commits++;
+		edge->refused += heap_commit(edge->heap, first, 4) != 0;
+		heap_release(edge->heap, first, 4);
+	}
+	return NULL;
+}
+
+/* Of two nodes, so that now one is to have ready frames, now the other. */
+TEST_F_TIMEOUT(ready, what_has_room_within_the_limit_is_never_refused, SLOW)
+{
+	struct edge edges[2] = {
+		{ .heap = &self->heap, .cpu = 0 }, { .heap = &self->heap, .cpu = 1 }
+	};
+
+	ASSERT_EQ(0, heap_limit(&self->heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
+	ASSERT_EQ(0, keep_ahead("8"));
+	stop = false;
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&edges[i].thread, NULL, commit_at_the_edge,
+					    &edges[i]));
+	sleep(4);
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 2; i++) {
+		pthread_join(edges[i].thread, NULL);
+		EXPECT_EQ(0, edges[i].refused) {
+			TH_LOG("of %ld commits", edges[i].commits);
+		}
+		EXPECT_GT(edges[i].commits, 10);
+	}
+}
+
 TEST_F_TIMEOUT(ready, a_heap_that_goes_meets_reclaim, SLOW)
 {
 	unsigned int seed = 4;
@@ -442,7 +489,7 @@ static void be_charged(struct child *child)
 TEST_F(ready_group, the_owners_memory_cgroup_is_charged)
 {
 	EXPECT_EQ(0, in_child(be_charged));
-	EXPECT_LT(group_figure("memory.current", NULL), 4 * MIB);
+	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
 /* Take so much small memory that 45 MiB are in use; whether it could be had. */

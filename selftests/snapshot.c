@@ -612,17 +612,6 @@ TEST_F(snapshot, copies_fail_at_no_limit)
 	EXPECT_EQ(0, in_child(write_at_the_limits));
 }
 
-/* Wait, twenty seconds at most: what is kept ready for a while counts, too. */
-static bool pinned_becomes(long bytes)
-{
-	for (int i = 0; i < 2000; i++) {
-		if (status_figure("VmPin") == bytes)
-			return true;
-		usleep(10000);
-	}
-	return false;
-}
-
 static void snapshot_within_a_limit(struct child *child)
 {
 	struct karena_snapshot args;
