@@ -31,16 +31,26 @@ struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 	return chunk ? &chunk->arenas[index % KARENA_CHUNK] : NULL;
 }
 
+/* Arenas are empty when they are freed, too: a fork makes many, and clears none. */
+static void chunk_init(void *object)
+{
+	struct karena_chunk *chunk = object;
+	unsigned long i;
+
+	memset(chunk, 0, sizeof(*chunk));
+	for (i = 0; i < KARENA_CHUNK; i++)
+		INIT_LIST_HEAD(&chunk->arenas[i].listed);
+}
+
 static struct karena_chunk *chunk_alloc(struct karena_heap *heap,
 					unsigned long number, gfp_t gfp)
 {
-	struct karena_chunk *chunk = kmem_cache_zalloc(chunk_cache, gfp);
+	struct karena_chunk *chunk = kmem_cache_alloc(chunk_cache, gfp);
 	unsigned long i;
 
 	for (i = 0; chunk && i < KARENA_CHUNK; i++) {
 		chunk->arenas[i].heap = heap;
 		chunk->arenas[i].index = number * KARENA_CHUNK + i;
-		INIT_LIST_HEAD(&chunk->arenas[i].listed);
 	}
 	return chunk;
 }
@@ -121,19 +131,6 @@ void karena_arena_thaw(struct karena_arena *arena)
 	/* Pairs with the check before the sleep in wait_on_bit(). */
 	smp_mb__after_atomic();
 	wake_up_bit(&arena->flags, KARENA_ARENA_FROZEN);
-}
-
-/**
- * karena_arena_huge() - The huge frame of an arena, on top or below.
- * @arena: The arena, with CHANGING or the family's lock held.
- *
- * Return: The frame, or NULL.
- */
-struct karena_frame *karena_arena_huge(struct karena_arena *arena)
-{
-	if (arena->base)
-		return arena->base;
-	return arena->frame && arena->frame->folio ? arena->frame : NULL;
 }
 
 /**
@@ -584,6 +581,9 @@ static void arena_destroy(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
+
+	arena->frame = NULL;
+	arena->base = NULL;
 	if (frame->folio) {
 		karena_frame_leave(heap, frame, false);
 		return;
@@ -604,6 +604,23 @@ static void chunk_hide(struct karena_heap *heap, struct karena_chunk *chunk)
 	spin_unlock(&heap->family->lock);
 }
 
+/* What others have, too, is let go of at once: most of a child's. */
+static void chunk_leave(struct karena_heap *heap, struct karena_chunk *chunk)
+{
+	unsigned long i;
+
+	spin_lock(&heap->family->lock);
+	for (i = 0; i < KARENA_CHUNK; i++) {
+		struct karena_frame *frame = chunk->arenas[i].frame;
+
+		if (!frame || !frame->folio || frame->owners == 1)
+			continue;
+		frame->owners--;
+		chunk->arenas[i].frame = NULL;
+	}
+	spin_unlock(&heap->family->lock);
+}
+
 /**
  * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
  * @heap: The heap, with no other user but reclaim left. What it has committed stays
@@ -620,9 +637,11 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	karena_frame_count(heap, -atomic_long_read(&heap->huge),
 			   -atomic_long_read(&heap->sparse), 0);
 	xa_for_each(&heap->chunks, number, chunk) {
+		chunk_leave(heap, chunk);
 		for (i = 0; i < KARENA_CHUNK; i++) {
 			if (chunk->arenas[i].frame)
 				arena_destroy(&chunk->arenas[i]);
+			chunk->arenas[i].tried_word = 0;
 		}
 		kmem_cache_free(chunk_cache, chunk);
 		cond_resched();
@@ -638,7 +657,8 @@ void karena_arena_destroy_all(struct karena_heap *heap)
  */
 int karena_arena_init(void)
 {
-	chunk_cache = KMEM_CACHE(karena_chunk, SLAB_ACCOUNT);
+	chunk_cache = kmem_cache_create("karena_chunk", sizeof(struct karena_chunk), 0,
+					SLAB_ACCOUNT, chunk_init);
 	return chunk_cache ? 0 : -ENOMEM;
 }
 

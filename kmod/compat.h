@@ -58,6 +58,26 @@ static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 }
 #endif
 
+/* What vm_operations_struct's huge_fault is given. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+#define KARENA_HUGE_ARGS	struct vm_fault *vmf, enum page_entry_size order
+#define karena_huge_order(_order)	((_order) == PE_SIZE_PMD)
+#else
+#define KARENA_HUGE_ARGS	struct vm_fault *vmf, unsigned int order
+#define karena_huge_order(_order)	((_order) == PMD_ORDER)
+#endif
+
+/* An entry as a write leaves it. */
+static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
+{
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+	pmd = pmd_mkwrite(pmd);
+#else
+	pmd = pmd_clear_saveddirty(pmd_mkwrite_novma(pmd));
+#endif
+	return pmd_mkdirty(pmd_mkyoung(pmd));
+}
+
 /* A reference to a file that may be about to go. */
 static inline bool karena_file_tryget(struct file *file)
 {

@@ -7,7 +7,9 @@
  * kernel has.
  */
 #include <linux/mm.h>
+#include <linux/pagemap.h>
 #include <linux/slab.h>
+#include <linux/wait_bit.h>
 
 #include "karena.h"
 
@@ -136,6 +138,42 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 }
 
 /**
+ * karena_control_lock() - Lock a page of the control region, to map it.
+ * @heap: The heap.
+ * @page: The page; who clones the heap lets nobody map it meanwhile.
+ *
+ * Context: May sleep, while the heap is frozen.
+ */
+void karena_control_lock(struct karena_heap *heap, struct page *page)
+{
+	lock_page(page);
+	while (test_bit(KARENA_HEAP_FROZEN, &heap->flags)) {
+		unlock_page(page);
+		wait_on_bit(&heap->flags, KARENA_HEAP_FROZEN,
+			    TASK_UNINTERRUPTIBLE);
+		lock_page(page);
+	}
+}
+
+/**
+ * karena_control_settle() - Wait for faults that were there before the heap was frozen.
+ * @heap: The frozen heap.
+ */
+void karena_control_settle(struct karena_heap *heap)
+{
+	unsigned long i;
+
+	for (i = 0; i < heap->nr_control; i++) {
+		struct page *page = READ_ONCE(heap->control[i]);
+
+		if (!page)
+			continue;
+		lock_page(page);
+		unlock_page(page);
+	}
+}
+
+/**
  * karena_control_free() - Give up a heap's control region.
  * @heap: The heap; what is left of a failed karena_control_alloc() will do.
  */
@@ -151,11 +189,11 @@ void karena_control_free(struct karena_heap *heap)
 }
 
 /* What is volatile is not the clone's, and reclaim must not see it there. */
-static void copy_states(const u32 *from, u32 *to)
+static void copy_states(const u32 *from, u32 *to, unsigned long nr)
 {
 	unsigned long i;
 
-	for (i = 0; i < STATES_PER_PAGE; i++) {
+	for (i = 0; i < nr; i++) {
 		u32 word = READ_ONCE(from[i]);
 
 		if (KARENA_STATE(word) < KARENA_VOLATILE)
@@ -170,17 +208,18 @@ static void copy_states(const u32 *from, u32 *to)
  */
 void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 {
-	unsigned long i;
+	unsigned long left = heap->nr_arenas, i, nr;
 
 	copy_page(page_address(clone->control[STATS_PAGE]),
 		  page_address(heap->control[STATS_PAGE]));
-	for (i = FIRST_STATES; i < heap->nr_control; i++) {
-		struct page *page = READ_ONCE(heap->control[i]);
+	for (i = FIRST_STATES; i < heap->nr_control; i++, left -= nr) {
+		struct page *page = READ_ONCE(heap->control[i]), *copy;
 
-		if (page)
-			copy_states(page_address(page),
-				    page_address(karena_control_page(clone, i,
-								     KARENA_CLONE_GFP)));
+		nr = min(left, STATES_PER_PAGE);
+		if (!page)
+			continue;
+		copy = karena_control_page(clone, i, KARENA_CLONE_GFP);
+		copy_states(page_address(page), page_address(copy), nr);
 	}
 }
 

@@ -137,19 +137,26 @@ static bool page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 	return true;
 }
 
-/* With CHANGING held, on an arena that needs its base no more: it is sparse. */
-static void leave_base(struct karena_arena *arena)
+/*
+ * With CHANGING held, on an arena that needs its base no more: it is sparse, if the state
+ * word can tell the process. Whether it is.
+ */
+static bool leave_base(struct karena_arena *arena)
 {
+	u32 *state = karena_state(arena->heap, arena->index), word;
 	struct karena_frame *base = arena->base;
 	struct karena_heap *heap = arena->heap;
 
 	spin_lock(&heap->family->lock);
-	arena->base = NULL;
-	cmpxchg(karena_state(heap, arena->index), KARENA_ACTIVE,
-		KARENA_ACTIVE | KARENA_SPARSE);
+	word = cmpxchg(state, KARENA_ACTIVE, KARENA_ACTIVE | KARENA_SPARSE);
+	if (word == KARENA_ACTIVE || word == (KARENA_ACTIVE | KARENA_SPARSE))
+		arena->base = NULL;
 	spin_unlock(&heap->family->lock);
+	if (arena->base)
+		return false;
 	atomic_long_dec(&heap->based);
 	karena_frame_leave(heap, base, false);
+	return true;
 }
 
 /* With CHANGING held. */
@@ -175,11 +182,10 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		page_install(arena, i, folio, true);
 	else if (!page_copy(arena, vma, i, old, folio, force))
 		folio_put(folio);
-	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES) {
-		leave_base(arena);
-		/* Somebody else may be alone with it now. */
+	/* Somebody else may be alone with the base then. */
+	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES &&
+	    leave_base(arena))
 		karena_cow_gone(heap->family);
-	}
 	return 0;
 }
 
@@ -197,10 +203,12 @@ int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
 	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
 	int err;
 
+	down_read(&heap->cloning);
 	karena_arena_lock(arena);
 	err = arena_copy(arena, vma, page % KARENA_ARENA_PAGES, KARENA_COPY_GFP,
 			 false);
 	karena_arena_unlock(arena);
+	up_read(&heap->cloning);
 	return err;
 }
 
@@ -350,9 +358,11 @@ bool karena_cow_promote(struct karena_heap *heap, unsigned long page)
 	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
 	bool done;
 
+	down_read(&heap->cloning);
 	karena_arena_lock(arena);
 	done = arena_promote(arena);
 	karena_arena_unlock(arena);
+	up_read(&heap->cloning);
 	return done;
 }
 
@@ -414,10 +424,12 @@ static void promote_work(struct work_struct *work)
 			/* To be looked at again with CHANGING held. */
 			if (!READ_ONCE(arena->base))
 				continue;
+			down_read(&heap->cloning);
 			karena_arena_lock(arena);
 			if (arena->base && arena->frame->nr_pages >= PROMOTE_PAGES)
 				arena_promote(arena);
 			karena_arena_unlock(arena);
+			up_read(&heap->cloning);
 			cond_resched();
 		}
 	}

@@ -172,9 +172,11 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 	/* One for two GiB of window: a limit must not end in a signal. */
 	page = karena_control_page(heap, index, GFP_KERNEL | __GFP_NOFAIL);
 	ret = fault_page(vmf, page);
-	if (!ret)
-		get_page(vmf->page);
-	return ret;
+	if (ret)
+		return ret;
+	get_page(page);
+	karena_control_lock(heap, page);
+	return VM_FAULT_LOCKED;
 }
 
 /* One for window and control region: their mappings may be one. */
@@ -212,7 +214,7 @@ static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	vm_fault_t ret = VM_FAULT_NOPAGE;
 
 	if (vmf->pgoff >= heap->nr_arenas * KARENA_ARENA_PAGES) {
-		lock_page(vmf->page);
+		karena_control_lock(heap, vmf->page);
 		return VM_FAULT_LOCKED;
 	}
 	if (!karena_arena_lock_page(heap, vmf->pgoff, &place))
@@ -230,6 +232,48 @@ static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 		/* It is about to be unmapped, or should have been. */
 		karena_zap(vmf->vma, vmf->address & PAGE_MASK, PAGE_SIZE);
 	return ret;
+}
+
+/* With the folio locked: one entry maps it, and a write to it may go on. */
+static bool make_writable(struct vm_fault *vmf, struct folio *folio)
+{
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
+	bool same;
+
+	same = pmd_same(*vmf->pmd, vmf->orig_pmd) &&
+	       pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
+	if (same)
+		set_pmd_at(mm, vmf->address & PMD_MASK, vmf->pmd,
+			   karena_pmd_mkwrite(vmf->orig_pmd));
+	spin_unlock(lock);
+	return same;
+}
+
+/*
+ * A write to what one entry maps, but not for writing: others have had it, too. If they
+ * are gone, the entry becomes writable, under the folio's lock as ever; else the core
+ * takes it away, and there is a fault like others.
+ */
+static vm_fault_t karena_huge_fault(KARENA_HUGE_ARGS)
+{
+	struct karena_heap *heap = vmf->vma->vm_private_data;
+	struct karena_place place;
+	bool done = false;
+
+	/* Newer kernels ask where nothing is mapped, too. */
+	if (!karena_huge_order(order) || !(vmf->flags & FAULT_FLAG_WRITE) ||
+	    !pmd_trans_huge(vmf->orig_pmd) ||
+	    !karena_arena_lock_page(heap, vmf->pgoff, &place))
+		return VM_FAULT_FALLBACK;
+	if (!place.shared && !place.by_pages && !PageHWPoison(place.page))
+		done = make_writable(vmf, page_folio(place.page));
+	karena_arena_unlock_page(&place);
+	if (!done)
+		return VM_FAULT_FALLBACK;
+	atomic_long_inc(&heap->faults);
+	trace_karena_fault(heap, vmf->pgoff, (__force unsigned int)VM_FAULT_NOPAGE);
+	return VM_FAULT_NOPAGE;
 }
 
 #ifdef CONFIG_NUMA
@@ -266,6 +310,7 @@ static const struct vm_operations_struct cow_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
 	.fault		= karena_fault,
+	.huge_fault	= karena_huge_fault,
 	.page_mkwrite	= karena_page_mkwrite,
 	.map_pages	= map_no_pages,
 	NO_POLICY
@@ -274,108 +319,35 @@ static const struct vm_operations_struct cow_vm_ops = {
 /* Of snapshots and shares, whose files hold the heap: any process's. */
 static const struct vm_operations_struct alias_vm_ops = {
 	.fault		= karena_fault,
+	.huge_fault	= karena_huge_fault,
 	.page_mkwrite	= karena_page_mkwrite,
 	.map_pages	= map_no_pages,
 	NO_POLICY
 };
 
-static bool is_window(struct vm_area_struct *vma, struct karena_heap *heap)
+/**
+ * karena_is_window() - Whether a mapping is of a heap's window or control region.
+ * @vma: The mapping.
+ * @heap: The heap.
+ *
+ * Return: Whether it is, and the heap's process's own.
+ */
+bool karena_is_window(struct vm_area_struct *vma, struct karena_heap *heap)
 {
 	return (vma->vm_ops == &window_vm_ops || vma->vm_ops == &cow_vm_ops) &&
 	       vma->vm_private_data == heap;
 }
 
-/* From now on the core maps no page of it writable that page_mkwrite has not seen. */
-static void vma_protect(struct vm_area_struct *vma)
+/**
+ * karena_window_protect() - Prepare a mapping for copy-on-write.
+ * @vma: The mapping, with its mm held for writing.
+ *
+ * From now on the core maps no page of it writable that page_mkwrite has not seen.
+ */
+void karena_window_protect(struct vm_area_struct *vma)
 {
 	vma->vm_ops = &cow_vm_ops;
 	WRITE_ONCE(vma->vm_page_prot, vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
-}
-
-/* Of the control region, too; they may be anywhere: mremap() moves them. */
-static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
-{
-	VMA_ITERATOR(vmi, heap->mm, 0);
-	struct vm_area_struct *vma;
-	unsigned int nr = 0;
-
-	for_each_vma(vmi, vma) {
-		if (!is_window(vma, heap))
-			continue;
-		if (vmas)
-			vmas[nr] = vma;
-		nr++;
-	}
-	return nr;
-}
-
-/**
- * karena_windows_get() - Find a process's mappings of its heap, for copy-on-write.
- * @heap: The heap, whose mm is held for writing.
- * @windows: Out: they, until karena_windows_put().
- *
- * From here until the mm is let go, no thread of the process is in a fault there, and
- * the core maps no page writable that has not been asked for.
- */
-void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
-{
-	unsigned long start = 0;
-	bool found = false;
-	unsigned int i;
-
-	lockdep_assert_held_write(&heap->mm->mmap_lock);
-	windows->nr = 0;
-	windows->vmas = NULL;
-	/* What is left of a shared heap has no owner, and others have it mapped. */
-	if (!atomic_read(&heap->mm->mm_users))
-		return;
-	windows->nr = find_windows(heap, NULL);
-	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
-				 KARENA_CLONE_GFP);
-	find_windows(heap, windows->vmas);
-	for (i = 0; i < windows->nr; i++) {
-		struct vm_area_struct *vma = windows->vmas[i];
-
-		vma_start_write(vma);
-		vma_protect(vma);
-		if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
-			start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
-		found |= start == heap->start;
-	}
-	if (!found && start)
-		heap->start = start;
-}
-
-/**
- * karena_windows_put() - Forget the mappings.
- * @windows: Of karena_windows_get().
- */
-void karena_windows_put(struct karena_windows *windows)
-{
-	kvfree(windows->vmas);
-}
-
-/**
- * karena_windows_unmap() - Unmap pages of the window or of the control region.
- * @windows: Of karena_windows_get().
- * @from: The first page.
- * @to: The one after the last.
- */
-void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
-			  unsigned long to)
-{
-	unsigned int i;
-
-	for (i = 0; i < windows->nr; i++) {
-		struct vm_area_struct *vma = windows->vmas[i];
-		unsigned long start = max(from, vma->vm_pgoff);
-		unsigned long stop = min(to, vma->vm_pgoff + vma_pages(vma));
-
-		if (start < stop)
-			karena_zap(vma, vma->vm_start +
-				   ((start - vma->vm_pgoff) << PAGE_SHIFT),
-				   (stop - start) << PAGE_SHIFT);
-	}
 }
 
 /* A mapping holds the heap's file. */
@@ -425,7 +397,7 @@ static void vm_open(struct vm_area_struct *vma)
 		vma->vm_private_data = fork_heap(heap, vma->vm_mm);
 	/* A split one has been, if it had to. */
 	if (vma->vm_mm != heap->mm && !test_bit(KARENA_HEAP_IO, &heap->flags))
-		vma_protect(vma);
+		karena_window_protect(vma);
 }
 
 static void vm_close(struct vm_area_struct *vma)

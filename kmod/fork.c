@@ -5,50 +5,42 @@
  * first write of either side to a page of them is a fault, which copies it (cow.c).
  *
  * The mm of the heap's process is held for writing meanwhile, so none of its threads is
- * in a fault of the window. Each frame becomes the clone's first; then the process
- * loses its mappings of those that were its alone. Until then its other threads may
- * write there, which both see; who comes to a page that is unmapped already waits. So
- * the clone shows one moment. Where other processes have the same memory, they lose all
- * of it first, and wait.
+ * in a fault of the window; heap->cloning is, too, so nobody changes an arena of it. The
+ * state words are unmapped first. Each frame becomes the clone's; then the process
+ * can write no more to those that were its alone: its mappings of them become read-only
+ * or go. Until then, and as long as a processor's TLB has the old entry, other threads may
+ * write there, which both see; who comes to a page that is read-only already waits until
+ * all is over. What was written after that is not the clone's, so that the clone shows
+ * one moment. Where other processes have the same memory, they lose all of it first,
+ * and wait.
  */
+#include <linux/bitmap.h>
 #include <linux/mm.h>
-#include <linux/pagemap.h>
 
 #include "compat.h"
 #include "karena.h"
 #include "trace.h"
 
-/* A clone under way, and which neighbouring arenas have to be unmapped in the heap. */
+/* A clone under way, and which neighbouring arenas the heap must not write to any more. */
 struct clone {
 	struct karena_heap *heap;
 	struct karena_heap *clone;
-	unsigned long pages;		/* that the clone has */
+	long huge, sparse, sparse_pages, based;	/* what the clone has */
+	long pages;			/* that are committed in it */
 	unsigned long first, end;	/* arenas that were the heap's alone */
 	struct karena_windows windows;	/* where they are mapped */
+	bool protect;			/* to make them read-only is enough */
 };
 
-/* A huge frame becomes the clone's, too. Whether it was the heap's alone. */
-static bool share_huge(struct clone *clone, struct karena_frame *frame)
+/* With the family's lock held: the clone's, too. Whether it was the heap's alone. */
+static bool share_huge(struct karena_frame *frame)
 {
-	struct karena_family *family = clone->heap->family;
-	bool alone = READ_ONCE(frame->owners) == 1;
-
-	/* What is shared already nobody is about to map for writing. */
-	if (alone)
-		folio_lock(frame->folio);
-	spin_lock(&family->lock);
-	frame->owners++;
-	spin_unlock(&family->lock);
-	if (alone)
-		folio_unlock(frame->folio);
-	return alone;
+	return frame->owners++ == 1;
 }
 
-/* Likewise, of the pages of a sparse frame; the clone gets a frame of its own. */
-static bool share_pages(struct clone *clone, struct karena_frame *from,
-			struct karena_frame *to)
+/* Likewise, the pages of a sparse frame; the clone gets a frame of its own. */
+static bool share_pages(struct karena_frame *from, struct karena_frame *to)
 {
-	struct karena_family *family = clone->heap->family;
 	bool alone = false;
 	unsigned long i;
 
@@ -58,106 +50,69 @@ static bool share_pages(struct clone *clone, struct karena_frame *from,
 		to->pages[i] = page;
 		if (!karena_page_real(page))
 			continue;
-		lock_page(page);
-		spin_lock(&family->lock);
 		alone |= !page_private(page);
 		set_page_private(page, page_private(page) + 1);
-		spin_unlock(&family->lock);
-		unlock_page(page);
 	}
 	to->nr_pages = from->nr_pages;
 	return alone;
 }
 
-/* With CHANGING of the heap's arena held. */
-static bool share_arena(struct clone *clone, struct karena_arena *from,
-			struct karena_arena *to)
+/*
+ * With the family's lock held: what the heap's arena has becomes the clone's, too. Whether
+ * any of it was the heap's alone.
+ */
+static bool share_arena(struct karena_arena *from, struct karena_arena *to,
+			struct karena_frame *mine)
 {
-	struct karena_frame *frame = from->frame, *mine = frame;
-	struct karena_heap *heap = clone->clone;
-	bool alone = false;
+	struct karena_frame *frame = from->frame;
+	bool alone;
 
-	if (frame->pages) {
-		mine = karena_frame_sparse(heap, frame->node, KARENA_CLONE_GFP);
-		alone = share_pages(clone, frame, mine);
-	} else {
-		alone = share_huge(clone, frame);
-	}
+	alone = frame->pages ? share_pages(frame, mine) : share_huge(frame);
 	if (from->base)
-		alone |= share_huge(clone, from->base);
-	spin_lock(&heap->family->lock);
+		alone |= share_huge(from->base);
 	to->base = from->base;
-	karena_frame_give(to, mine);
-	spin_unlock(&heap->family->lock);
-	karena_frame_count(heap, !frame->pages, !!frame->pages, frame->nr_pages);
-	if (frame->pages)
-		karena_reclaim_show(mine);
-	if (from->base)
-		atomic_long_inc(&heap->based);
-	clone->pages += frame->pages && !from->base ? frame->nr_pages :
-						      KARENA_ARENA_PAGES;
+	to->frame = mine;
+	list_add_tail(&to->listed, &mine->arenas);
 	return alone;
 }
 
-/* Write-protect what was the heap's alone: unmap it. */
-static void unmap_flush(struct clone *clone)
+static void clone_count(struct clone *clone, struct karena_arena *arena)
 {
-	if (clone->end > clone->first)
-		karena_windows_unmap(&clone->windows,
-				     clone->first * KARENA_ARENA_PAGES,
-				     clone->end * KARENA_ARENA_PAGES);
+	struct karena_frame *frame = arena->frame;
+
+	clone->huge += !frame->pages;
+	clone->sparse += !!frame->pages;
+	clone->sparse_pages += frame->nr_pages;
+	clone->based += !!arena->base;
+	clone->pages += frame->pages && !arena->base ? frame->nr_pages :
+						       KARENA_ARENA_PAGES;
+}
+
+/* The process writes no more to what was its alone. */
+static void protect_flush(struct clone *clone)
+{
+	unsigned long from = clone->first * KARENA_ARENA_PAGES;
+	unsigned long to = clone->end * KARENA_ARENA_PAGES;
+
+	if (clone->protect)
+		karena_windows_protect(&clone->windows, from, to);
+	else
+		karena_windows_unmap(&clone->windows, from, to);
 	clone->first = 0;
 	clone->end = 0;
 }
 
-static void unmap_add(struct clone *clone, unsigned long index)
+static void protect_add(struct clone *clone, unsigned long index)
 {
 	if (clone->end != index) {
-		unmap_flush(clone);
+		protect_flush(clone);
 		clone->first = index;
 	}
 	clone->end = index + 1;
 }
 
-static void clone_arena(struct clone *clone, struct karena_arena *from,
-			struct karena_arena *to)
-{
-	bool alone = false;
-
-	karena_arena_lock(from);
-	if (from->frame)
-		alone = share_arena(clone, from, to);
-	karena_arena_unlock(from);
-	if (alone)
-		unmap_add(clone, from->index);
-}
-
-/* From here on, who comes to the window or to the state words waits. */
-static void clone_arenas(struct clone *clone)
-{
-	unsigned long window = clone->heap->nr_arenas * KARENA_ARENA_PAGES;
-	struct karena_chunk *chunk;
-	unsigned long number, i;
-
-	xa_for_each(&clone->heap->chunks, number, chunk) {
-		struct karena_arena *to;
-
-		to = karena_arena_make(clone->clone, number * KARENA_CHUNK,
-				       KARENA_CLONE_GFP);
-		for (i = 0; i < KARENA_CHUNK; i++)
-			clone_arena(clone, &chunk->arenas[i], &to[i]);
-		cond_resched();
-	}
-	unmap_flush(clone);
-	karena_windows_unmap(&clone->windows, window, window + clone->heap->nr_control);
-	karena_charge_heap(clone->clone, clone->pages);
-}
-
-/*
- * What the kernel may take at any time, from the clone it takes now. Reclaim may have
- * been faster in the heap.
- */
-static bool state_allows(struct clone *clone, struct karena_arena *from)
+/* Whether the clone has what the heap has there: what is volatile it has not. */
+static bool clone_state(struct clone *clone, struct karena_arena *from)
 {
 	u32 word = READ_ONCE(*karena_state(clone->heap, from->index));
 
@@ -172,71 +127,127 @@ static bool state_allows(struct clone *clone, struct karena_arena *from)
 	if (!from->frame && KARENA_STATE(word) != KARENA_REQUESTED)
 		word = KARENA_FREE;
 	WRITE_ONCE(*karena_state(clone->clone, from->index), word);
-	return word != KARENA_FREE;
+	return from->frame && word != KARENA_FREE;
 }
 
-static void clone_state(struct clone *clone, struct karena_arena *from,
-			struct karena_arena *to)
+/* A sparse arena: the clone gets a frame of its own. */
+static void clone_sparse(struct clone *clone, struct karena_arena *from,
+			 struct karena_arena *to)
 {
 	struct karena_heap *heap = clone->clone;
-	struct karena_frame *frame, *base;
+	struct karena_frame *mine;
+	bool alone;
 
-	karena_arena_lock(from);
-	/* Reclaim knows the clone's arenas already. */
-	karena_arena_lock(to);
-	frame = to->frame;
-	base = to->base;
-	if (!state_allows(clone, from) && frame) {
-		spin_lock(&heap->family->lock);
-		karena_arena_empty(to);
-		spin_unlock(&heap->family->lock);
-		karena_arena_free(heap, frame, base);
-	}
-	karena_arena_unlock(to);
-	karena_arena_unlock(from);
+	mine = karena_frame_sparse(heap, from->frame->node, KARENA_CLONE_GFP);
+	spin_lock(&heap->family->lock);
+	alone = share_arena(from, to, mine);
+	spin_unlock(&heap->family->lock);
+	karena_reclaim_show(mine);
+	clone_count(clone, to);
+	if (alone)
+		protect_add(clone, from->index);
 }
 
-/* The control region, which nobody changes now but the kernel. */
-static void clone_states(struct clone *clone)
+/* Neighbouring arenas: the huge ones at once, nothing of which sleeps. */
+static void clone_chunk(struct clone *clone, struct karena_arena *from,
+			struct karena_arena *to)
 {
-	struct karena_chunk *chunk;
-	unsigned long number, i;
+	DECLARE_BITMAP(alone, KARENA_CHUNK) = {};
+	DECLARE_BITMAP(sparse, KARENA_CHUNK) = {};
+	unsigned long i;
 
-	karena_control_copy(clone->heap, clone->clone);
-	xa_for_each(&clone->heap->chunks, number, chunk) {
-		struct karena_arena *to = karena_arena(clone->clone,
-						       number * KARENA_CHUNK);
-
-		for (i = 0; i < KARENA_CHUNK; i++)
-			clone_state(clone, &chunk->arenas[i], &to[i]);
+	spin_lock(&clone->heap->family->lock);
+	for (i = 0; i < KARENA_CHUNK; i++) {
+		if (!clone_state(clone, &from[i]))
+			continue;
+		if (from[i].frame->pages) {
+			__set_bit(i, sparse);
+			continue;
+		}
+		if (share_arena(&from[i], &to[i], from[i].frame))
+			__set_bit(i, alone);
+		clone_count(clone, &to[i]);
 	}
+	spin_unlock(&clone->heap->family->lock);
+	for (i = 0; i < KARENA_CHUNK; i++) {
+		if (test_bit(i, sparse))
+			clone_sparse(clone, &from[i], &to[i]);
+		else if (test_bit(i, alone))
+			protect_add(clone, from[i].index);
+	}
+}
+
+static void clone_arenas(struct clone *clone)
+{
+	struct karena_heap *heap = clone->clone;
+	struct karena_chunk *chunk;
+	unsigned long number;
+
+	xa_for_each(&clone->heap->chunks, number, chunk) {
+		clone_chunk(clone, chunk->arenas,
+			    karena_arena_make(heap, number * KARENA_CHUNK,
+					      KARENA_CLONE_GFP));
+		cond_resched();
+	}
+	protect_flush(clone);
+	karena_frame_count(heap, clone->huge, clone->sparse, clone->sparse_pages);
+	atomic_long_add(clone->based, &heap->based);
+	karena_charge_heap(heap, clone->pages);
+}
+
+/* From here on, who comes to the state words waits; nobody else changes them now. */
+static void clone_control(struct clone *clone)
+{
+	unsigned long window = clone->heap->nr_arenas * KARENA_ARENA_PAGES;
+
+	karena_windows_unmap(&clone->windows, window, window + clone->heap->nr_control);
+	karena_control_copy(clone->heap, clone->clone);
 }
 
 /*
- * Whether somebody besides the two heaps has a page that was the heap's alone, which
- * is unmapped: a device, or who copies to it. Linux 6.1 tells pins by direct I/O from no
- * other reference.
+ * Whether somebody besides the two heaps has a page that was the heap's alone, of which
+ * only entries for all of a huge frame are left: a device, or who copies to it. Linux 6.1
+ * tells pins by direct I/O from no other reference.
  */
+static bool huge_held(struct karena_frame *huge)
+{
+	struct folio *folio = huge->folio;
+
+	if (folio_ref_count(folio) == 1 + folio_entire_mapcount(folio))
+		return false;
+	return huge->owners == 2 || folio_maybe_dma_pinned(folio);
+}
+
 static bool page_held(struct karena_arena *arena, struct page *page)
 {
 	struct folio *folio = page_folio(page);
-	bool two = folio_test_large(folio) ?
-		   karena_arena_huge(arena)->owners == 2 : page_private(page) == 1;
 
-	return (two && folio_ref_count(folio) > 1) || folio_maybe_dma_pinned(folio);
+	if (folio_test_large(folio))
+		return huge_held(karena_arena_huge(arena));
+	return (page_private(page) == 1 && folio_ref_count(folio) > 1) ||
+	       folio_maybe_dma_pinned(folio);
 }
 
 static bool arena_held(struct karena_arena *arena)
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	struct page **pages = arena->frame->pages;
-	bool held = huge && page_held(arena, folio_page(huge->folio, 0));
+	bool held = huge && huge_held(huge);
 	unsigned long i;
 
 	for (i = 0; pages && i < KARENA_ARENA_PAGES && !held; i++)
 		held = karena_page_real(pages[i]) &&
 		       page_held(arena, pages[i]);
 	return held;
+}
+
+/* Before pages are copied, no thread may write to any: what they have is the moment. */
+static void clone_stop_writes(struct clone *clone)
+{
+	if (clone->protect)
+		karena_windows_unmap(&clone->windows, 0,
+				     clone->heap->nr_arenas * KARENA_ARENA_PAGES);
+	clone->protect = false;
 }
 
 /* A pin stays with the heap's page. All that there are, are there now. */
@@ -247,9 +258,11 @@ static void clone_pinned(struct clone *clone)
 
 	xa_for_each(&clone->clone->chunks, number, chunk) {
 		for (i = 0; i < KARENA_CHUNK; i++) {
-			if (chunk->arenas[i].frame &&
-			    arena_held(&chunk->arenas[i]))
-				karena_cow_own(&chunk->arenas[i], page_held);
+			if (!chunk->arenas[i].frame ||
+			    !arena_held(&chunk->arenas[i]))
+				continue;
+			clone_stop_writes(clone);
+			karena_cow_own(&chunk->arenas[i], page_held);
 		}
 	}
 }
@@ -262,10 +275,8 @@ static void settle_all(struct karena_heap *heap)
 
 	xa_for_each(&heap->chunks, number, chunk) {
 		for (i = 0; i < KARENA_CHUNK; i++) {
-			karena_arena_lock(&chunk->arenas[i]);
 			if (chunk->arenas[i].frame)
 				karena_sparse_settle(&chunk->arenas[i], NULL);
-			karena_arena_unlock(&chunk->arenas[i]);
 		}
 	}
 }
@@ -291,7 +302,9 @@ static void heap_freeze(struct karena_heap *heap)
 {
 	set_frozen(heap, true);
 	settle_all(heap);
-	unmap_mapping_range(heap->family->mapping, 0, karena_window_size(heap), 1);
+	karena_control_settle(heap);
+	unmap_mapping_range(heap->family->mapping, 0, karena_window_size(heap) +
+			    karena_control_size(heap->nr_arenas), 1);
 }
 
 static void heap_thaw(struct karena_heap *heap)
@@ -312,15 +325,18 @@ static void heap_thaw(struct karena_heap *heap)
 struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm)
 {
 	struct clone clone = { .heap = heap };
-	bool public = is_public(heap);
+	bool public;
 
 	karena_windows_get(heap, &clone.windows);
+	/* fork() flushes the TLB, who makes a snapshot does not. */
+	clone.protect = mm != heap->mm && karena_windows_can_protect(heap);
 	clone.clone = karena_heap_clone(heap, mm);
 	down_write(&heap->cloning);
+	public = is_public(heap);
 	if (public)
 		heap_freeze(heap);
+	clone_control(&clone);
 	clone_arenas(&clone);
-	clone_states(&clone);
 	clone_pinned(&clone);
 	if (public)
 		heap_thaw(heap);

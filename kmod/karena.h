@@ -13,16 +13,17 @@
  *			for an arena that is on its frame's list (ready frames: under
  *			the list's lock), waited for before the heap goes.
  *	CHANGING	bit lock of an arena: its frame and base are changed by one at a
- *			time, who may allocate meanwhile. Reclaim only tries it.
+ *			time, who may allocate meanwhile. Reclaim only tries it. Who holds
+ *			heap->cloning for writing needs it not.
  *	FROZEN		bit of an arena, set and cleared under family->lock by who
  *			holds CHANGING: no fault takes a reference to the frame;
  *			it waits. Nothing is allocated meanwhile.
- *	folio lock	a folio leaves its arena, becomes another arena's as well, or the
- *			arena is frozen, only while it is locked or frozen by its count; so
- *			that a fault that holds the lock and has looked again hands the core
- *			a page that is still the arena's, writable only if it is
- *			nobody else's. That others let go of it needs no lock but
- *			family->lock.
+ *	folio lock	a folio leaves its arena, or the arena is frozen, only while it is
+ *			locked or frozen by its count, and becomes another arena's as
+ *			well only when nobody is in a fault there; so that a fault that
+ *			holds the lock and has looked again hands the core a page that is
+ *			still the arena's, writable only if it is nobody else's. That
+ *			others let go of it needs no lock but family->lock.
  *	heap->chunks	of arenas, once made, stay until the heap goes: looked up
  *			without a lock, added under the xarray's own.
  *	mmap_lock	heap->start. Who clones a heap holds that of its process for
@@ -30,13 +31,14 @@
  *			threads is in a fault. Those of other processes, where there
  *			are any, are kept waiting by HEAP_FROZEN.
  *
- *	heap->cloning	no arena is committed or released while the heap is cloned.
+ *	heap->cloning	for reading: who takes CHANGING; reclaim only tries it. For writing:
+ *			who clones the heap, and changes nothing of its arenas. A share is
+ *			added with it held for reading.
  *
- * Order: mmap_lock or the VMA's lock -> heap->cloning -> CHANGING, a parent's arena
- * before its clone's -> folio lock -> family->lock. Memory is allocated with neither of the last
- * two held. unmap_mapping_range() takes i_mmap_rwsem and the page table locks; it is
- * called with at most CHANGING and a folio lock held, as the core's own reverse mapping
- * does. Nothing of sysfs is made or removed under mmap_lock.
+ * Order: mmap_lock or the VMA's lock -> heap->cloning -> CHANGING -> folio lock ->
+ * family->lock. Memory is allocated with neither of the last two held.
+ * unmap_mapping_range() takes i_mmap_rwsem and the page table locks; it is called with at
+ * most CHANGING and a folio lock held, as the core's own reverse mapping does. Nothing of sysfs is made or removed under mmap_lock.
  *
  * Lifetime: a heap is that of its file, held by its descriptors and its mappings; after
  * that, what is left of it is that of its shares. A family is that of the file that all
@@ -152,8 +154,21 @@ struct karena_arena {
 	struct karena_frame *base;
 };
 
+/**
+ * karena_arena_huge() - The huge frame of an arena, on top or below.
+ * @arena: The arena, with CHANGING or the family's lock held.
+ *
+ * Return: The frame, or NULL.
+ */
+static inline struct karena_frame *karena_arena_huge(struct karena_arena *arena)
+{
+	if (arena->base)
+		return arena->base;
+	return arena->frame && arena->frame->folio ? arena->frame : NULL;
+}
+
 /* Arenas are made so many at a time: to clone a heap must not take long. */
-#define KARENA_CHUNK	32
+#define KARENA_CHUNK	64
 
 /**
  * struct karena_chunk - Neighbouring arenas.
@@ -259,7 +274,7 @@ struct karena_family {
  * @shares: Ranges that other processes may map.
  * @orphan_work: Frees orphans that nobody pins any more.
  * @pressure_work: Lets pressure fall.
- * @cloning: Held for reading by who commits or releases, for writing by who clones.
+ * @cloning: See the top.
  * @promote_work: Makes huge again what nobody shares any more.
  * @ready_work: Fills and drains @ready.
  * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
@@ -438,7 +453,6 @@ void karena_arena_lock(struct karena_arena *arena);
 void karena_arena_unlock(struct karena_arena *arena);
 void karena_arena_freeze(struct karena_arena *arena);
 void karena_arena_thaw(struct karena_arena *arena);
-struct karena_frame *karena_arena_huge(struct karena_arena *arena);
 struct page *karena_arena_page(struct karena_arena *arena, unsigned long i);
 int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 			unsigned long count, bool single);
@@ -606,6 +620,8 @@ bool karena_control_states(struct karena_heap *heap, unsigned long index, gfp_t 
 void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone);
 u64 karena_control_size(unsigned long nr_arenas);
 int karena_control_alloc(struct karena_heap *heap, gfp_t gfp);
+void karena_control_lock(struct karena_heap *heap, struct page *page);
+void karena_control_settle(struct karena_heap *heap);
 void karena_control_free(struct karena_heap *heap);
 struct karena_control *karena_control(struct karena_heap *heap);
 unsigned long karena_control_volatile(struct karena_heap *heap);
@@ -616,10 +632,17 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index);
 int karena_mmap(struct file *file, struct vm_area_struct *vma);
 int karena_mmap_snapshot(struct file *file, struct vm_area_struct *vma);
 void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma);
+bool karena_is_window(struct vm_area_struct *vma, struct karena_heap *heap);
+void karena_window_protect(struct vm_area_struct *vma);
+
+/* window.c */
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows);
 void karena_windows_put(struct karena_windows *windows);
 void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
 			  unsigned long to);
+bool karena_windows_can_protect(struct karena_heap *heap);
+void karena_windows_protect(struct karena_windows *windows, unsigned long from,
+			    unsigned long to);
 
 /* ioctl.c */
 long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg);

@@ -124,12 +124,16 @@ static bool arena_purge(struct karena_arena *arena, u32 word)
  */
 bool karena_purge(struct karena_arena *arena, u32 word)
 {
+	struct karena_heap *heap = arena->heap;
 	bool taken = false;
 
-	if (test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags))
+	if (!down_read_trylock(&heap->cloning))
 		return false;
-	if (arena->frame)
-		taken = arena_purge(arena, word);
-	karena_arena_unlock(arena);
+	if (!test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags)) {
+		if (arena->frame)
+			taken = arena_purge(arena, word);
+		karena_arena_unlock(arena);
+	}
+	up_read(&heap->cloning);
 	return taken;
 }

@@ -1341,54 +1341,81 @@ TEST_F(snapshot, a_window_that_was_moved_is_the_heaps_still)
  * The words belong to the moment, too: a thread takes an arena back, says so in another,
  * and takes that back before it gives the arena back.
  */
-struct taker {
-	struct heap *heap;
-	uint64_t *flag;
-	bool stop;
-};
+#define TELLS	30	/* the arena that says so */
 
-/* Long enough for an image to be of it. */
-static void dwell(void)
+static uint64_t *taker_flag(const struct heap *heap)
 {
-	for (volatile int i = 0; i < 300; i++)
+	return (uint64_t *)arena(heap, TELLS);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+static void dwell(uint64_t nanoseconds)
+{
+	uint64_t until = now_ns() + nanoseconds;
+
+	while (now_ns() < until)
 		;
 }
 
 static void *take_and_tell(void *data)
 {
-	struct taker *taker = data;
+	struct heap *heap = data;
+	uint64_t *flag = taker_flag(heap), *stop = flag + 1, image = flag[2];
 	uint32_t word = now_volatile();
 
-	while (!__atomic_load_n(&taker->stop, __ATOMIC_ACQUIRE)) {
-		set_state(taker->heap, 0, 1, word);
-		dwell();
-		if (!take_back(taker->heap, 0, word))
+	while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE)) {
+		set_state(heap, 0, 1, word);
+		dwell(image / 4);
+		if (!take_back(heap, 0, word))
 			break;
-		__atomic_store_n(taker->flag, 1, __ATOMIC_RELEASE);
-		dwell();
-		__atomic_store_n(taker->flag, 0, __ATOMIC_RELEASE);
+		__atomic_store_n(flag, 1, __ATOMIC_RELEASE);
+		/* Longer than an image takes, whose words are of its beginning. */
+		dwell(2 * image);
+		__atomic_store_n(flag, 0, __ATOMIC_RELEASE);
 	}
 	return NULL;
 }
 
-TEST_F_TIMEOUT(snapshot, the_state_words_are_of_the_same_moment, SLOW)
+static int commit_for_taker(struct heap *heap)
 {
-	struct heap *heap = &self->heap;
-	struct taker taker = { .heap = heap };
-	int told = 0, wrong = 0;
-	pthread_t thread;
+	struct image image;
+	uint64_t start;
+	int err = 0;
 
-	for (int i = 0; i < 31; i += 2)
-		ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, i, 0, 512 - i / 2 % 2));
+	for (int i = 0; i <= TELLS && !err; i += 2)
+		err = call_pages(heap, KARENA_COMMIT, i, 0, 512 - i / 2 % 2);
+	if (err)
+		return err;
 	memset(heap->window, 'v', ARENA);
-	taker.flag = (uint64_t *)arena(heap, 30);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, take_and_tell, &taker));
-	for (int i = 0; i < 100; i++) {
-		size_t at = 30 * ARENA;
-		struct image image;
+	start = now_ns();
+	err = heap_snapshot(heap, &image);
+	/* How long an image takes. */
+	taker_flag(heap)[2] = now_ns() - start;
+	if (!err)
+		image_destroy(&image);
+	return err;
+}
 
-		ASSERT_EQ(0, heap_snapshot(heap, &image));
-		if (*(uint64_t *)(image.window + at)) {
+/* How many images were not of one moment; -EAGAIN when few of them say anything. */
+static long images_beside_taker(struct heap *heap)
+{
+	uint64_t *stop = taker_flag(heap) + 1;
+	long told = 0, wrong = 0;
+
+	for (int i = 0; i < 100; i++) {
+		struct image image;
+		int err = heap_snapshot(heap, &image);
+
+		if (err)
+			return err;
+		if (*(uint64_t *)(image.window + TELLS * ARENA)) {
 			told++;
 			wrong += image.states[0] != KARENA_ACTIVE ||
 				 look(image.window) || *image.window != 'v';
@@ -1396,10 +1423,64 @@ TEST_F_TIMEOUT(snapshot, the_state_words_are_of_the_same_moment, SLOW)
 		image_destroy(&image);
 		usleep(1000);
 	}
-	__atomic_store_n(&taker.stop, true, __ATOMIC_RELEASE);
+	__atomic_store_n(stop, 1, __ATOMIC_RELEASE);
+	return told > 5 ? wrong : -EAGAIN;
+}
+
+TEST_F_TIMEOUT(snapshot, the_state_words_are_of_the_same_moment, SLOW)
+{
+	struct heap *heap = &self->heap;
+	pthread_t thread;
+
+	ASSERT_EQ(0, commit_for_taker(heap));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, take_and_tell, heap));
+	EXPECT_EQ(0, images_beside_taker(heap));
 	pthread_join(thread, NULL);
-	EXPECT_GT(told, 5);
+}
+
+/* The first is given back before the last, and taken back after it. */
+#define LAST	100
+
+static void give_and_take_in_order(struct child *child)
+{
+	uint32_t word = now_volatile();
+
+	CHECK(tell(child->parent, 1));
+	for (;;) {
+		set_state(&inherited, 0, 1, word);
+		set_state(&inherited, LAST, 1, word);
+		CHECK(take_back(&inherited, LAST, word));
+		CHECK(take_back(&inherited, 0, word));
+	}
+}
+
+/* Who has the same heap by its policy has the same words, and is no thread of ours. */
+TEST_F_TIMEOUT(snapshot, the_state_words_of_other_processes_are_too, SLOW)
+{
+	int given = 0, wrong = 0;
+	struct child child;
+	struct heap heap;
+
+	ASSERT_EQ(0, heap_open_fork(&heap, 128 * ARENA, KARENA_FORK_SHARE));
+	ASSERT_EQ(0, commit_for_taker(&heap));
+	ASSERT_EQ(0, heap_commit(&heap, LAST, 1));
+	inherited = heap;
+	ASSERT_EQ(0, child_start(&child, give_and_take_in_order));
+	ASSERT_TRUE(hear(child.line));
+	for (int i = 0; i < 300; i++) {
+		struct image image;
+
+		ASSERT_EQ(0, heap_snapshot(&heap, &image));
+		given += image.states[0] == KARENA_FREE;
+		wrong += image.states[LAST] == KARENA_FREE &&
+			 image.states[0] != KARENA_FREE;
+		image_destroy(&image);
+	}
+	kill(child.pid, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, child_end(&child));
+	EXPECT_GT(given, 5);
 	EXPECT_EQ(0, wrong);
+	heap_destroy(&heap);
 }
 
 TEST_F(snapshot, the_module_cannot_be_unloaded_while_one_is_there)

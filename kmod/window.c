@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A process's mappings of its heap, all of them, while the heap is cloned: they are
+ * found, unmapped or made read-only with the mm held for writing, when no thread of
+ * the process is in a fault there.
+ */
+#include <linux/mm.h>
+#include <linux/mmu_notifier.h>
+
+#include "compat.h"
+#include "karena.h"
+
+/* Of the control region, too; they may be anywhere: mremap() moves them. */
+static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
+{
+	VMA_ITERATOR(vmi, heap->mm, 0);
+	struct vm_area_struct *vma;
+	unsigned int nr = 0;
+
+	for_each_vma(vmi, vma) {
+		if (!karena_is_window(vma, heap))
+			continue;
+		if (vmas)
+			vmas[nr] = vma;
+		nr++;
+	}
+	return nr;
+}
+
+/**
+ * karena_windows_get() - Find a process's mappings of its heap, for copy-on-write.
+ * @heap: The heap, whose mm is held for writing.
+ * @windows: Out: they, until karena_windows_put().
+ *
+ * From here until the mm is let go, no thread of the process is in a fault there, and
+ * the core maps no page writable that has not been asked for.
+ */
+void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
+{
+	unsigned long start = 0;
+	bool found = false;
+	unsigned int i;
+
+	lockdep_assert_held_write(&heap->mm->mmap_lock);
+	windows->nr = 0;
+	windows->vmas = NULL;
+	/* What is left of a shared heap has no owner, and others have it mapped. */
+	if (!atomic_read(&heap->mm->mm_users))
+		return;
+	windows->nr = find_windows(heap, NULL);
+	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
+				 KARENA_CLONE_GFP);
+	find_windows(heap, windows->vmas);
+	for (i = 0; i < windows->nr; i++) {
+		struct vm_area_struct *vma = windows->vmas[i];
+
+		vma_start_write(vma);
+		karena_window_protect(vma);
+		if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
+			start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
+		found |= start == heap->start;
+	}
+	if (!found && start)
+		heap->start = start;
+}
+
+/**
+ * karena_windows_put() - Forget the mappings.
+ * @windows: Of karena_windows_get().
+ */
+void karena_windows_put(struct karena_windows *windows)
+{
+	kvfree(windows->vmas);
+}
+
+/* Do something with the mappings of a range of pages, as far as there are any. */
+static void windows_each(struct karena_windows *windows, unsigned long from,
+			 unsigned long to,
+			 void (*what)(struct vm_area_struct *vma, unsigned long start,
+				      unsigned long stop))
+{
+	unsigned int i;
+
+	for (i = 0; i < windows->nr; i++) {
+		struct vm_area_struct *vma = windows->vmas[i];
+		unsigned long start = max(from, vma->vm_pgoff);
+		unsigned long stop = min(to, vma->vm_pgoff + vma_pages(vma));
+
+		if (start < stop)
+			what(vma, vma->vm_start + ((start - vma->vm_pgoff) << PAGE_SHIFT),
+			     vma->vm_start + ((stop - vma->vm_pgoff) << PAGE_SHIFT));
+	}
+}
+
+static void unmap(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
+{
+	karena_zap(vma, start, stop - start);
+}
+
+/**
+ * karena_windows_unmap() - Unmap pages of the window or of the control region.
+ * @windows: Of karena_windows_get().
+ * @from: The first page.
+ * @to: The one after the last.
+ */
+void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
+			  unsigned long to)
+{
+	windows_each(windows, from, to, unmap);
+}
+
+/* Where the entry for a huge frame is at an address, or NULL where there is no table. */
+static pmd_t *find_pmd(struct mm_struct *mm, unsigned long address)
+{
+	pgd_t *pgd = pgd_offset(mm, address);
+	p4d_t *p4d;
+	pud_t *pud;
+
+	if (pgd_none(*pgd))
+		return NULL;
+	p4d = p4d_offset(pgd, address);
+	if (p4d_none(*p4d))
+		return NULL;
+	pud = pud_offset(p4d, address);
+	return pud_none(*pud) ? NULL : pmd_offset(pud, address);
+}
+
+/* Make the entry for a huge frame read-only. Whether there are small pages instead. */
+static bool protect_huge(struct vm_area_struct *vma, unsigned long address, pmd_t *pmd)
+{
+	spinlock_t *lock = pmd_lock(vma->vm_mm, pmd);
+	bool pages = false;
+
+	if (pmd_trans_huge(*pmd))
+		pmdp_set_wrprotect(vma->vm_mm, address & PMD_MASK, pmd);
+	else
+		pages = !pmd_none(*pmd);
+	spin_unlock(lock);
+	return pages;
+}
+
+/* Small pages next to each other are unmapped at once. */
+static void protect(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
+{
+	unsigned long address, next, zap = stop;
+	pmd_t *pmd;
+
+	for (address = start; address < stop; address = next) {
+		next = pmd_addr_end(address, stop);
+		pmd = find_pmd(vma->vm_mm, address);
+		if (pmd && protect_huge(vma, address, pmd)) {
+			zap = min(zap, address);
+		} else if (zap < address) {
+			karena_zap(vma, zap, address - zap);
+			zap = stop;
+		}
+	}
+	if (zap < stop)
+		karena_zap(vma, zap, stop - zap);
+}
+
+/**
+ * karena_windows_can_protect() - Whether karena_windows_protect() is allowed.
+ * @heap: The heap that is cloned.
+ *
+ * Return: Whether it is: nobody else has to be told of what becomes read-only.
+ */
+bool karena_windows_can_protect(struct karena_heap *heap)
+{
+	return !mm_has_notifiers(heap->mm);
+}
+
+/**
+ * karena_windows_protect() - Make pages of the window read-only.
+ * @windows: Of karena_windows_get().
+ * @from: The first page.
+ * @to: The one after the last.
+ *
+ * What is mapped huge stays so; small pages are unmapped. As fork() does with anonymous
+ * memory, and for the same fork() to flush the TLB for both: until then threads of
+ * the process may go on to write where they have written before.
+ */
+void karena_windows_protect(struct karena_windows *windows, unsigned long from,
+			    unsigned long to)
+{
+	windows_each(windows, from, to, protect);
+}
