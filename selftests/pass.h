@@ -218,11 +218,12 @@ static inline int chain_commit(const struct heap *heap)
 
 /*
  * Links that follow each other are far from each other: who writes one after another
- * must not be stopped at the first of them whenever pages are unmapped in order.
+ * must not be stopped at the first of them whenever pages are unmapped in order; and
+ * what is unmapped first is in the middle of a round.
  */
 static inline uint64_t *chain_link(const char *window, size_t link)
 {
-	size_t place = link * 37 % CHAIN_LINKS;
+	size_t place = (link * 37 + 100) % CHAIN_LINKS;
 	size_t index = place / CHAIN_PER_ARENA * 2;
 	size_t page = place % CHAIN_PER_ARENA * (ARENA / PAGE / CHAIN_PER_ARENA);
 
