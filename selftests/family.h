@@ -534,12 +534,6 @@ static inline const char *balance_lost(const struct balance *balance)
 		}							\
 	} while (0)
 
-/* Ten times as slow as others, and there for what others do not see. */
-static inline bool kernel_is_slow(void)
-{
-	return !access("/sys/kernel/debug/kmemleak", F_OK);
-}
-
 static inline double seconds(void)
 {
 	struct timespec now;

@@ -465,7 +465,8 @@ FIXTURE_SETUP(model)
 {
 	REQUIRE_MODULE();
 	self->seed = number_of("KARENA_SEED", time(NULL) ^ getpid());
-	self->seconds = number_of("KARENA_SECONDS", DEFAULT_SECONDS);
+	self->seconds = number_of("KARENA_SECONDS", DEFAULT_SECONDS *
+				 (kernel_is_slow() ? 5 : 1));
 	TH_LOG("KARENA_SEED=%u", self->seed);
 	/* The harness's own limit does not know how long it is to take. */
 	alarm(self->seconds + SLOW);
