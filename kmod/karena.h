@@ -38,7 +38,8 @@
  * Order: mmap_lock or the VMA's lock -> heap->cloning -> CHANGING -> folio lock ->
  * family->lock. Memory is allocated with neither of the last two held.
  * unmap_mapping_range() takes i_mmap_rwsem and the page table locks; it is called with at
- * most CHANGING and a folio lock held, as the core's own reverse mapping does. Nothing of sysfs is made or removed under mmap_lock.
+ * most CHANGING and a folio lock held, as the core's own reverse mapping does. Nothing of
+ * sysfs is made or removed under mmap_lock.
  *
  * Lifetime: a heap is that of its file, held by its descriptors and its mappings; after
  * that, what is left of it is that of its shares. A family is that of the file that all

@@ -134,7 +134,7 @@ enum karena_policy {
  *	same state words, its own number, and neither ready frames nor what was
  *	volatile: there the state word says FREE.
  * @KARENA_FORK_SHARE: The heap itself: what one process writes the other sees, and
- *	both may drive it.
+ *	both may drive it; so may any process that is sent a descriptor.
  * @KARENA_FORK_NONE: Nothing: the addresses are not mapped.
  */
 enum karena_fork {
@@ -453,7 +453,9 @@ struct karena_uring {
  *	stores ACTIVE with KARENA_SPARSE. A touch of what is not committed is still
  *	SIGBUS from user mode.
  * @KARENA_ACTIVE: Committed, or with KARENA_SPARSE committed in part; set by the
- *	kernel, or by the process that takes a VOLATILE arena back.
+ *	kernel, or by the process that takes a VOLATILE arena back. The kernel adds
+ *	KARENA_SPARSE to an ACTIVE arena that a release has made sparse, or of which
+ *	all pages were copied after a fork.
  * @KARENA_VOLATILE: Committed, but the kernel may take it without asking. The
  *	process stores KARENA_VOLATILE_SINCE() over ACTIVE to give an arena back,
  *	and takes it back by a compare-and-swap of what it stored for ACTIVE: if
