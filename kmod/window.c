@@ -128,13 +128,18 @@ static pmd_t *find_pmd(struct mm_struct *mm, unsigned long address)
 /* Make the entry for a huge frame read-only. Whether there are small pages instead. */
 static bool protect_huge(struct vm_area_struct *vma, unsigned long address, pmd_t *pmd)
 {
-	spinlock_t *lock = pmd_lock(vma->vm_mm, pmd);
+	struct mm_struct *mm = vma->vm_mm;
+	spinlock_t *lock = pmd_lock(mm, pmd);
 	bool pages = false;
 
-	if (pmd_trans_huge(*pmd))
-		pmdp_set_wrprotect(vma->vm_mm, address & PMD_MASK, pmd);
-	else
+	address &= PMD_MASK;
+	if (pmd_trans_huge(*pmd)) {
+		pmdp_set_wrprotect(mm, address, pmd);
+		/* What is dirty newer kernels' mprotect() takes for writable. */
+		set_pmd_at(mm, address, pmd, pmd_mkclean(*pmd));
+	} else {
 		pages = !pmd_none(*pmd);
+	}
 	spin_unlock(lock);
 	return pages;
 }

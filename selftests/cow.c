@@ -61,6 +61,31 @@ TEST_F_TIMEOUT(cow, each_generation_sees_its_own_data_only, SLOW)
 	}
 }
 
+static long allow(struct heap *heap, long index, long prot, long c)
+{
+	(void)c;
+	return mprotect(arena(heap, index), ARENA, prot) ? -errno : 0;
+}
+
+/* Newer kernels take an entry that was written to for one that may be. */
+TEST_F(cow, mprotect_gives_nobody_what_others_have)
+{
+	for (int who = PARENT; who <= CHILD; who++) {
+		ASSERT_EQ(0, ask(PARENT, allow, 1, PROT_READ, 0));
+		ASSERT_EQ(0, bear(PARENT, CHILD));
+		for (int index = 0; index < 2; index++) {
+			ASSERT_EQ(0, ask(who, allow, index, PROT_READ, 0));
+			ASSERT_EQ(0, ask(who, allow, index, PROT_READ | PROT_WRITE, 0));
+			EXPECT_EQ(0, ask(who, mark, index * PAGES + 100 * who, 9, 'x'));
+			EXPECT_EQ(0, ask(!who, unlike, index * PAGES + 100 * who, 9,
+					 'p'));
+		}
+		EXPECT_EQ(0, end(CHILD));
+		ASSERT_EQ(0, ask(PARENT, allow, 1, PROT_READ | PROT_WRITE, 0));
+		ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
+	}
+}
+
 TEST_F_TIMEOUT(cow, brothers_see_each_others_data_no_more_than_the_parents, SLOW)
 {
 	for (int who = CHILD; who < NR_KIN; who++)
