@@ -5,8 +5,9 @@
  * first write of either side to a page of them is a fault, which copies it (cow.c).
  *
  * The mm of the heap's process is held for writing meanwhile, so none of its threads is
- * in a fault of the window; heap->cloning is, too, so nobody changes an arena of it. The
- * state words are unmapped first. Each frame becomes the clone's; then the process
+ * in a fault of the window; heap->cloning is, too, so nobody changes an arena of it but
+ * reclaim, which takes what is volatile and that the clone does not get. The state words
+ * are unmapped first. Each frame becomes the clone's; then the process
  * can write no more to those that were its alone: its mappings of them become read-only
  * or go. Until then, and as long as a processor's TLB has the old entry, other threads may
  * write there, which both see; who comes to a page that is read-only already waits until
@@ -130,7 +131,10 @@ static bool clone_state(struct clone *clone, struct karena_arena *from)
 	return from->frame && word != KARENA_FREE;
 }
 
-/* A sparse arena: the clone gets a frame of its own. */
+/*
+ * A sparse arena: the clone gets a frame of its own. CHANGING keeps reclaim away, which
+ * may be at work there, whatever the process has made of the word since.
+ */
 static void clone_sparse(struct clone *clone, struct karena_arena *from,
 			 struct karena_arena *to)
 {
@@ -138,6 +142,9 @@ static void clone_sparse(struct clone *clone, struct karena_arena *from,
 	struct karena_frame *mine;
 	bool alone;
 
+	karena_arena_lock(from);
+	if (!from->frame)
+		goto unlock;
 	mine = karena_frame_sparse(heap, from->frame->node, KARENA_CLONE_GFP);
 	spin_lock(&heap->family->lock);
 	alone = share_arena(from, to, mine);
@@ -146,6 +153,8 @@ static void clone_sparse(struct clone *clone, struct karena_arena *from,
 	clone_count(clone, to);
 	if (alone)
 		protect_add(clone, from->index);
+unlock:
+	karena_arena_unlock(from);
 }
 
 /* Neighbouring arenas: the huge ones at once, nothing of which sleeps. */
@@ -275,8 +284,10 @@ static void settle_all(struct karena_heap *heap)
 
 	xa_for_each(&heap->chunks, number, chunk) {
 		for (i = 0; i < KARENA_CHUNK; i++) {
+			karena_arena_lock(&chunk->arenas[i]);
 			if (chunk->arenas[i].frame)
 				karena_sparse_settle(&chunk->arenas[i], NULL);
+			karena_arena_unlock(&chunk->arenas[i]);
 		}
 	}
 }

@@ -13,8 +13,8 @@
  *			for an arena that is on its frame's list (ready frames: under
  *			the list's lock), waited for before the heap goes.
  *	CHANGING	bit lock of an arena: its frame and base are changed by one at a
- *			time, who may allocate meanwhile. Reclaim only tries it. Who holds
- *			heap->cloning for writing needs it not.
+ *			time, who may allocate meanwhile. Reclaim only tries it. Who clones
+ *			the heap needs it only to keep reclaim away.
  *	FROZEN		bit of an arena, set and cleared under family->lock by who
  *			holds CHANGING: no fault takes a reference to the frame;
  *			it waits. Nothing is allocated meanwhile.
@@ -26,14 +26,15 @@
  *			others let go of it needs no lock but family->lock.
  *	heap->chunks	of arenas, once made, stay until the heap goes: looked up
  *			without a lock, added under the xarray's own.
- *	mmap_lock	heap->start. Who clones a heap holds that of its process for
- *			writing, and the locks of all VMAs of the window: none of its
- *			threads is in a fault. Those of other processes, where there
- *			are any, are kept waiting by HEAP_FROZEN.
+ *	mmap_lock	heap->start; a share is added with it held for reading. Who clones a
+ *			heap holds that of its process for writing, and the locks of all
+ *			VMAs of the window: none of its threads is in a fault. Those of
+ *			other processes, where there are any, are kept waiting by
+ *			HEAP_FROZEN.
  *
- *	heap->cloning	for reading: who takes CHANGING; reclaim only tries it. For writing:
- *			who clones the heap, and changes nothing of its arenas. A share is
- *			added with it held for reading.
+ *	heap->cloning	for reading: who takes CHANGING, but for reclaim, which takes only
+ *			what no clone gets. For writing: who clones the heap, and changes
+ *			nothing of its arenas.
  *
  * Order: mmap_lock or the VMA's lock -> heap->cloning -> CHANGING -> folio lock ->
  * family->lock. Memory is allocated with neither of the last two held.

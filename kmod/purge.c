@@ -118,22 +118,19 @@ static bool arena_purge(struct karena_arena *arena, u32 word)
  * @arena: The arena of a heap that heap->purges keeps.
  * @word: Its state word, as it was when the arena was chosen.
  *
- * Context: Reclaim. Waits for nobody who allocates, and allocates nothing.
+ * Context: Reclaim. Waits for nobody who allocates, and allocates nothing. The heap may
+ * be cloned meanwhile: what is volatile or BUSY is not the clone's either way.
  * Return: Whether it was taken; then the state word says FREE. No memory comes free
  * when others have all of it, too.
  */
 bool karena_purge(struct karena_arena *arena, u32 word)
 {
-	struct karena_heap *heap = arena->heap;
 	bool taken = false;
 
-	if (!down_read_trylock(&heap->cloning))
-		return false;
 	if (!test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags)) {
 		if (arena->frame)
 			taken = arena_purge(arena, word);
 		karena_arena_unlock(arena);
 	}
-	up_read(&heap->cloning);
 	return taken;
 }

@@ -85,11 +85,14 @@ struct file *karena_share_open(struct karena_heap *heap,
 	share->first = call->offset >> PAGE_SHIFT;
 	share->count = call->length >> PAGE_SHIFT;
 	refcount_inc(&heap->users);
-	/* Who clones the heap has to know whether others may have it mapped. */
-	down_read(&heap->cloning);
+	/*
+	 * Who clones the heap has to know whether others may have it mapped, and they may
+	 * not have it before fork() has flushed the TLB.
+	 */
+	mmap_read_lock(heap->mm);
 	spin_lock(&heap->family->lock);
 	list_add(&share->list, &heap->shares);
 	spin_unlock(&heap->family->lock);
-	up_read(&heap->cloning);
+	mmap_read_unlock(heap->mm);
 	return file;
 }

@@ -188,6 +188,7 @@ struct driver {
 	int index;
 	long wrong;
 	long rounds;
+	long taken;	/* by reclaim */
 };
 
 static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
@@ -201,6 +202,24 @@ static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
 	return true;
 }
 
+/* Give an arena back and take it back, unless reclaim is faster. */
+static bool give_and_take(struct driver *driver)
+{
+	uint32_t since = give_back(driver->heap, driver->index);
+
+	if (driver->rounds % 2)
+		sched_yield();
+	while (!take_back(driver->heap, driver->index, since)) {
+		if (state(driver->heap, driver->index) == KARENA_FREE) {
+			driver->taken++;
+			return false;
+		}
+		/* BUSY: it comes back or goes. */
+		sched_yield();
+	}
+	return true;
+}
+
 static void *drive_main(void *data)
 {
 	struct driver *driver = data;
@@ -209,7 +228,6 @@ static void *drive_main(void *data)
 
 	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
 		uint64_t mark = ++driver->rounds;
-		uint32_t since;
 
 		driver->wrong += heap_commit(heap, index, 1) != 0;
 		for (size_t i = 0; i < PAGES; i++) {
@@ -219,8 +237,8 @@ static void *drive_main(void *data)
 			at[0] = mark;
 			at[511] = mark;
 		}
-		since = give_back(heap, index);
-		driver->wrong += !take_back(heap, index, since);
+		if (!give_and_take(driver))
+			continue;
 		driver->wrong += !arena_is(heap, index, PAGES, mark);
 		/* Of some, a half; of others, a few pages. */
 		driver->wrong += release_pages(heap, index, mark % 2 ? 256 : 500,
@@ -258,11 +276,11 @@ static int clone_is_sound(struct heap *heap)
 	return unlike(heap, 0, 2 * PAGES, 'p') ? 3 : 0;
 }
 
-TEST_F_TIMEOUT(forkrace, threads_may_drive_the_heap_beside_a_fork, SLOW)
+/* How many arenas reclaim took meanwhile. */
+static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *heap)
 {
-	long forks = kernel_is_slow() ? 10 : 30;
+	long forks = kernel_is_slow() ? 10 : 30, taken = 0;
 	struct driver drivers[NR_DRIVERS] = {};
-	struct heap *heap = &self->heap;
 
 	for (int i = 0; i < NR_DRIVERS; i++) {
 		drivers[i].heap = heap;
@@ -282,9 +300,37 @@ TEST_F_TIMEOUT(forkrace, threads_may_drive_the_heap_beside_a_fork, SLOW)
 		pthread_join(drivers[i].thread, NULL);
 		EXPECT_EQ(0, drivers[i].wrong);
 		EXPECT_GT(drivers[i].rounds, 0);
+		taken += drivers[i].taken;
 	}
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
 	EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+	return taken;
+}
+
+TEST_F_TIMEOUT(forkrace, threads_may_drive_the_heap_beside_a_fork, SLOW)
+{
+	EXPECT_EQ(0, fork_beside_drivers(_metadata, &self->heap));
+}
+
+static void *shrink_main(void *data)
+{
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED))
+		shrink_everything();
+	return data;
+}
+
+/* A clone gets nothing of what reclaim may take, so that reclaim waits for no clone. */
+TEST_F_TIMEOUT(forkrace, reclaim_may_go_on_beside_a_fork, SLOW)
+{
+	struct heap *heap = &self->heap;
+	pthread_t shrinker;
+	long taken;
+
+	ASSERT_EQ(0, pthread_create(&shrinker, NULL, shrink_main, NULL));
+	taken = fork_beside_drivers(_metadata, heap);
+	pthread_join(shrinker, NULL);
+	EXPECT_GT(taken, 0);
+	EXPECT_EQ(taken, heap_figure(heap, "reclaimed"));
 }
 
 /* Every thread of a process may fork; each child has the one that did. */
