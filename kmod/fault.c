@@ -234,20 +234,19 @@ static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	return ret;
 }
 
-/* With the folio locked: one entry maps it, and a write to it may go on. */
+/* With the folio locked: if it is what one entry maps, a write there may go on. */
 static bool make_writable(struct vm_fault *vmf, struct folio *folio)
 {
+	bool ours = pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
 	struct mm_struct *mm = vmf->vma->vm_mm;
 	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
-	bool same;
 
-	same = pmd_same(*vmf->pmd, vmf->orig_pmd) &&
-	       pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
-	if (same)
+	/* Another thread may have been faster. */
+	if (ours && pmd_same(*vmf->pmd, vmf->orig_pmd))
 		set_pmd_at(mm, vmf->address & PMD_MASK, vmf->pmd,
 			   karena_pmd_mkwrite(vmf->orig_pmd));
 	spin_unlock(lock);
-	return same;
+	return ours;
 }
 
 /*

@@ -269,8 +269,10 @@ int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **
 	*spare = NULL;
 	err = charge_or_trade(heap, pages, spare);
 	/* What was pinned when it was released may be free by now. */
-	if (err && karena_folio_reap(heap))
+	if (err) {
+		karena_folio_reap(heap);
 		err = charge_or_trade(heap, pages, spare);
+	}
 	return err;
 }
 
