@@ -384,11 +384,14 @@ static bool stop;
 
 static void *take_and_give(void *data)
 {
-	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+	/* On a slow kernel what never rests is never seen whole. */
+	for (unsigned int i = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); i++) {
 		void *run = ka_run_alloc(data, 3 * KA_PAGE_SIZE, 0);
 
 		if (!run || ka_run_free(data, run))
 			return data;
+		if (i % 16 == 0)
+			usleep(1000);
 	}
 	return NULL;
 }
