@@ -5,11 +5,23 @@
  */
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "cache.h"
 
 static pthread_mutex_t heaps_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
 static struct ka_heap *heaps;
+static struct ka_heap *by_index[KA_HEAPS];
+static uint64_t last_serial;
+
+void ka_heaps_lock(void)
+{
+	pthread_mutex_lock(&heaps_lock);
+}
+
+void ka_heaps_unlock(void)
+{
+	pthread_mutex_unlock(&heaps_lock);
+}
 
 /* Fork with every lock held, so that no child finds one that nobody releases. */
 static void fork_prepare(void)
@@ -42,6 +54,7 @@ static void inherit(struct ka_heap *heap)
 	if (window->fork == KA_FORK_COW && window->source->copied(window))
 		return;
 	heap->inherited = true;
+	heap->nr_slots = 0;
 	if (window->fork == KA_FORK_SHARE)
 		return;
 	keep_addresses(window->start, ka_window_size(window));
@@ -53,6 +66,7 @@ static void fork_child(void)
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
 		if (!heap->inherited)
 			inherit(heap);
+		ka_caches_forked(heap);
 	}
 	fork_parent();
 }
@@ -68,12 +82,26 @@ void ka_fork_register(void)
 	pthread_once(&heaps_once, register_handlers);
 }
 
+/* An index for a heap, or KA_HEAPS if there are too many: it has no blocks then. */
+static size_t free_index(void)
+{
+	size_t index = 0;
+
+	while (index < KA_HEAPS && by_index[index])
+		index++;
+	return index;
+}
+
 void ka_heap_register(struct ka_heap *heap)
 {
 	ka_fork_register();
 	pthread_mutex_lock(&heaps_lock);
 	heap->next = heaps;
 	heaps = heap;
+	heap->serial = ++last_serial;
+	heap->index = free_index();
+	if (heap->index < KA_HEAPS)
+		by_index[heap->index] = heap;
 	pthread_mutex_unlock(&heaps_lock);
 }
 
@@ -85,5 +113,8 @@ void ka_heap_unregister(struct ka_heap *heap)
 	while (*link != heap)
 		link = &(*link)->next;
 	*link = heap->next;
+	if (heap->index < KA_HEAPS)
+		by_index[heap->index] = NULL;
+	ka_caches_free(heap);
 	pthread_mutex_unlock(&heaps_lock);
 }

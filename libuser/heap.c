@@ -9,14 +9,15 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "cache.h"
 
 /* Virtual only. Halved until it fits where nobody asked for a size. */
 #define DEFAULT_WINDOW	((size_t)64 << 30)
 #define SMALLEST_WINDOW	(64 * KA_MIB)
 
-/* Of struct ka_options as it first was. */
+/* Of these structs as they first were. */
 #define OPTIONS_MIN	offsetof(struct ka_options, fork)
+#define STATS_MIN	offsetof(struct ka_stats, pools)
 
 /* A size that the caller left open, from a variable; 0 if that is not set either. */
 int ka_option_size(size_t *size, const char *variable)
@@ -189,30 +190,48 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 	return 0;
 }
 
-struct ka_heap *ka_heap_create(const struct ka_options *wanted)
+static size_t map_size(const struct ka_heap *heap)
+{
+	return heap->window.nr_arenas * KA_ARENA_SLOTS * sizeof(void *);
+}
+
+/* What a heap stands on, and the lists that it is in: 0, or -1. */
+int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
 {
 	struct ka_options options = KA_OPTIONS;
-	struct ka_heap *heap;
 
 	if (wanted && copy_options(&options, wanted))
-		return NULL;
-	if (complete_options(&options))
-		return NULL;
+		return -1;
+	if (complete_options(&options) || open_heap(heap, options))
+		return -1;
+	/* Virtual, too: pages of it come as arenas do. */
+	heap->map = mmap(NULL, map_size(heap), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (heap->map == MAP_FAILED) {
+		heap->window.source->close(&heap->window);
+		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
+	}
+	if (!heap->most_empty)
+		heap->most_empty = 1;
+	pthread_mutex_init(&heap->lock, NULL);
+	ka_heap_register(heap);
+	return 0;
+}
 
+struct ka_heap *ka_heap_create(const struct ka_options *wanted)
+{
 	/* Not from malloc: a heap may be what malloc itself stands on. */
-	heap = mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ka_heap *heap = mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
 	if (heap == MAP_FAILED) {
 		ka_fail(ENOMEM, "no memory for a heap");
 		return NULL;
 	}
-	if (open_heap(heap, options)) {
-		munmap(heap, sizeof(*heap));
-		return NULL;
-	}
-	pthread_mutex_init(&heap->lock, NULL);
-	ka_heap_register(heap);
-	return heap;
+	if (!ka_heap_open(heap, wanted))
+		return heap;
+	munmap(heap, sizeof(*heap));
+	return NULL;
 }
 
 void ka_heap_destroy(struct ka_heap *heap)
@@ -221,6 +240,7 @@ void ka_heap_destroy(struct ka_heap *heap)
 		return;
 	ka_heap_unregister(heap);
 	heap->window.source->close(&heap->window);
+	munmap(heap->map, map_size(heap));
 	pthread_mutex_destroy(&heap->lock);
 	munmap(heap, sizeof(*heap));
 }
@@ -255,19 +275,78 @@ int ka_heap_descriptor(struct ka_heap *heap)
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 {
 	const struct ka_window *window = &heap->window;
+	size_t size = stats->size;
 	struct ka_stats now;
 
-	if (stats->size < sizeof(now))
+	if (size < STATS_MIN)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
 	if (ka_refuse_inherited(heap))
 		return -1;
 	pthread_mutex_lock(&heap->lock);
 	now = heap->notes->stats;
+	if (size > STATS_MIN)
+		ka_pool_figures(heap, &now);
 	pthread_mutex_unlock(&heap->lock);
-	now.size = stats->size;
+	now.size = size;
 	now.window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
 	now.limit = window->limit * KA_ARENA_SIZE;
 	now.available_bytes = now.arenas * KA_ARENA_SIZE - now.run_bytes;
-	*stats = now;
+	/* What a later version has more is left as it is. */
+	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));
 	return 0;
+}
+
+/* Its blocks. In a heap of the parent's, which a child may not touch, nothing is read. */
+
+void *ka_heap_malloc(struct ka_heap *heap, size_t size)
+{
+	struct ka_cache *cache = ka_cache_of(heap);
+
+	return cache ? ka_block_alloc(heap, cache, size) : NULL;
+}
+
+void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
+{
+	size_t product;
+	void *block;
+
+	if (__builtin_mul_overflow(count, size, &product)) {
+		ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
+		return NULL;
+	}
+	block = ka_heap_malloc(heap, product);
+	return block ? memset(block, 0, product) : NULL;
+}
+
+void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size)
+{
+	struct ka_cache *cache = ka_cache_of(heap);
+
+	if (!cache || (block && ka_refuse_inherited(heap)))
+		return NULL;
+	return block ? ka_block_resize(heap, cache, block, size) :
+		       ka_block_alloc(heap, cache, size);
+}
+
+void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
+{
+	struct ka_cache *cache = ka_cache_of(heap);
+
+	if (!align || align & (align - 1)) {
+		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
+		return NULL;
+	}
+	return cache ? ka_block_take_aligned(heap, cache, align, size) : NULL;
+}
+
+int ka_heap_free(struct ka_heap *heap, void *block)
+{
+	struct ka_cache *cache = ka_cache_of(heap);
+
+	return cache ? ka_block_free(heap, cache, block) : -1;
+}
+
+size_t ka_heap_block_size(struct ka_heap *heap, const void *block)
+{
+	return ka_refuse_inherited(heap) ? 0 : ka_block_size(heap, block);
 }

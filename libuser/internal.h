@@ -3,7 +3,10 @@
  * What the library's files share. Calls go down only:
  *
  *	io.c		buffers for input and output, in a heap of their own
- *	heap.c		heaps: options, figures
+ *	heap.c		heaps: options, figures, blocks of them
+ *	block.c		blocks: what takes more than a thread's own pools (cache.h)
+ *	cache.c		which pools are whose, what a thread leaves when it ends
+ *	pool.c		pools, and which runs they need
  *	run.c		runs, and which arenas they need
  *	fork.c		the list of all heaps, and what a child has of them
  *	note.c		the notes at the start of the window; walk.c reads them
@@ -11,7 +14,8 @@
  *	error.c, size.c	sentences, sizes in text
  *
  * heap->lock guards everything of a heap that changes after ka_heap_create(), its
- * notes among it; the list of heaps has a lock of its own, taken before it.
+ * notes among it, but for pools, which have owners; see pool.h. The list of heaps, and
+ * which caches there are, have a lock of their own, taken before it.
  */
 #ifndef KARENA_INTERNAL_H
 #define KARENA_INTERNAL_H
@@ -19,6 +23,8 @@
 #include <pthread.h>
 
 #include <karena/karena.h>
+
+#include "class.h"
 
 #define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
 #define KA_MIB		((size_t)1 << 20)
@@ -83,6 +89,14 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
+/* Pools are made of slots of 16 KiB, to find the pool of an address by. */
+#define KA_SLOT_SHIFT	14
+#define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
+#define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
+
+/* How many heaps there may be at a time whose blocks are used. */
+#define KA_HEAPS	((size_t)1024)
+
 /* One bit a page. */
 #define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
 
@@ -108,7 +122,7 @@ struct ka_arena {
 
 /* "ka_notes" in memory; and the layout of what follows, from this struct on. */
 #define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
-#define KA_NOTES_VERSION	1
+#define KA_NOTES_VERSION	2
 
 /**
  * struct ka_notes - What the library knows of a heap's memory, at the start of its
@@ -122,13 +136,18 @@ struct ka_arena {
  * @nr_touched: Arenas from here on have never been used.
  * @sequence: Odd while a thread changes the notes: an image taken then has them
  *	half changed.
- * @pages: Pages of the notes that are committed.
+ * @pages: Pages of @arenas that are committed, from the start of the window on.
+ * @pools_offset: Where the pools' entries are, one for each slot of the window; in
+ *	bytes.
+ * @pools_pages: Pages of these that are committed.
+ * @nr_pools: Pools there are.
  * @nr_empty: Committed arenas without a run.
  * @stats: The heap's figures; bytes and limits are filled in when read.
- * @arenas: An entry for each arena of the window; untouched ones have no memory.
- *	Those of the notes themselves are unused.
+ * @arenas: An entry for each arena of the window but those of the notes; untouched
+ *	ones have no memory. See ka_arena_at().
  *
- * No pointers: who reads it may have mapped it elsewhere.
+ * But for those of pools there are no pointers, and these are what they are where
+ * @start is: who reads it may have mapped it elsewhere.
  */
 struct ka_notes {
 	uint64_t magic;
@@ -140,9 +159,21 @@ struct ka_notes {
 	uint64_t nr_touched;
 	uint64_t sequence;
 	uint64_t pages;
+	uint64_t pools_offset;
+	uint64_t pools_pages;
+	uint64_t nr_pools;
 	uint64_t nr_empty;
 	struct ka_stats stats;
 	struct ka_arena arenas[];
+};
+
+/* The notes on an arena, which is none of their own. */
+#define ka_arena_at(notes, index)	(&(notes)->arenas[(index) - (notes)->nr_notes])
+
+/* Pools with free blocks: which had the first of them longest ago is the first. */
+struct ka_pool_list {
+	struct ka_pool *first;
+	struct ka_pool *last;
 };
 
 /**
@@ -152,6 +183,17 @@ struct ka_notes {
  * @window: Its addresses.
  * @notes: At their start; not to be touched when @inherited.
  * @inherited: The heap is the parent's; nothing can be done with it.
+ * @pools: The pools' entries in the notes.
+ * @map: The pool of each slot, or &ka_no_pool.
+ * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
+ * @shelf: Pools of each class with free blocks that have no owner.
+ * @spare: Runs for pools, by their slots: what were pools a moment ago.
+ * @nr_spare: How many these are.
+ * @spare_slots: Slots that they have.
+ * @most_empty: How many arenas without a run may stay committed.
+ * @caches: Of all threads that have pools of the heap.
+ * @index: Where the threads' tables have their cache; see cache.c.
+ * @serial: No other heap of the process has, or has had, this number.
  * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {
@@ -159,23 +201,47 @@ struct ka_heap {
 	struct ka_window window;
 	struct ka_notes *notes;
 	bool inherited;
+	struct ka_pool *pools;
+	struct ka_pool **map;
+	size_t nr_slots;
+	struct ka_pool_list shelf[KA_CLASSES];
+	struct ka_pool *spare[KA_ARENA_SLOTS];
+	size_t nr_spare;
+	size_t spare_slots;
+	size_t most_empty;
+	struct ka_cache *caches;
+	size_t index;
+	uint64_t serial;
 	struct ka_heap *next;
 };
 
-/* heap.c */
+/* heap.c; the second sets errno and a sentence. */
 int ka_option_size(size_t *size, const char *variable);
+int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted);
 
 /* run.c; true, with errno and a sentence, if the heap is the parent's. */
 bool ka_refuse_inherited(const struct ka_heap *heap);
 
+/* With the heap's lock held; the first returns NULL with errno and a sentence. */
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align);
+void ka_run_give(struct ka_heap *heap, void *run);
+
+/* Whether a run has the size from now on, in bytes, where it is. */
+bool ka_run_resize(struct ka_heap *heap, void *run, size_t size);
+
 /* fork.c */
 void ka_fork_register(void);
+void ka_heaps_lock(void);
+void ka_heaps_unlock(void);
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 
-/* note.c; ka_notes_open() sets errno and a sentence, ka_notes_reach() returns errno. */
+/* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
 size_t ka_notes_size(size_t nr_arenas);
+size_t ka_notes_pools_size(size_t nr_arenas);
+int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas);
 size_t ka_notes_arenas(size_t nr_arenas);
+size_t ka_notes_most(const struct ka_window *window);
 int ka_notes_open(struct ka_heap *heap);
 int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas);
 void ka_notes_change(struct ka_heap *heap);

@@ -1,28 +1,54 @@
 // SPDX-License-Identifier: MIT
 /*
  * The notes on a heap, at the start of its window: first struct ka_notes, then an
- * entry for each arena. They have arenas of their own, which are committed page by
- * page as the heap reaches further arenas, and never released.
+ * entry for each arena; in arenas behind these, an entry for each slot of 16 KiB that
+ * a pool may begin with. They are committed page by page as the heap reaches further
+ * arenas, and never released.
  */
 #include <errno.h>
 
-#include "internal.h"
+#include "pool.h"
 
-/* Bytes of the notes on so many arenas, whole pages. */
-size_t ka_notes_size(size_t nr_arenas)
+static size_t whole_pages(size_t size)
 {
-	size_t size = sizeof(struct ka_notes) + nr_arenas * sizeof(struct ka_arena);
-
 	return (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 }
 
-/* How many arenas the notes need on so many others, and on themselves. */
+static size_t whole_arenas(size_t size)
+{
+	return (size + KA_ARENA_SIZE - 1) / KA_ARENA_SIZE;
+}
+
+/* Bytes of the notes on so many arenas, but for their pools; whole pages. */
+size_t ka_notes_size(size_t nr_arenas)
+{
+	return whole_pages(sizeof(struct ka_notes) + nr_arenas * sizeof(struct ka_arena));
+}
+
+/* Bytes of the entries of the pools in so many arenas; whole pages. */
+size_t ka_notes_pools_size(size_t nr_arenas)
+{
+	return whole_pages(nr_arenas * KA_ARENA_SLOTS * sizeof(struct ka_pool));
+}
+
+/*
+ * What the notes may take beside the limit. Pools are where arenas are first found: in
+ * no more than four times as many as the limit has, one hopes.
+ */
+size_t ka_notes_most(const struct ka_window *window)
+{
+	size_t nr_arenas = window->nr_arenas - window->nr_notes, pools = nr_arenas;
+
+	if (window->limit < nr_arenas / 4)
+		pools = window->limit * 4;
+	return ka_notes_size(nr_arenas) + ka_notes_pools_size(pools);
+}
+
+/* How many arenas the notes need on so many others. */
 size_t ka_notes_arenas(size_t nr_arenas)
 {
-	const size_t room = KA_ARENA_SIZE - sizeof(struct ka_arena);
-
-	return (sizeof(struct ka_notes) + nr_arenas * sizeof(struct ka_arena) +
-		room - 1) / room;
+	return whole_arenas(ka_notes_size(nr_arenas)) +
+	       whole_arenas(ka_notes_pools_size(nr_arenas));
 }
 
 /* Commit the pages of the notes from one up to another, which are not yet. */
@@ -49,7 +75,8 @@ static int commit_pages(struct ka_window *window, size_t from, size_t end)
 int ka_notes_open(struct ka_heap *heap)
 {
 	struct ka_notes *notes = (struct ka_notes *)heap->window.start;
-	size_t size = ka_notes_size(heap->window.nr_notes);
+	size_t nr_arenas = heap->window.nr_arenas - heap->window.nr_notes;
+	size_t size = ka_notes_size(0);
 	int error = commit_pages(&heap->window, 0, size / KA_PAGE_SIZE);
 
 	if (error)
@@ -63,32 +90,54 @@ int ka_notes_open(struct ka_heap *heap)
 	notes->nr_notes = heap->window.nr_notes;
 	notes->nr_touched = heap->window.nr_notes;
 	notes->pages = size / KA_PAGE_SIZE;
+	notes->pools_offset = whole_arenas(ka_notes_size(nr_arenas)) * KA_ARENA_SIZE;
 	notes->magic = KA_NOTES_MAGIC;
 	heap->notes = notes;
+	/* There are no pools in the notes' own arenas. */
+	heap->pools = (struct ka_pool *)(heap->window.start + notes->pools_offset) -
+		      notes->nr_notes * KA_ARENA_SLOTS;
 	return 0;
 }
 
+/* Commit further pages of one of the tables, which begins at @start pages. */
+static int reach(struct ka_heap *heap, size_t start, uint64_t *pages, size_t wanted)
+{
+	int error = 0;
+
+	while (!error && *pages < wanted) {
+		size_t from = start + *pages;
+		/* Up to the end of one arena: what succeeds counts. */
+		size_t end = (from / KA_ARENA_PAGES + 1) * KA_ARENA_PAGES;
+
+		if (end > start + wanted)
+			end = start + wanted;
+		error = commit_pages(&heap->window, from, end);
+		if (!error)
+			*pages = end - start;
+	}
+	return error;
+}
+
 /*
- * Let there be an entry for each arena up to @nr_arenas: 0, or an errno. What has
- * been committed when it fails stays, for the next time.
+ * Let there be an entry for each arena up to @nr_arenas of the window: 0, or an errno.
+ * What has been committed when it fails stays, for the next time.
  */
 int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas)
 {
-	size_t pages = ka_notes_size(nr_arenas) / KA_PAGE_SIZE;
 	struct ka_notes *notes = heap->notes;
-	int error = 0;
 
-	while (!error && notes->pages < pages) {
-		/* Up to the end of one arena: what succeeds counts. */
-		size_t end = (notes->pages / KA_ARENA_PAGES + 1) * KA_ARENA_PAGES;
+	return reach(heap, 0, &notes->pages,
+		     ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
+}
 
-		if (end > pages)
-			end = pages;
-		error = commit_pages(&heap->window, notes->pages, end);
-		if (!error)
-			notes->pages = end;
-	}
-	return error;
+/* Likewise, one for each pool that they may have. */
+int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas)
+{
+	struct ka_notes *notes = heap->notes;
+	size_t size = ka_notes_pools_size(nr_arenas - notes->nr_notes);
+
+	return reach(heap, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
+		     size / KA_PAGE_SIZE);
 }
 
 /* Before and after a change, with the heap's lock held. */

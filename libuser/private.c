@@ -26,13 +26,13 @@ size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 		pthread_mutex_unlock(&heap->lock);
 		return 0;
 	}
-	while (arena < notes->nr_touched && !notes->arenas[arena].committed)
+	while (arena < notes->nr_touched && !ka_arena_at(notes, arena)->committed)
 		arena++;
 	*from = arena * KA_ARENA_SIZE;
 	/* One that is committed in part is the last of a row. */
 	while (arena < notes->nr_touched && length % KA_ARENA_SIZE == 0 &&
-	       notes->arenas[arena].committed)
-		length += notes->arenas[arena++].committed * KA_PAGE_SIZE;
+	       ka_arena_at(notes, arena)->committed)
+		length += ka_arena_at(notes, arena++)->committed * KA_PAGE_SIZE;
 	pthread_mutex_unlock(&heap->lock);
 	return length;
 }

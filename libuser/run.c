@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "bits.h"
+#include "pool.h"
 
 #define NO_PAGE		((size_t)-1)
 
@@ -48,7 +49,7 @@ static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align
 	struct ka_notes *notes = heap->notes;
 
 	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
-		size_t page = find_in_arena(&notes->arenas[i], pages, align);
+		size_t page = find_in_arena(ka_arena_at(notes, i), pages, align);
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
@@ -70,7 +71,7 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 		size_t i = first + count;
 
 		while (i > first && (i > notes->nr_touched ||
-				     !notes->arenas[i - 1].nr_used))
+				     !ka_arena_at(notes, i - 1)->nr_used))
 			i--;
 		if (i == first)
 			return first;
@@ -83,7 +84,7 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
 {
-	while (first < end && !heap->notes->arenas[first].committed == !committed)
+	while (first < end && !ka_arena_at(heap->notes, first)->committed == !committed)
 		first++;
 	return first;
 }
@@ -94,7 +95,7 @@ static void forget_arenas(struct ka_heap *heap, size_t first, size_t count)
 
 	heap->window.source->release(&heap->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		notes->arenas[i].committed = 0;
+		ka_arena_at(notes, i)->committed = 0;
 	notes->stats.arenas -= count;
 	notes->stats.arenas_reclaimed += count;
 	notes->nr_empty -= count;
@@ -119,8 +120,8 @@ static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
 	struct ka_notes *notes = heap->notes;
 
 	for (size_t i = first; i < end; i++) {
-		notes->arenas[i].committed = pages;
-		notes->arenas[i].longest = KA_ARENA_PAGES;
+		ka_arena_at(notes, i)->committed = pages;
+		ka_arena_at(notes, i)->longest = KA_ARENA_PAGES;
 	}
 	notes->stats.arenas += end - first;
 	notes->stats.arenas_allocated += end - first;
@@ -134,7 +135,7 @@ static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
 /* Commit the pages of an arena in parts up to @end, if they are not yet. */
 static int commit_part(struct ka_heap *heap, size_t index, size_t end)
 {
-	struct ka_arena *arena = &heap->notes->arenas[index];
+	struct ka_arena *arena = ka_arena_at(heap->notes, index);
 	size_t from = arena->committed;
 	int error;
 
@@ -164,7 +165,7 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 	int error = 0;
 
 	for (i = first; i < end; i++)
-		missing += !heap->notes->arenas[i].committed;
+		missing += !ka_arena_at(heap->notes, i)->committed;
 	if (heap->notes->stats.arenas + missing > heap->window.limit)
 		return commit_failed(heap, missing, ENOMEM);
 	for (i = first; i < end; i = j) {
@@ -199,7 +200,7 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
 /* Whether a run is to be the first of a heap's first arena, and a small one. */
 static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
 {
-	struct ka_arena *arena = &heap->notes->arenas[first];
+	struct ka_arena *arena = ka_arena_at(heap->notes, first);
 
 	if (first != heap->window.nr_notes || pages > KA_ARENA_PAGES)
 		return false;
@@ -215,7 +216,7 @@ static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool use
 
 	notes->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
 	while (pages) {
-		struct ka_arena *arena = &notes->arenas[page / KA_ARENA_PAGES];
+		struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
 		size_t from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
@@ -282,15 +283,16 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
 	return first * KA_ARENA_PAGES;
 }
 
-/* Which page of the window a run begins with, or NO_PAGE. */
+/* Which page of the window a run begins with, or NO_PAGE; pools are not the caller's. */
 static size_t run_page(const struct ka_heap *heap, const void *run)
 {
 	size_t offset = (uintptr_t)run - (uintptr_t)heap->window.start;
 	size_t page = offset / KA_PAGE_SIZE;
+	const struct ka_pool *pool = ka_pool_of(heap, run);
 
-	if (!ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
+	if (pool != &ka_no_pool || !ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
 	    page / KA_ARENA_PAGES >= heap->notes->nr_touched ||
-	    !ka_test_bit(heap->notes->arenas[page / KA_ARENA_PAGES].head,
+	    !ka_test_bit(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
 			 page % KA_ARENA_PAGES))
 		return NO_PAGE;
 	return page;
@@ -303,7 +305,7 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 	size_t end = page + 1;
 
 	for (;;) {
-		const struct ka_arena *arena = &notes->arenas[end / KA_ARENA_PAGES];
+		const struct ka_arena *arena = ka_arena_at(notes, end / KA_ARENA_PAGES);
 		size_t from = end % KA_ARENA_PAGES, head, unused;
 
 		/* The entry behind the last touched one may not exist. */
@@ -329,13 +331,36 @@ bool ka_refuse_inherited(const struct ka_heap *heap)
 
 static void change_head(struct ka_heap *heap, size_t page, bool head)
 {
-	ka_change_bits(heap->notes->arenas[page / KA_ARENA_PAGES].head,
+	ka_change_bits(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
 		       page % KA_ARENA_PAGES, 1, head);
+}
+
+/**
+ * ka_run_take() - Take a run, with the heap's lock held.
+ * @heap: The heap.
+ * @size: Whole pages, in bytes.
+ * @align: A power of two, in bytes; or 0.
+ *
+ * Return: The run, or NULL with errno and a sentence.
+ */
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align)
+{
+	size_t pages = size / KA_PAGE_SIZE, page;
+
+	ka_notes_change(heap);
+	page = run_find(heap, pages, align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1);
+	if (page != NO_PAGE) {
+		change_head(heap, page, true);
+		mark_pages(heap, page, pages, true);
+		heap->notes->stats.runs++;
+	}
+	ka_notes_change(heap);
+	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
 }
 
 void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 {
-	size_t pages = size / KA_PAGE_SIZE, page;
+	void *run;
 
 	if (!size || size % KA_PAGE_SIZE) {
 		ka_fail(EINVAL, "a run of %zu bytes is not whole pages", size);
@@ -345,39 +370,42 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
 		return NULL;
 	}
-	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
 	if (ka_refuse_inherited(heap))
 		return NULL;
-
 	pthread_mutex_lock(&heap->lock);
-	ka_notes_change(heap);
-	page = run_find(heap, pages, align);
-	if (page != NO_PAGE) {
-		change_head(heap, page, true);
-		mark_pages(heap, page, pages, true);
-		heap->notes->stats.runs++;
-	}
-	ka_notes_change(heap);
+	run = ka_run_take(heap, size, align);
 	pthread_mutex_unlock(&heap->lock);
-	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
+	return run;
 }
 
-/* Of the arenas that a run has left empty, and one kept, at most one is kept. */
-static void release_empty(struct ka_heap *heap, size_t first, size_t end)
+static bool is_empty(const struct ka_notes *notes, size_t index)
+{
+	const struct ka_arena *arena = ka_arena_at(notes, index);
+
+	return arena->committed && !arena->nr_used;
+}
+
+/*
+ * Give back empty arenas, but for as many as may stay: those with the lowest addresses,
+ * where the next runs are looked for.
+ */
+static void release_empty(struct ka_heap *heap)
 {
 	struct ka_notes *notes = heap->notes;
+	size_t end = notes->nr_touched;
 
-	if (notes->nr_empty <= 1)
-		return;
-	/* A run's inner arenas are empty; its first and last may not be. */
-	if (notes->arenas[first].nr_used)
-		first++;
-	if (first < end && notes->arenas[end - 1].nr_used)
-		end--;
-	if (notes->nr_empty == end - first)
-		first++;
-	if (first < end)
+	while (notes->nr_empty > heap->most_empty) {
+		size_t first, most = notes->nr_empty - heap->most_empty;
+
+		while (!is_empty(notes, end - 1))
+			end--;
+		first = end - 1;
+		while (end - first < most && first > notes->nr_notes &&
+		       is_empty(notes, first - 1))
+			first--;
 		forget_arenas(heap, first, end - first);
+		end = first;
+	}
 }
 
 static void run_free(struct ka_heap *heap, size_t page)
@@ -388,9 +416,18 @@ static void run_free(struct ka_heap *heap, size_t page)
 	change_head(heap, page, false);
 	mark_pages(heap, page, pages, false);
 	heap->notes->stats.runs--;
-	release_empty(heap, page / KA_ARENA_PAGES,
-		      (page + pages - 1) / KA_ARENA_PAGES + 1);
+	release_empty(heap);
 	ka_notes_change(heap);
+}
+
+/**
+ * ka_run_give() - Give a run back, with the heap's lock held.
+ * @heap: The heap.
+ * @run: The run.
+ */
+void ka_run_give(struct ka_heap *heap, void *run)
+{
+	run_free(heap, run_page(heap, run));
 }
 
 int ka_run_free(struct ka_heap *heap, void *run)
@@ -425,4 +462,57 @@ size_t ka_run_size(struct ka_heap *heap, const void *run)
 	if (page == NO_PAGE)
 		ka_fail(EINVAL, "no run begins at %p", run);
 	return pages * KA_PAGE_SIZE;
+}
+
+/* Pages behind a run, in the arena that it ends in: whether they could be added. */
+static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
+{
+	struct ka_arena *arena = ka_arena_at(heap->notes, end / KA_ARENA_PAGES);
+	size_t from = end % KA_ARENA_PAGES;
+
+	/* Where an arena ends, the next may not even be committed. */
+	if (!from || from + pages > KA_ARENA_PAGES ||
+	    ka_find_bit(arena->used, from, true) < from + pages ||
+	    commit_part(heap, end / KA_ARENA_PAGES, from + pages))
+		return false;
+	mark_pages(heap, end, pages, true);
+	return true;
+}
+
+static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
+{
+	size_t first = end - pages;
+
+	mark_pages(heap, first, pages, false);
+	release_empty(heap);
+}
+
+/**
+ * ka_run_resize() - Change a run's size where it is.
+ * @heap: The heap.
+ * @run: The run.
+ * @size: Bytes, more than 0; rounded up to whole pages.
+ *
+ * Return: Whether it has that size from now on.
+ */
+bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
+{
+	size_t pages = size / KA_PAGE_SIZE + !!(size % KA_PAGE_SIZE), page, old;
+	bool done = true;
+
+	if (ka_refuse_inherited(heap))
+		return false;
+	pthread_mutex_lock(&heap->lock);
+	page = run_page(heap, run);
+	if (page != NO_PAGE) {
+		ka_notes_change(heap);
+		old = run_pages(heap, page);
+		if (pages > old)
+			done = run_grow(heap, page + old, pages - old);
+		else if (pages < old)
+			run_shrink(heap, page + old, old - pages);
+		ka_notes_change(heap);
+	}
+	pthread_mutex_unlock(&heap->lock);
+	return page != NO_PAGE && done;
 }

@@ -23,7 +23,7 @@ static int check_notes(const struct ka_notes *notes, size_t size)
 	    notes->nr_touched > notes->nr_arenas ||
 	    notes->nr_notes > notes->nr_touched ||
 	    notes->pages > notes->nr_notes * KA_ARENA_PAGES ||
-	    ka_notes_size(notes->nr_touched) > notes->pages * KA_PAGE_SIZE)
+	    ka_notes_size(notes->nr_touched - notes->nr_notes) > notes->pages * KA_PAGE_SIZE)
 		return -EPROTO;
 	return 0;
 }
@@ -53,7 +53,7 @@ int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data)
 	page = notes->nr_notes * KA_ARENA_PAGES;
 	end = notes->nr_touched * KA_ARENA_PAGES;
 	for (; page < end; page++) {
-		const struct ka_arena *arena = &notes->arenas[page / KA_ARENA_PAGES];
+		const struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
 		bool head = ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 		bool used = ka_test_bit(arena->used, page % KA_ARENA_PAGES);
 

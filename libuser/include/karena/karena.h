@@ -5,7 +5,8 @@
  *
  * A heap is a window of addresses, of which arenas are committed as they are
  * needed. Runs of whole pages are cut from the arenas; an arena with no run in it
- * goes back, but for one that is kept for the next run.
+ * goes back, but for one that is kept for the next run. Blocks of any size lie in
+ * pools, which are runs.
  *
  * Functions that fail set errno and leave one sentence, for people, in ka_error().
  * All may be called by several threads at once, but for ka_heap_destroy(), which
@@ -112,6 +113,15 @@ struct ka_options {
  * @run_bytes: Bytes in these.
  * @available_bytes: Bytes of the arenas that are in no run; with @run_bytes it
  *	adds up to @arenas times KA_ARENA_SIZE.
+ * @pools: Pools, which are runs that are cut into blocks of one size.
+ * @pool_bytes: Bytes in these; the rest of @run_bytes is in other runs.
+ * @blocks: Blocks in use of pools. A block that another thread than the pool's own
+ *	has freed counts until that takes it back.
+ * @block_bytes: Bytes in these, those at their ends that nobody asked for included.
+ * @quantization_bytes: Bytes of pools that are too few for another block. What is
+ *	left of @pool_bytes without this and @block_bytes is in free blocks.
+ *
+ * The members from @pools on may be left out.
  */
 struct ka_stats {
 	size_t size;
@@ -124,6 +134,11 @@ struct ka_stats {
 	size_t runs;
 	size_t run_bytes;
 	size_t available_bytes;
+	size_t pools;
+	size_t pool_bytes;
+	size_t blocks;
+	size_t block_bytes;
+	size_t quantization_bytes;
 };
 
 /**
@@ -195,6 +210,69 @@ int ka_heap_descriptor(struct ka_heap *heap);
  * heap is the parent's.
  */
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
+
+/**
+ * ka_heap_malloc() - Take a block.
+ * @heap: The heap.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The block, aligned to 16 bytes and, if its size is a power of two, to that;
+ * what is in it is not defined. NULL with errno: ENOMEM, no memory, no room in the
+ * window, or the limit; EOWNERDEAD, the heap is the parent's.
+ */
+void *ka_heap_malloc(struct ka_heap *heap, size_t size);
+
+/**
+ * ka_heap_calloc() - Take a block that is all zero.
+ * @heap: The heap.
+ * @count: How many items it is for.
+ * @size: Bytes of each; an overflow of the product is ENOMEM.
+ *
+ * Return: As ka_heap_malloc().
+ */
+void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size);
+
+/**
+ * ka_heap_realloc() - Change the size of a block.
+ * @heap: The heap.
+ * @block: The block; NULL: as ka_heap_malloc().
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The block, perhaps elsewhere, with its content up to the smaller of both
+ * sizes. NULL with errno, and the block as it was: as ka_heap_malloc(), or EINVAL, no
+ * block begins there.
+ */
+void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size);
+
+/**
+ * ka_heap_aligned_alloc() - Take a block with an alignment.
+ * @heap: The heap.
+ * @align: In bytes, a power of two.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: As ka_heap_malloc(), or NULL with EINVAL, a bad alignment.
+ */
+void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size);
+
+/**
+ * ka_heap_free() - Give back a block.
+ * @heap: The heap.
+ * @block: Of any thread; NULL does nothing.
+ *
+ * Return: 0; -1 with errno, as far as it is seen: EINVAL, no block begins there, or it
+ * is the one that was freed last; EOWNERDEAD, the heap is the parent's.
+ */
+int ka_heap_free(struct ka_heap *heap, void *block);
+
+/**
+ * ka_heap_block_size() - How many bytes of a block can be used.
+ * @heap: The heap.
+ * @block: The block.
+ *
+ * Return: Bytes, at least those that were asked for; 0 with errno: EINVAL, no block
+ * begins there; EOWNERDEAD, the heap is the parent's.
+ */
+size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
 
 /**
  * ka_run_alloc() - Take a run of pages.

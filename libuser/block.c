@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Blocks: what a call does when the thread's current pool has no block left, when
+ * a block is another thread's or larger than any pool's, or is none.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "cache.h"
+
+static struct ka_pool *no_block(size_t size)
+{
+	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+	return NULL;
+}
+
+/* The sizes whose current pool is that of a class. */
+static void set_current(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+{
+	size_t last = ka_class_size(class) / KA_CLASS_STEP;
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
+
+	cache->current[class] = pool;
+	for (size_t step = first; step <= last && step < KA_DIRECT; step++)
+		cache->direct[step] = pool;
+}
+
+/* Let a pool have linked blocks, if it has any at all. */
+static bool provide(struct ka_heap *heap, struct ka_pool *pool)
+{
+	if (pool->free)
+		return true;
+	ka_pool_collect(pool);
+	if (pool->free)
+		return true;
+	if (pool->made == pool->capacity)
+		return false;
+	ka_pool_extend(heap, pool);
+	return true;
+}
+
+/* The thread's pool of a class from which blocks are to be taken next, or NULL. */
+static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
+				 unsigned int class)
+{
+	struct ka_pool *pool = ka_pool_choose(&cache->partial[class]);
+
+	if (pool) {
+		ka_pool_unlink(&cache->partial[class], pool);
+		return pool;
+	}
+	pool = ka_pool_unshelve(heap, class, ka_thread());
+	return pool ? pool : ka_pool_make(heap, class, ka_thread());
+}
+
+/* A pool with a linked block becomes the current one; or NULL. */
+static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
+			      unsigned int class)
+{
+	struct ka_pool *pool = cache->current[class];
+
+	if (pool != &ka_no_pool) {
+		if (provide(heap, pool))
+			return pool;
+		set_current(cache, class, &ka_no_pool);
+		pool->current = 0;
+		pool->used--;
+		/* What it is given back meanwhile makes it one to take from again. */
+		if (!ka_pool_disown(heap, pool))
+			ka_pool_link(&cache->partial[class], pool);
+	}
+	while ((pool = next_pool(heap, cache, class))) {
+		if (provide(heap, pool))
+			break;
+		if (!ka_pool_disown(heap, pool))
+			ka_pool_link(&cache->partial[class], pool);
+	}
+	if (!pool)
+		return NULL;
+	pool->used++;
+	pool->current = 1;
+	set_current(cache, class, pool);
+	return pool;
+}
+
+/* A run for what is larger than any pool's block. */
+static void *take_run(struct ka_heap *heap, size_t align, size_t size)
+{
+	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+
+	return pages < size ? no_block(size) : ka_run_alloc(heap, pages, align);
+}
+
+/* For a thread that has ended its cache: one block of a pool that stays on the shelf. */
+static void *take_one(struct ka_heap *heap, unsigned int class)
+{
+	struct ka_pool *pool = ka_pool_unshelve(heap, class, ka_thread());
+	void *block;
+
+	if (!pool)
+		pool = ka_pool_make(heap, class, ka_thread());
+	if (!pool)
+		return NULL;
+	provide(heap, pool);
+	block = ka_pool_take(pool);
+	ka_pool_shelve(heap, pool);
+	return block ? block : take_run(heap, 0, ka_class_size(class));
+}
+
+/**
+ * ka_block_take() - Take a block, whatever it takes.
+ * @heap: The heap.
+ * @cache: The thread's; it is begun if need be.
+ * @size: Bytes.
+ *
+ * Return: As ka_block_alloc().
+ */
+void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	unsigned int class;
+	struct ka_pool *pool;
+
+	if (ka_refuse_inherited(heap))
+		return NULL;
+	if (size > KA_BLOCK_MAX)
+		return take_run(heap, 0, size);
+	class = ka_class_of(size ? size : 1);
+	if (cache->ended)
+		return take_one(heap, class);
+	if (!cache->heap)
+		ka_cache_begin(heap, cache);
+	pool = refill(heap, cache, class);
+	return pool ? ka_pool_take(pool) : NULL;
+}
+
+/**
+ * ka_block_take_aligned() - Take a block with an alignment.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @align: A power of two.
+ * @size: Bytes.
+ *
+ * Return: As ka_block_alloc().
+ */
+void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+			    size_t size)
+{
+	size_t least = size > align ? size : align;
+
+	if (align <= KA_CLASS_STEP)
+		return ka_block_alloc(heap, cache, size);
+	if (least > KA_BLOCK_MAX) {
+		if (ka_refuse_inherited(heap))
+			return NULL;
+		return take_run(heap, align, size ? size : 1);
+	}
+	/* Pools are aligned to a slot: their blocks are to what divides their size. */
+	for (unsigned int class = ka_class_of(least); class < KA_CLASSES; class++) {
+		size_t whole = ka_class_size(class);
+
+		if (!(whole & (align - 1)) &&
+		    (align <= KA_SLOT_SIZE || !(whole & (whole - 1))))
+			return ka_block_alloc(heap, cache, whole);
+	}
+	return take_run(heap, align, size);
+}
+
+static int freed_twice(const void *block)
+{
+	return ka_fail(EINVAL, "the block %p is freed already", block);
+}
+
+/* The pool is the thread's now, has free blocks or will, and is in no list. */
+static void keep(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+{
+	ka_pool_collect(pool);
+	if (!pool->used)
+		ka_pool_give_back(heap, pool);
+	else if (cache->ended)
+		ka_pool_shelve(heap, pool);
+	else
+		ka_pool_link(&cache->partial[pool->class], pool);
+}
+
+/* Leave a block to the pool's owner; if it has none by now, become that. */
+static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+		       void *block)
+{
+	void *head = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+
+	do {
+		if (head == block)
+			return freed_twice(block);
+		*(void **)block = head;
+	} while (!__atomic_compare_exchange_n(&pool->remote, &head, block, true,
+					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+	if (ka_pool_adopt(heap, pool, ka_thread()))
+		keep(heap, cache, pool);
+	return 0;
+}
+
+static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+			void *block)
+{
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == ka_thread())
+		/* Only the last one that was freed comes here. */
+		return freed_twice(block);
+	if (((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size)
+		return ka_fail(EINVAL, "no block begins at %p", block);
+	if (!cache->heap && !cache->ended)
+		ka_cache_begin(heap, cache);
+	if (!ka_pool_adopt(heap, pool, ka_thread()))
+		return give_remote(heap, cache, pool, block);
+	*(void **)block = pool->free;
+	pool->free = block;
+	pool->used--;
+	keep(heap, cache, pool);
+	return 0;
+}
+
+/**
+ * ka_block_give_slowly() - Give back a block that is not of the thread's own pools.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @block: The block, or whatever the caller takes for one.
+ *
+ * Return: As ka_block_free().
+ */
+int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block)
+{
+	struct ka_pool *pool = ka_pool_of(heap, block);
+	int before = errno, error;
+
+	if (!block)
+		return 0;
+	if (ka_refuse_inherited(heap))
+		return -1;
+	if (pool != &ka_no_pool)
+		error = give_to_pool(heap, cache, pool, block);
+	else
+		error = ka_run_free(heap, block);
+	/* What has been freed is no reason for an errno. */
+	if (!error)
+		errno = before;
+	return error;
+}
+
+/**
+ * ka_block_emptied() - A pool's last block has been freed.
+ * @cache: The thread's.
+ * @pool: The thread's pool, not a current one.
+ */
+void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
+{
+	int before = errno;
+
+	ka_pool_unlink(&cache->partial[pool->class], pool);
+	ka_pool_give_back(cache->heap, pool);
+	errno = before;
+}
+
+/**
+ * ka_block_size() - How many bytes of a block can be used.
+ * @heap: The heap.
+ * @block: The block.
+ *
+ * Return: Bytes; 0 with errno and a sentence if no block begins there.
+ */
+size_t ka_block_size(struct ka_heap *heap, const void *block)
+{
+	struct ka_pool *pool = ka_pool_of(heap, block);
+
+	if (pool == &ka_no_pool)
+		return ka_run_size(heap, block);
+	if (((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size) {
+		ka_fail(EINVAL, "no block begins at %p", block);
+		return 0;
+	}
+	return pool->size;
+}
+
+/**
+ * ka_block_resize() - Change a block's size.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @block: The block.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the
+ * block as it was. It stays where it is if it fits and no more than a quarter would
+ * come free, as in CPython's obmalloc.
+ */
+void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
+{
+	size_t old = ka_block_size(heap, block);
+	void *other;
+
+	if (!old)
+		return NULL;
+	if (size <= old && size >= old - old / 4)
+		return block;
+	if (old > KA_BLOCK_MAX && size > KA_BLOCK_MAX &&
+	    ka_run_resize(heap, block, size))
+		return block;
+	other = ka_block_alloc(heap, cache, size);
+	if (!other)
+		return size <= old ? block : NULL;
+	memcpy(other, block, size < old ? size : old);
+	ka_block_free(heap, cache, block);
+	return other;
+}

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Which caches there are: of each thread for each heap whose blocks it uses. A
+ * thread that ends leaves its pools to the others; a heap that goes takes its caches
+ * along; a child has those of the thread that forked.
+ *
+ * The lock of the list of heaps guards the lists of caches: heap->caches, and each
+ * thread's own, which @mine begins.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "cache.h"
+
+/* Where a thread finds its cache of a heap: at heap->index, if the serial is right. */
+struct entry {
+	uint64_t serial;
+	struct ka_cache *cache;
+};
+
+#define TABLE_SIZE	((KA_HEAPS + 1) * sizeof(struct entry))
+
+static __thread struct entry *table;
+static __thread struct ka_cache *mine;
+
+/* What a thread has that comes here after it has ended its caches. */
+static struct ka_cache ended = { KA_CACHE_INIT, .ended = true };
+static __thread bool thread_ended;
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool have_key;
+
+/* The pool is in no list: to the heap, to the shelf or, if full, to nobody. */
+static void leave(struct ka_heap *heap, struct ka_pool *pool)
+{
+	ka_pool_collect(pool);
+	if (!pool->used)
+		ka_pool_give_back(heap, pool);
+	else if (pool->free || pool->made < pool->capacity ||
+		 !ka_pool_disown(heap, pool))
+		ka_pool_shelve(heap, pool);
+}
+
+/* Nothing is to be taken from what has been current. */
+static void forget(struct ka_cache *cache)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++)
+		cache->current[class] = &ka_no_pool;
+	for (size_t i = 0; i < KA_DIRECT; i++)
+		cache->direct[i] = &ka_no_pool;
+}
+
+/* Give up all pools. */
+static void cache_empty(struct ka_cache *cache)
+{
+	struct ka_pool *pool;
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		pool = cache->current[class];
+		if (pool != &ka_no_pool) {
+			pool->current = 0;
+			pool->used--;
+			leave(cache->heap, pool);
+		}
+		while ((pool = cache->partial[class].first)) {
+			ka_pool_unlink(&cache->partial[class], pool);
+			leave(cache->heap, pool);
+		}
+	}
+	forget(cache);
+}
+
+static void cache_unlink(struct ka_cache *cache)
+{
+	*cache->of_heap.link = cache->of_heap.next;
+	if (cache->of_heap.next)
+		cache->of_heap.next->of_heap.link = cache->of_heap.link;
+	*cache->of_thread.link = cache->of_thread.next;
+	if (cache->of_thread.next)
+		cache->of_thread.next->of_thread.link = cache->of_thread.link;
+}
+
+static void cache_free(struct ka_cache *cache)
+{
+	cache_unlink(cache);
+	if (cache->own)
+		munmap(cache, sizeof(*cache));
+}
+
+static void thread_ends(void *data)
+{
+	(void)data;
+	thread_ended = true;
+	ka_heaps_lock();
+	while (mine) {
+		struct ka_cache *cache = mine;
+
+		if (!cache->heap->inherited)
+			cache_empty(cache);
+		cache->ended = true;
+		cache_free(cache);
+	}
+	ka_heaps_unlock();
+	if (table)
+		munmap(table, TABLE_SIZE);
+	table = NULL;
+}
+
+static void make_key(void)
+{
+	/* Without one, what a thread leaves stays its own. */
+	have_key = !pthread_key_create(&key, thread_ends);
+}
+
+/**
+ * ka_cache_begin() - Let a cache be known.
+ * @heap: The heap.
+ * @cache: The thread's, which has nothing.
+ */
+void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
+{
+	pthread_once(&once, make_key);
+	ka_heaps_lock();
+	cache->heap = heap;
+	cache->thread = ka_thread();
+	cache->of_heap.next = heap->caches;
+	cache->of_heap.link = &heap->caches;
+	if (heap->caches)
+		heap->caches->of_heap.link = &cache->of_heap.next;
+	heap->caches = cache;
+	cache->of_thread.next = mine;
+	cache->of_thread.link = &mine;
+	if (mine)
+		mine->of_thread.link = &cache->of_thread.next;
+	mine = cache;
+	ka_heaps_unlock();
+	/* It may allocate: the cache can be used by now. */
+	if (have_key)
+		pthread_setspecific(key, cache);
+}
+
+static void *pages(size_t size)
+{
+	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+static struct ka_cache *cache_make(struct ka_heap *heap)
+{
+	static const struct ka_cache empty = { KA_CACHE_INIT };
+	struct ka_cache *cache = pages(sizeof(*cache));
+
+	if (!cache)
+		return NULL;
+	*cache = empty;
+	cache->own = true;
+	ka_cache_begin(heap, cache);
+	return cache;
+}
+
+/**
+ * ka_cache_of() - The calling thread's cache of a heap.
+ * @heap: The heap.
+ *
+ * Return: The cache, made if need be; NULL with errno and a sentence.
+ */
+struct ka_cache *ka_cache_of(struct ka_heap *heap)
+{
+	struct entry *entry;
+
+	/* The table has an entry more, for heaps that have found no index. */
+	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
+		return table[heap->index].cache;
+	if (thread_ended)
+		return &ended;
+	if (heap->index == KA_HEAPS) {
+		ka_fail(ENOMEM, "%zu heaps have blocks already", KA_HEAPS);
+		return NULL;
+	}
+	if (!table)
+		table = pages(TABLE_SIZE);
+	if (!table)
+		goto err;
+	entry = &table[heap->index];
+	entry->cache = cache_make(heap);
+	if (!entry->cache)
+		goto err;
+	entry->serial = heap->serial;
+	return entry->cache;
+
+err:
+	ka_fail(ENOMEM, "no memory for what a thread has of a heap");
+	return NULL;
+}
+
+/**
+ * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
+ * @heap: The heap. The lock of the list of heaps is held.
+ */
+void ka_caches_free(struct ka_heap *heap)
+{
+	while (heap->caches)
+		cache_free(heap->caches);
+}
+
+/* The pools of threads that a child does not have are left to all. */
+static void leave_orphans(struct ka_heap *heap)
+{
+	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
+
+	while (slot < heap->nr_slots) {
+		struct ka_pool *pool = &heap->pools[slot];
+
+		if (heap->map[slot] != pool) {
+			slot++;
+			continue;
+		}
+		slot += pool->slots;
+		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
+		    pool->owner != ka_thread()) {
+			pool->used -= pool->current;
+			pool->current = 0;
+			ka_pool_shelve_locked(heap, pool);
+		}
+	}
+}
+
+/**
+ * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
+ * @heap: The heap. Its lock, and that of the list of heaps, are held.
+ *
+ * Whatever a thread was doing to its pools, what it has stored by then is in the
+ * order of the program: at worst a block is lost, or a pool never becomes empty.
+ */
+void ka_caches_forked(struct ka_heap *heap)
+{
+	struct ka_cache *cache = heap->caches, *next, *own = NULL;
+	bool others = false;
+
+	for (; cache; cache = next) {
+		next = cache->of_heap.next;
+		if (cache->thread == ka_thread()) {
+			own = cache;
+			continue;
+		}
+		others = true;
+		/* What is a thread's own storage is nobody's now. */
+		if (cache->own)
+			munmap(cache, sizeof(*cache));
+	}
+	heap->caches = own;
+	if (own) {
+		own->of_heap.next = NULL;
+		own->of_heap.link = &heap->caches;
+	}
+	if (heap->inherited && own)
+		forget(own);
+	else if (others && !heap->inherited)
+		leave_orphans(heap);
+}

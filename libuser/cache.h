@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Caches: the pools that a thread has of a heap, and how it takes blocks from them
+ * and gives blocks back. Nothing here is locked or atomic but what other threads'
+ * blocks need: the inline functions are all there is to most calls.
+ *
+ * Of each class one pool is the current one, from which blocks are taken. Pools that
+ * become full are disowned; those with free blocks are in @partial; those that become
+ * empty go back to the heap at once.
+ */
+#ifndef KARENA_CACHE_H
+#define KARENA_CACHE_H
+
+#include "pool.h"
+
+/**
+ * struct ka_cache - A thread's pools of a heap.
+ * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX.
+ * @current: The current pool of each class, or &ka_no_pool.
+ * @partial: Pools of each class with free blocks.
+ * @heap: The heap; NULL as long as the cache is in no list.
+ * @thread: Whose it is.
+ * @of_heap: In the heap's list of caches.
+ * @of_thread: In the thread's.
+ * @own: It has pages of its own, which go with it.
+ * @ended: The thread ends: what it still takes it does not keep.
+ */
+struct ka_cache {
+	struct ka_pool *direct[KA_DIRECT];
+	struct ka_pool *current[KA_CLASSES];
+	struct ka_pool_list partial[KA_CLASSES];
+	struct ka_heap *heap;
+	uintptr_t thread;
+	struct {
+		struct ka_cache *next;
+		struct ka_cache **link;
+	} of_heap, of_thread;
+	bool own;
+	bool ended;
+};
+
+/* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
+#define KA_CACHE_INIT							\
+	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
+	.current	= { [0 ... KA_CLASSES - 1] = &ka_no_pool }
+
+/* A number for the calling thread that no other has: the address of its TCB. */
+static inline uintptr_t ka_thread(void)
+{
+	return (uintptr_t)__builtin_thread_pointer();
+}
+
+/* cache.c; the first returns NULL with errno and a sentence. */
+struct ka_cache *ka_cache_of(struct ka_heap *heap);
+void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
+void ka_caches_free(struct ka_heap *heap);
+void ka_caches_forked(struct ka_heap *heap);
+
+/* block.c; NULL, -1 and 0 with errno and a sentence. */
+void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size);
+void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+			    size_t size);
+int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block);
+void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
+void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
+		      size_t size);
+size_t ka_block_size(struct ka_heap *heap, const void *block);
+
+/* What is going to be returned had better be where it is returned: no move then. */
+#ifdef __x86_64__
+#define KA_RETURNED(value)	asm("" : "+a" (value))
+#else
+#define KA_RETURNED(value)
+#endif
+
+/* A block of a pool, or NULL if it has none linked. */
+static inline void *ka_pool_take(struct ka_pool *pool)
+{
+	void *block = pool->free;
+
+	KA_RETURNED(block);
+	if (__builtin_expect(!block, 0))
+		return NULL;
+	pool->free = *(void **)block;
+	pool->used++;
+	return block;
+}
+
+/* What the thread's current pools have: a block, or NULL. */
+static inline void *ka_block_try(struct ka_cache *cache, size_t size)
+{
+	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
+		return ka_pool_take(cache->direct[(size + KA_CLASS_STEP - 1) / KA_CLASS_STEP]);
+	if (size <= KA_BLOCK_MAX)
+		return ka_pool_take(cache->current[ka_class_of(size)]);
+	return NULL;
+}
+
+/**
+ * ka_block_alloc() - Take a block.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The block; NULL with errno and a sentence.
+ */
+static inline void *ka_block_alloc(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	void *block = ka_block_try(cache, size);
+
+	return __builtin_expect(!block, 0) ? ka_block_take(heap, cache, size) : block;
+}
+
+/*
+ * The pool of a block if it is the thread's; else NULL. Nor of the block that has been
+ * freed last, which would be linked to itself.
+ */
+static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const void *block)
+{
+	size_t slot = ka_slot_of(heap, block);
+	struct ka_pool *pool;
+
+	if (__builtin_expect(slot >= KA_READ(heap->nr_slots), 0))
+		return NULL;
+	pool = heap->map[slot];
+	if (__builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ||
+	    __builtin_expect(pool->free == block, 0))
+		return NULL;
+	return pool;
+}
+
+/* Put a block back into the thread's pool; how many of it are in use then. */
+static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
+{
+	*(void **)block = pool->free;
+	pool->free = block;
+	return --pool->used;
+}
+
+/**
+ * ka_block_free() - Give a block back.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @block: The block; NULL does nothing.
+ *
+ * Return: 0; -1 with errno and a sentence if it is none, as far as that is seen.
+ */
+static inline int ka_block_free(struct ka_heap *heap, struct ka_cache *cache, void *block)
+{
+	struct ka_pool *pool = ka_block_own(heap, block);
+
+	if (__builtin_expect(!pool, 0))
+		return ka_block_give_slowly(heap, cache, block);
+	if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		ka_block_emptied(cache, pool);
+	return 0;
+}
+
+#endif /* KARENA_CACHE_H */

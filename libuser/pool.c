@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pools of a heap: made from runs, given back, and kept on the shelf when a thread
+ * has no use for them any more that others may have.
+ */
+#include "pool.h"
+
+struct ka_pool ka_no_pool;
+
+/* How many pools of a list are looked at, to find the one to take from next. */
+#define LOOK_AT	8
+
+/* How many slots spare runs may have: 1 MiB. */
+#define MOST_SPARE	64
+
+/* A pool has at least so many blocks, and a sixteenth of it may stay unused. */
+static size_t fewest_blocks(size_t size)
+{
+	return size <= KA_PAGE_SIZE ? 16 : size <= KA_BLOCK_MAX / 8 ? 8 : 4;
+}
+
+static unsigned int pool_slots(size_t size)
+{
+	unsigned int slots = 1;
+
+	for (;;) {
+		size_t bytes = slots * KA_SLOT_SIZE, count = bytes / size;
+
+		if (count >= fewest_blocks(size) && (bytes - count * size) * 16 <= bytes)
+			return slots;
+		slots++;
+	}
+}
+
+/* Blocks of a power of two are aligned to it, so their pools are as well. */
+static size_t pool_align(size_t size)
+{
+	return size > KA_SLOT_SIZE && !(size & (size - 1)) ? size : KA_SLOT_SIZE;
+}
+
+static void map(struct ka_heap *heap, size_t slot, size_t count, struct ka_pool *pool)
+{
+	for (size_t i = slot; i < slot + count; i++)
+		__atomic_store_n(&heap->map[i], pool, __ATOMIC_RELAXED);
+}
+
+/* Let all slots of the arenas that have been touched be found: not to be pools. */
+static void reach_slots(struct ka_heap *heap)
+{
+	size_t end = heap->notes->nr_touched * KA_ARENA_SLOTS;
+
+	if (end <= heap->nr_slots)
+		return;
+	map(heap, heap->nr_slots, end - heap->nr_slots, &ka_no_pool);
+	__atomic_store_n(&heap->nr_slots, end, __ATOMIC_RELEASE);
+}
+
+static void give_slots(struct ka_heap *heap, size_t slot)
+{
+	ka_run_give(heap, heap->window.start + slot * KA_SLOT_SIZE);
+}
+
+/* A run that has been a pool, or NULL. */
+static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int slots, size_t align)
+{
+	struct ka_pool *spare = heap->spare[slots - 1];
+
+	if (!spare || ((uintptr_t)ka_pool_start(heap, spare) & (align - 1)))
+		return NULL;
+	heap->spare[slots - 1] = spare->next;
+	heap->nr_spare--;
+	heap->spare_slots -= slots;
+	return spare;
+}
+
+/* Give up all spare runs. */
+static void drop_spare(struct ka_heap *heap)
+{
+	for (unsigned int slots = 1; slots <= KA_ARENA_SLOTS; slots++) {
+		struct ka_pool *spare;
+
+		while ((spare = take_spare(heap, slots, 1)))
+			give_slots(heap, ka_pool_slot(heap, spare));
+	}
+}
+
+/* Slots for a pool's blocks, which its notes have been made for; the first one. */
+static bool take_slots(struct ka_heap *heap, unsigned int count, size_t align, size_t *slot)
+{
+	char *run = ka_run_take(heap, count * KA_SLOT_SIZE, align);
+	int error;
+
+	if (!run && heap->nr_spare) {
+		drop_spare(heap);
+		run = ka_run_take(heap, count * KA_SLOT_SIZE, align);
+	}
+	if (!run)
+		return false;
+	*slot = (size_t)(run - heap->window.start) / KA_SLOT_SIZE;
+	error = ka_notes_reach_pools(heap, *slot / KA_ARENA_SLOTS + 1);
+	if (error) {
+		ka_run_give(heap, run);
+		ka_fail(error, "no memory for the notes on a pool");
+		return false;
+	}
+	reach_slots(heap);
+	return true;
+}
+
+/* With the heap's lock held. */
+static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+{
+	size_t size = ka_class_size(class), slot;
+	unsigned int slots = pool_slots(size);
+	struct ka_pool *pool = take_spare(heap, slots, pool_align(size));
+
+	if (pool)
+		slot = ka_pool_slot(heap, pool);
+	else if (take_slots(heap, slots, pool_align(size), &slot))
+		pool = &heap->pools[slot];
+	else
+		return NULL;
+	*pool = (struct ka_pool){
+		.capacity = (uint32_t)(slots * KA_SLOT_SIZE / size),
+		.size = (uint32_t)size,
+		.class = (uint8_t)class,
+		.slots = (uint8_t)slots,
+		.owner = owner,
+	};
+	map(heap, slot, slots, pool);
+	heap->notes->nr_pools++;
+	return pool;
+}
+
+/**
+ * ka_pool_make() - Make a pool.
+ * @heap: The heap.
+ * @class: Of its blocks.
+ * @owner: Whose it is to be.
+ *
+ * Return: The pool, without a free block yet; or NULL with errno and a sentence.
+ */
+struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+{
+	struct ka_pool *pool;
+
+	pthread_mutex_lock(&heap->lock);
+	pool = make(heap, class, owner);
+	pthread_mutex_unlock(&heap->lock);
+	return pool;
+}
+
+/* With the heap's lock held, a pool that is empty and in no list. */
+static void give_back(struct ka_heap *heap, struct ka_pool *pool)
+{
+	size_t slot = ka_pool_slot(heap, pool), slots = pool->slots;
+
+	map(heap, slot, slots, &ka_no_pool);
+	/* Who has just freed its last block may look at it still. */
+	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
+	heap->notes->nr_pools--;
+	if (heap->spare_slots + slots > MOST_SPARE) {
+		give_slots(heap, slot);
+		return;
+	}
+	pool->next = heap->spare[slots - 1];
+	heap->spare[slots - 1] = pool;
+	heap->nr_spare++;
+	heap->spare_slots += slots;
+	/* Without pools nothing is spare: the arenas can go. */
+	if (!heap->notes->nr_pools)
+		drop_spare(heap);
+}
+
+/**
+ * ka_pool_give_back() - Give up a pool whose blocks are all free.
+ * @heap: The heap.
+ * @pool: The caller's pool, in no list.
+ */
+void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
+{
+	pthread_mutex_lock(&heap->lock);
+	give_back(heap, pool);
+	pthread_mutex_unlock(&heap->lock);
+}
+
+/**
+ * ka_pool_collect() - Take what others have freed.
+ * @pool: The caller's pool.
+ */
+void ka_pool_collect(struct ka_pool *pool)
+{
+	void *first, *last, *next;
+	uint32_t count = 1;
+
+	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
+		return;
+	first = __atomic_exchange_n(&pool->remote, NULL, __ATOMIC_ACQUIRE);
+	if (!first)
+		return;
+	for (last = first; (next = *(void **)last); last = next)
+		count++;
+	*(void **)last = pool->free;
+	pool->free = first;
+	pool->used -= count;
+}
+
+/**
+ * ka_pool_extend() - Link blocks that have never been in use, a page of them.
+ * @heap: The heap.
+ * @pool: The caller's pool, without a free block, but with such.
+ */
+void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool)
+{
+	char *first = ka_pool_start(heap, pool) + (size_t)pool->made * pool->size;
+	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size), i;
+	char *block = first;
+
+	if (!count)
+		count = 1;
+	if (count > pool->capacity - pool->made)
+		count = pool->capacity - pool->made;
+	for (i = 1; i < count; i++, block += pool->size)
+		*(void **)block = block + pool->size;
+	*(void **)block = NULL;
+	/* In this order: a child that is forked between them loses them, no more. */
+	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
+	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
+}
+
+/* With the heap's lock held: on the shelf, or back if it is empty by now. */
+void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
+{
+	struct ka_pool_list *shelf = &heap->shelf[pool->class];
+
+	ka_pool_link(shelf, pool);
+	for (;;) {
+		ka_pool_collect(pool);
+		if (!pool->used)
+			break;
+		/* Who frees a block now finds it on the shelf, or we find the block. */
+		__atomic_exchange_n(&pool->owner, KA_SHELF, __ATOMIC_SEQ_CST);
+		if (!__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST))
+			return;
+	}
+	ka_pool_unlink(shelf, pool);
+	give_back(heap, pool);
+}
+
+/**
+ * ka_pool_shelve() - Leave a pool to whoever needs blocks of its class.
+ * @heap: The heap.
+ * @pool: The caller's pool, in no list; it may be empty.
+ */
+void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
+{
+	pthread_mutex_lock(&heap->lock);
+	ka_pool_shelve_locked(heap, pool);
+	pthread_mutex_unlock(&heap->lock);
+}
+
+/*
+ * Whether @pool is a better one to take from than @best: fuller, so that the others
+ * become empty, as long as an eighth of it is free; else one with more free blocks,
+ * which do not run out at once.
+ */
+static bool is_better(const struct ka_pool *pool, const struct ka_pool *best)
+{
+	bool enough = pool->capacity - pool->used >= pool->capacity / 8;
+	bool was = best->capacity - best->used >= best->capacity / 8;
+
+	if (enough != was)
+		return enough;
+	return enough ? pool->used > best->used : pool->used < best->used;
+}
+
+/**
+ * ka_pool_choose() - The pool to take from next.
+ * @list: Pools of one class.
+ *
+ * Return: One of the first in the list, or NULL.
+ */
+struct ka_pool *ka_pool_choose(const struct ka_pool_list *list)
+{
+	struct ka_pool *best = list->first, *pool = best;
+
+	for (int i = 0; i < LOOK_AT && pool; i++, pool = pool->next) {
+		if (is_better(pool, best))
+			best = pool;
+	}
+	return best;
+}
+
+/**
+ * ka_pool_unshelve() - Take a pool from the shelf.
+ * @heap: The heap.
+ * @class: Of its blocks.
+ * @owner: Whose it is from now on.
+ *
+ * Return: The pool, or NULL.
+ */
+struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+{
+	struct ka_pool *pool;
+
+	if (!__atomic_load_n(&heap->shelf[class].first, __ATOMIC_RELAXED))
+		return NULL;
+	pthread_mutex_lock(&heap->lock);
+	pool = ka_pool_choose(&heap->shelf[class]);
+	if (pool) {
+		ka_pool_unlink(&heap->shelf[class], pool);
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&heap->lock);
+	return pool;
+}
+
+/**
+ * ka_pool_adopt() - Become the owner of a pool that has none.
+ * @heap: The heap.
+ * @pool: The pool.
+ * @owner: Whose it is from now on.
+ *
+ * Return: Whether it had none. What others have freed of it is still to be collected.
+ */
+bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
+{
+	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
+	bool mine = false;
+
+	if (now == KA_NOBODY)
+		return __atomic_compare_exchange_n(&pool->owner, &now, owner, false,
+						   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+	if (now != KA_SHELF)
+		return false;
+	pthread_mutex_lock(&heap->lock);
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_SHELF) {
+		ka_pool_unlink(&heap->shelf[pool->class], pool);
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
+		mine = true;
+	}
+	pthread_mutex_unlock(&heap->lock);
+	return mine;
+}
+
+/**
+ * ka_pool_disown() - Give up a pool that is full.
+ * @heap: The heap.
+ * @pool: The caller's pool, in no list, without a free block.
+ *
+ * Return: True; false if others have freed blocks meanwhile: it stays the caller's.
+ */
+bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
+{
+	uintptr_t owner = pool->owner;
+
+	/* Who frees a block from here on adopts the pool, or we see the block. */
+	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
+	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
+	       !ka_pool_adopt(heap, pool, owner);
+}
+
+/**
+ * ka_pool_figures() - What pools and blocks there are.
+ * @heap: The heap, whose lock is held.
+ * @stats: Its members for pools and blocks are filled in.
+ *
+ * Other threads go on: each pool is counted as it was at some moment. Spare runs
+ * count as free.
+ */
+void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
+{
+	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
+
+	stats->runs -= heap->nr_spare;
+	stats->run_bytes -= heap->spare_slots * KA_SLOT_SIZE;
+	stats->pools = heap->notes->nr_pools;
+	stats->pool_bytes = 0;
+	stats->blocks = 0;
+	stats->block_bytes = 0;
+	stats->quantization_bytes = 0;
+	while (slot < heap->nr_slots) {
+		struct ka_pool *pool = heap->map[slot];
+		size_t used;
+
+		slot += pool == &ka_no_pool ? 1 : pool->slots;
+		if (pool == &ka_no_pool)
+			continue;
+		used = KA_READ(pool->used);
+		/* A moment ago it was, or a moment later it is, the current one. */
+		used -= used ? KA_READ(pool->current) : 0;
+		if (used > pool->capacity)
+			used = pool->capacity;
+		stats->pool_bytes += pool->slots * KA_SLOT_SIZE;
+		stats->blocks += used;
+		stats->block_bytes += used * pool->size;
+		stats->quantization_bytes += pool->slots * KA_SLOT_SIZE -
+					     (size_t)pool->capacity * pool->size;
+	}
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pools: runs that are cut into blocks of one size class. What is known of a pool
+ * stands in the heap's notes, not in the pool: a child that only frees copies none
+ * of the pool's pages, and blocks are aligned as their size allows.
+ *
+ * A pool has an owner, a thread, which alone takes blocks from it and may put back
+ * its own without an atomic operation; or none, when it is full, or on the heap's
+ * shelf. Who frees a block of a pool without an owner becomes that.
+ *
+ *	owner		guards what it does not say otherwise of
+ *	heap->lock	which pools there are; the shelf, and from and to it, the owner
+ *	@remote		atomic: blocks that others have freed; taken by the owner
+ *
+ * The owner changes from 0 by compare-and-swap, to 0 by the owner.
+ */
+#ifndef KARENA_POOL_H
+#define KARENA_POOL_H
+
+#include "internal.h"
+
+/* No thread has this for its number. */
+#define KA_NOBODY	((uintptr_t)0)
+#define KA_SHELF	((uintptr_t)1)
+#define KA_GONE		((uintptr_t)2)	/* this is no pool any more */
+
+/**
+ * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
+ *	for each slot; a pool has that of its first one.
+ * @free: Blocks that can be taken, linked by their first word.
+ * @owner: The thread whose it is, KA_NOBODY, KA_SHELF or KA_GONE.
+ * @used: Blocks that are in use, those in @remote among them; one more while it is
+ *	its owner's current pool of its class, so that this never becomes empty.
+ * @made: Blocks that have ever been in use, or linked; the rest is untouched.
+ * @remote: Blocks that others than the owner have freed.
+ * @next: In its owner's list of the class, or on the shelf: pools with free blocks.
+ * @prev: Likewise.
+ * @capacity: Blocks that it has room for.
+ * @size: Bytes of a block.
+ * @class: The block's class.
+ * @slots: Slots that the run has; 0 if this is no pool.
+ * @current: It is its owner's current pool: 1 or 0.
+ */
+struct ka_pool {
+	void *free;
+	uintptr_t owner;
+	uint32_t used;
+	uint32_t made;
+	void *remote;
+	struct ka_pool *next;
+	struct ka_pool *prev;
+	uint32_t capacity;
+	uint32_t size;
+	uint8_t class;
+	uint8_t slots;
+	uint8_t current;
+};
+
+_Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");
+
+/* What stands for no pool: it has no block, and nobody owns it. */
+extern struct ka_pool ka_no_pool;
+
+static inline size_t ka_pool_slot(const struct ka_heap *heap, const struct ka_pool *pool)
+{
+	return (size_t)(pool - heap->pools);
+}
+
+static inline char *ka_pool_start(const struct ka_heap *heap, const struct ka_pool *pool)
+{
+	return heap->window.start + ka_pool_slot(heap, pool) * KA_SLOT_SIZE;
+}
+
+/*
+ * To read what another thread may be changing: a load, and the compiler may make it an
+ * operand, which it does not with those of stdatomic.
+ */
+#ifdef __SANITIZE_THREAD__
+#define KA_READ(value)	__atomic_load_n(&(value), __ATOMIC_RELAXED)
+#else
+#define KA_READ(value)	(value)
+#endif
+
+/* The slot that an address lies in; more than heap->nr_slots outside of all arenas. */
+static inline size_t ka_slot_of(const struct ka_heap *heap, const void *address)
+{
+	return ((uintptr_t)address - (uintptr_t)heap->window.start) >> KA_SLOT_SHIFT;
+}
+
+/* The pool that an address lies in; or &ka_no_pool. */
+static inline struct ka_pool *ka_pool_of(const struct ka_heap *heap, const void *address)
+{
+	size_t slot = ka_slot_of(heap, address);
+
+	if (slot >= __atomic_load_n(&heap->nr_slots, __ATOMIC_ACQUIRE))
+		return &ka_no_pool;
+	return __atomic_load_n(&heap->map[slot], __ATOMIC_RELAXED);
+}
+
+/* Put a pool at the end of a list. */
+static inline void ka_pool_link(struct ka_pool_list *list, struct ka_pool *pool)
+{
+	pool->next = NULL;
+	pool->prev = list->last;
+	if (list->last)
+		list->last->next = pool;
+	else
+		list->first = pool;
+	list->last = pool;
+}
+
+static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *pool)
+{
+	if (pool->prev)
+		pool->prev->next = pool->next;
+	else
+		list->first = pool->next;
+	if (pool->next)
+		pool->next->prev = pool->prev;
+	else
+		list->last = pool->prev;
+}
+
+/* pool.c */
+struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
+void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_collect(struct ka_pool *pool);
+void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
+struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
+struct ka_pool *ka_pool_choose(const struct ka_pool_list *list);
+bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
+bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);
+
+#endif /* KARENA_POOL_H */

@@ -1,0 +1,701 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Blocks: sizes, alignments, errors, threads that free each other's, threads that
+ * end, forks; and random sequences held against a model. Runs on the source that
+ * KARENA_SOURCE names.
+ */
+#include "common.h"
+
+#define NR_THREADS	4
+
+FIXTURE(block) {
+	struct ka_heap *heap;
+};
+
+FIXTURE_SETUP(block)
+{
+	self->heap = make(1024 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, self->heap) TH_LOG("%s", ka_error());
+}
+
+FIXTURE_TEARDOWN(block)
+{
+	ka_heap_destroy(self->heap);
+}
+
+/* A block knows what it is to have in it, from its first to its last byte. */
+static void fill(void *block, size_t size, unsigned int value)
+{
+	memset(block, (int)(value & 0xff), size);
+	if (size >= sizeof(value))
+		memcpy(block, &value, sizeof(value));
+}
+
+static bool has(const void *block, size_t size, unsigned int value)
+{
+	const unsigned char *bytes = block;
+	size_t i = 0;
+
+	if (size >= sizeof(value)) {
+		if (memcmp(block, &value, sizeof(value)))
+			return false;
+		i = sizeof(value);
+	}
+	while (i < size && bytes[i] == (value & 0xff))
+		i++;
+	return i == size;
+}
+
+/* Sizes that exercise all classes, and runs; small ones are more frequent. */
+static size_t random_size(unsigned int *seed)
+{
+	unsigned int bits = (unsigned int)rand_r(seed) % 10;
+
+	if (rand_r(seed) % 2000 == 0)
+		return (size_t)rand_r(seed) % (4 * MIB);
+	if (rand_r(seed) % 50 == 0)
+		bits = 10 + (unsigned int)rand_r(seed) % 9;
+	return (size_t)rand_r(seed) % ((size_t)2 << bits);
+}
+
+TEST_F(block, every_size_has_a_block_that_wastes_little)
+{
+	for (size_t size = 0; size <= 5 * MIB; size += size < 3000 ? 1 : size / 7) {
+		char *block = ka_heap_malloc(self->heap, size);
+		size_t usable;
+
+		ASSERT_NE(NULL, block) TH_LOG("%zu: %s", size, ka_error());
+		usable = ka_heap_block_size(self->heap, block);
+		ASSERT_LE(size, usable);
+		ASSERT_LE(usable - size, size > 128 ? usable / 8 : 16) TH_LOG("%zu", size);
+		ASSERT_EQ(0, (uintptr_t)block % 16);
+		memset(block, 1, usable);
+		ASSERT_EQ(0, ka_heap_free(self->heap, block));
+	}
+}
+
+TEST_F(block, powers_of_two_are_aligned_to_themselves)
+{
+	for (size_t size = 16; size <= 256 * 1024; size *= 2) {
+		void *blocks[20];
+
+		for (int i = 0; i < 20; i++) {
+			blocks[i] = ka_heap_malloc(self->heap, size);
+			ASSERT_NE(NULL, blocks[i]);
+			EXPECT_EQ(0, (uintptr_t)blocks[i] % size);
+		}
+		for (int i = 0; i < 20; i++)
+			EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
+	}
+}
+
+TEST_F(block, alignment_is_as_asked)
+{
+	for (size_t align = 1; align <= 8 * MIB; align *= 2) {
+		for (size_t size = 0; size <= 3 * MIB; size = size * 3 + 1) {
+			char *blocks[3];
+
+			for (int i = 0; i < 3; i++) {
+				blocks[i] = ka_heap_aligned_alloc(self->heap, align, size);
+				ASSERT_NE(NULL, blocks[i]);
+				ASSERT_EQ(0, (uintptr_t)blocks[i] % align);
+				ASSERT_LE(size, ka_heap_block_size(self->heap, blocks[i]));
+				memset(blocks[i], 1, size);
+			}
+			for (int i = 0; i < 3; i++)
+				ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
+		}
+	}
+}
+
+TEST_F(block, calloc_is_zero_and_knows_an_overflow)
+{
+	for (size_t size = 1; size < 6 * MIB; size = size * 2 + 3) {
+		for (int turn = 0; turn < 3; turn++) {
+			char *block = ka_heap_calloc(self->heap, size, 1);
+
+			ASSERT_NE(NULL, block);
+			ASSERT_TRUE(has(block, size, 0));
+			memset(block, 0xff, size);
+			ASSERT_EQ(0, ka_heap_free(self->heap, block));
+		}
+	}
+	errno = 0;
+	EXPECT_EQ(NULL, ka_heap_calloc(self->heap, SIZE_MAX / 2, 3));
+	EXPECT_EQ(ENOMEM, errno);
+}
+
+TEST_F(block, what_is_no_block_is_refused)
+{
+	static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 4095, (size_t)1 << 63,
+					(size_t)1 << 50 };
+	char *block = ka_heap_malloc(self->heap, 100);
+	char *large = ka_heap_malloc(self->heap, MIB);
+	int local;
+
+	ASSERT_NE(NULL, block);
+	ASSERT_NE(NULL, large);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		errno = 0;
+		EXPECT_EQ(NULL, ka_heap_malloc(self->heap, sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, ka_heap_realloc(self->heap, block, sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+	}
+	errno = 0;
+	EXPECT_EQ(NULL, ka_heap_aligned_alloc(self->heap, 48, 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(NULL, ka_heap_aligned_alloc(self->heap, 0, 1));
+	EXPECT_EQ(NULL, ka_heap_aligned_alloc(self->heap, (size_t)1 << 63, 1));
+	EXPECT_EQ(ENOMEM, errno);
+
+	EXPECT_EQ(0, ka_heap_free(self->heap, NULL));
+	EXPECT_EQ(-1, ka_heap_free(self->heap, &local));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ka_heap_free(self->heap, large + KA_PAGE_SIZE));
+	EXPECT_EQ(-1, ka_run_free(self->heap, block));
+	EXPECT_EQ(0, ka_heap_block_size(self->heap, block + 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(NULL, ka_heap_realloc(self->heap, &local, 10));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(0, ka_heap_free(self->heap, block));
+	errno = 0;
+	EXPECT_EQ(-1, ka_heap_free(self->heap, block));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(0, ka_heap_free(self->heap, large));
+	EXPECT_EQ(-1, ka_heap_free(self->heap, large));
+	errno = 7;
+	EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_malloc(self->heap, 4 * MIB)));
+	EXPECT_EQ(7, errno);
+}
+
+TEST_F(block, realloc_stays_where_it_can)
+{
+	char *block = ka_heap_malloc(self->heap, 1000), *same, *large;
+
+	ASSERT_NE(NULL, block);
+	fill(block, 1000, 77);
+	same = ka_heap_realloc(self->heap, block, 1024);
+	EXPECT_EQ(block, same);
+	EXPECT_EQ(block, ka_heap_realloc(self->heap, block, 800));
+	/* More than a quarter comes free. */
+	same = ka_heap_realloc(self->heap, block, 500);
+	EXPECT_NE(block, same);
+	EXPECT_TRUE(has(same, 500, 77));
+	EXPECT_EQ(0, ka_heap_free(self->heap, same));
+
+	large = ka_heap_malloc(self->heap, 512 * 1024);
+	ASSERT_NE(NULL, large);
+	fill(large, 512 * 1024, 78);
+	/* Into free pages behind it, and back. */
+	EXPECT_EQ(large, ka_heap_realloc(self->heap, large, 900 * 1024));
+	EXPECT_TRUE(has(large, 512 * 1024, 78));
+	memset(large, 1, 900 * 1024);
+	fill(large, 512 * 1024, 78);
+	EXPECT_EQ(large, ka_heap_realloc(self->heap, large, 300 * 1024));
+	EXPECT_EQ(300 * 1024, ka_heap_block_size(self->heap, large));
+	EXPECT_TRUE(has(large, 300 * 1024, 78));
+	same = ka_heap_realloc(self->heap, large, 100);
+	EXPECT_TRUE(has(same, 4, 78));
+	EXPECT_EQ(0, ka_heap_free(self->heap, same));
+	same = ka_heap_realloc(self->heap, NULL, 0);
+	EXPECT_NE(NULL, same);
+	EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_realloc(self->heap, same, 0)));
+}
+
+TEST_F(block, at_the_limit_there_are_none_and_nothing_is_lost)
+{
+	struct ka_heap *heap = make(64 * MIB, 4 * MIB, KA_FORK_COW);
+	void **last = NULL, **block;
+	size_t count = 0, again = 0;
+
+	ASSERT_NE(NULL, heap);
+	while ((block = ka_heap_malloc(heap, 3000))) {
+		*block = last;
+		last = block;
+		count++;
+	}
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_LT(4 * MIB * 8 / 10, count * 3000);
+	EXPECT_EQ(NULL, ka_heap_malloc(heap, MIB));
+	while ((block = last)) {
+		last = *block;
+		ASSERT_EQ(0, ka_heap_free(heap, block));
+	}
+	while ((block = ka_heap_malloc(heap, 3000))) {
+		*block = last;
+		last = block;
+		again++;
+	}
+	EXPECT_EQ(count, again);
+	ka_heap_destroy(heap);
+}
+
+/* The model: what is in each block, and how large it was asked for. */
+#define NR_BLOCKS	2000
+
+struct model {
+	struct ka_heap *heap;
+	unsigned int seed;
+	struct held {
+		void *block;
+		size_t size;
+		unsigned int value;
+	} held[NR_BLOCKS];
+};
+
+/* One step: the name of what was wrong, or NULL. */
+static const char *step(struct model *model)
+{
+	struct held *held = &model->held[rand_r(&model->seed) % NR_BLOCKS];
+	unsigned int value = (unsigned int)rand_r(&model->seed);
+	size_t size = random_size(&model->seed), kept;
+	void *block;
+
+	if (held->block && !has(held->block, held->size, held->value))
+		return "content";
+	if (held->block && rand_r(&model->seed) % 3) {
+		block = held->block;
+		held->block = NULL;
+		return ka_heap_free(model->heap, block) ? "free" : NULL;
+	}
+	if (held->block) {
+		kept = size < held->size ? size : held->size;
+		block = ka_heap_realloc(model->heap, held->block, size);
+		if (!block)
+			return "realloc";
+		/* The first bytes are the value's, if it was large enough. */
+		if (kept && kept >= sizeof(value) && !has(block, kept, held->value))
+			return "content after realloc";
+	} else if (value % 8 == 0) {
+		block = ka_heap_calloc(model->heap, 1, size);
+		if (!block || !has(block, size, 0))
+			return "calloc";
+	} else if (value % 8 == 1) {
+		block = ka_heap_aligned_alloc(model->heap, 64, size);
+		if (!block || (uintptr_t)block % 64)
+			return "alignment";
+	} else {
+		block = ka_heap_malloc(model->heap, size);
+		if (!block)
+			return "malloc";
+	}
+	fill(block, size, value);
+	*held = (struct held){ block, size, value };
+	return NULL;
+}
+
+static const char *play(struct model *model, long steps)
+{
+	const char *wrong = NULL;
+
+	while (steps-- && !wrong)
+		wrong = step(model);
+	return wrong;
+}
+
+static const char *give_all_back(struct model *model)
+{
+	for (int i = 0; i < NR_BLOCKS; i++) {
+		struct held *held = &model->held[i];
+
+		if (!held->block)
+			continue;
+		if (!has(held->block, held->size, held->value))
+			return "content at the end";
+		if (ka_heap_free(model->heap, held->block))
+			return "free at the end";
+		held->block = NULL;
+	}
+	return NULL;
+}
+
+/* Steps of a random sequence: fewer where each takes long. */
+static long steps(void)
+{
+	const char *text = getenv("KARENA_TEST_STEPS");
+
+	if (text)
+		return atol(text);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return 40000;
+#else
+	return getenv("VALGRIND") || on_device() ? 20000 : 300000;
+#endif
+}
+
+TEST_F_TIMEOUT(block, a_random_sequence_agrees_with_the_model, SLOW)
+{
+	struct model *model = calloc(1, sizeof(*model));
+
+	model->heap = self->heap;
+	model->seed = 1;
+	EXPECT_EQ(NULL, play(model, steps()));
+	EXPECT_EQ(NULL, give_all_back(model));
+	free(model);
+}
+
+/* Blocks of pools that the model has, and the bytes that it asked for. */
+static size_t in_pools(const struct model *model, size_t *bytes)
+{
+	size_t blocks = 0;
+
+	*bytes = 0;
+	for (int i = 0; i < NR_BLOCKS; i++) {
+		if (!model->held[i].block ||
+		    ka_heap_block_size(model->heap, model->held[i].block) > 256 * 1024)
+			continue;
+		blocks++;
+		*bytes += ka_heap_block_size(model->heap, model->held[i].block);
+	}
+	return blocks;
+}
+
+TEST_F_TIMEOUT(block, figures_are_exact_at_any_moment, SLOW)
+{
+	struct model *model = calloc(1, sizeof(*model));
+
+	model->heap = self->heap;
+	model->seed = 3;
+	for (int i = 0; i < 50; i++) {
+		struct ka_stats stats;
+		size_t bytes;
+
+		ASSERT_EQ(NULL, play(model, rand_r(&model->seed) % 500));
+		stats = figures(self->heap);
+		ASSERT_EQ(in_pools(model, &bytes), stats.blocks);
+		ASSERT_EQ(bytes, stats.block_bytes);
+		ASSERT_EQ(stats.arenas * 2 * MIB, stats.run_bytes + stats.available_bytes);
+		ASSERT_LE(stats.block_bytes + stats.quantization_bytes, stats.pool_bytes);
+		ASSERT_LE(stats.pool_bytes, stats.run_bytes);
+	}
+	ASSERT_EQ(NULL, give_all_back(model));
+	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, figures(self->heap).block_bytes);
+	free(model);
+}
+
+/* Threads that hand blocks to each other: each frees what it finds. */
+#define NR_PLACES	64
+
+struct exchange {
+	struct held places[NR_PLACES];
+	pthread_mutex_t lock;
+};
+
+struct player {
+	struct model model;
+	struct exchange *exchange;
+	pthread_t thread;
+	const char *wrong;
+};
+
+static const char *exchange(struct player *player)
+{
+	struct held *held = &player->model.held[rand_r(&player->model.seed) % NR_BLOCKS];
+	struct held *place = &player->exchange->places[rand_r(&player->model.seed) %
+						       NR_PLACES];
+	struct held got;
+
+	pthread_mutex_lock(&player->exchange->lock);
+	got = *place;
+	*place = *held;
+	pthread_mutex_unlock(&player->exchange->lock);
+	*held = got;
+	return held->block && !has(held->block, held->size, held->value) ?
+	       "content from another thread" : NULL;
+}
+
+static void *player_main(void *data)
+{
+	struct player *player = data;
+
+	for (long i = steps() / 4; i && !player->wrong; i--) {
+		player->wrong = step(&player->model);
+		if (i % 3 == 0 && !player->wrong)
+			player->wrong = exchange(player);
+	}
+	if (!player->wrong)
+		player->wrong = give_all_back(&player->model);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, threads_that_free_each_others_blocks_agree_with_it, SLOW)
+{
+	struct exchange *places = calloc(1, sizeof(*places));
+	struct player *players = calloc(NR_THREADS, sizeof(*players));
+
+	pthread_mutex_init(&places->lock, NULL);
+	for (unsigned int i = 0; i < NR_THREADS; i++) {
+		players[i].model.heap = self->heap;
+		players[i].model.seed = i + 10;
+		players[i].exchange = places;
+		ASSERT_EQ(0, pthread_create(&players[i].thread, NULL, player_main,
+					    &players[i]));
+	}
+	for (unsigned int i = 0; i < NR_THREADS; i++) {
+		pthread_join(players[i].thread, NULL);
+		EXPECT_EQ(NULL, players[i].wrong) TH_LOG("%s", players[i].wrong);
+	}
+	for (int i = 0; i < NR_PLACES; i++) {
+		if (!places->places[i].block)
+			continue;
+		EXPECT_TRUE(has(places->places[i].block, places->places[i].size,
+				places->places[i].value));
+		EXPECT_EQ(0, ka_heap_free(self->heap, places->places[i].block));
+	}
+	/* Nothing is left of threads that have ended. */
+	EXPECT_EQ(0, figures(self->heap).runs);
+	free(players);
+	free(places);
+}
+
+#define MANY	20000
+
+struct taker {
+	struct ka_heap *heap;
+	void *blocks[MANY];
+	pthread_barrier_t barrier;
+};
+
+static void take_many(struct taker *taker)
+{
+	for (size_t i = 0; i < MANY; i++) {
+		taker->blocks[i] = ka_heap_malloc(taker->heap, 16 + i % 500);
+		if (taker->blocks[i])
+			fill(taker->blocks[i], 16 + i % 500, (unsigned int)i);
+	}
+}
+
+static size_t give_many(struct taker *taker)
+{
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < MANY; i++) {
+		wrong += !has(taker->blocks[i], 16 + i % 500, (unsigned int)i);
+		wrong += ka_heap_free(taker->heap, taker->blocks[i]) != 0;
+	}
+	return wrong;
+}
+
+static void *takes_and_ends(void *data)
+{
+	take_many(data);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, a_thread_that_ends_leaves_its_blocks_and_no_more, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+	pthread_t thread;
+
+	taker->heap = self->heap;
+	for (int i = 0; i < 3; i++) {
+		ASSERT_EQ(0, pthread_create(&thread, NULL, takes_and_ends, taker));
+		pthread_join(thread, NULL);
+		EXPECT_EQ(0, give_many(taker));
+		EXPECT_EQ(0, figures(self->heap).runs);
+	}
+	free(taker);
+}
+
+static void *takes_and_waits(void *data)
+{
+	struct taker *taker = data;
+
+	take_many(taker);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, an_idle_thread_keeps_at_most_a_pool_of_each_class, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+	pthread_t thread;
+
+	taker->heap = self->heap;
+	pthread_barrier_init(&taker->barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, takes_and_waits, taker));
+	pthread_barrier_wait(&taker->barrier);
+	EXPECT_LT(300, figures(self->heap).runs);
+	EXPECT_EQ(0, give_many(taker));
+	/* Sizes up to 515 bytes are 25 classes. */
+	EXPECT_GE(25, figures(self->heap).runs);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, figures(self->heap).runs);
+	free(taker);
+}
+
+static pthread_key_t late_key;
+static struct ka_heap *late_heap;
+static int late_rounds;
+
+/* A destructor that runs after the library's, and again. */
+static void late(void *data)
+{
+	void *block = ka_heap_malloc(late_heap, 700);
+
+	if (block && !ka_heap_free(late_heap, data) && late_rounds++ < 1)
+		pthread_setspecific(late_key, block);
+	else
+		ka_heap_free(late_heap, block);
+}
+
+static void *ends_late(void *data)
+{
+	pthread_setspecific(late_key, ka_heap_malloc(late_heap, 700));
+	return data;
+}
+
+TEST_F(block, a_thread_may_use_the_heap_while_it_ends)
+{
+	pthread_t thread;
+
+	late_heap = self->heap;
+	late_rounds = 0;
+	/* Destructors run in the order in which their keys were made. */
+	ASSERT_EQ(0, ka_heap_free(self->heap, ka_heap_malloc(self->heap, 1)));
+	ASSERT_EQ(0, pthread_key_create(&late_key, late));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, ends_late, NULL));
+	pthread_join(thread, NULL);
+	EXPECT_LT(0, late_rounds);
+	/* This thread's current pool. */
+	EXPECT_EQ(1, figures(self->heap).runs);
+	pthread_key_delete(late_key);
+}
+
+struct user {
+	struct ka_heap *heap;
+	pthread_barrier_t barrier;
+	void *block;
+};
+
+static void *uses_two_heaps(void *data)
+{
+	struct user *user = data;
+
+	user->block = ka_heap_malloc(user->heap, 100);
+	pthread_barrier_wait(&user->barrier);
+	pthread_barrier_wait(&user->barrier);
+	/* Perhaps in the same place, surely another heap. */
+	user->block = ka_heap_malloc(user->heap, 100);
+	if (user->block)
+		memset(user->block, 1, 100);
+	return NULL;
+}
+
+TEST_F(block, a_heap_goes_with_all_blocks_whoever_has_used_it)
+{
+	struct user user = { .heap = make(64 * MIB, 0, KA_FORK_COW) };
+	pthread_t thread;
+
+	ASSERT_NE(NULL, user.heap);
+	pthread_barrier_init(&user.barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, uses_two_heaps, &user));
+	pthread_barrier_wait(&user.barrier);
+	EXPECT_NE(NULL, user.block);
+	ka_heap_destroy(user.heap);
+	user.heap = make(64 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, user.heap);
+	pthread_barrier_wait(&user.barrier);
+	pthread_join(thread, NULL);
+	ASSERT_NE(NULL, user.block);
+	EXPECT_EQ(0, ka_heap_free(user.heap, user.block));
+	EXPECT_EQ(0, figures(user.heap).runs);
+	ka_heap_destroy(user.heap);
+}
+
+TEST_F_TIMEOUT(block, a_random_sequence_goes_on_in_parent_and_child, SLOW)
+{
+	struct model *model = calloc(1, sizeof(*model));
+
+	model->heap = self->heap;
+	model->seed = 5;
+	ASSERT_EQ(NULL, play(model, 20000));
+	for (int i = 0; i < 4; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			model->seed += (unsigned int)i;
+			CHECK(!play(model, 20000));
+			CHECK(!give_all_back(model));
+			_exit(0);
+		}
+		ASSERT_EQ(NULL, play(model, 20000));
+		EXPECT_EQ(0, child_status(child));
+	}
+	EXPECT_EQ(NULL, give_all_back(model));
+	free(model);
+}
+
+static bool stop;
+
+static void *plays_on(void *data)
+{
+	struct player *player = data;
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED) && !player->wrong)
+		player->wrong = step(&player->model);
+	return NULL;
+}
+
+/* What the other threads had is lost to the child, but nothing of it is anybody else's. */
+TEST_F_TIMEOUT(block, a_child_of_a_busy_process_has_a_sound_heap, SLOW)
+{
+	struct player *players;
+
+	NOT_WITH_THREAD_SANITIZER();
+	players = calloc(NR_THREADS, sizeof(*players));
+	stop = false;
+	for (unsigned int i = 0; i < NR_THREADS; i++) {
+		players[i].model.heap = self->heap;
+		players[i].model.seed = i + 100;
+		if (i)
+			ASSERT_EQ(0, pthread_create(&players[i].thread, NULL, plays_on,
+						    &players[i]));
+	}
+	for (int i = 0; i < (on_device() ? 5 : 40); i++) {
+		pid_t child;
+
+		ASSERT_EQ(NULL, play(&players[0].model, 500));
+		child = fork();
+		if (!child) {
+			CHECK(!play(&players[0].model, 3000));
+			CHECK(!give_all_back(&players[0].model));
+			_exit(0);
+		}
+		EXPECT_EQ(0, child_status(child));
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (unsigned int i = 1; i < NR_THREADS; i++) {
+		pthread_join(players[i].thread, NULL);
+		EXPECT_EQ(NULL, players[i].wrong) TH_LOG("%s", players[i].wrong);
+	}
+	free(players);
+}
+
+TEST_F(block, a_child_uses_no_heap_of_the_parents)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_NONE);
+	char *block = ka_heap_malloc(heap, 100);
+	pid_t child;
+
+	ASSERT_NE(NULL, block);
+	child = fork();
+	if (!child) {
+		CHECK(!ka_heap_malloc(heap, 100) && errno == EOWNERDEAD);
+		CHECK(ka_heap_free(heap, block) && errno == EOWNERDEAD);
+		CHECK(!ka_heap_realloc(heap, block, 10) && errno == EOWNERDEAD);
+		CHECK(!ka_heap_block_size(heap, block) && errno == EOWNERDEAD);
+		CHECK(!ka_heap_aligned_alloc(heap, 64, 100) && errno == EOWNERDEAD);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, ka_heap_free(heap, block));
+	ka_heap_destroy(heap);
+}
+
+TEST_HARNESS_MAIN
