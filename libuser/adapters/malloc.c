@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT
+/*
+ * libkarena-malloc: malloc and its kin for a whole program, by LD_PRELOAD. All
+ * blocks lie in one heap, which the first call makes. operator new and delete are
+ * libstdc++'s own, which call these.
+ *
+ * What the heap's making allocates itself comes from a small area that is never given
+ * back. A pointer that is no block, and the block that was freed last freed again,
+ * end the program with a message, as glibc's own malloc ends it.
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "cache.h"
+
+#define PUBLIC	__attribute__((visibility("default")))
+#define SLOW	__attribute__((noinline, cold))
+
+#define ENOUGH_LOCKED	((rlim_t)1 << 30)
+
+/*
+ * Until it is made, it has no slots. As with glibc's malloc, which trims its top only
+ * above a threshold, 32 MiB may stay for what is large and comes again and again.
+ */
+static struct ka_heap heap = { .most_empty = 16 };
+static bool made;
+static __thread struct ka_cache cache = { KA_CACHE_INIT };
+
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+static __thread bool is_making;
+
+/* For who allocates while the heap is made, or cannot be. */
+static struct {
+	_Alignas(16) char bytes[16384];
+	size_t used;
+} first;
+
+static bool is_first(const void *block)
+{
+	return (uintptr_t)block - (uintptr_t)first.bytes < sizeof(first.bytes);
+}
+
+/* Each has its size before it. By one thread at a time: the one that makes the heap. */
+static void *first_alloc(size_t align, size_t size)
+{
+	size_t at = (first.used + sizeof(size_t) + align - 1) & ~(align - 1);
+
+	if (size > sizeof(first.bytes) || at > sizeof(first.bytes) - size) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	first.used = at + size;
+	((size_t *)(first.bytes + at))[-1] = size;
+	return first.bytes + at;
+}
+
+static void say(const char *what, const char *why)
+{
+	char line[512];
+	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, why);
+
+	if (write(STDERR_FILENO, line, (size_t)length) < 0)
+		return;
+}
+
+static void __attribute__((noreturn)) SLOW die(const char *what)
+{
+	say(what, ka_error());
+	abort();
+}
+
+/*
+ * Where nobody chose, the module is for who may lock enough: memory that malloc cannot
+ * have for want of that, a program rarely survives. A privilege may be dropped.
+ */
+static enum ka_source choose_source(void)
+{
+	const char *text = secure_getenv("KARENA_SOURCE");
+	struct rlimit limit;
+
+	if (text && *text && strcmp(text, "auto") != 0)
+		return KA_SOURCE_AUTO;
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur < ENOUGH_LOCKED)
+		return KA_SOURCE_EMBEDDED;
+	return KA_SOURCE_AUTO;
+}
+
+/* Whether there is a heap from now on. */
+static bool SLOW make_heap(void)
+{
+	struct ka_options options = KA_OPTIONS;
+
+	pthread_mutex_lock(&making);
+	if (!made) {
+		is_making = true;
+		options.source = choose_source();
+		if (ka_heap_open(&heap, &options))
+			die("no heap");
+		is_making = false;
+		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&making);
+	return true;
+}
+
+static bool have_heap(void)
+{
+	return __atomic_load_n(&made, __ATOMIC_ACQUIRE) || make_heap();
+}
+
+static void *SLOW take(size_t size)
+{
+	if (is_making)
+		return first_alloc(KA_CLASS_STEP, size);
+	return have_heap() ? ka_block_take(&heap, &cache, size) : NULL;
+}
+
+PUBLIC void *malloc(size_t size)
+{
+	void *block = ka_block_try(&cache, size);
+
+	return __builtin_expect(!block, 0) ? take(size) : block;
+}
+
+static void SLOW give(void *block)
+{
+	if (!block || is_first(block))
+		return;
+	if (!made)
+		ka_fail(EINVAL, "no block begins at %p", block);
+	else if (!ka_block_give_slowly(&heap, &cache, block))
+		return;
+	die("free");
+}
+
+PUBLIC void free(void *block)
+{
+	struct ka_pool *pool = ka_block_own(&heap, block);
+
+	if (__builtin_expect(!pool, 0)) {
+		give(block);
+		return;
+	}
+	if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		ka_block_emptied(&cache, pool);
+}
+
+PUBLIC void *calloc(size_t count, size_t size)
+{
+	size_t product;
+	void *block;
+
+	if (__builtin_mul_overflow(count, size, &product)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	block = malloc(product);
+	return block ? memset(block, 0, product) : NULL;
+}
+
+/* From the first area nothing goes back. */
+static void *SLOW first_realloc(void *block, size_t size)
+{
+	size_t old = ((size_t *)block)[-1];
+	void *other = malloc(size);
+
+	return other ? memcpy(other, block, old < size ? old : size) : NULL;
+}
+
+PUBLIC void *realloc(void *block, size_t size)
+{
+	void *other;
+
+	if (!block)
+		return malloc(size);
+	if (!size) {
+		free(block);
+		return NULL;
+	}
+	if (is_first(block))
+		return first_realloc(block, size);
+	if (!have_heap())
+		return NULL;
+	other = ka_block_resize(&heap, &cache, block, size);
+	if (!other && errno != ENOMEM && errno != EOWNERDEAD)
+		die("realloc");
+	return other;
+}
+
+PUBLIC void *reallocarray(void *block, size_t count, size_t size)
+{
+	size_t product;
+
+	if (__builtin_mul_overflow(count, size, &product)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return realloc(block, product);
+}
+
+static void *take_aligned(size_t align, size_t size)
+{
+	if (is_making)
+		return first_alloc(align < KA_CLASS_STEP ? KA_CLASS_STEP : align, size);
+	return have_heap() ? ka_block_take_aligned(&heap, &cache, align, size) : NULL;
+}
+
+/* glibc takes any alignment here, and rounds it up. */
+PUBLIC void *memalign(size_t align, size_t size)
+{
+	size_t power = KA_CLASS_STEP;
+
+	while (power < align && power << 1)
+		power <<= 1;
+	if (power < align) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return take_aligned(power, size);
+}
+
+PUBLIC void *aligned_alloc(size_t align, size_t size)
+{
+	if (!align || align & (align - 1)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return take_aligned(align, size);
+}
+
+PUBLIC int posix_memalign(void **block, size_t align, size_t size)
+{
+	int before = errno;
+	void *taken;
+
+	if (!align || align & (align - 1) || align % sizeof(void *))
+		return EINVAL;
+	taken = take_aligned(align, size);
+	errno = before;
+	if (!taken)
+		return ENOMEM;
+	*block = taken;
+	return 0;
+}
+
+PUBLIC void *valloc(size_t size)
+{
+	return take_aligned(KA_PAGE_SIZE, size);
+}
+
+PUBLIC void *pvalloc(size_t size)
+{
+	size_t whole = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+
+	if (whole < size) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return take_aligned(KA_PAGE_SIZE, whole ? whole : KA_PAGE_SIZE);
+}
+
+PUBLIC size_t malloc_usable_size(void *block)
+{
+	if (!block)
+		return 0;
+	if (is_first(block))
+		return ((size_t *)block)[-1];
+	return have_heap() ? ka_block_size(&heap, block) : 0;
+}
+
+/* The heap's figures; all zero as long as there is none. */
+static struct ka_stats figures(void)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+
+	if (__atomic_load_n(&made, __ATOMIC_ACQUIRE))
+		ka_heap_stats(&heap, &stats);
+	return stats;
+}
+
+/*
+ * In the words of glibc: arena, all that is committed; uordblks and fordblks, what of
+ * it is in use and free; hblks and hblkhd, blocks that are runs of their own.
+ */
+PUBLIC struct mallinfo2 mallinfo2(void)
+{
+	struct ka_stats stats = figures();
+	size_t runs = stats.run_bytes - stats.pool_bytes;
+	size_t total = stats.run_bytes + stats.available_bytes;
+
+	return (struct mallinfo2){
+		.arena = total,
+		.ordblks = stats.pools,
+		.hblks = stats.runs - stats.pools,
+		.hblkhd = runs,
+		.uordblks = stats.block_bytes + runs,
+		.fordblks = total - stats.block_bytes - runs,
+		.keepcost = stats.available_bytes,
+	};
+}
+
+/* The same, in numbers that are too small for it. */
+PUBLIC struct mallinfo mallinfo(void)
+{
+	struct mallinfo2 info = mallinfo2();
+
+	return (struct mallinfo){
+		.arena = (int)info.arena,
+		.ordblks = (int)info.ordblks,
+		.hblks = (int)info.hblks,
+		.hblkhd = (int)info.hblkhd,
+		.uordblks = (int)info.uordblks,
+		.fordblks = (int)info.fordblks,
+		.keepcost = (int)info.keepcost,
+	};
+}
+
+PUBLIC void malloc_stats(void)
+{
+	struct mallinfo2 info = mallinfo2();
+
+	fprintf(stderr, "committed        = %10zu\n"
+		"in use           = %10zu\n"
+		"free             = %10zu\n", info.arena, info.uordblks, info.fordblks);
+}
+
+PUBLIC int malloc_info(int options, FILE *file)
+{
+	struct ka_stats stats = figures();
+
+	if (options) {
+		errno = EINVAL;
+		return -1;
+	}
+	fprintf(file, "<malloc version=\"karena-" KARENA_VERSION "\">\n"
+		"<heap nr=\"0\">\n"
+		"<total type=\"arenas\" count=\"%zu\" size=\"%zu\"/>\n"
+		"<total type=\"pools\" count=\"%zu\" size=\"%zu\"/>\n"
+		"<total type=\"blocks\" count=\"%zu\" size=\"%zu\"/>\n"
+		"<total type=\"runs\" count=\"%zu\" size=\"%zu\"/>\n"
+		"<total type=\"available\" size=\"%zu\"/>\n"
+		"</heap>\n</malloc>\n",
+		stats.arenas, stats.arenas * KA_ARENA_SIZE, stats.pools, stats.pool_bytes,
+		stats.blocks, stats.block_bytes, stats.runs - stats.pools,
+		stats.run_bytes - stats.pool_bytes, stats.available_bytes);
+	return 0;
+}
+
+/* glibc's settings mean nothing here; it is no error to have them. */
+PUBLIC int mallopt(int param, int value)
+{
+	(void)param;
+	(void)value;
+	return 1;
+}

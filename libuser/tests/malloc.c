@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: MIT
+/*
+ * malloc and its kin, as a whole program has them by LD_PRELOAD: what C, POSIX and
+ * glibc promise. Started with libkarena-malloc.so before it.
+ */
+#include <dlfcn.h>
+#include <malloc.h>
+
+#include "common.h"
+
+/* Not folded by the compiler, which knows what malloc is. */
+static void *(*volatile do_malloc)(size_t size) = malloc;
+static void (*volatile do_free)(void *block) = free;
+static void *(*volatile do_calloc)(size_t count, size_t size) = calloc;
+static void *(*volatile do_realloc)(void *block, size_t size) = realloc;
+
+TEST(they_are_the_librarys)
+{
+	static void *const functions[] = {
+		malloc, free, calloc, realloc, reallocarray, memalign, aligned_alloc,
+		posix_memalign, valloc, pvalloc, malloc_usable_size, mallinfo2,
+		malloc_info, malloc_stats, mallopt,
+	};
+	Dl_info info;
+
+	for (size_t i = 0; i < sizeof(functions) / sizeof(*functions); i++) {
+		ASSERT_NE(0, dladdr(functions[i], &info));
+		EXPECT_NE(NULL, strstr(info.dli_fname, "libkarena-malloc")) {
+			TH_LOG("%zu: %s", i, info.dli_fname);
+		}
+	}
+}
+
+TEST(blocks_of_all_sizes_hold_what_is_asked_for)
+{
+	for (size_t size = 0; size < 8 * MIB; size += size < 2000 ? 1 : size / 5) {
+		char *block = do_malloc(size);
+
+		ASSERT_NE(NULL, block);
+		ASSERT_LE(size, malloc_usable_size(block));
+		memset(block, 1, malloc_usable_size(block));
+		do_free(block);
+		block = do_calloc(size, 1);
+		ASSERT_NE(NULL, block);
+		for (size_t i = 0; i < size; i++)
+			ASSERT_EQ(0, block[i]);
+		memset(block, 2, size);
+		block = do_realloc(block, size * 2 + 1);
+		ASSERT_NE(NULL, block);
+		for (size_t i = 0; i < size; i++)
+			ASSERT_EQ(2, block[i]);
+		do_free(block);
+	}
+}
+
+TEST(what_is_too_large_is_enomem)
+{
+	static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 100, SIZE_MAX / 2,
+					(size_t)1 << 48 };
+	void *block = do_malloc(10), *other = &block;
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		errno = 0;
+		EXPECT_EQ(NULL, do_malloc(sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, do_realloc(block, sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, do_calloc(sizes[i], 2));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, reallocarray(block, sizes[i], 2));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, memalign(64, sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, pvalloc(sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 7;
+		EXPECT_EQ(ENOMEM, posix_memalign(&other, 64, sizes[i]));
+		EXPECT_EQ(7, errno);
+		EXPECT_EQ(&block, other);
+	}
+	do_free(block);
+}
+
+TEST(alignments_are_as_the_standards_have_them)
+{
+	for (size_t align = 1; align <= 4 * MIB; align *= 2) {
+		void *blocks[4] = { aligned_alloc(align, align), memalign(align, 100) };
+
+		EXPECT_EQ(align < sizeof(void *) ? EINVAL : 0,
+			  posix_memalign(&blocks[2], align, 1000));
+		for (int i = 0; i < 3; i++) {
+			EXPECT_EQ(0, (uintptr_t)blocks[i] % align);
+			do_free(blocks[i]);
+		}
+	}
+	errno = 0;
+	EXPECT_EQ(NULL, aligned_alloc(48, 48));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(EINVAL, posix_memalign(&(void *){ NULL }, 24, 48));
+	EXPECT_EQ(EINVAL, posix_memalign(&(void *){ NULL }, 0, 48));
+	for (size_t size = 0; size < 10000; size += 999) {
+		char *block = valloc(size);
+
+		ASSERT_NE(NULL, block);
+		EXPECT_EQ(0, (uintptr_t)block % KA_PAGE_SIZE);
+		do_free(block);
+		block = pvalloc(size);
+		ASSERT_NE(NULL, block);
+		EXPECT_EQ(0, (uintptr_t)block % KA_PAGE_SIZE);
+		EXPECT_LE((size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1),
+			  malloc_usable_size(block));
+		do_free(block);
+	}
+}
+
+TEST(free_and_realloc_have_their_special_cases)
+{
+	char *block;
+
+	do_free(NULL);
+	EXPECT_EQ(0, malloc_usable_size(NULL));
+	block = do_realloc(NULL, 100);
+	EXPECT_NE(NULL, block);
+	EXPECT_EQ(NULL, do_realloc(block, 0));
+	block = do_malloc(0);
+	EXPECT_NE(NULL, block);
+	errno = 7;
+	do_free(block);
+	block = do_malloc(10 * MIB);
+	errno = 7;
+	do_free(block);
+	EXPECT_EQ(7, errno);
+}
+
+/* What a child says on stderr before it is ended; its status. */
+static int words_of(void (*what)(void), char *words, size_t size)
+{
+	ssize_t length;
+	int pipes[2];
+	pid_t child;
+
+	if (pipe(pipes))
+		return -1;
+	child = fork();
+	if (!child) {
+		dup2(pipes[1], STDERR_FILENO);
+		what();
+		_exit(0);
+	}
+	close(pipes[1]);
+	length = read(pipes[0], words, size - 1);
+	words[length < 0 ? 0 : length] = 0;
+	close(pipes[0]);
+	return child_status(child);
+}
+
+static void frees_twice(void)
+{
+	void *block = do_malloc(40);
+
+	do_free(block);
+	do_free(block);
+}
+
+static void frees_what_is_none(void)
+{
+	static int none;
+
+	do_free(&none);
+}
+
+static void frees_an_inner_page(void)
+{
+	do_free((char *)do_malloc(MIB) + KA_PAGE_SIZE);
+}
+
+static void reallocs_what_is_none(void)
+{
+	static int none;
+
+	do_free(do_realloc(&none, 10));
+}
+
+TEST(what_is_no_block_ends_the_program_with_a_sentence)
+{
+	static void (*const wrongs[])(void) = {
+		frees_twice, frees_what_is_none, frees_an_inner_page,
+		reallocs_what_is_none,
+	};
+	char words[200];
+
+	for (size_t i = 0; i < sizeof(wrongs) / sizeof(*wrongs); i++) {
+		EXPECT_EQ(128 + SIGABRT, words_of(wrongs[i], words, sizeof(words)));
+		EXPECT_EQ(&words[0], strstr(words, "karena: ")) TH_LOG("%s", words);
+	}
+}
+
+TEST(its_figures_are_of_this_heap)
+{
+	struct mallinfo2 before = mallinfo2(), after;
+	void *block = do_malloc(5 * MIB);
+	char *text = NULL;
+	size_t size = 0;
+	FILE *file;
+
+	after = mallinfo2();
+	EXPECT_EQ(before.uordblks + 5 * MIB, after.uordblks);
+	EXPECT_EQ(before.hblks + 1, after.hblks);
+	EXPECT_EQ(after.arena, after.uordblks + after.fordblks);
+	EXPECT_EQ(0, after.arena % (2 * MIB));
+	do_free(block);
+	file = open_memstream(&text, &size);
+	EXPECT_EQ(0, malloc_info(0, file));
+	fclose(file);
+	EXPECT_EQ(text, strstr(text, "<malloc version=\"karena-"));
+	do_free(text);
+	EXPECT_EQ(-1, malloc_info(1, stderr));
+	EXPECT_EQ(EINVAL, errno);
+}
+
+static void *in_a_thread(void *data)
+{
+	void *blocks[1000];
+
+	for (int i = 0; i < 1000; i++)
+		blocks[i] = do_malloc((size_t)i);
+	for (int i = 0; i < 1000; i++)
+		do_free(blocks[i]);
+	return data;
+}
+
+TEST(many_short_threads_leave_nothing)
+{
+	size_t before = 0;
+	pthread_t thread;
+
+	for (int i = 0; i < 500; i++) {
+		ASSERT_EQ(0, pthread_create(&thread, NULL, in_a_thread, NULL));
+		pthread_join(thread, NULL);
+		if (i == 10)
+			before = mallinfo2().uordblks;
+	}
+	EXPECT_GE(before + 4096, mallinfo2().uordblks);
+}
+
+TEST(a_child_goes_on)
+{
+	char *block = do_malloc(1000);
+	pid_t child;
+
+	memset(block, 5, 1000);
+	child = fork();
+	if (!child) {
+		CHECK(block[0] == 5 && block[999] == 5);
+		in_a_thread(NULL);
+		do_free(block);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	do_free(block);
+}
+
+TEST_HARNESS_MAIN

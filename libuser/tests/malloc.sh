@@ -1,0 +1,169 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# Programs that nobody here wrote, on libkarena-malloc by LD_PRELOAD: they do what
+# they do without it. BUILD is the build directory; runs on the source that
+# KARENA_SOURCE names.
+
+here=$(dirname "$(realpath "$0")")
+. "$here/../../selftests/tap.sh"
+library=$(realpath "${BUILD:-$here/../../build}/lib/libkarena-malloc.so")
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+on_karena() { LD_PRELOAD=$library timeout 300 "$@"; }
+
+# same COMMAND...: has the same status and output with and without.
+same() {
+	local without with status=0 wanted=0
+	without=$("$@" 2>&1) || wanted=$?
+	with=$(on_karena "$@" 2>&1) || status=$?
+	[ "$with" = "$without" ] && [ $status -eq $wanted ] || {
+		diff <(echo "$without") <(echo "$with") | head -n 20
+		return 1
+	}
+}
+
+# The heap is where the blocks are.
+is_used() {
+	on_karena perl -e 'open my $maps, "<", "/proc/self/maps"; print <$maps>' |
+		grep -q libkarena-malloc
+}
+
+perl_sorts() {
+	same perl -e 'my %h; srand 1; $h{int rand 1e6} = "x" x rand 300 for 1 .. 40000;
+		my $s = 0; $s = ($s * 31 + length $h{$_}) % 1e9 for sort keys %h; print $s'
+}
+
+python_counts() {
+	PYTHONMALLOC=malloc same /usr/bin/python3 -c '
+import json, re, threading
+data = {str(i): [i] * (i % 50) for i in range(20000)}
+text = json.dumps(data)
+def work(): assert len(json.loads(text)) == 20000
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(len(text), len(re.findall(r"\d+", text)))'
+}
+
+gcc_compiles() {
+	same gcc -O2 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
+		-c -o "$dir/object" "$here/../run.c" &&
+	cp "$dir/object" "$dir/other" &&
+	on_karena gcc -O2 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
+		-c -o "$dir/object" "$here/../run.c" && cmp "$dir/object" "$dir/other"
+}
+
+sort_sorts() {
+	seq 200000 | awk '{ print $1 * 7919 % 200003, $1 }' >"$dir/numbers"
+	same sort --parallel=4 -S 4M -n "$dir/numbers" | cksum
+}
+
+xz_packs() {
+	on_karena xz -T2 -1 -k "$dir/numbers" && on_karena xz -dc "$dir/numbers.xz" |
+		cmp - "$dir/numbers"
+}
+
+shells_fork() {
+	same bash -c 'for i in {1..30}; do echo $((i * i)) | (read x; echo "$(echo $x)"); done'
+}
+
+# Whatever memory a program has left, it goes on without descriptors and elsewhere.
+descriptors_and_roots() {
+	same /usr/bin/python3 -c '
+import os
+os.chroot("/proc")
+os.closerange(3, 1000)
+blocks = [bytearray(100000 * i) for i in range(60)]
+print(sum(map(len, blocks)))'
+}
+
+privileges_are_dropped() {
+	# On the module, who has no privilege needs a limit that is high enough.
+	ulimit -l unlimited
+	same /usr/bin/python3 -c '
+import os
+os.setgid(65534); os.setuid(65534)
+blocks = [bytearray(100000 * i) for i in range(60)]
+print(sum(map(len, blocks)), os.getuid())'
+}
+
+address_space_is_short() {
+	# On the module a window is as large as it is.
+	(ulimit -v 500000; same perl -e 'my @a = map { "x" x 1000 } 1 .. 20000; print scalar @a')
+}
+
+limit_is_no_memory() {
+	local output
+	output=$(KARENA_LIMIT=64M PYTHONMALLOC=malloc on_karena /usr/bin/python3 -c '
+blocks = []
+try:
+    while len(blocks) < 1000: blocks.append(bytearray(200000))
+except MemoryError:
+    print("no memory after", 200 < len(blocks) < 336)')
+	echo "$output"
+	[ "$output" = "no memory after True" ]
+}
+
+settings_are_checked() {
+	local output status=0
+	output=$(KARENA_LIMIT=much on_karena true 2>&1) || status=$?
+	echo "$status: $output"
+	[ $status -ne 0 ] && [[ $output == *"KARENA_LIMIT=much is no size"* ]]
+}
+
+cpp_news() {
+	cat >"$dir/program.cpp" <<-'END'
+		#include <algorithm>
+		#include <cstdint>
+		#include <cstdio>
+		#include <map>
+		#include <memory>
+		#include <new>
+		#include <string>
+		#include <vector>
+
+		struct alignas(256) wide { char bytes[300]; };
+
+		int main()
+		{
+			std::map<std::string, std::vector<int>> map;
+			for (int i = 0; i < 20000; i++)
+				map[std::to_string(i * 7)].assign(i % 40, i);
+			std::vector<std::unique_ptr<wide>> wides;
+			for (int i = 0; i < 100; i++) {
+				wides.emplace_back(new wide);
+				if ((std::uintptr_t)wides.back().get() % 256)
+					return 1;
+			}
+			volatile std::size_t much = SIZE_MAX / 4;
+			if (new (std::nothrow) char[much])
+				return 2;
+			try {
+				(void)new char[much];
+				return 3;
+			} catch (const std::bad_alloc &) {
+				std::printf("%zu\n", map.size());
+			}
+			delete[] new int[0];
+			return 0;
+		}
+	END
+	g++ -O1 -w -std=c++17 -o "$dir/program" "$dir/program.cpp" && same "$dir/program"
+}
+
+check it_is_used is_used
+check perl_sorts perl_sorts
+check python_counts_on_threads python_counts
+check gcc_compiles gcc_compiles
+check sort_sorts_on_threads sort_sorts
+check xz_packs_and_unpacks xz_packs
+check shells_fork shells_fork
+check cpp_news_and_deletes cpp_news
+check a_program_may_change_its_root_and_close_everything descriptors_and_roots
+check a_program_may_drop_its_privileges privileges_are_dropped
+[ "$KARENA_SOURCE" = device ] ||
+	check little_address_space_will_do address_space_is_short
+check at_the_limit_there_is_no_memory limit_is_no_memory
+check bad_settings_are_a_sentence settings_are_checked
+plan
