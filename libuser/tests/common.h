@@ -101,19 +101,23 @@ static inline int child_status(pid_t child)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Bytes from an address on that are in memory, of so many. */
+/* Bytes from an address on that are in memory, of so many: whole arenas, or less. */
 static inline size_t resident_from(const char *start, size_t size)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	static uint64_t entries[512];
 	size_t pages = 0;
-	uint64_t entry;
 
-	for (size_t at = 0; at < size; at += KA_PAGE_SIZE) {
+	for (size_t at = 0; at < size; at += sizeof(entries) / 8 * KA_PAGE_SIZE) {
+		size_t count = (size - at) / KA_PAGE_SIZE;
 		off_t page = (off_t)((uintptr_t)(start + at) / KA_PAGE_SIZE);
 
-		if (pread(fd, &entry, sizeof(entry), page * 8) != sizeof(entry))
+		if (count > sizeof(entries) / 8)
+			count = sizeof(entries) / 8;
+		if (pread(fd, entries, count * 8, page * 8) != (ssize_t)(count * 8))
 			abort();
-		pages += entry >> 63;
+		for (size_t i = 0; i < count; i++)
+			pages += entries[i] >> 63;
 	}
 	close(fd);
 	return pages * KA_PAGE_SIZE;
