@@ -81,7 +81,8 @@ install: library $(if $(RELEASE),module,no-module)
 		$(DESTDIR)$(LIBDIR)
 	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.0 $(DESTDIR)$(LIBDIR)
 	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
-	install -m 644 libuser/include/karena/karena.h $(DESTDIR)$(INCLUDEDIR)/karena
+	install -m 644 libuser/include/karena/karena.h libuser/include/karena/domain.h \
+		$(DESTDIR)$(INCLUDEDIR)/karena
 	install -d $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	install -m 644 uapi/linux/karena.h $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	$(fill_in) libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
@@ -129,6 +130,7 @@ uninstall:
 		$(DESTDIR)$(INCLUDEDIR)/karena/uring.h \
 		$(DESTDIR)$(LIBDIR)/karena/libkarena-cpython.so \
 		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
+		$(DESTDIR)$(INCLUDEDIR)/karena/domain.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \
 		$(DESTDIR)$(MANDIR)/man1/karena.1 $(DESTDIR)$(MANDIR)/man4/karena.4 \

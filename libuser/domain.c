@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Domains: what is behind each family of calls, and the rules that all of it obeys.
+ * What a family has is read without a lock: what was there once stays where it is.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <karena/domain.h>
+
+#include "cache.h"
+
+#define NR_DOMAINS	3
+
+static struct ka_heap *heap;
+
+/* Guards the heap's making, and which allocator replaces which. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void fork_prepare(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+static void fork_done(void)
+{
+	pthread_mutex_unlock(&lock);
+}
+
+static void register_handlers(void)
+{
+	ka_fork_register();
+	pthread_atfork(fork_prepare, fork_done, fork_done);
+}
+
+struct ka_heap *ka_domain_heap(void)
+{
+	struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
+
+	if (__builtin_expect(!!found, 1))
+		return found;
+	pthread_once(&once, register_handlers);
+	pthread_mutex_lock(&lock);
+	found = heap ? heap : ka_heap_create(NULL);
+	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
+/* What the caller takes for a block is none. */
+static void __attribute__((noreturn, cold)) die(void)
+{
+	static const char start[] = "karena: ", end[] = "\n";
+	const char *why = ka_error();
+
+	if (write(STDERR_FILENO, start, sizeof(start) - 1) < 0 ||
+	    write(STDERR_FILENO, why, strlen(why)) < 0 ||
+	    write(STDERR_FILENO, end, 1) < 0)
+		abort();
+	abort();
+}
+
+static void *default_malloc(void *context, size_t size)
+{
+	struct ka_heap *from = ka_domain_heap();
+
+	(void)context;
+	return from ? ka_heap_malloc(from, size) : NULL;
+}
+
+static void *default_calloc(void *context, size_t count, size_t size)
+{
+	struct ka_heap *from = ka_domain_heap();
+
+	(void)context;
+	return from ? ka_heap_calloc(from, count, size) : NULL;
+}
+
+static void *default_realloc(void *context, void *block, size_t size)
+{
+	struct ka_heap *from = ka_domain_heap();
+	void *other;
+
+	(void)context;
+	if (!from)
+		return NULL;
+	other = ka_heap_realloc(from, block, size);
+	if (!other && errno == EINVAL)
+		die();
+	return other;
+}
+
+static void default_free(void *context, void *block)
+{
+	struct ka_heap *from = ka_domain_heap();
+
+	(void)context;
+	if (block && (!from || ka_heap_free(from, block)))
+		die();
+}
+
+static const struct ka_allocator by_default = {
+	.malloc		= default_malloc,
+	.calloc		= default_calloc,
+	.realloc	= default_realloc,
+	.free		= default_free,
+};
+
+static const struct ka_allocator *allocators[NR_DOMAINS] = {
+	&by_default, &by_default, &by_default,
+};
+
+static inline const struct ka_allocator *behind(enum ka_domain domain)
+{
+	return __atomic_load_n(&allocators[domain], __ATOMIC_ACQUIRE);
+}
+
+static int check_domain(enum ka_domain domain)
+{
+	if ((unsigned int)domain < NR_DOMAINS)
+		return 0;
+	return ka_fail(EINVAL, "%d is no domain", (int)domain);
+}
+
+int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
+{
+	if (check_domain(domain))
+		return -1;
+	*allocator = *behind(domain);
+	return 0;
+}
+
+int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator)
+{
+	struct ka_heap *from;
+	struct ka_allocator *copy;
+
+	if (check_domain(domain))
+		return -1;
+	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
+	    !allocator->free)
+		return ka_fail(EINVAL, "an allocator has all four functions");
+	from = ka_domain_heap();
+	copy = from ? ka_heap_malloc(from, sizeof(*copy)) : NULL;
+	if (!copy)
+		return -1;
+	*copy = *allocator;
+	/* Somebody may be about to call what was there before: it stays. */
+	__atomic_store_n(&allocators[domain], copy, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static void *too_large(size_t count, size_t size)
+{
+	ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
+	return NULL;
+}
+
+static inline void *domain_malloc(enum ka_domain domain, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	if (size > PTRDIFF_MAX)
+		return too_large(1, size);
+	return allocator->malloc(allocator->context, size);
+}
+
+static inline void *domain_calloc(enum ka_domain domain, size_t count, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	if (size && count > PTRDIFF_MAX / size)
+		return too_large(count, size);
+	return allocator->calloc(allocator->context, count, size);
+}
+
+static inline void *domain_realloc(enum ka_domain domain, void *block, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	if (size > PTRDIFF_MAX)
+		return too_large(1, size);
+	return allocator->realloc(allocator->context, block, size);
+}
+
+static inline void domain_free(enum ka_domain domain, void *block)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	allocator->free(allocator->context, block);
+}
+
+void *ka_raw_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_RAW, size);
+}
+
+void *ka_raw_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_RAW, count, size);
+}
+
+void *ka_raw_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_RAW, block, size);
+}
+
+void ka_raw_free(void *block)
+{
+	domain_free(KA_DOMAIN_RAW, block);
+}
+
+void *ka_mem_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_MEM, size);
+}
+
+void *ka_mem_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_MEM, count, size);
+}
+
+void *ka_mem_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_MEM, block, size);
+}
+
+void ka_mem_free(void *block)
+{
+	domain_free(KA_DOMAIN_MEM, block);
+}
+
+void *ka_obj_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_OBJ, size);
+}
+
+void *ka_obj_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_OBJ, count, size);
+}
+
+void *ka_obj_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_OBJ, block, size);
+}
+
+void ka_obj_free(void *block)
+{
+	domain_free(KA_DOMAIN_OBJ, block);
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Domains: the rules that all three families obey, and what is behind them, read,
+ * replaced and stacked. Runs on the source that KARENA_SOURCE names.
+ */
+#include <stdint.h>
+
+#include <karena/domain.h>
+
+#include "common.h"
+
+static const struct family {
+	enum ka_domain domain;
+	void *(*malloc)(size_t size);
+	void *(*calloc)(size_t count, size_t size);
+	void *(*realloc)(void *block, size_t size);
+	void (*free)(void *block);
+} families[] = {
+	{ KA_DOMAIN_RAW, ka_raw_malloc, ka_raw_calloc, ka_raw_realloc, ka_raw_free },
+	{ KA_DOMAIN_MEM, ka_mem_malloc, ka_mem_calloc, ka_mem_realloc, ka_mem_free },
+	{ KA_DOMAIN_OBJ, ka_obj_malloc, ka_obj_calloc, ka_obj_realloc, ka_obj_free },
+};
+
+FIXTURE(domain) {
+	const struct family *of;
+};
+
+FIXTURE_VARIANT(domain) {
+	int number;
+};
+
+FIXTURE_VARIANT_ADD(domain, raw) { .number = 0 };
+FIXTURE_VARIANT_ADD(domain, mem) { .number = 1 };
+FIXTURE_VARIANT_ADD(domain, obj) { .number = 2 };
+
+FIXTURE_SETUP(domain)
+{
+	self->of = &families[variant->number];
+}
+
+FIXTURE_TEARDOWN(domain)
+{
+	(void)self;
+}
+
+TEST_F(domain, a_size_of_0_is_as_1)
+{
+	void *blocks[4] = {
+		self->of->malloc(0), self->of->malloc(0), self->of->calloc(0, 7),
+		self->of->calloc(7, 0),
+	};
+	void *block;
+
+	for (int i = 0; i < 4; i++) {
+		EXPECT_NE(NULL, blocks[i]);
+		for (int j = 0; j < i; j++)
+			EXPECT_NE(blocks[i], blocks[j]);
+		EXPECT_LE(1, ka_heap_block_size(ka_domain_heap(), blocks[i]));
+	}
+	for (int i = 0; i < 4; i++)
+		self->of->free(blocks[i]);
+	block = self->of->realloc(self->of->malloc(5000), 0);
+	EXPECT_NE(NULL, block);
+	EXPECT_GE(5000 / 2, ka_heap_block_size(ka_domain_heap(), block));
+	self->of->free(block);
+	self->of->free(NULL);
+}
+
+TEST_F(domain, blocks_hold_what_is_asked_for)
+{
+	for (size_t size = 1; size < 3 * MIB; size = size * 3 / 2 + 1) {
+		char *block = self->of->malloc(size);
+
+		ASSERT_NE(NULL, block);
+		EXPECT_EQ(0, (uintptr_t)block % 16);
+		memset(block, 1, size);
+		block = self->of->realloc(block, size * 2);
+		ASSERT_NE(NULL, block);
+		for (size_t i = 0; i < size; i++)
+			ASSERT_EQ(1, block[i]);
+		self->of->free(block);
+		block = self->of->calloc(size, 2);
+		ASSERT_NE(NULL, block);
+		for (size_t i = 0; i < size * 2; i++)
+			ASSERT_EQ(0, block[i]);
+		memset(block, 0xff, size * 2);
+		self->of->free(block);
+	}
+	EXPECT_NE(NULL, self->of->realloc(NULL, 10));
+}
+
+TEST_F(domain, what_is_too_large_is_no_memory_and_nothing_is_lost)
+{
+	static const size_t sizes[] = { (size_t)PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1,
+					SIZE_MAX };
+	char *block = self->of->malloc(100);
+
+	ASSERT_NE(NULL, block);
+	memset(block, 7, 100);
+	for (int i = 0; i < 3; i++) {
+		errno = 0;
+		EXPECT_EQ(NULL, self->of->malloc(sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, self->of->realloc(block, sizes[i]));
+		EXPECT_EQ(ENOMEM, errno);
+		errno = 0;
+		EXPECT_EQ(NULL, self->of->calloc(2, sizes[i] / 2 + 1));
+		EXPECT_EQ(ENOMEM, errno);
+		EXPECT_EQ(NULL, self->of->calloc(sizes[i], sizes[i]));
+	}
+	for (int i = 0; i < 100; i++)
+		EXPECT_EQ(7, block[i]);
+	errno = 7;
+	self->of->free(block);
+	EXPECT_EQ(7, errno);
+}
+
+TEST_F(domain, what_is_no_block_ends_the_program)
+{
+	static int none;
+	pid_t child = fork();
+
+	if (!child) {
+		close(STDERR_FILENO);
+		signal(SIGABRT, SIG_DFL);
+		self->of->free(&none);
+		_exit(0);
+	}
+	EXPECT_EQ(128 + SIGABRT, child_status(child));
+	child = fork();
+	if (!child) {
+		close(STDERR_FILENO);
+		self->of->free(self->of->realloc(&none, 10));
+		_exit(0);
+	}
+	EXPECT_EQ(128 + SIGABRT, child_status(child));
+}
+
+/* One that counts, and calls what was there before. */
+struct counter {
+	struct ka_allocator below;
+	long mallocs, callocs, reallocs, frees;
+};
+
+static void *count_malloc(void *context, size_t size)
+{
+	struct counter *counter = context;
+
+	__atomic_fetch_add(&counter->mallocs, 1, __ATOMIC_RELAXED);
+	return counter->below.malloc(counter->below.context, size);
+}
+
+static void *count_calloc(void *context, size_t count, size_t size)
+{
+	struct counter *counter = context;
+
+	__atomic_fetch_add(&counter->callocs, 1, __ATOMIC_RELAXED);
+	return counter->below.calloc(counter->below.context, count, size);
+}
+
+static void *count_realloc(void *context, void *block, size_t size)
+{
+	struct counter *counter = context;
+
+	__atomic_fetch_add(&counter->reallocs, 1, __ATOMIC_RELAXED);
+	return counter->below.realloc(counter->below.context, block, size);
+}
+
+static void count_free(void *context, void *block)
+{
+	struct counter *counter = context;
+
+	__atomic_fetch_add(&counter->frees, 1, __ATOMIC_RELAXED);
+	counter->below.free(counter->below.context, block);
+}
+
+/* On top of what the family has. */
+static int stack(enum ka_domain domain, struct counter *counter)
+{
+	struct ka_allocator allocator = {
+		counter, count_malloc, count_calloc, count_realloc, count_free,
+	};
+
+	return ka_allocator_get(domain, &counter->below) ||
+	       ka_allocator_set(domain, &allocator);
+}
+
+TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
+{
+	struct counter counters[2] = {};
+	void *before = self->of->malloc(30), *block;
+
+	ASSERT_EQ(0, stack(self->of->domain, &counters[0]));
+	ASSERT_EQ(0, stack(self->of->domain, &counters[1]));
+	self->of->free(before);
+	block = self->of->realloc(self->of->malloc(0), 500);
+	self->of->free(self->of->calloc(3, 5));
+	/* What no memory has room for does not get so far. */
+	EXPECT_EQ(NULL, self->of->malloc(SIZE_MAX));
+	EXPECT_EQ(NULL, self->of->calloc(SIZE_MAX, 2));
+	for (int i = 0; i < 2; i++) {
+		EXPECT_EQ(1, counters[i].mallocs);
+		EXPECT_EQ(1, counters[i].callocs);
+		EXPECT_EQ(1, counters[i].reallocs);
+		EXPECT_EQ(2, counters[i].frees);
+	}
+	/* The other families have what they had. */
+	for (int i = 0; i < 3; i++) {
+		if (families[i].domain != self->of->domain)
+			families[i].free(families[i].malloc(1));
+	}
+	EXPECT_EQ(1, counters[1].mallocs);
+	ASSERT_EQ(0, ka_allocator_set(self->of->domain, &counters[0].below));
+	self->of->free(block);
+	EXPECT_EQ(2, counters[1].frees);
+}
+
+static bool stop;
+
+static void *uses(void *data)
+{
+	const struct family *of = data;
+	long wrong = 0;
+
+	while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+		char *block = of->malloc(100);
+
+		memset(block, 1, 100);
+		block = of->realloc(block, 300);
+		wrong += block[99] != 1;
+		of->free(block);
+	}
+	return (void *)wrong;
+}
+
+TEST_F(domain, it_may_be_replaced_while_threads_use_it)
+{
+	struct ka_allocator first, second;
+	struct counter counter = {};
+	pthread_t threads[3];
+	void *wrong;
+
+	stop = false;
+	ASSERT_EQ(0, ka_allocator_get(self->of->domain, &first));
+	ASSERT_EQ(0, stack(self->of->domain, &counter));
+	ASSERT_EQ(0, ka_allocator_get(self->of->domain, &second));
+	for (int i = 0; i < 3; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, uses, (void *)self->of));
+	for (int i = 0; i < 300 || !__atomic_load_n(&counter.mallocs, __ATOMIC_RELAXED);
+	     i++) {
+		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &first));
+		usleep(100);
+		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &second));
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 3; i++) {
+		pthread_join(threads[i], &wrong);
+		EXPECT_EQ(NULL, wrong);
+	}
+	EXPECT_LT(0, counter.mallocs);
+}
+
+TEST(bad_domains_and_allocators_are_refused)
+{
+	struct ka_allocator allocator;
+
+	EXPECT_EQ(-1, ka_allocator_get((enum ka_domain)3, &allocator));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ka_allocator_get((enum ka_domain)-1, &allocator));
+	ASSERT_EQ(0, ka_allocator_get(KA_DOMAIN_MEM, &allocator));
+	EXPECT_EQ(-1, ka_allocator_set((enum ka_domain)3, &allocator));
+	EXPECT_EQ(EINVAL, errno);
+	allocator.calloc = NULL;
+	errno = 0;
+	EXPECT_EQ(-1, ka_allocator_set(KA_DOMAIN_MEM, &allocator));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_NE(NULL, ka_mem_calloc(1, 1));
+}
+
+TEST(a_child_goes_on_with_blocks_of_its_parent)
+{
+	char *block = ka_obj_malloc(1000);
+	pid_t child;
+
+	memset(block, 3, 1000);
+	child = fork();
+	if (!child) {
+		block = ka_obj_realloc(block, 5000);
+		CHECK(block && block[999] == 3);
+		ka_obj_free(block);
+		CHECK(ka_mem_calloc(10, 10));
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(3, block[999]);
+	ka_obj_free(block);
+}
+
+TEST(the_limit_is_no_memory_for_all_three)
+{
+	pid_t child;
+
+	/* The heap is made by the first call. */
+	setenv("KARENA_LIMIT", "4M", 1);
+	child = fork();
+	if (!child) {
+		size_t count = 0;
+
+		while (families[count % 3].malloc(1000))
+			count++;
+		CHECK(errno == ENOMEM);
+		CHECK(count > 3000 && count < 4195);
+		CHECK(!ka_raw_calloc(1000, 1000) && !ka_mem_malloc(MIB));
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST(a_bad_setting_is_the_first_calls_error)
+{
+	pid_t child;
+
+	setenv("KARENA_LIMIT", "much", 1);
+	child = fork();
+	if (!child) {
+		CHECK(!ka_raw_malloc(10) && errno == EINVAL);
+		CHECK(strstr(ka_error(), "KARENA_LIMIT=much"));
+		CHECK(!ka_domain_heap());
+		setenv("KARENA_LIMIT", "64M", 1);
+		CHECK(ka_raw_malloc(10));
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST_HARNESS_MAIN
