@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
  * CPython on karena: preloaded, this makes pymalloc take its arenas, and the
- * interpreter its data-stack chunks, from a karena heap. The hook is
- * PyObject_SetArenaAllocator() (PEP 445), called before main().
+ * interpreter its data-stack chunks, from a karena heap; or, with
+ * KARENA_PYTHON=domains, all three of Python's domains their blocks. The hooks are
+ * PyObject_SetArenaAllocator() and PyMem_SetAllocator() (PEP 445), called before
+ * main().
  *
  * In a program that is no CPython it does nothing.
  */
@@ -11,10 +13,11 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include <karena/karena.h>
+#include <karena/domain.h>
 
 /* PyObjectArenaAllocator, as it is since Python 3.4. */
 struct arena_allocator {
@@ -54,6 +57,59 @@ static void arena_free(void *context, void *arena, size_t size)
 		fallback.free(fallback.context, arena, size);
 }
 
+/*
+ * Python's domains are karena's, and so are PyMemAllocatorDomain and PyMemAllocatorEx,
+ * as they are since Python 3.5.
+ */
+#define DOMAIN(_name)							\
+static void *_name##_malloc(void *context, size_t size)			\
+{									\
+	(void)context;							\
+	return ka_##_name##_malloc(size);				\
+}									\
+									\
+static void *_name##_calloc(void *context, size_t count, size_t size)	\
+{									\
+	(void)context;							\
+	return ka_##_name##_calloc(count, size);			\
+}									\
+									\
+static void *_name##_realloc(void *context, void *block, size_t size)	\
+{									\
+	(void)context;							\
+	return ka_##_name##_realloc(block, size);			\
+}									\
+									\
+static void _name##_free(void *context, void *block)			\
+{									\
+	(void)context;							\
+	ka_##_name##_free(block);					\
+}
+
+DOMAIN(raw)
+DOMAIN(mem)
+DOMAIN(obj)
+
+static const struct ka_allocator domains[] = {
+	[KA_DOMAIN_RAW] = { NULL, raw_malloc, raw_calloc, raw_realloc, raw_free },
+	[KA_DOMAIN_MEM] = { NULL, mem_malloc, mem_calloc, mem_realloc, mem_free },
+	[KA_DOMAIN_OBJ] = { NULL, obj_malloc, obj_calloc, obj_realloc, obj_free },
+};
+
+/* Whether KARENA_PYTHON asks for the domains. */
+static bool wants_domains(void)
+{
+	const char *text = secure_getenv("KARENA_PYTHON");
+
+	if (!text || !*text || !strcmp(text, "arena"))
+		return false;
+	if (!strcmp(text, "domains"))
+		return true;
+	fprintf(stderr, "karena: KARENA_PYTHON=%s is unknown: give arena or domains\n",
+		text);
+	_exit(125);
+}
+
 static struct ka_heap *heap;
 
 /* Speak up once, in the child, before it touches what is not there. */
@@ -77,15 +133,19 @@ static void install(void)
 {
 	void (*get)(struct arena_allocator *allocator);
 	void (*set)(struct arena_allocator *allocator);
+	void (*set_domain)(int domain, const struct ka_allocator *allocator);
 	struct arena_allocator allocator = {
 		.alloc = arena_alloc, .free = arena_free
 	};
+	bool all;
 
 	*(void **)&get = dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator");
 	*(void **)&set = dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator");
-	if (!get || !set)
+	*(void **)&set_domain = dlsym(RTLD_DEFAULT, "PyMem_SetAllocator");
+	if (!get || !set || !set_domain)
 		return;
-	heap = ka_heap_create(NULL);
+	all = wants_domains();
+	heap = all ? ka_domain_heap() : ka_heap_create(NULL);
 	if (!heap) {
 		fprintf(stderr, "karena: %s; Python goes on without\n", ka_error());
 		return;
@@ -93,6 +153,8 @@ static void install(void)
 	get(&fallback);
 	allocator.context = heap;
 	set(&allocator);
+	for (int domain = 0; all && domain < 3; domain++)
+		set_domain(domain, &domains[domain]);
 	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
 		pthread_atfork(NULL, NULL, warn_forked_child);
 	/* Never torn down: Python frees after the destructors have run. */

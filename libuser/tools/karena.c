@@ -27,22 +27,26 @@ static const char help[] =
 	"Usage: karena run [OPTION]... COMMAND [ARGUMENT]...\n"
 	"       karena --help | --version\n"
 	"\n"
-	"Start COMMAND with the arenas of its Python on karena. Programs that\n"
+	"Start COMMAND with the memory of its Python on karena. Programs that\n"
 	"it starts get the same; those that are no CPython are left alone.\n"
 	"\n"
 	"  -s, --source=SOURCE  device:   the kernel module, or fail\n"
 	"                       embedded: plain mmap, no module needed\n"
 	"                       auto:     device if it works, else embedded\n"
 	"  -l, --limit=SIZE     memory that the heap may have at most; beyond\n"
-	"                       it, Python turns to malloc\n"
+	"                       it, Python turns to malloc, or with domains\n"
+	"                       has a MemoryError\n"
 	"  -w, --window=SIZE    address space of the heap (64G)\n"
 	"  -n, --name=NAME      the heap's name in sysfs (the command's)\n"
+	"  -p, --python=WHAT    arena:   pymalloc's arenas (the default)\n"
+	"                       domains: all blocks of Python, by karena's own\n"
+	"                       allocator; PYTHONMALLOC undoes it\n"
 	"  -h, --help           this text\n"
 	"  -V, --version        the version\n"
 	"\n"
 	"A SIZE is bytes, or has a suffix K, M, G or T. The options set the\n"
-	"variables KARENA_SOURCE, KARENA_LIMIT, KARENA_WINDOW and KARENA_NAME,\n"
-	"which can be set instead.\n"
+	"variables KARENA_SOURCE, KARENA_LIMIT, KARENA_WINDOW, KARENA_NAME and\n"
+	"KARENA_PYTHON, which can be set instead.\n"
 	"\n"
 	"While COMMAND runs, see /sys/class/misc/karena/heaps/*.\n"
 	"\n"
@@ -117,6 +121,20 @@ static void try_heap(void)
 	ka_heap_destroy(heap);
 }
 
+/* Python looks at PYTHONMALLOC after the adapter, and takes its own allocators. */
+static void check_python(void)
+{
+	const char *what = getenv("KARENA_PYTHON"), *other = getenv("PYTHONMALLOC");
+
+	if (!what || !*what || !strcmp(what, "arena"))
+		return;
+	if (strcmp(what, "domains") != 0)
+		fail("Python's arena or domains can be on karena, nothing else");
+	if (other && *other)
+		fprintf(stderr, "karena: PYTHONMALLOC=%s takes Python's domains back"
+			" from karena\n", other);
+}
+
 static void name_heap(const char *command)
 {
 	char name[KA_NAME_SIZE];
@@ -137,6 +155,7 @@ static const struct option options[] = {
 	{ "limit",	required_argument,	NULL, 'l' },
 	{ "window",	required_argument,	NULL, 'w' },
 	{ "name",	required_argument,	NULL, 'n' },
+	{ "python",	required_argument,	NULL, 'p' },
 	{ "help",	no_argument,		NULL, 'h' },
 	{ "version",	no_argument,		NULL, 'V' },
 	{ NULL, 0, NULL, 0 },
@@ -147,7 +166,7 @@ static void parse_options(int argc, char **argv)
 {
 	int option;
 
-	while ((option = getopt_long(argc, argv, "+s:l:w:n:hV", options, NULL)) !=
+	while ((option = getopt_long(argc, argv, "+s:l:w:n:p:hV", options, NULL)) !=
 	       -1) {
 		switch (option) {
 		case 's':
@@ -161,6 +180,9 @@ static void parse_options(int argc, char **argv)
 			break;
 		case 'n':
 			set_variable("KARENA_NAME", optarg);
+			break;
+		case 'p':
+			set_variable("KARENA_PYTHON", optarg);
 			break;
 		case 'h':
 			fputs(help, stdout);
@@ -184,6 +206,7 @@ static _Noreturn void run(int argc, char **argv)
 		fputs("karena: run needs a command\n", stderr);
 		usage();
 	}
+	check_python();
 	name_heap(*argv);
 	try_heap();
 	preload(find_adapter(path));
