@@ -284,8 +284,7 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		return -1;
 	pthread_mutex_lock(&heap->lock);
 	now = heap->notes->stats;
-	if (size > STATS_MIN)
-		ka_pool_figures(heap, &now);
+	ka_pool_figures(heap, &now);
 	pthread_mutex_unlock(&heap->lock);
 	now.size = size;
 	now.window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
