@@ -8,7 +8,7 @@
 
 #include "cache.h"
 
-static struct ka_pool *no_block(size_t size)
+static void *no_block(size_t size)
 {
 	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
 	return NULL;
@@ -53,6 +53,13 @@ static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
 	return pool ? pool : ka_pool_make(heap, class, ka_thread());
 }
 
+/* A pool without a block; what it is given back meanwhile makes it one to take from. */
+static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+{
+	if (!ka_pool_disown(heap, pool))
+		ka_pool_link(&cache->partial[pool->class], pool);
+}
+
 /* A pool with a linked block becomes the current one; or NULL. */
 static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 			      unsigned int class)
@@ -65,16 +72,10 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 		set_current(cache, class, &ka_no_pool);
 		pool->current = 0;
 		pool->used--;
-		/* What it is given back meanwhile makes it one to take from again. */
-		if (!ka_pool_disown(heap, pool))
-			ka_pool_link(&cache->partial[class], pool);
+		put_away(heap, cache, pool);
 	}
-	while ((pool = next_pool(heap, cache, class))) {
-		if (provide(heap, pool))
-			break;
-		if (!ka_pool_disown(heap, pool))
-			ka_pool_link(&cache->partial[class], pool);
-	}
+	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool))
+		put_away(heap, cache, pool);
 	if (!pool)
 		return NULL;
 	pool->used++;
@@ -145,7 +146,8 @@ void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
 			    size_t size)
 {
-	size_t least = size > align ? size : align;
+	size_t least = size > align ? size : align, whole;
+	unsigned int class;
 
 	if (align <= KA_CLASS_STEP)
 		return ka_block_alloc(heap, cache, size);
@@ -154,15 +156,27 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 			return NULL;
 		return take_run(heap, align, size ? size : 1);
 	}
-	/* Pools are aligned to a slot: their blocks are to what divides their size. */
-	for (unsigned int class = ka_class_of(least); class < KA_CLASSES; class++) {
-		size_t whole = ka_class_size(class);
+	/*
+	 * Pools are aligned to a slot, and their blocks to what divides their size; to
+	 * more than a slot, those of powers of two. The next of these at the latest fits.
+	 */
+	class = ka_class_of(least);
+	while ((whole = ka_class_size(class)) & (align - 1) ||
+	       (align > KA_SLOT_SIZE && whole & (whole - 1)))
+		class++;
+	return ka_block_alloc(heap, cache, whole);
+}
 
-		if (!(whole & (align - 1)) &&
-		    (align <= KA_SLOT_SIZE || !(whole & (whole - 1))))
-			return ka_block_alloc(heap, cache, whole);
-	}
-	return take_run(heap, align, size);
+/* Whether a block of the pool, in use or not, begins at an address in it. */
+static bool begins_at(const struct ka_heap *heap, const struct ka_pool *pool,
+		      const void *block)
+{
+	return !(((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size);
+}
+
+static int no_block_begins(const void *address)
+{
+	return ka_fail(EINVAL, "no block begins at %p", address);
 }
 
 static int freed_twice(const void *block)
@@ -174,9 +188,7 @@ static int freed_twice(const void *block)
 static void keep(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(pool);
-	if (!pool->used)
-		ka_pool_give_back(heap, pool);
-	else if (cache->ended)
+	if (!pool->used || cache->ended)
 		ka_pool_shelve(heap, pool);
 	else
 		ka_pool_link(&cache->partial[pool->class], pool);
@@ -205,15 +217,13 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == ka_thread())
 		/* Only the last one that was freed comes here. */
 		return freed_twice(block);
-	if (((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size)
-		return ka_fail(EINVAL, "no block begins at %p", block);
+	if (!begins_at(heap, pool, block))
+		return no_block_begins(block);
 	if (!cache->heap && !cache->ended)
 		ka_cache_begin(heap, cache);
 	if (!ka_pool_adopt(heap, pool, ka_thread()))
 		return give_remote(heap, cache, pool, block);
-	*(void **)block = pool->free;
-	pool->free = block;
-	pool->used--;
+	ka_pool_give(pool, block);
 	keep(heap, cache, pool);
 	return 0;
 }
@@ -272,11 +282,10 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
 
 	if (pool == &ka_no_pool)
 		return ka_run_size(heap, block);
-	if (((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size) {
-		ka_fail(EINVAL, "no block begins at %p", block);
-		return 0;
-	}
-	return pool->size;
+	if (begins_at(heap, pool, block))
+		return pool->size;
+	no_block_begins(block);
+	return 0;
 }
 
 /**

@@ -35,10 +35,7 @@ static bool have_key;
 static void leave(struct ka_heap *heap, struct ka_pool *pool)
 {
 	ka_pool_collect(pool);
-	if (!pool->used)
-		ka_pool_give_back(heap, pool);
-	else if (pool->free || pool->made < pool->capacity ||
-		 !ka_pool_disown(heap, pool))
+	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(heap, pool))
 		ka_pool_shelve(heap, pool);
 }
 

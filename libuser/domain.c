@@ -5,9 +5,6 @@
  */
 #include <errno.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <karena/domain.h>
 
@@ -51,19 +48,6 @@ struct ka_heap *ka_domain_heap(void)
 	return found;
 }
 
-/* What the caller takes for a block is none. */
-static void __attribute__((noreturn, cold)) die(void)
-{
-	static const char start[] = "karena: ", end[] = "\n";
-	const char *why = ka_error();
-
-	if (write(STDERR_FILENO, start, sizeof(start) - 1) < 0 ||
-	    write(STDERR_FILENO, why, strlen(why)) < 0 ||
-	    write(STDERR_FILENO, end, 1) < 0)
-		abort();
-	abort();
-}
-
 static void *default_malloc(void *context, size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
@@ -90,7 +74,7 @@ static void *default_realloc(void *context, void *block, size_t size)
 		return NULL;
 	other = ka_heap_realloc(from, block, size);
 	if (!other && errno == EINVAL)
-		die();
+		ka_die("realloc");
 	return other;
 }
 
@@ -100,7 +84,7 @@ static void default_free(void *context, void *block)
 
 	(void)context;
 	if (block && (!from || ka_heap_free(from, block)))
-		die();
+		ka_die("free");
 }
 
 static const struct ka_allocator by_default = {

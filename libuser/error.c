@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "internal.h"
 
@@ -29,4 +31,15 @@ const char *ka_error(void)
 const char *ka_version(void)
 {
 	return KARENA_VERSION;
+}
+
+/* End the program with the last sentence: it cannot be returned to who called. */
+void ka_die(const char *what)
+{
+	char line[512];
+	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, sentence);
+	ssize_t ignored = write(STDERR_FILENO, line, (size_t)length);
+
+	(void)ignored;
+	abort();
 }

@@ -258,9 +258,10 @@ typedef void ka_walk_t(void *data, size_t offset, size_t size);
 /* walk.c; 0, or -errno. */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data);
 
-/* error.c; sets errno too, and returns -1. */
+/* error.c; the first sets errno too, and returns -1. */
 int ka_fail(int error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+void ka_die(const char *what) __attribute__((noreturn, cold));
 
 /* size.c */
 int ka_parse_size(const char *text, size_t *size);

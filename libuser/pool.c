@@ -250,7 +250,7 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
 /**
  * ka_pool_shelve() - Leave a pool to whoever needs blocks of its class.
  * @heap: The heap.
- * @pool: The caller's pool, in no list; it may be empty.
+ * @pool: The caller's pool, in no list. If it is empty it goes back to the heap.
  */
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
 {

@@ -38,7 +38,7 @@
  * @capacity: Blocks that it has room for.
  * @size: Bytes of a block.
  * @class: The block's class.
- * @slots: Slots that the run has; 0 if this is no pool.
+ * @slots: Slots that the run has.
  * @current: It is its owner's current pool: 1 or 0.
  */
 struct ka_pool {

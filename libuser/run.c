@@ -481,9 +481,7 @@ static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
 
 static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
 {
-	size_t first = end - pages;
-
-	mark_pages(heap, first, pages, false);
+	mark_pages(heap, end - pages, pages, false);
 	release_empty(heap);
 }
 

@@ -34,9 +34,9 @@ static __thread struct ka_cache cache = { KA_CACHE_INIT };
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 static __thread bool is_making;
 
-/* For who allocates while the heap is made, or cannot be. */
+/* For who allocates while the heap is made. */
 static struct {
-	_Alignas(16) char bytes[16384];
+	_Alignas(4096) char bytes[16384];
 	size_t used;
 } first;
 
@@ -50,28 +50,14 @@ static void *first_alloc(size_t align, size_t size)
 {
 	size_t at = (first.used + sizeof(size_t) + align - 1) & ~(align - 1);
 
-	if (size > sizeof(first.bytes) || at > sizeof(first.bytes) - size) {
+	if (align > _Alignof(first) || size > sizeof(first.bytes) ||
+	    at > sizeof(first.bytes) - size) {
 		errno = ENOMEM;
 		return NULL;
 	}
 	first.used = at + size;
 	((size_t *)(first.bytes + at))[-1] = size;
 	return first.bytes + at;
-}
-
-static void say(const char *what, const char *why)
-{
-	char line[512];
-	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, why);
-
-	if (write(STDERR_FILENO, line, (size_t)length) < 0)
-		return;
-}
-
-static void __attribute__((noreturn)) SLOW die(const char *what)
-{
-	say(what, ka_error());
-	abort();
 }
 
 /*
@@ -90,8 +76,7 @@ static enum ka_source choose_source(void)
 	return KA_SOURCE_AUTO;
 }
 
-/* Whether there is a heap from now on. */
-static bool SLOW make_heap(void)
+static void SLOW make_heap(void)
 {
 	struct ka_options options = KA_OPTIONS;
 
@@ -100,24 +85,26 @@ static bool SLOW make_heap(void)
 		is_making = true;
 		options.source = choose_source();
 		if (ka_heap_open(&heap, &options))
-			die("no heap");
+			ka_die("no heap");
 		is_making = false;
 		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&making);
-	return true;
 }
 
-static bool have_heap(void)
+/* From here on there is a heap. */
+static void need_heap(void)
 {
-	return __atomic_load_n(&made, __ATOMIC_ACQUIRE) || make_heap();
+	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
+		make_heap();
 }
 
 static void *SLOW take(size_t size)
 {
 	if (is_making)
 		return first_alloc(KA_CLASS_STEP, size);
-	return have_heap() ? ka_block_take(&heap, &cache, size) : NULL;
+	need_heap();
+	return ka_block_take(&heap, &cache, size);
 }
 
 PUBLIC void *malloc(size_t size)
@@ -135,7 +122,7 @@ static void SLOW give(void *block)
 		ka_fail(EINVAL, "no block begins at %p", block);
 	else if (!ka_block_give_slowly(&heap, &cache, block))
 		return;
-	die("free");
+	ka_die("free");
 }
 
 PUBLIC void free(void *block)
@@ -184,11 +171,10 @@ PUBLIC void *realloc(void *block, size_t size)
 	}
 	if (is_first(block))
 		return first_realloc(block, size);
-	if (!have_heap())
-		return NULL;
+	need_heap();
 	other = ka_block_resize(&heap, &cache, block, size);
 	if (!other && errno != ENOMEM && errno != EOWNERDEAD)
-		die("realloc");
+		ka_die("realloc");
 	return other;
 }
 
@@ -207,7 +193,8 @@ static void *take_aligned(size_t align, size_t size)
 {
 	if (is_making)
 		return first_alloc(align < KA_CLASS_STEP ? KA_CLASS_STEP : align, size);
-	return have_heap() ? ka_block_take_aligned(&heap, &cache, align, size) : NULL;
+	need_heap();
+	return ka_block_take_aligned(&heap, &cache, align, size);
 }
 
 /* glibc takes any alignment here, and rounds it up. */
@@ -270,7 +257,8 @@ PUBLIC size_t malloc_usable_size(void *block)
 		return 0;
 	if (is_first(block))
 		return ((size_t *)block)[-1];
-	return have_heap() ? ka_block_size(&heap, block) : 0;
+	need_heap();
+	return ka_block_size(&heap, block);
 }
 
 /* The heap's figures; all zero as long as there is none. */
