@@ -14,20 +14,10 @@ static void *no_block(size_t size)
 	return NULL;
 }
 
-/* The sizes whose current pool is that of a class. */
-static void set_current(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+/* Let a pool have linked blocks, if it has any at all; @fresh if none was ever in use. */
+static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 {
-	size_t last = ka_class_size(class) / KA_CLASS_STEP;
-	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
-
-	cache->current[class] = pool;
-	for (size_t step = first; step <= last && step < KA_DIRECT; step++)
-		cache->direct[step] = pool;
-}
-
-/* Let a pool have linked blocks, if it has any at all. */
-static bool provide(struct ka_heap *heap, struct ka_pool *pool)
-{
+	*fresh = false;
 	if (pool->free)
 		return true;
 	ka_pool_collect(pool);
@@ -36,6 +26,7 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool)
 	if (pool->made == pool->capacity)
 		return false;
 	ka_pool_extend(heap, pool);
+	*fresh = true;
 	return true;
 }
 
@@ -62,25 +53,25 @@ static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_poo
 
 /* A pool with a linked block becomes the current one; or NULL. */
 static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
-			      unsigned int class)
+			      unsigned int class, bool *fresh)
 {
 	struct ka_pool *pool = cache->current[class];
 
 	if (pool != &ka_no_pool) {
-		if (provide(heap, pool))
+		if (provide(heap, pool, fresh))
 			return pool;
-		set_current(cache, class, &ka_no_pool);
+		ka_cache_set(cache, class, &ka_no_pool);
 		pool->current = 0;
 		pool->used--;
 		put_away(heap, cache, pool);
 	}
-	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool))
+	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool, fresh))
 		put_away(heap, cache, pool);
 	if (!pool)
 		return NULL;
 	pool->used++;
 	pool->current = 1;
-	set_current(cache, class, pool);
+	ka_cache_set(cache, class, pool);
 	return pool;
 }
 
@@ -97,12 +88,13 @@ static void *take_one(struct ka_heap *heap, unsigned int class)
 {
 	struct ka_pool *pool = ka_pool_unshelve(heap, class, ka_thread());
 	void *block;
+	bool fresh;
 
 	if (!pool)
 		pool = ka_pool_make(heap, class, ka_thread());
 	if (!pool)
 		return NULL;
-	provide(heap, pool);
+	provide(heap, pool, &fresh);
 	block = ka_pool_take(pool);
 	ka_pool_shelve(heap, pool);
 	return block ? block : take_run(heap, 0, ka_class_size(class));
@@ -120,6 +112,7 @@ void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 {
 	unsigned int class;
 	struct ka_pool *pool;
+	bool fresh;
 
 	if (ka_refuse_inherited(heap))
 		return NULL;
@@ -130,8 +123,49 @@ void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 		return take_one(heap, class);
 	if (!cache->heap)
 		ka_cache_begin(heap, cache);
-	pool = refill(heap, cache, class);
+	pool = refill(heap, cache, class, &fresh);
 	return pool ? ka_pool_take(pool) : NULL;
+}
+
+/* From a page on, what the pool has linked just now is one block, zero but for its link. */
+static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	unsigned int class = ka_class_of(size);
+	struct ka_pool *pool = cache->current[class];
+	bool fresh;
+	void *block;
+
+	if (pool->free || !cache->heap)
+		return NULL;
+	pool = refill(heap, cache, class, &fresh);
+	if (!pool || !fresh || !pool->zero)
+		return NULL;
+	block = ka_pool_take(pool);
+	*(void **)block = NULL;
+	return block;
+}
+
+/**
+ * ka_block_zeroed() - Take a block that is all zero.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @size: Bytes.
+ *
+ * Return: As ka_block_alloc(). What has never been in use is not cleared again.
+ */
+void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	void *block = NULL;
+
+	if (size > KA_BLOCK_MAX)
+		return pages < size ? no_block(size) : ka_run_zeroed(heap, pages);
+	if (size >= KA_PAGE_SIZE)
+		block = take_fresh(heap, cache, size);
+	if (block)
+		return block;
+	block = ka_block_alloc(heap, cache, size);
+	return block ? memset(block, 0, size) : NULL;
 }
 
 /**
@@ -198,13 +232,15 @@ static void keep(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *p
 static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
 		       void *block)
 {
-	void *head = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
 
 	do {
-		if (head == block)
+		if (ka_remote_first(remote) == block)
 			return freed_twice(block);
-		*(void **)block = head;
-	} while (!__atomic_compare_exchange_n(&pool->remote, &head, block, true,
+		*(void **)block = ka_remote_first(remote);
+		more = (uintptr_t)block |
+		       (uint64_t)(ka_remote_count(remote) + 1) << KA_REMOTE_BITS;
+	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
 	if (ka_pool_adopt(heap, pool, ka_thread()))
 		keep(heap, cache, pool);

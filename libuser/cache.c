@@ -39,6 +39,22 @@ static void leave(struct ka_heap *heap, struct ka_pool *pool)
 		ka_pool_shelve(heap, pool);
 }
 
+/**
+ * ka_cache_set() - Make a pool the current one of its class.
+ * @cache: The thread's.
+ * @class: The class.
+ * @pool: The pool, or &ka_no_pool.
+ */
+void ka_cache_set(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+{
+	size_t last = ka_class_size(class) / KA_CLASS_STEP;
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
+
+	cache->current[class] = pool;
+	for (size_t step = first; step <= last && step < KA_DIRECT; step++)
+		cache->direct[step] = pool;
+}
+
 /* Nothing is to be taken from what has been current. */
 static void forget(struct ka_cache *cache)
 {
@@ -66,6 +82,43 @@ static void cache_empty(struct ka_cache *cache)
 		}
 	}
 	forget(cache);
+}
+
+/* Give back those current pools that are empty. */
+static void drop_empty(struct ka_cache *cache)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool = cache->current[class];
+
+		if (pool == &ka_no_pool)
+			continue;
+		ka_pool_collect(pool);
+		if (pool->used > 1)
+			continue;
+		ka_cache_set(cache, class, &ka_no_pool);
+		pool->current = 0;
+		pool->used--;
+		ka_pool_give_back(cache->heap, pool);
+	}
+}
+
+/**
+ * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
+ * @heap: The heap.
+ * @cache: The calling thread's.
+ *
+ * Return: How many pages have been given back.
+ */
+size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
+{
+	size_t pages;
+
+	if (cache->heap)
+		drop_empty(cache);
+	pthread_mutex_lock(&heap->lock);
+	ka_arenas_trim(heap, &pages);
+	pthread_mutex_unlock(&heap->lock);
+	return pages;
 }
 
 static void cache_unlink(struct ka_cache *cache)

@@ -53,6 +53,8 @@ static inline uintptr_t ka_thread(void)
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
+void ka_cache_set(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
+size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
 void ka_caches_free(struct ka_heap *heap);
 void ka_caches_forked(struct ka_heap *heap);
 
@@ -60,6 +62,7 @@ void ka_caches_forked(struct ka_heap *heap);
 void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size);
 void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
 			    size_t size);
+void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size);
 int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block);
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
 void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,

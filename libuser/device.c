@@ -5,14 +5,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <linux/karena.h>
 
-#include "internal.h"
+#include "bits.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ	22
@@ -152,6 +154,25 @@ static int device_map(struct ka_window *window, int fd,
 	return 0;
 }
 
+static int device_descriptor(const struct ka_window *window)
+{
+	struct karena_attach attach = {
+		.size = sizeof(attach),
+		.address = (uintptr_t)window->start,
+	};
+	int device = device_open_node();
+	int fd;
+
+	if (device < 0)
+		return -1;
+	fd = ioctl(device, KARENA_ATTACH, &attach);
+	if (fd < 0)
+		ka_fail(errno, "the module gives no descriptor of the heap: %s",
+			strerror(errno));
+	close(device);
+	return fd;
+}
+
 static int device_open(struct ka_window *window, const struct ka_options *options)
 {
 	struct karena_create create;
@@ -195,9 +216,11 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 	madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 }
 
-static int device_commit(struct ka_window *window, size_t first, size_t count)
+static int device_commit(struct ka_window *window, size_t first, size_t count, bool dense)
 {
 	int error;
+
+	(void)dense;
 
 	set_states(window, first, count, KARENA_REQUESTED);
 	if (!madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
@@ -221,6 +244,92 @@ static int device_commit_pages(struct ka_window *window, size_t arena, size_t fr
 	return error;
 }
 
+/* Release pages of an arena by one call, so that its huge frame can go. */
+static bool release_pages(struct ka_window *window, size_t arena, const uint64_t *map)
+{
+	struct karena_range list[KA_ARENA_PAGES / 2];
+	struct karena_ranges ranges = {
+		.size = sizeof(ranges),
+		.ranges = (uintptr_t)list,
+	};
+	size_t from = 0, end;
+	int fd, error;
+
+	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
+		end = ka_find_bit(map, from, false);
+		list[ranges.nr++] = (struct karena_range){
+			.offset = arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE,
+			.length = (end - from) * KA_PAGE_SIZE,
+		};
+		from = end;
+	}
+	fd = device_descriptor(window);
+	if (fd < 0)
+		return false;
+	error = ioctl(fd, KARENA_RELEASE, &ranges);
+	close(fd);
+	return !error;
+}
+
+static bool device_purge(struct ka_window *window, size_t arena, const uint64_t *map)
+{
+	uint32_t *state = &window->states[arena];
+	size_t pages = 0;
+
+	for (size_t i = 0; i < KA_MAP_WORDS; i++)
+		pages += (size_t)__builtin_popcountll(map[i]);
+	/* Of a huge frame less than half does not come free. */
+	if (pages < KA_ARENA_PAGES / 2 &&
+	    !(__atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE))
+		return false;
+	/* What is pinned, or cannot be copied now, stays huge. */
+	return release_pages(window, arena, map) &&
+	       __atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE;
+}
+
+static bool device_give_up(struct ka_window *window, size_t arena)
+{
+	uint32_t word = __atomic_load_n(&window->states[arena], __ATOMIC_RELAXED);
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	set_states(window, arena, 1, (word & KARENA_SPARSE) |
+		   KARENA_VOLATILE_SINCE((uint64_t)now.tv_sec * 1000000000 +
+					 (uint64_t)now.tv_nsec));
+	return true;
+}
+
+static bool device_take_back(struct ka_window *window, size_t arena)
+{
+	uint32_t *state = &window->states[arena];
+	uint32_t word = __atomic_load_n(state, __ATOMIC_ACQUIRE);
+
+	while (KARENA_STATE(word) == KARENA_VOLATILE || KARENA_STATE(word) == KARENA_BUSY) {
+		if (KARENA_STATE(word) == KARENA_BUSY) {
+			sched_yield();
+			word = __atomic_load_n(state, __ATOMIC_ACQUIRE);
+		} else if (__atomic_compare_exchange_n(state, &word,
+						       KARENA_ACTIVE | (word & KARENA_SPARSE),
+						       false, __ATOMIC_ACQ_REL,
+						       __ATOMIC_ACQUIRE)) {
+			return true;
+		}
+	}
+	return false;
+}
+
+static bool device_pressed(struct ka_window *window)
+{
+	struct karena_control *control = window->control;
+	uint32_t now = __atomic_load_n(&control->pressure, __ATOMIC_RELAXED);
+
+	if (!KARENA_PRESSURE_LEVEL(now) ||
+	    now == __atomic_load_n(&control->pressure_seen, __ATOMIC_RELAXED))
+		return false;
+	__atomic_store_n(&control->pressure_seen, now, __ATOMIC_RELAXED);
+	return true;
+}
+
 static bool device_copied(struct ka_window *window)
 {
 	const struct karena_control *control = window->control;
@@ -233,25 +342,6 @@ static bool device_copied(struct ka_window *window)
 	return true;
 }
 
-static int device_descriptor(const struct ka_window *window)
-{
-	struct karena_attach attach = {
-		.size = sizeof(attach),
-		.address = (uintptr_t)window->start,
-	};
-	int device = device_open_node();
-	int fd;
-
-	if (device < 0)
-		return -1;
-	fd = ioctl(device, KARENA_ATTACH, &attach);
-	if (fd < 0)
-		ka_fail(errno, "the module gives no descriptor of the heap: %s",
-			strerror(errno));
-	close(device);
-	return fd;
-}
-
 static void device_close(struct ka_window *window)
 {
 	munmap(window->start, ka_window_size(window));
@@ -260,10 +350,15 @@ static void device_close(struct ka_window *window)
 
 const struct ka_source_type ka_device = {
 	.source		= KA_SOURCE_DEVICE,
+	.frames		= true,
 	.open		= device_open,
 	.commit		= device_commit,
 	.commit_pages	= device_commit_pages,
 	.release	= device_release,
+	.purge		= device_purge,
+	.give_up	= device_give_up,
+	.take_back	= device_take_back,
+	.pressed	= device_pressed,
 	.copied		= device_copied,
 	.descriptor	= device_descriptor,
 	.close		= device_close,

@@ -34,6 +34,16 @@ static void register_handlers(void)
 	pthread_atfork(fork_prepare, fork_done, fork_done);
 }
 
+/* A runtime's arenas come and go: they stay as long as other free memory does. */
+static struct ka_heap *make_heap(void)
+{
+	struct ka_heap *made = ka_heap_create(NULL);
+
+	if (made)
+		made->most_empty = SIZE_MAX;
+	return made;
+}
+
 struct ka_heap *ka_domain_heap(void)
 {
 	struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
@@ -42,7 +52,7 @@ struct ka_heap *ka_domain_heap(void)
 		return found;
 	pthread_once(&once, register_handlers);
 	pthread_mutex_lock(&lock);
-	found = heap ? heap : ka_heap_create(NULL);
+	found = heap ? heap : make_heap();
 	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);
 	pthread_mutex_unlock(&lock);
 	return found;

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "internal.h"
+#include "bits.h"
 
 static void *reserve(void *address, size_t size, bool shared, int flags)
 {
@@ -47,14 +47,15 @@ static int embedded_open(struct ka_window *window,
 	return 0;
 }
 
-static int embedded_commit(struct ka_window *window, size_t first, size_t count)
+static int embedded_commit(struct ka_window *window, size_t first, size_t count,
+			   bool dense)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
 
 	if (mprotect(start, count * KA_ARENA_SIZE, PROT_READ | PROT_WRITE))
 		return errno;
 	/* A kernel without them is as good, only slower. */
-	madvise(start, count * KA_ARENA_SIZE, MADV_HUGEPAGE);
+	madvise(start, count * KA_ARENA_SIZE, dense ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return 0;
 }
 
@@ -95,6 +96,47 @@ static void embedded_release(struct ka_window *window, size_t first, size_t coun
 		keep_from_children(window, start, size);
 }
 
+static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_t *map)
+{
+	int advice = window->fork == KA_FORK_SHARE ? MADV_REMOVE : MADV_DONTNEED;
+	char *start = window->start + arena * KA_ARENA_SIZE;
+	size_t from = 0, end;
+
+	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
+		end = ka_find_bit(map, from, false);
+		/* Refused where memory is locked: then all of it is. */
+		if (madvise(start + from * KA_PAGE_SIZE, (end - from) * KA_PAGE_SIZE,
+			    advice))
+			return false;
+		from = end;
+	}
+	return true;
+}
+
+/*
+ * With MADV_FREE, it could: but that takes as long as to release the arena, and shows in
+ * no figure that anybody looks at. What is not needed soon is released.
+ */
+static bool embedded_give_up(struct ka_window *window, size_t arena)
+{
+	(void)window;
+	(void)arena;
+	return false;
+}
+
+static bool embedded_take_back(struct ka_window *window, size_t arena)
+{
+	(void)window;
+	(void)arena;
+	return true;
+}
+
+static bool embedded_pressed(struct ka_window *window)
+{
+	(void)window;
+	return false;
+}
+
 static bool embedded_copied(struct ka_window *window)
 {
 	(void)window;
@@ -119,6 +161,10 @@ const struct ka_source_type ka_embedded = {
 	.commit		= embedded_commit,
 	.commit_pages	= embedded_commit_pages,
 	.release	= embedded_release,
+	.purge		= embedded_purge,
+	.give_up	= embedded_give_up,
+	.take_back	= embedded_take_back,
+	.pressed	= embedded_pressed,
 	.copied		= embedded_copied,
 	.descriptor	= embedded_descriptor,
 	.close		= embedded_close,

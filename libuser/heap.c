@@ -119,6 +119,7 @@ static int open_source(struct ka_window *window, const struct ka_source_type *ty
 		.nr_notes = ka_notes_arenas(nr_arenas),
 		.limit = nr_arenas,
 		.fork = options->fork,
+		.io = options->io,
 	};
 	window->nr_arenas = window->nr_notes + nr_arenas;
 	if (options->limit && options->limit / KA_ARENA_SIZE < window->limit)
@@ -295,6 +296,16 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 	return 0;
 }
 
+size_t ka_trim(struct ka_heap *heap)
+{
+	struct ka_cache *cache;
+
+	if (ka_refuse_inherited(heap))
+		return 0;
+	cache = ka_cache_of(heap);
+	return cache ? ka_cache_trim(heap, cache) * KA_PAGE_SIZE : 0;
+}
+
 /* Its blocks. In a heap of the parent's, which a child may not touch, nothing is read. */
 
 void *ka_heap_malloc(struct ka_heap *heap, size_t size)
@@ -306,15 +317,14 @@ void *ka_heap_malloc(struct ka_heap *heap, size_t size)
 
 void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
 {
+	struct ka_cache *cache = ka_cache_of(heap);
 	size_t product;
-	void *block;
 
 	if (__builtin_mul_overflow(count, size, &product)) {
 		ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
 		return NULL;
 	}
-	block = ka_heap_malloc(heap, product);
-	return block ? memset(block, 0, product) : NULL;
+	return cache ? ka_block_zeroed(heap, cache, product) : NULL;
 }
 
 void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size)

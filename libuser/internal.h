@@ -9,6 +9,7 @@
  *	cache.c		which pools are whose, what a thread leaves when it ends
  *	pool.c		pools, and which runs they need
  *	run.c		runs, and which arenas they need
+ *	arena.c		arenas: committed, given up, purged, released
  *	fork.c		the list of all heaps, and what a child has of them
  *	note.c		the notes at the start of the window; walk.c reads them
  *	device.c, embedded.c	sources: a window, arenas committed and released
@@ -38,6 +39,7 @@
  * @nr_notes: How many of these, the first ones, the notes may take.
  * @limit: How many of the others may be committed.
  * @fork: What a child has of it.
+ * @io: Devices may have pinned its pages, used or not: none is purged.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
  * @control_size: Its size in bytes.
@@ -50,6 +52,7 @@ struct ka_window {
 	size_t nr_notes;
 	size_t limit;
 	enum ka_fork fork;
+	bool io;
 	uint64_t id;
 	void *control;
 	size_t control_size;
@@ -62,10 +65,18 @@ struct ka_window {
  * @open: Reserve a window for window->nr_arenas, and let a child have of it what
  *	window->fork says, or set that to what it will have. 0, or -1 with errno and
  *	a sentence.
- * @commit: Commit arenas that are not committed, all or none. 0, or an errno.
+ * @frames: Its memory are the module's frames: what of a committed arena is purged is
+ *	committed no more, and arenas that are committed whole are huge in any case.
+ * @commit: Commit arenas that are not committed, all or none, and if they are to be
+ *	@dense with huge pages if that can be. 0, or an errno.
  * @commit_pages: Commit pages of an arena that is not committed, or in part, so
  *	that no more have memory. 0, or an errno.
  * @release: Give committed arenas back.
+ * @purge: Give back the memory of some pages, whose bits are set in @map, of an arena
+ *	that is in use. Whether that has been done; they are zero when used again.
+ * @give_up: Let the kernel take an arena that has no run now. Whether it may.
+ * @take_back: Whether it has not, of an arena that was given up; it may no more.
+ * @pressed: Whether memory has become short, since this was asked last.
  * @copied: In a child: whether the window, of KA_FORK_COW, is a copy of its own.
  * @descriptor: A descriptor of the window's file, or -1 with errno and a sentence.
  * @close: Give up the window and all that is committed.
@@ -73,10 +84,15 @@ struct ka_window {
 struct ka_source_type {
 	enum ka_source source;
 	int (*open)(struct ka_window *window, const struct ka_options *options);
-	int (*commit)(struct ka_window *window, size_t first, size_t count);
+	bool frames;
+	int (*commit)(struct ka_window *window, size_t first, size_t count, bool dense);
 	int (*commit_pages)(struct ka_window *window, size_t arena, size_t from,
 			    size_t count);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
+	bool (*purge)(struct ka_window *window, size_t arena, const uint64_t *map);
+	bool (*give_up)(struct ka_window *window, size_t arena);
+	bool (*take_back)(struct ka_window *window, size_t arena);
+	bool (*pressed)(struct ka_window *window);
 	bool (*copied)(struct ka_window *window);
 	int (*descriptor)(const struct ka_window *window);
 	void (*close)(struct ka_window *window);
@@ -106,24 +122,33 @@ static inline size_t ka_window_size(const struct ka_window *window)
  * @used: Pages that are in a run.
  * @head: Pages that a run begins with; a run that begins in the arena before
  *	goes on in this one without a head.
+ * @backed: Pages that are committed.
+ * @touched: Pages that have been in a run since they were committed, or purged; the
+ *	others are zero.
  * @nr_used: How many pages are in a run.
+ * @nr_backed: How many are committed: all or, of an arena that is committed in parts,
+ *	some; or none.
  * @longest: No free pages in a row are more than this.
- * @committed: How many of its pages have memory: none, all or, of one that is
- *	committed in parts, the first so many.
  * @parts: It is committed in parts, now and whenever it is committed again.
+ * @huge: A touch of one page may cost the memory of all.
+ * @is_volatile: It has no run, and the kernel may take it.
  */
 struct ka_arena {
 	uint64_t used[KA_MAP_WORDS];
 	uint64_t head[KA_MAP_WORDS];
+	uint64_t backed[KA_MAP_WORDS];
+	uint64_t touched[KA_MAP_WORDS];
 	uint16_t nr_used;
+	uint16_t nr_backed;
 	uint16_t longest;
-	uint16_t committed;
 	bool parts;
+	bool huge;
+	bool is_volatile;
 };
 
 /* "ka_notes" in memory; and the layout of what follows, from this struct on. */
 #define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
-#define KA_NOTES_VERSION	2
+#define KA_NOTES_VERSION	3
 
 /**
  * struct ka_notes - What the library knows of a heap's memory, at the start of its
@@ -192,6 +217,13 @@ struct ka_pool_list {
  * @nr_spare: How many these are.
  * @spare_slots: Slots that they have.
  * @most_empty: How many arenas without a run may stay committed.
+ * @idle: Pages of arenas that are free and may have old content, so have memory.
+ * @slack: How many of these are kept, beside an eighth of what is in use.
+ * @purged: Pages that have been purged since @decay_at was set, and just before.
+ * @not_refilled: Those of them that have not been needed again.
+ * @least_idle: The fewest there have been since @decay_at was set.
+ * @decay_ms: How long pages are idle at least that are purged then.
+ * @decay_at: When that is, in milliseconds.
  * @caches: Of all threads that have pools of the heap.
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
@@ -210,6 +242,13 @@ struct ka_heap {
 	size_t nr_spare;
 	size_t spare_slots;
 	size_t most_empty;
+	size_t idle;
+	size_t slack;
+	size_t purged;
+	size_t not_refilled;
+	size_t least_idle;
+	uint64_t decay_ms;
+	uint64_t decay_at;
 	struct ka_cache *caches;
 	size_t index;
 	uint64_t serial;
@@ -224,11 +263,28 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted);
 bool ka_refuse_inherited(const struct ka_heap *heap);
 
 /* With the heap's lock held; the first returns NULL with errno and a sentence. */
-void *ka_run_take(struct ka_heap *heap, size_t size, size_t align);
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero);
 void ka_run_give(struct ka_heap *heap, void *run);
 
 /* Whether a run has the size from now on, in bytes, where it is. */
 bool ka_run_resize(struct ka_heap *heap, void *run, size_t size);
+
+/* A run for a block that is to be all zero; NULL with errno and a sentence. */
+void *ka_run_zeroed(struct ka_heap *heap, size_t size);
+
+/* arena.c, with the heap's lock held; see there. */
+int ka_arena_commit_pages(struct ka_heap *heap, size_t index, size_t from, size_t pages);
+int ka_arena_use(struct ka_heap *heap, size_t index, size_t from, size_t pages);
+int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pages,
+		     bool dense);
+void ka_arena_emptied(struct ka_heap *heap, size_t index);
+void ka_arenas_emptied(struct ka_heap *heap);
+void ka_arenas_refilled(struct ka_heap *heap, size_t pages);
+void ka_arenas_decay(struct ka_heap *heap);
+bool ka_arenas_trim(struct ka_heap *heap, size_t *pages);
+
+/* pool.c, likewise */
+void ka_pools_drop_spare(struct ka_heap *heap);
 
 /* fork.c */
 void ka_fork_register(void);

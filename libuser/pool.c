@@ -73,8 +73,8 @@ static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int slots, size
 	return spare;
 }
 
-/* Give up all spare runs. */
-static void drop_spare(struct ka_heap *heap)
+/* Give up all spare runs, with the heap's lock held. */
+void ka_pools_drop_spare(struct ka_heap *heap)
 {
 	for (unsigned int slots = 1; slots <= KA_ARENA_SLOTS; slots++) {
 		struct ka_pool *spare;
@@ -85,15 +85,13 @@ static void drop_spare(struct ka_heap *heap)
 }
 
 /* Slots for a pool's blocks, which its notes have been made for; the first one. */
-static bool take_slots(struct ka_heap *heap, unsigned int count, size_t align, size_t *slot)
+static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, size_t *slot,
+		       bool *zero)
 {
-	char *run = ka_run_take(heap, count * KA_SLOT_SIZE, align);
+	char *run = ka_run_take(heap, count * KA_SLOT_SIZE, pool_align(size),
+				size <= KA_PAGE_SIZE, zero);
 	int error;
 
-	if (!run && heap->nr_spare) {
-		drop_spare(heap);
-		run = ka_run_take(heap, count * KA_SLOT_SIZE, align);
-	}
 	if (!run)
 		return false;
 	*slot = (size_t)(run - heap->window.start) / KA_SLOT_SIZE;
@@ -112,11 +110,12 @@ static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t 
 {
 	size_t size = ka_class_size(class), slot;
 	unsigned int slots = pool_slots(size);
+	bool zero = false;
 	struct ka_pool *pool = take_spare(heap, slots, pool_align(size));
 
 	if (pool)
 		slot = ka_pool_slot(heap, pool);
-	else if (take_slots(heap, slots, pool_align(size), &slot))
+	else if (take_slots(heap, slots, size, &slot, &zero))
 		pool = &heap->pools[slot];
 	else
 		return NULL;
@@ -125,6 +124,7 @@ static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t 
 		.size = (uint32_t)size,
 		.class = (uint8_t)class,
 		.slots = (uint8_t)slots,
+		.zero = zero,
 		.owner = owner,
 	};
 	map(heap, slot, slots, pool);
@@ -169,7 +169,9 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 	heap->spare_slots += slots;
 	/* Without pools nothing is spare: the arenas can go. */
 	if (!heap->notes->nr_pools)
-		drop_spare(heap);
+		ka_pools_drop_spare(heap);
+	else
+		ka_arenas_decay(heap);
 }
 
 /**
@@ -190,19 +192,21 @@ void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
  */
 void ka_pool_collect(struct ka_pool *pool)
 {
+	uint64_t remote;
 	void *first, *last, *next;
-	uint32_t count = 1;
 
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
 		return;
-	first = __atomic_exchange_n(&pool->remote, NULL, __ATOMIC_ACQUIRE);
-	if (!first)
-		return;
-	for (last = first; (next = *(void **)last); last = next)
-		count++;
-	*(void **)last = pool->free;
+	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQUIRE);
+	first = ka_remote_first(remote);
+	/* Mostly there is nothing to link them to. */
+	if (pool->free) {
+		for (last = first; (next = *(void **)last); last = next)
+			;
+		*(void **)last = pool->free;
+	}
 	pool->free = first;
-	pool->used -= count;
+	pool->used -= ka_remote_count(remote);
 }
 
 /**
@@ -328,6 +332,10 @@ bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
 	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
 	bool mine = false;
 
+	if (now == KA_NOBODY && __libc_single_threaded) {
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
+		return true;
+	}
 	if (now == KA_NOBODY)
 		return __atomic_compare_exchange_n(&pool->owner, &now, owner, false,
 						   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -354,10 +362,26 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 {
 	uintptr_t owner = pool->owner;
 
+	/* Nobody else can have freed one since the last were collected. */
+	if (__libc_single_threaded) {
+		__atomic_store_n(&pool->owner, KA_NOBODY, __ATOMIC_RELAXED);
+		return true;
+	}
 	/* Who frees a block from here on adopts the pool, or we see the block. */
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
 	       !ka_pool_adopt(heap, pool, owner);
+}
+
+/* Blocks of a pool that the program has, while other threads may be at it. */
+static size_t in_use(const struct ka_pool *pool)
+{
+	size_t used = KA_READ(pool->used);
+	size_t other = KA_READ(pool->current) + ka_remote_count(KA_READ(pool->remote));
+
+	/* A moment ago, or a moment later, the two go together. */
+	used = used > other ? used - other : 0;
+	return used > pool->capacity ? pool->capacity : used;
 }
 
 /**
@@ -386,11 +410,7 @@ void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 		slot += pool == &ka_no_pool ? 1 : pool->slots;
 		if (pool == &ka_no_pool)
 			continue;
-		used = KA_READ(pool->used);
-		/* A moment ago it was, or a moment later it is, the current one. */
-		used -= used ? KA_READ(pool->current) : 0;
-		if (used > pool->capacity)
-			used = pool->capacity;
+		used = in_use(pool);
 		stats->pool_bytes += pool->slots * KA_SLOT_SIZE;
 		stats->blocks += used;
 		stats->block_bytes += used * pool->size;

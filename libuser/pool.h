@@ -12,10 +12,13 @@
  *	heap->lock	which pools there are; the shelf, and from and to it, the owner
  *	@remote		atomic: blocks that others have freed; taken by the owner
  *
- * The owner changes from 0 by compare-and-swap, to 0 by the owner.
+ * The owner changes from 0 by compare-and-swap, to 0 by the owner. As long as there is
+ * but one thread, both are plain stores: who creates a second one is that thread.
  */
 #ifndef KARENA_POOL_H
 #define KARENA_POOL_H
+
+#include <sys/single_threaded.h>
 
 #include "internal.h"
 
@@ -32,7 +35,8 @@
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	its owner's current pool of its class, so that this never becomes empty.
  * @made: Blocks that have ever been in use, or linked; the rest is untouched.
- * @remote: Blocks that others than the owner have freed.
+ * @remote: Blocks that others than the owner have freed: the first, linked as in
+ *	@free, in the low 48 bits, and above them how many they are.
  * @next: In its owner's list of the class, or on the shelf: pools with free blocks.
  * @prev: Likewise.
  * @capacity: Blocks that it has room for.
@@ -40,13 +44,14 @@
  * @class: The block's class.
  * @slots: Slots that the run has.
  * @current: It is its owner's current pool: 1 or 0.
+ * @zero: What has never been in use is zero.
  */
 struct ka_pool {
 	void *free;
 	uintptr_t owner;
 	uint32_t used;
 	uint32_t made;
-	void *remote;
+	uint64_t remote;
 	struct ka_pool *next;
 	struct ka_pool *prev;
 	uint32_t capacity;
@@ -54,6 +59,7 @@ struct ka_pool {
 	uint8_t class;
 	uint8_t slots;
 	uint8_t current;
+	bool zero;
 };
 
 _Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");
@@ -95,6 +101,19 @@ static inline struct ka_pool *ka_pool_of(const struct ka_heap *heap, const void 
 	if (slot >= __atomic_load_n(&heap->nr_slots, __ATOMIC_ACQUIRE))
 		return &ka_no_pool;
 	return __atomic_load_n(&heap->map[slot], __ATOMIC_RELAXED);
+}
+
+/* No address of a process has more bits, unless it asks for such; the library does not. */
+#define KA_REMOTE_BITS	48
+
+static inline void *ka_remote_first(uint64_t remote)
+{
+	return (void *)(uintptr_t)(remote & ((UINT64_C(1) << KA_REMOTE_BITS) - 1));
+}
+
+static inline uint32_t ka_remote_count(uint64_t remote)
+{
+	return (uint32_t)(remote >> KA_REMOTE_BITS);
 }
 
 /* Put a pool at the end of a list. */

@@ -2,8 +2,28 @@
 /*
  * What libkarena-uring is told of a heap.
  */
-#include "internal.h"
+#include "bits.h"
 #include "private.h"
+
+/* The first page of the window from one on that is (not) committed. */
+static size_t find_page(const struct ka_notes *notes, size_t page, bool committed)
+{
+	size_t least = notes->nr_notes * KA_ARENA_PAGES;
+	size_t end = notes->nr_touched * KA_ARENA_PAGES;
+
+	page = page < least ? least : page;
+	while (page < end) {
+		const struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
+
+		page += ka_find_bit(arena->backed, page % KA_ARENA_PAGES, committed) -
+			page % KA_ARENA_PAGES;
+		if (page % KA_ARENA_PAGES ||
+		    (page < end && ka_test_bit(ka_arena_at(notes, page / KA_ARENA_PAGES)->backed,
+					       0) == committed))
+			break;
+	}
+	return page;
+}
 
 int ka_private_fail(int error, const char *sentence)
 {
@@ -18,21 +38,18 @@ char *ka_private_window(const struct ka_heap *heap, size_t *size)
 
 size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 {
-	size_t arena = *from / KA_ARENA_SIZE, length = 0;
-	const struct ka_notes *notes = heap->notes;
+	size_t page = *from / KA_PAGE_SIZE, end;
 
 	pthread_mutex_lock(&heap->lock);
 	if (ka_refuse_inherited(heap)) {
 		pthread_mutex_unlock(&heap->lock);
 		return 0;
 	}
-	while (arena < notes->nr_touched && !ka_arena_at(notes, arena)->committed)
-		arena++;
-	*from = arena * KA_ARENA_SIZE;
-	/* One that is committed in part is the last of a row. */
-	while (arena < notes->nr_touched && length % KA_ARENA_SIZE == 0 &&
-	       ka_arena_at(notes, arena)->committed)
-		length += ka_arena_at(notes, arena++)->committed * KA_PAGE_SIZE;
+	/* Who asks will pin what there is, free or not. */
+	heap->window.io = true;
+	page = find_page(heap->notes, page, true);
+	end = find_page(heap->notes, page, false);
 	pthread_mutex_unlock(&heap->lock);
-	return length;
+	*from = page * KA_PAGE_SIZE;
+	return (end - page) * KA_PAGE_SIZE;
 }

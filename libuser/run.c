@@ -5,26 +5,19 @@
  * in two bits a page of the notes at the window's start.
  */
 #include <errno.h>
-#include <stdio.h>
+#include <string.h>
 
 #include "bits.h"
 #include "pool.h"
 
 #define NO_PAGE		((size_t)-1)
 
-/*
- * A heap's first arena is committed in parts, of 64 KiB: then a small heap costs
- * what it uses. Not when the first run already takes a quarter of it.
- */
-#define PART_PAGES	((size_t)16)
-#define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
-
 /* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
 static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 {
 	size_t from = 0;
 
-	if (!arena->committed || pages > arena->longest)
+	if (!arena->nr_backed || pages > arena->longest)
 		return NO_PAGE;
 	for (;;) {
 		size_t end;
@@ -44,12 +37,16 @@ static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 	return NO_PAGE;
 }
 
-static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align)
+/* Of what is not dense, no further page is to be where one is a whole huge page. */
+static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align,
+				bool no_huge)
 {
 	struct ka_notes *notes = heap->notes;
 
 	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
-		size_t page = find_in_arena(ka_arena_at(notes, i), pages, align);
+		struct ka_arena *arena = ka_arena_at(notes, i);
+		size_t page = no_huge && arena->huge ? NO_PAGE :
+			      find_in_arena(arena, pages, align);
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
@@ -81,132 +78,44 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 	return NO_PAGE;
 }
 
-/* The end of the arenas from @first on that are (not) committed, at most @end. */
-static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
+/* How many of a run's pages in an arena may have old content. */
+static size_t touched_pages(const struct ka_arena *arena, size_t from, size_t pages)
 {
-	while (first < end && !ka_arena_at(heap->notes, first)->committed == !committed)
-		first++;
-	return first;
+	size_t count = 0;
+
+	for (size_t i = from; i < from + pages; i++)
+		count += ka_test_bit(arena->touched, i);
+	return count;
 }
 
-static void forget_arenas(struct ka_heap *heap, size_t first, size_t count)
+/* Pages that had been free, some of them idle, are in use, and so they are touched. */
+static void take_pages(struct ka_heap *heap, struct ka_arena *arena, size_t from,
+		       size_t pages)
 {
-	struct ka_notes *notes = heap->notes;
+	size_t idle = touched_pages(arena, from, pages);
 
-	heap->window.source->release(&heap->window, first, count);
-	for (size_t i = first; i < first + count; i++)
-		ka_arena_at(notes, i)->committed = 0;
-	notes->stats.arenas -= count;
-	notes->stats.arenas_reclaimed += count;
-	notes->nr_empty -= count;
+	heap->idle -= idle;
+	ka_arenas_refilled(heap, pages - idle);
+	if (heap->idle < heap->least_idle)
+		heap->least_idle = heap->idle;
+	if (!arena->nr_used)
+		heap->notes->nr_empty--;
+	ka_change_bits(arena->touched, from, pages, true);
+	arena->nr_used = (uint16_t)(arena->nr_used + pages);
 }
 
-static int commit_failed(struct ka_heap *heap, size_t count, int error)
-{
-	size_t arenas = heap->notes->stats.arenas;
-
-	if (arenas + count > heap->window.limit)
-		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
-			       " arenas and needs %zu more", arenas,
-			       heap->window.limit, count);
-	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
-		       " memory cgroup, the limit of all heaps or that of locked"
-		       " memory (ulimit -l) has none left", count);
-}
-
-static void arenas_committed(struct ka_heap *heap, size_t first, size_t end,
-			     uint16_t pages)
-{
-	struct ka_notes *notes = heap->notes;
-
-	for (size_t i = first; i < end; i++) {
-		ka_arena_at(notes, i)->committed = pages;
-		ka_arena_at(notes, i)->longest = KA_ARENA_PAGES;
-	}
-	notes->stats.arenas += end - first;
-	notes->stats.arenas_allocated += end - first;
-	notes->nr_empty += end - first;
-	if (notes->stats.arenas > notes->stats.arenas_highwater)
-		notes->stats.arenas_highwater = notes->stats.arenas;
-	if (end > notes->nr_touched)
-		notes->nr_touched = end;
-}
-
-/* Commit the pages of an arena in parts up to @end, if they are not yet. */
-static int commit_part(struct ka_heap *heap, size_t index, size_t end)
+/* Pages are free, and idle. */
+static void free_pages(struct ka_heap *heap, size_t index, size_t pages)
 {
 	struct ka_arena *arena = ka_arena_at(heap->notes, index);
-	size_t from = arena->committed;
-	int error;
 
-	end = (end + PART_PAGES - 1) & ~(PART_PAGES - 1);
-	if (end <= from)
-		return 0;
-	if (!from && heap->notes->stats.arenas >= heap->window.limit)
-		return commit_failed(heap, 1, ENOMEM);
-	error = heap->window.source->commit_pages(&heap->window, index, from,
-						  end - from);
-	if (error) {
-		if (!from)
-			heap->window.source->release(&heap->window, index, 1);
-		return commit_failed(heap, 1, error);
-	}
-	if (from)
-		arena->committed = (uint16_t)end;
-	else
-		arenas_committed(heap, index, index + 1, (uint16_t)end);
-	return 0;
-}
-
-/* Commit those of a row of arenas that are not committed, all or none. */
-static int commit_arenas(struct ka_heap *heap, size_t first, size_t count)
-{
-	size_t end = first + count, missing = 0, i, j;
-	int error = 0;
-
-	for (i = first; i < end; i++)
-		missing += !ka_arena_at(heap->notes, i)->committed;
-	if (heap->notes->stats.arenas + missing > heap->window.limit)
-		return commit_failed(heap, missing, ENOMEM);
-	for (i = first; i < end; i = j) {
-		j = end_of(heap, i, end, true);
-		i = j;
-		j = end_of(heap, i, end, false);
-		if (i == j)
-			break;
-		error = heap->window.source->commit(&heap->window, i, j - i);
-		if (error)
-			break;
-		arenas_committed(heap, i, j, KA_ARENA_PAGES);
-	}
-	if (error) {
-		/* All of the row is empty: what was committed goes back. */
-		for (i = first; i < end; i = j) {
-			j = end_of(heap, i, end, false);
-			i = j;
-			j = end_of(heap, i, end, true);
-			if (i < j)
-				forget_arenas(heap, i, j - i);
-		}
-		return commit_failed(heap, missing, error);
-	}
-	/* The heap's first arena, if it was there and in part. */
-	if (!commit_part(heap, first, KA_ARENA_PAGES))
-		return 0;
-	forget_arenas(heap, first, count);
-	return -1;
-}
-
-/* Whether a run is to be the first of a heap's first arena, and a small one. */
-static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
-{
-	struct ka_arena *arena = ka_arena_at(heap->notes, first);
-
-	if (first != heap->window.nr_notes || pages > KA_ARENA_PAGES)
-		return false;
-	if (pages < FIRST_RUN_PAGES)
-		arena->parts = true;
-	return arena->parts;
+	heap->idle += pages;
+	arena->longest = KA_ARENA_PAGES;
+	arena->nr_used = (uint16_t)(arena->nr_used - pages);
+	if (arena->nr_used)
+		return;
+	heap->notes->nr_empty++;
+	ka_arena_emptied(heap, index);
 }
 
 /* Mark pages, which may reach over several arenas, as used or free. */
@@ -221,53 +130,45 @@ static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool use
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
 
-		if (used && !arena->nr_used)
-			notes->nr_empty--;
 		ka_change_bits(arena->used, from, here, used);
-		if (used) {
-			arena->nr_used = (uint16_t)(arena->nr_used + here);
-		} else {
-			arena->nr_used = (uint16_t)(arena->nr_used - here);
-			arena->longest = KA_ARENA_PAGES;
-		}
-		if (!arena->nr_used)
-			notes->nr_empty++;
+		if (used)
+			take_pages(heap, arena, from, here);
+		else
+			free_pages(heap, page / KA_ARENA_PAGES, here);
 		page += here;
 		pages -= here;
 	}
 }
 
-/* Commit what a run needs that begins with an arena of its own: 0, or -1. */
-static int commit_run(struct ka_heap *heap, size_t first, size_t count, size_t pages)
+/* A place in the committed arenas, and what it needs is committed; or NO_PAGE. */
+static size_t find_place(struct ka_heap *heap, size_t pages, size_t align, bool dense,
+			 int *error)
 {
-	const struct ka_notes *notes = heap->notes;
-	size_t end = first + count, fresh = 0;
-	int error;
+	size_t page;
 
-	/* What the limit refuses anyway needs no notes. */
-	if (end > notes->nr_touched)
-		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
-	if (notes->stats.arenas + fresh > heap->window.limit)
-		return commit_failed(heap, fresh, ENOMEM);
-	error = ka_notes_reach(heap, end);
-	if (error)
-		return commit_failed(heap, count, error);
-	if (begins_in_parts(heap, first, pages))
-		return commit_part(heap, first, pages);
-	return commit_arenas(heap, first, count);
+	do {
+		page = dense ? NO_PAGE : find_in_committed(heap, pages, align, true);
+		if (page == NO_PAGE)
+			page = find_in_committed(heap, pages, align, false);
+		if (page == NO_PAGE)
+			return NO_PAGE;
+		*error = ka_arena_use(heap, page / KA_ARENA_PAGES, page % KA_ARENA_PAGES,
+				      pages);
+	} while (*error > 0);
+	return page;
 }
 
-static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
+static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, bool dense)
 {
 	size_t page = NO_PAGE, first, count;
 	size_t arena_align = align > KA_ARENA_PAGES ? align / KA_ARENA_PAGES : 1;
+	int error = 0;
 
 	/* A run that fits into an arena lies in one. */
 	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
-		page = find_in_committed(heap, pages, align);
+		page = find_place(heap, pages, align, dense, &error);
 	if (page != NO_PAGE)
-		return commit_part(heap, page / KA_ARENA_PAGES,
-				   page % KA_ARENA_PAGES + pages) ? NO_PAGE : page;
+		return error ? NO_PAGE : page;
 	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
 	first = find_arenas(heap, count, arena_align);
 	if (first == NO_PAGE) {
@@ -278,9 +179,27 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align)
 			pages * (KA_PAGE_SIZE / 1024));
 		return NO_PAGE;
 	}
-	if (commit_run(heap, first, count, pages))
+	if (ka_arenas_commit(heap, first, count, pages, dense))
 		return NO_PAGE;
 	return first * KA_ARENA_PAGES;
+}
+
+/* Whether nothing in a run's pages has been in use since they were committed. */
+static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
+{
+	while (pages) {
+		const struct ka_arena *arena =
+			ka_arena_at(heap->notes, page / KA_ARENA_PAGES);
+		size_t from = page % KA_ARENA_PAGES;
+		size_t here = KA_ARENA_PAGES - from < pages ?
+			      KA_ARENA_PAGES - from : pages;
+
+		if (touched_pages(arena, from, here))
+			return false;
+		page += here;
+		pages -= here;
+	}
+	return true;
 }
 
 /* Which page of the window a run begins with, or NO_PAGE; pools are not the caller's. */
@@ -335,27 +254,70 @@ static void change_head(struct ka_heap *heap, size_t page, bool head)
 		       page % KA_ARENA_PAGES, 1, head);
 }
 
-/**
- * ka_run_take() - Take a run, with the heap's lock held.
- * @heap: The heap.
- * @size: Whole pages, in bytes.
- * @align: A power of two, in bytes; or 0.
- *
- * Return: The run, or NULL with errno and a sentence.
- */
-void *ka_run_take(struct ka_heap *heap, size_t size, size_t align)
+static size_t run_take(struct ka_heap *heap, size_t pages, size_t align, bool dense,
+		       bool *zero)
 {
-	size_t pages = size / KA_PAGE_SIZE, page;
+	size_t page;
 
 	ka_notes_change(heap);
-	page = run_find(heap, pages, align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1);
+	page = run_find(heap, pages, align, dense);
 	if (page != NO_PAGE) {
+		if (zero)
+			*zero = is_untouched(heap, page, pages);
 		change_head(heap, page, true);
 		mark_pages(heap, page, pages, true);
 		heap->notes->stats.runs++;
 	}
 	ka_notes_change(heap);
+	return page;
+}
+
+/**
+ * ka_run_take() - Take a run, with the heap's lock held.
+ * @heap: The heap.
+ * @size: Whole pages, in bytes.
+ * @align: A power of two, in bytes; or 0.
+ * @dense: All of it will be used.
+ * @zero: Whether it is all zero; or NULL.
+ *
+ * Return: The run, or NULL with errno and a sentence.
+ */
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero)
+{
+	size_t pages = size / KA_PAGE_SIZE, page;
+
+	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
+	page = run_take(heap, pages, align, dense, zero);
+	/* Memory that is kept for nobody may be what is missing. */
+	if (page == NO_PAGE && ka_arenas_trim(heap, NULL))
+		page = run_take(heap, pages, align, dense, zero);
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
+}
+
+/* Huge pages are worth it for what has a whole one. */
+static bool is_dense(size_t size)
+{
+	return size >= KA_ARENA_SIZE;
+}
+
+/**
+ * ka_run_zeroed() - Take a run that is all zero.
+ * @heap: The heap.
+ * @size: Whole pages, in bytes.
+ *
+ * Return: The run, or NULL with errno and a sentence.
+ */
+void *ka_run_zeroed(struct ka_heap *heap, size_t size)
+{
+	bool zero;
+	void *run;
+
+	if (ka_refuse_inherited(heap))
+		return NULL;
+	pthread_mutex_lock(&heap->lock);
+	run = ka_run_take(heap, size, 0, is_dense(size), &zero);
+	pthread_mutex_unlock(&heap->lock);
+	return run && !zero ? memset(run, 0, size) : run;
 }
 
 void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
@@ -373,39 +335,9 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 	if (ka_refuse_inherited(heap))
 		return NULL;
 	pthread_mutex_lock(&heap->lock);
-	run = ka_run_take(heap, size, align);
+	run = ka_run_take(heap, size, align, is_dense(size), NULL);
 	pthread_mutex_unlock(&heap->lock);
 	return run;
-}
-
-static bool is_empty(const struct ka_notes *notes, size_t index)
-{
-	const struct ka_arena *arena = ka_arena_at(notes, index);
-
-	return arena->committed && !arena->nr_used;
-}
-
-/*
- * Give back empty arenas, but for as many as may stay: those with the lowest addresses,
- * where the next runs are looked for.
- */
-static void release_empty(struct ka_heap *heap)
-{
-	struct ka_notes *notes = heap->notes;
-	size_t end = notes->nr_touched;
-
-	while (notes->nr_empty > heap->most_empty) {
-		size_t first, most = notes->nr_empty - heap->most_empty;
-
-		while (!is_empty(notes, end - 1))
-			end--;
-		first = end - 1;
-		while (end - first < most && first > notes->nr_notes &&
-		       is_empty(notes, first - 1))
-			first--;
-		forget_arenas(heap, first, end - first);
-		end = first;
-	}
 }
 
 static void run_free(struct ka_heap *heap, size_t page)
@@ -416,8 +348,9 @@ static void run_free(struct ka_heap *heap, size_t page)
 	change_head(heap, page, false);
 	mark_pages(heap, page, pages, false);
 	heap->notes->stats.runs--;
-	release_empty(heap);
+	ka_arenas_emptied(heap);
 	ka_notes_change(heap);
+	ka_arenas_decay(heap);
 }
 
 /**
@@ -473,7 +406,7 @@ static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
 	/* Where an arena ends, the next may not even be committed. */
 	if (!from || from + pages > KA_ARENA_PAGES ||
 	    ka_find_bit(arena->used, from, true) < from + pages ||
-	    commit_part(heap, end / KA_ARENA_PAGES, from + pages))
+	    ka_arena_commit_pages(heap, end / KA_ARENA_PAGES, from, pages))
 		return false;
 	mark_pages(heap, end, pages, true);
 	return true;
@@ -482,7 +415,7 @@ static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
 static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
 {
 	mark_pages(heap, end - pages, pages, false);
-	release_empty(heap);
+	ka_arenas_emptied(heap);
 }
 
 /**

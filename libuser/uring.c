@@ -194,8 +194,7 @@ static int add_committed(struct ka_uring_buffers *buffers, struct ka_heap *heap)
 	while ((length = ka_private_committed(heap, &from))) {
 		if (buffers_add(buffers, start + from, length))
 			return -1;
-		/* The arena behind one that is committed in part begins later. */
-		from = (from + length + KA_ARENA_SIZE - 1) & ~(KA_ARENA_SIZE - 1);
+		from += length;
 	}
 	if (!buffers->nr)
 		return ka_private_fail(ENOENT, "nothing of the heap is committed yet:"

@@ -23,11 +23,8 @@
 
 #define ENOUGH_LOCKED	((rlim_t)1 << 30)
 
-/*
- * Until it is made, it has no slots. As with glibc's malloc, which trims its top only
- * above a threshold, 32 MiB may stay for what is large and comes again and again.
- */
-static struct ka_heap heap = { .most_empty = 16 };
+/* Until it is made, it has no slots. Its empty arenas stay as other free memory does. */
+static struct ka_heap heap = { .most_empty = SIZE_MAX };
 static bool made;
 static __thread struct ka_cache cache = { KA_CACHE_INIT };
 
@@ -137,6 +134,14 @@ PUBLIC void free(void *block)
 		ka_block_emptied(&cache, pool);
 }
 
+static void *take_zeroed(size_t size)
+{
+	if (is_making)
+		return first_alloc(KA_CLASS_STEP, size);
+	need_heap();
+	return ka_block_zeroed(&heap, &cache, size);
+}
+
 PUBLIC void *calloc(size_t count, size_t size)
 {
 	size_t product;
@@ -146,8 +151,12 @@ PUBLIC void *calloc(size_t count, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	block = malloc(product);
-	return block ? memset(block, 0, product) : NULL;
+	/* A small one is cleared faster than it is found out whether it has to be. */
+	if (product < KA_PAGE_SIZE) {
+		block = malloc(product);
+		return block ? memset(block, 0, product) : NULL;
+	}
+	return take_zeroed(product);
 }
 
 /* From the first area nothing goes back. */
@@ -337,6 +346,15 @@ PUBLIC int malloc_info(int options, FILE *file)
 		stats.blocks, stats.block_bytes, stats.runs - stats.pools,
 		stats.run_bytes - stats.pool_bytes, stats.available_bytes);
 	return 0;
+}
+
+/* As glibc's, whether anything was given back; the argument means nothing here. */
+PUBLIC int malloc_trim(size_t pad)
+{
+	(void)pad;
+	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
+		return 0;
+	return !ka_refuse_inherited(&heap) && ka_cache_trim(&heap, &cache);
 }
 
 /* glibc's settings mean nothing here; it is no error to have them. */

@@ -275,11 +275,11 @@ TEST(notes_that_lie_are_refused)
 	EXPECT_EQ(-EPROTO, ka_walk(notes, 16, learn, &known));
 	EXPECT_EQ(-EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
 	/* Whatever the maps say, no run leads out of the window. */
-	notes->nr_touched = notes->nr_notes + 24;
-	memset(notes->arenas, 0xff, 24 * sizeof(*notes->arenas));
+	notes->nr_touched = notes->nr_notes + 12;
+	memset(notes->arenas, 0xff, 12 * sizeof(*notes->arenas));
 	memset(&known, 0, sizeof(known));
 	EXPECT_EQ(0, ka_walk(notes, size, learn, &known));
-	EXPECT_EQ(24 * KA_ARENA_PAGES, known.nr);
+	EXPECT_EQ(12 * KA_ARENA_PAGES, known.nr);
 	EXPECT_EQ(KA_PAGE_SIZE, known.runs[0].size);
 	/* As it was, it is walked. */
 	munmap(notes, size);

@@ -115,8 +115,7 @@ struct ka_options {
  *	adds up to @arenas times KA_ARENA_SIZE.
  * @pools: Pools, which are runs that are cut into blocks of one size.
  * @pool_bytes: Bytes in these; the rest of @run_bytes is in other runs.
- * @blocks: Blocks in use of pools. A block that another thread than the pool's own
- *	has freed counts until that takes it back.
+ * @blocks: Blocks in use of pools.
  * @block_bytes: Bytes in these, those at their ends that nobody asked for included.
  * @quantization_bytes: Bytes of pools that are too few for another block. What is
  *	left of @pool_bytes without this and @block_bytes is in free blocks.
@@ -273,6 +272,20 @@ int ka_heap_free(struct ka_heap *heap, void *block);
  * begins there; EOWNERDEAD, the heap is the parent's.
  */
 size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
+
+/**
+ * ka_trim() - Give back all memory that the heap keeps for later.
+ * @heap: The heap.
+ *
+ * That of free pages, of empty arenas and of the calling thread's empty pools. By
+ * itself, a heap gives back what nobody has needed for a fifth of a second, or what is
+ * more than 8 MiB and an eighth of what is in use; but only when it is called, for it
+ * has no thread of its own. The idea is that of malloc_trim(3).
+ *
+ * Return: How many bytes have been given back; 0, also with errno, EOWNERDEAD, if the
+ * heap is the parent's.
+ */
+size_t ka_trim(struct ka_heap *heap);
 
 /**
  * ka_run_alloc() - Take a run of pages.

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Memory that goes back: at once, after a while, when asked for, at a limit; and what
+ * is known to be zero. Runs on the source that KARENA_SOURCE names.
+ */
+#include <time.h>
+
+#include "common.h"
+#include "internal.h"
+
+#define NR_SMALL	((size_t)200000)
+
+FIXTURE(trim) {
+	struct ka_heap *heap;
+	char **blocks;
+};
+
+FIXTURE_SETUP(trim)
+{
+	self->heap = make(1024 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, self->heap) TH_LOG("%s", ka_error());
+	self->blocks = calloc(NR_SMALL, sizeof(char *));
+	ASSERT_NE(NULL, self->blocks);
+}
+
+FIXTURE_TEARDOWN(trim)
+{
+	free(self->blocks);
+	ka_heap_destroy(self->heap);
+}
+
+/* Bytes of a heap that are in memory, but for its notes. */
+static size_t resident_in(const struct ka_heap *heap)
+{
+	size_t arenas = heap->notes->nr_touched - heap->notes->nr_notes;
+
+	return resident_from(heap->window.start + heap->notes->nr_notes * KA_ARENA_SIZE,
+			     arenas * KA_ARENA_SIZE);
+}
+
+static void wait_ms(long ms)
+{
+	struct timespec time = { ms / 1000, ms % 1000 * 1000000 };
+
+	nanosleep(&time, NULL);
+}
+
+static bool is_zero(const char *block, size_t size)
+{
+	return !size || (!*block && !memcmp(block, block + 1, size - 1));
+}
+
+/* Blocks of 200 bytes, of which one in so many stays. */
+static void thin_out(struct ka_heap *heap, char **blocks, size_t kept)
+{
+	for (size_t i = 0; i < NR_SMALL; i++) {
+		blocks[i] = ka_heap_malloc(heap, 200);
+		if (!blocks[i])
+			abort();
+		memset(blocks[i], (int)(i % 251), 200);
+	}
+	for (size_t i = 0; i < NR_SMALL; i++) {
+		if (i % kept)
+			ka_heap_free(heap, blocks[i]);
+	}
+}
+
+TEST_F_TIMEOUT(trim, of_a_heap_with_few_blocks_left_most_goes, SLOW)
+{
+	size_t before, after;
+
+	thin_out(self->heap, self->blocks, 1000);
+	NOT_WITH_VALGRIND("keeps what is given back");
+	before = resident_in(self->heap);
+	EXPECT_LT(0, ka_trim(self->heap));
+	after = resident_in(self->heap);
+	/* Two hundred pools of 16 KiB. */
+	EXPECT_LE(after, before > 8 * MIB ? 4 * MIB : before);
+	EXPECT_EQ(0, ka_trim(self->heap));
+	for (size_t i = 0; i < NR_SMALL; i += 1000) {
+		EXPECT_EQ((char)(i % 251), self->blocks[i][0]);
+		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
+	}
+	/* It can be used again, all of it. */
+	thin_out(self->heap, self->blocks, 1000);
+}
+
+TEST_F_TIMEOUT(trim, what_is_too_much_goes_at_once, SLOW)
+{
+	size_t used, most;
+
+	thin_out(self->heap, self->blocks, 2000);
+	used = figures(self->heap).run_bytes;
+	/* And what is in rows of less than 64 KiB. */
+	most = used + used / 8 + 8 * MIB + 2 * MIB;
+	NOT_WITH_VALGRIND("keeps what is given back");
+	EXPECT_LE(resident_in(self->heap), most);
+}
+
+TEST_F_TIMEOUT(trim, what_nobody_needs_goes_after_a_while, SLOW)
+{
+	void *runs[16], *stays = NULL;
+	size_t before;
+
+	for (int i = 0; i < 16; i++) {
+		runs[i] = ka_run_alloc(self->heap, MIB / 4, 0);
+		ASSERT_NE(NULL, runs[i]);
+		memset(runs[i], 1, MIB / 4);
+	}
+	for (int i = 0; i < 16; i++) {
+		if (i % 8)
+			ka_run_free(self->heap, runs[i]);
+	}
+	before = resident_in(self->heap);
+	/* A heap has no thread: it looks at the clock when it is called. */
+	for (int i = 0; i < 4; i++) {
+		wait_ms(250);
+		stays = ka_run_alloc(self->heap, KA_PAGE_SIZE, 0);
+		ka_run_free(self->heap, stays);
+	}
+	NOT_WITH_VALGRIND("keeps what is given back");
+	EXPECT_LE(resident_in(self->heap), before / 2);
+	for (int i = 0; i < 16; i += 8)
+		EXPECT_EQ(1, ((char *)runs[i])[MIB / 4 - 1]);
+}
+
+/* Minor page faults of the process. */
+static long faults(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_SELF, &usage);
+	return usage.ru_minflt;
+}
+
+static void use_much(struct ka_heap *heap, void **runs)
+{
+	for (int i = 0; i < 100; i++) {
+		runs[i] = ka_run_alloc(heap, 300 * 1024, 0);
+		if (!runs[i])
+			abort();
+		memset(runs[i], 1, 300 * 1024);
+	}
+	for (int i = 0; i < 100; i++)
+		ka_run_free(heap, runs[i]);
+}
+
+TEST_F_TIMEOUT(trim, what_is_needed_again_and_again_stays, SLOW)
+{
+	void *runs[100];
+	long before;
+
+	NOT_WITH_SANITIZERS();
+	/* As malloc's heap and that of the domains are made. */
+	self->heap->most_empty = SIZE_MAX;
+	for (int i = 0; i < 12; i++)
+		use_much(self->heap, runs);
+	before = faults();
+	for (int i = 0; i < 8; i++)
+		use_much(self->heap, runs);
+	/* Each round touches 7500 pages. */
+	EXPECT_LT(faults() - before, 4 * 7500);
+}
+
+TEST_F(trim, calloc_does_not_clear_what_has_never_been_used)
+{
+	char *block = ka_heap_calloc(self->heap, 64, MIB);
+
+	ASSERT_NE(NULL, block);
+	if (!on_device())
+		EXPECT_GE(2 * MIB, resident_from(block, 64 * MIB));
+	EXPECT_TRUE(is_zero(block + 13 * MIB, MIB));
+	memset(block, 1, 64 * MIB);
+	EXPECT_EQ(0, ka_heap_free(self->heap, block));
+	block = ka_heap_calloc(self->heap, 64, MIB);
+	ASSERT_NE(NULL, block);
+	EXPECT_TRUE(is_zero(block, 64 * MIB));
+}
+
+TEST_F_TIMEOUT(trim, calloc_is_zero_whatever_was_there, SLOW)
+{
+	unsigned int seed = 7;
+	struct {
+		char *start;
+		size_t size;
+	} blocks[200] = { 0 };
+
+	for (int i = 0; i < 8000; i++) {
+		int which = rand_r(&seed) % 200;
+		size_t size = (size_t)rand_r(&seed) % (i % 50 ? 40000 : 600000);
+
+		if (blocks[which].start)
+			memset(blocks[which].start, 0xff, blocks[which].size);
+		ka_heap_free(self->heap, blocks[which].start);
+		if (i % 1000 == 0)
+			ka_trim(self->heap);
+		blocks[which].size = size;
+		blocks[which].start = ka_heap_calloc(self->heap, 1, size);
+		ASSERT_NE(NULL, blocks[which].start);
+		ASSERT_TRUE(is_zero(blocks[which].start, size)) TH_LOG("step %d", i);
+	}
+}
+
+TEST(at_the_limit_nothing_is_kept)
+{
+	struct ka_heap *heap = make(64 * MIB, 8 * MIB, KA_FORK_COW);
+	void *runs[4], *whole;
+
+	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
+	/* Empty arenas may stay, but not where another is wanted that they are not. */
+	for (int i = 0; i < 4; i++) {
+		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
+		ASSERT_NE(NULL, runs[i]);
+	}
+	EXPECT_EQ(0, ka_run_free(heap, runs[0]));
+	EXPECT_EQ(0, ka_run_free(heap, runs[2]));
+	EXPECT_EQ(0, ka_run_free(heap, runs[3]));
+	whole = ka_run_alloc(heap, 6 * MIB, 0);
+	EXPECT_NE(NULL, whole) TH_LOG("%s", ka_error());
+	EXPECT_EQ(4, figures(heap).arenas);
+	ka_heap_destroy(heap);
+}
+
+TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
+{
+	void *run = ka_run_alloc(self->heap, 2 * MIB, 0), *again;
+	size_t index;
+
+	if (!on_device())
+		SKIP(return, "the embedded source has no volatile arenas");
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 2 * MIB);
+	index = (size_t)((char *)run - self->heap->window.start) / KA_ARENA_SIZE;
+	EXPECT_EQ(0, ka_run_free(self->heap, run));
+	EXPECT_EQ(3, self->heap->window.states[index] & 7);
+	/* Taken back with what was in it. */
+	again = ka_run_alloc(self->heap, 2 * MIB, 0);
+	ASSERT_EQ(run, again);
+	EXPECT_EQ(2, self->heap->window.states[index] & 7);
+	EXPECT_EQ(1, *(char *)again);
+	/* Or, when the kernel has taken it, as here, new and zero. */
+	EXPECT_EQ(0, ka_run_free(self->heap, again));
+	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_REMOVE));
+	again = ka_heap_calloc(self->heap, 2, MIB);
+	ASSERT_EQ(run, again);
+	EXPECT_TRUE(is_zero(again, 2 * MIB));
+	EXPECT_EQ(1, figures(self->heap).arenas);
+}
+
+TEST_F_TIMEOUT(trim, a_child_has_what_was_there_and_goes_on, SLOW)
+{
+	pid_t child;
+
+	thin_out(self->heap, self->blocks, 1000);
+	child = fork();
+	ASSERT_LE(0, child);
+	if (!child) {
+		ka_trim(self->heap);
+		for (size_t i = 0; i < NR_SMALL; i += 1000)
+			CHECK(self->blocks[i][199] == (char)(i % 251));
+		thin_out(self->heap, self->blocks, 100);
+		_exit(0);
+	}
+	ka_trim(self->heap);
+	thin_out(self->heap, self->blocks, 100);
+	EXPECT_EQ(0, child_status(child));
+}
+
+TEST(what_devices_may_have_pinned_stays)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *heap;
+	void *run, *stays;
+
+	options.window = 64 * MIB;
+	options.io = true;
+	options.fork = KA_FORK_NONE;
+	heap = ka_heap_create(&options);
+	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
+	run = ka_run_alloc(heap, MIB, 0);
+	stays = ka_run_alloc(heap, KA_PAGE_SIZE, 0);
+	memset(run, 1, MIB);
+	EXPECT_NE(NULL, stays);
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	EXPECT_EQ(0, ka_trim(heap));
+	EXPECT_LE(MIB, resident_from(run, MIB));
+	ka_heap_destroy(heap);
+}
+
+TEST_HARNESS_MAIN
