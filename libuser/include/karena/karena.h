@@ -97,8 +97,13 @@ struct ka_options {
 	bool io;
 };
 
-/** KA_OPTIONS - Options that leave everything to the environment and defaults. */
-#define KA_OPTIONS	{ .size = sizeof(struct ka_options) }
+/**
+ * KA_OPTIONS - Options that leave everything to the environment and defaults.
+ *
+ * In the order of the members, as C++ before C++20 knows no other way.
+ */
+#define KA_OPTIONS	{ sizeof(struct ka_options), KA_SOURCE_AUTO, 0, 0, NULL, \
+			  KA_FORK_COW, false }
 
 /**
  * struct ka_stats - Figures of a heap. Bytes are bytes, the rest are counts.
@@ -216,8 +221,8 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
  * @size: Bytes; 0 is as 1.
  *
  * Return: The block, aligned to 16 bytes and, if its size is a power of two, to that;
- * what is in it is not defined. NULL with errno: ENOMEM, no memory, no room in the
- * window, or the limit; EOWNERDEAD, the heap is the parent's.
+ * above 256 KiB, to a page. What is in it is not defined. NULL with errno: ENOMEM, no
+ * memory, no room in the window, or the limit; EOWNERDEAD, the heap is the parent's.
  */
 void *ka_heap_malloc(struct ka_heap *heap, size_t size);
 
