@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A heap of one's own, with a name and a limit:
+ *
+ *	cc -pthread heap.c -o heap $(pkg-config --cflags --libs karena)
+ *	./heap
+ *
+ * Four threads build lists in it. Then it is filled until its limit refuses a block,
+ * which is an error and not the end of the program, and given back at once with all
+ * that is in it: nobody frees a list.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <karena/karena.h>
+
+#define THREADS		4
+#define NODES		100000	/* of each thread's list */
+
+struct node {
+	struct node *next;
+	long value;
+};
+
+static struct ka_heap *heap;
+
+static void die(const char *what, const char *why)
+{
+	fprintf(stderr, "heap: %s: %s\n", what, why);
+	exit(1);
+}
+
+static void *build(void *list)
+{
+	for (long i = 0; i < NODES; i++) {
+		struct node *node = ka_heap_malloc(heap, sizeof(*node));
+
+		if (!node)
+			die("a node", ka_error());
+		*node = (struct node){ *(struct node **)list, i };
+		*(struct node **)list = node;
+	}
+	return NULL;
+}
+
+int main(void)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct node *lists[THREADS] = { NULL };
+	pthread_t threads[THREADS];
+	long sum = 0, blocks = 0;
+
+	options.name = "example";
+	options.limit = (size_t)32 << 20;
+	heap = ka_heap_create(&options);
+	if (!heap)
+		die("a heap", ka_error());
+
+	for (int i = 0; i < THREADS; i++) {
+		int err = pthread_create(&threads[i], NULL, build, &lists[i]);
+
+		if (err)
+			die("a thread", strerror(err));
+	}
+	for (int i = 0; i < THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		for (struct node *node = lists[i]; node; node = node->next)
+			sum += node->value;
+	}
+	printf("%d lists of %d nodes, their sum is %ld\n", THREADS, NODES, sum);
+
+	while (ka_heap_malloc(heap, 100000))
+		blocks++;
+	if (errno != ENOMEM)
+		die("a block", ka_error());
+	printf("%ld blocks more, then: %s\n", blocks, ka_error());
+
+	ka_heap_destroy(heap);
+	return 0;
+}

@@ -1,0 +1,148 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The small examples: what each prints, held against what other programs say, and what
+# it says about bad input; and the programs in the manual pages, which are built as
+# they stand there. BUILD is the build directory; runs on the source that KARENA_SOURCE
+# names.
+
+here=$(dirname "$(realpath "$0")")
+. "$here/../../selftests/tap.sh"
+build=$(realpath "${BUILD:-$here/../../build}")
+examples=$build/examples
+pages=$here/../../Documentation/man
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+case $KARENA_SOURCE in
+device)	arenas="on the module" ;;
+*)	arenas="on plain mmap" ;;
+esac
+
+# prints EXPECTED COMMAND...: exactly this.
+prints() {
+	local expected=$1 output
+	shift
+	output=$("$@") || return
+	diff <(echo "$expected") <(echo "$output")
+}
+
+# fails WORDS COMMAND...: says so on the standard error, and nothing else.
+fails() {
+	local words=$1 output status=0
+	shift
+	output=$("$@" 2>&1) || status=$?
+	echo "status $status: $output"
+	[ $status -eq 1 ] && [[ $output == *"$words"* ]]
+}
+
+heap_is_filled() {
+	local output
+	output=$("$examples/heap") || return
+	echo "$output"
+	[[ $output == "4 lists of 100000 nodes, their sum is 19999800000"$'\n'* ]] &&
+		[[ $output == *" more, then: the heap is at its limit: it has 16 of 16 "* ]]
+}
+
+# turns FILE: its lines come out from the last to the first.
+turns() {
+	"$examples/run" <"$1" >"$dir/turned" 2>"$dir/said" || return
+	cat "$dir/said"
+	tac "$1" | cmp - "$dir/turned" &&
+		grep -qx "run: [0-9]* runs, [0-9]* bytes" "$dir/said"
+}
+
+# counts FILE: its lines and bytes, past the page cache where dd can.
+counts() {
+	local how="no O_DIRECT"
+	dd if="$1" of=/dev/null bs=1M iflag=direct status=none 2>"$dir/said" &&
+		how=O_DIRECT
+	prints "$1: $(wc -l <"$1") lines, $(stat -c %s "$1") bytes, $how" \
+		"$examples/io" "$1"
+}
+
+words_are_counted() {
+	local text="the cat and the dog and the bird and a fish and then some"
+	prints "$(printf '4 and\n3 the\n1 a')" "$examples/cxx" <<<"$text"
+}
+
+a_full_heap_is_an_exception() {
+	seq 3000000 | fails "cxx: std::bad_alloc" "$examples/cxx"
+}
+
+counters_have_lines() {
+	prints "$(for i in 0 1 2 3; do
+		echo "thread $i: 1000000, at byte 0 of a line, in a block of 128 bytes"
+	done)" "$examples/aligned"
+}
+
+# The programs of a page, one after the other, each in a file of its own.
+page_programs() {
+	awk -v name="$dir/page" '
+		/^\.EX/ { text = ""; on = 1; next }
+		/^\.EE/ && text ~ /int main/ { printf "%s", text >(name (++count) ".c") }
+		/^\.EE/ { on = 0 }
+		on { text = text $0 "\n" }' "$1"
+	for program in "$dir"/page*.c; do
+		[ -e "$program" ] || continue
+		sed -i 's/\\e/\\/g; s/\\-/-/g; s/\\(aq/'\''/g; s/\\&//g' "$program"
+		echo "$program"
+	done
+}
+
+# What must be among the lines that a page's programs print.
+page_words() {
+	case $1 in
+	karena_heap.3)		echo "a heap $arenas" ;;
+	karena_block.3)		echo "hello, in 1024 bytes" ;;
+	karena_run.3)		echo "6291456 bytes" ;;
+	karena_domain.3)	echo "0xcd" ;;
+	karena_io.3)		echo "bytes of /proc/self/exe" ;;
+	karena_uring.3)		echo "populated: Success" ;;
+	libkarena-malloc.7)	echo '<malloc version="karena-' ;;
+	esac
+}
+
+# page_runs PAGE
+page_runs() {
+	local page program output="" preload="" uring=""
+	page=$(basename "$1")
+	case $page in
+	karena_uring.3)	uring="$build/lib/libkarena-uring.a $build/lib/libkarena.a -luring" ;;
+	libkarena-malloc.7) preload=$build/lib/libkarena-malloc.so ;;
+	esac
+	for program in "$dir"/page*.c; do
+		gcc -Wall -Wextra -Werror -pthread -I"$here/../include" -o "$dir/page" \
+			"$program" $uring "$build/lib/libkarena.a" || return
+		output+=$(LD_PRELOAD=$preload "$dir/page") || return
+	done
+	echo "$output"
+	[ -n "$output" ] && [[ $output == *"$(page_words "$page")"* ]]
+}
+
+head -c $((3 << 20)) /dev/urandom >"$dir/blocks"
+head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
+{ seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
+
+check heap_is_filled_up_to_its_limit heap_is_filled
+check heap_says_what_is_wrong fails "heap: a heap: KARENA_SOURCE=disk is no source" \
+	env KARENA_SOURCE=disk "$examples/heap"
+check run_turns_lines turns "$dir/lines"
+check run_turns_nothing turns /dev/null
+check run_says_when_its_limit_is_reached fails "the heap is at its limit" \
+	env KARENA_LIMIT=2M "$examples/run" <"$dir/text"
+check io_counts_whole_blocks counts "$dir/blocks"
+check io_counts_an_odd_end counts "$dir/text"
+check io_names_what_is_missing fails "io: $dir/none: No such file" \
+	"$examples/io" "$dir/none"
+check io_shows_its_usage fails "usage: io FILE" "$examples/io"
+check domain_counts prints "1000 taken, 100 resized, 1001 freed" "$examples/domain"
+check aligned_counters_have_lines counters_have_lines
+check cxx_counts_words words_are_counted
+check cxx_throws_when_the_heap_is_full a_full_heap_is_an_exception
+for page in "$pages"/*.[37]; do
+	rm -f "$dir"/page*
+	[ -z "$(page_programs "$page")" ] ||
+		check "page_$(basename "$page")_runs" page_runs "$page"
+done
+plan
