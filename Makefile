@@ -19,6 +19,14 @@ module = $(OUT)/module/$(RELEASE)/karena.ko
 # Built only where liburing is.
 uring_library = $(OUT)/lib/libkarena-uring.so.$(VERSION)
 
+# A page can be read by each name in its NAME line. Of a page: its own place below
+# MANDIR, and those of the others, which name it.
+pages := $(sort $(wildcard Documentation/man/*.[1-9]))
+page_place = man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
+page_names = $(shell sed -n '/^\.SH NAME/,/\\-/{/^\.SH/d; s/\\-.*//; s/,/ /g; p;}' $(1))
+page_others = $(filter-out $(call page_place,$(1)),$(patsubst %,$(dir \
+	$(call page_place,$(1)))%$(suffix $(1)),$(call page_names,$(1))))
+
 all: library $(if $(RELEASE),module,no-module)
 
 help:
@@ -98,8 +106,12 @@ install: library $(if $(RELEASE),module,no-module)
 			>$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc; \
 	fi
 	install $(OUT)/bin/karena $(DESTDIR)$(PREFIX)/bin
-	install -D -m 644 Documentation/man/karena.1 $(DESTDIR)$(MANDIR)/man1/karena.1
-	install -D -m 644 Documentation/man/karena.4 $(DESTDIR)$(MANDIR)/man4/karena.4
+	set -e; $(foreach page,$(pages), \
+		install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/$(call page_place,$(page)); \
+		for other in $(call page_others,$(page)); do \
+			echo .so $(call page_place,$(page)) \
+				>$(DESTDIR)$(MANDIR)/$$other; \
+		done;)
 ifneq ($(RELEASE),)
 	install -D -m 644 $(module) $(MODULE_DIR)/karena.ko
 	install -D -m 644 kmod/karena.rules $(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules
@@ -133,7 +145,8 @@ uninstall:
 		$(DESTDIR)$(INCLUDEDIR)/karena/domain.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \
-		$(DESTDIR)$(MANDIR)/man1/karena.1 $(DESTDIR)$(MANDIR)/man4/karena.4 \
+		$(addprefix $(DESTDIR)$(MANDIR)/,$(foreach page,$(pages), \
+			$(call page_place,$(page)) $(call page_others,$(page)))) \
 		$(MODULE_DIR)/karena.ko \
 		$(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules \
 		$(DESTDIR)/usr/lib/sysusers.d/karena.conf \
