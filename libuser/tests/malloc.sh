@@ -93,6 +93,46 @@ address_space_is_short() {
 	(ulimit -v 500000; same perl -e 'my @a = map { "x" x 1000 } 1 .. 20000; print scalar @a')
 }
 
+# Small stacks, as threads of libraries have them, hold what malloc needs of them.
+stacks_are_small() {
+	(ulimit -s 256; same perl -e 'my @a = map { "x" x 5000 } 1 .. 4000; print scalar @a') &&
+	same /usr/bin/python3 -c '
+import threading
+threading.stack_size(65536)
+threads = [threading.Thread(target=lambda: bytearray(5000000)) for _ in range(20)]
+[t.start() for t in threads]; [t.join() for t in threads]'
+}
+
+# What is loaded later has the same malloc: a block of one is freed by the other.
+plug_ins_are_loaded() {
+	same perl -MPOSIX -MData::Dumper -MStorable=dclone -e '
+		my $deep = [ map { { $_ => [ 1 .. 50 ] } } 1 .. 200 ];
+		$Data::Dumper::Sortkeys = 1;
+		print length Dumper(dclone $deep), POSIX::floor(2.5)' &&
+	same /usr/bin/python3 -c '
+import ctypes, sqlite3
+libc = ctypes.CDLL(None)
+libc.strdup.restype = libc.realloc.restype = ctypes.c_void_p
+block = libc.realloc(ctypes.c_void_p(libc.strdup(b"karena")), ctypes.c_size_t(300000))
+print(ctypes.string_at(block))
+libc.free(ctypes.c_void_p(block))
+base = sqlite3.connect(":memory:")
+base.execute("create table t (a, b)")
+base.executemany("insert into t values (?, ?)", ((i, "x" * (i % 900)) for i in range(9000)))
+print(base.execute("select sum(length(b)) from t").fetchone())'
+}
+
+# Many processes beside each other, most of which live for a moment.
+make_makes() {
+	mkdir -p "$dir/tree"
+	{
+		echo "all: $(seq -s ' ' -f 'object%g' 24)"
+		printf 'object%%:\n\t@echo "int f(void) { return $*; }" |'
+		printf ' gcc -O1 -x c -c -o $@.o - && size -d $@.o | tail -n 1 | cut -f 1-4\n'
+	} >"$dir/tree/Makefile"
+	same sh -c "make -s -j2 -C '$dir/tree' | sort"
+}
+
 limit_is_no_memory() {
 	local output
 	output=$(KARENA_LIMIT=64M PYTHONMALLOC=malloc on_karena /usr/bin/python3 -c '
@@ -146,6 +186,14 @@ cpp_news() {
 				std::printf("%zu\n", map.size());
 			}
 			delete[] new int[0];
+			// The size and alignment come back with a delete.
+			void *block = ::operator new(1000, std::align_val_t(128));
+			if ((std::uintptr_t)block % 128)
+				return 4;
+			::operator delete(block, 1000, std::align_val_t(128));
+			::operator delete(::operator new(77), (std::size_t)77);
+			delete[] new wide[20];
+			delete new (std::nothrow) wide;
 			return 0;
 		}
 	END
@@ -159,6 +207,9 @@ check gcc_compiles gcc_compiles
 check sort_sorts_on_threads sort_sorts
 check xz_packs_and_unpacks xz_packs
 check shells_fork shells_fork
+check make_makes_in_parallel make_makes
+check plug_ins_share_the_malloc plug_ins_are_loaded
+check small_stacks_will_do stacks_are_small
 check cpp_news_and_deletes cpp_news
 check a_program_may_change_its_root_and_close_everything descriptors_and_roots
 check a_program_may_drop_its_privileges privileges_are_dropped
