@@ -250,7 +250,7 @@ static const char *step(struct model *model)
 {
 	struct held *held = &model->held[rand_r(&model->seed) % NR_BLOCKS];
 	unsigned int value = (unsigned int)rand_r(&model->seed);
-	size_t size = random_size(&model->seed), kept;
+	size_t size = random_size(&model->seed), kept, align;
 	void *block;
 
 	if (held->block && !has(held->block, held->size, held->value))
@@ -273,8 +273,9 @@ static const char *step(struct model *model)
 		if (!block || !has(block, size, 0))
 			return "calloc";
 	} else if (value % 8 == 1) {
-		block = ka_heap_aligned_alloc(model->heap, 64, size);
-		if (!block || (uintptr_t)block % 64)
+		align = (size_t)16 << rand_r(&model->seed) % 13;
+		block = ka_heap_aligned_alloc(model->heap, align, size);
+		if (!block || (uintptr_t)block % align)
 			return "alignment";
 	} else {
 		block = ka_heap_malloc(model->heap, size);
