@@ -36,6 +36,7 @@ help:
 	@echo 'make demo       boot a guest, load the module, run Python on it, show what comes of it'
 	@echo 'make check      build all, run all tests, in guests (6.1, 6.12) and here'
 	@echo 'make check-debug  the same selftests on a debug kernel (built once: 15 minutes)'
+	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      measure commit and touch in a guest'
 	@echo 'make lint       the static checkers'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
@@ -69,6 +70,9 @@ check: library
 
 check-debug: library
 	selftests/check debug
+
+check-programs: library
+	selftests/programs
 
 bench: library
 	selftests/bench/run
@@ -161,5 +165,5 @@ endif
 clean:
 	rm -rf $(OUT)
 
-.PHONY: all help setup library module no-module demo check check-debug bench lint \
-	install uninstall clean
+.PHONY: all help setup library module no-module demo check check-debug check-programs bench \
+	lint install uninstall clean
