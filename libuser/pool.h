@@ -124,7 +124,8 @@ static inline void ka_pool_link(struct ka_pool_list *list, struct ka_pool *pool)
 	if (list->last)
 		list->last->next = pool;
 	else
-		list->first = pool;
+		/* Looked at without the lock: see ka_pool_unshelve(). */
+		__atomic_store_n(&list->first, pool, __ATOMIC_RELAXED);
 	list->last = pool;
 }
 
@@ -133,7 +134,7 @@ static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *poo
 	if (pool->prev)
 		pool->prev->next = pool->next;
 	else
-		list->first = pool->next;
+		__atomic_store_n(&list->first, pool->next, __ATOMIC_RELAXED);
 	if (pool->next)
 		pool->next->prev = pool->prev;
 	else
