@@ -37,7 +37,8 @@ help:
 	@echo 'make check      build all, run all tests, in guests (6.1, 6.12) and here'
 	@echo 'make check-debug  the same selftests on a debug kernel (built once: 15 minutes)'
 	@echo 'make check-programs  the suites of other programs, with and without karena'
-	@echo 'make bench      measure commit and touch in a guest'
+	@echo 'make bench      compare malloc with others, here, in time and memory'
+	@echo 'make bench-guest  measure commit, touch and fork in a guest'
 	@echo 'make lint       the static checkers'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove what install put there'
@@ -75,6 +76,9 @@ check-programs: library
 	selftests/programs
 
 bench: library
+	selftests/bench/native
+
+bench-guest: library
 	selftests/bench/run
 
 lint:
@@ -166,4 +170,4 @@ clean:
 	rm -rf $(OUT)
 
 .PHONY: all help setup library module no-module demo check check-debug check-programs bench \
-	lint install uninstall clean
+	bench-guest lint install uninstall clean

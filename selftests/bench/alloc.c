@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a malloc costs: one case, named by the argument, of plain calls, so that
+ * LD_PRELOAD decides whose they are. Prints the case, its seconds, and in KiB the
+ * peak of what is resident and what is at the end. A case is a row of the table at
+ * the end; without an argument all names are printed. What the cases need for
+ * themselves comes from mmap.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KIB		1024UL
+#define MIB		(1024 * KIB)
+#define PAGE		4096
+#define MAX_THREADS	8
+
+struct work {
+	const char *name;
+	void (*run)(const struct work *work);
+	size_t min, max;	/* sizes of blocks */
+	size_t live;		/* blocks at a time */
+	size_t steps;		/* how often; by what, the case says */
+	int variant;		/* order, or number of threads */
+};
+
+enum order { SAME, REVERSED, SHUFFLED };
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static void *pages(size_t size)
+{
+	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (map == MAP_FAILED)
+		die("mmap");
+	return map;
+}
+
+/* The same numbers in every run and under every allocator: xorshift64*. */
+static uint64_t next_random(uint64_t *state)
+{
+	*state ^= *state >> 12;
+	*state ^= *state << 25;
+	*state ^= *state >> 27;
+	return *state * 0x2545f4914f6cdd1dULL;
+}
+
+static size_t below(uint64_t *state, size_t limit)
+{
+	return (size_t)((next_random(state) >> 32) * limit >> 32);
+}
+
+static size_t some_size(uint64_t *state, const struct work *work)
+{
+	return work->min + below(state, work->max - work->min + 1);
+}
+
+/* Its ends, and each of its pages, are written to, as by a program that uses it. */
+static void *use(void *block, size_t size)
+{
+	volatile char *bytes = block;
+
+	if (!block)
+		die("no memory");
+	for (size_t at = 0; at < size; at += PAGE)
+		bytes[at] = 1;
+	bytes[size - 1] = 1;
+	return block;
+}
+
+/* The compiler knows malloc and would drop pairs whose block nobody sees. */
+static void *take(size_t size)
+{
+	return use(malloc(size), size);
+}
+
+static double now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void free_all(void **blocks, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(blocks[i]);
+}
+
+/* steps blocks, each in the place of one that is chosen by chance. */
+static void replace(void **blocks, const struct work *work, uint64_t *state)
+{
+	for (size_t i = 0; i < work->steps; i++) {
+		void **slot = &blocks[below(state, work->live)];
+
+		free(*slot);
+		*slot = take(some_size(state, work));
+	}
+}
+
+static void churn(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	uint64_t state = 1;
+
+	replace(blocks, work, &state);
+	free_all(blocks, work->live);
+}
+
+static void *churn_thread(void *argument)
+{
+	churn(argument);
+	return NULL;
+}
+
+/* Start n threads, with arguments of a size, and wait for them. */
+static void on_threads(int n, void *(*start)(void *), void *arguments, size_t size)
+{
+	pthread_t threads[MAX_THREADS];
+
+	for (int i = 0; i < n; i++) {
+		if (pthread_create(&threads[i], NULL, start,
+				   (char *)arguments + (size_t)i * size))
+			die("pthread_create");
+	}
+	for (int i = 0; i < n; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void churn_threads(const struct work *work)
+{
+	on_threads(work->variant, churn_thread, (void *)work, 0);
+}
+
+/* A server's threads come and go; the blocks of one end are freed in the next. */
+struct server {
+	const struct work *work;
+	void **blocks;
+	uint64_t state;
+};
+
+static void *serve(void *argument)
+{
+	struct server *server = argument;
+
+	replace(server->blocks, server->work, &server->state);
+	return NULL;
+}
+
+static void servers(const struct work *work)
+{
+	struct server all[MAX_THREADS];
+	int n = work->variant;
+
+	for (int i = 0; i < n; i++)
+		all[i] = (struct server){
+			work, pages(work->live * sizeof(void *)), (uint64_t)i + 1
+		};
+	for (int generation = 0; generation < 40; generation++)
+		on_threads(n, serve, all, sizeof(*all));
+	for (int i = 0; i < n; i++)
+		free_all(all[i].blocks, work->live);
+}
+
+/* A queue of one thread that allocates to one that frees, a crate at a time. */
+#define CRATE	256
+#define CRATES	16
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	size_t made, taken;
+	void *crates[CRATES][CRATE];
+} queue = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static void await_crates(const size_t *count, size_t other, size_t difference)
+{
+	pthread_mutex_lock(&queue.lock);
+	while (*count - other == difference)
+		pthread_cond_wait(&queue.changed, &queue.lock);
+	pthread_mutex_unlock(&queue.lock);
+}
+
+static void count_crate(size_t *count)
+{
+	pthread_mutex_lock(&queue.lock);
+	++*count;
+	pthread_cond_signal(&queue.changed);
+	pthread_mutex_unlock(&queue.lock);
+}
+
+static void *consume(void *argument)
+{
+	const struct work *work = argument;
+
+	for (size_t i = 0; i < work->steps; i++) {
+		await_crates(&queue.made, i, 0);
+		free_all(queue.crates[i % CRATES], CRATE);
+		count_crate(&queue.taken);
+	}
+	return NULL;
+}
+
+static void produce(const struct work *work)
+{
+	uint64_t state = 1;
+	pthread_t consumer;
+
+	if (pthread_create(&consumer, NULL, consume, (void *)work))
+		die("pthread_create");
+	for (size_t i = 0; i < work->steps; i++) {
+		/* Unsigned: i - taken is CRATES when the queue is full. */
+		await_crates(&queue.taken, i, -(size_t)CRATES);
+		for (int j = 0; j < CRATE; j++)
+			queue.crates[i % CRATES][j] = take(some_size(&state, work));
+		count_crate(&queue.made);
+	}
+	pthread_join(consumer, NULL);
+}
+
+/* All allocated, then all freed, in the order of variant. */
+static void batches(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	size_t *order = pages(work->live * sizeof(*order)), n = work->live;
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < n; i++)
+		order[i] = work->variant == REVERSED ? n - 1 - i : i;
+	for (size_t i = n - 1; work->variant == SHUFFLED && i; i--) {
+		size_t other = below(&state, i + 1), index = order[i];
+
+		order[i] = order[other];
+		order[other] = index;
+	}
+	for (size_t step = 0; step < work->steps; step++) {
+		for (size_t i = 0; i < n; i++)
+			blocks[i] = take(some_size(&state, work));
+		for (size_t i = 0; i < n; i++)
+			free(blocks[order[i]]);
+	}
+}
+
+/* Buffers that grow in turn from min to max, each time by a variant-th part. */
+static void grow(const struct work *work)
+{
+	char **buffers = pages(work->live * sizeof(*buffers));
+
+	for (size_t step = 0; step < work->steps; step++) {
+		memset(buffers, 0, work->live * sizeof(*buffers));
+		for (size_t size = work->min; size <= work->max;
+		     size += size / (size_t)work->variant + 1) {
+			for (size_t i = 0; i < work->live; i++) {
+				buffers[i] = realloc(buffers[i], size);
+				if (!buffers[i])
+					die("no memory");
+				buffers[i][0] = buffers[i][size - 1] = 1;
+			}
+		}
+		free_all((void **)buffers, work->live);
+	}
+}
+
+static void *take_zeroed(size_t size)
+{
+	char *block = calloc(1, size);
+
+	if (block && (block[0] || block[size - 1]))
+		die("calloc gave what is not zero");
+	return use(block, size);
+}
+
+/* Kept until the end, so that all of it is fresh. */
+static void calloc_fresh(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < work->live; i++)
+		blocks[i] = take_zeroed(some_size(&state, work));
+	free_all(blocks, work->live);
+}
+
+static void calloc_reused(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < work->steps; i++) {
+		void **slot = &blocks[below(&state, work->live)];
+
+		free(*slot);
+		*slot = take_zeroed(some_size(&state, work));
+	}
+	free_all(blocks, work->live);
+}
+
+/* The oldest is freed; but one in variant stays until all is done. */
+static void mixed_lifetimes(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	void **kept = pages((work->steps / (size_t)work->variant + 1) * sizeof(*kept));
+	uint64_t state = 1;
+	size_t n = 0;
+
+	for (size_t i = 0; i < work->steps; i++) {
+		void **slot = &blocks[i % work->live];
+
+		if (*slot && !below(&state, (size_t)work->variant) &&
+		    n < work->steps / (size_t)work->variant)
+			kept[n++] = *slot;
+		else
+			free(*slot);
+		*slot = take(some_size(&state, work));
+	}
+	free_all(blocks, work->live);
+	free_all(kept, n);
+}
+
+static void short_threads(const struct work *work)
+{
+	struct work little = *work;
+
+	little.steps = 200;
+	for (size_t i = 0; i < work->steps; i++)
+		on_threads(work->variant, churn_thread, &little, 0);
+}
+
+/* To 16 up to 4096 bytes, the small more often. */
+static void aligned(const struct work *work)
+{
+	void **blocks = pages(work->live * sizeof(*blocks));
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < work->steps; i++) {
+		void **slot = &blocks[below(&state, work->live)];
+		size_t size = some_size(&state, work), alignment;
+
+		alignment = (size_t)16 << below(&state, 1 + below(&state, 9));
+		free(*slot);
+		if (posix_memalign(slot, alignment, size))
+			die("no memory");
+		use(*slot, size);
+	}
+	free_all(blocks, work->live);
+}
+
+/* Kept one in steps of as many as are live, as a program keeps a part of its data. */
+static void kept_few(const struct work *work)
+{
+	struct link {
+		struct link *next;
+	} *all = NULL, *link;
+	uint64_t state = 1;
+
+	for (size_t i = 0; i < work->live; i++) {
+		link = take(some_size(&state, work));
+		link->next = all;
+		all = link;
+	}
+	for (size_t i = 0; all; i++) {
+		link = all;
+		all = link->next;
+		if (i % work->steps)
+			free(link);
+	}
+}
+
+static void kept_all(const struct work *work)
+{
+	uint64_t state = 1;
+
+	for (size_t sum = 0, size; sum < work->live; sum += size) {
+		size = some_size(&state, work);
+		take(size);
+	}
+}
+
+#define BATCHES(name, size, live, steps) \
+	{ name "-same", batches, size, size, live, steps, SAME }, \
+	{ name "-reversed", batches, size, size, live, steps, REVERSED }, \
+	{ name "-random", batches, size, size, live, steps, SHUFFLED }
+
+static const struct work works[] = {
+	{ "churn-128", churn, 8, 128, 10000, 10000000, 0 },
+	{ "churn-1k", churn, 8, KIB, 20000, 3000000, 0 },
+	{ "churn-20k", churn, KIB, 20 * KIB, 2000, 1000000, 0 },
+	{ "churn-300k", churn, 20 * KIB, 300 * KIB, 100, 20000, 0 },
+	{ "large", churn, 300 * KIB, 6 * MIB, 6, 40, 0 },
+	{ "large-held", churn, MIB, 3 * MIB, 40, 60, 0 },
+	{ "server", servers, 16, KIB, 5000, 50000, 2 },
+	{ "producer", produce, 16, 512, 0, 15000, 0 },
+	BATCHES("batch-16", 16, 100000, 40),
+	BATCHES("batch-1k", KIB, 4000, 150),
+	BATCHES("batch-40k", 40000, 100, 120),
+	BATCHES("batch-256k", 256 * KIB, 20, 60),
+	{ "realloc-strings", grow, 16, 64 * KIB, 20, 200, 2 },
+	{ "realloc-vectors", grow, 16 * KIB, 8 * MIB, 2, 4, 8 },
+	{ "calloc-fresh", calloc_fresh, 16, 16 * KIB, 6000, 0, 0 },
+	{ "calloc-reused", calloc_reused, 16, 16 * KIB, 2000, 600000, 0 },
+	{ "mixed", mixed_lifetimes, 16, 512, 1000, 3000000, 64 },
+	{ "threads-short", short_threads, 16, KIB, 100, 2000, 2 },
+	{ "threads-churn", churn_threads, 8, 256, 5000, 2000000, 4 },
+	{ "aligned", aligned, 16, 4 * KIB, 2000, 1000000, 0 },
+	{ "tuples", kept_few, 56, 72, 3000000, 2000, 0 },
+	{ "tiny", kept_all, 16, KIB, 100 * KIB, 0, 0 },
+};
+
+/* A figure of /proc/self/status, in KiB, read without memory of malloc's. */
+static unsigned long figure(const char *name)
+{
+	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	char text[8192], *at;
+	ssize_t n;
+
+	if (fd < 0)
+		die("/proc/self/status");
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	at = strstr(text, name);
+	if (!at) {
+		fprintf(stderr, "/proc/self/status has no %s\n", name);
+		exit(1);
+	}
+	return strtoul(at + strlen(name), NULL, 10);
+}
+
+static void run(const struct work *work)
+{
+	double start = now();
+
+	work->run(work);
+	dprintf(STDOUT_FILENO, "%s %.6f %lu %lu\n", work->name, now() - start,
+		figure("VmHWM:"), figure("VmRSS:"));
+}
+
+int main(int argc, char **argv)
+{
+	for (size_t i = 0; i < sizeof(works) / sizeof(*works); i++) {
+		if (argc < 2) {
+			puts(works[i].name);
+		} else if (strcmp(works[i].name, argv[1]) == 0) {
+			run(&works[i]);
+			return 0;
+		}
+	}
+	if (argc < 2)
+		return 0;
+	fprintf(stderr, "alloc: no case %s\n", argv[1]);
+	return 2;
+}
