@@ -176,18 +176,18 @@ static void servers(const struct work *work)
 		free_all(all[i].blocks, work->live);
 }
 
-/* A queue of one thread that allocates to one that frees, a crate at a time. */
-#define CRATE	256
-#define CRATES	16
+/* A queue of one thread that allocates to one that frees, a box at a time. */
+#define BOX	256
+#define BOXES	16
 
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	size_t made, taken;
-	void *crates[CRATES][CRATE];
+	void *boxes[BOXES][BOX];
 } queue = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
-static void await_crates(const size_t *count, size_t other, size_t difference)
+static void await_boxes(const size_t *count, size_t other, size_t difference)
 {
 	pthread_mutex_lock(&queue.lock);
 	while (*count - other == difference)
@@ -195,7 +195,7 @@ static void await_crates(const size_t *count, size_t other, size_t difference)
 	pthread_mutex_unlock(&queue.lock);
 }
 
-static void count_crate(size_t *count)
+static void count_box(size_t *count)
 {
 	pthread_mutex_lock(&queue.lock);
 	++*count;
@@ -208,9 +208,9 @@ static void *consume(void *argument)
 	const struct work *work = argument;
 
 	for (size_t i = 0; i < work->steps; i++) {
-		await_crates(&queue.made, i, 0);
-		free_all(queue.crates[i % CRATES], CRATE);
-		count_crate(&queue.taken);
+		await_boxes(&queue.made, i, 0);
+		free_all(queue.boxes[i % BOXES], BOX);
+		count_box(&queue.taken);
 	}
 	return NULL;
 }
@@ -223,11 +223,11 @@ static void produce(const struct work *work)
 	if (pthread_create(&consumer, NULL, consume, (void *)work))
 		die("pthread_create");
 	for (size_t i = 0; i < work->steps; i++) {
-		/* Unsigned: i - taken is CRATES when the queue is full. */
-		await_crates(&queue.taken, i, -(size_t)CRATES);
-		for (int j = 0; j < CRATE; j++)
-			queue.crates[i % CRATES][j] = take(some_size(&state, work));
-		count_crate(&queue.made);
+		/* Unsigned: i - taken is BOXES when the queue is full. */
+		await_boxes(&queue.taken, i, -(size_t)BOXES);
+		for (int j = 0; j < BOX; j++)
+			queue.boxes[i % BOXES][j] = take(some_size(&state, work));
+		count_box(&queue.made);
 	}
 	pthread_join(consumer, NULL);
 }
@@ -268,7 +268,8 @@ static void grow(const struct work *work)
 				buffers[i] = realloc(buffers[i], size);
 				if (!buffers[i])
 					die("no memory");
-				buffers[i][0] = buffers[i][size - 1] = 1;
+				buffers[i][0] = 1;
+				buffers[i][size - 1] = 1;
 			}
 		}
 		free_all((void **)buffers, work->live);
@@ -390,11 +391,6 @@ static void kept_all(const struct work *work)
 	}
 }
 
-#define BATCHES(name, size, live, steps) \
-	{ name "-same", batches, size, size, live, steps, SAME }, \
-	{ name "-reversed", batches, size, size, live, steps, REVERSED }, \
-	{ name "-random", batches, size, size, live, steps, SHUFFLED }
-
 static const struct work works[] = {
 	{ "churn-128", churn, 8, 128, 10000, 10000000, 0 },
 	{ "churn-1k", churn, 8, KIB, 20000, 3000000, 0 },
@@ -404,10 +400,18 @@ static const struct work works[] = {
 	{ "large-held", churn, MIB, 3 * MIB, 40, 60, 0 },
 	{ "server", servers, 16, KIB, 5000, 50000, 2 },
 	{ "producer", produce, 16, 512, 0, 15000, 0 },
-	BATCHES("batch-16", 16, 100000, 40),
-	BATCHES("batch-1k", KIB, 4000, 150),
-	BATCHES("batch-40k", 40000, 100, 120),
-	BATCHES("batch-256k", 256 * KIB, 20, 60),
+	{ "batch-16-same", batches, 16, 16, 100000, 40, SAME },
+	{ "batch-16-reversed", batches, 16, 16, 100000, 40, REVERSED },
+	{ "batch-16-random", batches, 16, 16, 100000, 40, SHUFFLED },
+	{ "batch-1k-same", batches, KIB, KIB, 4000, 150, SAME },
+	{ "batch-1k-reversed", batches, KIB, KIB, 4000, 150, REVERSED },
+	{ "batch-1k-random", batches, KIB, KIB, 4000, 150, SHUFFLED },
+	{ "batch-40k-same", batches, 40000, 40000, 100, 120, SAME },
+	{ "batch-40k-reversed", batches, 40000, 40000, 100, 120, REVERSED },
+	{ "batch-40k-random", batches, 40000, 40000, 100, 120, SHUFFLED },
+	{ "batch-256k-same", batches, 256 * KIB, 256 * KIB, 20, 60, SAME },
+	{ "batch-256k-reversed", batches, 256 * KIB, 256 * KIB, 20, 60, REVERSED },
+	{ "batch-256k-random", batches, 256 * KIB, 256 * KIB, 20, 60, SHUFFLED },
 	{ "realloc-strings", grow, 16, 64 * KIB, 20, 200, 2 },
 	{ "realloc-vectors", grow, 16 * KIB, 8 * MIB, 2, 4, 8 },
 	{ "calloc-fresh", calloc_fresh, 16, 16 * KIB, 6000, 0, 0 },

@@ -58,7 +58,8 @@ static void *take(size_t size)
 
 	if (!block)
 		abort();
-	block[0] = block[size - 1] = 1;
+	block[0] = 1;
+	block[size - 1] = 1;
 	return (void *)block;
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Customers queue in deques at counters; events come from a heap."""
+"""Customers wait in line at counters; events come from a heap."""
 
 import collections
 import heapq
