@@ -4,6 +4,7 @@
  * parent's heap, of which the child has the memory or nothing.
  */
 #include <sys/mman.h>
+#include <time.h>
 
 #include "cache.h"
 
@@ -66,6 +67,7 @@ static void fork_child(void)
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
 		if (!heap->inherited)
 			inherit(heap);
+		ka_stats_forked(heap);
 		ka_caches_forked(heap);
 	}
 	fork_parent();
@@ -116,5 +118,35 @@ void ka_heap_unregister(struct ka_heap *heap)
 	if (heap->index < KA_HEAPS)
 		by_index[heap->index] = NULL;
 	ka_caches_free(heap);
+	pthread_mutex_unlock(&heaps_lock);
+}
+
+/* Whoever called exit() may hold a lock, or have a thread that never gives it back. */
+static bool lock_soon(pthread_mutex_t *lock)
+{
+	static const struct timespec moment = { .tv_nsec = 1000000 };
+
+	for (int i = 0; i < 1000; i++) {
+		if (!pthread_mutex_trylock(lock))
+			return true;
+		nanosleep(&moment, NULL);
+	}
+	return false;
+}
+
+/**
+ * ka_heaps_at_exit() - Call a function for each heap at the end of the program.
+ * @visit: The function; with the heap's lock held, and that of the list.
+ */
+void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
+{
+	if (!lock_soon(&heaps_lock))
+		return;
+	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
+		if (!lock_soon(&heap->lock))
+			continue;
+		visit(heap);
+		pthread_mutex_unlock(&heap->lock);
+	}
 	pthread_mutex_unlock(&heaps_lock);
 }

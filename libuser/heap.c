@@ -203,7 +203,8 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
 
 	if (wanted && copy_options(&options, wanted))
 		return -1;
-	if (complete_options(&options) || open_heap(heap, options))
+	if (complete_options(&options) || ka_stats_option(heap, options.name) ||
+	    open_heap(heap, options))
 		return -1;
 	/* Virtual, too: pages of it come as arenas do. */
 	heap->map = mmap(NULL, map_size(heap), PROT_READ | PROT_WRITE,
@@ -216,6 +217,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
 		heap->most_empty = 1;
 	pthread_mutex_init(&heap->lock, NULL);
 	ka_heap_register(heap);
+	ka_stats_open(heap);
 	return 0;
 }
 
@@ -240,6 +242,7 @@ void ka_heap_destroy(struct ka_heap *heap)
 	if (!heap)
 		return;
 	ka_heap_unregister(heap);
+	ka_stats_close(heap);
 	heap->window.source->close(&heap->window);
 	munmap(heap->map, map_size(heap));
 	pthread_mutex_destroy(&heap->lock);
@@ -275,7 +278,6 @@ int ka_heap_descriptor(struct ka_heap *heap)
 
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 {
-	const struct ka_window *window = &heap->window;
 	size_t size = stats->size;
 	struct ka_stats now;
 
@@ -284,13 +286,9 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 	if (ka_refuse_inherited(heap))
 		return -1;
 	pthread_mutex_lock(&heap->lock);
-	now = heap->notes->stats;
-	ka_pool_figures(heap, &now);
+	ka_stats_now(heap, &now);
 	pthread_mutex_unlock(&heap->lock);
 	now.size = size;
-	now.window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
-	now.limit = window->limit * KA_ARENA_SIZE;
-	now.available_bytes = now.arenas * KA_ARENA_SIZE - now.run_bytes;
 	/* What a later version has more is left as it is. */
 	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));
 	return 0;

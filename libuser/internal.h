@@ -11,6 +11,9 @@
  *	run.c		runs, and which arenas they need
  *	arena.c		arenas: committed, given up, purged, released
  *	fork.c		the list of all heaps, and what a child has of them
+ *	report.c	a heap's figures, as text
+ *	stats.c		a heap's figures: counted, and when they are shown to others
+ *	publish.c	the file in which they are, without the module
  *	note.c		the notes at the start of the window; walk.c reads them
  *	device.c, embedded.c	sources: a window, arenas committed and released
  *	error.c, size.c	sentences, sizes in text
@@ -23,6 +26,7 @@
 #define KARENA_INTERNAL_H
 
 #include <pthread.h>
+#include <sys/types.h>
 
 #include <karena/karena.h>
 
@@ -202,6 +206,49 @@ struct ka_pool_list {
 	struct ka_pool *last;
 };
 
+/* When others see a heap's figures: KARENA_STATS. */
+enum ka_show {
+	KA_SHOW_LARGE		= 0,	/* from its second arena on */
+	KA_SHOW_NEVER		= 1,
+	KA_SHOW_ALWAYS		= 2,
+};
+
+/**
+ * struct ka_shown - How a heap's figures are shown to others; see stats.c.
+ * @wish: When.
+ * @report: They are printed at each new arena, and at exit: KARENA_MALLOCSTATS.
+ * @failed: There is no page, and no use to try again.
+ * @name: The heap's name.
+ * @page: What they are written to: the module's statistics page, or that of @file.
+ * @file: The file's mapping, or NULL.
+ * @number: Of the file, behind the PID in its name.
+ * @pid: Whose file it is. Who forks past the handlers has it mapped, too.
+ * @device: Of the file, to find it by.
+ * @inode: Likewise.
+ * @seccomp: PR_GET_SECCOMP when the heap was made.
+ * @changes: Arenas committed and given back, when they were last written.
+ * @reported: Arenas committed, when they were last printed.
+ * @next: When they may be written again, if arenas have changed.
+ * @next_pools: When, if pools alone have; both in ns of CLOCK_MONOTONIC.
+ */
+struct ka_shown {
+	enum ka_show wish;
+	bool report;
+	bool failed;
+	char name[KA_NAME_SIZE];
+	struct karena_stats *page;
+	struct ka_stats_file *file;
+	unsigned int number;
+	pid_t pid;
+	dev_t device;
+	ino_t inode;
+	int seccomp;
+	size_t changes;
+	size_t reported;
+	uint64_t next;
+	uint64_t next_pools;
+};
+
 /**
  * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
  *	of it among them. What is the same for all who see its memory is in @notes.
@@ -227,6 +274,7 @@ struct ka_pool_list {
  * @caches: Of all threads that have pools of the heap.
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
+ * @shown: How others see its figures.
  * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {
@@ -252,6 +300,7 @@ struct ka_heap {
 	struct ka_cache *caches;
 	size_t index;
 	uint64_t serial;
+	struct ka_shown shown;
 	struct ka_heap *next;
 };
 
@@ -292,6 +341,20 @@ void ka_heaps_lock(void);
 void ka_heaps_unlock(void);
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
+void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
+
+/* stats.c; but for the first three, with the heap's lock held. */
+int ka_stats_option(struct ka_heap *heap, const char *name);
+void ka_stats_open(struct ka_heap *heap);
+void ka_stats_close(struct ka_heap *heap);
+void ka_stats_forked(struct ka_heap *heap);
+void ka_stats_changed(struct ka_heap *heap);
+void ka_stats_now(struct ka_heap *heap, struct ka_stats *stats);
+void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES]);
+void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats);
+
+/* report.c; with the heap's lock held: 0, or an errno. */
+int ka_report(struct ka_heap *heap, int fd);
 
 /* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
 size_t ka_notes_size(size_t nr_arenas);

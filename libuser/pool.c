@@ -129,6 +129,7 @@ static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t 
 	};
 	map(heap, slot, slots, pool);
 	heap->notes->nr_pools++;
+	ka_stats_changed(heap);
 	return pool;
 }
 
@@ -161,6 +162,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 	heap->notes->nr_pools--;
 	if (heap->spare_slots + slots > MOST_SPARE) {
 		give_slots(heap, slot);
+		ka_stats_changed(heap);
 		return;
 	}
 	pool->next = heap->spare[slots - 1];
@@ -172,6 +174,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 		ka_pools_drop_spare(heap);
 	else
 		ka_arenas_decay(heap);
+	ka_stats_changed(heap);
 }
 
 /**
@@ -373,17 +376,6 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 	       !ka_pool_adopt(heap, pool, owner);
 }
 
-/* Blocks of a pool that the program has, while other threads may be at it. */
-static size_t in_use(const struct ka_pool *pool)
-{
-	size_t used = KA_READ(pool->used);
-	size_t other = KA_READ(pool->current) + ka_remote_count(KA_READ(pool->remote));
-
-	/* A moment ago, or a moment later, the two go together. */
-	used = used > other ? used - other : 0;
-	return used > pool->capacity ? pool->capacity : used;
-}
-
 /**
  * ka_pool_figures() - What pools and blocks there are.
  * @heap: The heap, whose lock is held.
@@ -392,7 +384,7 @@ static size_t in_use(const struct ka_pool *pool)
  * Other threads go on: each pool is counted as it was at some moment. Spare runs
  * count as free.
  */
-void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
+KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 {
 	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
 
@@ -410,7 +402,7 @@ void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 		slot += pool == &ka_no_pool ? 1 : pool->slots;
 		if (pool == &ka_no_pool)
 			continue;
-		used = in_use(pool);
+		used = ka_pool_in_use(pool);
 		stats->pool_bytes += pool->slots * KA_SLOT_SIZE;
 		stats->blocks += used;
 		stats->block_bytes += used * pool->size;

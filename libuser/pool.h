@@ -116,6 +116,20 @@ static inline uint32_t ka_remote_count(uint64_t remote)
 	return (uint32_t)(remote >> KA_REMOTE_BITS);
 }
 
+/* For who only counts, and takes what another thread is changing as it comes. */
+#define KA_COUNTS	__attribute__((no_sanitize("thread")))
+
+/* Blocks of a pool that the program has, while other threads may be at it. */
+KA_COUNTS static inline size_t ka_pool_in_use(const struct ka_pool *pool)
+{
+	size_t used = KA_READ(pool->used);
+	size_t other = KA_READ(pool->current) + ka_remote_count(KA_READ(pool->remote));
+
+	/* A moment ago, or a moment later, the two go together. */
+	used = used > other ? used - other : 0;
+	return used < pool->capacity ? used : pool->capacity;
+}
+
 /* Put a pool at the end of a list. */
 static inline void ka_pool_link(struct ka_pool_list *list, struct ka_pool *pool)
 {

@@ -336,6 +336,7 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 		return NULL;
 	pthread_mutex_lock(&heap->lock);
 	run = ka_run_take(heap, size, align, is_dense(size), NULL);
+	ka_stats_changed(heap);
 	pthread_mutex_unlock(&heap->lock);
 	return run;
 }
@@ -375,6 +376,7 @@ int ka_run_free(struct ka_heap *heap, void *run)
 	page = run_page(heap, run);
 	if (page != NO_PAGE)
 		run_free(heap, page);
+	ka_stats_changed(heap);
 	pthread_mutex_unlock(&heap->lock);
 	if (page == NO_PAGE)
 		return ka_fail(EINVAL, "no run begins at %p", run);
@@ -444,6 +446,7 @@ bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
 			run_shrink(heap, page + old, old - pages);
 		ka_notes_change(heap);
 	}
+	ka_stats_changed(heap);
 	pthread_mutex_unlock(&heap->lock);
 	return page != NO_PAGE && done;
 }

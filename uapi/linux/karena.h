@@ -554,8 +554,8 @@ struct karena_control {
  * @arenas: In use now.
  * @pools: Runs that hold blocks of one size.
  * @bytes_blocks: In blocks that the program has.
- * @bytes_available: In blocks and pages that are free.
- * @bytes_unused_pools: In pools without a block.
+ * @bytes_available: In blocks that are free.
+ * @bytes_unused_pools: In pages without a block.
  * @bytes_headers: Lost to headers.
  * @bytes_quantization: Lost at the end of pools, where no block fits.
  * @bytes_alignment: Lost to alignment.

@@ -122,10 +122,19 @@ struct ka_options {
  * @pool_bytes: Bytes in these; the rest of @run_bytes is in other runs.
  * @blocks: Blocks in use of pools.
  * @block_bytes: Bytes in these, those at their ends that nobody asked for included.
- * @quantization_bytes: Bytes of pools that are too few for another block. What is
- *	left of @pool_bytes without this and @block_bytes is in free blocks.
+ * @quantization_bytes: Bytes of pools that are too few for another block.
+ * @used_bytes: Bytes in use: @block_bytes, and the runs that are no pools.
+ * @free_bytes: Bytes in free blocks of pools.
+ * @header_bytes: Bytes of arenas lost to headers: 0, as these are in the notes, which
+ *	have arenas of their own.
+ * @alignment_bytes: Bytes of arenas lost to alignment: 0, as what is left between runs
+ *	is available.
  *
- * The members from @pools on may be left out.
+ * @used_bytes, @free_bytes, @available_bytes, @header_bytes, @quantization_bytes and
+ * @alignment_bytes add up to @arenas times KA_ARENA_SIZE, always. These are the six
+ * figures of CPython's PYTHONMALLOCSTATS.
+ *
+ * The members from @pools on may be left out, and those from @used_bytes on.
  */
 struct ka_stats {
 	size_t size;
@@ -143,6 +152,24 @@ struct ka_stats {
 	size_t blocks;
 	size_t block_bytes;
 	size_t quantization_bytes;
+	size_t used_bytes;
+	size_t free_bytes;
+	size_t header_bytes;
+	size_t alignment_bytes;
+};
+
+/**
+ * struct ka_class - Figures of a heap's blocks of one size.
+ * @size: Bytes of a block.
+ * @pools: Pools that are cut into such blocks.
+ * @blocks: Blocks in use of these.
+ * @free_blocks: The others; with @blocks it adds up to what @pools have room for.
+ */
+struct ka_class {
+	size_t size;
+	size_t pools;
+	size_t blocks;
+	size_t free_blocks;
 };
 
 /**
@@ -214,6 +241,33 @@ int ka_heap_descriptor(struct ka_heap *heap);
  * heap is the parent's.
  */
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
+
+/**
+ * ka_heap_classes() - Read a heap's figures size by size, all at the same moment.
+ * @heap: The heap.
+ * @classes: Filled in, the smallest size first, whether there are pools of it or not.
+ * @nr: How many there is room for.
+ *
+ * Blocks that are larger than the last size are runs, which struct ka_stats has.
+ *
+ * Return: How many sizes there are, which may be more than @nr; -1 with errno:
+ * EOWNERDEAD, the heap is the parent's.
+ */
+int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr);
+
+/**
+ * ka_heap_print_stats() - Write a heap's figures as text, all of the same moment.
+ * @heap: The heap.
+ * @fd: The descriptor to write to. The heap is locked until all is written.
+ *
+ * The layout is that of CPython's PYTHONMALLOCSTATS. With KARENA_MALLOCSTATS in the
+ * environment, other than empty and "0", it is written to the standard error whenever
+ * the heap has a new arena, and at exit. Allocates nothing.
+ *
+ * Return: 0, or -1 with errno: EOWNERDEAD, the heap is the parent's; or as write() has
+ * it.
+ */
+int ka_heap_print_stats(struct ka_heap *heap, int fd);
 
 /**
  * ka_heap_malloc() - Take a block.

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What others see of a heap's figures, in a file, or on the module in sysfs, is what the
+ * program's own call tells, and when. Runs on the source that KARENA_SOURCE names.
+ */
+#include "shm.h"
+
+#define SYSFS	"/sys/class/misc/karena/heaps/%llu/statistics/%s"
+
+FIXTURE(publish) {
+	bool alone;
+};
+
+FIXTURE_SETUP(publish)
+{
+	self->alone = shm_alone();
+}
+
+FIXTURE_TEARDOWN(publish)
+{
+	(void)self;
+}
+
+static uint64_t sysfs(struct ka_heap *heap, const char *name)
+{
+	unsigned long long value = ~0ULL;
+	char path[120];
+	FILE *file;
+
+	snprintf(path, sizeof(path), SYSFS, (unsigned long long)ka_heap_id(heap), name);
+	file = fopen(path, "r");
+	if (!file)
+		return value;
+	if (fscanf(file, "%llu", &value) != 1)
+		value = ~0ULL;
+	fclose(file);
+	return value;
+}
+
+/* What others see of the process's only heap; false: nothing. */
+static bool seen(struct ka_heap *heap, struct karena_stats *stats)
+{
+	struct ka_stats_file file;
+
+	if (!on_device()) {
+		if (!file_of(getpid(), 1, &file))
+			return false;
+		*stats = file.stats;
+		return stats->version == KARENA_STATS_VERSION && !(stats->sequence & 1);
+	}
+	*stats = (struct karena_stats){
+		.arenas_allocated = sysfs(heap, "arenas_allocated"),
+		.arenas_reclaimed = sysfs(heap, "arenas_reclaimed"),
+		.arenas_highwater = sysfs(heap, "arenas_highwater"),
+		.arenas = sysfs(heap, "arenas"),
+		.pools = sysfs(heap, "pools"),
+		.bytes_blocks = sysfs(heap, "bytes_blocks"),
+		.bytes_available = sysfs(heap, "bytes_available"),
+		.bytes_unused_pools = sysfs(heap, "bytes_unused_pools"),
+		.bytes_headers = sysfs(heap, "bytes_headers"),
+		.bytes_quantization = sysfs(heap, "bytes_quantization"),
+		.bytes_alignment = sysfs(heap, "bytes_alignment"),
+	};
+	return stats->arenas_allocated;
+}
+
+static bool add_up(const struct karena_stats *stats)
+{
+	return stats->bytes_blocks + stats->bytes_available + stats->bytes_unused_pools +
+	       stats->bytes_headers + stats->bytes_quantization +
+	       stats->bytes_alignment == stats->arenas * KA_ARENA_SIZE;
+}
+
+static bool same(const struct karena_stats *seen, const struct ka_stats *told)
+{
+	return seen->arenas_allocated == told->arenas_allocated &&
+	       seen->arenas_reclaimed == told->arenas_reclaimed &&
+	       seen->arenas_highwater == told->arenas_highwater &&
+	       seen->arenas == told->arenas && seen->pools == told->pools &&
+	       seen->bytes_blocks == told->used_bytes &&
+	       seen->bytes_available == told->free_bytes &&
+	       seen->bytes_unused_pools == told->available_bytes &&
+	       seen->bytes_headers == told->header_bytes &&
+	       seen->bytes_quantization == told->quantization_bytes &&
+	       seen->bytes_alignment == told->alignment_bytes;
+}
+
+TEST_F(publish, others_see_what_the_call_tells)
+{
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+	struct karena_stats stats;
+	unsigned int seed = 3;
+	void *blocks[500] = {};
+
+	ASSERT_NE(NULL, heap);
+	if (!on_device() && !self->alone)
+		SKIP(return, "to have a /dev/shm of its own takes root");
+	for (int i = 0; i < 20000; i++) {
+		int at = rand_r(&seed) % 500;
+		size_t size = (size_t)rand_r(&seed) % (i % 100 ? 3000 : 500000);
+
+		ka_heap_free(heap, blocks[at]);
+		blocks[at] = ka_heap_malloc(heap, size);
+		ASSERT_NE(NULL, blocks[at]);
+		if (i % 500)
+			continue;
+		EXPECT_TRUE(seen(heap, &stats) && add_up(&stats));
+	}
+	for (int i = 0; i < 3; i++) {
+		struct ka_stats told = figures(heap);
+
+		ASSERT_TRUE(seen(heap, &stats));
+		EXPECT_TRUE(same(&stats, &told));
+		EXPECT_TRUE(add_up(&stats));
+		for (int at = i; at < 500; at += 3) {
+			ka_heap_free(heap, blocks[at]);
+			blocks[at] = NULL;
+		}
+	}
+	ka_heap_destroy(heap);
+}
+
+/* Descriptors that this process has. */
+static int descriptors(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		count += fcntl(fd, F_GETFD) >= 0;
+	return count;
+}
+
+TEST_F(publish, a_small_heap_is_not_shown_and_a_large_one_is)
+{
+	struct karena_stats stats;
+	struct ka_heap *heap;
+	int before = descriptors();
+
+	if (!on_device())
+		WITH_FILES();
+	setenv("KARENA_STATS", "", 1);
+	heap = make(64 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
+	figures(heap);
+	EXPECT_FALSE(seen(heap, &stats));
+	EXPECT_EQ(on_device() ? files() : -1, files());
+	errno = 7;
+	ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(7, errno);
+	ASSERT_TRUE(seen(heap, &stats));
+	EXPECT_EQ(2, stats.arenas);
+	EXPECT_EQ(2 * MIB + KA_PAGE_SIZE, stats.bytes_blocks);
+	EXPECT_EQ(before, descriptors());
+	ka_heap_destroy(heap);
+}
+
+TEST_F(publish, settings)
+{
+	struct karena_stats stats;
+	struct ka_heap *heap;
+
+	setenv("KARENA_STATS", "0", 1);
+	heap = make(64 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, ka_run_alloc(heap, 6 * MIB, 0));
+	figures(heap);
+	EXPECT_FALSE(seen(heap, &stats));
+	ka_heap_destroy(heap);
+	setenv("KARENA_STATS", "2", 1);
+	EXPECT_EQ(NULL, make(64 * MIB, 0, KA_FORK_COW));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_STATS=2 is unknown"));
+}
+
+TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct karena_stats stats;
+	void *runs[4];
+
+	if (!on_device())
+		WITH_FILES();
+	for (size_t i = 0; i < 4; i++) {
+		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
+		/* A hundred times what it took to write the last ones. */
+		usleep(50000);
+		ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+		ASSERT_TRUE(seen(heap, &stats));
+		EXPECT_EQ(i + 2, stats.arenas);
+	}
+	for (size_t i = 0; i < 4; i++)
+		ka_run_free(heap, runs[i]);
+	usleep(50000);
+	ka_run_free(heap, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	ASSERT_TRUE(seen(heap, &stats));
+	EXPECT_EQ(figures(heap).arenas, stats.arenas);
+	EXPECT_EQ(0, stats.pools);
+	/* One more pool is too early; another one is not. */
+	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
+	ASSERT_TRUE(seen(heap, &stats));
+	EXPECT_EQ(0, stats.pools);
+	usleep(400000);
+	ASSERT_NE(NULL, ka_heap_malloc(heap, 1000));
+	ASSERT_TRUE(seen(heap, &stats));
+	EXPECT_EQ(2, stats.pools);
+	EXPECT_TRUE(add_up(&stats));
+	ka_heap_destroy(heap);
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most, SLOW)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct ka_stats_file before, after;
+	uint64_t began = now(), most;
+	void *blocks[100];
+
+	WITH_FILES();
+	ASSERT_NE(NULL, ka_heap_malloc(heap, 8000));
+	ASSERT_TRUE(file_of(getpid(), 1, &before));
+	while (now() - began < 350000000) {
+		for (int i = 0; i < 100; i++)
+			blocks[i] = ka_heap_malloc(heap, 8000);
+		for (int i = 0; i < 100; i++)
+			ka_heap_free(heap, blocks[i]);
+	}
+	most = (now() - began) / 100000000 + 2;
+	ASSERT_TRUE(file_of(getpid(), 1, &after));
+	EXPECT_LT(before.stats.sequence, after.stats.sequence);
+	EXPECT_GE(before.stats.sequence + 2 * most, after.stats.sequence);
+	ka_heap_destroy(heap);
+}
+
+static bool reading;
+
+/* How often the figures that another sees are half written or do not add up. */
+static void *reads(void *data)
+{
+	const struct karena_stats *page = data;
+	struct karena_stats stats;
+	const __u64 *from = (const __u64 *)page;
+	__u64 *to = (__u64 *)&stats;
+	long wrong = 0, right = 0;
+
+	while (__atomic_load_n(&reading, __ATOMIC_RELAXED)) {
+		uint32_t sequence = __atomic_load_n(&page->sequence, __ATOMIC_ACQUIRE);
+
+		for (size_t i = 1; i < sizeof(stats) / 8; i++)
+			to[i] = __atomic_load_n(&from[i], __ATOMIC_ACQUIRE);
+		if (sequence & 1 ||
+		    __atomic_load_n(&page->sequence, __ATOMIC_RELAXED) != sequence)
+			continue;
+		right += add_up(&stats);
+		wrong += !add_up(&stats);
+	}
+	return (void *)(wrong || !right ? wrong + 1 : 0);
+}
+
+TEST_F_TIMEOUT(publish, who_reads_while_they_are_written_sees_whole_ones, SLOW)
+{
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+	struct ka_stats_file *file;
+	unsigned int seed = 1;
+	pthread_t thread;
+	char path[80];
+	void *wrong;
+	int fd;
+
+	WITH_FILES();
+	snprintf(path, sizeof(path), "%s/%d.1", dir, (int)getpid());
+	fd = open(path, O_RDONLY);
+	file = mmap(NULL, KA_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
+	ASSERT_NE(MAP_FAILED, file);
+	figures(heap);
+	reading = true;
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &file->stats));
+	for (int i = 0; i < 100000; i++) {
+		void *run = ka_run_alloc(heap, (1 + (size_t)rand_r(&seed) % 300) *
+					 KA_PAGE_SIZE, 0);
+
+		figures(heap);
+		ka_run_free(heap, run);
+	}
+	__atomic_store_n(&reading, false, __ATOMIC_RELAXED);
+	pthread_join(thread, &wrong);
+	EXPECT_EQ(NULL, wrong);
+	ka_heap_destroy(heap);
+}
+
+TEST_F_TIMEOUT(publish, a_child_is_shown_by_itself, SLOW)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct karena_stats before, after, stats;
+	pid_t child;
+
+	if (!on_device())
+		WITH_FILES();
+	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
+	figures(heap);
+	ASSERT_TRUE(seen(heap, &before));
+	child = fork();
+	if (!child) {
+		/* A short one would not be shown. */
+		CHECK(ka_heap_malloc(heap, 100));
+		CHECK(on_device() || !seen(heap, &stats));
+		CHECK(ka_run_alloc(heap, 3 * MIB, 0));
+		CHECK(seen(heap, &stats) && add_up(&stats) && stats.arenas == 4);
+		CHECK(figures(heap).arenas == 4);
+		exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	ASSERT_TRUE(seen(heap, &after));
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(on_device() ? files() : 1, files());
+	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
+	figures(heap);
+	ASSERT_TRUE(seen(heap, &after));
+	EXPECT_EQ(4, after.arenas);
+	ka_heap_destroy(heap);
+}
+
+TEST_F(publish, a_child_past_the_handlers_leaves_its_parents_file_alone)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct ka_stats_file before, after;
+	pid_t child;
+
+	WITH_FILES();
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	SKIP(return, "a sanitizer knows no _Fork()");
+#endif
+	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
+	figures(heap);
+	ASSERT_TRUE(file_of(getpid(), 1, &before));
+	child = _Fork();
+	if (!child) {
+		CHECK(ka_run_alloc(heap, 3 * MIB, 0) && figures(heap).arenas == 4);
+		CHECK(file_of(getpid(), 1, &after) && after.stats.arenas == 4);
+		exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	ASSERT_TRUE(file_of(getpid(), 1, &after));
+	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
+	EXPECT_EQ(1, files());
+	ka_heap_destroy(heap);
+}
+
+TEST_HARNESS_MAIN
