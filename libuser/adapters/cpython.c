@@ -10,6 +10,7 @@
  */
 #include <dlfcn.h>
 #include <errno.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -111,6 +112,20 @@ static bool wants_domains(void)
 }
 
 static struct ka_heap *heap;
+static bool has_domains;
+
+/* What Python has, and behind it, what the C library's own malloc has for the others. */
+__attribute__((visibility("default")))
+void malloc_stats(void)
+{
+	void (*next)(void);
+
+	if (has_domains)
+		ka_heap_print_stats(heap, STDERR_FILENO);
+	*(void **)&next = dlsym(RTLD_NEXT, "malloc_stats");
+	if (next)
+		next();
+}
 
 /* Speak up once, in the child, before it touches what is not there. */
 static void warn_forked_child(void)
@@ -137,23 +152,23 @@ static void install(void)
 	struct arena_allocator allocator = {
 		.alloc = arena_alloc, .free = arena_free
 	};
-	bool all;
 
 	*(void **)&get = dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator");
 	*(void **)&set = dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator");
 	*(void **)&set_domain = dlsym(RTLD_DEFAULT, "PyMem_SetAllocator");
 	if (!get || !set || !set_domain)
 		return;
-	all = wants_domains();
-	heap = all ? ka_domain_heap() : ka_heap_create(NULL);
+	has_domains = wants_domains();
+	heap = has_domains ? ka_domain_heap() : ka_heap_create(NULL);
 	if (!heap) {
 		fprintf(stderr, "karena: %s; Python goes on without\n", ka_error());
+		has_domains = false;
 		return;
 	}
 	get(&fallback);
 	allocator.context = heap;
 	set(&allocator);
-	for (int domain = 0; all && domain < 3; domain++)
+	for (int domain = 0; has_domains && domain < 3; domain++)
 		set_domain(domain, &domains[domain]);
 	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
 		pthread_atfork(NULL, NULL, warn_forked_child);

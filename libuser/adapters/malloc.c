@@ -295,8 +295,8 @@ PUBLIC struct mallinfo2 mallinfo2(void)
 		.ordblks = stats.pools,
 		.hblks = stats.runs - stats.pools,
 		.hblkhd = runs,
-		.uordblks = stats.block_bytes + runs,
-		.fordblks = total - stats.block_bytes - runs,
+		.uordblks = stats.used_bytes,
+		.fordblks = total - stats.used_bytes,
 		.keepcost = stats.available_bytes,
 	};
 }
@@ -319,11 +319,8 @@ PUBLIC struct mallinfo mallinfo(void)
 
 PUBLIC void malloc_stats(void)
 {
-	struct mallinfo2 info = mallinfo2();
-
-	fprintf(stderr, "committed        = %10zu\n"
-		"in use           = %10zu\n"
-		"free             = %10zu\n", info.arena, info.uordblks, info.fordblks);
+	need_heap();
+	ka_heap_print_stats(&heap, STDERR_FILENO);
 }
 
 PUBLIC int malloc_info(int options, FILE *file)

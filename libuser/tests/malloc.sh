@@ -152,6 +152,18 @@ settings_are_checked() {
 	[ $status -ne 0 ] && [[ $output == *"KARENA_LIMIT=much is no size"* ]]
 }
 
+# The text at each new arena and at exit; the last one has all arenas.
+figures_are_printed() {
+	local output
+	output=$(KARENA_MALLOCSTATS=1 on_karena perl -e 'my @a = map { "x" x 1000 } 1 .. 9000' 2>&1)
+	echo "$output" | tail -n 40
+	[ "$(grep -c '^Small block threshold = 262144, in 96 size classes.$' <<<"$output")" -ge 4 ] &&
+	[[ $(tail -n 40 <<<"$output") == *"arenas * 2097152 bytes/arena"* ]] || return
+	output=$(on_karena /usr/bin/python3 -c 'import ctypes; ctypes.CDLL(None).malloc_stats()' 2>&1)
+	[[ $output == "Heap \"python3\" of process "*"Small block threshold"*"Total  "* ]] &&
+	[ -z "$(KARENA_MALLOCSTATS=0 on_karena true 2>&1)" ]
+}
+
 cpp_news() {
 	cat >"$dir/program.cpp" <<-'END'
 		#include <algorithm>
@@ -217,4 +229,5 @@ check a_program_may_drop_its_privileges privileges_are_dropped
 	check little_address_space_will_do address_space_is_short
 check at_the_limit_there_is_no_memory limit_is_no_memory
 check bad_settings_are_a_sentence settings_are_checked
+check its_figures_are_printed figures_are_printed
 plan

@@ -340,6 +340,14 @@ an_unknown_setting_is_an_error() {
 	[ $status -eq 125 ] && [[ $output == "karena: Python's arena or domains"* ]]
 }
 
+# karena's text, and what the C library's malloc has behind it.
+malloc_stats_tells() {
+	local output
+	output=$(python -c 'import ctypes; ctypes.CDLL(None).malloc_stats()' 2>&1)
+	echo "$output"
+	[[ $output == *"Small block threshold = 262144"*"Total  "*"Arena 0:"* ]]
+}
+
 bad_setting_is_no_crash() {
 	local output
 	output=$(KARENA_LIMIT=tiny LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
@@ -364,6 +372,7 @@ if [ $KARENA_PYTHON = domains ]; then
 	check descriptors_may_go descriptors_may_go
 	check at_the_limit_is_a_memory_error at_the_limit_is_a_memory_error
 	check pythonmalloc_wins pythonmalloc_wins
+	check malloc_stats_tells malloc_stats_tells
 	check an_unknown_setting_is_an_error an_unknown_setting_is_an_error
 	check bad_setting_is_no_crash bad_setting_is_no_crash
 	check other_programs_are_left_alone other_programs_are_left_alone
