@@ -146,11 +146,13 @@ static void sweep(int dir, uint64_t namespace)
 static bool is_older(int dir, const char *name, uint64_t began)
 {
 	struct ka_stats_file file;
+	unsigned char resident;
 
 	if (!read_file(dir, name, &file))
 		return false;
-	/* Of a heap that is there, the window's start has memory. */
-	return file.started != began || msync((void *)file.window, KA_PAGE_SIZE, MS_ASYNC);
+	/* Of a heap that is there, the window is. */
+	return file.started != began ||
+	       mincore((void *)file.window, KA_PAGE_SIZE, &resident);
 }
 
 /* A new file, with its memory; its descriptor, or -1. */

@@ -177,6 +177,7 @@ TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
 	struct karena_stats stats;
 	void *runs[4];
 
+	NOT_WITH_VALGRIND("takes a hundred times what it would take");
 	if (!on_device())
 		WITH_FILES();
 	for (size_t i = 0; i < 4; i++) {
@@ -221,6 +222,7 @@ TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most,
 	uint64_t began = now(), most;
 	void *blocks[100];
 
+	NOT_WITH_VALGRIND("takes a hundred times what it would take");
 	WITH_FILES();
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 8000));
 	ASSERT_TRUE(file_of(getpid(), 1, &before));

@@ -340,6 +340,7 @@ static bool in_a_sandbox(void)
 
 TEST_F(shm, whatever_is_in_the_way_is_no_error)
 {
+	NOT_WITH_VALGRIND("opens files and makes directories of its own");
 	WITH_FILES();
 	EXPECT_EQ(0, in_a_child(with_no_size_for_files));
 	EXPECT_EQ(0, in_a_child(without_descriptors));
