@@ -449,7 +449,7 @@ TEST(a_descriptor_is_to_be_had_of_the_module)
 	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
 	ASSERT_EQ(0, ioctl(fd, KARENA_LIMIT, &limit));
 	/* With room for the page of notes. */
-	EXPECT_EQ(4 * MIB + 2 * KA_PAGE_SIZE + 8 * 2 * KA_PAGE_SIZE, limit.hard);
+	EXPECT_EQ(4 * MIB + 3 * KA_PAGE_SIZE + 8 * 2 * KA_PAGE_SIZE, limit.hard);
 	close(fd);
 	EXPECT_NE(NULL, ka_run_alloc(heap, 4 * MIB, 0));
 	ka_heap_destroy(heap);
