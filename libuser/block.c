@@ -6,12 +6,36 @@
 #include <errno.h>
 #include <string.h>
 
-#include "cache.h"
+#include "trace.h"
 
 static void *no_block(size_t size)
 {
 	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
 	return NULL;
+}
+
+/*
+ * Let the inline functions see the current pool of a class. Who starts or stops tracing
+ * counts @ka_trace_generation up, lets every processor come to a barrier, and hides all
+ * pools then: either this pool is seen to be shown, and is hidden, or the new count is
+ * seen here.
+ */
+static void show_pool(struct ka_cache *cache, unsigned int class)
+{
+	ka_cache_show(cache, class, cache->current[class]);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED) != cache->generation)
+		ka_cache_show(cache, class, &ka_no_pool);
+}
+
+/* Whether the inline functions see a pool for a size; while tracing, larger ones none. */
+static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_pool *pool)
+{
+	bool traced = cache->generation & 1;
+
+	if (size > KA_DIRECT_MAX)
+		return traced || KA_READ(cache->larger[pool->class]) == pool;
+	return KA_READ((traced ? cache->traced : cache->direct)[ka_step_of(size)]) == pool;
 }
 
 /* Let a pool have linked blocks, if it has any at all; @fresh if none was ever in use. */
@@ -60,7 +84,8 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 	if (pool != &ka_no_pool) {
 		if (provide(heap, pool, fresh))
 			return pool;
-		ka_cache_set(cache, class, &ka_no_pool);
+		cache->current[class] = &ka_no_pool;
+		ka_cache_show(cache, class, &ka_no_pool);
 		pool->current = 0;
 		pool->used--;
 		put_away(heap, cache, pool);
@@ -71,7 +96,7 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 		return NULL;
 	pool->used++;
 	pool->current = 1;
-	ka_cache_set(cache, class, pool);
+	cache->current[class] = pool;
 	return pool;
 }
 
@@ -100,6 +125,61 @@ static void *take_one(struct ka_heap *heap, unsigned int class)
 	return block ? block : take_run(heap, 0, ka_class_size(class));
 }
 
+static void *take_small(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	unsigned int class = ka_class_of(size);
+	struct ka_pool *pool;
+	bool fresh;
+
+	if (cache->ended)
+		return take_one(heap, class);
+	if (!cache->heap)
+		ka_cache_begin(heap, cache);
+	pool = refill(heap, cache, class, &fresh);
+	if (!pool)
+		return NULL;
+	if (!is_shown(cache, size, pool))
+		show_pool(cache, class);
+	return ka_pool_take(pool);
+}
+
+/* Take a block that has room for @size bytes; the program has asked for no more. */
+static void *take(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size,
+		  size_t asked)
+{
+	unsigned int due;
+	void *block;
+
+	if (ka_refuse_inherited(heap))
+		return NULL;
+	due = ka_trace_due(cache, size);
+	if (size <= KA_BLOCK_MAX) {
+		block = due ? ka_trace_block(heap, size, asked, due) : NULL;
+		return block ? block : take_small(heap, cache, size);
+	}
+	block = take_run(heap, align, asked);
+	if (block && due)
+		ka_trace_run(block, size, asked, due);
+	return block;
+}
+
+/*
+ * A larger block that is not to be traced, while others are. Its pool is in no table
+ * that could be emptied, so the counter itself says whether that still holds.
+ */
+static void *try_larger_traced(struct ka_cache *cache, size_t size)
+{
+	void *block;
+
+	if (size <= KA_DIRECT_MAX || size > KA_BLOCK_MAX || size > cache->until_traced ||
+	    cache->generation != __atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED))
+		return NULL;
+	block = ka_pool_take(cache->current[ka_class_of(size)]);
+	if (block)
+		cache->until_traced -= size;
+	return block;
+}
+
 /**
  * ka_block_take() - Take a block, whatever it takes.
  * @heap: The heap.
@@ -110,21 +190,12 @@ static void *take_one(struct ka_heap *heap, unsigned int class)
  */
 void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 {
-	unsigned int class;
-	struct ka_pool *pool;
-	bool fresh;
+	void *block = ka_block_try_traced(cache, size);
 
-	if (ka_refuse_inherited(heap))
-		return NULL;
-	if (size > KA_BLOCK_MAX)
-		return take_run(heap, 0, size);
-	class = ka_class_of(size ? size : 1);
-	if (cache->ended)
-		return take_one(heap, class);
-	if (!cache->heap)
-		ka_cache_begin(heap, cache);
-	pool = refill(heap, cache, class, &fresh);
-	return pool ? ka_pool_take(pool) : NULL;
+	if (!block)
+		block = try_larger_traced(cache, size);
+	size = size ? size : 1;
+	return block ? block : take(heap, cache, 0, size, size);
 }
 
 /* From a page on, what the pool has linked just now is one block, zero but for its link. */
@@ -145,6 +216,17 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 	return block;
 }
 
+/* What has never been in use, and so is zero; or NULL, also where blocks are traced. */
+static void *try_zero(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+{
+	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+
+	if (size < KA_PAGE_SIZE || pages < size || ka_trace_active())
+		return NULL;
+	return size > KA_BLOCK_MAX ? ka_run_zeroed(heap, pages) :
+				     take_fresh(heap, cache, size);
+}
+
 /**
  * ka_block_zeroed() - Take a block that is all zero.
  * @heap: The heap.
@@ -155,13 +237,8 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
  */
 void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 {
-	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
-	void *block = NULL;
+	void *block = try_zero(heap, cache, size);
 
-	if (size > KA_BLOCK_MAX)
-		return pages < size ? no_block(size) : ka_run_zeroed(heap, pages);
-	if (size >= KA_PAGE_SIZE)
-		block = take_fresh(heap, cache, size);
 	if (block)
 		return block;
 	block = ka_block_alloc(heap, cache, size);
@@ -182,14 +259,13 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 {
 	size_t least = size > align ? size : align, whole;
 	unsigned int class;
+	void *block;
 
 	if (align <= KA_CLASS_STEP)
 		return ka_block_alloc(heap, cache, size);
-	if (least > KA_BLOCK_MAX) {
-		if (ka_refuse_inherited(heap))
-			return NULL;
-		return take_run(heap, align, size ? size : 1);
-	}
+	size = size ? size : 1;
+	if (least > KA_BLOCK_MAX)
+		return take(heap, cache, align, least, size);
 	/*
 	 * Pools are aligned to a slot, and their blocks to what divides their size; to
 	 * more than a slot, those of powers of two. The next of these at the latest fits.
@@ -198,7 +274,8 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 	while ((whole = ka_class_size(class)) & (align - 1) ||
 	       (align > KA_SLOT_SIZE && whole & (whole - 1)))
 		class++;
-	return ka_block_alloc(heap, cache, whole);
+	block = ka_block_try(cache, whole);
+	return block ? block : take(heap, cache, align, whole, size);
 }
 
 /* Whether a block of the pool, in use or not, begins at an address in it. */
@@ -255,6 +332,8 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 		return freed_twice(block);
 	if (!begins_at(heap, pool, block))
 		return no_block_begins(block);
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_TRACED)
+		return ka_trace_give(heap, pool, block) ? 0 : freed_twice(block);
 	if (!cache->heap && !cache->ended)
 		ka_cache_begin(heap, cache);
 	if (!ka_pool_adopt(heap, pool, ka_thread()))
@@ -324,6 +403,23 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
 	return 0;
 }
 
+/* A block stays where it is: if it is traced, or is to be, its size is another. */
+static void resized(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
+{
+	const struct ka_pool *pool = ka_pool_of(heap, block);
+	unsigned int due;
+
+	if (pool == &ka_no_pool) {
+		if (KA_READ(ka_trace_nr_runs))
+			ka_trace_run_freed(block);
+		due = ka_trace_due(cache, size);
+		if (due)
+			ka_trace_run(block, size, size, due);
+	} else if (KA_READ(pool->owner) == KA_TRACED) {
+		ka_trace_block_resized(block, size);
+	}
+}
+
 /**
  * ka_block_resize() - Change a block's size.
  * @heap: The heap.
@@ -342,14 +438,20 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 
 	if (!old)
 		return NULL;
-	if (size <= old && size >= old - old / 4)
+	size = size ? size : 1;
+	if ((size <= old && size >= old - old / 4) ||
+	    (old > KA_BLOCK_MAX && size > KA_BLOCK_MAX &&
+	     ka_run_resize(heap, block, size))) {
+		resized(heap, cache, block, size);
 		return block;
-	if (old > KA_BLOCK_MAX && size > KA_BLOCK_MAX &&
-	    ka_run_resize(heap, block, size))
-		return block;
+	}
 	other = ka_block_alloc(heap, cache, size);
-	if (!other)
-		return size <= old ? block : NULL;
+	if (!other && size > old)
+		return NULL;
+	if (!other) {
+		resized(heap, cache, block, size);
+		return block;
+	}
 	memcpy(other, block, size < old ? size : old);
 	ka_block_free(heap, cache, block);
 	return other;

@@ -40,19 +40,48 @@ static void leave(struct ka_heap *heap, struct ka_pool *pool)
 }
 
 /**
- * ka_cache_set() - Make a pool the current one of its class.
+ * ka_cache_show() - Let a class's sizes have a pool in the shown for what is done now.
  * @cache: The thread's.
  * @class: The class.
  * @pool: The pool, or &ka_no_pool.
  */
-void ka_cache_set(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
 {
+	bool traced = cache->generation & 1;
+	struct ka_pool **shown = traced ? cache->traced : cache->direct;
 	size_t last = ka_class_size(class) / KA_CLASS_STEP;
-	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
+	/* That a block of no bytes is one of 1, only the slow way knows while tracing. */
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : traced;
 
-	cache->current[class] = pool;
 	for (size_t step = first; step <= last && step < KA_DIRECT; step++)
-		cache->direct[step] = pool;
+		__atomic_store_n(&shown[step], pool, __ATOMIC_RELAXED);
+	if (!traced)
+		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
+}
+
+static void hide_pools(struct ka_pool **shown, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		__atomic_store_n(&shown[i], &ka_no_pool, __ATOMIC_RELAXED);
+}
+
+static void hide_all(struct ka_cache *cache)
+{
+	hide_pools(cache->direct, KA_DIRECT);
+	hide_pools(cache->larger, KA_CLASSES);
+	hide_pools(cache->traced, KA_DIRECT);
+}
+
+/**
+ * ka_caches_hide_pools() - Let each thread's next call be a slow one.
+ * @heap: The heap. The lock of the list of heaps is held.
+ *
+ * The pools stay what they are, and come to be shown again as they are needed.
+ */
+void ka_caches_hide_pools(struct ka_heap *heap)
+{
+	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next)
+		hide_all(cache);
 }
 
 /* Nothing is to be taken from what has been current. */
@@ -60,8 +89,7 @@ static void forget(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++)
 		cache->current[class] = &ka_no_pool;
-	for (size_t i = 0; i < KA_DIRECT; i++)
-		cache->direct[i] = &ka_no_pool;
+	hide_all(cache);
 }
 
 /* Give up all pools. */
@@ -95,7 +123,8 @@ static void drop_empty(struct ka_cache *cache)
 		ka_pool_collect(pool);
 		if (pool->used > 1)
 			continue;
-		ka_cache_set(cache, class, &ka_no_pool);
+		cache->current[class] = &ka_no_pool;
+		ka_cache_show(cache, class, &ka_no_pool);
 		pool->current = 0;
 		pool->used--;
 		ka_pool_give_back(cache->heap, pool);
@@ -270,7 +299,7 @@ static void leave_orphans(struct ka_heap *heap)
 		}
 		slot += pool->slots;
 		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
-		    pool->owner != ka_thread()) {
+		    pool->owner != KA_TRACED && pool->owner != ka_thread()) {
 			pool->used -= pool->current;
 			pool->current = 0;
 			ka_pool_shelve_locked(heap, pool);

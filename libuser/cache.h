@@ -7,6 +7,10 @@
  * Of each class one pool is the current one, from which blocks are taken. Pools that
  * become full are disowned; those with free blocks are in @partial; those that become
  * empty go back to the heap at once.
+ *
+ * The tables @direct, @larger and @traced show current pools. Another thread that starts
+ * or stops tracing may empty them, so they are stored to atomically; see show_pool() in
+ * block.c.
  */
 #ifndef KARENA_CACHE_H
 #define KARENA_CACHE_H
@@ -15,7 +19,12 @@
 
 /**
  * struct ka_cache - A thread's pools of a heap.
- * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX.
+ * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX; or
+ *	&ka_no_pool, as all are while blocks are traced.
+ * @larger: The current pool of each class, likewise, for larger sizes.
+ * @traced: As @direct, while blocks are traced; that of no bytes never has one.
+ * @until_traced: As many bytes can be taken before a block is to be traced.
+ * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
  * @partial: Pools of each class with free blocks.
  * @heap: The heap; NULL as long as the cache is in no list.
@@ -27,6 +36,10 @@
  */
 struct ka_cache {
 	struct ka_pool *direct[KA_DIRECT];
+	struct ka_pool *larger[KA_CLASSES];
+	struct ka_pool *traced[KA_DIRECT];
+	size_t until_traced;
+	unsigned int generation;
 	struct ka_pool *current[KA_CLASSES];
 	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
@@ -42,6 +55,8 @@ struct ka_cache {
 /* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
 #define KA_CACHE_INIT							\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
+	.larger		= { [0 ... KA_CLASSES - 1] = &ka_no_pool },	\
+	.traced		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.current	= { [0 ... KA_CLASSES - 1] = &ka_no_pool }
 
 /* A number for the calling thread that no other has: the address of its TCB. */
@@ -50,12 +65,16 @@ static inline uintptr_t ka_thread(void)
 	return (uintptr_t)__builtin_thread_pointer();
 }
 
+/* How many times tracing has started and stopped: odd while blocks are traced. */
+extern unsigned int ka_trace_generation;
+
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
-void ka_cache_set(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
+void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
 void ka_caches_free(struct ka_heap *heap);
+void ka_caches_hide_pools(struct ka_heap *heap);
 void ka_caches_forked(struct ka_heap *heap);
 
 /* block.c; NULL, -1 and 0 with errno and a sentence. */
@@ -89,14 +108,33 @@ static inline void *ka_pool_take(struct ka_pool *pool)
 	return block;
 }
 
+/* The size in steps, rounded up. */
+static inline size_t ka_step_of(size_t size)
+{
+	return (size + KA_CLASS_STEP - 1) / KA_CLASS_STEP;
+}
+
 /* What the thread's current pools have: a block, or NULL. */
 static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 {
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
-		return ka_pool_take(cache->direct[(size + KA_CLASS_STEP - 1) / KA_CLASS_STEP]);
+		return ka_pool_take(KA_READ(cache->direct[ka_step_of(size)]));
 	if (size <= KA_BLOCK_MAX)
-		return ka_pool_take(cache->current[ka_class_of(size)]);
+		return ka_pool_take(KA_READ(cache->larger[ka_class_of(size)]));
 	return NULL;
+}
+
+/* The same while blocks are traced, for one that is not to be; else NULL. */
+static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
+{
+	void *block;
+
+	if (size > KA_DIRECT_MAX || size > cache->until_traced)
+		return NULL;
+	block = ka_pool_take(KA_READ(cache->traced[ka_step_of(size)]));
+	if (__builtin_expect(!!block, 1))
+		cache->until_traced -= size;
+	return block;
 }
 
 /**

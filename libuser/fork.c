@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include "cache.h"
+#include "trace.h"
 
 static pthread_mutex_t heaps_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
@@ -24,10 +24,24 @@ void ka_heaps_unlock(void)
 	pthread_mutex_unlock(&heaps_lock);
 }
 
+/* Whether there has ever been a heap. */
+bool ka_heaps_any(void)
+{
+	return last_serial;
+}
+
+/* With the lock held: see ka_caches_hide_pools(). */
+void ka_heaps_hide_pools(void)
+{
+	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
+		ka_caches_hide_pools(heap);
+}
+
 /* Fork with every lock held, so that no child finds one that nobody releases. */
 static void fork_prepare(void)
 {
 	pthread_mutex_lock(&heaps_lock);
+	ka_trace_lock();
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
 		pthread_mutex_lock(&heap->lock);
 }
@@ -37,6 +51,7 @@ static void fork_parent(void)
 {
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
 		pthread_mutex_unlock(&heap->lock);
+	ka_trace_unlock();
 	pthread_mutex_unlock(&heaps_lock);
 }
 
@@ -68,6 +83,8 @@ static void fork_child(void)
 		if (!heap->inherited)
 			inherit(heap);
 		ka_stats_forked(heap);
+		if (heap->inherited)
+			ka_trace_heap_gone_locked(heap);
 		ka_caches_forked(heap);
 	}
 	fork_parent();

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "cache.h"
+#include "trace.h"
 
 /* Virtual only. Halved until it fits where nobody asked for a size. */
 #define DEFAULT_WINDOW	((size_t)64 << 30)
@@ -243,6 +243,7 @@ void ka_heap_destroy(struct ka_heap *heap)
 		return;
 	ka_heap_unregister(heap);
 	ka_stats_close(heap);
+	ka_trace_heap_gone(heap);
 	heap->window.source->close(&heap->window);
 	munmap(heap->map, map_size(heap));
 	pthread_mutex_destroy(&heap->lock);

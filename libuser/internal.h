@@ -6,6 +6,7 @@
  *	io.c		buffers for input and output, in a heap of their own
  *	heap.c		heaps: options, figures, blocks of them
  *	block.c		blocks: what takes more than a thread's own pools (cache.h)
+ *	trace.h		tracing: which blocks are in use, and where they were allocated
  *	cache.c		which pools are whose, what a thread leaves when it ends
  *	pool.c		pools, and which runs they need
  *	run.c		runs, and which arenas they need
@@ -20,7 +21,8 @@
  *
  * heap->lock guards everything of a heap that changes after ka_heap_create(), its
  * notes among it, but for pools, which have owners; see pool.h. The list of heaps, and
- * which caches there are, have a lock of their own, taken before it.
+ * which caches there are, have a lock of their own, taken before it; between them comes
+ * that of the traces.
  */
 #ifndef KARENA_INTERNAL_H
 #define KARENA_INTERNAL_H
@@ -260,6 +262,8 @@ struct ka_shown {
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
  * @shelf: Pools of each class with free blocks that have no owner.
+ * @traced: Pools of each class with free blocks whose others are traced; the lock of
+ *	the traces guards them.
  * @spare: Runs for pools, by their slots: what were pools a moment ago.
  * @nr_spare: How many these are.
  * @spare_slots: Slots that they have.
@@ -286,6 +290,7 @@ struct ka_heap {
 	struct ka_pool **map;
 	size_t nr_slots;
 	struct ka_pool_list shelf[KA_CLASSES];
+	struct ka_pool_list traced[KA_CLASSES];
 	struct ka_pool *spare[KA_ARENA_SLOTS];
 	size_t nr_spare;
 	size_t spare_slots;
@@ -339,6 +344,8 @@ void ka_pools_drop_spare(struct ka_heap *heap);
 void ka_fork_register(void);
 void ka_heaps_lock(void);
 void ka_heaps_unlock(void);
+void ka_heaps_hide_pools(void);
+bool ka_heaps_any(void);
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));

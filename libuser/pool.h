@@ -26,12 +26,13 @@
 #define KA_NOBODY	((uintptr_t)0)
 #define KA_SHELF	((uintptr_t)1)
 #define KA_GONE		((uintptr_t)2)	/* this is no pool any more */
+#define KA_TRACED	((uintptr_t)3)	/* its blocks are traced; see trace.h */
 
 /**
  * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
  *	for each slot; a pool has that of its first one.
  * @free: Blocks that can be taken, linked by their first word.
- * @owner: The thread whose it is, KA_NOBODY, KA_SHELF or KA_GONE.
+ * @owner: The thread whose it is, KA_NOBODY, KA_SHELF, KA_GONE or KA_TRACED.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	its owner's current pool of its class, so that this never becomes empty.
  * @made: Blocks that have ever been in use, or linked; the rest is untouched.

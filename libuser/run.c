@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "bits.h"
-#include "pool.h"
+#include "trace.h"
 
 #define NO_PAGE		((size_t)-1)
 
@@ -372,6 +372,9 @@ int ka_run_free(struct ka_heap *heap, void *run)
 		return 0;
 	if (ka_refuse_inherited(heap))
 		return -1;
+	/* Before others can have it. */
+	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
+		ka_trace_run_freed(run);
 	pthread_mutex_lock(&heap->lock);
 	page = run_page(heap, run);
 	if (page != NO_PAGE)

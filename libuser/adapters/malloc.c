@@ -108,7 +108,11 @@ PUBLIC void *malloc(size_t size)
 {
 	void *block = ka_block_try(&cache, size);
 
-	return __builtin_expect(!block, 0) ? take(size) : block;
+	if (__builtin_expect(!!block, 1))
+		return block;
+	/* While blocks are traced, the others come from here. */
+	block = ka_block_try_traced(&cache, size);
+	return block ? block : take(size);
 }
 
 static void SLOW give(void *block)
