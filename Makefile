@@ -98,7 +98,8 @@ install: library $(if $(RELEASE),module,no-module)
 	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.0 $(DESTDIR)$(LIBDIR)
 	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
 	install -m 644 libuser/include/karena/karena.h libuser/include/karena/domain.h \
-		libuser/include/karena/trace.h $(DESTDIR)$(INCLUDEDIR)/karena
+		libuser/include/karena/debug.h libuser/include/karena/trace.h \
+		$(DESTDIR)$(INCLUDEDIR)/karena
 	install -d $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	install -m 644 uapi/linux/karena.h $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	$(fill_in) libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
@@ -151,6 +152,7 @@ uninstall:
 		$(DESTDIR)$(LIBDIR)/karena/libkarena-cpython.so \
 		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/domain.h \
+		$(DESTDIR)$(INCLUDEDIR)/karena/debug.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/trace.h \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \

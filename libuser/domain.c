@@ -9,6 +9,7 @@
 #include <karena/domain.h>
 
 #include "cache.h"
+#include "debug.h"
 
 #define NR_DOMAINS	3
 
@@ -58,6 +59,13 @@ struct ka_heap *ka_domain_heap(void)
 	return found;
 }
 
+bool ka_domain_lost(void)
+{
+	const struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
+
+	return found && found->inherited;
+}
+
 static void *default_malloc(void *context, size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
@@ -104,9 +112,48 @@ static const struct ka_allocator by_default = {
 	.free		= default_free,
 };
 
-static const struct ka_allocator *allocators[NR_DOMAINS] = {
-	&by_default, &by_default, &by_default,
+static void *first_malloc(void *context, size_t size);
+static void *first_calloc(void *context, size_t count, size_t size);
+static void *first_realloc(void *context, void *block, size_t size);
+static void first_free(void *context, void *block);
+
+/* Until the first call, which asks the environment what is to be there. */
+#define FIRST(_domain)							\
+	[_domain] = {							\
+		.context = (void *)(_domain), .malloc = first_malloc,	\
+		.calloc = first_calloc, .realloc = first_realloc,	\
+		.free = first_free,					\
+	}
+
+static const struct ka_allocator undecided[NR_DOMAINS] = {
+	FIRST(KA_DOMAIN_RAW), FIRST(KA_DOMAIN_MEM), FIRST(KA_DOMAIN_OBJ),
 };
+
+static const struct ka_allocator *allocators[NR_DOMAINS] = {
+	&undecided[KA_DOMAIN_RAW], &undecided[KA_DOMAIN_MEM], &undecided[KA_DOMAIN_OBJ],
+};
+
+static void decide(void)
+{
+	bool debug = ka_debug_wanted();
+
+	if (debug)
+		ka_callers_prime();
+	for (int i = 0; i < NR_DOMAINS; i++) {
+		const struct ka_allocator *first = &by_default;
+
+		if (debug)
+			first = ka_debug_hook((enum ka_domain)i, &by_default);
+		__atomic_store_n(&allocators[i], first, __ATOMIC_RELEASE);
+	}
+}
+
+static void need_decision(void)
+{
+	static pthread_once_t decided = PTHREAD_ONCE_INIT;
+
+	pthread_once(&decided, decide);
+}
 
 static inline const struct ka_allocator *behind(enum ka_domain domain)
 {
@@ -124,6 +171,7 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
 {
 	if (check_domain(domain))
 		return -1;
+	need_decision();
 	*allocator = *behind(domain);
 	return 0;
 }
@@ -138,6 +186,7 @@ int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator
 	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
 	    !allocator->free)
 		return ka_fail(EINVAL, "an allocator has all four functions");
+	need_decision();
 	from = ka_domain_heap();
 	copy = from ? ka_heap_malloc(from, sizeof(*copy)) : NULL;
 	if (!copy)
@@ -186,6 +235,30 @@ static inline void domain_free(enum ka_domain domain, void *block)
 	const struct ka_allocator *allocator = behind(domain);
 
 	allocator->free(allocator->context, block);
+}
+
+static void *first_malloc(void *context, size_t size)
+{
+	need_decision();
+	return domain_malloc((enum ka_domain)(uintptr_t)context, size);
+}
+
+static void *first_calloc(void *context, size_t count, size_t size)
+{
+	need_decision();
+	return domain_calloc((enum ka_domain)(uintptr_t)context, count, size);
+}
+
+static void *first_realloc(void *context, void *block, size_t size)
+{
+	need_decision();
+	return domain_realloc((enum ka_domain)(uintptr_t)context, block, size);
+}
+
+static void first_free(void *context, void *block)
+{
+	need_decision();
+	domain_free((enum ka_domain)(uintptr_t)context, block);
 }
 
 void *ka_raw_malloc(size_t size)

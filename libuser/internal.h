@@ -3,6 +3,7 @@
  * What the library's files share. Calls go down only:
  *
  *	domain.c	domains, and what is behind them, by default a heap
+ *	debug.c		what is put between the two to find mistakes; see debug.h
  *	io.c		buffers for input and output, in a heap of their own
  *	heap.c		heaps: options, figures, blocks of them
  *	block.c		blocks: what takes more than a thread's own pools (cache.h)

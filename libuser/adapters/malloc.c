@@ -4,6 +4,9 @@
  * blocks lie in one heap, which the first call makes. operator new and delete are
  * libstdc++'s own, which call these.
  *
+ * With the debug hooks the heap is another one than that which malloc() and free() look
+ * at, so that these find nothing and go on to where the hooks are called.
+ *
  * What the heap's making allocates itself comes from a small area that is never given
  * back. A pointer that is no block, and the block that was freed last freed again,
  * end the program with a message, as glibc's own malloc ends it.
@@ -17,15 +20,27 @@
 #include <unistd.h>
 
 #include "cache.h"
+#include "debug.h"
 
 #define PUBLIC	__attribute__((visibility("default")))
 #define SLOW	__attribute__((noinline, cold))
+
+/* Where the program goes on; or in a function here that calls one that it called. */
+#define CALLER	__builtin_return_address(0)
 
 #define ENOUGH_LOCKED	((rlim_t)1 << 30)
 
 /* Until it is made, it has no slots. Its empty arenas stay as other free memory does. */
 static struct ka_heap heap = { .most_empty = SIZE_MAX };
+static struct ka_heap debug_heap = { .most_empty = SIZE_MAX };
 static bool made;
+
+/* Not changed once the heap is made. */
+static bool debugged;
+
+/* Whether the program has come so far that libraries can be loaded. */
+static bool can_load;
+
 static __thread struct ka_cache cache = { KA_CACHE_INIT };
 
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
@@ -73,6 +88,51 @@ static enum ka_source choose_source(void)
 	return KA_SOURCE_AUTO;
 }
 
+static struct ka_heap *get_debug_heap(void)
+{
+	return &debug_heap;
+}
+
+/* The one that is made. */
+static struct ka_heap *heap_in_use(void)
+{
+	return debugged ? &debug_heap : &heap;
+}
+
+static bool is_lost(void)
+{
+	return debug_heap.inherited;
+}
+
+static void *below_malloc(void *context, size_t size)
+{
+	return ka_heap_malloc(context, size);
+}
+
+static void *below_realloc(void *context, void *block, size_t size)
+{
+	return ka_heap_realloc(context, block, size);
+}
+
+static void below_free(void *context, void *block)
+{
+	if (ka_heap_free(context, block))
+		ka_die("free");
+}
+
+static const struct ka_layer layer = {
+	.id	= 'r',
+	.prefix	= "",
+	.below	= {
+		.context	= &debug_heap,
+		.malloc		= below_malloc,
+		.realloc	= below_realloc,
+		.free		= below_free,
+	},
+	.heap	= get_debug_heap,
+	.lost	= is_lost,
+};
+
 static void SLOW make_heap(void)
 {
 	struct ka_options options = KA_OPTIONS;
@@ -81,12 +141,15 @@ static void SLOW make_heap(void)
 	if (!made) {
 		is_making = true;
 		options.source = choose_source();
-		if (ka_heap_open(&heap, &options))
+		debugged = ka_debug_wanted();
+		if (ka_heap_open(heap_in_use(), &options))
 			ka_die("no heap");
 		is_making = false;
 		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&making);
+	if (debugged && can_load)
+		ka_callers_prime();
 }
 
 /* From here on there is a heap. */
@@ -101,6 +164,8 @@ static void *SLOW take(size_t size)
 	if (is_making)
 		return first_alloc(KA_CLASS_STEP, size);
 	need_heap();
+	if (debugged)
+		return ka_layer_take(&layer, 0, size, KA_CLEAN, CALLER);
 	return ka_block_take(&heap, &cache, size);
 }
 
@@ -119,6 +184,10 @@ static void SLOW give(void *block)
 {
 	if (!block || is_first(block))
 		return;
+	if (debugged) {
+		ka_layer_give(&layer, block, CALLER);
+		return;
+	}
 	if (!made)
 		ka_fail(EINVAL, "no block begins at %p", block);
 	else if (!ka_block_give_slowly(&heap, &cache, block))
@@ -143,6 +212,8 @@ static void *take_zeroed(size_t size)
 	if (is_making)
 		return first_alloc(KA_CLASS_STEP, size);
 	need_heap();
+	if (debugged)
+		return ka_layer_take(&layer, 0, size, 0, CALLER);
 	return ka_block_zeroed(&heap, &cache, size);
 }
 
@@ -185,6 +256,8 @@ PUBLIC void *realloc(void *block, size_t size)
 	if (is_first(block))
 		return first_realloc(block, size);
 	need_heap();
+	if (debugged)
+		return ka_layer_resize(&layer, block, size, CALLER);
 	other = ka_block_resize(&heap, &cache, block, size);
 	if (!other && errno != ENOMEM && errno != EOWNERDEAD)
 		ka_die("realloc");
@@ -207,6 +280,8 @@ static void *take_aligned(size_t align, size_t size)
 	if (is_making)
 		return first_alloc(align < KA_CLASS_STEP ? KA_CLASS_STEP : align, size);
 	need_heap();
+	if (debugged)
+		return ka_layer_take(&layer, align, size, KA_CLEAN, CALLER);
 	return ka_block_take_aligned(&heap, &cache, align, size);
 }
 
@@ -271,7 +346,18 @@ PUBLIC size_t malloc_usable_size(void *block)
 	if (is_first(block))
 		return ((size_t *)block)[-1];
 	need_heap();
+	if (debugged)
+		return ka_layer_size(&layer, block);
 	return ka_block_size(&heap, block);
+}
+
+/* What shows stacks loads a library; when the first call comes, it may be too early. */
+__attribute__((constructor))
+static void prime(void)
+{
+	can_load = true;
+	if (debugged)
+		ka_callers_prime();
 }
 
 /* The heap's figures; all zero as long as there is none. */
@@ -280,7 +366,7 @@ static struct ka_stats figures(void)
 	struct ka_stats stats = { .size = sizeof(stats) };
 
 	if (__atomic_load_n(&made, __ATOMIC_ACQUIRE))
-		ka_heap_stats(&heap, &stats);
+		ka_heap_stats(heap_in_use(), &stats);
 	return stats;
 }
 
@@ -324,7 +410,7 @@ PUBLIC struct mallinfo mallinfo(void)
 PUBLIC void malloc_stats(void)
 {
 	need_heap();
-	ka_heap_print_stats(&heap, STDERR_FILENO);
+	ka_heap_print_stats(heap_in_use(), STDERR_FILENO);
 }
 
 PUBLIC int malloc_info(int options, FILE *file)
@@ -355,6 +441,8 @@ PUBLIC int malloc_trim(size_t pad)
 	(void)pad;
 	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
 		return 0;
+	if (debugged)
+		return ka_trim(&debug_heap) > 0;
 	return !ka_refuse_inherited(&heap) && ka_cache_trim(&heap, &cache);
 }
 

@@ -212,6 +212,74 @@ cpp_news() {
 	g++ -O1 -w -std=c++17 -o "$dir/program" "$dir/program.cpp" && same "$dir/program"
 }
 
+# debugged COMMAND...: the same, with the debug hooks.
+debugged() {
+	local without with status=0 wanted=0
+	without=$("$@" 2>&1) || wanted=$?
+	with=$(KARENA_MALLOC=debug on_karena "$@" 2>&1) || status=$?
+	[ "$with" = "$without" ] && [ $status -eq $wanted ] || {
+		diff <(echo "$without") <(echo "$with") | head -n 20
+		return 1
+	}
+}
+
+hooks_find_nothing() {
+	debugged ls / &&
+	debugged perl -e 'my %h; $h{$_} = "x" x ($_ % 300) for 1 .. 2000;
+		print join ",", sort keys %h' &&
+	PYTHONMALLOC=malloc debugged /usr/bin/python3 -c '
+import json, threading
+def work(): assert len(json.loads(json.dumps(list(range(500))))) == 500
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]' &&
+	debugged bash -c 'echo $(echo 1 | cat)' &&
+	KARENA_MALLOC=debug on_karena gcc -O1 -w -D_GNU_SOURCE -I"$here/../include" \
+		-I"$here/.." -c -o "$dir/object" "$here/../size.c" &&
+	gcc -O1 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
+		-c -o "$dir/other" "$here/../size.c" && cmp "$dir/object" "$dir/other"
+}
+
+# fails REASON SOURCE: a program with this in its main() is ended with that reason, and
+# what the hooks say names its function.
+fails() {
+	local output status=0
+	printf '#include <stdlib.h>
+		char *volatile p;
+		int wrong(void) { p = malloc(24); %s return 0; }
+		int main(void) { return wrong(); }' "$2" >"$dir/wrong.c"
+	gcc -w -O0 -rdynamic -o "$dir/wrong" "$dir/wrong.c" || return
+	output=$(KARENA_MALLOC=${3:-debug} on_karena "$dir/wrong" 2>&1) || status=$?
+	[ $status -eq ${4:-134} ] && [[ $output == *"$1"* ]] &&
+		{ [ -n "$4" ] || [[ $output == *', in wrong'* ]]; } && return
+	echo "$status: $output"
+	return 1
+}
+
+hooks_find_mistakes() {
+	fails $'\nFatal error: free: bad trailing pad byte\n' 'p[24] = 1; free(p);' &&
+	fails $'\nFatal error: free: double free\n' 'free(p); free(p);' &&
+	fails $'\nFatal error: free: bad pointer: ' 'free(p + 8);' &&
+	fails $'\nFatal error: realloc: bad leading' 'p[-2] = 1; p = realloc(p, 9);' &&
+	fails $'\nFatal error: exit: write after free\n' 'free(p); *p = 1;' &&
+	fails $'\nFatal error: exit: bad trailing pad byte\n' 'p[25] = 1;' &&
+	fails '' 'p[40] = 1;' guard 139 &&
+	fails '' 'free(p); exit(*p);' guard 139
+}
+
+hooks_settings() {
+	local output status=0
+	output=$(KARENA_MALLOC=some on_karena true 2>&1) || status=$?
+	echo "$status: $output"
+	[ $status -eq 125 ] && [ "$output" = \
+		"karena: KARENA_MALLOC=some is unknown: give default, debug or guard" ]
+}
+
+hooks_in_python() {
+	local tool=${BUILD:-$here/../../build}/bin/karena
+	[ "$(KARENA_MALLOC=debug "$tool" run --python=domains /usr/bin/python3 -c '
+import json; print(len(json.dumps(list(range(1000)))))' 2>&1)" = 4890 ]
+}
+
 check it_is_used is_used
 check perl_sorts perl_sorts
 check python_counts_on_threads python_counts
@@ -230,4 +298,8 @@ check a_program_may_drop_its_privileges privileges_are_dropped
 check at_the_limit_there_is_no_memory limit_is_no_memory
 check bad_settings_are_a_sentence settings_are_checked
 check its_figures_are_printed figures_are_printed
+check the_debug_hooks_find_nothing_in_programs_that_work hooks_find_nothing
+check the_debug_hooks_find_mistakes hooks_find_mistakes
+check of_the_debug_hooks_the_setting_is_checked hooks_settings
+check the_debug_hooks_are_behind_pythons_domains hooks_in_python
 plan
