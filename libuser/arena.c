@@ -32,6 +32,8 @@
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
+#define SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
+
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
 {
@@ -396,8 +398,12 @@ void ka_arenas_refilled(struct ka_heap *heap, size_t pages)
 /* Purge half of what may stay and all above it. */
 static void purge_excess(struct ka_heap *heap, size_t most)
 {
-	size_t idle = heap->idle;
+	size_t idle;
 
+	ka_pools_drop_spare(heap);
+	idle = heap->idle;
+	if (idle <= most)
+		return;
 	purge(heap, idle - most / 2, false);
 	heap->purged += idle - heap->idle;
 	heap->not_refilled += idle - heap->idle;
@@ -443,7 +449,7 @@ void ka_arenas_decay(struct ka_heap *heap)
 		heap->decay_ms = DECAY_MS;
 	}
 	most = heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
-	if (heap->idle > most)
+	if (heap->idle + heap->spare_slots * SLOT_PAGES > most)
 		purge_excess(heap, most);
 	now = now_ms();
 	if (now < heap->decay_at)

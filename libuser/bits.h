@@ -26,15 +26,21 @@ static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 	return KA_ARENA_PAGES;
 }
 
+/* The bits of a word from one on, as far as @count reaches; and how many they are. */
+static inline uint64_t ka_mask_bits(size_t from, size_t count, size_t *in_word)
+{
+	size_t bits = 64 - from % 64;
+
+	*in_word = bits < count ? bits : count;
+	return (*in_word == 64 ? ~0ULL : (1ULL << *in_word) - 1) << from % 64;
+}
+
 static inline void ka_change_bits(uint64_t *map, size_t from, size_t count, bool set)
 {
 	while (count) {
-		size_t in_word = 64 - from % 64;
-		uint64_t mask;
+		size_t in_word;
+		uint64_t mask = ka_mask_bits(from, count, &in_word);
 
-		if (in_word > count)
-			in_word = count;
-		mask = (in_word == 64 ? ~0ULL : (1ULL << in_word) - 1) << from % 64;
 		if (set)
 			map[from / 64] |= mask;
 		else
@@ -42,6 +48,22 @@ static inline void ka_change_bits(uint64_t *map, size_t from, size_t count, bool
 		from += in_word;
 		count -= in_word;
 	}
+}
+
+/* How many bits are set. */
+static inline size_t ka_count_bits(const uint64_t *map, size_t from, size_t count)
+{
+	size_t set = 0;
+
+	while (count) {
+		size_t in_word;
+		uint64_t mask = ka_mask_bits(from, count, &in_word);
+
+		set += (size_t)__builtin_popcountll(map[from / 64] & mask);
+		from += in_word;
+		count -= in_word;
+	}
+	return set;
 }
 
 #endif /* KARENA_BITS_H */

@@ -265,7 +265,7 @@ struct ka_shown {
  * @shelf: Pools of each class with free blocks that have no owner.
  * @traced: Pools of each class with free blocks whose others are traced; the lock of
  *	the traces guards them.
- * @spare: Runs for pools, by their slots: what were pools a moment ago.
+ * @spare: What were pools of each class a moment ago, with their blocks linked.
  * @nr_spare: How many these are.
  * @spare_slots: Slots that they have.
  * @most_empty: How many arenas without a run may stay committed.
@@ -292,7 +292,7 @@ struct ka_heap {
 	size_t nr_slots;
 	struct ka_pool_list shelf[KA_CLASSES];
 	struct ka_pool_list traced[KA_CLASSES];
-	struct ka_pool *spare[KA_ARENA_SLOTS];
+	struct ka_pool *spare[KA_CLASSES];
 	size_t nr_spare;
 	size_t spare_slots;
 	size_t most_empty;

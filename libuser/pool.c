@@ -10,8 +10,9 @@ struct ka_pool ka_no_pool;
 /* How many pools of a list are looked at, to find the one to take from next. */
 #define LOOK_AT	8
 
-/* How many slots spare runs may have: 1 MiB. */
-#define MOST_SPARE	64
+/* How many slots spare pools may have: 4 MiB; or 1, where others are wanted. */
+#define MOST_SPARE	256
+#define FEW_SPARE	64
 
 /* A pool has at least so many blocks, and a sixteenth of it may stay unused. */
 static size_t fewest_blocks(size_t size)
@@ -60,28 +61,47 @@ static void give_slots(struct ka_heap *heap, size_t slot)
 	ka_run_give(heap, heap->window.start + slot * KA_SLOT_SIZE);
 }
 
-/* A run that has been a pool, or NULL. */
-static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int slots, size_t align)
+/* The first of the spare pools of a class, or NULL. */
+static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int class)
 {
-	struct ka_pool *spare = heap->spare[slots - 1];
+	struct ka_pool *spare = heap->spare[class];
 
-	if (!spare || ((uintptr_t)ka_pool_start(heap, spare) & (align - 1)))
+	if (!spare)
 		return NULL;
-	heap->spare[slots - 1] = spare->next;
+	heap->spare[class] = spare->next;
 	heap->nr_spare--;
-	heap->spare_slots -= slots;
+	heap->spare_slots -= spare->slots;
 	return spare;
 }
 
-/* Give up all spare runs, with the heap's lock held. */
+/* Give up all spare pools, with the heap's lock held. */
 void ka_pools_drop_spare(struct ka_heap *heap)
 {
-	for (unsigned int slots = 1; slots <= KA_ARENA_SLOTS; slots++) {
+	for (unsigned int class = 0; heap->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare;
 
-		while ((spare = take_spare(heap, slots, 1)))
+		while ((spare = take_spare(heap, class)))
 			give_slots(heap, ka_pool_slot(heap, spare));
 	}
+}
+
+/* Slots that a spare pool of another class has; false if there is none that fits. */
+static bool take_spare_slots(struct ka_heap *heap, unsigned int count, size_t align,
+			     size_t *slot)
+{
+	for (unsigned int class = 0; heap->nr_spare && class < KA_CLASSES; class++) {
+		struct ka_pool *spare = heap->spare[class];
+
+		if (!spare || spare->slots != count ||
+		    ((uintptr_t)ka_pool_start(heap, spare) & (align - 1)))
+			continue;
+		*slot = ka_pool_slot(heap, take_spare(heap, class));
+		return true;
+	}
+	/* Some are for their own class, but not many. */
+	if (heap->spare_slots > FEW_SPARE)
+		ka_pools_drop_spare(heap);
+	return false;
 }
 
 /* Slots for a pool's blocks, which its notes have been made for; the first one. */
@@ -105,29 +125,39 @@ static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, si
 	return true;
 }
 
-/* With the heap's lock held. */
-static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+/* A pool on slots that it has not been on. */
+static struct ka_pool *make_new(struct ka_heap *heap, unsigned int class)
 {
 	size_t size = ka_class_size(class), slot;
 	unsigned int slots = pool_slots(size);
+	struct ka_pool *pool;
 	bool zero = false;
-	struct ka_pool *pool = take_spare(heap, slots, pool_align(size));
 
-	if (pool)
-		slot = ka_pool_slot(heap, pool);
-	else if (take_slots(heap, slots, size, &slot, &zero))
-		pool = &heap->pools[slot];
-	else
+	if (!take_spare_slots(heap, slots, pool_align(size), &slot) &&
+	    !take_slots(heap, slots, size, &slot, &zero))
 		return NULL;
+	pool = &heap->pools[slot];
 	*pool = (struct ka_pool){
 		.capacity = (uint32_t)(slots * KA_SLOT_SIZE / size),
 		.size = (uint32_t)size,
 		.class = (uint8_t)class,
 		.slots = (uint8_t)slots,
 		.zero = zero,
-		.owner = owner,
 	};
-	map(heap, slot, slots, pool);
+	return pool;
+}
+
+/* With the heap's lock held. A spare pool has all of its blocks linked still. */
+static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+{
+	struct ka_pool *pool = take_spare(heap, class);
+
+	if (!pool)
+		pool = make_new(heap, class);
+	if (!pool)
+		return NULL;
+	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
+	map(heap, ka_pool_slot(heap, pool), pool->slots, pool);
 	heap->notes->nr_pools++;
 	ka_stats_changed(heap);
 	return pool;
@@ -165,8 +195,8 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 		ka_stats_changed(heap);
 		return;
 	}
-	pool->next = heap->spare[slots - 1];
-	heap->spare[slots - 1] = pool;
+	pool->next = heap->spare[pool->class];
+	heap->spare[pool->class] = pool;
 	heap->nr_spare++;
 	heap->spare_slots += slots;
 	/* Without pools nothing is spare: the arenas can go. */

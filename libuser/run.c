@@ -78,21 +78,11 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 	return NO_PAGE;
 }
 
-/* How many of a run's pages in an arena may have old content. */
-static size_t touched_pages(const struct ka_arena *arena, size_t from, size_t pages)
-{
-	size_t count = 0;
-
-	for (size_t i = from; i < from + pages; i++)
-		count += ka_test_bit(arena->touched, i);
-	return count;
-}
-
 /* Pages that had been free, some of them idle, are in use, and so they are touched. */
 static void take_pages(struct ka_heap *heap, struct ka_arena *arena, size_t from,
 		       size_t pages)
 {
-	size_t idle = touched_pages(arena, from, pages);
+	size_t idle = ka_count_bits(arena->touched, from, pages);
 
 	heap->idle -= idle;
 	ka_arenas_refilled(heap, pages - idle);
@@ -194,7 +184,7 @@ static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
 
-		if (touched_pages(arena, from, here))
+		if (ka_count_bits(arena->touched, from, here))
 			return false;
 		page += here;
 		pages -= here;
