@@ -168,11 +168,13 @@ static void forget_file(struct ka_shown *shown)
 	shown->page = NULL;
 }
 
-/* A small heap need not be shown. */
+/* A small heap need not have a file; the module's page is there anyway. */
 static bool is_to_be_shown(const struct ka_heap *heap)
 {
 	const struct ka_shown *shown = &heap->shown;
 
+	if (heap->window.control)
+		return shown->wish != KA_SHOW_NEVER;
 	if (shown->wish == KA_SHOW_LARGE)
 		return heap->notes->stats.arenas_highwater > 1 && !shown->failed;
 	return shown->wish == KA_SHOW_ALWAYS && !shown->failed;
