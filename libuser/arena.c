@@ -20,6 +20,9 @@
 #define PART_PAGES	((size_t)16)
 #define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
 
+/* So many arenas have no huge pages: half of one may be unused, and that would show. */
+#define SMALL_HEAP	8
+
 /*
  * How long pages have been free at least that are purged then; longer for a heap that
  * needs most of them again at once, be it that the machine is slow.
@@ -28,7 +31,7 @@
 #define LONGEST_DECAY_MS 12800
 
 /* So many free pages are kept at least, and so few are not worth a look. */
-#define LEAST_SLACK	((8 * KA_MIB) / KA_PAGE_SIZE)
+#define LEAST_SLACK	((2 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
@@ -242,7 +245,8 @@ int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pa
 		return commit_failed(heap, count, error);
 	if (begins_in_parts(heap, first, pages))
 		return ka_arena_commit_pages(heap, first, 0, pages);
-	return commit_arenas(heap, first, count, dense);
+	return commit_arenas(heap, first, count,
+			     dense && notes->stats.arenas + count > SMALL_HEAP);
 }
 
 /**

@@ -10,9 +10,20 @@ struct ka_pool ka_no_pool;
 /* How many pools of a list are looked at, to find the one to take from next. */
 #define LOOK_AT	8
 
-/* How many slots spare pools may have: 4 MiB; or 1, where others are wanted. */
+/*
+ * How many slots spare pools may have: 4 MiB, in a small heap 2; nor more than that where
+ * others are wanted.
+ */
 #define MOST_SPARE	256
-#define FEW_SPARE	64
+#define FEW_SPARE	128
+
+static bool may_be_spare(const struct ka_heap *heap, size_t slots)
+{
+	size_t most = heap->notes->stats.run_bytes / KA_SLOT_SIZE / 16;
+
+	most = most < FEW_SPARE ? FEW_SPARE : most < MOST_SPARE ? most : MOST_SPARE;
+	return heap->spare_slots + slots <= most;
+}
 
 /* A pool has at least so many blocks, and a sixteenth of it may stay unused. */
 static size_t fewest_blocks(size_t size)
@@ -190,7 +201,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 	/* Who has just freed its last block may look at it still. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
 	heap->notes->nr_pools--;
-	if (heap->spare_slots + slots > MOST_SPARE) {
+	if (!may_be_spare(heap, slots)) {
 		give_slots(heap, slot);
 		ka_stats_changed(heap);
 		return;
