@@ -31,7 +31,7 @@
 #define LONGEST_DECAY_MS 12800
 
 /* So many free pages are kept at least, and so few are not worth a look. */
-#define LEAST_SLACK	((2 * KA_MIB) / KA_PAGE_SIZE)
+#define LEAST_SLACK	((4 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 

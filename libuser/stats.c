@@ -135,10 +135,13 @@ static void write_page(struct karena_stats *page, const struct ka_stats *stats)
 	__atomic_store_n(&page->sequence, odd + 1, __ATOMIC_RELEASE);
 }
 
+/* A module that is older than the page has none: NULL. */
 static struct karena_stats *module_page(const struct ka_window *window)
 {
 	const struct karena_control *control = window->control;
 
+	if (!control->stats_offset)
+		return NULL;
 	return (struct karena_stats *)((char *)window->control + control->stats_offset);
 }
 

@@ -16,7 +16,7 @@
 #include "trace.h"
 
 /* How many frames the library itself may have at a stack's end. */
-#define MOST_OWN	8
+#define MOST_OWN	16
 
 #define FIRST_ENTRIES	((size_t)1024)
 

@@ -434,7 +434,7 @@ TEST_F(device, a_child_is_told_when_there_is_no_clone)
 		ASSERT_NE(NULL, heap);
 		run = ka_run_alloc(heap, MIB, 0);
 		ASSERT_NE(NULL, run);
-		EXPECT_EQ(cases[i].has, heap_in_child(heap, run));
+		EXPECT_EQ(cases[i].has, heap_in_child(heap, run)) TH_LOG("case %zu", i);
 		EXPECT_EQ(0, ka_run_free(heap, run));
 		ka_heap_destroy(heap);
 	}
