@@ -52,6 +52,15 @@ turns() {
 		grep -qx "run: [0-9]* runs, [0-9]* bytes" "$dir/said"
 }
 
+words_have_figures() {
+	local output
+	output=$(printf 'a b a some-longer-word\n' | "$examples/stats") || return
+	echo "$output"
+	[[ $output == *"       2 words of up to 15 letters"* ]] &&
+		[[ $output == *"       1 words of up to 31 letters"* ]] &&
+		[[ $output == *"1 arenas * 2097152 bytes/arena "* ]]
+}
+
 # counts FILE: its lines and bytes, past the page cache where dd can.
 counts() {
 	local how="no O_DIRECT"
@@ -138,6 +147,9 @@ check io_names_what_is_missing fails "io: $dir/none: No such file" \
 check io_shows_its_usage fails "usage: io FILE" "$examples/io"
 check domain_counts prints "1000 taken, 100 resized, 1001 freed" "$examples/domain"
 check aligned_counters_have_lines counters_have_lines
+check stats_counts_words_by_their_size words_have_figures
+check stats_says_what_is_wrong fails "stats: KARENA_SOURCE=disk is no source" \
+	env KARENA_SOURCE=disk "$examples/stats"
 check cxx_counts_words words_are_counted
 check cxx_throws_when_the_heap_is_full a_full_heap_is_an_exception
 for page in "$pages"/*.[37]; do
