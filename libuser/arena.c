@@ -31,7 +31,7 @@
 #define LONGEST_DECAY_MS 12800
 
 /* So many free pages are kept at least, and so few are not worth a look. */
-#define LEAST_SLACK	((4 * KA_MIB) / KA_PAGE_SIZE)
+#define LEAST_SLACK	((8 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
@@ -416,6 +416,17 @@ static void purge_excess(struct ka_heap *heap, size_t most)
 		heap->slack += heap->idle - most;
 }
 
+/**
+ * ka_arenas_begin() - A new heap has nothing yet that can decay.
+ * @heap: The heap.
+ */
+void ka_arenas_begin(struct ka_heap *heap)
+{
+	heap->slack = LEAST_SLACK;
+	heap->decay_ms = DECAY_MS;
+	heap->decay_at = now_ms() + DECAY_MS;
+}
+
 /* What is the least that was free all the time, nobody has needed. */
 static void purge_unneeded(struct ka_heap *heap)
 {
@@ -448,18 +459,15 @@ void ka_arenas_decay(struct ka_heap *heap)
 		return;
 	if (heap->window.source->pressed(&heap->window) && ka_arenas_trim(heap, NULL))
 		return;
-	if (!heap->decay_ms) {
-		heap->slack = LEAST_SLACK;
-		heap->decay_ms = DECAY_MS;
-	}
 	most = heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
 	if (heap->idle + heap->spare_slots * SLOT_PAGES > most)
 		purge_excess(heap, most);
 	now = now_ms();
 	if (now < heap->decay_at)
 		return;
-	purge_unneeded(heap);
+	/* What is dropped comes here again. */
 	heap->decay_at = now + heap->decay_ms;
+	purge_unneeded(heap);
 }
 
 /**

@@ -215,6 +215,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
 	}
 	if (!heap->most_empty)
 		heap->most_empty = 1;
+	ka_arenas_begin(heap);
 	pthread_mutex_init(&heap->lock, NULL);
 	ka_heap_register(heap);
 	ka_stats_open(heap);

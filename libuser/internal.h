@@ -269,6 +269,7 @@ struct ka_shown {
  * @nr_spare: How many these are.
  * @spare_slots: Slots that they have.
  * @most_empty: How many arenas without a run may stay committed.
+ * @first_room: All arenas before this one have no free page.
  * @idle: Pages of arenas that are free and may have old content, so have memory.
  * @slack: How many of these are kept, beside an eighth of what is in use.
  * @purged: Pages that have been purged since @decay_at was set, and just before.
@@ -296,6 +297,7 @@ struct ka_heap {
 	size_t nr_spare;
 	size_t spare_slots;
 	size_t most_empty;
+	size_t first_room;
 	size_t idle;
 	size_t slack;
 	size_t purged;
@@ -334,6 +336,7 @@ int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pa
 		     bool dense);
 void ka_arena_emptied(struct ka_heap *heap, size_t index);
 void ka_arenas_emptied(struct ka_heap *heap);
+void ka_arenas_begin(struct ka_heap *heap);
 void ka_arenas_refilled(struct ka_heap *heap, size_t pages);
 void ka_arenas_decay(struct ka_heap *heap);
 bool ka_arenas_trim(struct ka_heap *heap, size_t *pages);

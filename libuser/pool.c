@@ -8,7 +8,7 @@
 struct ka_pool ka_no_pool;
 
 /* How many pools of a list are looked at, to find the one to take from next. */
-#define LOOK_AT	8
+#define LOOK_AT	4
 
 /*
  * How many slots spare pools may have: 4 MiB, in a small heap 2; nor more than that where
@@ -25,10 +25,15 @@ static bool may_be_spare(const struct ka_heap *heap, size_t slots)
 	return heap->spare_slots + slots <= most;
 }
 
-/* A pool has at least so many blocks, and a sixteenth of it may stay unused. */
+/*
+ * A pool has at least so many blocks, and a sixteenth of it may stay unused. With many, a
+ * thread comes to the next pool rarely; but of large ones few lie idle, class by class.
+ */
 static size_t fewest_blocks(size_t size)
 {
-	return size <= KA_PAGE_SIZE ? 16 : size <= KA_BLOCK_MAX / 8 ? 8 : 4;
+	if (size <= KA_PAGE_SIZE)
+		return size <= KA_DIRECT_MAX ? 64 : 32;
+	return size <= 8 * KA_PAGE_SIZE ? 8 : 2;
 }
 
 static unsigned int pool_slots(size_t size)

@@ -42,8 +42,12 @@ static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align
 				bool no_huge)
 {
 	struct ka_notes *notes = heap->notes;
+	size_t i = heap->first_room > notes->nr_notes ? heap->first_room : notes->nr_notes;
 
-	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
+	while (i < notes->nr_touched && ka_arena_at(notes, i)->nr_used == KA_ARENA_PAGES)
+		i++;
+	heap->first_room = i;
+	for (; i < notes->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(notes, i);
 		size_t page = no_huge && arena->huge ? NO_PAGE :
 			      find_in_arena(arena, pages, align);
@@ -100,6 +104,8 @@ static void free_pages(struct ka_heap *heap, size_t index, size_t pages)
 	struct ka_arena *arena = ka_arena_at(heap->notes, index);
 
 	heap->idle += pages;
+	if (index < heap->first_room)
+		heap->first_room = index;
 	arena->longest = KA_ARENA_PAGES;
 	arena->nr_used = (uint16_t)(arena->nr_used - pages);
 	if (arena->nr_used)

@@ -520,7 +520,7 @@ TEST_F_TIMEOUT(block, an_idle_thread_keeps_at_most_a_pool_of_each_class, SLOW)
 	pthread_barrier_init(&taker->barrier, NULL, 2);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, takes_and_waits, taker));
 	pthread_barrier_wait(&taker->barrier);
-	EXPECT_LT(300, figures(self->heap).runs);
+	EXPECT_LT(200, figures(self->heap).runs);
 	EXPECT_EQ(0, give_many(taker));
 	/* Sizes up to 515 bytes are 25 classes. */
 	EXPECT_GE(25, figures(self->heap).runs);

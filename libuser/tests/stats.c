@@ -207,7 +207,7 @@ static const char *differences(struct ka_heap *heap, const struct known *known)
 		bytes += classes[i].blocks * classes[i].size;
 		free_bytes += classes[i].free_blocks * classes[i].size;
 		/* Of these sizes, a pool has 16 KiB. */
-		if (classes[i].size <= 1024 &&
+		if (classes[i].size <= 256 &&
 		    classes[i].blocks + classes[i].free_blocks !=
 		    classes[i].pools * (16384 / classes[i].size))
 			return "the blocks of a pool";
