@@ -163,7 +163,8 @@ static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const voi
 
 	if (__builtin_expect(slot >= KA_READ(heap->nr_slots), 0))
 		return NULL;
-	pool = heap->map[slot];
+	/* Another thread may just have let the slot of a run be found. */
+	pool = KA_READ(heap->map[slot]);
 	if (__builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ||
 	    __builtin_expect(pool->free == block, 0))
 		return NULL;

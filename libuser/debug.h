@@ -149,7 +149,7 @@ bool ka_domain_lost(void);
 void ka_dump_block(const struct ka_record *record);
 void ka_dump_callers(const char *title, const struct ka_callers *stack);
 void ka_dump_end(const char *prefix, const char *function, const char *reason,
-		   const struct ka_callers *stack) __attribute__((noreturn, cold));
+		 const struct ka_callers *stack) __attribute__((noreturn, cold));
 
 /* guard.c; the first returns false with errno and a sentence. */
 bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard);

@@ -237,7 +237,7 @@ void ka_dump_callers(const char *title, const struct ka_callers *stack)
 
 /* End the program: why, and who called. */
 void ka_dump_end(const char *prefix, const char *function, const char *reason,
-		   const struct ka_callers *stack)
+		 const struct ka_callers *stack)
 {
 	struct text text = { 0 };
 

@@ -122,7 +122,7 @@ static bool is_left(int dir, const char *name, uint64_t namespace)
 /* Remove what processes have left that ended without exit(). */
 static void sweep(int dir, uint64_t namespace)
 {
-	_Alignas(struct dirent64) char entries[1024];
+	char entries[1024] __attribute__((aligned(8)));
 	int looked_at = 0, removed = 0;
 	ssize_t length, at;
 

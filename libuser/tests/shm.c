@@ -197,7 +197,8 @@ static bool works_unseen(void)
 			return false;
 		runs[i][3 * MIB - 1] = 1;
 	}
-	works = errno == 7 && files() < 1 && figures(heap).runs == 3 && !ka_run_free(heap, runs[1]) &&
+	works = errno == 7 && files() < 1 && figures(heap).runs == 3 &&
+		!ka_run_free(heap, runs[1]) &&
 		ka_heap_free(heap, ka_heap_malloc(heap, 100)) == 0;
 	ka_heap_destroy(heap);
 	return works;
