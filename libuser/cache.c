@@ -27,6 +27,10 @@ static __thread struct ka_cache *mine;
 static struct ka_cache ended = { KA_CACHE_INIT, .ended = true };
 static __thread bool thread_ended;
 
+/* For who has none yet, or none any more, and has but to look into it. */
+struct ka_cache ka_no_cache = { KA_CACHE_INIT };
+__thread struct ka_cache *ka_domain_cache = &ka_no_cache;
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
@@ -171,6 +175,7 @@ static void thread_ends(void *data)
 {
 	(void)data;
 	thread_ended = true;
+	ka_domain_cache = &ka_no_cache;
 	ka_heaps_lock();
 	while (mine) {
 		struct ka_cache *cache = mine;

@@ -68,6 +68,13 @@ static inline uintptr_t ka_thread(void)
 /* How many times tracing has started and stopped: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
 
+/* Has no block. */
+extern struct ka_cache ka_no_cache;
+
+/* That of the domains' heap; or ka_no_cache. */
+extern __thread struct ka_cache *ka_domain_cache
+	__attribute__((tls_model("initial-exec")));
+
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);

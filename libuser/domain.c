@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <karena/domain.h>
 
@@ -66,19 +67,38 @@ bool ka_domain_lost(void)
 	return found && found->inherited;
 }
 
-static void *default_malloc(void *context, size_t size)
+/* The next time it is known where to look. */
+static __attribute__((noinline)) void *take(size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
+	struct ka_cache *cache = from ? ka_cache_of(from) : NULL;
+
+	if (!cache)
+		return NULL;
+	if (!cache->ended)
+		ka_domain_cache = cache;
+	return ka_block_alloc(from, cache, size);
+}
+
+static void *default_malloc(void *context, size_t size)
+{
+	void *block = ka_block_try(ka_domain_cache, size);
 
 	(void)context;
-	return from ? ka_heap_malloc(from, size) : NULL;
+	return __builtin_expect(!block, 0) ? take(size) : block;
 }
 
 static void *default_calloc(void *context, size_t count, size_t size)
 {
-	struct ka_heap *from = ka_domain_heap();
+	struct ka_heap *from;
+	void *block;
 
-	(void)context;
+	/* Their product fits. */
+	if (count * size < KA_PAGE_SIZE) {
+		block = default_malloc(context, count * size);
+		return block ? memset(block, 0, count * size) : NULL;
+	}
+	from = ka_domain_heap();
 	return from ? ka_heap_calloc(from, count, size) : NULL;
 }
 
@@ -96,13 +116,24 @@ static void *default_realloc(void *context, void *block, size_t size)
 	return other;
 }
 
-static void default_free(void *context, void *block)
+static __attribute__((noinline)) void give(void *block)
 {
 	struct ka_heap *from = ka_domain_heap();
 
-	(void)context;
 	if (block && (!from || ka_heap_free(from, block)))
 		ka_die("free");
+}
+
+static void default_free(void *context, void *block)
+{
+	struct ka_heap *from = KA_READ(heap);
+	struct ka_pool *pool = from ? ka_block_own(from, block) : NULL;
+
+	(void)context;
+	if (__builtin_expect(!pool, 0))
+		give(block);
+	else if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		ka_block_emptied(ka_cache_of(from), pool);
 }
 
 static const struct ka_allocator by_default = {

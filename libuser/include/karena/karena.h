@@ -338,7 +338,7 @@ size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
  *
  * That of free pages, of empty arenas and of the calling thread's empty pools. By
  * itself, a heap gives back what nobody has needed for a fifth of a second, or what is
- * more than 4 MiB and an eighth of what is in use; but only when it is called, for it
+ * more than 8 MiB and an eighth of what is in use; but only when it is called, for it
  * has no thread of its own. The idea is that of malloc_trim(3).
  *
  * Return: How many bytes have been given back; 0, also with errno, EOWNERDEAD, if the

@@ -10,7 +10,7 @@ def product(a, b):
 
 matrix = [[(i * j % 7) / 7 for j in range(64)] for i in range(64)]
 power = matrix
-for _ in range(14):
+for _ in range(40):
     power = [[x / 10 for x in row] for row in product(power, matrix)]
     table = [[i * j + 0.5 for j in range(250)] for i in range(250)]
 assert len(power) == 64 and table[2][3] == 6.5

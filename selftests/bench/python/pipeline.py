@@ -25,4 +25,4 @@ def sums(groups):
         yield tuple(sorted((item["key"], item["name"][-3:]) for item in group))
 
 
-assert sum(len(group) for group in sums(batches(pairs(source(300_000)), 40))) > 100_000
+assert sum(len(group) for group in sums(batches(pairs(source(1_500_000)), 40))) > 500_000

@@ -9,7 +9,7 @@ events = [(i * 7919 % 1009 / 10, i, "arrive") for i in range(1000)]
 heapq.heapify(events)
 served = 0
 number = len(events)
-while served < 120_000:
+while served < 250_000:
     moment, customer, what = heapq.heappop(events)
     queue = min(queues[customer % 50], queues[customer * 31 % 50], key=len)
     if what == "arrive":
