@@ -21,7 +21,7 @@
 #define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
 
 /* So many arenas have no huge pages: half of one may be unused, and that would show. */
-#define SMALL_HEAP	8
+#define SMALL_HEAP	3
 
 /*
  * How long pages have been free at least that are purged then; longer for a heap that
