@@ -12,6 +12,6 @@ for number in numbers:
 factorial = 1
 for i in range(1, 1500):
     factorial *= i
-for _ in range(40):
+for _ in range(100):
     numbers = [number * 31 + 7 >> 5 for number in numbers]
 assert len(digits) == 2508 and total > factorial % 1_000_003

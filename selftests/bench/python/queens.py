@@ -15,5 +15,5 @@ def solutions(n, row=0, columns=frozenset(), rising=frozenset(), falling=frozens
     return found
 
 
-assert len(solutions(9)) == 352
+assert len(solutions(10)) == 724
 assert len(solutions(8)) + len(solutions(7)) == 132

@@ -12,5 +12,5 @@ def count(node):
 
 
 kept = tree(14)
-assert sum(count(tree(10)) for _ in range(700)) == 700 * 2047
+assert sum(count(tree(10)) for _ in range(2100)) == 2100 * 2047
 assert count(kept) == 2 ** 15 - 1
