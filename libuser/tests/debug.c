@@ -118,7 +118,22 @@ TEST(the_quarantine_has_a_bound)
 	EXPECT_EQ(0, figures(ka_domain_heap()).blocks);
 }
 
-TEST(without_room_for_guards_it_goes_on)
+FIXTURE(guards) {
+	char unused;
+};
+
+FIXTURE_SETUP(guards)
+{
+	(void)self;
+}
+
+FIXTURE_TEARDOWN(guards)
+{
+	(void)self;
+}
+
+/* For the time that a debug kernel needs. */
+TEST_F_TIMEOUT(guards, without_room_for_them_it_goes_on, SLOW)
 {
 	enum { BLOCKS = 17000 };
 	static unsigned char *blocks[BLOCKS];
