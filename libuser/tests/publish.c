@@ -176,11 +176,20 @@ TEST_F(publish, settings)
 	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_STATS=2 is unknown"));
 }
 
+static uint64_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
 TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats stats;
 	void *runs[4];
+	uint64_t shown;
 
 	NOT_WITH_VALGRIND("takes a hundred times what it would take");
 	if (!on_device())
@@ -196,28 +205,22 @@ TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
 	for (size_t i = 0; i < 4; i++)
 		ka_run_free(heap, runs[i]);
 	usleep(50000);
+	shown = now();
 	ka_run_free(heap, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
 	ASSERT_TRUE(seen(heap, &stats));
 	EXPECT_EQ(figures(heap).arenas, stats.arenas);
 	EXPECT_EQ(0, stats.pools);
-	/* One more pool is too early; another one is not. */
+	/* One more pool is too early, where all this was fast; another one is not. */
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
+	shown = now() - shown;
 	ASSERT_TRUE(seen(heap, &stats));
-	EXPECT_EQ(0, stats.pools);
+	EXPECT_TRUE(!stats.pools || shown > 90000000);
 	usleep(400000);
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 1000));
 	ASSERT_TRUE(seen(heap, &stats));
 	EXPECT_EQ(2, stats.pools);
 	EXPECT_TRUE(add_up(&stats));
 	ka_heap_destroy(heap);
-}
-
-static uint64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
 TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most, SLOW)
