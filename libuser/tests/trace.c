@@ -106,7 +106,7 @@ FIXTURE_TEARDOWN(trace)
 	ka_heap_destroy(self->heap);
 }
 
-TEST_F(trace, all_blocks_are_traced_exactly)
+TEST_F_TIMEOUT(trace, all_blocks_are_traced_exactly, SLOW)
 {
 	static const size_t sizes[] = { 0, 1, 16, 17, 1000, 1024, 1025, 5000, 262144 };
 	size_t bytes = 0, pools;
@@ -161,7 +161,7 @@ TEST_F(trace, all_blocks_are_traced_exactly)
 	EXPECT_EQ(pools, figures(self->heap).pools);
 }
 
-TEST_F(trace, a_block_that_is_freed_twice_is_refused)
+TEST_F_TIMEOUT(trace, a_block_that_is_freed_twice_is_refused, SLOW)
 {
 	char *block, *other;
 
@@ -179,7 +179,7 @@ TEST_F(trace, a_block_that_is_freed_twice_is_refused)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F(trace, wrong_numbers_are_refused)
+TEST_F_TIMEOUT(trace, wrong_numbers_are_refused, SLOW)
 {
 	EXPECT_EQ(-1, ka_trace_start(0, 10));
 	EXPECT_EQ(EINVAL, errno);
@@ -197,7 +197,7 @@ TEST_F(trace, wrong_numbers_are_refused)
 	EXPECT_EQ(EINVAL, errno);
 }
 
-TEST_F(trace, frames_are_the_programs)
+TEST_F_TIMEOUT(trace, frames_are_the_programs, SLOW)
 {
 	const void *frames[KA_TRACE_FRAMES];
 	void *block, *aligned;
@@ -230,7 +230,7 @@ TEST_F(trace, frames_are_the_programs)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F(trace, entries_are_by_site_or_by_stack)
+TEST_F_TIMEOUT(trace, entries_are_by_site_or_by_stack, SLOW)
 {
 	struct ka_traces *traces;
 	const struct ka_trace_entry *first, *second;
@@ -269,7 +269,7 @@ TEST_F(trace, entries_are_by_site_or_by_stack)
 	ka_trace_free(traces);
 }
 
-TEST_F(trace, snapshots_are_compared)
+TEST_F_TIMEOUT(trace, snapshots_are_compared, SLOW)
 {
 	struct ka_traces *before, *after, *stacks, *difference;
 	const struct ka_trace_entry *entry;
@@ -310,7 +310,7 @@ TEST_F(trace, snapshots_are_compared)
 	ka_trace_free(NULL);
 }
 
-TEST_F(trace, realloc_is_a_new_allocation)
+TEST_F_TIMEOUT(trace, realloc_is_a_new_allocation, SLOW)
 {
 	const void *frame;
 	void *block;
@@ -333,7 +333,7 @@ TEST_F(trace, realloc_is_a_new_allocation)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F(trace, large_blocks_are_traced_and_runs_are_not)
+TEST_F_TIMEOUT(trace, large_blocks_are_traced_and_runs_are_not, SLOW)
 {
 	void *block, *run, *aligned;
 
@@ -355,7 +355,7 @@ TEST_F(trace, large_blocks_are_traced_and_runs_are_not)
 	EXPECT_EQ(0, ka_trace_nr_runs);
 }
 
-TEST_F(trace, after_a_stop_traces_stay_until_their_blocks_go)
+TEST_F_TIMEOUT(trace, after_a_stop_traces_stay_until_their_blocks_go, SLOW)
 {
 	const void *frame;
 	void *blocks[3], *large;
@@ -389,7 +389,7 @@ TEST_F(trace, after_a_stop_traces_stay_until_their_blocks_go)
 		  (ka_heap_free(self->heap, blocks[0]), here(self->heap, 64)));
 }
 
-TEST_F(trace, a_heap_that_goes_takes_its_traces_along)
+TEST_F_TIMEOUT(trace, a_heap_that_goes_takes_its_traces_along, SLOW)
 {
 	struct ka_heap *other = make(64 * MIB, 0, KA_FORK_COW);
 
@@ -420,7 +420,7 @@ static double variance_of(size_t size, size_t interval, size_t count)
 	return (double)count * (double)size * (double)size * (1 - p) / p;
 }
 
-TEST_F(trace, samples_have_no_bias)
+TEST_F_TIMEOUT(trace, samples_have_no_bias, SLOW)
 {
 	static const size_t sizes[] = { 16, 100, 1000, 3000, 20000, 100000, 300000 };
 	const size_t interval = 4096;
@@ -451,7 +451,7 @@ TEST_F(trace, samples_have_no_bias)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F(trace, what_is_in_use_is_estimated)
+TEST_F_TIMEOUT(trace, what_is_in_use_is_estimated, SLOW)
 {
 	const size_t interval = 16384, count = 40000, size = 400;
 	void **blocks = calloc(count, sizeof(*blocks));
@@ -535,7 +535,7 @@ static void *work(void *data)
 	return NULL;
 }
 
-TEST_F(trace, threads_free_each_others_blocks)
+TEST_F_TIMEOUT(trace, threads_free_each_others_blocks, SLOW)
 {
 	struct member members[THREADS];
 	pthread_t threads[THREADS];
@@ -594,7 +594,7 @@ static void *churn(void *data)
 	return NULL;
 }
 
-TEST_F(trace, tracing_starts_and_stops_beside_threads)
+TEST_F_TIMEOUT(trace, tracing_starts_and_stops_beside_threads, SLOW)
 {
 	pthread_t threads[3];
 	struct ka_traces *traces;
@@ -642,7 +642,7 @@ static void *end_late(void *data)
 	return NULL;
 }
 
-TEST_F(trace, threads_that_end_are_traced_to_the_last)
+TEST_F_TIMEOUT(trace, threads_that_end_are_traced_to_the_last, SLOW)
 {
 	pthread_t thread;
 
@@ -656,7 +656,7 @@ TEST_F(trace, threads_that_end_are_traced_to_the_last)
 	EXPECT_EQ(30, sums().total_blocks);
 }
 
-TEST_F(trace, a_child_goes_on_with_a_copy)
+TEST_F_TIMEOUT(trace, a_child_goes_on_with_a_copy, SLOW)
 {
 	struct ka_heap *nothing = make(64 * MIB, 0, KA_FORK_NONE);
 	void *block;
@@ -715,7 +715,7 @@ TEST_F_TIMEOUT(trace, forks_beside_threads_find_no_lock_held, SLOW)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F(trace, its_memory_goes_back)
+TEST_F_TIMEOUT(trace, its_memory_goes_back, SLOW)
 {
 	struct ka_traces *traces;
 	size_t cost;
@@ -756,7 +756,7 @@ static int lines_ending(const char *text, const char *end)
 	return count;
 }
 
-TEST_F(trace, files_are_written)
+TEST_F_TIMEOUT(trace, files_are_written, SLOW)
 {
 	char path[] = "/tmp/karena-trace-XXXXXX", command[512];
 	struct ka_traces *before, *after, *difference;
