@@ -44,7 +44,7 @@ static void leave(struct ka_heap *heap, struct ka_pool *pool)
 }
 
 /**
- * ka_cache_show() - Let a class's sizes have a pool in the shown for what is done now.
+ * ka_cache_show() - Let a class's sizes have a pool in the table for what is done now.
  * @cache: The thread's.
  * @class: The class.
  * @pool: The pool, or &ka_no_pool.

@@ -34,12 +34,8 @@ struct call {
 
 #define REASON	160
 
-/*
- * End the program, of a block or of none. The lock is held, and is no more when the
- * stacks are said.
- */
-static void __attribute__((noreturn, cold))
-bad(const struct call *call, const struct ka_record *record, const char *reason)
+/* Tell all that is known of a block, if there is one; and give up the lock. */
+static void tell(const struct ka_record *record)
 {
 	const struct ka_callers *taken = NULL, *given = NULL;
 
@@ -51,6 +47,16 @@ bad(const struct call *call, const struct ka_record *record, const char *reason)
 	ka_records_unlock();
 	ka_dump_callers("Memory block allocated at", taken);
 	ka_dump_callers("Memory block freed at", given);
+}
+
+/*
+ * End the program, of a block or of none. The lock is held, and is no more when the
+ * stacks are said.
+ */
+static void __attribute__((noreturn, cold))
+bad(const struct call *call, const struct ka_record *record, const char *reason)
+{
+	tell(record);
 	ka_dump_end(call->prefix, call->function, reason, ka_callers_here(call->caller));
 }
 
@@ -320,7 +326,6 @@ size_t ka_debug_check(const void *block)
 
 int ka_debug_dump(const void *address)
 {
-	const struct ka_callers *taken, *given;
 	const struct ka_record *record;
 
 	ka_records_lock();
@@ -329,12 +334,7 @@ int ka_debug_dump(const void *address)
 		ka_records_unlock();
 		return ka_fail(EINVAL, "no block is at %p", address);
 	}
-	taken = record->taken;
-	given = record->state == KA_LIVE ? NULL : record->given;
-	ka_dump_block(record);
-	ka_records_unlock();
-	ka_dump_callers("Memory block allocated at", taken);
-	ka_dump_callers("Memory block freed at", given);
+	tell(record);
 	return 0;
 }
 

@@ -274,10 +274,8 @@ static bool release_pages(struct ka_window *window, size_t arena, const uint64_t
 static bool device_purge(struct ka_window *window, size_t arena, const uint64_t *map)
 {
 	uint32_t *state = &window->states[arena];
-	size_t pages = 0;
+	size_t pages = ka_count_bits(map, 0, KA_ARENA_PAGES);
 
-	for (size_t i = 0; i < KA_MAP_WORDS; i++)
-		pages += (size_t)__builtin_popcountll(map[i]);
 	/* Of a huge frame less than half does not come free. */
 	if (pages < KA_ARENA_PAGES / 2 &&
 	    !(__atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE))
