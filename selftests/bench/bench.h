@@ -282,6 +282,30 @@ static inline double median(const struct series *series)
 	       (values[series->n / 2 - 1] + values[series->n / 2]) / 2;
 }
 
+/*
+ * Add a series to the file that KARENA_RESULTS names, if it does, as results.py has it:
+ * what was measured, of which kind of memory, in which unit.
+ */
+static inline void report(const char *group, const char *what, const char *contender,
+			  const char *unit, const struct series *series)
+{
+	const char *path = getenv("KARENA_RESULTS"), *place = getenv("KARENA_PLACE");
+	FILE *file = path ? fopen(path, "a") : NULL;
+
+	if (!path)
+		return;
+	if (!file)
+		die(path);
+	fprintf(file, "{\"place\": \"%s\", \"group\": \"%s\", \"case\": \"%s\", "
+		"\"contender\": \"%s\", \"unit\": \"%s\", \"values\": [",
+		place ? place : "", group, what, contender, unit);
+	for (int i = 0; i < series->n; i++)
+		fprintf(file, "%s%.6g", i ? ", " : "", series->values[i]);
+	fputs("]}\n", file);
+	if (fclose(file))
+		die(path);
+}
+
 /* A column of 14: a ratio, and beside it the one that is required, if one is. */
 static inline void print_ratio(double ratio, const char *required)
 {
