@@ -8,6 +8,13 @@
 
 #include "trace.h"
 
+/*
+ * A block that has been made larger is likely to be made larger again: above this it is
+ * a run, which can often grow where it is. Of so many pages no more than an eighth is
+ * unused.
+ */
+#define GROWING_MIN	(8 * KA_PAGE_SIZE)
+
 static void *no_block(size_t size)
 {
 	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
@@ -100,12 +107,24 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 	return pool;
 }
 
-/* A run for what is larger than any pool's block. */
+/* A run for a block that no pool is to have. */
 static void *take_run(struct ka_heap *heap, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
 	return pages < size ? no_block(size) : ka_run_alloc(heap, pages, align);
+}
+
+/* The same, traced if it is to be: with room for @size bytes, of which @asked are used. */
+static void *take_block_run(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+			    size_t size, size_t asked)
+{
+	unsigned int due = ka_trace_due(cache, size);
+	void *block = take_run(heap, align, asked);
+
+	if (block && due)
+		ka_trace_run(block, size, asked, due);
+	return block;
 }
 
 /* For a thread that has ended its cache: one block of a pool that stays on the shelf. */
@@ -152,15 +171,11 @@ static void *take(struct ka_heap *heap, struct ka_cache *cache, size_t align, si
 
 	if (ka_refuse_inherited(heap))
 		return NULL;
+	if (size > KA_BLOCK_MAX)
+		return take_block_run(heap, cache, align, size, asked);
 	due = ka_trace_due(cache, size);
-	if (size <= KA_BLOCK_MAX) {
-		block = due ? ka_trace_block(heap, size, asked, due) : NULL;
-		return block ? block : take_small(heap, cache, size);
-	}
-	block = take_run(heap, align, asked);
-	if (block && due)
-		ka_trace_run(block, size, asked, due);
-	return block;
+	block = due ? ka_trace_block(heap, size, asked, due) : NULL;
+	return block ? block : take_small(heap, cache, size);
 }
 
 /*
@@ -245,6 +260,16 @@ void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 	return block ? memset(block, 0, size) : NULL;
 }
 
+/* The smallest one that is no less. */
+static size_t power_of_two(size_t size)
+{
+	size_t power = KA_CLASS_STEP;
+
+	while (power < size)
+		power *= 2;
+	return power;
+}
+
 /**
  * ka_block_take_aligned() - Take a block with an alignment.
  * @heap: The heap.
@@ -257,25 +282,24 @@ void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
 			    size_t size)
 {
-	size_t least = size > align ? size : align, whole;
-	unsigned int class;
+	size_t least;
 	void *block;
 
 	if (align <= KA_CLASS_STEP)
 		return ka_block_alloc(heap, cache, size);
 	size = size ? size : 1;
-	if (least > KA_BLOCK_MAX)
-		return take(heap, cache, align, least, size);
+	if (size > KA_BLOCK_MAX || align > KA_BLOCK_MAX)
+		return take(heap, cache, align, size > align ? size : align, size);
 	/*
-	 * Pools are aligned to a slot, and their blocks to what divides their size; to
-	 * more than a slot, those of powers of two. The next of these at the latest fits.
+	 * Pools are aligned to a slot, and their blocks to what divides their size, as
+	 * the alignment does that of the class for a multiple of it. To more than a slot
+	 * are those of powers of two.
 	 */
-	class = ka_class_of(least);
-	while ((whole = ka_class_size(class)) & (align - 1) ||
-	       (align > KA_SLOT_SIZE && whole & (whole - 1)))
-		class++;
-	block = ka_block_try(cache, whole);
-	return block ? block : take(heap, cache, align, whole, size);
+	least = (size + align - 1) & ~(align - 1);
+	if (align > KA_SLOT_SIZE)
+		least = power_of_two(least);
+	block = ka_block_try(cache, least);
+	return block ? block : take(heap, cache, align, least, size);
 }
 
 /* Whether a block of the pool, in use or not, begins at an address in it. */
@@ -420,6 +444,23 @@ static void resized(struct ka_heap *heap, struct ka_cache *cache, void *block, s
 	}
 }
 
+/* Whether a block has another size from now on where it is. */
+static bool resize_here(struct ka_heap *heap, void *block, size_t old, size_t size)
+{
+	if (size <= old && size >= old - old / 4)
+		return true;
+	return size > GROWING_MIN && ka_pool_of(heap, block) == &ka_no_pool &&
+	       ka_run_resize(heap, block, size);
+}
+
+/* What is to take the place of a block. */
+static void *take_other(struct ka_heap *heap, struct ka_cache *cache, size_t old, size_t size)
+{
+	if (size > old && size > GROWING_MIN)
+		return take_block_run(heap, cache, 0, size, size);
+	return ka_block_alloc(heap, cache, size);
+}
+
 /**
  * ka_block_resize() - Change a block's size.
  * @heap: The heap.
@@ -439,16 +480,12 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 	if (!old)
 		return NULL;
 	size = size ? size : 1;
-	if ((size <= old && size >= old - old / 4) ||
-	    (old > KA_BLOCK_MAX && size > KA_BLOCK_MAX &&
-	     ka_run_resize(heap, block, size))) {
-		resized(heap, cache, block, size);
-		return block;
-	}
-	other = ka_block_alloc(heap, cache, size);
+	other = resize_here(heap, block, old, size) ? block :
+						      take_other(heap, cache, old, size);
 	if (!other && size > old)
 		return NULL;
-	if (!other) {
+	/* Without another, one that is to be smaller stays. */
+	if (!other || other == block) {
 		resized(heap, cache, block, size);
 		return block;
 	}

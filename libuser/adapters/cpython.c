@@ -60,42 +60,20 @@ static void arena_free(void *context, void *arena, size_t size)
 
 /*
  * Python's domains are karena's, and so are PyMemAllocatorDomain and PyMemAllocatorEx,
- * as they are since Python 3.5.
+ * as they are since Python 3.5. It checks sizes before it calls, as the families of
+ * calls do, so it has what is behind these.
  */
-#define DOMAIN(_name)							\
-static void *_name##_malloc(void *context, size_t size)			\
-{									\
-	(void)context;							\
-	return ka_##_name##_malloc(size);				\
-}									\
-									\
-static void *_name##_calloc(void *context, size_t count, size_t size)	\
-{									\
-	(void)context;							\
-	return ka_##_name##_calloc(count, size);			\
-}									\
-									\
-static void *_name##_realloc(void *context, void *block, size_t size)	\
-{									\
-	(void)context;							\
-	return ka_##_name##_realloc(block, size);			\
-}									\
-									\
-static void _name##_free(void *context, void *block)			\
-{									\
-	(void)context;							\
-	ka_##_name##_free(block);					\
+#define NR_DOMAINS	3
+
+typedef void set_allocator(int domain, const struct ka_allocator *allocator);
+
+static void use_domain(set_allocator *set, int domain)
+{
+	struct ka_allocator allocator;
+
+	ka_allocator_get((enum ka_domain)domain, &allocator);
+	set(domain, &allocator);
 }
-
-DOMAIN(raw)
-DOMAIN(mem)
-DOMAIN(obj)
-
-static const struct ka_allocator domains[] = {
-	[KA_DOMAIN_RAW] = { NULL, raw_malloc, raw_calloc, raw_realloc, raw_free },
-	[KA_DOMAIN_MEM] = { NULL, mem_malloc, mem_calloc, mem_realloc, mem_free },
-	[KA_DOMAIN_OBJ] = { NULL, obj_malloc, obj_calloc, obj_realloc, obj_free },
-};
 
 /* Whether KARENA_PYTHON asks for the domains. */
 static bool wants_domains(void)
@@ -148,7 +126,7 @@ static void install(void)
 {
 	void (*get)(struct arena_allocator *allocator);
 	void (*set)(struct arena_allocator *allocator);
-	void (*set_domain)(int domain, const struct ka_allocator *allocator);
+	set_allocator *set_domain;
 	struct arena_allocator allocator = {
 		.alloc = arena_alloc, .free = arena_free
 	};
@@ -168,8 +146,8 @@ static void install(void)
 	get(&fallback);
 	allocator.context = heap;
 	set(&allocator);
-	for (int domain = 0; has_domains && domain < 3; domain++)
-		set_domain(domain, &domains[domain]);
+	for (int domain = 0; has_domains && domain < NR_DOMAINS; domain++)
+		use_domain(set_domain, domain);
 	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
 		pthread_atfork(NULL, NULL, warn_forked_child);
 	/* Never torn down: Python frees after the destructors have run. */

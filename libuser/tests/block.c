@@ -204,6 +204,28 @@ TEST_F(block, realloc_stays_where_it_can)
 	EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_realloc(self->heap, same, 0)));
 }
 
+TEST_F(block, what_has_grown_grows_on_where_it_is)
+{
+	const size_t small = 20 * 1024, large = 40 * 1024;
+	char *block = ka_heap_malloc(self->heap, small), *grown;
+
+	ASSERT_NE(NULL, block);
+	fill(block, small, 79);
+	grown = ka_heap_realloc(self->heap, block, large);
+	ASSERT_NE(NULL, grown);
+	/* It is a run by now. */
+	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, 2 * large));
+	EXPECT_EQ(2 * large, ka_heap_block_size(self->heap, grown));
+	EXPECT_TRUE(has(grown, small, 79));
+	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, large));
+	EXPECT_EQ(large, ka_heap_block_size(self->heap, grown));
+	block = ka_heap_realloc(self->heap, grown, small);
+	EXPECT_EQ(1, figures(self->heap).blocks);
+	EXPECT_TRUE(has(block, small, 79));
+	EXPECT_EQ(0, ka_heap_free(self->heap, block));
+}
+
 TEST_F(block, at_the_limit_there_are_none_and_nothing_is_lost)
 {
 	struct ka_heap *heap = make(64 * MIB, 4 * MIB, KA_FORK_COW);
@@ -242,6 +264,7 @@ struct model {
 		void *block;
 		size_t size;
 		unsigned int value;
+		bool run;
 	} held[NR_BLOCKS];
 };
 
@@ -250,7 +273,8 @@ static const char *step(struct model *model)
 {
 	struct held *held = &model->held[rand_r(&model->seed) % NR_BLOCKS];
 	unsigned int value = (unsigned int)rand_r(&model->seed);
-	size_t size = random_size(&model->seed), kept, align;
+	size_t size = random_size(&model->seed), kept, align, old;
+	bool run = size > 256 * 1024;
 	void *block;
 
 	if (held->block && !has(held->block, held->size, held->value))
@@ -262,9 +286,11 @@ static const char *step(struct model *model)
 	}
 	if (held->block) {
 		kept = size < held->size ? size : held->size;
+		old = ka_heap_block_size(model->heap, held->block);
 		block = ka_heap_realloc(model->heap, held->block, size);
 		if (!block)
 			return "realloc";
+		run = is_run_now(block != held->block, held->run, old, size);
 		/* The first bytes are the value's, if it was large enough. */
 		if (kept && kept >= sizeof(value) && !has(block, kept, held->value))
 			return "content after realloc";
@@ -283,7 +309,7 @@ static const char *step(struct model *model)
 			return "malloc";
 	}
 	fill(block, size, value);
-	*held = (struct held){ block, size, value };
+	*held = (struct held){ block, size, value, run };
 	return NULL;
 }
 
@@ -344,8 +370,7 @@ static size_t in_pools(const struct model *model, size_t *bytes)
 
 	*bytes = 0;
 	for (int i = 0; i < NR_BLOCKS; i++) {
-		if (!model->held[i].block ||
-		    ka_heap_block_size(model->heap, model->held[i].block) > 256 * 1024)
+		if (!model->held[i].block || model->held[i].run)
 			continue;
 		blocks++;
 		*bytes += ka_heap_block_size(model->heap, model->held[i].block);

@@ -135,4 +135,15 @@ static inline long resident(void)
 	return pages * 4096;
 }
 
+/*
+ * Whether a block is a run, as is documented: it was resized, from a block that could
+ * use @old bytes and was a run or not, to @size bytes.
+ */
+static inline bool is_run_now(bool moved, bool was_run, size_t old, size_t size)
+{
+	if (!moved)
+		return was_run;
+	return size > 256 * 1024 || (size > old && size > 32 * 1024);
+}
+
 #endif

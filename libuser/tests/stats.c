@@ -41,16 +41,22 @@ struct known {
 	size_t run_bytes;
 };
 
-static void learn(struct known *known, size_t size, int sign)
+struct held {
+	void *block;
+	size_t size;
+	bool run;
+};
+
+static void learn(struct known *known, const struct held *held, int sign)
 {
 	size_t one = (size_t)sign;
 
-	if (size <= LARGEST) {
-		known->blocks[class_of(size)] += one;
+	if (!held->run) {
+		known->blocks[class_of(held->size)] += one;
 		return;
 	}
 	known->runs += one;
-	known->run_bytes += one * ((size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1));
+	known->run_bytes += one * ((held->size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1));
 }
 
 /* The heaps of a test, and the threads that use them all. */
@@ -63,8 +69,7 @@ struct scene {
 		struct scene *scene;
 		unsigned int seed;
 		struct known known[3];
-		void *blocks[3][BLOCKS];
-		size_t sizes[3][BLOCKS];
+		struct held held[3][BLOCKS];
 		long refused;
 	} users[THREADS];
 };
@@ -84,40 +89,52 @@ static size_t any_size(int heap, unsigned int *seed)
 
 static void drop(struct user *user, int heap, int at)
 {
-	if (!user->blocks[heap][at])
+	struct held *held = &user->held[heap][at];
+
+	if (!held->block)
 		return;
-	if (ka_heap_free(user->scene->heaps[heap], user->blocks[heap][at]))
+	if (ka_heap_free(user->scene->heaps[heap], held->block))
 		abort();
-	learn(&user->known[heap], user->sizes[heap][at], -1);
-	user->blocks[heap][at] = NULL;
+	learn(&user->known[heap], held, -1);
+	held->block = NULL;
+}
+
+/* Whether it moves is the heap's choice. */
+static void resize(struct user *user, int heap, struct held *held, size_t size)
+{
+	struct ka_heap *in = user->scene->heaps[heap];
+	size_t old = ka_heap_block_size(in, held->block);
+	void *block = ka_heap_realloc(in, held->block, size);
+
+	if (!block)
+		abort();
+	learn(&user->known[heap], held, -1);
+	held->run = is_run_now(block != held->block, held->run, old, size);
+	held->block = block;
+	held->size = ka_heap_block_size(in, block);
+	learn(&user->known[heap], held, 1);
 }
 
 static void step(struct user *user)
 {
 	int heap = rand_r(&user->seed) % 3, at = rand_r(&user->seed) % BLOCKS;
-	struct ka_heap *in = user->scene->heaps[heap];
+	struct held *held = &user->held[heap][at];
 	size_t size = any_size(heap, &user->seed);
-	void *block;
 
-	if (user->blocks[heap][at] && rand_r(&user->seed) % 4 == 0) {
-		block = ka_heap_realloc(in, user->blocks[heap][at], size);
-		if (!block)
-			abort();
-		learn(&user->known[heap], user->sizes[heap][at], -1);
-		/* Whether it has moved is the heap's choice. */
-		size = ka_heap_block_size(in, block);
-	} else {
-		drop(user, heap, at);
-		if (rand_r(&user->seed) % 3 == 0)
-			return;
-		block = ka_heap_malloc(in, size);
-		user->refused += !block;
-		if (!block)
-			return;
+	if (held->block && rand_r(&user->seed) % 4 == 0) {
+		resize(user, heap, held, size);
+		return;
 	}
-	learn(&user->known[heap], size, 1);
-	user->blocks[heap][at] = block;
-	user->sizes[heap][at] = size;
+	drop(user, heap, at);
+	if (rand_r(&user->seed) % 3 == 0)
+		return;
+	*held = (struct held){
+		ka_heap_malloc(user->scene->heaps[heap], size), size, size > LARGEST
+	};
+	if (held->block)
+		learn(&user->known[heap], held, 1);
+	else
+		user->refused++;
 }
 
 /* Blocks that were its neighbour's are this one's from now on. */
@@ -128,19 +145,16 @@ static void swap_with_next(struct user *user)
 
 	for (int heap = 0; heap < 3; heap++) {
 		for (int at = 0; at < BLOCKS / 2; at++) {
-			void *block = user->blocks[heap][at];
-			size_t size = user->sizes[heap][at];
+			struct held held = user->held[heap][at];
 
-			if (!block || !next->blocks[heap][at])
+			if (!held.block || !next->held[heap][at].block)
 				continue;
-			user->blocks[heap][at] = next->blocks[heap][at];
-			user->sizes[heap][at] = next->sizes[heap][at];
-			next->blocks[heap][at] = block;
-			next->sizes[heap][at] = size;
-			learn(&user->known[heap], size, -1);
-			learn(&user->known[heap], user->sizes[heap][at], 1);
-			learn(&next->known[heap], user->sizes[heap][at], -1);
-			learn(&next->known[heap], size, 1);
+			learn(&user->known[heap], &held, -1);
+			learn(&next->known[heap], &next->held[heap][at], -1);
+			user->held[heap][at] = next->held[heap][at];
+			next->held[heap][at] = held;
+			learn(&user->known[heap], &user->held[heap][at], 1);
+			learn(&next->known[heap], &held, 1);
 		}
 	}
 }
