@@ -35,7 +35,8 @@
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
-#define SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
+/* What is allowed today is not all used up in a year. */
+#define MOST_TO_THIN	((size_t)4096)
 
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
@@ -399,6 +400,15 @@ void ka_arenas_refilled(struct ka_heap *heap, size_t pages)
 	heap->slack += in_vain;
 }
 
+/* For each pool that could have been where free pages went, one may be thinned. */
+static void may_thin(struct ka_heap *heap, size_t pages)
+{
+	size_t pools = heap->to_thin + pages / KA_SLOT_PAGES;
+
+	__atomic_store_n(&heap->to_thin, pools < MOST_TO_THIN ? pools : MOST_TO_THIN,
+			 __ATOMIC_RELAXED);
+}
+
 /* Purge half of what may stay and all above it. */
 static void purge_excess(struct ka_heap *heap, size_t most)
 {
@@ -411,6 +421,7 @@ static void purge_excess(struct ka_heap *heap, size_t most)
 	purge(heap, idle - most / 2, false);
 	heap->purged += idle - heap->idle;
 	heap->not_refilled += idle - heap->idle;
+	may_thin(heap, idle - heap->idle);
 	/* Of what cannot be purged, no more is to be looked for. */
 	if (heap->idle > most)
 		heap->slack += heap->idle - most;
@@ -444,6 +455,7 @@ static void purge_unneeded(struct ka_heap *heap)
 	heap->slack -= (heap->slack - LEAST_SLACK) / 16;
 	heap->purged = idle - heap->idle;
 	heap->not_refilled = heap->purged;
+	may_thin(heap, heap->purged);
 }
 
 /**
@@ -460,7 +472,7 @@ void ka_arenas_decay(struct ka_heap *heap)
 	if (heap->window.source->pressed(&heap->window) && ka_arenas_trim(heap, NULL))
 		return;
 	most = heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
-	if (heap->idle + heap->spare_slots * SLOT_PAGES > most)
+	if (heap->idle + heap->spare_slots * KA_SLOT_PAGES > most)
 		purge_excess(heap, most);
 	now = now_ms();
 	if (now < heap->decay_at)

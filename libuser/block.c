@@ -103,6 +103,7 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 		return NULL;
 	pool->used++;
 	pool->current = 1;
+	pool->thin = false;
 	cache->current[class] = pool;
 	return pool;
 }
@@ -401,10 +402,12 @@ int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *blo
  */
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
+	unsigned int class = pool->class;
 	int before = errno;
 
-	ka_pool_unlink(&cache->partial[pool->class], pool);
+	ka_pool_unlink(&cache->partial[class], pool);
 	ka_pool_give_back(cache->heap, pool);
+	ka_cache_thin(cache, class);
 	errno = before;
 }
 

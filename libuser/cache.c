@@ -135,6 +135,61 @@ static void drop_empty(struct ka_cache *cache)
 	}
 }
 
+/* Thin the pools that are in use; how many pages have been given back. */
+static size_t thin_all(struct ka_cache *cache)
+{
+	struct ka_pool *pool, *next;
+	size_t pages = 0;
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		for (pool = cache->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			ka_pool_collect(pool);
+			if (pool->used) {
+				pages += ka_pool_thin(cache->heap, pool);
+				continue;
+			}
+			ka_pool_unlink(&cache->partial[class], pool);
+			ka_pool_give_back(cache->heap, pool);
+		}
+	}
+	return pages;
+}
+
+/* Whether it is worth a look: of all that have been made, few blocks are in use. */
+static bool may_be_thinned(const struct ka_pool *pool)
+{
+	return !pool->thin && pool->used <= pool->capacity / 8;
+}
+
+/* Take the right to thin one pool. */
+static bool begin_thinning(struct ka_heap *heap)
+{
+	size_t left = __atomic_load_n(&heap->to_thin, __ATOMIC_RELAXED);
+
+	while (left && !__atomic_compare_exchange_n(&heap->to_thin, &left, left - 1, true,
+						    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+	return left;
+}
+
+/**
+ * ka_cache_thin() - Thin a pool, if others are given up without being needed again.
+ * @cache: The thread's.
+ * @class: Of the pool: the first in its list, which comes to the end then.
+ */
+void ka_cache_thin(struct ka_cache *cache, unsigned int class)
+{
+	struct ka_pool *pool = cache->partial[class].first;
+
+	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
+		return;
+	ka_pool_unlink(&cache->partial[class], pool);
+	ka_pool_link(&cache->partial[class], pool);
+	if (may_be_thinned(pool) && begin_thinning(cache->heap))
+		ka_pool_thin(cache->heap, pool);
+}
+
 /**
  * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
  * @heap: The heap.
@@ -144,14 +199,16 @@ static void drop_empty(struct ka_cache *cache)
  */
 size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 {
-	size_t pages;
+	size_t thinned = 0, pages;
 
-	if (cache->heap)
+	if (cache->heap) {
 		drop_empty(cache);
+		thinned = thin_all(cache);
+	}
 	pthread_mutex_lock(&heap->lock);
 	ka_arenas_trim(heap, &pages);
 	pthread_mutex_unlock(&heap->lock);
-	return pages;
+	return pages + thinned;
 }
 
 static void cache_unlink(struct ka_cache *cache)

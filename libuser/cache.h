@@ -79,6 +79,7 @@ extern __thread struct ka_cache *ka_domain_cache
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
+void ka_cache_thin(struct ka_cache *cache, unsigned int class);
 size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
 void ka_caches_free(struct ka_heap *heap);
 void ka_caches_hide_pools(struct ka_heap *heap);

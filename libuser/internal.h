@@ -274,6 +274,7 @@ struct ka_shown {
  * @slack: How many of these are kept, beside an eighth of what is in use.
  * @purged: Pages that have been purged since @decay_at was set, and just before.
  * @not_refilled: Those of them that have not been needed again.
+ * @to_thin: How many pools in use may lose pages: those are given up when others are.
  * @least_idle: The fewest there have been since @decay_at was set.
  * @decay_ms: How long pages are idle at least that are purged then.
  * @decay_at: When that is, in milliseconds.
@@ -302,6 +303,7 @@ struct ka_heap {
 	size_t slack;
 	size_t purged;
 	size_t not_refilled;
+	size_t to_thin;
 	size_t least_idle;
 	uint64_t decay_ms;
 	uint64_t decay_at;

@@ -3,12 +3,10 @@
  * Pools of a heap: made from runs, given back, and kept on the shelf when a thread
  * has no use for them any more that others may have.
  */
+#include "bits.h"
 #include "pool.h"
 
 struct ka_pool ka_no_pool;
-
-/* How many pools of a list are looked at, to find the one to take from next. */
-#define LOOK_AT	4
 
 /*
  * How many slots spare pools may have: 4 MiB, in a small heap 2; nor more than that where
@@ -16,6 +14,12 @@ struct ka_pool ka_no_pool;
  */
 #define MOST_SPARE	256
 #define FEW_SPARE	128
+
+/* How many pools of a list are looked at, to find the one to take from next. */
+#define LOOK_AT	4
+
+/* Blocks of a pool that is thinned: any of 16 KiB has no more. */
+#define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
 static bool may_be_spare(const struct ka_heap *heap, size_t slots)
 {
@@ -279,6 +283,66 @@ void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool)
 	/* In this order: a child that is forked between them loses them, no more. */
 	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
 	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
+}
+
+/* How many blocks a pool has up to the last one in use. */
+static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
+{
+	uint64_t map[MOST_THIN / 64] = { 0 };
+	uint32_t keep = pool->made;
+
+	for (const char *block = pool->free; block; block = *(char * const *)block)
+		ka_change_bits(map, (size_t)(block - start) / pool->size, 1, true);
+	while (keep && ka_test_bit(map, keep - 1))
+		keep--;
+	return keep;
+}
+
+/* Of blocks that are linked, let only those before an address be so. */
+static void unlink_from(struct ka_pool *pool, const char *end)
+{
+	void **link = &pool->free, *block;
+
+	while ((block = *link)) {
+		if ((char *)block < end)
+			link = block;
+		else
+			*link = *(void **)block;
+	}
+}
+
+/**
+ * ka_pool_thin() - Give back the pages behind a pool's last block in use.
+ * @heap: The heap.
+ * @pool: The caller's pool, not a current one.
+ *
+ * Return: How many pages have been given back. The blocks in them are as if never made.
+ * On the module none are: it would have to cut huge frames up for that.
+ */
+size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
+{
+	const struct ka_source_type *source = heap->window.source;
+	size_t slot = ka_pool_slot(heap, pool), from, end;
+	char *start = ka_pool_start(heap, pool);
+	uint64_t map[KA_MAP_WORDS] = { 0 };
+	uint32_t keep;
+
+	pool->thin = true;
+	if (source->frames || heap->window.io || pool->capacity > MOST_THIN)
+		return 0;
+	keep = blocks_to_keep(pool, start);
+	from = ((size_t)keep * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+	end = ((size_t)pool->made * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+	if (from >= end)
+		return 0;
+	/* A child that is forked in between loses them, no more. */
+	unlink_from(pool, start + (size_t)keep * pool->size);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	pool->zero = false;
+	pool->made = keep;
+	ka_change_bits(map, slot % KA_ARENA_SLOTS * KA_SLOT_PAGES + from, end - from, true);
+	source->purge(&heap->window, slot / KA_ARENA_SLOTS, map);
+	return end - from;
 }
 
 /* With the heap's lock held: on the shelf, or back if it is empty by now. */

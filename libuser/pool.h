@@ -35,7 +35,7 @@
  * @owner: The thread whose it is, KA_NOBODY, KA_SHELF, KA_GONE or KA_TRACED.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	its owner's current pool of its class, so that this never becomes empty.
- * @made: Blocks that have ever been in use, or linked; the rest is untouched.
+ * @made: Blocks that have been in use, or linked, since the rest had no memory.
  * @remote: Blocks that others than the owner have freed: the first, linked as in
  *	@free, in the low 48 bits, and above them how many they are.
  * @next: In its owner's list of the class, or on the shelf: pools with free blocks.
@@ -46,6 +46,7 @@
  * @slots: Slots that the run has.
  * @current: It is its owner's current pool: 1 or 0.
  * @zero: What has never been in use is zero.
+ * @thin: It has been looked at whether its end can go, and not been current since.
  */
 struct ka_pool {
 	void *free;
@@ -60,10 +61,13 @@ struct ka_pool {
 	uint8_t class;
 	uint8_t slots;
 	uint8_t current;
-	bool zero;
+	bool zero : 1;
+	bool thin : 1;
 };
 
 _Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");
+
+#define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
 
 /* What stands for no pool: it has no block, and nobody owns it. */
 extern struct ka_pool ka_no_pool;
@@ -161,6 +165,7 @@ struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_collect(struct ka_pool *pool);
 void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
+size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);

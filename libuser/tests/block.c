@@ -317,8 +317,12 @@ static const char *play(struct model *model, long steps)
 {
 	const char *wrong = NULL;
 
-	while (steps-- && !wrong)
+	while (steps-- && !wrong) {
 		wrong = step(model);
+		/* What lies between the blocks may go at any moment. */
+		if (rand_r(&model->seed) % 1000 == 0)
+			ka_trim(model->heap);
+	}
 	return wrong;
 }
 

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "common.h"
-#include "internal.h"
+#include "pool.h"
 
 #define NR_SMALL	((size_t)200000)
 
@@ -82,6 +82,89 @@ TEST_F_TIMEOUT(trim, of_a_heap_with_few_blocks_left_most_goes, SLOW)
 		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
 	}
 	/* It can be used again, all of it. */
+	thin_out(self->heap, self->blocks, 1000);
+}
+
+#define PIECE		((size_t)64)
+#define PIECES		(128 * KA_SLOT_SIZE / PIECE)
+
+/* The first block of each pool stays, and knows its own address. */
+static void leave_the_first(struct ka_heap *heap, char **blocks)
+{
+	for (size_t i = 0; i < PIECES; i++) {
+		blocks[i] = ka_heap_malloc(heap, PIECE);
+		if (!blocks[i])
+			abort();
+		memset(blocks[i], 1, PIECE);
+		memcpy(blocks[i], &blocks[i], sizeof(char *));
+	}
+	for (size_t i = 0; i < PIECES; i++) {
+		if ((uintptr_t)blocks[i] % KA_SLOT_SIZE) {
+			ka_heap_free(heap, blocks[i]);
+			blocks[i] = NULL;
+		}
+	}
+}
+
+/* Take all that came free, and free everything; whether each block was one of its own. */
+static bool fill_up(struct ka_heap *heap, char **blocks)
+{
+	bool sound = true;
+
+	for (size_t i = 0; i < PIECES; i++) {
+		if (blocks[i])
+			continue;
+		blocks[i] = ka_heap_malloc(heap, PIECE);
+		memset(blocks[i], 2, PIECE);
+		memcpy(blocks[i], &blocks[i], sizeof(char *));
+	}
+	for (size_t i = 0; i < PIECES; i++) {
+		sound = sound && !memcmp(blocks[i], &blocks[i], sizeof(char *)) &&
+			(blocks[i][PIECE - 1] == 1 || blocks[i][PIECE - 1] == 2);
+		ka_heap_free(heap, blocks[i]);
+	}
+	return sound;
+}
+
+TEST_F_TIMEOUT(trim, what_is_behind_a_pools_last_block_goes, SLOW)
+{
+	bool thins = self->heap->window.source == &ka_embedded;
+	size_t pools, before, gone;
+
+	leave_the_first(self->heap, self->blocks);
+	pools = figures(self->heap).pools;
+	before = resident_in(self->heap);
+	gone = ka_trim(self->heap);
+	EXPECT_LE(thins ? 100 * 3 * KA_PAGE_SIZE : 0, gone);
+	EXPECT_EQ(pools, figures(self->heap).pools);
+	EXPECT_TRUE(fill_up(self->heap, self->blocks));
+	leave_the_first(self->heap, self->blocks);
+	ka_trim(self->heap);
+	if (thins && !getenv("VALGRIND"))
+		EXPECT_LE(resident_in(self->heap), before / 2);
+	EXPECT_TRUE(fill_up(self->heap, self->blocks));
+}
+
+/* Pools that have been thinned. */
+static size_t thinned(const struct ka_heap *heap)
+{
+	size_t count = 0;
+
+	for (size_t i = heap->notes->nr_notes * KA_ARENA_SLOTS; i < heap->nr_slots; i++) {
+		const struct ka_pool *pool = heap->map[i];
+
+		count += pool == &heap->pools[i] && pool->thin &&
+			 pool->made < pool->capacity;
+	}
+	return count;
+}
+
+TEST_F_TIMEOUT(trim, pools_are_thinned_while_others_go, SLOW)
+{
+	thin_out(self->heap, self->blocks, 1000);
+	EXPECT_EQ(self->heap->window.source == &ka_embedded, thinned(self->heap) > 0);
+	for (size_t i = 0; i < NR_SMALL; i += 1000)
+		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
 	thin_out(self->heap, self->blocks, 1000);
 }
 

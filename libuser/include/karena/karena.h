@@ -336,10 +336,11 @@ size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
  * ka_trim() - Give back all memory that the heap keeps for later.
  * @heap: The heap.
  *
- * That of free pages, of empty arenas and of the calling thread's empty pools. By
- * itself, a heap gives back what nobody has needed for a fifth of a second, or what is
- * more than 8 MiB and an eighth of what is in use; but only when it is called, for it
- * has no thread of its own. The idea is that of malloc_trim(3).
+ * That of free pages, of empty arenas, of the calling thread's empty pools and, but on
+ * the module, of the pages behind the last block in use of its other pools. By itself,
+ * a heap gives back what nobody has needed for a fifth of a second, or what is more than
+ * 8 MiB and an eighth of what is in use; but only when it is called, for it has no
+ * thread of its own. The idea is that of malloc_trim(3).
  *
  * Return: How many bytes have been given back; 0, also with errno, EOWNERDEAD, if the
  * heap is the parent's.
