@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the benchmarks share: heaps, touches, clocks, and tables of medians. What a
- * table compares is measured in turn, round after round of one run, so that a slow
- * moment of the machine meets all of it.
+ * What the benchmarks share: heaps and other memory, touches, clocks, and tables of
+ * medians. What a table compares is measured in turn, round after round of one run, so
+ * that a slow moment of the machine meets all of it. A round before the first warms up
+ * and does not count; of those that count, every value is kept.
  */
 #ifndef KARENA_BENCH_H
 #define KARENA_BENCH_H
@@ -31,11 +32,26 @@
 #define ARENA		KARENA_ARENA_SIZE
 #define ROUNDS		21
 #define AHEAD		"/sys/module/karena/parameters/ahead"
+#define NR_HUGEPAGES	"/proc/sys/vm/nr_hugepages"
 
 static inline void die(const char *what)
 {
 	perror(what);
 	exit(1);
+}
+
+/* In microseconds. */
+static inline double clock_us(clockid_t clock)
+{
+	struct timespec time;
+
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1e6 + time.tv_nsec / 1e3;
+}
+
+static inline double now(void)
+{
+	return clock_us(CLOCK_MONOTONIC);
 }
 
 struct heap {
@@ -154,6 +170,49 @@ static inline void heap_release(struct heap *heap, size_t arenas)
 		die("MADV_REMOVE");
 }
 
+static char ahead[16];
+
+static inline void restore_ahead(void)
+{
+	write_text(AHEAD, ahead);
+}
+
+/* No frames but those that are asked for: without the file there are no others. */
+static inline void stop_ahead(void)
+{
+	if (read_text(AHEAD, ahead, sizeof(ahead)) < 0)
+		return;
+	atexit(restore_ahead);
+	if (write_text(AHEAD, "0"))
+		die(AHEAD);
+}
+
+/*
+ * Whether the module has ready frames: then so many are, of the heap whose descriptor
+ * this is. Waiting for them is not measured.
+ */
+static inline bool await_ready(int fd, uint32_t count)
+{
+	struct karena_ready call = {
+		.size = sizeof(call), .count = count, .node = KARENA_NODE_ANY
+	};
+	double start = now();
+
+	do {
+		if (ioctl(fd, KARENA_READY, &call)) {
+			if (errno != ENOTTY)
+				die("KARENA_READY");
+			return false;
+		}
+		if (now() - start > 60e6) {
+			fprintf(stderr, "%u frames ready after 60 s\n", call.ready);
+			exit(1);
+		}
+		usleep(1000);
+	} while (call.ready < count);
+	return true;
+}
+
 static inline uint32_t volatile_word(void)
 {
 	struct timespec time;
@@ -179,6 +238,95 @@ static inline char *anonymous(size_t size, int advice)
 	return map + before;
 }
 
+static char nr_hugepages[16];
+
+static inline void restore_hugepages(void)
+{
+	write_text(NR_HUGEPAGES, nr_hugepages);
+}
+
+/* Whether so many pages of hugetlb are on each node, until the program ends. */
+static inline bool reserve_hugepages(int count)
+{
+	int nodes = access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
+	char text[16];
+
+	if (read_text(NR_HUGEPAGES, nr_hugepages, sizeof(nr_hugepages)) < 0)
+		return false;
+	atexit(restore_hugepages);
+	/* The kernel spreads them evenly. */
+	snprintf(text, sizeof(text), "%d", nodes * count);
+	return !write_text(NR_HUGEPAGES, text) &&
+	       read_text(NR_HUGEPAGES, text, sizeof(text)) > 0 &&
+	       atoi(text) >= nodes * count;
+}
+
+/* NULL if there are not so many pages. */
+static inline char *hugetlb(size_t size)
+{
+	char *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+
+	return map == MAP_FAILED ? NULL : map;
+}
+
+/* A memfd, mapped. */
+static inline char *shared_memory(size_t size)
+{
+	int fd = memfd_create("bench", MFD_CLOEXEC);
+	char *map;
+
+	if (fd < 0 || ftruncate(fd, size))
+		die("memfd_create");
+	map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		die("mmap");
+	close(fd);
+	return map;
+}
+
+/* Add a line of smaps to what is mapped by huge entries and altogether, in KiB. */
+static inline void add_mapped(const char *line, long *huge, long *all)
+{
+	static const char * const members[] = {
+		"AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
+		/* These are not in Rss. */
+		"Private_Hugetlb:", "Shared_Hugetlb:",
+	};
+	long value;
+
+	if (sscanf(line, "Rss: %ld", &value) == 1)
+		*all += value;
+	for (int i = 0; i < 5; i++) {
+		if (strncmp(line, members[i], strlen(members[i])))
+			continue;
+		value = atol(line + strlen(members[i]));
+		*huge += value;
+		*all += i < 3 ? 0 : value;
+	}
+}
+
+/* The page-table entries that map a range: as many may the TLB have to hold. */
+static inline double entries(const char *start, size_t size)
+{
+	unsigned long from, to, at = (uintptr_t)start;
+	FILE *file = fopen("/proc/self/smaps", "r");
+	long huge = 0, all = 0;
+	bool inside = false;
+	char line[4096];
+
+	if (!file)
+		die("/proc/self/smaps");
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx", &from, &to) == 2)
+			inside = from < at + size && to > at;
+		else if (inside)
+			add_mapped(line, &huge, &all);
+	}
+	fclose(file);
+	return huge / 2048. + (all - huge) / 4.;
+}
+
 /* Write to every page. */
 static inline void touch(volatile char *start, size_t size)
 {
@@ -195,20 +343,6 @@ static inline void stay_here(void)
 	CPU_SET(sched_getcpu(), &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		die("sched_setaffinity");
-}
-
-/* In microseconds. */
-static inline double clock_us(clockid_t clock)
-{
-	struct timespec time;
-
-	clock_gettime(clock, &time);
-	return time.tv_sec * 1e6 + time.tv_nsec / 1e3;
-}
-
-static inline double now(void)
-{
-	return clock_us(CLOCK_MONOTONIC);
 }
 
 /* Nanoseconds that a task has run; 0 unless it is a kernel thread. */
@@ -258,8 +392,13 @@ struct series {
 	double values[ROUNDS];
 };
 
+/* What is recorded while it is set does not count. */
+static bool warm_up;
+
 static inline void record(struct series *series, double value)
 {
+	if (warm_up)
+		return;
 	if (series->n == ROUNDS)
 		abort();
 	series->values[series->n++] = value;
@@ -282,6 +421,29 @@ static inline double median(const struct series *series)
 	       (values[series->n / 2 - 1] + values[series->n / 2]) / 2;
 }
 
+static inline double mean(const struct series *series)
+{
+	double sum = 0;
+
+	for (int i = 0; i < series->n; i++)
+		sum += series->values[i];
+	return sum / series->n;
+}
+
+/* In a guest whose clock counts instructions, one to a ns: what a unit is of them. */
+static inline double counted(const char *place, const char **unit)
+{
+	bool us = !strcmp(*unit, "us");
+
+	if (!place || !strstr(place, " counted"))
+		return 1;
+	if (us || !strcmp(*unit, "ns"))
+		*unit = "instructions";
+	else if (!strcmp(*unit, "MiB/s"))
+		*unit = "MiB in 1e9 instructions";
+	return us ? 1000 : 1;
+}
+
 /*
  * Add a series to the file that KARENA_RESULTS names, if it does, as results.py has it:
  * what was measured, of which kind of memory, in which unit.
@@ -290,9 +452,10 @@ static inline void report(const char *group, const char *what, const char *conte
 			  const char *unit, const struct series *series)
 {
 	const char *path = getenv("KARENA_RESULTS"), *place = getenv("KARENA_PLACE");
-	FILE *file = path ? fopen(path, "a") : NULL;
+	FILE *file = path && series->n ? fopen(path, "a") : NULL;
+	double factor = counted(place, &unit);
 
-	if (!path)
+	if (!path || !series->n)
 		return;
 	if (!file)
 		die(path);
@@ -300,7 +463,8 @@ static inline void report(const char *group, const char *what, const char *conte
 		"\"contender\": \"%s\", \"unit\": \"%s\", \"values\": [",
 		place ? place : "", group, what, contender, unit);
 	for (int i = 0; i < series->n; i++)
-		fprintf(file, "%s%.6g", i ? ", " : "", series->values[i]);
+		fprintf(file, "%s%.9g", i ? ", " : "",
+			factor * series->values[i]);
 	fputs("]}\n", file);
 	if (fclose(file))
 		die(path);

@@ -1,124 +1,177 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What 2 MiB cost, committed and with every page touched: on karena, with frames
- * that were ready and without, as 4 KiB anonymous pages, and as transparent huge
- * pages.
+ * What 2 MiB cost, committed and with every page touched, and given back: on karena,
+ * with frames that were ready and without, and of the kinds of memory that the kernel
+ * has without it: anonymous pages of 4 KiB and transparent huge pages, faulted in or
+ * populated by a call; hugetlb pages that were reserved before; and a memfd.
+ *
+ * The address space is there before, so that no mmap() counts. How many system calls
+ * the rest makes is known by its construction.
  */
 #include "bench.h"
 
 #define ARENAS	16
 #define SIZE	(ARENAS * ARENA)
 
-enum kind { SMALL, HUGE, NONE_READY, READY, NR_KINDS };
+enum what { TAKE, GIVE, FAULTS, ENTRIES, CALLS, NR_WHATS };
 
-static struct cost {
+static const struct {
 	const char *name;
-	struct series take;	/* us an arena, commit and touch */
-	struct series give;	/* us an arena, give back */
-	long faults;
-} costs[NR_KINDS] = {
-	[SMALL]		= { .name = "4 KiB anonymous" },
-	[HUGE]		= { .name = "MADV_HUGEPAGE" },
-	[NONE_READY]	= { .name = "karena, none ready" },
-	[READY]		= { .name = "karena, ready" },
+	const char *unit;
+} figures[NR_WHATS] = {
+	[TAKE]		= { "commit and touch 2 MiB", "us" },
+	[GIVE]		= { "give back 2 MiB", "us" },
+	[FAULTS]	= { "page faults of 2 MiB", "faults" },
+	[ENTRIES]	= { "page-table entries of 2 MiB", "entries" },
+	[CALLS]		= { "system calls of 32 MiB", "calls" },
 };
 
 /* One keeps as many frames ready as a round takes, the other none. */
 static struct heap ready_heap, other_heap;
 static int ready_fd;
-static char ahead[16];
 
-static void restore_ahead(void)
+static bool hugetlb_reserved;
+
+/* SIZE bytes of address space each, or NULL if there is no such memory. */
+
+static char *make_small(void)
 {
-	write_text(AHEAD, ahead);
+	return anonymous(SIZE, MADV_NOHUGEPAGE);
 }
 
-/* No frames but those that are asked for: without the file there are no others. */
-static void stop_ahead(void)
+static char *make_huge(void)
 {
-	if (read_text(AHEAD, ahead, sizeof(ahead)) < 0)
-		return;
-	atexit(restore_ahead);
-	if (write_text(AHEAD, "0"))
-		die(AHEAD);
+	return anonymous(SIZE, MADV_HUGEPAGE);
 }
 
-static int ready_call(uint32_t *ready)
+static char *make_hugetlb(void)
 {
-	struct karena_ready call = {
-		.size = sizeof(call), .count = ARENAS, .node = KARENA_NODE_ANY
-	};
-	int ret = ioctl(ready_fd, KARENA_READY, &call);
-
-	*ready = call.ready;
-	return ret;
+	return hugetlb_reserved ? hugetlb(SIZE) : NULL;
 }
 
-/* Whether the module has ready frames. Waiting for them is not measured. */
-static bool await_ready(void)
+static char *make_memfd(void)
 {
-	double start = now();
-	uint32_t ready;
-
-	do {
-		if (ready_call(&ready)) {
-			if (errno != ENOTTY)
-				die("KARENA_READY");
-			return false;
-		}
-		if (now() - start > 60e6) {
-			fprintf(stderr, "%u frames ready after 60 s\n", ready);
-			exit(1);
-		}
-		usleep(1000);
-	} while (ready < ARENAS);
-	return true;
+	return shared_memory(SIZE);
 }
 
-static void measure_karena(struct cost *cost, struct heap *heap)
+static char *make_ready(void)
 {
-	long before = faults();
-	double start = now();
-
-	heap_commit(heap, ARENAS);
-	touch(heap->window, SIZE);
-	record(&cost->take, (now() - start) / ARENAS);
-	cost->faults = faults() - before;
-	start = now();
-	heap_release(heap, ARENAS);
-	record(&cost->give, (now() - start) / ARENAS);
+	return await_ready(ready_fd, ARENAS) ? ready_heap.window : NULL;
 }
 
-static void measure_anonymous(struct cost *cost, int advice)
+static char *make_other(void)
 {
-	char *start = anonymous(SIZE, advice);
-	long before = faults();
-	double time = now();
+	return other_heap.window;
+}
 
-	touch(start, SIZE);
-	record(&cost->take, (now() - time) / ARENAS);
-	cost->faults = faults() - before;
-	time = now();
-	if (madvise(start, SIZE, MADV_DONTNEED))
-		die("MADV_DONTNEED");
-	record(&cost->give, (now() - time) / ARENAS);
+static void take_nothing(char *start)
+{
+	(void)start;
+}
+
+static void populate(char *start)
+{
+	if (madvise(start, SIZE, MADV_POPULATE_WRITE))
+		die("MADV_POPULATE_WRITE");
+}
+
+static void commit(char *start)
+{
+	heap_commit(start == ready_heap.window ? &ready_heap : &other_heap, ARENAS);
+}
+
+static void unmap(char *start)
+{
 	munmap(start, SIZE);
 }
 
-static void print(enum kind kind, const char *small, const char *huge)
+/* The frames taken are made anew: not while others are measured. */
+static void refill(char *start)
 {
-	struct cost *cost = &costs[kind];
-	double take = median(&cost->take);
+	(void)start;
+	await_ready(ready_fd, ARENAS);
+}
 
-	if (!cost->take.n) {
-		printf("%-19snot in this module\n", cost->name);
+static void leave(char *start)
+{
+	(void)start;
+}
+
+enum { SMALL, SMALL_POPULATE, HUGE, HUGE_POPULATE, HUGETLB, MEMFD, NONE_READY, READY };
+
+static struct kind {
+	const char *name;
+	char *(*make)(void);
+	void (*take)(char *start);	/* beside the touch */
+	int give;			/* what madvise() is told */
+	void (*end)(char *start);
+	const char *small, *huge;	/* how much better it has to be */
+	struct series series[NR_WHATS];
+} kinds[] = {
+	[SMALL] = { "4 KiB anonymous", make_small, take_nothing, MADV_DONTNEED, unmap },
+	[SMALL_POPULATE] = { "4 KiB, populated", make_small, populate, MADV_DONTNEED,
+			     unmap },
+	[HUGE] = { "MADV_HUGEPAGE", make_huge, take_nothing, MADV_DONTNEED, unmap },
+	[HUGE_POPULATE] = { "huge, populated", make_huge, populate, MADV_DONTNEED,
+			    unmap },
+	[HUGETLB] = { "hugetlb", make_hugetlb, take_nothing, MADV_DONTNEED, unmap },
+	[MEMFD] = { "memfd", make_memfd, take_nothing, MADV_REMOVE, unmap },
+	[NONE_READY] = { "karena, none ready", make_other, commit, MADV_REMOVE, leave,
+			 ">= 1.2", ">= 1" },
+	[READY] = { "karena, ready", make_ready, commit, MADV_REMOVE, refill,
+		    ">= 40", ">= 30" },
+};
+
+#define NR_KINDS	(sizeof(kinds) / sizeof(*kinds))
+
+static void measure(struct kind *kind)
+{
+	char *start = kind->make();
+	double time, take;
+	long before;
+
+	if (!start)
+		return;
+	before = faults();
+	time = now();
+	kind->take(start);
+	touch(start, SIZE);
+	take = now() - time;
+	before = faults() - before;
+	record(&kind->series[TAKE], take / ARENAS);
+	record(&kind->series[FAULTS], (double)before / ARENAS);
+	record(&kind->series[ENTRIES], entries(start, SIZE) / ARENAS);
+	record(&kind->series[CALLS], (kind->take != take_nothing) + 1);
+	time = now();
+	if (madvise(start, SIZE, kind->give))
+		die("madvise");
+	record(&kind->series[GIVE], (now() - time) / ARENAS);
+	kind->end(start);
+}
+
+static double middle(const struct kind *kind, enum what what)
+{
+	return median(&kind->series[what]);
+}
+
+static void print(const struct kind *kind)
+{
+	double take;
+
+	if (!kind->series[TAKE].n) {
+		printf("%-19snot here\n", kind->name);
 		return;
 	}
-	printf("%-19s%8.1f us", cost->name, take);
-	print_ratio(median(&costs[SMALL].take) / take, small);
-	print_ratio(median(&costs[HUGE].take) / take, huge);
-	printf("%6.1f us%8.2f%4d\n", median(&cost->give),
-	       (double)cost->faults / ARENAS, cost->take.n);
+	take = middle(kind, TAKE);
+	printf("%-19s%8.1f us", kind->name, take);
+	print_ratio(middle(&kinds[SMALL], TAKE) / take, kind->small);
+	print_ratio(middle(&kinds[HUGE], TAKE) / take, kind->huge);
+	printf("%6.1f us%8.2f%9.2f%6.0f%4d\n", middle(kind, GIVE),
+	       middle(kind, FAULTS), middle(kind, ENTRIES), middle(kind, CALLS),
+	       kind->series[TAKE].n);
+	for (int what = 0; what < NR_WHATS; what++)
+		report("commit", figures[what].name, kind->name, figures[what].unit,
+		       &kind->series[what]);
 }
 
 int main(void)
@@ -127,26 +180,20 @@ int main(void)
 
 	stay_here();
 	stop_ahead();
+	hugetlb_reserved = reserve_hugepages(ARENAS);
 	heap_make(&ready_heap, 2 * ARENAS);
 	heap_make(&other_heap, 2 * ARENAS);
 	ready_fd = heap_attach(&ready_heap);
-	for (int round = 0; round < ROUNDS; round++) {
-		if (await_ready()) {
-			measure_karena(&costs[READY], &ready_heap);
-			/* Those taken are made anew: not while others are measured. */
-			await_ready();
-		}
-		measure_karena(&costs[NONE_READY], &other_heap);
-		measure_anonymous(&costs[SMALL], MADV_NOHUGEPAGE);
-		measure_anonymous(&costs[HUGE], MADV_HUGEPAGE);
+	for (int round = -1; round < ROUNDS; round++) {
+		warm_up = round < 0;
+		for (size_t i = 0; i < NR_KINDS; i++)
+			measure(&kinds[i]);
 	}
 	printf("2 MiB committed, every page touched; medians of rounds of %d\n", ARENAS);
-	printf("%-19s%11s%14s%14s%9s%8s%4s\n", "", "time", "4 KiB / it  ",
-	       "huge / it   ", "give back", "faults", "n");
-	print(SMALL, NULL, NULL);
-	print(HUGE, NULL, NULL);
-	print(NONE_READY, ">= 1.2", ">= 1");
-	print(READY, ">= 40", ">= 30");
+	printf("%-19s%11s%14s%14s%9s%8s%9s%6s%4s\n", "", "time", "4 KiB / it  ",
+	       "huge / it   ", "give back", "faults", "entries", "calls", "n");
+	for (size_t i = 0; i < NR_KINDS; i++)
+		print(&kinds[i]);
 	before = faults();
 	heap_commit(&other_heap, 2 * ARENAS);
 	touch(other_heap.window, 2 * SIZE);

@@ -169,16 +169,23 @@ static void print(const char *name, const struct cost *cost,
 static void compare_kinds(const char *title)
 {
 	struct cost costs[NR_KINDS] = {};
+	char what[64];
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = -1; round < ROUNDS; round++) {
+		warm_up = round < 0;
 		for (int kind = 0; kind < NR_KINDS; kind++)
 			measure(&costs[kind], kind);
 	}
 	printf("%-26s%10s%7s%7s%10s%7s%7s%4s\n", title, "time", "ratio", "",
 	       "CPU", "ratio", "", "n");
-	for (int kind = 0; kind < NR_KINDS; kind++)
+	for (int kind = 0; kind < NR_KINDS; kind++) {
 		print(names[kind], &costs[kind],
 		      &costs[kind < MEMFD_COLD ? MEMFD : MEMFD_COLD]);
+		snprintf(what, sizeof(what), "made and destroyed, %s", title);
+		report("heap", what, names[kind], "us", &costs[kind].wall);
+		snprintf(what, sizeof(what), "made and destroyed, %s: CPU", title);
+		report("heap", what, names[kind], "us", &costs[kind].cpu);
+	}
 }
 
 int main(void)

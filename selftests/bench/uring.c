@@ -36,50 +36,16 @@ struct cost {
 	struct series done;	/* us until all is committed */
 	struct series submit;	/* us until the thread can do something else */
 	struct series cpu;	/* us of the thread's own */
-	long calls;		/* system calls of all rounds */
+	struct series calls;	/* system calls */
 };
 
 /* One keeps as many frames ready as a round takes, the other none. */
 static struct heap ready_heap, other_heap;
 static int ready_fd, other_fd;
 static struct io_uring ring;
-static char ahead[16];
 
 static struct karena_range ranges[ARENAS];
 static struct karena_ranges lists[ARENAS], whole;
-
-static void restore_ahead(void)
-{
-	write_text(AHEAD, ahead);
-}
-
-/* No frames but those that are asked for. */
-static void stop_ahead(void)
-{
-	if (read_text(AHEAD, ahead, sizeof(ahead)) < 0)
-		die(AHEAD);
-	atexit(restore_ahead);
-	if (write_text(AHEAD, "0"))
-		die(AHEAD);
-}
-
-static void await_ready(void)
-{
-	struct karena_ready call = {
-		.size = sizeof(call), .count = ARENAS, .node = KARENA_NODE_ANY
-	};
-	double start = now();
-
-	do {
-		if (ioctl(ready_fd, KARENA_READY, &call))
-			die("KARENA_READY");
-		if (now() - start > 60e6) {
-			fprintf(stderr, "%u frames ready after 60 s\n", call.ready);
-			exit(1);
-		}
-		usleep(1000);
-	} while (call.ready < ARENAS);
-}
 
 static void make_lists(void)
 {
@@ -174,9 +140,9 @@ static void measure(struct cost *cost, enum way way, struct heap *heap, int fd)
 		if (io_uring_submit(&ring) != entries)
 			die("io_uring_submit");
 		record(&cost->submit, now() - start);
-		cost->calls += 1 + reap(entries);
+		record(&cost->calls, 1 + reap(entries));
 	} else {
-		cost->calls += commit_by_calls(way, heap, fd);
+		record(&cost->calls, commit_by_calls(way, heap, fd));
 		record(&cost->submit, now() - start);
 	}
 	record(&cost->done, now() - start);
@@ -189,29 +155,45 @@ static void print(const struct cost *costs, enum way way)
 	const struct cost *cost = &costs[way];
 	double done = median(&cost->done), cpu = median(&cost->cpu);
 
-	printf("%-20s%7.1f%11.0f us", ways[way].name,
-	       (double)cost->calls / cost->done.n, done);
+	printf("%-20s%7.1f%11.0f us", ways[way].name, median(&cost->calls), done);
 	print_ratio(median(&costs[IOCTLS].done) / done, NULL);
 	printf("%10.0f us%10.0f us", median(&cost->submit), cpu);
 	print_ratio(median(&costs[IOCTLS].cpu) / cpu, NULL);
 	printf("%4d\n", cost->done.n);
 }
 
+static void report_all(const char *title, const char *name, const struct cost *cost)
+{
+	char what[64];
+
+	snprintf(what, sizeof(what), "64 arenas, %s: all committed", title);
+	report("uring", what, name, "us", &cost->done);
+	snprintf(what, sizeof(what), "64 arenas, %s: submitted", title);
+	report("uring", what, name, "us", &cost->submit);
+	snprintf(what, sizeof(what), "64 arenas, %s: CPU of the thread", title);
+	report("uring", what, name, "us", &cost->cpu);
+	snprintf(what, sizeof(what), "64 arenas, %s: system calls", title);
+	report("uring", what, name, "calls", &cost->calls);
+}
+
 static void compare_ways(const char *title, struct heap *heap, int fd, bool ready)
 {
 	struct cost costs[NR_WAYS] = {};
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (int round = -1; round < ROUNDS; round++) {
+		warm_up = round < 0;
 		for (int way = 0; way < NR_WAYS; way++) {
 			if (ready)
-				await_ready();
+				await_ready(ready_fd, ARENAS);
 			measure(&costs[way], way, heap, fd);
 		}
 	}
 	printf("%-20s%7s%14s%14s%13s%13s%14s%4s\n", title, "calls", "done",
 	       "ioctls / it ", "submitted", "thread's CPU", "ioctls / it ", "n");
-	for (int way = 0; way < NR_WAYS; way++)
+	for (int way = 0; way < NR_WAYS; way++) {
 		print(costs, way);
+		report_all(title, ways[way].name, &costs[way]);
+	}
 }
 
 int main(void)
