@@ -2,8 +2,9 @@
 /*
  * What it costs to give 2 MiB back to the kernel and to use them again, with every
  * page touched: volatile arenas, against what malloc implementations do with
- * anonymous memory. That the former is no system call is for a test to prove
- * (volatile.c); the faults are counted here.
+ * anonymous memory, and against hugetlb pages and a memfd with holes punched. That the
+ * first is no system call is for a test to prove (volatile.c), and how many the others
+ * make is known by their construction; the faults are counted here.
  */
 #include "bench.h"
 
@@ -11,15 +12,20 @@
 #define SIZE		(ARENAS * ARENA)
 #define REQUIRED	">= 30"
 
-enum way { VOLATILE, DONTNEED, FREE, UNMAP, NR_WAYS };
+/* In place of an advice. */
+#define HUGETLB		-1
+#define MEMFD		-2
+
+enum way { VOLATILE, DONTNEED, FREE, REMOVE, UNMAP, NR_WAYS };
 
 static struct row {
 	const char *name;
 	enum way way;
-	int advice;
+	int advice;		/* when it is made; HUGETLB and MEMFD have none */
 	char *memory;
 	struct series times;	/* us an arena */
-	long faults;		/* of all rounds */
+	struct series faults;	/* an arena */
+	struct series calls;	/* of all arenas */
 } rows[] = {
 	{ .name = "karena, volatile", .way = VOLATILE },
 	{ .name = "MADV_DONTNEED, 4 KiB", .way = DONTNEED, .advice = MADV_NOHUGEPAGE },
@@ -28,9 +34,22 @@ static struct row {
 	{ .name = "MADV_DONTNEED, huge", .way = DONTNEED, .advice = MADV_HUGEPAGE },
 	{ .name = "MADV_FREE, huge", .way = FREE, .advice = MADV_HUGEPAGE },
 	{ .name = "munmap, mmap, huge", .way = UNMAP, .advice = MADV_HUGEPAGE },
+	{ .name = "MADV_DONTNEED, hugetlb", .way = DONTNEED, .advice = HUGETLB },
+	{ .name = "hole punched, memfd", .way = REMOVE, .advice = MEMFD },
 };
 
 #define NR_ROWS	(sizeof(rows) / sizeof(*rows))
+
+static const struct {
+	int advice;
+	int calls;
+} ways[NR_WAYS] = {
+	[VOLATILE]	= { 0, 0 },
+	[DONTNEED]	= { MADV_DONTNEED, 1 },
+	[FREE]		= { MADV_FREE, 1 },
+	[REMOVE]	= { MADV_REMOVE, 1 },
+	[UNMAP]		= { 0, 2 },
+};
 
 static struct heap heap;
 
@@ -80,8 +99,7 @@ static double reuse(struct row *row)
 	if (row->way == VOLATILE) {
 		reuse_volatile();
 	} else {
-		if (madvise(row->memory, SIZE,
-			    row->way == FREE ? MADV_FREE : MADV_DONTNEED))
+		if (madvise(row->memory, SIZE, ways[row->way].advice))
 			die("madvise");
 		touch(row->memory, SIZE);
 	}
@@ -94,43 +112,66 @@ static void prepare(struct row *row)
 		heap_make(&heap, ARENAS);
 		heap_commit(&heap, ARENAS);
 		row->memory = heap.window;
+	} else if (row->advice == HUGETLB) {
+		row->memory = reserve_hugepages(ARENAS) ? hugetlb(SIZE) : NULL;
+	} else if (row->advice == MEMFD) {
+		row->memory = shared_memory(SIZE);
 	} else {
 		row->memory = anonymous(SIZE, row->advice);
 	}
-	touch(row->memory, SIZE);
+	if (row->memory)
+		touch(row->memory, SIZE);
+}
+
+static void measure(struct row *row)
+{
+	long before = faults();
+	double time;
+
+	if (!row->memory)
+		return;
+	time = reuse(row);
+	record(&row->faults, (double)(faults() - before) / ARENAS);
+	record(&row->times, time / ARENAS);
+	record(&row->calls, ways[row->way].calls);
 }
 
 static void print(const struct row *row)
 {
-	double time = median(&row->times);
+	double time;
 
+	if (!row->memory) {
+		printf("%-24snot here\n", row->name);
+		return;
+	}
+	time = median(&row->times);
 	printf("%-24s%9.1f us", row->name, time);
 	print_ratio(time / median(&rows->times),
 		    row->advice == MADV_NOHUGEPAGE ? REQUIRED : NULL);
-	printf("%9.2f%4d\n", (double)row->faults / ARENAS / row->times.n, row->times.n);
+	printf("%9.2f%7.0f%4d\n", mean(&row->faults), median(&row->calls),
+	       row->times.n);
+	report("reuse", "give back 2 MiB and touch them again", row->name, "us",
+	       &row->times);
+	report("reuse", "page faults of 2 MiB", row->name, "faults", &row->faults);
+	report("reuse", "system calls of 32 MiB", row->name, "calls", &row->calls);
 }
 
 int main(void)
 {
 	for (size_t i = 0; i < NR_ROWS; i++)
 		prepare(&rows[i]);
-	/* A round before them: code and stack have their faults, too. */
 	for (int round = -1; round < ROUNDS; round++) {
-		for (size_t i = 0; i < NR_ROWS; i++) {
-			long before = faults();
-			double time = reuse(&rows[i]) / ARENAS;
-
-			if (round < 0)
-				continue;
-			rows[i].faults += faults() - before;
-			record(&rows[i].times, time);
-		}
+		warm_up = round < 0;
+		for (size_t i = 0; i < NR_ROWS; i++)
+			measure(&rows[i]);
 	}
-	printf("2 MiB given back and used again, every page touched; medians of rounds of %d\n",
-	       ARENAS);
-	printf("%-24s%12s%14s%9s%4s\n", "", "time", "it / karena ", "faults", "n");
+	printf("2 MiB given back and used again, every page touched; "
+	       "medians of rounds of %d\n", ARENAS);
+	printf("%-24s%12s%14s%9s%7s%4s\n", "", "time", "it / karena ", "faults",
+	       "calls", "n");
 	for (size_t i = 0; i < NR_ROWS; i++)
 		print(&rows[i]);
-	printf("%ld faults of karena in all rounds (0)\n", rows->faults);
+	printf("%.0f faults of karena in all rounds (0)\n",
+	       mean(&rows->faults) * ROUNDS * ARENAS);
 	return 0;
 }
