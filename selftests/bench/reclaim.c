@@ -1,23 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * How fast the kernel takes 1 GiB of volatile arenas when memory is short, against
- * 1 GiB of clean page cache. Either is all that a memory cgroup has, and the
- * cgroup is made to give it up: step by step (memory.reclaim), at once
- * (memory.high), and without looking at cgroups (drop_caches).
+ * 1 GiB of clean page cache, and of anonymous memory after MADV_FREE. Any of these is
+ * all that a memory cgroup has, and the cgroup is made to give it up: step by step
+ * (memory.reclaim), at once (memory.high), and without looking at cgroups (drop_caches,
+ * which takes nothing from anonymous memory).
  *
  * The page cache is that of a block device, the argument, which holds nothing: to
  * read a page of it again costs the device neither time nor memory.
  */
-#include <sys/stat.h>
-
-#include "bench.h"
+#include "group.h"
 
 #define MIB		(1UL << 20)
 #define SIZE		(1024 * MIB)
 #define ARENAS		(SIZE / ARENA)
 #define STEP		(64 * MIB)
-#define ROOT		"/sys/fs/cgroup"
-#define GROUP		ROOT "/karena-bench"
 #define DROP_CACHES	"/proc/sys/vm/drop_caches"
 
 /* Less than all of it will do: the cgroup's count is a rough one. */
@@ -25,79 +22,53 @@
 
 #define RECLAIM_ROUNDS	3
 
+enum kind { KARENA, CACHE, FREE_SMALL, FREE_HUGE, NR_KINDS };
+
+static const char * const names[] = {
+	[KARENA]	= "volatile arenas",
+	[CACHE]		= "clean page cache",
+	[FREE_SMALL]	= "MADV_FREE, 4 KiB",
+	[FREE_HUGE]	= "MADV_FREE, huge",
+};
+
 struct pressure {
 	const char *name;
-	void (*apply)(bool karena, long floor);
-	struct series karena, cache;	/* MiB/s */
+	void (*apply)(enum kind kind, long floor);
+	int kinds;	/* so many of them can be taken by it */
+	struct series series[NR_KINDS];	/* MiB/s */
 };
 
 static struct heap heap;
+static char *memory;
 static int disk;
 
-static long group_memory(void)
+static void apply_reclaim(enum kind kind, long floor)
 {
-	char text[32];
-
-	if (read_text(GROUP "/memory.current", text, sizeof(text)) < 0)
-		die(GROUP "/memory.current");
-	return atol(text);
+	(void)kind;
+	while (group_memory() > floor + (long)LEFT)
+		group_reclaim(STEP);
 }
 
-/* What the kernel cannot take at once it says so of: the next step tries again. */
-static void apply_reclaim(bool karena, long floor)
+static void apply_high(enum kind kind, long floor)
 {
-	char text[32];
-
-	(void)karena;
-	snprintf(text, sizeof(text), "%lu", STEP);
-	while (group_memory() > floor + (long)LEFT) {
-		if (write_text(GROUP "/memory.reclaim", text) && errno != EAGAIN)
-			die(GROUP "/memory.reclaim");
-	}
+	(void)kind;
+	group_high(floor + LEFT);
 }
 
-static void apply_high(bool karena, long floor)
-{
-	char text[32];
-
-	(void)karena;
-	snprintf(text, sizeof(text), "%ld", floor + LEFT);
-	if (write_text(GROUP "/memory.high", text))
-		die(GROUP "/memory.high");
-}
-
-static void apply_drop(bool karena, long floor)
+static void apply_drop(enum kind kind, long floor)
 {
 	(void)floor;
-	if (write_text(DROP_CACHES, karena ? "2" : "1"))
+	if (write_text(DROP_CACHES, kind == KARENA ? "2" : "1"))
 		die(DROP_CACHES);
 }
 
-/* In MiB/s. */
-static double measure(const struct pressure *pressure, bool karena, long floor)
-{
-	long before = group_memory(), after;
-	double start = now(), time;
-	int tries = 0;
+static struct pressure pressures[] = {
+	{ .name = "memory.reclaim, 64 MiB", .apply = apply_reclaim, .kinds = NR_KINDS },
+	{ .name = "memory.high", .apply = apply_high, .kinds = NR_KINDS },
+	{ .name = "drop_caches", .apply = apply_drop, .kinds = FREE_SMALL },
+};
 
-	if (before < floor + (long)SIZE * 9 / 10) {
-		fprintf(stderr, "the cgroup has %ld MiB\n", (before - floor) >> 20);
-		exit(1);
-	}
-	do {
-		pressure->apply(karena, floor);
-		time = now() - start;
-		after = group_memory();
-	} while (after > floor + 2 * (long)LEFT && ++tries < 10);
-	if (write_text(GROUP "/memory.high", "max"))
-		die(GROUP "/memory.high");
-	if (after > floor + 2 * (long)LEFT) {
-		fprintf(stderr, "%s: %ld MiB stay\n", pressure->name,
-			(after - floor) >> 20);
-		exit(1);
-	}
-	return (double)(before - after) / MIB / (time / 1e6);
-}
+#define NR_PRESSURES	(sizeof(pressures) / sizeof(*pressures))
 
 static void fill_arenas(void)
 {
@@ -116,31 +87,77 @@ static void fill_cache(void)
 	}
 }
 
-static void enter_group(void)
+static void fill_anonymous(int advice)
 {
-	write_text(ROOT "/cgroup.subtree_control", "+memory");
-	if (mkdir(GROUP, 0755) && errno != EEXIST)
-		die(GROUP);
-	if (write_text(GROUP "/cgroup.procs", "0"))
-		die(GROUP);
+	memory = anonymous(SIZE, advice);
+	touch(memory, SIZE);
+	if (madvise(memory, SIZE, MADV_FREE))
+		die("MADV_FREE");
+}
+
+static void fill(enum kind kind)
+{
+	if (kind == KARENA)
+		fill_arenas();
+	else if (kind == CACHE)
+		fill_cache();
+	else
+		fill_anonymous(kind == FREE_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+/* In MiB/s. */
+static double take(const struct pressure *pressure, enum kind kind, long floor)
+{
+	long before = group_memory(), after;
+	double start = now(), time;
+	int tries = 0;
+
+	if (before < floor + (long)SIZE * 9 / 10) {
+		fprintf(stderr, "the cgroup has %ld MiB\n", (before - floor) >> 20);
+		exit(1);
+	}
+	do {
+		pressure->apply(kind, floor);
+		time = now() - start;
+		after = group_memory();
+	} while (after > floor + 2 * (long)LEFT && ++tries < 10);
+	group_high(-1);
+	if (after > floor + 2 * (long)LEFT) {
+		fprintf(stderr, "%s: %ld MiB stay\n", pressure->name,
+			(after - floor) >> 20);
+		exit(1);
+	}
+	return (double)(before - after) / MIB / (time / 1e6);
+}
+
+static double measure(const struct pressure *pressure, enum kind kind, long floor)
+{
+	double rate;
+
+	fill(kind);
+	rate = take(pressure, kind, floor);
+	if (kind >= FREE_SMALL)
+		munmap(memory, SIZE);
+	return rate;
 }
 
 static void print(const struct pressure *pressure)
 {
-	double karena = median(&pressure->karena), cache = median(&pressure->cache);
+	double karena = median(&pressure->series[KARENA]);
 
-	printf("%-24s%11.0f MiB/s%11.0f MiB/s", pressure->name, karena, cache);
-	print_ratio(karena / cache, NULL);
-	printf("%4d\n", pressure->karena.n);
+	printf("1 GiB taken by %s; medians\n", pressure->name);
+	for (int kind = 0; kind < pressure->kinds; kind++) {
+		const struct series *series = &pressure->series[kind];
+
+		printf("  %-22s%11.0f MiB/s", names[kind], median(series));
+		print_ratio(karena / median(series), NULL);
+		printf("%4d\n", series->n);
+		report("reclaim", pressure->name, names[kind], "MiB/s", series);
+	}
 }
 
 int main(int argc, char **argv)
 {
-	struct pressure pressures[] = {
-		{ .name = "memory.reclaim, 64 MiB", .apply = apply_reclaim },
-		{ .name = "memory.high", .apply = apply_high },
-		{ .name = "drop_caches", .apply = apply_drop },
-	};
 	long floor;
 
 	if (argc != 2) {
@@ -156,20 +173,18 @@ int main(int argc, char **argv)
 	heap_commit(&heap, 1);
 	heap_release(&heap, 1);
 	floor = group_memory();
-	for (int round = 0; round < RECLAIM_ROUNDS; round++) {
-		for (int i = 0; i < 3; i++) {
+	for (int round = -1; round < RECLAIM_ROUNDS; round++) {
+		warm_up = round < 0;
+		for (size_t i = 0; i < NR_PRESSURES; i++) {
 			struct pressure *pressure = &pressures[i];
 
-			fill_arenas();
-			record(&pressure->karena, measure(pressure, true, floor));
-			fill_cache();
-			record(&pressure->cache, measure(pressure, false, floor));
+			for (int kind = 0; kind < pressure->kinds; kind++)
+				record(&pressure->series[kind],
+				       measure(pressure, kind, floor));
 		}
 	}
-	printf("1 GiB taken by the kernel; medians\n");
-	printf("%-24s%17s%17s%14s%4s\n", "by", "volatile arenas", "clean page cache",
-	       "ratio       ", "n");
-	for (int i = 0; i < 3; i++)
+	printf("%-24s%17s%14s%4s\n", "", "", "karena / it ", "n");
+	for (size_t i = 0; i < NR_PRESSURES; i++)
 		print(&pressures[i]);
 	return 0;
 }

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A memory cgroup that a benchmark runs in alone. */
+#ifndef KARENA_BENCH_GROUP_H
+#define KARENA_BENCH_GROUP_H
+
+#include <sys/stat.h>
+
+#include "bench.h"
+
+#define ROOT	"/sys/fs/cgroup"
+#define GROUP	ROOT "/karena-bench"
+
+static inline void enter_group(void)
+{
+	write_text(ROOT "/cgroup.subtree_control", "+memory");
+	/* Page cache that an earlier program has left in it. */
+	rmdir(GROUP);
+	if (mkdir(GROUP, 0755) && errno != EEXIST)
+		die(GROUP);
+	if (write_text(GROUP "/cgroup.procs", "0"))
+		die(GROUP);
+}
+
+/* The bytes that it has. */
+static inline long group_memory(void)
+{
+	char text[32];
+
+	if (read_text(GROUP "/memory.current", text, sizeof(text)) < 0)
+		die(GROUP "/memory.current");
+	return atol(text);
+}
+
+/* bytes below 0: none. */
+static inline void group_high(long bytes)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%ld", bytes);
+	if (write_text(GROUP "/memory.high", bytes < 0 ? "max" : text))
+		die(GROUP "/memory.high");
+}
+
+/* What the kernel cannot take at once it says so of: whoever wants more tries again. */
+static inline void group_reclaim(size_t bytes)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%zu", bytes);
+	if (write_text(GROUP "/memory.reclaim", text) && errno != EAGAIN)
+		die(GROUP "/memory.reclaim");
+}
+
+#endif
