@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a fork costs a process that has 512 MiB in use: in arenas, in 4 KiB anonymous
- * pages, in transparent huge pages, and one that has nothing. The fork itself with the
- * child's end; the parent's first writes afterwards, while there is a child and when it
- * is gone; a second fork; and what memory a child takes that only reads.
+ * pages, in transparent huge pages, in hugetlb pages, and one that has nothing. The
+ * fork itself with the child's end; the parent's first writes afterwards, while there
+ * is a child and when it is gone; a second fork; and what memory a child takes that
+ * only reads.
  *
  * Each kind is a process of its own, so that no other's page tables are copied with
  * it, in a memory cgroup of its own. They take turns.
@@ -17,6 +18,7 @@
 #define SIZE		(512 * MIB)
 #define ARENAS		(SIZE / ARENA)
 #define WRITES		1000
+#define SPARE		8	/* hugetlb pages */
 
 /* To take 512 MiB anew for each takes an emulator seconds. */
 #define FORK_ROUNDS	7
@@ -27,12 +29,13 @@
 #define ROOT		"/sys/fs/cgroup"
 #define COMMITTED	"/sys/class/misc/karena/committed"
 
-enum kind { NOTHING, SMALL, HUGE, KARENA, NR_KINDS };
+enum kind { NOTHING, SMALL, HUGE, HUGETLB, KARENA, NR_KINDS };
 
 static const char * const names[] = {
 	[NOTHING]	= "nothing",
 	[SMALL]		= "4 KiB anonymous",
 	[HUGE]		= "MADV_HUGEPAGE",
+	[HUGETLB]	= "hugetlb",
 	[KARENA]	= "karena",
 };
 
@@ -59,7 +62,29 @@ struct round {
 	double values[NR_WHATS];
 };
 
+/* How it is reported; what is in bytes by its KiB. */
+static const struct {
+	const char *name;
+	const char *unit;
+} figures[NR_WHATS] = {
+	[FORK]		= { "fork, exit, wait", "us" },
+	[FORK_AGAIN]	= { "fork, exit, wait, nothing written since", "us" },
+	[FORK_CPU]	= { "fork, exit, wait, 1,000 writes: CPU", "us" },
+	[AFTER_FORK]	= { "first write after fork, child gone at once", "us" },
+	[READ]		= { "child that reads all", "us" },
+	[READ_GROUP]	= { "child that reads all: cgroup", "KiB" },
+	[READ_TABLES]	= { "child that reads all: page tables", "KiB" },
+	[READ_COMMITTED] = { "child that reads all: committed", "KiB" },
+	[ALIVE]		= { "fork alone", "us" },
+	[SECOND_FORK]	= { "fork, exit, wait, beside a child", "us" },
+	[WRITE]		= { "first write after fork", "us" },
+	[WRITE_CPU]	= { "first write after fork: CPU", "us" },
+	[WRITE_SECOND]	= { "first write after fork, the page beside", "us" },
+	[AFTER_WRITE]	= { "first write after fork, child gone after writes", "us" },
+};
+
 static struct holder {
+	bool absent;	/* the kernel has no such memory */
 	int line[2];	/* commands to it, rounds from it */
 	struct series values[NR_WHATS];
 } holders[NR_KINDS];
@@ -144,6 +169,10 @@ static void take_memory(void)
 		heap_make(&heap, ARENAS);
 		heap_commit(&heap, ARENAS);
 		memory = heap.window;
+	} else if (kind == HUGETLB) {
+		memory = hugetlb(SIZE);
+		if (!memory)
+			die("MAP_HUGETLB");
 	} else {
 		memory = anonymous(SIZE, kind == HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	}
@@ -372,6 +401,8 @@ static void start_holder(enum kind which)
 static void end_holders(void)
 {
 	for (int which = NR_KINDS - 1; which >= 0; which--) {
+		if (holders[which].absent)
+			continue;
 		close(holders[which].line[1]);
 		if (wait(NULL) < 0)
 			die("wait");
@@ -384,6 +415,8 @@ static void run_round(struct holder *holder)
 {
 	struct round round;
 
+	if (holder->absent)
+		return;
 	tell(holder->line[1]);
 	if (read(holder->line[0], &round, sizeof(round)) != sizeof(round)) {
 		fprintf(stderr, "a process is gone\n");
@@ -405,8 +438,11 @@ static void print_times(const char *title, enum what what, bool faster,
 	printf("%-34s%11s%14s\n", title, "", faster ? "it / karena " :
 						      "karena / it ");
 	for (int which = faster ? NOTHING : SMALL; which < NR_KINDS; which++) {
-		double time = middle(which, what), karena = middle(KARENA, what);
+		double time, karena = middle(KARENA, what);
 
+		if (holders[which].absent)
+			continue;
+		time = middle(which, what);
 		printf("  %-32s%8.1f us", names[which], time);
 		if (which != KARENA)
 			print_ratio(faster ? time / karena : karena / time,
@@ -420,26 +456,46 @@ static void print_memory(void)
 {
 	printf("%-34s%12s%12s%12s%12s\n", "a child that reads all", "time",
 	       "cgroup", "tables", "committed");
-	for (int which = NOTHING; which < NR_KINDS; which++)
+	for (int which = NOTHING; which < NR_KINDS; which++) {
+		if (holders[which].absent)
+			continue;
 		printf("  %-32s%9.0f us%8.0f KiB%8.0f KiB%8.0f KiB\n", names[which],
 		       middle(which, READ), middle(which, READ_GROUP) / 1024,
 		       middle(which, READ_TABLES) / 1024,
 		       middle(which, READ_COMMITTED) / 1024);
+	}
 	printf("  karena more than nothing: %.0f KiB of the cgroup (<= 1024)\n",
 	       (middle(KARENA, READ_GROUP) - middle(NOTHING, READ_GROUP)) / 1024);
+}
+
+static void report_all(enum kind which)
+{
+	for (int what = 0; what < NR_WHATS; what++) {
+		struct series *series = &holders[which].values[what];
+		bool bytes = !strcmp(figures[what].unit, "KiB");
+
+		for (int i = 0; bytes && i < series->n; i++)
+			series->values[i] /= 1024;
+		report("fork", figures[what].name, names[which], figures[what].unit,
+		       series);
+	}
 }
 
 int main(void)
 {
 	stay_here();
-	for (int which = 0; which < NR_KINDS; which++)
-		start_holder(which);
-	/* A round before them: code and stack have their faults, too. */
+	/* A write may copy each page once; without a page left for it, the child dies. */
+	holders[HUGETLB].absent = !reserve_hugepages(ARENAS + SPARE);
+	if (holders[HUGETLB].absent)
+		printf("hugetlb: not here\n");
+	for (int which = 0; which < NR_KINDS; which++) {
+		if (!holders[which].absent)
+			start_holder(which);
+	}
 	for (int round = -1; round < FORK_ROUNDS; round++) {
+		warm_up = round < 0;
 		for (int which = 0; which < NR_KINDS; which++)
 			run_round(&holders[which]);
-		for (int i = 0; round < 0 && i < NR_KINDS * NR_WHATS; i++)
-			holders[i / NR_WHATS].values[i % NR_WHATS].n = 0;
 	}
 	printf("Fork with 512 MiB in use; medians of %d rounds, of %d forks each\n",
 	       FORK_ROUNDS, FORKS);
@@ -456,5 +512,7 @@ int main(void)
 	print_times("no writes before, the child gone", AFTER_FORK, false, NULL, NULL);
 	print_memory();
 	end_holders();
+	for (int which = 0; which < NR_KINDS; which++)
+		report_all(which);
 	return 0;
 }
