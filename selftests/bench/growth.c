@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What becomes of the costs when a process has much: with 64 MiB, 256 MiB and 1 GiB in
+ * use, to commit one arena more and to release it, to fork, to read what the kernel says
+ * of the memory, and to have 64 MiB taken that were given back; on karena, and with
+ * anonymous pages of 4 KiB and transparent huge ones.
+ *
+ * Statistics are all the files of the heap's directory in sysfs, and one of them;
+ * against smaps_rollup, which counts the pages when it is read, and statm. What is taken
+ * is volatile, or has seen MADV_FREE. Each size of each kind is made anew, and is all
+ * that the process has then.
+ */
+#include <ftw.h>
+#include <sys/wait.h>
+
+#include "group.h"
+
+#define MIB		(1UL << 20)
+#define TAKEN		(64 * MIB)
+
+/* 1 GiB in pages of 4 KiB takes an emulator seconds. */
+#define GROWTH_ROUNDS	3
+
+/* In a round, of what is quick; their mean is one value. */
+#define REPEATS		5
+
+static const size_t sizes[] = { 64 * MIB, 256 * MIB, 1024 * MIB };
+
+#define NR_SIZES	(sizeof(sizes) / sizeof(*sizes))
+#define WINDOW		(1024 * MIB + ARENA)
+
+enum kind { SMALL, HUGE, KARENA, NR_KINDS };
+
+static const char * const names[] = {
+	[SMALL]		= "4 KiB anonymous",
+	[HUGE]		= "MADV_HUGEPAGE",
+	[KARENA]	= "karena",
+};
+
+enum what { COMMIT, RELEASE, FORK, FIGURES, FIGURE, RECLAIM, NR_WHATS };
+
+static const char * const titles[] = {
+	[COMMIT]	= "commit and touch 2 MiB more",
+	[RELEASE]	= "release 2 MiB",
+	[FORK]		= "fork, exit, wait",
+	[FIGURES]	= "read all statistics",
+	[FIGURE]	= "read one of the statistics",
+	[RECLAIM]	= "have 64 MiB taken",
+};
+
+static struct series all_times[NR_WHATS][NR_SIZES][NR_KINDS];
+
+/* What is measured now. */
+static enum kind kind;
+static struct heap heap;
+static char *memory;
+static size_t used;
+static char directory[128];
+
+static void take(size_t from, size_t size)
+{
+	if (kind == KARENA) {
+		for (size_t at = from; at < from + size; at += ARENA)
+			__atomic_store_n(&heap.states[at / ARENA], KARENA_REQUESTED,
+					 __ATOMIC_RELEASE);
+		if (madvise(memory + from, size, MADV_POPULATE_WRITE))
+			die("MADV_POPULATE_WRITE");
+	}
+	touch(memory + from, size);
+}
+
+static void make(size_t size)
+{
+	used = size;
+	if (kind == KARENA) {
+		heap_make(&heap, WINDOW / ARENA);
+		memory = heap.window;
+		heap_commit(&heap, 1);
+		snprintf(directory, sizeof(directory), "/sys/class/misc/karena/heaps/%llu",
+			 (unsigned long long)heap.id);
+		take(ARENA, size - ARENA);
+	} else {
+		memory = anonymous(WINDOW, kind == HUGE ? MADV_HUGEPAGE :
+							   MADV_NOHUGEPAGE);
+		take(0, size);
+	}
+}
+
+static void unmake(void)
+{
+	if (kind == KARENA)
+		heap_destroy(&heap);
+	else
+		munmap(memory, WINDOW);
+}
+
+static void measure_commit(double *times)
+{
+	double start;
+
+	for (int i = 0; i < REPEATS; i++) {
+		start = now();
+		take(used, ARENA);
+		times[COMMIT] += (now() - start) / REPEATS;
+		start = now();
+		if (madvise(memory + used, ARENA,
+			    kind == KARENA ? MADV_REMOVE : MADV_DONTNEED))
+			die("madvise");
+		times[RELEASE] += (now() - start) / REPEATS;
+	}
+}
+
+static void measure_fork(double *times)
+{
+	double start = now();
+	pid_t child = fork();
+
+	if (!child)
+		_exit(0);
+	if (child < 0 || waitpid(child, NULL, 0) != child)
+		die("fork");
+	times[FORK] = now() - start;
+}
+
+static int read_file(const char *path, const struct stat *stat, int type)
+{
+	char text[4096];
+
+	(void)stat;
+	if (type == FTW_F)
+		read_text(path, text, sizeof(text));
+	return 0;
+}
+
+static void read_figures(void)
+{
+	if (kind != KARENA)
+		read_file("/proc/self/smaps_rollup", NULL, FTW_F);
+	else if (ftw(directory, read_file, 8))
+		die(directory);
+}
+
+static void read_figure(void)
+{
+	char path[160], text[64];
+
+	snprintf(path, sizeof(path), "%s/committed", directory);
+	if (read_text(kind == KARENA ? path : "/proc/self/statm", text, sizeof(text)) <= 0)
+		die(path);
+}
+
+static void measure_figures(double *times)
+{
+	double start = now();
+
+	/* A worker makes the directory. */
+	while (kind == KARENA && access(directory, F_OK)) {
+		if (now() - start > 10e6)
+			die(directory);
+		usleep(1000);
+	}
+	for (int i = 0; i < REPEATS; i++) {
+		start = now();
+		read_figures();
+		times[FIGURES] += (now() - start) / REPEATS;
+		start = now();
+		read_figure();
+		times[FIGURE] += (now() - start) / REPEATS;
+	}
+}
+
+static void give_back(void)
+{
+	if (kind == KARENA) {
+		for (size_t i = 0; i < used / ARENA; i++)
+			__atomic_store_n(&heap.states[i], volatile_word(),
+					 __ATOMIC_RELEASE);
+	} else if (madvise(memory, used, MADV_FREE)) {
+		die("MADV_FREE");
+	}
+}
+
+/* The cgroup's count is a rough one: of 64 MiB, a part may have been something else. */
+static void measure_reclaim(double *times)
+{
+	long until = group_memory() - TAKEN / 10 * 9;
+	double start;
+
+	give_back();
+	start = now();
+	while (group_memory() > until) {
+		group_reclaim(TAKEN);
+		if (now() - start > 60e6) {
+			fprintf(stderr, "%s: not taken\n", names[kind]);
+			exit(1);
+		}
+	}
+	times[RECLAIM] = now() - start;
+}
+
+static void measure(size_t size)
+{
+	double times[NR_WHATS] = {};
+
+	make(sizes[size]);
+	measure_commit(times);
+	measure_figures(times);
+	measure_fork(times);
+	measure_reclaim(times);
+	unmake();
+	for (int what = 0; what < NR_WHATS; what++)
+		record(&all_times[what][size][kind], times[what]);
+}
+
+static void print(enum what what)
+{
+	printf("%s\n", titles[what]);
+	for (int which = 0; which < NR_KINDS; which++) {
+		printf("  %-18s", names[which]);
+		for (size_t size = 0; size < NR_SIZES; size++) {
+			const struct series *times = &all_times[what][size][which];
+			char name[64];
+
+			printf("%11.1f us", median(times));
+			print_ratio(median(times) /
+				    median(&all_times[what][0][which]), NULL);
+			snprintf(name, sizeof(name), "%s, with %zu MiB in use",
+				 titles[what], sizes[size] / MIB);
+			report("growth", name, names[which], "us", times);
+		}
+		printf("\n");
+	}
+}
+
+int main(void)
+{
+	stay_here();
+	stop_ahead();
+	enter_group();
+	for (int round = -1; round < GROWTH_ROUNDS; round++) {
+		warm_up = round < 0;
+		for (size_t size = 0; size < NR_SIZES; size++) {
+			for (kind = 0; kind < NR_KINDS; kind++)
+				measure(size);
+		}
+	}
+	printf("With so much in use, and how many times that of 64 MiB; medians of %d\n",
+	       GROWTH_ROUNDS);
+	printf("%-20s%14s%14s%14s%14s%14s\n", "", "64 MiB", "ratio       ", "256 MiB",
+	       "ratio       ", "1 GiB");
+	for (int what = 0; what < NR_WHATS; what++)
+		print(what);
+	return 0;
+}
