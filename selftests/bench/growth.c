@@ -37,18 +37,23 @@ static const char * const names[] = {
 	[KARENA]	= "karena",
 };
 
-enum what { COMMIT, RELEASE, FORK, FIGURES, FIGURE, RECLAIM, NR_WHATS };
+enum what { COMMIT, RELEASE, FORK, FIGURES, FIGURE, RECLAIM, TOOK, NR_WHATS };
 
-static const char * const titles[] = {
-	[COMMIT]	= "commit and touch 2 MiB more",
-	[RELEASE]	= "release 2 MiB",
-	[FORK]		= "fork, exit, wait",
-	[FIGURES]	= "read all statistics",
-	[FIGURE]	= "read one of the statistics",
-	[RECLAIM]	= "have 64 MiB taken",
+static const struct {
+	const char *name;
+	const char *unit;
+} titles[NR_WHATS] = {
+	[COMMIT]	= { "commit and touch 2 MiB more", "us" },
+	[RELEASE]	= { "release 2 MiB", "us" },
+	[FORK]		= { "fork, exit, wait", "us" },
+	[FIGURES]	= { "read all statistics", "us" },
+	[FIGURE]	= { "read one of the statistics", "us" },
+	[RECLAIM]	= { "have 64 MiB taken", "us" },
+	/* The kernel may take more than it is asked for. */
+	[TOOK]		= { "what was taken then", "KiB" },
 };
 
-static struct series all_times[NR_WHATS][NR_SIZES][NR_KINDS];
+static struct series values[NR_WHATS][NR_SIZES][NR_KINDS];
 
 /* What is measured now. */
 static enum kind kind;
@@ -94,23 +99,23 @@ static void unmake(void)
 		munmap(memory, WINDOW);
 }
 
-static void measure_commit(double *times)
+static void measure_commit(double *round)
 {
 	double start;
 
 	for (int i = 0; i < REPEATS; i++) {
 		start = now();
 		take(used, ARENA);
-		times[COMMIT] += (now() - start) / REPEATS;
+		round[COMMIT] += (now() - start) / REPEATS;
 		start = now();
 		if (madvise(memory + used, ARENA,
 			    kind == KARENA ? MADV_REMOVE : MADV_DONTNEED))
 			die("madvise");
-		times[RELEASE] += (now() - start) / REPEATS;
+		round[RELEASE] += (now() - start) / REPEATS;
 	}
 }
 
-static void measure_fork(double *times)
+static void measure_fork(double *round)
 {
 	double start = now();
 	pid_t child = fork();
@@ -119,7 +124,7 @@ static void measure_fork(double *times)
 		_exit(0);
 	if (child < 0 || waitpid(child, NULL, 0) != child)
 		die("fork");
-	times[FORK] = now() - start;
+	round[FORK] = now() - start;
 }
 
 static int read_file(const char *path, const struct stat *stat, int type)
@@ -149,7 +154,7 @@ static void read_figure(void)
 		die(path);
 }
 
-static void measure_figures(double *times)
+static void measure_figures(double *round)
 {
 	double start = now();
 
@@ -162,10 +167,10 @@ static void measure_figures(double *times)
 	for (int i = 0; i < REPEATS; i++) {
 		start = now();
 		read_figures();
-		times[FIGURES] += (now() - start) / REPEATS;
+		round[FIGURES] += (now() - start) / REPEATS;
 		start = now();
 		read_figure();
-		times[FIGURE] += (now() - start) / REPEATS;
+		round[FIGURE] += (now() - start) / REPEATS;
 	}
 }
 
@@ -181,9 +186,9 @@ static void give_back(void)
 }
 
 /* The cgroup's count is a rough one: of 64 MiB, a part may have been something else. */
-static void measure_reclaim(double *times)
+static void measure_reclaim(double *round)
 {
-	long until = group_memory() - TAKEN / 10 * 9;
+	long before = group_memory(), until = before - TAKEN / 10 * 9;
 	double start;
 
 	give_back();
@@ -195,38 +200,39 @@ static void measure_reclaim(double *times)
 			exit(1);
 		}
 	}
-	times[RECLAIM] = now() - start;
+	round[RECLAIM] = now() - start;
+	round[TOOK] = (before - group_memory()) / 1024.;
 }
 
 static void measure(size_t size)
 {
-	double times[NR_WHATS] = {};
+	double round[NR_WHATS] = {};
 
 	make(sizes[size]);
-	measure_commit(times);
-	measure_figures(times);
-	measure_fork(times);
-	measure_reclaim(times);
+	measure_commit(round);
+	measure_figures(round);
+	measure_fork(round);
+	measure_reclaim(round);
 	unmake();
 	for (int what = 0; what < NR_WHATS; what++)
-		record(&all_times[what][size][kind], times[what]);
+		record(&values[what][size][kind], round[what]);
 }
 
 static void print(enum what what)
 {
-	printf("%s\n", titles[what]);
+	printf("%s\n", titles[what].name);
 	for (int which = 0; which < NR_KINDS; which++) {
 		printf("  %-18s", names[which]);
 		for (size_t size = 0; size < NR_SIZES; size++) {
-			const struct series *times = &all_times[what][size][which];
+			const struct series *series = &values[what][size][which];
 			char name[64];
 
-			printf("%11.1f us", median(times));
-			print_ratio(median(times) /
-				    median(&all_times[what][0][which]), NULL);
+			printf("%11.1f %-3s", median(series), titles[what].unit);
+			print_ratio(median(series) /
+				    median(&values[what][0][which]), NULL);
 			snprintf(name, sizeof(name), "%s, with %zu MiB in use",
-				 titles[what], sizes[size] / MIB);
-			report("growth", name, names[which], "us", times);
+				 titles[what].name, sizes[size] / MIB);
+			report("growth", name, names[which], titles[what].unit, series);
 		}
 		printf("\n");
 	}
@@ -246,7 +252,7 @@ int main(void)
 	}
 	printf("With so much in use, and how many times that of 64 MiB; medians of %d\n",
 	       GROWTH_ROUNDS);
-	printf("%-20s%14s%14s%14s%14s%14s\n", "", "64 MiB", "ratio       ", "256 MiB",
+	printf("%-20s%15s%14s%15s%14s%15s\n", "", "64 MiB", "ratio       ", "256 MiB",
 	       "ratio       ", "1 GiB");
 	for (int what = 0; what < NR_WHATS; what++)
 		print(what);
