@@ -8,11 +8,23 @@ case        what was measured
 contender   of which allocator or kind of memory
 unit        of the values
 values      all of them, in the order in which they were taken
+
+Lines with "meta" say of the lines of their file on what machine they were measured:
+`results.py FILE` adds one.
 """
 
 import json
+import os
+import pathlib
+import platform
+import re
 import statistics
+import subprocess
+import sys
 import typing
+
+PACKAGES = ["libc6", "libmimalloc2.0", "libtcmalloc-minimal4", "libjemalloc2", "python3",
+            "gcc", "lua5.4", "ruby", "perl", "sqlite3", "redis-server", "qemu-system-x86"]
 
 
 class Key(typing.NamedTuple):
@@ -49,15 +61,84 @@ def append(path, key, unit, values):
                   file=file)
 
 
+def lines(path):
+    """Those of a file, as dicts."""
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
 def load(path):
     """The {Key: Series} of a file: what has one key is put together."""
     results = {}
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
-            unit, values = entry.pop("unit"), entry.pop("values")
-            series = results.setdefault(Key(**entry), Series(unit, []))
-            if series.unit != unit:
-                raise ValueError(f"{path}: {entry}: {unit} and {series.unit}")
-            series.values.extend(values)
+    for entry in lines(path):
+        if "meta" in entry:
+            continue
+        unit, values = entry.pop("unit"), entry.pop("values")
+        series = results.setdefault(Key(**entry), Series(unit, []))
+        if series.unit != unit:
+            raise ValueError(f"{path}: {entry}: {unit} and {series.unit}")
+        series.values.extend(values)
     return results
+
+
+def load_meta(path):
+    """What the file says of the machine: a dict for each different line with "meta"."""
+    metas = []
+    for entry in lines(path):
+        if "meta" in entry and entry["meta"] not in metas:
+            metas.append(entry["meta"])
+    return metas
+
+
+def command_output(*command):
+    """What a command prints; nothing if there is no such command, or if it fails."""
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                              text=True, check=False)
+    except OSError:
+        return ""
+    return "" if done.returncode else done.stdout.strip()
+
+
+def first_match(path, pattern):
+    """The first group of a pattern in a file that need not be there."""
+    try:
+        found = re.search(pattern, pathlib.Path(path).read_text(encoding="utf-8"), re.M)
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
+def describe():
+    """The machine and the versions, without a name of it, of a user or of a directory."""
+    here = str(pathlib.Path(__file__).resolve().parent)
+    commit = command_output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
+    dirty = command_output("git", "-C", here, "status", "--porcelain",
+                           "--untracked-files=no")
+    memory = first_match("/proc/meminfo", r"^MemTotal: +(\d+)") or "0"
+    virtual = first_match("/proc/cpuinfo", r"^flags.* (hypervisor)\b")
+    meta = {
+        "karena": commit + (" dirty" if dirty else ""),
+        "processor": first_match("/proc/cpuinfo", r"^model name\s*: (.*)"),
+        "processors": f"{os.cpu_count()}" + (", of a virtual machine" if virtual else ""),
+        "memory": f"{int(memory) / (1 << 20):.1f} GiB",
+        "transparent huge pages": first_match(
+            "/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "distribution": first_match("/etc/os-release", r'^PRETTY_NAME="(.*)"'),
+        "libc": " ".join(platform.libc_ver()),
+    }
+    for package in PACKAGES:
+        meta[package] = command_output("dpkg-query", "-W", "-f", "${Version}", package)
+    return {name: text for name, text in meta.items() if text}
+
+
+def append_meta(path):
+    """Add a line of the machine to a file; without a path, to none."""
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            print(json.dumps({"meta": describe()}), file=file)
+
+
+if __name__ == "__main__":
+    append_meta(sys.argv[1])
