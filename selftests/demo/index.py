@@ -6,7 +6,6 @@ index are kept, as a language server would.
 """
 import ast
 import collections
-import gc
 import json
 import os
 import pathlib
