@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Two runs compared: what became worse or better by more than the noise.
+
+Machines differ, and one machine differs from day to day. So of what a clock or the
+kernel measured, only ratios are compared: of karena to the geometric mean of the others
+in the same run. What is counted one by one is compared as it is.
+
+A change is one when it is above a floor and above NOISES standard deviations, which are
+taken from the values of both runs. Those of a few values are badly known, so they are
+mixed with what is typical of their group.
+"""
+
+import dataclasses
+import math
+import re
+import statistics
+import typing
+
+import figures
+import groups
+import units
+
+NOISES = 4
+
+# Of the clock in parts: two builds of the same source differ by so much.
+TIME_FLOOR = 0.04
+MEMORY_FLOOR = 0.02
+# A guest's kernel does not do quite the same each time.
+COUNTED_FLOOR = 0.02
+# Counted natively: a quarter of an instruction, or of a fault, or half a percent.
+COUNT_FLOOR = 0.25
+COUNT_FLOOR_PART = 0.005
+
+
+@dataclasses.dataclass
+class Change:
+    """One series of karena in two runs; values are ratios, or counts if it is exact."""
+
+    key: typing.Any
+    exact: bool
+    upward: bool            # whether more is better
+    before: float
+    now: float
+    noise: float            # of the logarithm, or of the count; NaN if not known
+    floor: float            # as well
+
+    def margin(self):
+        return max(self.floor, NOISES * self.noise)
+
+    def shift(self):
+        """How far it went to the worse."""
+        shift = self.now - self.before if self.exact else math.log(self.now / self.before)
+        return -shift if self.upward else shift
+
+    def allowed(self):
+        margin = -self.margin() if self.upward else self.margin()
+        return self.before + margin if self.exact else self.before * math.exp(margin)
+
+    def worse(self):
+        return self.shift() > self.margin()
+
+    def better(self):
+        return -self.shift() > self.margin()
+
+    def text(self):
+        place, group, case, contender = self.key
+        of = "" if self.exact else " to the others"
+        return (f"{place}, {group}, {case}, {contender}{of}: {self.before:.4g} before, "
+                f"{self.now:.4g} now, {self.allowed():.4g} allowed")
+
+
+@dataclasses.dataclass
+class Comparison:
+    changes: list
+    missing: list           # keys of places and groups that were measured
+    unmeasured: list        # (place, group) that were not, at all
+    alone: list             # keys that can be compared with nobody
+    unknown: list           # keys of which the noise is not known
+
+
+def deviation_of_count(figure):
+    return statistics.stdev(figure.draws)
+
+
+def compare_count(key, series, others):
+    before, now = (figures.figure(key, one, run)
+                   for one, run in zip((series, others), ("kept", "new")))
+    counted = key.place.endswith(" counted") or not re.fullmatch(groups.NATIVE, key.place)
+    part = COUNTED_FLOOR if counted and before.value > 100 else COUNT_FLOOR_PART
+    return Change(key, True, False, before.value, now.value,
+                  math.hypot(deviation_of_count(before), deviation_of_count(now)),
+                  max(COUNT_FLOOR, part * before.value))
+
+
+def to_peers(key, results, peers, run):
+    """The ratio to the geometric mean of peers in one run, or None."""
+    ours = figures.figure(key, results[key], run)
+    ratios = [figures.ratio(ours, figures.figure(peer, results[peer], run))
+              for peer in peers]
+    return figures.mean(ratios) if all(ratios) else None
+
+
+def common_peers(key, kept, new):
+    """The keys of those that karena is compared with in both runs."""
+    group = groups.find(key.place, key.group)
+    names = {other.contender for other in kept
+             if other[:3] == key[:3] and other in new}
+    return [key._replace(contender=name)
+            for name in group.peers_of(key.contender, sorted(names))]
+
+
+def compare_ratio(key, kept, new):
+    peers = common_peers(key, kept, new)
+    before, now = to_peers(key, kept, peers, "kept"), to_peers(key, new, peers, "new")
+    if not before or not now:
+        return None
+    known = before.known() and now.known()
+    memory = units.kind(kept[key].unit) in ("memory", "share")
+    return Change(key, False, units.more_is_better(kept[key].unit), before.value, now.value,
+                  math.hypot(before.deviation(), now.deviation()) if known else math.nan,
+                  math.log1p(MEMORY_FLOOR if memory else TIME_FLOOR))
+
+
+def settle_noise(changes):
+    """Mix the noise of each with what is typical of its kind; without any, NaN stays."""
+    noises = {}
+    for change in changes:
+        if not math.isnan(change.noise):
+            noises.setdefault((change.key[:2], change.floor), []).append(change.noise)
+    for change in changes:
+        several = noises.get((change.key[:2], change.floor))
+        if several:
+            typical = statistics.median(several)
+            own = typical if math.isnan(change.noise) else change.noise
+            change.noise = max(own, math.sqrt((own ** 2 + typical ** 2) / 2))
+
+
+def compare(kept, new, counts_only=False):
+    """The Comparison of two {Key: Series}."""
+    found = Comparison([], [], [], [], [])
+    measured = {key[:2] for key in new}
+    ratios = []
+    for key, series in kept.items():
+        if not groups.find(key.place, key.group).is_ours(key.contender):
+            continue
+        exact = units.exact(key, series.unit)
+        if counts_only and not exact:
+            continue
+        if key[:2] not in measured:
+            if key[:2] not in found.unmeasured:
+                found.unmeasured.append(key[:2])
+        elif key not in new or new[key].unit != series.unit:
+            found.missing.append(key)
+        elif exact:
+            found.changes.append(compare_count(key, series, new[key]))
+        else:
+            change = compare_ratio(key, kept, new)
+            (ratios if change else found.alone).append(change or key)
+    settle_noise(ratios)
+    found.unknown = [change.key for change in ratios if math.isnan(change.noise)]
+    found.changes += [change for change in ratios if not math.isnan(change.noise)]
+    return found

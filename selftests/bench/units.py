@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Units of results: what kind of value each is of, and how a value is written."""
+
+KINDS = {
+    "ns": "time", "us": "time", "ms": "time", "s": "time",
+    "B": "memory", "bytes": "memory", "KiB": "memory", "MiB": "memory", "GiB": "memory",
+    "%": "share",
+}
+FACTORS = {
+    "ns": 1e-9, "us": 1e-6, "ms": 1e-3,
+    "k": 1e3, "M": 1e6, "G": 1e9,
+    "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30,
+}
+
+
+def kind(unit):
+    """Time, memory, share, rate; or count, of what is counted one by one."""
+    if "/s" in unit:
+        return "rate"
+    return KINDS.get(unit, "count")
+
+
+def factor(unit):
+    """How much it is of the unit without a prefix."""
+    return FACTORS.get(unit, 1)
+
+
+def more_is_better(unit):
+    return kind(unit) == "rate"
+
+
+def exact(key, unit):
+    """Whether another load of the machine changes nothing of it."""
+    return kind(unit) == "count" or key.place.endswith(" counted")
+
+
+def text(value):
+    """Three digits that matter, and no exponent."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def text_ratio(value):
+    """Two digits behind the point as long as they say something."""
+    return f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else text(value)
