@@ -16,6 +16,11 @@ RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
 MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
+results := $(OUT)/bench/results
+report := $(OUT)/bench/report
+# The results of the last run that is kept, and its pictures; its report is $(kept).md.
+kept := Documentation/performance
+bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
 # Built only where liburing is.
 uring_library = $(OUT)/lib/libkarena-uring.so.$(VERSION)
 
@@ -38,7 +43,10 @@ help:
 	@echo 'make check-debug  the same selftests on a debug kernel (built once: 15 minutes)'
 	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      compare malloc with others, here, in time and memory'
-	@echo 'make bench-guest  measure commit, touch and fork in a guest'
+	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
+	@echo 'make bench-report  write build/bench/report/report.html anew from the results'
+	@echo 'make bench-check  compare the results with those that are kept'
+	@echo 'make bench-keep  keep the report and the results in Documentation'
 	@echo 'make lint       the static checkers'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove what install put there'
@@ -75,11 +83,39 @@ check-debug: library
 check-programs: library
 	selftests/programs
 
+# Results are written beside the last ones, which stay until a run is whole.
 bench: library
-	selftests/bench/native
+	@mkdir -p $(results)
+	selftests/bench/native --results $(results)/native.new
+	python3 selftests/bench/results.py $(results)/native.new native
+	mv $(results)/native.new $(results)/native.jsonl
+	$(bench_report)
 
+# Counted, what is of one thread and has no pressure.
 bench-guest: library
-	selftests/bench/run
+	@mkdir -p $(results)
+	@rm -f $(results)/guest.new
+	set -e; export KARENA_RESULTS=$(results)/guest.new; \
+	for kernel in 6.1 6.12; do \
+		KERNEL=$$kernel selftests/bench/run; \
+		KERNEL=$$kernel COUNT=1 selftests/bench/run counts commit reuse fork; \
+	done
+	python3 selftests/bench/results.py $(results)/guest.new guests
+	mv $(results)/guest.new $(results)/guest.jsonl
+	$(bench_report)
+
+bench-report:
+	$(bench_report)
+
+bench-check:
+	selftests/bench/check $(kept)/results.jsonl $(results)/*.jsonl
+
+bench-keep: bench-report
+	@mkdir -p $(kept)
+	rm -f $(kept)/*.svg
+	cp $(report)/*.svg $(kept)
+	cat $(results)/*.jsonl >$(kept)/results.jsonl
+	sed 's,^!\[\(.*\)\](,![\1](performance/,' $(report)/report.md >$(kept).md
 
 lint:
 	selftests/lint
@@ -172,5 +208,5 @@ endif
 clean:
 	rm -rf $(OUT)
 
-.PHONY: all help setup library module no-module demo check check-debug check-programs bench \
-	bench-guest lint install uninstall clean
+.PHONY: all help setup library module no-module demo check check-debug check-programs \
+	bench bench-guest bench-report bench-check bench-keep lint install uninstall clean

@@ -99,6 +99,7 @@ code { background: var(--soft); padding: 0 .25em; border-radius: 3px; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; overflow-wrap: normal; }
+th:first-child, td:first-child { min-width: 10rem; }
 th { background: var(--soft); }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: var(--soft); }
@@ -115,7 +116,7 @@ def html_cell(tag, text, number):
     """Cells that say what became of a promise are coloured, too."""
     classes = ["number"] if number else []
     for status in ("met", "missed", "not measured"):
-        if text.lower() == status or text.lower().startswith(status + ","):
+        if text.lower() == status:
             classes.append(status.replace(" ", "-"))
     attribute = f' class="{" ".join(classes)}"' if classes else ""
     return f"<{tag}{attribute}>{inline(text)}</{tag}>"

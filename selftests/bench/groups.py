@@ -78,10 +78,11 @@ TABLE = (
     Group(NATIVE, ".*", "malloc", "mimalloc", CASES,
           about="Each case is a process of its own."),
     Group(GUEST, "commit", "Commit and touch", "karena, ready", CONTENDERS,
+          drawn="commit and touch.*",
           about="2 MiB committed, with every page written to. *Ready* are frames that "
                 "had been cleared before the clock was started; *none ready* clears "
                 "each at its commit."),
-    Group(GUEST, "reuse", "Reuse", "karena, volatile", CONTENDERS,
+    Group(GUEST, "reuse", "Reuse", "karena, volatile", CONTENDERS, drawn="(?!.* of ).*",
           about="2 MiB given back and used again, with every page touched."),
     Group(GUEST, "heap", "A heap made and destroyed", "memfd", CONTENDERS,
           ours="heap.*", other_bases=(("(heap|memfd), 2 MiB.*", "memfd, 2 MiB cleared"),),

@@ -38,12 +38,13 @@ def gnuplot_colour(colour):
     return f"rgb({red:3}, {green:3}, {blue:3})"
 
 
-def style():
-    """CSS that has the colours for the dark."""
+def style(svg=None):
+    """CSS that has the colours for the dark; of a picture, those that are in it."""
     rules = "".join(
         f'svg [{attribute}="{gnuplot_colour(light)}"]{{{attribute}:{dark}}}'
         for light, dark in [*PALETTE, GRID, INK]
-        for attribute in ("fill", "stroke", "color"))
+        for attribute in ("fill", "stroke", "color")
+        if not svg or gnuplot_colour(light) in svg)
     return "@media (prefers-color-scheme: dark){" + rules + "}"
 
 
@@ -70,17 +71,30 @@ def draw(name, title, height, commands):
     return finish(name, title, done.stdout)
 
 
+def without_the_unused(svg):
+    """Groups that are empty, and marks that are nowhere, which gnuplot writes as well."""
+    before = None
+    while svg != before:
+        before = svg
+        svg = re.sub(r"<g [^>]*>\s*</g>", "", svg)
+        for mark in re.findall(r"id='(gp\w+)'", svg):
+            if f"#{mark}'" not in svg:
+                svg = re.sub(rf"\n[^\n]* id='{mark}'[^\n]*", "", svg)
+    return svg
+
+
 def finish(name, title, svg):
     """A title that is heard, the style, and names that no other picture has."""
     svg = re.sub(r"<title>.*?</title>|<desc>.*?</desc>|<filter.*?</filter>", "", svg,
                  flags=re.S)
+    svg = without_the_unused(svg)
     svg = re.sub(r"""(id=['"]|#)(gp|gnuplot_)""", rf"\1{name}-\2", svg)
     svg = re.sub(r"rgb\( *0, *0, *0\)", "black", svg)
     svg = svg.replace(f'font-size="{BOLD}.00"', 'font-size="13" font-weight="bold"')
-    svg = "\n".join(line.rstrip() for line in svg.splitlines() if line.strip())
+    svg = "\n".join(part.strip() for part in svg.splitlines() if part.strip())
     head = svg[svg.index("<svg"):]
     head = head.replace(
-        ">", f">\n<title>{html.escape(title)}</title>\n<style>{style()}</style>", 1)
+        ">", f">\n<title>{html.escape(title)}</title>\n<style>{style(svg)}</style>", 1)
     return ('<?xml version="1.0" encoding="utf-8"?>\n'
             "<!-- SPDX-License-Identifier: GPL-2.0 -->\n" + head + "\n")
 
@@ -149,7 +163,7 @@ class Rows:
         tics = ", ".join(tick(name, -number) for number, name in enumerate(self.names, 1))
         return (f"set ytics ({tics}) scale 0\nset yrange [{-len(self.names) - 0.6}:-0.4]\n"
                 "set grid noy\n" + "".join(
-                    f"set label {quoted(text)} at graph 0, first {y - 0.12} left "
+                    f"set label {quoted(text)} at first 1, first {y - 0.12} left "
                     f'font "sans-serif,{BOLD}" tc rgb "{INK[0]}" front offset 0.3,0\n'
                     for y, text in self.headings))
 
@@ -194,18 +208,23 @@ def cases_chart(section, place, slug):
         for name, ratio in ratios.items():
             if ratio:
                 data[f"d{names.index(name)}"].append((*whiskers(ratio), y))
+    label = f"{section.kind}, times {section.group.base}'s; {better(section)}"
+    return mixed_chart(slug, section.title(), rows, data, names, numbers, label, 21)
+
+
+def mixed_chart(slug, title, rows, data, names, numbers, label, height):
+    """Bars for karena, marks for its peers; the names are those of the blocks, in turn."""
     bars, marks = [], []
     for number, name in enumerate(names):
         colour = PALETTE[numbers[name]][0]
-        if not data[f"d{number}"]:
+        if not data.get(f"d{number}"):
             continue
-        if section.group.is_ours(name):
+        if numbers[name] == OURS:
             bars += bar_of(f"$d{number}", 0.32, colour, name)
         else:
             marks.append(f"$d{number} using 1:4 with points pt {MARKS[numbers[name]]} "
                          f'ps 0.75 lc rgb "{colour}" title {quoted(name)}')
-    label = f"{section.kind}, times {section.group.base}'s; {better(section)}"
-    return ratio_chart(section, slug, rows, data, label, bars + marks, 21)
+    return ratio_chart(slug, title, rows, data, label, bars + marks, height)
 
 
 def contenders_chart(section, places, slug):
@@ -230,15 +249,16 @@ def contenders_chart(section, places, slug):
         if data[f"d{number}"]:
             bars += bar_of(f"$d{number}", height / 2, PALETTE[number][0], place)
     label = f"times that of {section.group.base}; {better(section)}"
-    return ratio_chart(section, slug, rows, data, label, bars, 16 + 5 * len(places))
+    return ratio_chart(slug, section.title(), rows, data, label, bars,
+                       16 + 5 * len(places))
 
 
-def ratio_chart(section, slug, rows, data, label, plots, height):
+def ratio_chart(slug, title, rows, data, label, plots, height):
     """Rows of ratios, each so high; data has blocks of ratio, low, high, row."""
     values = [value for block in data.values() for point in block for value in point[:3]]
     if not values:
         return None
-    return draw(slug, section.title(), 110 + height * len(rows.names),
+    return draw(slug, title, 110 + height * len(rows.names),
                 blocks(data) + rows.commands() + ratio_axis(values)
                 + f"set xlabel {quoted(label)}\n" + plot(plots))
 

@@ -10,7 +10,7 @@ unit        of the values
 values      all of them, in the order in which they were taken
 
 Lines with "meta" say of the lines of their file on what machine they were measured:
-`results.py FILE` adds one.
+`results.py FILE NAME` adds one, of a run that is called so.
 """
 
 import json
@@ -109,7 +109,7 @@ def first_match(path, pattern):
     return found[1] if found else ""
 
 
-def describe():
+def describe(name=""):
     """The machine and the versions, without a name of it, of a user or of a directory."""
     here = str(pathlib.Path(__file__).resolve().parent)
     commit = command_output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
@@ -118,6 +118,7 @@ def describe():
     memory = first_match("/proc/meminfo", r"^MemTotal: +(\d+)") or "0"
     virtual = first_match("/proc/cpuinfo", r"^flags.* (hypervisor)\b")
     meta = {
+        "run": name,
         "karena": commit + (" dirty" if dirty else ""),
         "processor": first_match("/proc/cpuinfo", r"^model name\s*: (.*)"),
         "processors": f"{os.cpu_count()}" + (", of a virtual machine" if virtual else ""),
@@ -133,12 +134,12 @@ def describe():
     return {name: text for name, text in meta.items() if text}
 
 
-def append_meta(path):
+def append_meta(path, name=""):
     """Add a line of the machine to a file; without a path, to none."""
     if path:
         with open(path, "a", encoding="utf-8") as file:
-            print(json.dumps({"meta": describe()}), file=file)
+            print(json.dumps({"meta": describe(name)}), file=file)
 
 
 if __name__ == "__main__":
-    append_meta(sys.argv[1])
+    append_meta(*sys.argv[1:])

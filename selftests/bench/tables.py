@@ -6,14 +6,19 @@ import units
 from document import Table
 
 
+def figure_text(figure, text_of):
+    """A figure and its interval, as far as that can be seen in so many digits."""
+    text = text_of(figure.value)
+    low, high = map(text_of, figure.interval())
+    return text if (low, high) == (text, text) else f"{text} ({low}..{high})"
+
+
 def ratio_text(ratio, interval=True):
     if not ratio:
         return ""
-    text = units.text_ratio(ratio.value)
-    low, high = map(units.text_ratio, ratio.interval())
-    if interval and ratio.known() and (low, high) != (text, text):
-        text += f" ({low}..{high})"
-    return text
+    if not interval:
+        return units.text_ratio(ratio.value)
+    return figure_text(ratio, units.text_ratio)
 
 
 def short_by_case(section, place):
