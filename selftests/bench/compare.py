@@ -78,18 +78,15 @@ class Comparison:
     unknown: list           # keys of which the noise is not known
 
 
-def deviation_of_count(figure):
-    return statistics.stdev(figure.draws)
-
-
 def compare_count(key, series, others):
     before, now = (figures.figure(key, one, run)
                    for one, run in zip((series, others), ("kept", "new")))
-    counted = key.place.endswith(" counted") or not re.fullmatch(groups.NATIVE, key.place)
-    part = COUNTED_FLOOR if counted and before.value > 100 else COUNT_FLOOR_PART
-    return Change(key, True, False, before.value, now.value,
-                  math.hypot(deviation_of_count(before), deviation_of_count(now)),
-                  max(COUNT_FLOOR, part * before.value))
+    native = re.fullmatch(groups.NATIVE, key.place)
+    floor = before.value * (COUNT_FLOOR_PART if native else COUNTED_FLOOR)
+    if units.kind(series.unit) == "count":
+        floor = max(floor, COUNT_FLOOR)
+    noise = math.hypot(statistics.stdev(before.draws), statistics.stdev(now.draws))
+    return Change(key, True, False, before.value, now.value, noise, floor)
 
 
 def to_peers(key, results, peers, run):
