@@ -40,6 +40,17 @@ class Picture(typing.NamedTuple):
     svg: str
 
 
+def anchor(title):
+    """Where a heading can be reached, as Markdown's readers make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def contents(blocks):
+    """Links to the headings of the second level."""
+    return Text(" | ".join(f"[{block.text}](#{anchor(block.text)})" for block in blocks
+                           if isinstance(block, Heading) and block.level == 2))
+
+
 def inline(text):
     """The HTML of a text."""
     text = html.escape(text, quote=False)
@@ -100,6 +111,7 @@ table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabu
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; overflow-wrap: normal; }
 th:first-child, td:first-child { min-width: 10rem; }
+th:last-child:not(.number), td:last-child:not(.number) { min-width: 9rem; }
 th { background: var(--soft); }
 th.number, td.number { text-align: right; white-space: nowrap; }
 tbody tr:hover { background: var(--soft); }
@@ -145,7 +157,8 @@ def html_picture(picture):
 
 def html_block(block):
     if isinstance(block, Heading):
-        return f"<h{block.level}>{inline(block.text)}</h{block.level}>"
+        place = f' id="{anchor(block.text)}"' if block.level == 2 else ""
+        return f"<h{block.level}{place}>{inline(block.text)}</h{block.level}>"
     if isinstance(block, Text):
         return f"<p>{inline(block.text)}</p>"
     if isinstance(block, Table):

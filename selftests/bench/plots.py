@@ -269,7 +269,8 @@ def position(axis, case):
     if not found:
         return None
     parts = found.groupdict()
-    curve = " ".join(filter(None, [parts["curve"], parts.get("rest")])).strip(" ,:-")
+    names = [part.strip(" ,:-") for part in (parts["curve"], parts.get("rest") or "")]
+    curve = " ".join(filter(None, names))
     text = parts["x"]
     if text.startswith("p"):
         return curve, -math.log10(1 - float(text[1:]) / 100 + 1e-12), text[1:] + " %"
@@ -323,7 +324,8 @@ def lines_chart(section, curve, spots, slug):
              for number, name in enumerate(names) if data[f"d{number}"]]
     if not lines:
         return None
-    label = (f"{curve}, {section.unit}" if curve else section.unit) + f"; {better(section)}"
+    unit = next(cell.series.unit for row in spots.values() for cell in row.values())
+    label = ", ".join(filter(None, [curve, unit])) + f"; {better(section)}"
     axis = ('set xlabel "share of the calls that take no longer"\n' if percentiles
             else "set logscale x 2\n")
     return draw(slug, ": ".join(filter(None, [section.title(), curve])), 380,

@@ -165,7 +165,7 @@ class Promise(typing.NamedTuple):
 CASES = Select("(cases|time)", "(?!tiny).*")
 CASES_PEAK = Select("(cases|memory).*peak|peak", "(?!tiny).*", "memory")
 PROGRAMS = Select("programs.*")
-PROGRAMS_PEAK = Select("programs.*", kind="memory")
+PROGRAMS_PEAK = Select("programs.*peak", kind="memory")
 PYTHON = Select("python.*", r"(?!tuples).*")
 PYTHON_PEAK = Select("python.*peak", r"(?!tuples).*", "memory")
 COUNTS = "(instructions|counts?)"

@@ -79,10 +79,9 @@ def full(section, place):
 
 def tables(section):
     """A short one, then one a place with all of it, folded."""
+    short = []
     if section.group.shape == groups.CONTENDERS:
         short = [short_by_contender(section)]
-    elif section.group.shape == groups.CASES and len(section.contenders()) > 1:
+    elif section.native() and len(section.contenders()) > 1:
         short = [short_by_case(section, place) for place in section.places]
-    else:
-        short = []
     return short + [full(section, place) for place in section.places]
