@@ -35,6 +35,7 @@ class Group(typing.NamedTuple):
     other_bases: tuple = ()     # (contender, its base)
     axis: str = AMOUNT          # of LINES
     drawn: str = ".*"           # the cases that a picture is made of
+    apart: str = ""             # those that are not in the means
     about: str = ""
 
     def is_ours(self, contender):
@@ -60,11 +61,13 @@ class Group(typing.NamedTuple):
 
 TABLE = (
     Group(NATIVE, "python.*", "Programs in Python", "python3", CASES,
+          apart="tuples.*",
           about="Unmodified programs in Debian's Python, without karena and by "
                 "`karena run --python=domains`."),
     Group(NATIVE, "programs.*", "Programs", "mimalloc", CASES,
           about="Each is started anew in each round, with the allocator by `LD_PRELOAD`; "
-                "of redis, the time is its client's."),
+                "of redis, the time is its client's, and under glibc, where nothing is "
+                "preloaded, stands its own jemalloc."),
     Group(NATIVE, "latency.*", "Single calls", "mimalloc", LINES, axis=PERCENTILE,
           about="How long single calls take, by the processor's clock, that of the look "
                 "at the clock included."),
@@ -75,20 +78,24 @@ TABLE = (
           about="Counted one by one, by the processor's trap after each: no other load "
                 "changes them."),
     Group(NATIVE, "redis.*", "redis", "mimalloc", CASES),
-    Group(NATIVE, ".*", "malloc", "mimalloc", CASES,
+    Group(NATIVE, ".*", "malloc", "mimalloc", CASES, apart="tiny",
           about="Each case is a process of its own."),
     Group(GUEST, "commit", "Commit and touch", "karena, ready", CONTENDERS,
           drawn="commit and touch.*",
           about="2 MiB committed, with every page written to. *Ready* are frames that "
                 "had been cleared before the clock was started; *none ready* clears "
-                "each at its commit."),
+                "each at its commit. Nearly all of a commit is clearing the frame; a "
+                "ready one leaves the fault, the PMD and the first touch of 512 pages."),
     Group(GUEST, "reuse", "Reuse", "karena, volatile", CONTENDERS, drawn="(?!.* of ).*",
           about="2 MiB given back and used again, with every page touched."),
     Group(GUEST, "heap", "A heap made and destroyed", "memfd", CONTENDERS,
           ours="heap.*", other_bases=(("(heap|memfd), 2 MiB.*", "memfd, 2 MiB cleared"),),
           about="Against an empty memfd that is created, mapped, unmapped and closed. "
                 "*Directory* counts the heap's directory in sysfs, for which the program "
-                "waits. CPU is that of all processors, threads of the kernel included."),
+                "waits; it comes with the first commit, whose own time is not counted, so "
+                "that the memfd that the heap with an arena is compared with has 2 MiB "
+                "cleared beside it, too. CPU is that of all processors, threads of the "
+                "kernel included."),
     Group(GUEST, "reclaim", "Reclaim", "clean page cache", CONTENDERS,
           ours="volatile arenas",
           about="1 GiB of volatile arenas taken under pressure, against 1 GiB of clean "
@@ -101,7 +108,9 @@ TABLE = (
           drawn="fork, exit, wait(, nothing written since)?|first write after fork",
           about="A process that has 512 MiB in use forks. Each kind of memory is a "
                 "process of its own in a memory cgroup of its own, and they take turns; "
-                "*nothing* is a process without such memory."),
+                "*nothing* is a process without such memory. All of it has been written "
+                "before, unless it says otherwise. A child that reads everything has no "
+                "page tables in arenas but those of the huge entries."),
     Group(GUEST, "pressure", "Pressure", "karena, pressure word", CONTENDERS,
           about="How soon a process knows that a limit was crossed: by karena's word, and "
                 "by what the kernel has for memory cgroups."),

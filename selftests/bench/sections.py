@@ -63,9 +63,14 @@ class Section(typing.NamedTuple):
     def to_base(self, row, contender):
         return figures.ratio(row[contender].figure, self.base(row, contender).figure)
 
+    def meant(self, place):
+        """The cases of which means are made, {case: row}."""
+        return {case: row for case, row in self.places[place].items()
+                if not re.fullmatch(self.group.apart, case)}
+
     def mean(self, place, contender):
         """The geometric mean of its ratios over the cases, if there are several."""
-        rows = [row for row in self.places[place].values() if contender in row]
+        rows = [row for row in self.meant(place).values() if contender in row]
         if len(rows) < 2:
             return None
         return figures.mean([self.to_base(row, contender) for row in rows])

@@ -7,9 +7,8 @@ import plots
 
 def name(section):
     """What a section is of, and what it is compared with if that is not the usual base."""
-    cases = next(iter(section.places.values()))
     base = section.group.base
-    title = f"{section.name}: {len(cases)}"
+    title = f"{section.name}: {len(section.meant('native'))}"
     return title if base == "mimalloc" else f"{title}, to {base}"
 
 
