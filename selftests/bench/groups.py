@@ -36,6 +36,7 @@ class Group(typing.NamedTuple):
     axis: str = AMOUNT          # of LINES
     drawn: str = ".*"           # the cases that a picture is made of
     apart: str = ""             # those that are not in the means
+    merged: bool = False        # all whose name begins with the same word are one
     about: str = ""
 
     def is_ours(self, contender):
@@ -60,26 +61,32 @@ class Group(typing.NamedTuple):
 
 
 TABLE = (
-    Group(NATIVE, "python.*", "Programs in Python", "python3", CASES,
-          apart="tuples.*",
-          about="Unmodified programs in Debian's Python, without karena and by "
-                "`karena run --python=domains`."),
+    Group(NATIVE, "cases.*", "Cases", "mimalloc", CASES, apart="tiny",
+          about="Each case is a process of its own, and *end* is what is resident when it "
+                "has freed its blocks."),
     Group(NATIVE, "programs.*", "Programs", "mimalloc", CASES,
           about="Each is started anew in each round, with the allocator by `LD_PRELOAD`; "
                 "of redis, the time is its client's, and under glibc, where nothing is "
                 "preloaded, stands its own jemalloc."),
+    Group(NATIVE, "python.*", "Programs in Python", "python3", CASES, apart="tuples.*",
+          about="Unmodified programs in Debian's Python, without karena and by "
+                "`karena run --python=domains`."),
+    Group(NATIVE, "counts", "Instructions of malloc and free", "mimalloc", CASES,
+          about="Counted one by one, by the processor's trap after each: no other load "
+                "changes them. A block that is freed at once; *batch* are 512 blocks, "
+                "the oldest freed first."),
+    Group(NATIVE, "threads.*", "Threads", "mimalloc", LINES, merged=True),
+    Group(NATIVE, "latency (timing|step)", "The clock", "mimalloc", CASES, ours="(?!)",
+          about="What a look at the clock takes, which is in all times of single calls."),
     Group(NATIVE, "latency.*", "Single calls", "mimalloc", LINES, axis=PERCENTILE,
+          merged=True,
           about="How long single calls take, by the processor's clock, that of the look "
                 "at the clock included."),
-    Group(NATIVE, "growth.*", "Growing heaps", "mimalloc", LINES),
-    Group(NATIVE, "threads.*", "Threads", "mimalloc", LINES),
-    Group(NATIVE, "(instructions|counts?)", "Instructions of malloc and free",
-          "mimalloc", CASES,
-          about="Counted one by one, by the processor's trap after each: no other load "
-                "changes them."),
-    Group(NATIVE, "redis.*", "redis", "mimalloc", CASES),
-    Group(NATIVE, ".*", "malloc", "mimalloc", CASES, apart="tiny",
-          about="Each case is a process of its own."),
+    Group(NATIVE, "growth.*", "Growing heaps", "mimalloc", LINES, merged=True,
+          about="What single things cost when so much memory is in use."),
+    Group(NATIVE, "redis.*", "redis while it saves", "mimalloc", CASES, merged=True,
+          about="How long requests take, and what memory its child makes it copy."),
+    Group(NATIVE, ".*", "", "mimalloc", CASES),
     Group(GUEST, "commit", "Commit and touch", "karena, ready", CONTENDERS,
           drawn="commit and touch.*",
           about="2 MiB committed, with every page written to. *Ready* are frames that "

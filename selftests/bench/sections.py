@@ -29,12 +29,13 @@ class Section(typing.NamedTuple):
     places: dict        # {place: {case: {contender: Cell}}}
 
     def title(self):
-        title = self.group.title or self.name.capitalize()
-        if self.group.title == "malloc" and self.name.lower() != "malloc":
-            title = f"malloc: {self.name}"
+        first, _, figure = self.name.partition(" ")
+        title = self.group.title or first.capitalize()
+        if figure:
+            return f"{title}: {figure}"
         if self.group.shape == groups.CONTENDERS and self.kind == "time":
             return title
-        return title if self.kind in title.lower() else f"{title}: {self.kind}"
+        return f"{title}: {self.kind}"
 
     def slug(self):
         """A name for files."""
@@ -83,11 +84,15 @@ def build(results):
         group = groups.find(key.place, key.group)
         native = bool(re.fullmatch(groups.NATIVE, key.place))
         kind = units.kind(series.unit)
+        name, case = key.group, key.case
+        if group.merged:
+            name, _, figure = name.partition(" ")
+            case = f"{case} {figure}".strip()
         section = sections.setdefault(
-            (not native, key.group, kind),
-            Section(group, key.group, kind, series.unit,
+            (not native, group, name, kind),
+            Section(group, name, kind, series.unit,
                     collections.defaultdict(lambda: collections.defaultdict(dict))))
-        section.places[key.place][key.case][key.contender] = Cell(
+        section.places[key.place][case][key.contender] = Cell(
             key, series, figures.figure(key, series))
     return [section for _, section in sorted(sections.items(), key=lambda item: item[0][0])]
 

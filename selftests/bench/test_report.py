@@ -5,6 +5,8 @@
 import re
 import sys
 
+sys.dont_write_bytecode = True
+
 import promises
 import remarks
 import sections
