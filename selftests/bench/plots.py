@@ -193,7 +193,9 @@ def case_ratios(section, place, names):
     cases = section.places[place]
     for case in drawn_cases(section):
         row = cases.get(case, {})
-        yield case, {name: section.to_base(row, name) for name in names if name in row}
+        ratios = {name: section.to_base(row, name) for name in names if name in row}
+        if any(ratios.values()):
+            yield case, ratios
     if len(cases) > 1:
         yield "geometric mean", {name: section.mean(place, name) for name in names}
 

@@ -69,14 +69,14 @@ def extreme(pick, pairs):
 
 
 # Each of these makes a function of results and place, which returns a figure and the
-# case that it is of (nothing when it is of several), or None.
+# case that it is of, or how many, or nothing where that is clear; or else None.
 
 def mean(select, base, ours=KARENA):
     """The geometric mean of the ratios."""
     def evaluate(results, place):
         found = ratios(select.rows(results, place), ours, base)
         ratio = figures.mean([ratio for ratio, _ in found])
-        return (ratio, "") if ratio else None
+        return (ratio, f"of {len(found)}") if ratio else None
     return evaluate
 
 

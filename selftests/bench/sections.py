@@ -54,15 +54,18 @@ class Section(typing.NamedTuple):
         return list(names)
 
     def base(self, row, contender):
-        """The cell that a contender is compared with; its own case's first at worst."""
+        """The figure that a contender's is compared with; None if its case has none."""
         name = self.group.base_of(contender)
         if name in row:
-            return row[name]
+            return row[name].figure
+        if name in self.contenders():
+            return None
+        # Nobody has it: then ours, or whoever comes first.
         ours = [cell for other, cell in row.items() if self.group.is_ours(other)]
-        return (ours or list(row.values()))[0]
+        return (ours or list(row.values()))[0].figure
 
     def to_base(self, row, contender):
-        return figures.ratio(row[contender].figure, self.base(row, contender).figure)
+        return figures.ratio(row[contender].figure, self.base(row, contender))
 
     def meant(self, place):
         """The cases of which means are made, {case: row}."""

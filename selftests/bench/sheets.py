@@ -30,6 +30,7 @@ def short_by_case(section, place):
                       for ratio in (name in row and section.to_base(row, name)
                                     for name in names)]
             for case, row in cases.items()]
+    rows = [row for row in rows if any(row[1:])]
     means = [section.mean(place, name) for name in names]
     if any(means):
         rows.append(["**geometric mean**"] + [f"**{units.text_ratio(mean.value)}**"

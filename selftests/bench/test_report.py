@@ -52,6 +52,14 @@ def a_mean_is_geometric():
     return abs(found.figure.value - 0.8) < 1e-9 and found.status() == promises.MET
 
 
+def a_case_without_the_base_is_in_no_mean():
+    results = row("native", "cases", "a", "ms", karena=times(0.4), mimalloc=times(1))
+    results |= row("native", "cases", "b", "ms", karena=times(0.9), mimalloc=times(1))
+    results |= row("native", "cases", "c", "ms", karena=times(7))
+    mean = sections.build(results)[0].mean("native", "karena")
+    return abs(mean.value - 0.6) < 1e-9
+
+
 def a_limit_is_a_limit():
     results = row("native", "cases", "a", "ms", karena=times(0.95), mimalloc=times(1))
     found = outcome(results, *MEAN)
@@ -125,6 +133,7 @@ def what_has_no_remark_has_no_cause():
 
 TESTS = [
     what_is_absent_is_not_measured, karena_alone_is_not_measured, a_mean_is_geometric,
+    a_case_without_the_base_is_in_no_mean,
     a_limit_is_a_limit, noise_over_a_limit_is_said, at_least_is_the_other_way,
     units_are_the_same_before_they_are_compared, a_loss_is_against_the_best,
     the_worst_loss_is_first, noise_is_no_loss, fewer_in_a_second_is_a_loss,
