@@ -1,26 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a malloc costs: one case, named by the argument, of plain calls, so that
- * LD_PRELOAD decides whose they are. Prints the case, its seconds, and in KiB the
- * peak of what is resident and what is at the end. A case is a row of the table at
- * the end; without an argument all names are printed. What the cases need for
- * themselves comes from mmap.
+ * What a malloc costs: one case, named by the argument; a second one is its number of
+ * threads. Prints the case, its seconds, in KiB the peak of what is resident and what is
+ * at the end, and how many blocks were replaced, where the case does nothing else. A
+ * case is a row of the table at the end; without an argument all names are printed.
  */
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
-#define KIB		1024UL
-#define MIB		(1024 * KIB)
-#define PAGE		4096
-#define MAX_THREADS	8
+#include "blocks.h"
 
 struct work {
 	const char *name;
@@ -33,73 +18,12 @@ struct work {
 
 enum order { SAME, REVERSED, SHUFFLED };
 
-static void die(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-static void *pages(size_t size)
-{
-	void *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (map == MAP_FAILED)
-		die("mmap");
-	return map;
-}
-
-/* The same numbers in every run and under every allocator: xorshift64*. */
-static uint64_t next_random(uint64_t *state)
-{
-	*state ^= *state >> 12;
-	*state ^= *state << 25;
-	*state ^= *state >> 27;
-	return *state * 0x2545f4914f6cdd1dULL;
-}
-
-static size_t below(uint64_t *state, size_t limit)
-{
-	return (size_t)((next_random(state) >> 32) * limit >> 32);
-}
-
 static size_t some_size(uint64_t *state, const struct work *work)
 {
 	return work->min + below(state, work->max - work->min + 1);
 }
 
-/* Its ends, and each of its pages, are written to, as by a program that uses it. */
-static void *use(void *block, size_t size)
-{
-	volatile char *bytes = block;
-
-	if (!block)
-		die("no memory");
-	for (size_t at = 0; at < size; at += PAGE)
-		bytes[at] = 1;
-	bytes[size - 1] = 1;
-	return block;
-}
-
-/* The compiler knows malloc and would drop pairs whose block nobody sees. */
-static void *take(size_t size)
-{
-	return use(malloc(size), size);
-}
-
-static double now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
-static void free_all(void **blocks, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		free(blocks[i]);
-}
+static size_t replaced;
 
 /* steps blocks, each in the place of one that is chosen by chance. */
 static void replace(void **blocks, const struct work *work, uint64_t *state)
@@ -110,6 +34,7 @@ static void replace(void **blocks, const struct work *work, uint64_t *state)
 		free(*slot);
 		*slot = take(some_size(state, work));
 	}
+	__atomic_fetch_add(&replaced, work->steps, __ATOMIC_RELAXED);
 }
 
 static void churn(const struct work *work)
@@ -125,20 +50,6 @@ static void *churn_thread(void *argument)
 {
 	churn(argument);
 	return NULL;
-}
-
-/* Start n threads, with arguments of a size, and wait for them. */
-static void on_threads(int n, void *(*start)(void *), void *arguments, size_t size)
-{
-	pthread_t threads[MAX_THREADS];
-
-	for (int i = 0; i < n; i++) {
-		if (pthread_create(&threads[i], NULL, start,
-				   (char *)arguments + (size_t)i * size))
-			die("pthread_create");
-	}
-	for (int i = 0; i < n; i++)
-		pthread_join(threads[i], NULL);
 }
 
 static void churn_threads(const struct work *work)
@@ -424,47 +335,41 @@ static const struct work works[] = {
 	{ "tiny", kept_all, 16, KIB, 100 * KIB, 0, 0 },
 };
 
-/* A figure of /proc/self/status, in KiB, read without memory of malloc's. */
-static unsigned long figure(const char *name)
-{
-	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-	char text[8192], *at;
-	ssize_t n;
-
-	if (fd < 0)
-		die("/proc/self/status");
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	text[n > 0 ? n : 0] = '\0';
-	at = strstr(text, name);
-	if (!at) {
-		fprintf(stderr, "/proc/self/status has no %s\n", name);
-		exit(1);
-	}
-	return strtoul(at + strlen(name), NULL, 10);
-}
-
 static void run(const struct work *work)
 {
 	double start = now();
 
 	work->run(work);
-	dprintf(STDOUT_FILENO, "%s %.6f %lu %lu\n", work->name, now() - start,
-		figure("VmHWM:"), figure("VmRSS:"));
+	dprintf(STDOUT_FILENO, "%s %.6f %lu %lu %zu\n", work->name, now() - start,
+		figure("VmHWM:"), figure("VmRSS:"), replaced);
+}
+
+static const struct work *find(const char *name)
+{
+	for (size_t i = 0; i < sizeof(works) / sizeof(*works); i++) {
+		if (strcmp(works[i].name, name) == 0)
+			return &works[i];
+	}
+	fprintf(stderr, "alloc: no case %s\n", name);
+	exit(2);
 }
 
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof(works) / sizeof(*works); i++) {
-		if (argc < 2) {
+	struct work work;
+
+	if (argc < 2) {
+		for (size_t i = 0; i < sizeof(works) / sizeof(*works); i++)
 			puts(works[i].name);
-		} else if (strcmp(works[i].name, argv[1]) == 0) {
-			run(&works[i]);
-			return 0;
-		}
-	}
-	if (argc < 2)
 		return 0;
-	fprintf(stderr, "alloc: no case %s\n", argv[1]);
-	return 2;
+	}
+	work = *find(argv[1]);
+	if (argc > 2)
+		work.variant = atoi(argv[2]);
+	if (argc > 2 && (work.variant < 1 || work.variant > MAX_THREADS)) {
+		fprintf(stderr, "alloc: 1 to %d threads\n", MAX_THREADS);
+		return 2;
+	}
+	run(&work);
+	return 0;
 }
