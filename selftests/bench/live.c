@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What a heap's size costs: blocks of so many MiB, the argument, are taken and stay in
+ * use; then blocks are replaced by chance, the process forks, the allocator's figures are
+ * read, and half of the blocks are freed and given back. Prints a line for each figure,
+ * its name and its value: ns of a block or a pair, us of a call, ms, and KiB resident.
+ *
+ * Figures are read, and memory given back, by what each allocator has for that; what it
+ * has not is not printed. Resident is also the list of blocks, but for the last figure.
+ */
+#include <dlfcn.h>
+#include <malloc.h>
+#include <stdbool.h>
+#include <sys/wait.h>
+
+#include "blocks.h"
+
+#define LEAST		16UL
+#define MOST		1024UL
+#define PAIRS		1000000
+#define CALLS		20		/* of each kind, if they are not slow */
+#define SECONDS		3.0		/* or until then */
+#define ALL_ARENAS	4096		/* MALLCTL_ARENAS_ALL of jemalloc */
+
+struct heap {
+	void **blocks;
+	size_t n, size;		/* how many, and bytes of their list */
+	uint64_t state;
+};
+
+/* The small more often: the mean is a third of the way. */
+static size_t some_size(uint64_t *state)
+{
+	size_t one = below(state, MOST - LEAST + 1), other = below(state, MOST - LEAST + 1);
+
+	return LEAST + (one < other ? one : other);
+}
+
+static void print(const char *name, double value)
+{
+	dprintf(STDOUT_FILENO, "%s %.3f\n", name, value);
+}
+
+/* A function of the allocator that is preloaded; NULL: it has none. */
+static void *theirs(const char *name)
+{
+	return dlsym(RTLD_DEFAULT, name);
+}
+
+static void fill(struct heap *heap, size_t bytes)
+{
+	size_t size;
+
+	for (size_t sum = 0; sum < bytes; sum += size) {
+		size = some_size(&heap->state);
+		heap->blocks[heap->n++] = take(size);
+	}
+}
+
+static void replace_one(struct heap *heap)
+{
+	void **slot = &heap->blocks[below(&heap->state, heap->n)];
+
+	free(*slot);
+	*slot = take(some_size(&heap->state));
+}
+
+static void replace(struct heap *heap)
+{
+	double start = now();
+
+	for (int i = 0; i < PAIRS; i++)
+		replace_one(heap);
+	print("pair", (now() - start) * 1e9 / PAIRS);
+}
+
+/* The mean of calls; between them the heap changes, so that none finds it as it was. */
+static void print_calls(const char *name, struct heap *heap, void (*call)(void))
+{
+	double seconds = 0;
+	int n;
+
+	for (n = 0; n < CALLS && seconds < SECONDS; n++) {
+		double start = now();
+
+		call();
+		seconds += now() - start;
+		replace_one(heap);
+	}
+	print(name, seconds * 1e6 / n);
+}
+
+static void fork_once(void)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0)
+		_exit(0);
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+		die("fork");
+}
+
+static void ignore(const char *text, void *argument)
+{
+	(void)text;
+	(void)argument;
+}
+
+/* By the first of these that is there; mallinfo2() is always, glibc's if no other. */
+static void read_figures(void)
+{
+	int (*mallctl)(const char *, void *, size_t *, void *, size_t) = theirs("mallctl");
+	int (*property)(const char *, size_t *) =
+		theirs("MallocExtension_GetNumericProperty");
+	void (*mimalloc)(void (*)(const char *, void *), void *) =
+		theirs("mi_stats_print_out");
+	size_t value, size = sizeof(value);
+	uint64_t epoch = 1;
+
+	if (mimalloc) {
+		mimalloc(ignore, NULL);
+	} else if (mallctl) {
+		if (mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) ||
+		    mallctl("stats.allocated", &value, &size, NULL, 0))
+			die("mallctl");
+	} else if (property) {
+		if (!property("generic.current_allocated_bytes", &value))
+			die("MallocExtension_GetNumericProperty");
+	} else if (mallinfo2().arena + mallinfo2().hblkhd == 0) {
+		die("mallinfo2");
+	}
+}
+
+/* The file in which karena shows a heap's figures to others. */
+static char shown[64];
+
+static bool is_shown(void)
+{
+	for (int number = 0; number < 4; number++) {
+		snprintf(shown, sizeof(shown), "/dev/shm/karena.%u/%d.%d", geteuid(),
+			 (int)getpid(), number);
+		if (access(shown, R_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void read_shown(void)
+{
+	int fd = open(shown, O_RDONLY | O_CLOEXEC);
+	char page[PAGE];
+
+	if (fd < 0 || read(fd, page, sizeof(page)) != sizeof(page))
+		die(shown);
+	close(fd);
+}
+
+static void give_back(void)
+{
+	int (*mallctl)(const char *, void *, size_t *, void *, size_t) = theirs("mallctl");
+	void (*release)(void) = theirs("MallocExtension_ReleaseFreeMemory");
+	void (*collect)(bool) = theirs("mi_collect");
+	char purge[32];
+
+	if (collect) {
+		collect(true);
+	} else if (mallctl) {
+		snprintf(purge, sizeof(purge), "arena.%d.purge", ALL_ARENAS);
+		if (mallctl("thread.tcache.flush", NULL, NULL, NULL, 0) ||
+		    mallctl(purge, NULL, NULL, NULL, 0))
+			die(purge);
+	} else if (release) {
+		release();
+	} else {
+		malloc_trim(0);
+	}
+}
+
+static void free_half(struct heap *heap)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < heap->n; i++) {
+		if (below(&heap->state, 2))
+			free(heap->blocks[i]);
+		else
+			heap->blocks[n++] = heap->blocks[i];
+	}
+	heap->n = n;
+}
+
+static void print_giving_back(struct heap *heap)
+{
+	double start;
+
+	print("rss-full", (double)figure("VmRSS:"));
+	free_half(heap);
+	print("rss-freed", (double)figure("VmRSS:"));
+	start = now();
+	give_back();
+	print("give-back", (now() - start) * 1e3);
+	print("rss-given-back", (double)figure("VmRSS:"));
+	free_all(heap->blocks, heap->n);
+	munmap(heap->blocks, heap->size);
+	give_back();
+	print("rss-end", (double)figure("VmRSS:"));
+}
+
+int main(int argc, char **argv)
+{
+	size_t bytes = (argc == 2 ? strtoul(argv[1], NULL, 10) : 0) * MIB;
+	struct heap heap = { .state = 1 };
+	double start;
+
+	if (!bytes) {
+		fprintf(stderr, "Usage: growth MIB\n");
+		return 2;
+	}
+	heap.size = bytes / LEAST * sizeof(*heap.blocks);
+	heap.blocks = pages(heap.size);
+	start = now();
+	fill(&heap, bytes);
+	print("fill", (now() - start) * 1e9 / (double)heap.n);
+	replace(&heap);
+	print_calls("fork", &heap, fork_once);
+	print_calls("read", &heap, read_figures);
+	if (is_shown())
+		print_calls("read-shown", &heap, read_shown);
+	print_giving_back(&heap);
+	return 0;
+}
