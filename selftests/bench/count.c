@@ -2,14 +2,17 @@
 /*
  * The instructions of malloc and of free, counted one by one: with the trap flag set,
  * a signal comes after each, and those outside of this program count. (A string
- * instruction counts as often as it repeats, a system call as one.) Prints for each
- * size the means of malloc and of free: when each block is freed at once, and when
- * BATCH blocks are allocated and then freed, the oldest first.
+ * instruction counts as often as it repeats, a system call as one.) Prints a line for
+ * each call, its name and the mean: of PAIRS blocks that are each freed at once, or,
+ * "-batch", of BATCH that are taken and then freed, the oldest first. If karena's domains
+ * are there, preloaded, these are counted instead.
  */
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAIRS		16
@@ -17,7 +20,21 @@
 #define WARM_UP		8	/* batches, and as many blocks freed at once */
 #define TRAP_FLAG	0x100
 
-enum part { ONE_MALLOC, ONE_FREE, BATCH_MALLOC, BATCH_FREE, NOT_COUNTED, PARTS };
+/*
+ * In batches of large blocks, which take thousands of instructions, one in so many is
+ * counted: no multiple of how many lie together in a pool or an arena.
+ */
+#define LARGE		16384
+#define EVERY		7
+
+enum part { TAKING, GIVING, NOT_COUNTED, PARTS };
+
+/* How a block is taken, and given back. */
+struct calls {
+	const char *take_name, *give_name;	/* without the size; NULL: not printed */
+	void *(*take)(size_t size);
+	void (*give)(void *block);
+};
 
 static const size_t sizes[] = { 16, 1024, 4096, 16384, 40000, 65536, 262144 };
 
@@ -51,58 +68,171 @@ static inline void count_no_more(void)
 				       ~(unsigned long long)TRAP_FLAG);
 }
 
-/* With both ends written to, as by a program that uses it. */
-static void *take(size_t size)
+/*
+ * The clock that an allocator looks at: a microsecond later at each look. The true one
+ * runs thousands of times too fast for who is counted, and differs from run to run.
+ */
+int clock_gettime(clockid_t clock, struct timespec *time)
 {
-	volatile char *block = malloc(size);
+	static long looks;
 
+	(void)clock;
+	looks++;
+	*time = (struct timespec){ 1000 + looks / 1000000, looks % 1000000 * 1000 };
+	return 0;
+}
+
+static void *checked(void *block)
+{
 	if (!block)
 		abort();
+	return block;
+}
+
+/* With both ends written to, as by a program that uses it. */
+static void *take(const struct calls *calls, size_t size)
+{
+	volatile char *block = checked(calls->take(size));
+
 	block[0] = 1;
 	block[size - 1] = 1;
 	return (void *)block;
 }
 
-static void pairs(size_t size, int n, enum part with_malloc, enum part with_free)
+static void pairs(const struct calls *calls, size_t size, int n, enum part taking,
+		  enum part giving)
 {
 	for (int i = 0; i < n; i++) {
 		void *block;
 
-		count(with_malloc);
-		block = take(size);
+		count(taking);
+		block = take(calls, size);
 		count_no_more();
-		count(with_free);
-		free(block);
+		count(giving);
+		calls->give(block);
 		count_no_more();
 	}
 }
 
-static void batch(size_t size, enum part with_malloc, enum part with_free)
+static void batch(const struct calls *calls, size_t size, int every, enum part taking,
+		  enum part giving)
 {
 	static void *blocks[BATCH];
 
-	count(with_malloc);
-	for (int i = 0; i < BATCH; i++)
-		blocks[i] = take(size);
-	count_no_more();
-	count(with_free);
-	for (int i = 0; i < BATCH; i++)
-		free(blocks[i]);
-	count_no_more();
+	for (int i = 0; i < BATCH; i++) {
+		count(i % every ? NOT_COUNTED : taking);
+		blocks[i] = take(calls, size);
+		count_no_more();
+	}
+	for (int i = 0; i < BATCH; i++) {
+		count(i % every ? NOT_COUNTED : giving);
+		calls->give(blocks[i]);
+		count_no_more();
+	}
 }
 
-static void count_size(size_t size)
+static void print(const char *name, size_t size, const char *how, unsigned long n, int of)
 {
-	for (int i = 0; i < PARTS; i++)
-		counts[i] = 0;
-	pairs(size, WARM_UP * BATCH, NOT_COUNTED, NOT_COUNTED);
-	pairs(size, PAIRS, ONE_MALLOC, ONE_FREE);
+	if (name)
+		dprintf(STDOUT_FILENO, "%s-%zu%s %.1f\n", name, size, how, (double)n / of);
+}
+
+static void count_pairs(const struct calls *calls, size_t size)
+{
+	counts[TAKING] = counts[GIVING] = 0;
+	pairs(calls, size, WARM_UP * BATCH, NOT_COUNTED, NOT_COUNTED);
+	pairs(calls, size, PAIRS, TAKING, GIVING);
+	print(calls->take_name, size, "", counts[TAKING], PAIRS);
+	print(calls->give_name, size, "", counts[GIVING], PAIRS);
+}
+
+static void count_batch(const struct calls *calls, size_t size)
+{
+	int every = size < LARGE ? 1 : EVERY, counted = (BATCH + every - 1) / every;
+
+	counts[TAKING] = counts[GIVING] = 0;
 	for (int i = 0; i < WARM_UP; i++)
-		batch(size, NOT_COUNTED, NOT_COUNTED);
-	batch(size, BATCH_MALLOC, BATCH_FREE);
-	dprintf(STDOUT_FILENO, "%zu %.1f %.1f %.1f %.1f\n", size,
-		(double)counts[ONE_MALLOC] / PAIRS, (double)counts[ONE_FREE] / PAIRS,
-		(double)counts[BATCH_MALLOC] / BATCH, (double)counts[BATCH_FREE] / BATCH);
+		batch(calls, size, every, NOT_COUNTED, NOT_COUNTED);
+	batch(calls, size, every, TAKING, GIVING);
+	print(calls->take_name, size, "-batch", counts[TAKING], counted);
+	print(calls->give_name, size, "-batch", counts[GIVING], counted);
+}
+
+/* Between two sizes that are one to each allocator. */
+static void count_in_place(size_t from, size_t to)
+{
+	counts[TAKING] = 0;
+	for (int i = -WARM_UP; i < PAIRS; i++) {
+		void *block = checked(malloc(from));
+
+		count(i < 0 ? NOT_COUNTED : TAKING);
+		block = realloc(block, to);
+		count_no_more();
+		free(checked(block));
+	}
+	print("realloc-in-place", to, "", counts[TAKING], PAIRS);
+}
+
+/* From 16 bytes, twice as large each time: with what is copied. */
+static void count_growing(size_t to)
+{
+	int steps = 0;
+
+	counts[TAKING] = 0;
+	for (int i = -WARM_UP; i < PAIRS; i++) {
+		void *block = checked(malloc(16));
+
+		for (size_t size = 32; size <= to; size *= 2) {
+			count(i < 0 ? NOT_COUNTED : TAKING);
+			block = checked(realloc(block, size));
+			count_no_more();
+			steps += i >= 0;
+		}
+		free(block);
+	}
+	print("realloc-growing", to, "", counts[TAKING], steps);
+}
+
+static void *zeroed(size_t size)
+{
+	return calloc(1, size);
+}
+
+static void *aligned(size_t size)
+{
+	return aligned_alloc(64, size);
+}
+
+static void count_malloc(void)
+{
+	const struct calls calls = { "malloc", "free", malloc, free };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		count_pairs(&calls, sizes[i]);
+		count_batch(&calls, sizes[i]);
+	}
+	count_pairs(&(struct calls){ "calloc", NULL, zeroed, free }, 64);
+	count_pairs(&(struct calls){ "aligned-64", NULL, aligned, free }, 128);
+	count_in_place(100, 104);
+	count_growing(4096);
+}
+
+static void count_domains(void)
+{
+	static const struct calls names[] = {
+		{ "ka_raw_malloc", "ka_raw_free", NULL, NULL },
+		{ "ka_mem_malloc", "ka_mem_free", NULL, NULL },
+		{ "ka_obj_malloc", "ka_obj_free", NULL, NULL },
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++) {
+		struct calls calls = names[i];
+
+		calls.take = checked(dlsym(RTLD_DEFAULT, calls.take_name));
+		calls.give = checked(dlsym(RTLD_DEFAULT, calls.give_name));
+		count_pairs(&calls, 16);
+		count_batch(&calls, 16);
+	}
 }
 
 int main(void)
@@ -113,7 +243,9 @@ int main(void)
 		perror("sigaction");
 		return 1;
 	}
-	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++)
-		count_size(sizes[i]);
+	if (dlsym(RTLD_DEFAULT, "ka_obj_malloc"))
+		count_domains();
+	else
+		count_malloc();
 	return 0;
 }

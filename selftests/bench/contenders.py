@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What is compared, and how a program is run under it: a process for each sample."""
+
+import os
+import pathlib
+import subprocess
+
+HERE = pathlib.Path(__file__).resolve().parent
+BUILD = HERE.parent.parent / "build"
+BENCH = BUILD / "bench"
+DEBIAN = "/usr/lib/x86_64-linux-gnu/"
+
+SECONDS = 900       # that a process may take
+
+# What is preloaded.
+ALLOCATORS = {
+    "glibc": "",
+    "jemalloc": DEBIAN + "libjemalloc.so.2",
+    "tcmalloc": DEBIAN + "libtcmalloc_minimal.so.4",
+    "mimalloc": DEBIAN + "libmimalloc.so.2",
+    "karena": str(BUILD / "lib" / "libkarena-malloc.so"),
+}
+BASE, OURS = "mimalloc", "karena"
+DOMAINS = str(BUILD / "lib" / "libkarena.so")
+
+PROGRAMS = {
+    "python3": ["/usr/bin/python3", "objects.py"],
+    "lua5.4": ["lua5.4", "objects.lua"],
+    "ruby": ["ruby", "objects.rb"],
+    "perl": ["perl", "objects.pl"],
+    "sqlite3": ["sqlite3", "-bail", ":memory:", ".read tables.sql"],
+    "gcc": ["gcc", "-O1", "-c", "-o", "/dev/null", str(BENCH / "big.c")],
+}
+PYTHON = {
+    "python3": ["/usr/bin/python3"],
+    "karena": [str(BUILD / "bin" / "karena"), "run", "--source=embedded",
+               "--python=domains", "/usr/bin/python3"],
+}
+
+
+def output(command, preload="", **options):
+    """What a command prints. It has to succeed, and to say nothing of a preload."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, check=False, timeout=SECONDS,
+                          env=os.environ | {"LD_PRELOAD": preload}, **options)
+    if done.returncode or "ERROR: ld.so" in done.stderr:
+        raise RuntimeError(f"{' '.join(map(str, command))}: status {done.returncode}\n"
+                           + done.stderr)
+    return done.stdout
+
+
+def spawn(preload, command):
+    """Run a program: its time, its peak, and, if its last line is KiB, what is left."""
+    lines = output([BENCH / "spawn", preload, *command], cwd=HERE / "programs")
+    *lines, last = lines.splitlines()
+    seconds, peak = last.split()
+    figures = {"": float(seconds) * 1e3, "peak": int(peak)}
+    if lines and lines[-1].isdecimal():
+        figures["end"] = int(lines[-1])
+    return figures
+
+
+def run_case(case, preload, threads=()):
+    """A case of alloc.c, which measures itself: as spawn(), and the calls in a second."""
+    line = output([BENCH / "alloc", case, *map(str, threads)], preload)
+    _, seconds, peak, end, replaced = line.split()
+    figures = {"": float(seconds) * 1e3, "peak": int(peak), "end": int(end)}
+    if threads:
+        figures["calls"] = 2 * int(replaced) / float(seconds)
+    return figures
+
+
+def run_figures(program, case, preload):
+    """A program that prints lines of a figure's name and its value."""
+    lines = output([BENCH / program, *case], preload).splitlines()
+    return {name: float(value) for name, value in map(str.split, lines)}

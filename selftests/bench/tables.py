@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tables for people, and the lines that say what is promised."""
+
+import math
+import statistics
+
+from contenders import OURS
+
+
+class Table:
+    """The medians of one group of results, and their ratios to those of a base."""
+
+    def __init__(self, title, results, group, base, scale=1, skip=()):
+        self.title = title
+        self.values = {}
+        self.n = 0
+        for key, series in results.items():
+            if key.group == group and key.case not in skip:
+                self.n = max(self.n, len(series.values))
+                row = self.values.setdefault(key.case, {})
+                row[key.contender] = series.median() / scale
+                # The less the better, but for what is done in a second.
+                self.best = max if series.unit == "calls/s" else min
+        self.contenders = list(dict.fromkeys(
+            contender for row in self.values.values() for contender in row))
+        self.base = base if base in self.contenders else next(iter(self.contenders), "")
+
+    def ratio(self, name, contender):
+        row = self.values[name]
+        return row[contender] / row[self.base] if row.get(self.base) else math.nan
+
+    def mean(self, contender):
+        """Of the ratios that there are."""
+        ratios = [self.ratio(name, contender) for name, row in self.values.items()
+                  if {contender, self.base} <= row.keys()]
+        return statistics.geometric_mean(ratios) if ratios else math.nan
+
+    def to_best(self, name):
+        """Ours to the best peer's."""
+        row = self.values[name]
+        peers = [row[peer] for peer in row if peer != OURS]
+        return row[OURS] / self.best(peers) if peers and OURS in row else math.nan
+
+    def worst(self, ratio):
+        """The highest of the ratios, and whose it is."""
+        return max((ratio(name), name) for name in self.values)
+
+    def cell(self, name, contender):
+        if contender not in self.values[name]:
+            return f"{'-':>16}"
+        return f"{self.ratio(name, contender):6.2f} {self.values[name][contender]:9.1f}"
+
+    def print(self):
+        """The ratio to the base and the figure itself; last, ours to the best."""
+        if not self.values:
+            return
+        best = OURS in self.contenders and len(self.contenders) > 1
+        print(f"\n{self.title:<18}"
+              + "".join(f"{contender:>16}" for contender in self.contenders)
+              + (f"{'/best':>6}" if best else "") + f"  n = {self.n}")
+        for name in self.values:
+            print(f"{name:<18}" + "".join(
+                self.cell(name, contender) for contender in self.contenders)
+                  + (f"{self.to_best(name):6.2f}" if best else ""))
+
+    def print_with_mean(self):
+        self.print()
+        if self.values:
+            print(f"{'geometric mean':<18}" + "".join(
+                f"{self.mean(contender):6.2f}{'':10}" for contender in self.contenders))
+
+
+def promise(what, value, limit, note="", unit=""):
+    """One line: a figure is to be no higher than a limit."""
+    met = "met   " if value <= limit else "MISSED"
+    print(f"{met} {what} <= {limit:g}{unit}: {value:.2f}{unit}{note}")
