@@ -41,6 +41,15 @@ static void print(const char *name, double value)
 	dprintf(STDOUT_FILENO, "%s %.3f\n", name, value);
 }
 
+/* What allocators have beside malloc. */
+typedef int mallctl_t(const char *name, void *old, size_t *old_size, void *new,
+		      size_t new_size);
+typedef int property_t(const char *name, size_t *value);
+typedef void print_t(const char *text, void *argument);
+typedef void print_stats_t(print_t *print, void *argument);
+typedef void release_t(void);
+typedef void collect_t(bool force);
+
 /* A function of the allocator that is preloaded; NULL: it has none. */
 static void *theirs(const char *name)
 {
@@ -110,16 +119,14 @@ static void ignore(const char *text, void *argument)
 /* By the first of these that is there; mallinfo2() is always, glibc's if no other. */
 static void read_figures(void)
 {
-	int (*mallctl)(const char *, void *, size_t *, void *, size_t) = theirs("mallctl");
-	int (*property)(const char *, size_t *) =
-		theirs("MallocExtension_GetNumericProperty");
-	void (*mimalloc)(void (*)(const char *, void *), void *) =
-		theirs("mi_stats_print_out");
+	property_t *property = theirs("MallocExtension_GetNumericProperty");
+	print_stats_t *print_stats = theirs("mi_stats_print_out");
+	mallctl_t *mallctl = theirs("mallctl");
 	size_t value, size = sizeof(value);
 	uint64_t epoch = 1;
 
-	if (mimalloc) {
-		mimalloc(ignore, NULL);
+	if (print_stats) {
+		print_stats(ignore, NULL);
 	} else if (mallctl) {
 		if (mallctl("epoch", NULL, NULL, &epoch, sizeof(epoch)) ||
 		    mallctl("stats.allocated", &value, &size, NULL, 0))
@@ -158,9 +165,9 @@ static void read_shown(void)
 
 static void give_back(void)
 {
-	int (*mallctl)(const char *, void *, size_t *, void *, size_t) = theirs("mallctl");
-	void (*release)(void) = theirs("MallocExtension_ReleaseFreeMemory");
-	void (*collect)(bool) = theirs("mi_collect");
+	release_t *release = theirs("MallocExtension_ReleaseFreeMemory");
+	collect_t *collect = theirs("mi_collect");
+	mallctl_t *mallctl = theirs("mallctl");
 	char purge[32];
 
 	if (collect) {
