@@ -139,7 +139,8 @@ static void print(const char *name, size_t size, const char *how, unsigned long 
 
 static void count_pairs(const struct calls *calls, size_t size)
 {
-	counts[TAKING] = counts[GIVING] = 0;
+	counts[TAKING] = 0;
+	counts[GIVING] = 0;
 	pairs(calls, size, WARM_UP * BATCH, NOT_COUNTED, NOT_COUNTED);
 	pairs(calls, size, PAIRS, TAKING, GIVING);
 	print(calls->take_name, size, "", counts[TAKING], PAIRS);
@@ -150,7 +151,8 @@ static void count_batch(const struct calls *calls, size_t size)
 {
 	int every = size < LARGE ? 1 : EVERY, counted = (BATCH + every - 1) / every;
 
-	counts[TAKING] = counts[GIVING] = 0;
+	counts[TAKING] = 0;
+	counts[GIVING] = 0;
 	for (int i = 0; i < WARM_UP; i++)
 		batch(calls, size, every, NOT_COUNTED, NOT_COUNTED);
 	batch(calls, size, every, TAKING, GIVING);

@@ -21,6 +21,7 @@ class Table:
                 row[key.contender] = series.median() / scale
                 # The less the better, but for what is done in a second.
                 self.best = max if series.unit == "calls/s" else min
+        self.width = max([18, *(len(name) + 1 for name in self.values)])
         self.contenders = list(dict.fromkeys(
             contender for row in self.values.values() for contender in row))
         self.base = base if base in self.contenders else next(iter(self.contenders), "")
@@ -55,18 +56,18 @@ class Table:
         if not self.values:
             return
         best = OURS in self.contenders and len(self.contenders) > 1
-        print(f"\n{self.title:<18}"
+        print(f"\n{self.title:<{self.width}}"
               + "".join(f"{contender:>16}" for contender in self.contenders)
               + (f"{'/best':>6}" if best else "") + f"  n = {self.n}")
         for name in self.values:
-            print(f"{name:<18}" + "".join(
+            print(f"{name:<{self.width}}" + "".join(
                 self.cell(name, contender) for contender in self.contenders)
                   + (f"{self.to_best(name):6.2f}" if best else ""))
 
     def print_with_mean(self):
         self.print()
         if self.values:
-            print(f"{'geometric mean':<18}" + "".join(
+            print(f"{'geometric mean':<{self.width}}" + "".join(
                 f"{self.mean(contender):6.2f}{'':10}" for contender in self.contenders))
 
 
