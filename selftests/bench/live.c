@@ -221,7 +221,7 @@ int main(int argc, char **argv)
 	double start;
 
 	if (!bytes) {
-		fprintf(stderr, "Usage: growth MIB\n");
+		fprintf(stderr, "Usage: live MIB\n");
 		return 2;
 	}
 	heap.size = bytes / LEAST * sizeof(*heap.blocks);
