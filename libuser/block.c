@@ -15,6 +15,9 @@
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
 
+/* How many of its pools a thread looks at, to find the one to take from next. */
+#define LOOK_AT		4
+
 static void *no_block(size_t size)
 {
 	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
@@ -61,17 +64,58 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 	return true;
 }
 
+/* Where a thread has many pools, those with many free blocks are better left to all. */
+static bool is_surplus(const struct ka_pool_list *list, const struct ka_pool *pool)
+{
+	return !__libc_single_threaded && list->first && pool->used <= pool->capacity / 2;
+}
+
+/* A pool that was looked at, and is not to be taken from next. */
+static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_pool *pool)
+{
+	if (!pool->used)
+		ka_pool_give_back(heap, pool);
+	else if (is_surplus(list, pool))
+		ka_pool_shelve(heap, pool);
+	else
+		ka_pool_link(list, pool);
+}
+
+/*
+ * The best of the first pools in a thread's list, taken out of it; or NULL. What others
+ * have freed of them is collected. Those that are not taken come to the end, so that in
+ * time all are looked at: a thread that frees what others allocate would keep for ever
+ * what it never needs.
+ */
+static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
+{
+	struct ka_pool *best = NULL, *pools[LOOK_AT];
+	int count = 0;
+
+	while (count < LOOK_AT && list->first) {
+		struct ka_pool *pool = list->first;
+
+		ka_pool_unlink(list, pool);
+		ka_pool_collect(pool);
+		pools[count++] = pool;
+		if (!best || ka_pool_is_better(pool, best))
+			best = pool;
+	}
+	for (int i = 0; i < count; i++) {
+		if (pools[i] != best)
+			put_back(heap, list, pools[i]);
+	}
+	return best;
+}
+
 /* The thread's pool of a class from which blocks are to be taken next, or NULL. */
 static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
 				 unsigned int class)
 {
-	struct ka_pool *pool = ka_pool_choose(&cache->partial[class]);
+	struct ka_pool *pool = choose(heap, &cache->partial[class]);
 
-	if (pool) {
-		ka_pool_unlink(&cache->partial[class], pool);
-		return pool;
-	}
-	pool = ka_pool_unshelve(heap, class, ka_thread());
+	if (!pool)
+		pool = ka_pool_unshelve(heap, class, ka_thread());
 	return pool ? pool : ka_pool_make(heap, class, ka_thread());
 }
 

@@ -15,7 +15,7 @@ struct ka_pool ka_no_pool;
 #define MOST_SPARE	256
 #define FEW_SPARE	128
 
-/* How many pools of a list are looked at, to find the one to take from next. */
+/* How many pools on the shelf are looked at, to find the one to take from next. */
 #define LOOK_AT	4
 
 /* Blocks of a pool that is thinned: any of 16 KiB has no more. */
@@ -376,12 +376,15 @@ void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
 	pthread_mutex_unlock(&heap->lock);
 }
 
-/*
- * Whether @pool is a better one to take from than @best: fuller, so that the others
- * become empty, as long as an eighth of it is free; else one with more free blocks,
- * which do not run out at once.
+/**
+ * ka_pool_is_better() - Whether a pool is a better one to take from than another.
+ * @pool: The pool.
+ * @best: The other.
+ *
+ * Return: Whether it is fuller, so that the others become empty, as long as an eighth of
+ * it is free; else whether it has more free blocks, which do not run out at once.
  */
-static bool is_better(const struct ka_pool *pool, const struct ka_pool *best)
+bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
 {
 	bool enough = pool->capacity - pool->used >= pool->capacity / 8;
 	bool was = best->capacity - best->used >= best->capacity / 8;
@@ -391,18 +394,13 @@ static bool is_better(const struct ka_pool *pool, const struct ka_pool *best)
 	return enough ? pool->used > best->used : pool->used < best->used;
 }
 
-/**
- * ka_pool_choose() - The pool to take from next.
- * @list: Pools of one class.
- *
- * Return: One of the first in the list, or NULL.
- */
-struct ka_pool *ka_pool_choose(const struct ka_pool_list *list)
+/* The best of the first pools on a shelf, or NULL. */
+static struct ka_pool *choose(const struct ka_pool_list *shelf)
 {
-	struct ka_pool *best = list->first, *pool = best;
+	struct ka_pool *best = shelf->first, *pool = best;
 
 	for (int i = 0; i < LOOK_AT && pool; i++, pool = pool->next) {
-		if (is_better(pool, best))
+		if (ka_pool_is_better(pool, best))
 			best = pool;
 	}
 	return best;
@@ -423,7 +421,7 @@ struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintp
 	if (!__atomic_load_n(&heap->shelf[class].first, __ATOMIC_RELAXED))
 		return NULL;
 	pthread_mutex_lock(&heap->lock);
-	pool = ka_pool_choose(&heap->shelf[class]);
+	pool = choose(&heap->shelf[class]);
 	if (pool) {
 		ka_pool_unlink(&heap->shelf[class], pool);
 		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);

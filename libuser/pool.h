@@ -169,7 +169,7 @@ size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
-struct ka_pool *ka_pool_choose(const struct ka_pool_list *list);
+bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best);
 bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);

@@ -481,6 +481,55 @@ TEST_F_TIMEOUT(block, threads_that_free_each_others_blocks_agree_with_it, SLOW)
 	free(places);
 }
 
+#define SHARED		5000UL
+
+struct sharer {
+	struct ka_heap *heap;
+	void **slots;
+	unsigned int seed;
+	pthread_t thread;
+};
+
+/* Replaces blocks by chance: half of those that it frees are the other thread's. */
+static void *replaces(void *data)
+{
+	struct sharer *sharer = data;
+
+	for (long i = steps(); i; i--) {
+		size_t at = (unsigned int)rand_r(&sharer->seed) % SHARED;
+		size_t size = 16 + (unsigned int)rand_r(&sharer->seed) % 1008;
+		void *block = ka_heap_malloc(sharer->heap, size);
+
+		if (!block)
+			abort();
+		memset(block, 1, size);
+		block = __atomic_exchange_n(&sharer->slots[at], block, __ATOMIC_ACQ_REL);
+		if (ka_heap_free(sharer->heap, block))
+			abort();
+	}
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, threads_that_share_blocks_keep_none_for_themselves, SLOW)
+{
+	void **slots = calloc(SHARED, sizeof(*slots));
+	struct sharer sharers[2];
+
+	for (unsigned int i = 0; i < 2; i++) {
+		sharers[i] = (struct sharer){ self->heap, slots, i + 1, 0 };
+		ASSERT_EQ(0, pthread_create(&sharers[i].thread, NULL, replaces,
+					    &sharers[i]));
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(sharers[i].thread, NULL);
+	/* 2.5 MiB are in use, in 32 sizes. */
+	EXPECT_GE(16, figures(self->heap).arenas_highwater);
+	for (size_t i = 0; i < SHARED; i++)
+		EXPECT_EQ(0, ka_heap_free(self->heap, slots[i]));
+	EXPECT_EQ(0, figures(self->heap).blocks);
+	free(slots);
+}
+
 #define MANY	20000
 
 struct taker {
