@@ -503,9 +503,12 @@ static bool resize_here(struct ka_heap *heap, void *block, size_t old, size_t si
 /* What is to take the place of a block. */
 static void *take_other(struct ka_heap *heap, struct ka_cache *cache, size_t old, size_t size)
 {
+	void *other = NULL;
+
 	if (size > old && size > GROWING_MIN)
-		return take_block_run(heap, cache, 0, size, size);
-	return ka_block_alloc(heap, cache, size);
+		other = take_block_run(heap, cache, 0, size, size);
+	/* At the limit, a pool may have one still. */
+	return other ? other : ka_block_alloc(heap, cache, size);
 }
 
 /**
