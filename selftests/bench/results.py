@@ -24,7 +24,8 @@ import sys
 import typing
 
 PACKAGES = ["libc6", "libmimalloc2.0", "libtcmalloc-minimal4", "libjemalloc2", "python3",
-            "gcc-12", "lua5.4", "ruby", "perl", "sqlite3", "redis-server", "qemu-system-x86"]
+            "gcc-12", "lua5.4", "ruby", "perl", "sqlite3", "redis-server",
+            "qemu-system-x86"]
 
 
 class Key(typing.NamedTuple):

@@ -143,11 +143,22 @@ def nothing_kept_is_skipped():
     return status == 0 and text.startswith("1..0 # SKIP"), text
 
 
+def another_compiler_is_skipped():
+    """For that is no fault of who counts."""
+    runs = [made_up_run(1), made_up_run(1, factors={"instructions, malloc-16": 2})]
+    for run, version in zip(runs, ("12.2.0-14", "13.1.0-1")):
+        run.append({"meta": {"run": "native", "gcc-12": version}})
+    status, text = check(*runs, "--counts-only")
+    return (status == 0 and "native # SKIP counted with 13.1.0-1, kept with" in text
+            and "release, karena" in text), text
+
+
 TESTS = [
     an_instruction_more, an_instruction_more_in_tap, a_fault_more, a_guest_counts_more,
     ten_percent_slower, ten_percent_slower_in_a_guest, fewer_requests,
     noise_alone_is_nothing, another_machine_is_nothing, better_is_said, missing_is_said,
     missing_counts_are_said, not_measured_is_said, nothing_kept_is_skipped,
+    another_compiler_is_skipped,
 ]
 
 
