@@ -64,18 +64,16 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 	return true;
 }
 
-/* Where a thread has many pools, those with many free blocks are better left to all. */
-static bool is_surplus(const struct ka_pool_list *list, const struct ka_pool *pool)
-{
-	return !__libc_single_threaded && list->first && pool->used <= pool->capacity / 2;
-}
-
-/* A pool that was looked at, and is not to be taken from next. */
-static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_pool *pool)
+/*
+ * A pool that was looked at, and is not to be taken from next. If it is one of many, half
+ * free, and others free its blocks, it is better left to all.
+ */
+static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_pool *pool,
+		     bool is_shared)
 {
 	if (!pool->used)
 		ka_pool_give_back(heap, pool);
-	else if (is_surplus(list, pool))
+	else if (is_shared && list->first && pool->used <= pool->capacity / 2)
 		ka_pool_shelve(heap, pool);
 	else
 		ka_pool_link(list, pool);
@@ -90,20 +88,21 @@ static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_
 static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
 {
 	struct ka_pool *best = NULL, *pools[LOOK_AT];
+	bool is_shared[LOOK_AT];
 	int count = 0;
 
 	while (count < LOOK_AT && list->first) {
 		struct ka_pool *pool = list->first;
 
 		ka_pool_unlink(list, pool);
-		ka_pool_collect(pool);
+		is_shared[count] = ka_pool_collect(pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
 			best = pool;
 	}
 	for (int i = 0; i < count; i++) {
 		if (pools[i] != best)
-			put_back(heap, list, pools[i]);
+			put_back(heap, list, pools[i], is_shared[i]);
 	}
 	return best;
 }

@@ -242,14 +242,16 @@ void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
 /**
  * ka_pool_collect() - Take what others have freed.
  * @pool: The caller's pool.
+ *
+ * Return: Whether there was anything.
  */
-void ka_pool_collect(struct ka_pool *pool)
+bool ka_pool_collect(struct ka_pool *pool)
 {
 	uint64_t remote;
 	void *first, *last, *next;
 
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
-		return;
+		return false;
 	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQUIRE);
 	first = ka_remote_first(remote);
 	/* Mostly there is nothing to link them to. */
@@ -260,6 +262,7 @@ void ka_pool_collect(struct ka_pool *pool)
 	}
 	pool->free = first;
 	pool->used -= ka_remote_count(remote);
+	return true;
 }
 
 /**

@@ -163,7 +163,7 @@ static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *poo
 /* pool.c */
 struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_collect(struct ka_pool *pool);
+bool ka_pool_collect(struct ka_pool *pool);
 void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
 size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
