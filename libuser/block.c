@@ -65,15 +65,15 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 }
 
 /*
- * A pool that was looked at, and is not to be taken from next. If it is one of many, half
- * free, and others free its blocks, it is better left to all.
+ * A pool that was looked at, and is not to be taken from next. If it is one of many, and
+ * half free, and others free blocks of such, it is better left to all.
  */
 static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_pool *pool,
-		     bool is_shared)
+		     bool are_shared)
 {
 	if (!pool->used)
 		ka_pool_give_back(heap, pool);
-	else if (is_shared && list->first && pool->used <= pool->capacity / 2)
+	else if (are_shared && list->first && pool->used <= pool->capacity / 2)
 		ka_pool_shelve(heap, pool);
 	else
 		ka_pool_link(list, pool);
@@ -88,21 +88,21 @@ static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_
 static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
 {
 	struct ka_pool *best = NULL, *pools[LOOK_AT];
-	bool is_shared[LOOK_AT];
+	bool are_shared = false;
 	int count = 0;
 
 	while (count < LOOK_AT && list->first) {
 		struct ka_pool *pool = list->first;
 
 		ka_pool_unlink(list, pool);
-		is_shared[count] = ka_pool_collect(pool);
+		are_shared |= ka_pool_collect(pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
 			best = pool;
 	}
 	for (int i = 0; i < count; i++) {
 		if (pools[i] != best)
-			put_back(heap, list, pools[i], is_shared[i]);
+			put_back(heap, list, pools[i], are_shared);
 	}
 	return best;
 }
