@@ -15,9 +15,6 @@
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
 
-/* How many of its pools a thread looks at, to find the one to take from next. */
-#define LOOK_AT		4
-
 static void *no_block(size_t size)
 {
 	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
@@ -87,11 +84,11 @@ static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_
  */
 static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
 {
-	struct ka_pool *best = NULL, *pools[LOOK_AT];
+	struct ka_pool *best = NULL, *pools[KA_LOOK_AT];
 	bool are_shared = false;
 	int count = 0;
 
-	while (count < LOOK_AT && list->first) {
+	while (count < KA_LOOK_AT && list->first) {
 		struct ka_pool *pool = list->first;
 
 		ka_pool_unlink(list, pool);

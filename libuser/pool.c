@@ -15,9 +15,6 @@ struct ka_pool ka_no_pool;
 #define MOST_SPARE	256
 #define FEW_SPARE	128
 
-/* How many pools on the shelf are looked at, to find the one to take from next. */
-#define LOOK_AT	4
-
 /* Blocks of a pool that is thinned: any of 16 KiB has no more. */
 #define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
@@ -344,8 +341,7 @@ size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
 	pool->zero = false;
 	pool->made = keep;
 	ka_change_bits(map, slot % KA_ARENA_SLOTS * KA_SLOT_PAGES + from, end - from, true);
-	source->purge(&heap->window, slot / KA_ARENA_SLOTS, map);
-	return end - from;
+	return source->purge(&heap->window, slot / KA_ARENA_SLOTS, map) ? end - from : 0;
 }
 
 /* With the heap's lock held: on the shelf, or back if it is empty by now. */
@@ -402,7 +398,7 @@ static struct ka_pool *choose(const struct ka_pool_list *shelf)
 {
 	struct ka_pool *best = shelf->first, *pool = best;
 
-	for (int i = 0; i < LOOK_AT && pool; i++, pool = pool->next) {
+	for (int i = 0; i < KA_LOOK_AT && pool; i++, pool = pool->next) {
 		if (ka_pool_is_better(pool, best))
 			best = pool;
 	}

@@ -67,6 +67,9 @@ struct ka_pool {
 
 _Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");
 
+/* How many pools of a list are looked at, to find the one to take from next. */
+#define KA_LOOK_AT	4
+
 #define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
 
 /* What stands for no pool: it has no block, and nobody owns it. */
