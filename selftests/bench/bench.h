@@ -20,6 +20,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -343,6 +344,19 @@ static inline void stay_here(void)
 	CPU_SET(sched_getcpu(), &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		die("sched_setaffinity");
+}
+
+/* How long a fork takes whose child ends at once, until it has been waited for; in us. */
+static inline double fork_and_wait(void)
+{
+	double start = now();
+	pid_t child = fork();
+
+	if (!child)
+		_exit(0);
+	if (child < 0 || waitpid(child, NULL, 0) != child)
+		die("fork");
+	return now() - start;
 }
 
 /* Nanoseconds that a task has run; 0 unless it is a kernel thread. */

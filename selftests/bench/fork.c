@@ -222,18 +222,6 @@ static double write_spread(size_t offset)
 	return (now() - start) / WRITES;
 }
 
-static double fork_and_wait(void)
-{
-	double start = now();
-	pid_t child = fork();
-
-	if (!child)
-		_exit(0);
-	if (child < 0 || waitpid(child, NULL, 0) != child)
-		die("fork");
-	return now() - start;
-}
-
 /* How long fork() itself takes the parent. */
 static double child_start(struct child *child, bool reads)
 {

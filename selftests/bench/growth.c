@@ -11,7 +11,6 @@
  * that the process has then.
  */
 #include <ftw.h>
-#include <sys/wait.h>
 
 #include "group.h"
 
@@ -115,18 +114,6 @@ static void measure_commit(double *round)
 	}
 }
 
-static void measure_fork(double *round)
-{
-	double start = now();
-	pid_t child = fork();
-
-	if (!child)
-		_exit(0);
-	if (child < 0 || waitpid(child, NULL, 0) != child)
-		die("fork");
-	round[FORK] = now() - start;
-}
-
 static int read_file(const char *path, const struct stat *stat, int type)
 {
 	char text[4096];
@@ -211,7 +198,7 @@ static void measure(size_t size)
 	make(sizes[size]);
 	measure_commit(round);
 	measure_figures(round);
-	measure_fork(round);
+	round[FORK] = fork_and_wait();
 	measure_reclaim(round);
 	unmake();
 	for (int what = 0; what < NR_WHATS; what++)
