@@ -65,15 +65,15 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
  * A pool that was looked at, and is not to be taken from next. If it is one of many, and
  * half free, and others free blocks of such, it is better left to all.
  */
-static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_pool *pool,
-		     bool are_shared)
+static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool are_shared)
 {
 	if (!pool->used)
-		ka_pool_give_back(heap, pool);
-	else if (are_shared && list->first && pool->used <= pool->capacity / 2)
-		ka_pool_shelve(heap, pool);
+		ka_pool_give_back(cache->heap, pool);
+	else if (are_shared && cache->partial[pool->class].first &&
+		 pool->used <= pool->capacity / 2)
+		ka_pool_shelve(cache->heap, pool);
 	else
-		ka_pool_link(list, pool);
+		ka_cache_keep(cache, pool);
 }
 
 /*
@@ -82,16 +82,18 @@ static void put_back(struct ka_heap *heap, struct ka_pool_list *list, struct ka_
  * time all are looked at: a thread that frees what others allocate would keep for ever
  * what it never needs.
  */
-static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
+static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 {
+	const struct ka_pool_list *list = &cache->partial[class];
 	struct ka_pool *best = NULL, *pools[KA_LOOK_AT];
-	bool are_shared = false;
+	bool locked, are_shared = false;
 	int count = 0;
 
+	locked = ka_cache_lock(cache);
 	while (count < KA_LOOK_AT && list->first) {
 		struct ka_pool *pool = list->first;
 
-		ka_pool_unlink(list, pool);
+		ka_cache_unlist(cache, pool);
 		are_shared |= ka_pool_collect(pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
@@ -99,8 +101,9 @@ static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
 	}
 	for (int i = 0; i < count; i++) {
 		if (pools[i] != best)
-			put_back(heap, list, pools[i], are_shared);
+			put_back(cache, pools[i], are_shared);
 	}
+	ka_cache_unlock(cache, locked);
 	return best;
 }
 
@@ -108,18 +111,27 @@ static struct ka_pool *choose(struct ka_heap *heap, struct ka_pool_list *list)
 static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
 				 unsigned int class)
 {
-	struct ka_pool *pool = choose(heap, &cache->partial[class]);
+	struct ka_pool *pool = choose(cache, class);
 
 	if (!pool)
 		pool = ka_pool_unshelve(heap, class, ka_thread());
 	return pool ? pool : ka_pool_make(heap, class, ka_thread());
 }
 
+/* A pool of the thread's with free blocks, not its current one, to take from later. */
+static void keep_pool(struct ka_cache *cache, struct ka_pool *pool)
+{
+	bool locked = ka_cache_lock(cache);
+
+	ka_cache_keep(cache, pool);
+	ka_cache_unlock(cache, locked);
+}
+
 /* A pool without a block; what it is given back meanwhile makes it one to take from. */
 static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
 	if (!ka_pool_disown(heap, pool))
-		ka_pool_link(&cache->partial[pool->class], pool);
+		keep_pool(cache, pool);
 }
 
 /* A pool with a linked block becomes the current one; or NULL. */
@@ -361,13 +373,13 @@ static int freed_twice(const void *block)
 }
 
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
-static void keep(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(pool);
 	if (!pool->used || cache->ended)
 		ka_pool_shelve(heap, pool);
 	else
-		ka_pool_link(&cache->partial[pool->class], pool);
+		keep_pool(cache, pool);
 }
 
 /* Leave a block to the pool's owner; if it has none by now, become that. */
@@ -385,7 +397,10 @@ static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_p
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
 	if (ka_pool_adopt(heap, pool, ka_thread()))
-		keep(heap, cache, pool);
+		adopted(heap, cache, pool);
+	else if (__atomic_load_n(&pool->listed, __ATOMIC_SEQ_CST) &&
+		 !ka_pool_in_use(pool))
+		ka_caches_emptied(heap, pool);
 	return 0;
 }
 
@@ -404,7 +419,7 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 	if (!ka_pool_adopt(heap, pool, ka_thread()))
 		return give_remote(heap, cache, pool, block);
 	ka_pool_give(pool, block);
-	keep(heap, cache, pool);
+	adopted(heap, cache, pool);
 	return 0;
 }
 
@@ -442,12 +457,17 @@ int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *blo
  */
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
+	bool locked = ka_cache_lock(cache);
 	unsigned int class = pool->class;
 	int before = errno;
 
-	ka_pool_unlink(&cache->partial[class], pool);
-	ka_pool_give_back(cache->heap, pool);
-	ka_cache_thin(cache, class);
+	/* Who gives back all that is empty may have come first. */
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == cache->thread) {
+		ka_cache_unlist(cache, pool);
+		ka_pool_give_back(cache->heap, pool);
+		ka_cache_thin(cache, class);
+	}
+	ka_cache_unlock(cache, locked);
 	errno = before;
 }
 

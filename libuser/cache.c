@@ -5,7 +5,8 @@
  * along; a child has those of the thread that forked.
  *
  * The lock of the list of heaps guards the lists of caches: heap->caches, and each
- * thread's own, which @mine begins.
+ * thread's own, which @mine begins. Who gives back another thread's pool holds it, too,
+ * and then the lock of that cache.
  */
 #include <errno.h>
 #include <sys/mman.h>
@@ -34,6 +35,78 @@ __thread struct ka_cache *ka_domain_cache = &ka_no_cache;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
+
+/**
+ * ka_cache_lock() - Lock a thread's lists, if there is anybody who could take from them.
+ * @cache: The calling thread's.
+ *
+ * Return: Whether it is locked, for ka_cache_unlock().
+ */
+bool ka_cache_lock(struct ka_cache *cache)
+{
+	if (__libc_single_threaded)
+		return false;
+	pthread_mutex_lock(&cache->lock);
+	return true;
+}
+
+/**
+ * ka_cache_unlock() - Unlock them.
+ * @cache: The calling thread's.
+ * @locked: What ka_cache_lock() has returned.
+ */
+void ka_cache_unlock(struct ka_cache *cache, bool locked)
+{
+	if (locked)
+		pthread_mutex_unlock(&cache->lock);
+}
+
+/* Put a pool into the list of its class; the cache is locked. */
+static void list(struct ka_cache *cache, struct ka_pool *pool)
+{
+	ka_pool_link(&cache->partial[pool->class], pool);
+	/* Without this lock it may be another's, and so it is looked at before its owner. */
+	__atomic_store_n(&pool->listed, true, __ATOMIC_RELEASE);
+}
+
+/**
+ * ka_cache_unlist() - Take a pool out of its list.
+ * @cache: Its owner's, locked.
+ * @pool: The pool.
+ */
+void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
+{
+	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
+	ka_pool_unlink(&cache->partial[pool->class], pool);
+}
+
+/* Give back a pool in a list if nobody has a block of it; the cache is locked. */
+static bool give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint32_t used = __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
+
+	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_RELAXED)))
+		return false;
+	ka_cache_unlist(cache, pool);
+	ka_pool_collect(pool);
+	ka_pool_give_back(cache->heap, pool);
+	return true;
+}
+
+/**
+ * ka_cache_keep() - Put a pool into the list of its class if a block of it is in use.
+ * @cache: Its owner's, locked.
+ * @pool: The pool, in no list. If it is empty by now it goes back to the heap.
+ */
+void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
+{
+	list(cache, pool);
+	if (__libc_single_threaded)
+		return;
+	/* Who frees its last block now finds it in the list, or we find the block. */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	give_back_empty(cache, pool);
+}
 
 /* The pool is in no list: to the heap, to the shelf or, if full, to nobody. */
 static void leave(struct ka_heap *heap, struct ka_pool *pool)
@@ -96,9 +169,13 @@ static void forget(struct ka_cache *cache)
 	hide_all(cache);
 }
 
-/* Give up all pools. */
-static void cache_empty(struct ka_cache *cache)
+/**
+ * ka_cache_leave_all() - Leave all pools to the other threads.
+ * @cache: The calling thread's.
+ */
+void ka_cache_leave_all(struct ka_cache *cache)
 {
+	bool locked = ka_cache_lock(cache);
 	struct ka_pool *pool;
 
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
@@ -109,11 +186,12 @@ static void cache_empty(struct ka_cache *cache)
 			leave(cache->heap, pool);
 		}
 		while ((pool = cache->partial[class].first)) {
-			ka_pool_unlink(&cache->partial[class], pool);
+			ka_cache_unlist(cache, pool);
 			leave(cache->heap, pool);
 		}
 	}
 	forget(cache);
+	ka_cache_unlock(cache, locked);
 }
 
 /* Give back those current pools that are empty. */
@@ -135,25 +213,62 @@ static void drop_empty(struct ka_cache *cache)
 	}
 }
 
-/* Thin the pools that are in use; how many pages have been given back. */
+/* Give back what is empty in a thread's lists; the lock of the list of heaps is held. */
+static void give_back_empty_ones(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
+		for (pool = cache->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			give_back_empty(cache, pool);
+		}
+	}
+	ka_cache_unlock(cache, locked);
+}
+
+/* Thin the thread's pools in its lists; how many pages have been given back. */
 static size_t thin_all(struct ka_cache *cache)
 {
-	struct ka_pool *pool, *next;
+	bool locked = ka_cache_lock(cache);
 	size_t pages = 0;
 
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
 		for (pool = cache->partial[class].first; pool; pool = next) {
 			next = pool->next;
 			ka_pool_collect(pool);
-			if (pool->used) {
+			if (!give_back_empty(cache, pool))
 				pages += ka_pool_thin(cache->heap, pool);
-				continue;
-			}
-			ka_pool_unlink(&cache->partial[class], pool);
-			ka_pool_give_back(cache->heap, pool);
 		}
 	}
+	ka_cache_unlock(cache, locked);
 	return pages;
+}
+
+/**
+ * ka_caches_emptied() - The last block of another thread's pool may have been freed.
+ * @heap: The heap.
+ * @pool: The pool, or what it has become by now. If it is in a list and empty, it goes
+ *	back to the heap: its owner may not look at it for long.
+ */
+void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
+{
+	ka_heaps_lock();
+	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
+		if (cache->thread != __atomic_load_n(&pool->owner, __ATOMIC_RELAXED))
+			continue;
+		pthread_mutex_lock(&cache->lock);
+		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
+		    cache->thread == __atomic_load_n(&pool->owner, __ATOMIC_RELAXED))
+			give_back_empty(cache, pool);
+		pthread_mutex_unlock(&cache->lock);
+		break;
+	}
+	ka_heaps_unlock();
 }
 
 /* Whether it is worth a look: of all that have been made, few blocks are in use. */
@@ -175,7 +290,7 @@ static bool begin_thinning(struct ka_heap *heap)
 
 /**
  * ka_cache_thin() - Thin a pool, if others are given up without being needed again.
- * @cache: The thread's.
+ * @cache: The thread's, locked.
  * @class: Of the pool: the first in its list, which comes to the end then.
  */
 void ka_cache_thin(struct ka_cache *cache, unsigned int class)
@@ -184,8 +299,8 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 
 	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
 		return;
-	ka_pool_unlink(&cache->partial[class], pool);
-	ka_pool_link(&cache->partial[class], pool);
+	ka_cache_unlist(cache, pool);
+	list(cache, pool);
 	if (may_be_thinned(pool) && begin_thinning(cache->heap))
 		ka_pool_thin(cache->heap, pool);
 }
@@ -205,6 +320,10 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 		drop_empty(cache);
 		thinned = thin_all(cache);
 	}
+	ka_heaps_lock();
+	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next)
+		give_back_empty_ones(each);
+	ka_heaps_unlock();
 	pthread_mutex_lock(&heap->lock);
 	ka_arenas_trim(heap, &pages);
 	pthread_mutex_unlock(&heap->lock);
@@ -238,7 +357,7 @@ static void thread_ends(void *data)
 		struct ka_cache *cache = mine;
 
 		if (!cache->heap->inherited)
-			cache_empty(cache);
+			ka_cache_leave_all(cache);
 		cache->ended = true;
 		cache_free(cache);
 	}
@@ -364,6 +483,7 @@ static void leave_orphans(struct ka_heap *heap)
 		    pool->owner != KA_TRACED && pool->owner != ka_thread()) {
 			pool->used -= pool->current;
 			pool->current = 0;
+			pool->listed = false;
 			ka_pool_shelve_locked(heap, pool);
 		}
 	}

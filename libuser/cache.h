@@ -6,7 +6,8 @@
  *
  * Of each class one pool is the current one, from which blocks are taken. Pools that
  * become full are disowned; those with free blocks are in @partial; those that become
- * empty go back to the heap at once.
+ * empty go back to the heap at once, if need be by who frees their last block: an idle
+ * thread would keep them.
  *
  * The tables @direct, @larger and @traced show current pools. Another thread that starts
  * or stops tracing may empty them, so they are stored to atomically; see show_pool() in
@@ -26,6 +27,7 @@
  * @until_traced: As many bytes can be taken before a block is to be traced.
  * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
+ * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
  * @heap: The heap; NULL as long as the cache is in no list.
  * @thread: Whose it is.
@@ -41,6 +43,7 @@ struct ka_cache {
 	size_t until_traced;
 	unsigned int generation;
 	struct ka_pool *current[KA_CLASSES];
+	pthread_mutex_t lock;
 	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
 	uintptr_t thread;
@@ -54,6 +57,7 @@ struct ka_cache {
 
 /* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
 #define KA_CACHE_INIT							\
+	.lock		= PTHREAD_MUTEX_INITIALIZER,			\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.larger		= { [0 ... KA_CLASSES - 1] = &ka_no_pool },	\
 	.traced		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
@@ -80,7 +84,13 @@ struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
+bool ka_cache_lock(struct ka_cache *cache);
+void ka_cache_unlock(struct ka_cache *cache, bool locked);
+void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
+void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
+void ka_cache_leave_all(struct ka_cache *cache);
 size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
+void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool);
 void ka_caches_free(struct ka_heap *heap);
 void ka_caches_hide_pools(struct ka_heap *heap);
 void ka_caches_forked(struct ka_heap *heap);
@@ -179,12 +189,27 @@ static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const voi
 	return pool;
 }
 
+/* A block less is in use. Who sees that without a lock sees what was stored before. */
+static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
+{
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+	/* All stores are in order; and this is one instruction. */
+	__atomic_signal_fence(__ATOMIC_RELEASE);
+	return --pool->used;
+#else
+	uint32_t used = pool->used - 1;
+
+	__atomic_store_n(&pool->used, used, __ATOMIC_RELEASE);
+	return used;
+#endif
+}
+
 /* Put a block back into the thread's pool; how many of it are in use then. */
 static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 {
 	*(void **)block = pool->free;
 	pool->free = block;
-	return --pool->used;
+	return ka_pool_count_down(pool);
 }
 
 /**

@@ -306,6 +306,19 @@ size_t ka_trim(struct ka_heap *heap)
 	return cache ? ka_cache_trim(heap, cache) * KA_PAGE_SIZE : 0;
 }
 
+int ka_heap_idle(struct ka_heap *heap)
+{
+	struct ka_cache *cache;
+
+	if (ka_refuse_inherited(heap))
+		return -1;
+	cache = ka_cache_of(heap);
+	/* One that has had no block yet is in no list. */
+	if (cache && cache->heap)
+		ka_cache_leave_all(cache);
+	return cache ? 0 : -1;
+}
+
 /* Its blocks. In a heap of the parent's, which a child may not touch, nothing is read. */
 
 void *ka_heap_malloc(struct ka_heap *heap, size_t size)

@@ -22,8 +22,8 @@
  *
  * heap->lock guards everything of a heap that changes after ka_heap_create(), its
  * notes among it, but for pools, which have owners; see pool.h. The list of heaps, and
- * which caches there are, have a lock of their own, taken before it; between them comes
- * that of the traces.
+ * which caches there are, have a lock of their own, taken before it; between them come
+ * that of the traces and that of a cache.
  */
 #ifndef KARENA_INTERNAL_H
 #define KARENA_INTERNAL_H

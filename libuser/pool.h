@@ -11,6 +11,10 @@
  *	owner		guards what it does not say otherwise of
  *	heap->lock	which pools there are; the shelf, and from and to it, the owner
  *	@remote		atomic: blocks that others have freed; taken by the owner
+ *	cache->lock	the owner's list of pools with free blocks; and who may take an empty
+ *			one out of it, which is not the owner alone. While a pool is in it,
+ *			@used falls only, and @remote is not collected but with the lock
+ *			held: if the two are equal, nobody has a block of the pool.
  *
  * The owner changes from 0 by compare-and-swap, to 0 by the owner. As long as there is
  * but one thread, both are plain stores: who creates a second one is that thread.
@@ -47,6 +51,7 @@
  * @current: It is its owner's current pool: 1 or 0.
  * @zero: What has never been in use is zero.
  * @thin: It has been looked at whether its end can go, and not been current since.
+ * @listed: It is in its owner's list.
  */
 struct ka_pool {
 	void *free;
@@ -63,6 +68,7 @@ struct ka_pool {
 	uint8_t current;
 	bool zero : 1;
 	bool thin : 1;
+	bool listed;
 };
 
 _Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");

@@ -445,6 +445,11 @@ static void *player_main(void *data)
 		player->wrong = step(&player->model);
 		if (i % 3 == 0 && !player->wrong)
 			player->wrong = exchange(player);
+		/* What gives back, or leaves, what others free into at this moment. */
+		if (i % 1024 == 0)
+			ka_trim(player->model.heap);
+		if (i % 1024 == 512 && !player->wrong && ka_heap_idle(player->model.heap))
+			player->wrong = "it cannot be idle";
 	}
 	if (!player->wrong)
 		player->wrong = give_all_back(&player->model);
@@ -536,6 +541,8 @@ struct taker {
 	struct ka_heap *heap;
 	void *blocks[MANY];
 	pthread_barrier_t barrier;
+	bool gives_half;
+	bool says_so;
 };
 
 static void take_many(struct taker *taker)
@@ -552,6 +559,8 @@ static size_t give_many(struct taker *taker)
 	size_t wrong = 0;
 
 	for (size_t i = 0; i < MANY; i++) {
+		if (!taker->blocks[i])
+			continue;
 		wrong += !has(taker->blocks[i], 16 + i % 500, (unsigned int)i);
 		wrong += ka_heap_free(taker->heap, taker->blocks[i]) != 0;
 	}
@@ -579,29 +588,111 @@ TEST_F_TIMEOUT(block, a_thread_that_ends_leaves_its_blocks_and_no_more, SLOW)
 	free(taker);
 }
 
+/* Sizes up to 515 bytes are so many classes, of each of which a pool is the current one. */
+#define NR_CURRENT	25
+
+/* Give back every so many'th block. */
+static void give_some(struct taker *taker, size_t first, size_t step)
+{
+	for (size_t i = first; i < MANY; i += step) {
+		if (ka_heap_free(taker->heap, taker->blocks[i]))
+			abort();
+		taker->blocks[i] = NULL;
+	}
+}
+
 static void *takes_and_waits(void *data)
 {
 	struct taker *taker = data;
 
 	take_many(taker);
+	/* Then few of its pools are full. */
+	if (taker->gives_half)
+		give_some(taker, 0, 2);
+	if (taker->says_so && ka_heap_idle(taker->heap))
+		abort();
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
 	return NULL;
 }
 
+/* Free the blocks of a thread that waits; how many pools are left while it does. */
+static size_t kept_while_idle(struct taker *taker)
+{
+	pthread_t thread;
+	size_t kept;
+
+	pthread_barrier_init(&taker->barrier, NULL, 2);
+	if (pthread_create(&thread, NULL, takes_and_waits, taker))
+		return SIZE_MAX;
+	pthread_barrier_wait(&taker->barrier);
+	kept = figures(taker->heap).pools < 200 || give_many(taker) ?
+	       SIZE_MAX : figures(taker->heap).pools;
+	pthread_barrier_wait(&taker->barrier);
+	pthread_join(thread, NULL);
+	return kept;
+}
+
 TEST_F_TIMEOUT(block, an_idle_thread_keeps_at_most_a_pool_of_each_class, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+
+	taker->heap = self->heap;
+	EXPECT_GE(NR_CURRENT, kept_while_idle(taker));
+	EXPECT_EQ(0, figures(self->heap).runs);
+	taker->gives_half = true;
+	EXPECT_GE(NR_CURRENT, kept_while_idle(taker));
+	EXPECT_EQ(0, figures(self->heap).runs);
+	free(taker);
+}
+
+TEST_F_TIMEOUT(block, a_thread_that_says_that_it_is_idle_keeps_none, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+
+	taker->heap = self->heap;
+	taker->says_so = true;
+	EXPECT_EQ(0, kept_while_idle(taker));
+	taker->gives_half = true;
+	EXPECT_EQ(0, kept_while_idle(taker));
+	EXPECT_EQ(0, figures(self->heap).runs);
+	/* One that has taken nothing has nothing to leave; and it can be said again. */
+	EXPECT_EQ(0, ka_heap_idle(self->heap));
+	EXPECT_EQ(0, ka_heap_idle(self->heap));
+	free(taker);
+}
+
+static void *frees_last(void *data)
+{
+	struct taker *taker = data;
+
+	take_many(taker);
+	give_some(taker, 0, 3);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	/* That nothing is left but what the others have freed, nobody sees. */
+	give_some(taker, 2, 3);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, trim_gives_back_what_an_idle_thread_has_emptied, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 	pthread_t thread;
 
 	taker->heap = self->heap;
 	pthread_barrier_init(&taker->barrier, NULL, 2);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, takes_and_waits, taker));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, frees_last, taker));
 	pthread_barrier_wait(&taker->barrier);
-	EXPECT_LT(200, figures(self->heap).runs);
-	EXPECT_EQ(0, give_many(taker));
-	/* Sizes up to 515 bytes are 25 classes. */
-	EXPECT_GE(25, figures(self->heap).runs);
+	give_some(taker, 1, 3);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_LT(200, figures(self->heap).pools);
+	ka_trim(self->heap);
+	EXPECT_GE(NR_CURRENT, figures(self->heap).pools);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, figures(self->heap).runs);
@@ -770,6 +861,7 @@ TEST_F(block, a_child_uses_no_heap_of_the_parents)
 		CHECK(!ka_heap_realloc(heap, block, 10) && errno == EOWNERDEAD);
 		CHECK(!ka_heap_block_size(heap, block) && errno == EOWNERDEAD);
 		CHECK(!ka_heap_aligned_alloc(heap, 64, 100) && errno == EOWNERDEAD);
+		CHECK(ka_heap_idle(heap) && errno == EOWNERDEAD);
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));

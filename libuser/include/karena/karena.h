@@ -336,16 +336,29 @@ size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
  * ka_trim() - Give back all memory that the heap keeps for later.
  * @heap: The heap.
  *
- * That of free pages, of empty arenas, of the calling thread's empty pools and, but on
- * the module, of the pages behind the last block in use of its other pools. By itself,
- * a heap gives back what nobody has needed for a fifth of a second, or what is more than
- * 8 MiB and an eighth of what is in use; but only when it is called, for it has no
- * thread of its own. The idea is that of malloc_trim(3).
+ * That of free pages, of empty arenas, of empty pools (but those from which other threads
+ * last took blocks) and, but on the module, of the pages behind the last block in use of
+ * the calling thread's pools. By itself, a heap gives back what nobody has needed for a
+ * fifth of a second, or what is more than 8 MiB and an eighth of what is in use; but only
+ * when it is called, for it has no thread of its own. The idea is that of malloc_trim(3).
  *
  * Return: How many bytes have been given back; 0, also with errno, EOWNERDEAD, if the
  * heap is the parent's.
  */
 size_t ka_trim(struct ka_heap *heap);
+
+/**
+ * ka_heap_idle() - Say that the calling thread will not take blocks for a while.
+ * @heap: The heap.
+ *
+ * Its pools, which it would take blocks from next, are left to the other threads, and
+ * those that are empty go back to the heap. Its next call that takes a block is as a
+ * thread's first. The idea is that of TCMalloc's MarkThreadIdle() and of jemalloc's
+ * thread.idle.
+ *
+ * Return: 0; or -1 with errno: EOWNERDEAD, the heap is the parent's.
+ */
+int ka_heap_idle(struct ka_heap *heap);
 
 /**
  * ka_run_alloc() - Take a run of pages.
