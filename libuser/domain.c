@@ -85,7 +85,11 @@ static void *default_malloc(void *context, size_t size)
 	void *block = ka_block_try(ka_domain_cache, size);
 
 	(void)context;
-	return __builtin_expect(!block, 0) ? take(size) : block;
+	if (__builtin_expect(!!block, 1))
+		return block;
+	/* While blocks are traced, the others come from here. */
+	block = ka_block_try_traced(ka_domain_cache, size);
+	return block ? block : take(size);
 }
 
 static void *default_calloc(void *context, size_t count, size_t size)

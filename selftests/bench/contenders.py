@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -36,6 +37,11 @@ PYTHON = {
     "karena": [str(BUILD / "bin" / "karena"), "run", "--source=embedded",
                "--python=domains", "/usr/bin/python3"],
 }
+TRACED = {
+    "not traced": PYTHON["karena"],
+    "traced": ["env", "KARENA_TRACE=512K", "KARENA_TRACE_FILE=/dev/null",
+               *PYTHON["karena"]],
+}
 
 
 def output(command, preload="", **options):
@@ -68,6 +74,16 @@ def run_case(case, preload, threads=()):
     if threads:
         figures["calls"] = 2 * int(replaced) / float(seconds)
     return figures
+
+
+def run_counted(command):
+    """The instructions of a command, as valgrind counts them, which is slow."""
+    command = ["env", "PYTHONHASHSEED=0", *command]
+    valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--log-fd=1",
+                "--cachegrind-out-file=/dev/null"]
+    place = command.index("/usr/bin/python3")
+    log = output(command[:place] + valgrind + command[place:])
+    return {"instructions": int(re.search(r"I +refs: +([\d,]+)", log)[1].replace(",", ""))}
 
 
 def run_figures(program, case, preload):

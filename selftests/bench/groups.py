@@ -71,6 +71,9 @@ TABLE = (
     Group(NATIVE, "python.*", "Programs in Python", "python3", CASES, apart="tuples.*",
           about="Unmodified programs in Debian's Python, without karena and by "
                 "`karena run --python=domains`."),
+    Group(NATIVE, "sampling.*", "Sampled tracing", "not traced", CASES, ours="traced",
+          about="Programs in Python on karena, without tracing and with one block in "
+                "512 KiB traced, by the clock and, of some, in instructions."),
     Group(NATIVE, "counts", "Instructions of malloc and free", "mimalloc", CASES,
           about="Counted one by one, by the processor's trap after each: no other load "
                 "changes them. A block that is freed at once; *batch* are 512 blocks, "

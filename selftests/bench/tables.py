@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tables for people, and the lines that say what is promised."""
+"""Tables for people, and lines that say what is promised."""
 
 import math
 import statistics
@@ -42,10 +42,6 @@ class Table:
         peers = [row[peer] for peer in row if peer != OURS]
         return row[OURS] / self.best(peers) if peers and OURS in row else math.nan
 
-    def worst(self, ratio):
-        """The highest of the ratios, and whose it is."""
-        return max((ratio(name), name) for name in self.values)
-
     def cell(self, name, contender):
         if contender not in self.values[name]:
             return f"{'-':>16}"
@@ -71,7 +67,15 @@ class Table:
                 f"{self.mean(contender):6.2f}{'':10}" for contender in self.contenders))
 
 
-def promise(what, value, limit, note="", unit=""):
-    """One line: a figure is to be no higher than a limit."""
-    met = "met   " if value <= limit else "MISSED"
-    print(f"{met} {what} <= {limit:g}{unit}: {value:.2f}{unit}{note}")
+
+def print_outcomes(outcomes):
+    """What has been promised of what was measured, and whether it is kept."""
+    for outcome in outcomes:
+        if not outcome.figure:
+            continue
+        promise = outcome.promise
+        notes = [outcome.case] if outcome.case else []
+        notes += ["within the noise"] if outcome.doubtful() else []
+        print(f"{outcome.status():<6} {promise.what}, to {promise.against}:"
+              f" {outcome.figure.value:.2f}{promise.suffix()} {promise.required()}"
+              + (f" ({'; '.join(notes)})" if notes else ""))
