@@ -311,7 +311,8 @@ class Outcome(typing.NamedTuple):
 def outcomes(results):
     """Of every promise at every place that it is for."""
     found = []
-    for promise in (*mallocs(), *instructions(), *pythons(), *tracing(), *arenas(), *forks()):
+    for promise in (*mallocs(), *instructions(), *pythons(), *tracing(), *arenas(),
+                    *forks()):
         for place in promise.places:
             figure, case = promise.evaluate(results, place) or (None, "")
             found.append(Outcome(promise, place, figure, case))

@@ -67,7 +67,6 @@ class Table:
                 f"{self.mean(contender):6.2f}{'':10}" for contender in self.contenders))
 
 
-
 def print_outcomes(outcomes):
     """What has been promised of what was measured, and whether it is kept."""
     for outcome in outcomes:
