@@ -145,13 +145,14 @@ static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 /* The same while blocks are traced, for one that is not to be; else NULL. */
 static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 {
+	size_t left;
 	void *block;
 
-	if (size > KA_DIRECT_MAX || size > cache->until_traced)
+	if (size > KA_DIRECT_MAX || __builtin_sub_overflow(cache->until_traced, size, &left))
 		return NULL;
 	block = ka_pool_take(KA_READ(cache->traced[ka_step_of(size)]));
 	if (__builtin_expect(!!block, 1))
-		cache->until_traced -= size;
+		cache->until_traced = left;
 	return block;
 }
 
