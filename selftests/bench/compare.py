@@ -144,7 +144,7 @@ def compare(kept, new, counts_only=False):
     for key, series in kept.items():
         if not groups.find(key.place, key.group).is_ours(key.contender):
             continue
-        exact = units.exact(key, series.unit)
+        exact = units.exact(series.unit)
         if counts_only and not exact:
             continue
         if key[:2] not in measured:

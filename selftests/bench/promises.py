@@ -20,17 +20,23 @@ HUGE = "MADV_HUGEPAGE"
 
 
 class Select(typing.NamedTuple):
-    """Series of results: of a group, cases of it, and a kind of unit."""
+    """Series of results: of a group, cases of it, and a kind of unit; that of time is
+    where instructions are counted in its place that of these."""
 
     group: str
     case: str = ".*"
     kind: str = "time"
 
+    def is_of(self, key, series):
+        if self.kind == "time" and key.place.endswith(" counted"):
+            return series.unit == "instructions"
+        return units.kind(series.unit) == self.kind
+
     def rows(self, results, place):
         """{case: {contender: figure in units without a prefix}}."""
         found = {}
         for key, series in results.items():
-            if (key.place == place and units.kind(series.unit) == self.kind
+            if (key.place == place and self.is_of(key, series)
                     and re.fullmatch(self.group, key.group)
                     and re.fullmatch(self.case, key.case)):
                 found.setdefault(key.case, {})[key.contender] = figures.figure(

@@ -79,6 +79,14 @@ def at_least_is_the_other_way():
     return found.status() == promises.MET and abs(found.figure.value - 4) < 1e-9
 
 
+def counted_instructions_are_a_time():
+    results = row("6.1 counted", "fork", "fork, exit, wait", "instructions",
+                  karena=times(1), MADV_HUGEPAGE=times(2))
+    found = [one for one in promises.outcomes(results) if one.figure]
+    return [(one.place, one.status(), one.figure.value) for one in found] == [
+        ("6.1 counted", promises.MISSED, 2)]
+
+
 def units_are_the_same_before_they_are_compared():
     results = row("native", "cases peak", "tiny", "MiB", karena=times(0.02))
     results |= row("native", "cases peak", "tiny", "KiB", glibc=times(1948 / 100))
@@ -135,6 +143,7 @@ TESTS = [
     what_is_absent_is_not_measured, karena_alone_is_not_measured, a_mean_is_geometric,
     a_case_without_the_base_is_in_no_mean,
     a_limit_is_a_limit, noise_over_a_limit_is_said, at_least_is_the_other_way,
+    counted_instructions_are_a_time,
     units_are_the_same_before_they_are_compared, a_loss_is_against_the_best,
     the_worst_loss_is_first, noise_is_no_loss, fewer_in_a_second_is_a_loss,
     every_remark_on_a_promise_has_one, what_has_no_remark_has_no_cause,

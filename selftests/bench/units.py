@@ -29,10 +29,9 @@ def more_is_better(unit):
     return kind(unit) == "rate"
 
 
-def exact(key, unit):
+def exact(unit):
     """Whether another load of the machine changes nothing of it."""
-    return kind(unit) == "count" or (
-        kind(unit) == "time" and key.place.endswith(" counted"))
+    return kind(unit) == "count"
 
 
 def text(value):
