@@ -251,6 +251,9 @@ def arenas():
                                       limits):
             yield Promise(f"2 MiB committed and touched, {ours.partition(', ')[2]}", title,
                           ">=", limit, least(TAKE, base, ours), CLOCK)
+    yield Promise("page faults of 2 MiB committed and touched", "40 of 64 MiB", "<=", 1.25,
+                  highest(Select("commit", "page faults.*", "count")), CLOCK,
+                  unit="page faults")
     for base in ("MADV_FREE", "MADV_DONTNEED", "munmap"):
         yield Promise("2 MiB given back and used again",
                       base.replace("munmap", "munmap, mmap"), ">=", 30,
