@@ -28,11 +28,14 @@ MEMORY_FLOOR = 0.02
 # A guest's kernel does not do quite the same each time: in the boots of one kernel, a
 # heap's making and end were up to 2.1 % apart, all else below 1.
 COUNTED_FLOOR = 0.02
-UNSTEADY_FLOOR = 0.05
-UNSTEADY = "a heap created and destroyed"
 # Counted natively: a quarter of an instruction, or of a fault, or half a percent.
 COUNT_FLOOR = 0.25
 COUNT_FLOOR_PART = 0.005
+# By group and case; which blocks are sampled is drawn by lot.
+UNSTEADY = {
+    ("counts", "a heap created and destroyed"): 0.05,
+    ("sampling instructions", ".*"): 0.02,
+}
 
 
 @dataclasses.dataclass
@@ -81,12 +84,19 @@ class Comparison:
     unknown: list           # keys of which the noise is not known
 
 
+def count_floor(key):
+    """In parts of a count, how much more is nothing."""
+    for (group, case), floor in UNSTEADY.items():
+        if re.fullmatch(group, key.group) and re.fullmatch(case, key.case):
+            return floor
+    native = re.fullmatch(groups.NATIVE, key.place)
+    return COUNT_FLOOR_PART if native else COUNTED_FLOOR
+
+
 def compare_count(key, series, others):
     before, now = (figures.figure(key, one, run)
                    for one, run in zip((series, others), ("kept", "new")))
-    native = re.fullmatch(groups.NATIVE, key.place)
-    part = COUNT_FLOOR_PART if native else COUNTED_FLOOR
-    floor = before.value * (UNSTEADY_FLOOR if key.case == UNSTEADY else part)
+    floor = before.value * count_floor(key)
     if units.kind(series.unit) == "count":
         floor = max(floor, COUNT_FLOOR)
     noise = math.hypot(statistics.stdev(before.draws), statistics.stdev(now.draws))

@@ -46,6 +46,8 @@ def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1):
             noise)
         add("6.1", "commit", "faults", contender, "faults", 1, 21, 0)
     add("6.1 counted", "counts", "release", "karena", "instructions", 5000, 5, 0.002)
+    add("native", "sampling instructions", "words.py", "traced", "instructions",
+        1e9 * (factors or {}).get("sampling", 1), 1, 0)
     return run
 
 
@@ -98,6 +100,12 @@ def ten_percent_slower_in_a_guest():
 
 def fewer_requests():
     return found({"redis, set": 0.9}, "redis, set, karena to the others: ")
+
+
+def more_by_lot_is_nothing():
+    one, two = (check(made_up_run(1), made_up_run(2, factors={"sampling": factor}))[1]
+                for factor in (1.01, 1.05))
+    return "WORSE" not in one and two.count("WORSE") == 1, one + two
 
 
 def noise_alone_is_nothing():
@@ -156,9 +164,9 @@ def another_compiler_is_skipped():
 TESTS = [
     an_instruction_more, an_instruction_more_in_tap, a_fault_more, a_guest_counts_more,
     ten_percent_slower, ten_percent_slower_in_a_guest, fewer_requests,
-    noise_alone_is_nothing, another_machine_is_nothing, better_is_said, missing_is_said,
-    missing_counts_are_said, not_measured_is_said, nothing_kept_is_skipped,
-    another_compiler_is_skipped,
+    more_by_lot_is_nothing, noise_alone_is_nothing, another_machine_is_nothing,
+    better_is_said, missing_is_said, missing_counts_are_said, not_measured_is_said,
+    nothing_kept_is_skipped, another_compiler_is_skipped,
 ]
 
 
