@@ -31,10 +31,18 @@ COUNTED_FLOOR = 0.02
 # Counted natively: a quarter of an instruction, or of a fault, or half a percent.
 COUNT_FLOOR = 0.25
 COUNT_FLOOR_PART = 0.005
-# By group and case; which blocks are sampled is drawn by lot.
+# A few pages more or less of a page table, or of what a process has, are no change.
+MEMORY_FLOOR_KIB = 8
+# What is more unsteady than its kind, by place, group, case and contender: a kernel's
+# fork, from boot to boot; which blocks are sampled, which is drawn by lot; and to touch
+# pages that are there, for which an emulator takes three times as long in some boots as in
+# others, as its own TLB has grown or not.
 UNSTEADY = {
-    ("counts", "a heap created and destroyed"): 0.05,
-    ("sampling instructions", ".*"): 0.02,
+    (".* counted", "counts", "a heap created and destroyed", ".*"): 0.05,
+    (".* counted", "fork", "(fork|child).*", ".*"): 0.07,
+    ("native", "sampling instructions", ".*", ".*"): 0.02,
+    ("[^ ]*", "commit", "commit and touch.*", "karena, ready"): 2.0,
+    ("[^ ]*", "reuse", ".*again", "karena, volatile"): 2.0,
 }
 
 
@@ -43,6 +51,7 @@ class Change:
     """One series of karena in two runs; values are ratios, or counts if it is exact."""
 
     key: typing.Any
+    kind: str               # of its unit
     exact: bool
     upward: bool            # whether more is better
     before: float
@@ -84,13 +93,25 @@ class Comparison:
     unknown: list           # keys of which the noise is not known
 
 
-def count_floor(key):
-    """In parts of a count, how much more is nothing."""
-    for (group, case), floor in UNSTEADY.items():
-        if re.fullmatch(group, key.group) and re.fullmatch(case, key.case):
+def floor_of(key, otherwise):
+    """How much more is nothing, in parts; for most series as otherwise."""
+    for patterns, floor in UNSTEADY.items():
+        if all(map(re.fullmatch, patterns, key)):
             return floor
+    return otherwise
+
+
+def count_floor(key):
     native = re.fullmatch(groups.NATIVE, key.place)
-    return COUNT_FLOOR_PART if native else COUNTED_FLOOR
+    return floor_of(key, COUNT_FLOOR_PART if native else COUNTED_FLOOR)
+
+
+def ratio_floor(key, series):
+    if units.kind(series.unit) == "memory":
+        pages = MEMORY_FLOOR_KIB * units.factor("KiB") / units.factor(series.unit)
+        return floor_of(key, max(MEMORY_FLOOR, pages / max(1, series.median())))
+    return floor_of(key, MEMORY_FLOOR if units.kind(series.unit) == "share"
+                    else TIME_FLOOR)
 
 
 def compare_count(key, series, others):
@@ -100,7 +121,8 @@ def compare_count(key, series, others):
     if units.kind(series.unit) == "count":
         floor = max(floor, COUNT_FLOOR)
     noise = math.hypot(statistics.stdev(before.draws), statistics.stdev(now.draws))
-    return Change(key, True, False, before.value, now.value, noise, floor)
+    return Change(key, units.kind(series.unit), True, False, before.value, now.value,
+                  noise, floor)
 
 
 def to_peers(key, results, peers, run):
@@ -126,10 +148,11 @@ def compare_ratio(key, kept, new):
     if not before or not now:
         return None
     known = before.known() and now.known()
-    memory = units.kind(kept[key].unit) in ("memory", "share")
-    return Change(key, False, units.more_is_better(kept[key].unit), before.value, now.value,
+    unit = kept[key].unit
+    return Change(key, units.kind(unit), False, units.more_is_better(unit),
+                  before.value, now.value,
                   math.hypot(before.deviation(), now.deviation()) if known else math.nan,
-                  math.log1p(MEMORY_FLOOR if memory else TIME_FLOOR))
+                  math.log1p(ratio_floor(key, kept[key])))
 
 
 def settle_noise(changes):
@@ -137,9 +160,9 @@ def settle_noise(changes):
     noises = {}
     for change in changes:
         if not math.isnan(change.noise):
-            noises.setdefault((change.key[:2], change.floor), []).append(change.noise)
+            noises.setdefault((change.key[:2], change.kind), []).append(change.noise)
     for change in changes:
-        several = noises.get((change.key[:2], change.floor))
+        several = noises.get((change.key[:2], change.kind))
         if several:
             typical = statistics.median(several)
             own = typical if math.isnan(change.noise) else change.noise
