@@ -321,8 +321,10 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 		thinned = thin_all(cache);
 	}
 	ka_heaps_lock();
-	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next)
-		give_back_empty_ones(each);
+	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next) {
+		if (each != cache)
+			give_back_empty_ones(each);
+	}
 	ka_heaps_unlock();
 	pthread_mutex_lock(&heap->lock);
 	ka_arenas_trim(heap, &pages);
