@@ -33,22 +33,11 @@ COUNT_FLOOR = 0.25
 COUNT_FLOOR_PART = 0.005
 # A few pages more or less of a page table, or of what a process has, are no change.
 MEMORY_FLOOR_KIB = 8
-# What is more unsteady than its kind, by place, group, case and contender: a kernel's
-# fork, from boot to boot; which blocks are sampled, which is drawn by lot; to touch pages
-# that are there, for which an emulator takes three times as long in some boots as in
-# others, as its own TLB has grown or not; two threads that hand each other cache lines
-# between processors that may share a core or not; huge pages, which the kernel has ready
-# or puts together first; and all processors' time where the kernel's threads clear memory
-# when they come to it.
+# What is more unsteady than its kind, by place, group, case and contender; which blocks are
+# sampled is drawn by lot.
 UNSTEADY = {
     (".* counted", "counts", "a heap created and destroyed", ".*"): 0.05,
-    (".* counted", "fork", "(fork|child).*", ".*"): 0.07,
-    ("[^ ]*", "heap", ".*: CPU", ".* 2 MiB.*"): 1.5,
     ("native", "sampling instructions", ".*", ".*"): 0.02,
-    ("native", "latency .*", "shared", ".*"): 1.5,
-    ("native", "cases", "tuples", ".*"): 0.5,
-    ("[^ ]*", "commit", "commit and touch.*", "karena, ready"): 2.0,
-    ("[^ ]*", "reuse", ".*again", "karena, volatile"): 2.0,
 }
 
 
