@@ -61,14 +61,6 @@ void ka_cache_unlock(struct ka_cache *cache, bool locked)
 		pthread_mutex_unlock(&cache->lock);
 }
 
-/* Put a pool into the list of its class; the cache is locked. */
-static void list(struct ka_cache *cache, struct ka_pool *pool)
-{
-	ka_pool_link(&cache->partial[pool->class], pool);
-	/* Without this lock it may be another's, and so it is looked at before its owner. */
-	__atomic_store_n(&pool->listed, true, __ATOMIC_RELEASE);
-}
-
 /**
  * ka_cache_unlist() - Take a pool out of its list.
  * @cache: Its owner's, locked.
@@ -85,7 +77,7 @@ static bool give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint32_t used = __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
 
-	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_RELAXED)))
+	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST)))
 		return false;
 	ka_cache_unlist(cache, pool);
 	ka_pool_collect(pool);
@@ -100,11 +92,13 @@ static bool give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
  */
 void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 {
-	list(cache, pool);
-	if (__libc_single_threaded)
+	ka_pool_link(&cache->partial[pool->class], pool);
+	if (__libc_single_threaded) {
+		pool->listed = true;
 		return;
+	}
 	/* Who frees its last block now finds it in the list, or we find the block. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
 	give_back_empty(cache, pool);
 }
 
@@ -299,8 +293,8 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 
 	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
 		return;
-	ka_cache_unlist(cache, pool);
-	list(cache, pool);
+	ka_pool_unlink(&cache->partial[class], pool);
+	ka_pool_link(&cache->partial[class], pool);
 	if (may_be_thinned(pool) && begin_thinning(cache->heap))
 		ka_pool_thin(cache->heap, pool);
 }
