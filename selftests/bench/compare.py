@@ -86,6 +86,7 @@ class Comparison:
     unmeasured: list        # (place, group) that were not, at all
     alone: list             # keys that can be compared with nobody
     unknown: list           # keys of which the noise is not known
+    elsewhere: list         # keys of what depends on how far apart the processors are
 
 
 def floor_of(key, otherwise):
@@ -150,6 +151,20 @@ def compare_ratio(key, kept, new):
                   math.log1p(ratio_floor(key, kept[key])))
 
 
+def handover(results, run):
+    """The figure of how long a cache line takes to another processor, or None."""
+    values = [value for key, series in results.items() for value in series.values
+              if re.fullmatch(groups.HANDOVER, key.group)]
+    return figures.drawn(run, tuple(values)) if values else None
+
+
+def moved(kept, new):
+    """Whether the processors are not as far from each other as they were."""
+    ratio = figures.ratio(handover(new, "new"), handover(kept, "kept"))
+    return bool(ratio) and abs(math.log(ratio.value)) > max(
+        TIME_FLOOR, NOISES * ratio.deviation())
+
+
 def settle_noise(changes):
     """Mix the noise of each with what is typical of its kind; without any, NaN stays."""
     noises = {}
@@ -166,8 +181,9 @@ def settle_noise(changes):
 
 def compare(kept, new, counts_only=False):
     """The Comparison of two {Key: Series}."""
-    found = Comparison([], [], [], [], [])
+    found = Comparison([], [], [], [], [], [])
     measured = {key[:2] for key in new}
+    have_moved = moved(kept, new)
     ratios = []
     for key, series in kept.items():
         if not groups.find(key.place, key.group).is_ours(key.contender):
@@ -182,6 +198,8 @@ def compare(kept, new, counts_only=False):
             found.missing.append(key)
         elif exact:
             found.changes.append(compare_count(key, series, new[key]))
+        elif have_moved and all(map(re.fullmatch, groups.HANDED_OVER, key)):
+            found.elsewhere.append(key)
         else:
             change = compare_ratio(key, kept, new)
             (ratios if change else found.alone).append(change or key)

@@ -18,6 +18,10 @@ LINES = "lines"
 NATIVE = "native.*"
 GUEST = "(?!native).*"
 
+# What a cache line takes to another processor, and the cases that depend on it.
+HANDOVER = "latency handover"
+HANDED_OVER = ("native", "(?!latency (timing|step|handover)).*", "shared|producer|server.*")
+
 # "small malloc-p99.9": of how many calls of all the time is not longer.
 PERCENTILE = r"(?P<curve>.*?)[ -](?P<x>p[\d.]+|max)"
 # "reading, 512 MiB": a number, and what it counts.
@@ -81,6 +85,9 @@ TABLE = (
     Group(NATIVE, "threads.*", "Threads", "mimalloc", LINES, merged=True),
     Group(NATIVE, "latency (timing|step)", "The clock", "mimalloc", CASES, ours="(?!)",
           about="What a look at the clock takes, which is in all times of single calls."),
+    Group(NATIVE, HANDOVER, "The processors", "mimalloc", CASES, ours="(?!)",
+          about="How long a cache line takes from one processor to the other: a machine "
+                "that others share may have two near ones, or two that are far apart."),
     Group(NATIVE, "latency.*", "Single calls", "mimalloc", LINES, axis=PERCENTILE,
           merged=True,
           about="How long single calls take, by the processor's clock, that of the look "

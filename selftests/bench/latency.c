@@ -161,6 +161,44 @@ static void print_looks(double ns)
 		(double)step * ns);
 }
 
+/* One of two threads that hand a cache line to each other, so many times. */
+struct player {
+	int *ball;
+	int own, turns;
+	struct histogram *rounds;	/* from one turn to the next */
+};
+
+static void *play(void *argument)
+{
+	struct player *player = argument;
+	uint64_t last = look();
+
+	for (int i = 0; i < player->turns; i++) {
+		uint64_t turn;
+
+		while (__atomic_load_n(player->ball, __ATOMIC_ACQUIRE) != player->own)
+			;
+		__atomic_store_n(player->ball, !player->own, __ATOMIC_RELEASE);
+		turn = look();
+		add(player->rounds, turn - last);
+		last = turn;
+	}
+	return NULL;
+}
+
+/* How long a cache line takes from one processor to another. */
+static void print_handover(double ns)
+{
+	static _Alignas(128) int ball;
+	struct player players[] = {
+		{ &ball, 0, 200000, pages(sizeof(struct histogram)) },
+		{ &ball, 1, 200000, pages(sizeof(struct histogram)) },
+	};
+
+	on_threads(2, play, players, sizeof(*players));
+	dprintf(STDOUT_FILENO, "handover %.1f\n", quantile(players[0].rounds, 0.5) / 2 * ns);
+}
+
 static void run(const struct work *work)
 {
 	struct worker workers[MAX_THREADS];
@@ -186,6 +224,8 @@ static void run(const struct work *work)
 	on_threads(n, timed, workers, sizeof(*workers));
 	ns = (now() - start) * 1e9 / (double)(__rdtsc() - ticks);
 	print_looks(ns);
+	if (n > 1)
+		print_handover(ns);
 	for (int i = 1; i < n; i++) {
 		merge(workers[0].mallocs, workers[i].mallocs);
 		merge(workers[0].frees, workers[i].frees);

@@ -110,6 +110,16 @@ def first_match(path, pattern):
     return found[1] if found else ""
 
 
+def gives_back():
+    """Whether free memory goes back to the hypervisor, and has to be got from it anew."""
+    for features in pathlib.Path("/sys/bus/virtio/devices").glob("*/features"):
+        # A balloon; bit 5 is free page reporting.
+        if (first_match(features.with_name("device"), "0x(0005)")
+                and first_match(features, "^.{5}(1)")):
+            return "goes back to the hypervisor"
+    return ""
+
+
 def describe(name=""):
     """The machine and the versions, without a name of it, of a user or of a directory."""
     here = str(pathlib.Path(__file__).resolve().parent)
@@ -124,6 +134,7 @@ def describe(name=""):
         "processor": first_match("/proc/cpuinfo", r"^model name\s*: (.*)"),
         "processors": f"{os.cpu_count()}" + (", of a virtual machine" if virtual else ""),
         "memory": f"{int(memory) / (1 << 20):.1f} GiB",
+        "free memory": gives_back(),
         "transparent huge pages": first_match(
             "/sys/kernel/mm/transparent_hugepage/enabled", r"\[(\w+)\]"),
         "kernel": f"{platform.system()} {platform.release()}",

@@ -4,6 +4,7 @@
 import math
 import statistics
 
+import figures
 from contenders import OURS
 
 
@@ -18,7 +19,7 @@ class Table:
             if key.group == group and key.case not in skip:
                 self.n = max(self.n, len(series.values))
                 row = self.values.setdefault(key.case, {})
-                row[key.contender] = series.median() / scale
+                row[key.contender] = figures.figure(key, series).times(1 / scale)
                 # The less the better, but for what is done in a second.
                 self.best = max if series.unit == "calls/s" else min
         self.width = max([18, *(len(name) + 1 for name in self.values)])
@@ -28,7 +29,8 @@ class Table:
 
     def ratio(self, name, contender):
         row = self.values[name]
-        return row[contender] / row[self.base] if row.get(self.base) else math.nan
+        ratio = figures.ratio(row[contender], row.get(self.base))
+        return ratio.value if ratio else math.nan
 
     def mean(self, contender):
         """Of the ratios that there are."""
@@ -40,12 +42,16 @@ class Table:
         """Ours to the best peer's."""
         row = self.values[name]
         peers = [row[peer] for peer in row if peer != OURS]
-        return row[OURS] / self.best(peers) if peers and OURS in row else math.nan
+        if not peers or OURS not in row:
+            return math.nan
+        ratio = figures.ratio(row[OURS], self.best(peers, key=lambda peer: peer.value))
+        return ratio.value if ratio else math.nan
 
     def cell(self, name, contender):
         if contender not in self.values[name]:
             return f"{'-':>16}"
-        return f"{self.ratio(name, contender):6.2f} {self.values[name][contender]:9.1f}"
+        figure = self.values[name][contender]
+        return f"{self.ratio(name, contender):6.2f} {figure.value:9.1f}"
 
     def print(self):
         """The ratio to the base and the figure itself; last, ours to the best."""

@@ -18,8 +18,11 @@ MEMORY = {"4 KiB anonymous": 7000, "MADV_HUGEPAGE": 8000, "karena, ready": 100}
 CASES = 40
 
 
-def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1):
-    """Lines of a run; factors are {(group, case): factor of karena's values}."""
+def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1, line=60):
+    """Lines of a run; factors are {(group, case): factor of karena's values}.
+
+    A cache line takes so many ns to the other processor.
+    """
     generator = random.Random(seed)
     run = []
 
@@ -41,6 +44,8 @@ def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1):
             add("native", "instructions", f"{call}-16", contender, "instructions",
                 median // 7, 1, 0)
         add("native", "redis", "set", contender, "requests/s", 1e8 / median, 5, noise)
+        add("native", "latency handover", "shared", contender, "ns", line, 5, noise)
+        add("native", "latency malloc-p50", "shared", contender, "ns", median, 5, noise)
     for contender, median in MEMORY.items():
         add("6.1", "commit", "commit and touch", contender, "us", machine * median, 21,
             noise)
@@ -123,6 +128,27 @@ def another_machine_is_nothing():
     return status == 0 and "WORSE" not in text and "better: " not in text, text
 
 
+def processors_that_moved_are_said():
+    """What two threads hand each other is not compared then, all else is."""
+    factors = {"latency malloc-p50, shared": 2, "cases, case-7": 1.1}
+    near, far = (check(made_up_run(1), made_up_run(2, factors=factors, line=line))[1]
+                 for line in (60, 200))
+    return (near.count("WORSE") == 2 and far.count("WORSE") == 1
+            and "1 are of processors that are another distance apart" in far), near + far
+
+
+def slow_rounds_are_nothing():
+    """If they are so for all that is measured in them."""
+    runs = made_up_run(1), made_up_run(2)
+    for factors, run in zip(((1, 1, 1, 1, 1), (1, 1.5, 1.5, 1.5, 1)), runs):
+        for line in run:
+            if line["group"] == "cases":
+                line["values"] = [value * factor for value, factor
+                                  in zip(line["values"], factors)]
+    status, text = check(*runs)
+    return status == 0 and "better: " not in text, text
+
+
 def better_is_said():
     status, text = check(made_up_run(1), made_up_run(2, factors={"cases, case-7": 0.85}))
     return status == 0 and text.count("better: ") == 1, text
@@ -165,6 +191,7 @@ TESTS = [
     an_instruction_more, an_instruction_more_in_tap, a_fault_more, a_guest_counts_more,
     ten_percent_slower, ten_percent_slower_in_a_guest, fewer_requests,
     more_by_lot_is_nothing, noise_alone_is_nothing, another_machine_is_nothing,
+    processors_that_moved_are_said, slow_rounds_are_nothing,
     better_is_said, missing_is_said, missing_counts_are_said, not_measured_is_said,
     nothing_kept_is_skipped, another_compiler_is_skipped,
 ]
