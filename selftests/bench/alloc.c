@@ -57,6 +57,29 @@ static void churn_threads(const struct work *work)
 	on_threads(work->variant, churn_thread, (void *)work, 0);
 }
 
+static pthread_barrier_t are_idle;
+
+static void *idle_thread(void *argument)
+{
+	churn(argument);
+	pthread_barrier_wait(&are_idle);
+	pause();
+	return NULL;
+}
+
+/* Threads that have freed all of their blocks, and stay. */
+static void idle_threads(const struct work *work)
+{
+	pthread_t thread;
+
+	pthread_barrier_init(&are_idle, NULL, (unsigned int)work->variant + 1);
+	for (int i = 0; i < work->variant; i++) {
+		if (pthread_create(&thread, NULL, idle_thread, (void *)work))
+			die("pthread_create");
+	}
+	pthread_barrier_wait(&are_idle);
+}
+
 /* A server's threads come and go; the blocks of one end are freed in the next. */
 struct server {
 	const struct work *work;
@@ -330,6 +353,7 @@ static const struct work works[] = {
 	{ "mixed", mixed_lifetimes, 16, 512, 1000, 3000000, 64 },
 	{ "threads-short", short_threads, 16, KIB, 100, 2000, 2 },
 	{ "threads-churn", churn_threads, 8, 256, 5000, 2000000, 4 },
+	{ "threads-idle", idle_threads, 16, KIB, 20000, 40000, 16 },
 	{ "aligned", aligned, 16, 4 * KIB, 2000, 1000000, 0 },
 	{ "tuples", kept_few, 56, 72, 3000000, 2000, 0 },
 	{ "tiny", kept_all, 16, KIB, 100 * KIB, 0, 0 },
