@@ -5,6 +5,8 @@
 #	check NAME COMMAND...	one test: passes when the command succeeds
 #	plan			the last line: how many there were
 #	summary			or instead of it, for people: how many passed
+#	begins PROGRAM		before what a program says, and
+#	ends			after the last of them: `tap-count` says what each took
 #
 # A test's output is shown when it fails.
 
@@ -35,4 +37,13 @@ summary() {
 	echo "$((tests - tests_failed - tests_skipped)) passed, $tests_failed failed," \
 		"$tests_skipped skipped"
 	[ "$tests_failed" -eq 0 ]
+}
+
+begins() {
+	ends
+	echo "# PROGRAM $1"
+}
+
+ends() {
+	echo "# AT $SECONDS s"
 }
