@@ -36,6 +36,13 @@ static void register_handlers(void)
 	pthread_atfork(fork_prepare, fork_done, fork_done);
 }
 
+/* At load; see ka_fork_register(). */
+__attribute__((constructor))
+static void fork_register(void)
+{
+	pthread_once(&once, register_handlers);
+}
+
 /* A runtime's arenas come and go: they stay as long as other free memory does. */
 static struct ka_heap *make_heap(void)
 {
@@ -52,7 +59,7 @@ struct ka_heap *ka_domain_heap(void)
 
 	if (__builtin_expect(!!found, 1))
 		return found;
-	pthread_once(&once, register_handlers);
+	fork_register();
 	pthread_mutex_lock(&lock);
 	found = heap ? heap : make_heap();
 	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);

@@ -95,7 +95,12 @@ static void register_handlers(void)
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 }
 
-/* Whoever takes a lock before those of the heaps registers later than they. */
+/*
+ * Whoever takes a lock before those of the heaps registers later than they. All register
+ * when the library is loaded, or by an earlier first call: by a later one they could take
+ * the lock when a fork is under way that has not met the handler.
+ */
+__attribute__((constructor))
 void ka_fork_register(void)
 {
 	pthread_once(&heaps_once, register_handlers);

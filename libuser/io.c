@@ -39,6 +39,13 @@ static void register_handlers(void)
 	pthread_atfork(fork_prepare, fork_done, fork_done);
 }
 
+/* At load; see ka_fork_register(). */
+__attribute__((constructor))
+static void fork_register(void)
+{
+	pthread_once(&once, register_handlers);
+}
+
 /* KARENA_LIMIT and KARENA_WINDOW are the settings of other heaps. */
 static struct ka_heap *create(void)
 {
@@ -82,7 +89,7 @@ static struct ka_heap *heap_for_new(void)
 {
 	struct ka_heap *found;
 
-	pthread_once(&once, register_handlers);
+	fork_register();
 	pthread_mutex_lock(&lock);
 	look_around();
 	if (!heap)
@@ -98,7 +105,7 @@ static struct ka_heap *heap_of(const void *buffer)
 	struct ka_heap *found;
 	bool foreign;
 
-	pthread_once(&once, register_handlers);
+	fork_register();
 	pthread_mutex_lock(&lock);
 	look_around();
 	found = heap && ka_heap_contains(heap, buffer) ? heap : NULL;

@@ -45,10 +45,17 @@ static void register_handlers(void)
 	pthread_atfork(ka_records_lock, ka_records_unlock, ka_records_unlock);
 }
 
+/* At load; see ka_fork_register(). */
+__attribute__((constructor))
+static void fork_register(void)
+{
+	pthread_once(&once, register_handlers);
+}
+
 /* Before the first record. */
 void ka_records_begin(size_t quarantine)
 {
-	pthread_once(&once, register_handlers);
+	fork_register();
 	ka_records_lock();
 	quarantine_limit = quarantine;
 	ka_records_unlock();

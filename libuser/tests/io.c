@@ -453,6 +453,61 @@ TEST(threads_have_buffers)
 	}
 }
 
+static int callers;
+static bool callers_end;
+
+static void *call(void *data)
+{
+	int own = 0;
+
+	ka_io_size(data);
+	__atomic_fetch_add(&callers, 1, __ATOMIC_RELAXED);
+	while (!__atomic_load_n(&callers_end, __ATOMIC_RELAXED))
+		ka_io_size(&own);
+	return NULL;
+}
+
+static pthread_t first_callers[4];
+
+/* Before the library's own handler, as it was registered later. */
+static void others_call_now(void)
+{
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_create(&first_callers[i], NULL, call, &callers));
+	while (__atomic_load_n(&callers, __ATOMIC_RELAXED) < 4)
+		usleep(100);
+}
+
+/* A process that forks while others in it make the first call of all. */
+static void fork_at_first_call(void)
+{
+	pid_t child;
+
+	CHECK(!pthread_atfork(others_call_now, NULL, NULL));
+	child = fork();
+	if (!child) {
+		alarm(5);
+		CHECK(ka_io_size(&child) == 0);
+		_exit(0);
+	}
+	__atomic_store_n(&callers_end, true, __ATOMIC_RELAXED);
+	for (int i = 0; i < 4; i++)
+		pthread_join(first_callers[i], NULL);
+	_exit(child_status(child));
+}
+
+TEST(a_fork_at_the_first_call_does_not_hang)
+{
+	NOT_WITH_THREAD_SANITIZER();
+	for (int i = 0; i < 10; i++) {
+		pid_t child = fork();
+
+		if (!child)
+			fork_at_first_call();
+		EXPECT_EQ(0, child_status(child));
+	}
+}
+
 TEST(a_fork_beside_them_does_not_hang)
 {
 	struct worker workers[2];
