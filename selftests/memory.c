@@ -106,7 +106,7 @@ TEST_F(memory, a_committed_arena_is_one_huge_mapping)
 }
 
 /* What a frame's memory was before must not matter to how it is mapped. */
-TEST_F(memory, every_arena_is_huge_whatever_its_memory_was)
+TEST_F_TIMEOUT(memory, every_arena_is_huge_whatever_its_memory_was, SLOW)
 {
 	struct heap *heap = &self->heap;
 	char data[65536] = "";

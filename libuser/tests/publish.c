@@ -187,7 +187,25 @@ static uint64_t now(void)
 	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
+/*
+ * Whether so many arenas are shown when there is something new. It may take a hundred
+ * times what it took to write the last figures, which on a busy machine is long.
+ */
+static bool shows_arenas(struct ka_heap *heap, size_t wanted)
+{
+	struct karena_stats stats;
+
+	for (int i = 0; i < 10; i++) {
+		usleep(on_device() ? 400000 : 50000);
+		if (!ka_run_alloc(heap, KA_PAGE_SIZE, 0) || !seen(heap, &stats))
+			return false;
+		if (stats.arenas == wanted)
+			return true;
+	}
+	return false;
+}
+
+TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats stats;
@@ -199,11 +217,7 @@ TEST_F(publish, they_follow_arenas_at_once_and_pools_soon)
 		WITH_FILES();
 	for (size_t i = 0; i < 4; i++) {
 		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
-		/* A hundred times what it took to write the last ones. */
-		usleep(on_device() ? 400000 : 50000);
-		ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
-		ASSERT_TRUE(seen(heap, &stats));
-		EXPECT_EQ(i + 2, stats.arenas);
+		ASSERT_TRUE(shows_arenas(heap, i + 2));
 	}
 	for (size_t i = 0; i < 4; i++)
 		ka_run_free(heap, runs[i]);
