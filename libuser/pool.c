@@ -154,13 +154,24 @@ static struct ka_pool *make_new(struct ka_heap *heap, unsigned int class)
 	    !take_slots(heap, slots, size, &slot, &zero))
 		return NULL;
 	pool = &heap->pools[slot];
-	*pool = (struct ka_pool){
-		.capacity = (uint32_t)(slots * KA_SLOT_SIZE / size),
-		.size = (uint32_t)size,
-		.class = (uint8_t)class,
-		.slots = (uint8_t)slots,
-		.zero = zero,
-	};
+	/*
+	 * Its owner stays KA_GONE until all is there: who freed the last block of what was
+	 * here before may only now look whether anybody owns that.
+	 */
+	pool->free = NULL;
+	pool->used = 0;
+	pool->made = 0;
+	pool->remote = 0;
+	pool->next = NULL;
+	pool->prev = NULL;
+	pool->capacity = (uint32_t)(slots * KA_SLOT_SIZE / size);
+	pool->size = (uint32_t)size;
+	pool->class = (uint8_t)class;
+	pool->slots = (uint8_t)slots;
+	pool->current = 0;
+	pool->zero = zero;
+	pool->thin = false;
+	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
 	return pool;
 }
 
