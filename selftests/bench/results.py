@@ -111,7 +111,7 @@ def first_match(path, pattern):
 
 
 def gives_back():
-    """Whether free memory goes back to the hypervisor, and has to be got from it anew."""
+    """What becomes of free memory, if it has to be got from a hypervisor anew."""
     for features in pathlib.Path("/sys/bus/virtio/devices").glob("*/features"):
         # A balloon; bit 5 is free page reporting.
         if (first_match(features.with_name("device"), "0x(0005)")
