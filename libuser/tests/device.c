@@ -138,8 +138,15 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 /* As the module: what a child has is a clone with a number of its own. */
 static void fork_child(void)
 {
-	if (fake.features & KARENA_FEATURE_FORK && !fake.no_clone)
+	if (control && fake.features & KARENA_FEATURE_FORK && !fake.no_clone)
 		control->id = 8;
+}
+
+/* Before the library registers its own handler at load: the kernel does it before both. */
+__attribute__((constructor(101)))
+static void fork_register(void)
+{
+	pthread_atfork(NULL, NULL, fork_child);
 }
 
 int __wrap_madvise(void *address, size_t size, int advice)
@@ -424,8 +431,6 @@ TEST_F(device, a_child_is_told_when_there_is_no_clone)
 	struct ka_heap *heap;
 	char *run;
 
-	/* Before the library's own handler: the kernel does it before both. */
-	pthread_atfork(NULL, NULL, fork_child);
 	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
 		fake.features = KARENA_FEATURE_FORK * !cases[i].older;
 		fake.no_clone = cases[i].no_clone;
