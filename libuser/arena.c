@@ -57,6 +57,12 @@ static size_t idle_in(const struct ka_arena *arena)
 	return pages;
 }
 
+/* Looked at without the heap's lock: see may_be_thinned() in cache.c. */
+static void set_huge(struct ka_arena *arena, bool huge)
+{
+	__atomic_store_n(&arena->huge, huge, __ATOMIC_RELAXED);
+}
+
 /* An empty arena has no memory any more. */
 static void forget_arena(struct ka_heap *heap, struct ka_arena *arena)
 {
@@ -64,7 +70,7 @@ static void forget_arena(struct ka_heap *heap, struct ka_arena *arena)
 	ka_change_bits(arena->touched, 0, KA_ARENA_PAGES, false);
 	ka_change_bits(arena->backed, 0, KA_ARENA_PAGES, false);
 	arena->nr_backed = 0;
-	arena->huge = false;
+	set_huge(arena, false);
 	arena->is_volatile = false;
 	heap->notes->stats.arenas--;
 	heap->notes->stats.arenas_reclaimed++;
@@ -189,8 +195,8 @@ static int commit_arenas(struct ka_heap *heap, size_t first, size_t count, bool 
 		error = heap->window.source->commit(&heap->window, i, j - i, dense);
 		for (size_t k = i; !error && k < j; k++) {
 			pages_committed(heap, k, 0, KA_ARENA_PAGES);
-			ka_arena_at(heap->notes, k)->huge =
-				dense && !heap->window.source->frames;
+			set_huge(ka_arena_at(heap->notes, k),
+				 dense && !heap->window.source->frames);
 		}
 	}
 	if (error) {
@@ -352,7 +358,7 @@ static void purge_pages(struct ka_heap *heap, size_t index, bool all)
 	}
 	if (source->frames)
 		arena->nr_backed = arena->nr_used;
-	arena->huge = false;
+	set_huge(arena, false);
 	heap->idle -= idle - idle_in(arena);
 }
 

@@ -62,46 +62,47 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 }
 
 /*
- * A pool that was looked at, and is not to be taken from next. If it is one of many, and
- * half free, and others free blocks of such, it is better left to all.
+ * A pool that was looked at, and is not to be taken from next, comes to the list's end. If
+ * it is half free, and is to be @shared, it is better left to all.
  */
-static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool are_shared)
+static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 {
-	if (!pool->used)
-		ka_pool_give_back(cache->heap, pool);
-	else if (are_shared && cache->partial[pool->class].first &&
-		 pool->used <= pool->capacity / 2)
+	if (!pool->used || (shared && pool->used <= pool->capacity / 2)) {
+		ka_cache_unlist(cache, pool);
 		ka_pool_shelve(cache->heap, pool);
-	else
-		ka_cache_keep(cache, pool);
+		return;
+	}
+	/* It stays listed all the time: who frees its last block waits for the lock. */
+	ka_pool_unlink(&cache->partial[pool->class], pool);
+	ka_pool_link(&cache->partial[pool->class], pool);
 }
 
 /*
  * The best of the first pools in a thread's list, taken out of it; or NULL. What others
- * have freed of them is collected. Those that are not taken come to the end, so that in
- * time all are looked at: a thread that frees what others allocate would keep for ever
- * what it never needs.
+ * have freed of them is collected. If there are others, the next time the next pools are
+ * looked at, so that in time all are: a thread that frees what others allocate would keep
+ * for ever what it never needs. A thread that is alone takes from the same few until they
+ * are full, and the rest become empty.
  */
 static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 {
-	const struct ka_pool_list *list = &cache->partial[class];
-	struct ka_pool *best = NULL, *pools[KA_LOOK_AT];
-	bool locked, are_shared = false;
+	struct ka_pool *pool, *best = NULL, *pools[KA_LOOK_AT];
+	bool locked, shared = false;
 	int count = 0;
 
 	locked = ka_cache_lock(cache);
-	while (count < KA_LOOK_AT && list->first) {
-		struct ka_pool *pool = list->first;
-
-		ka_cache_unlist(cache, pool);
-		are_shared |= ka_pool_collect(pool);
+	for (pool = cache->partial[class].first; pool && count < KA_LOOK_AT;
+	     pool = pool->next) {
+		shared |= ka_pool_collect(pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
 			best = pool;
 	}
-	for (int i = 0; i < count; i++) {
+	if (best)
+		ka_cache_unlist(cache, best);
+	for (int i = 0; (locked || shared) && i < count; i++) {
 		if (pools[i] != best)
-			put_back(cache, pools[i], are_shared);
+			put_back(cache, pools[i], shared && pool);
 	}
 	ka_cache_unlock(cache, locked);
 	return best;
@@ -134,6 +135,17 @@ static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_poo
 		keep_pool(cache, pool);
 }
 
+/* The current pool has no block any more; no table shows it by the next call. */
+static void used_up(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint8_t *emptied = &cache->emptied[pool->class];
+
+	/* A thread that uses pools up has many blocks: see hold(). */
+	*emptied = pool->capacity < *emptied ? (uint8_t)(*emptied - pool->capacity) : 0;
+	ka_pool_let_go(pool);
+	put_away(heap, cache, pool);
+}
+
 /* A pool with a linked block becomes the current one; or NULL. */
 static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 			      unsigned int class, bool *fresh)
@@ -143,20 +155,14 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 	if (pool != &ka_no_pool) {
 		if (provide(heap, pool, fresh))
 			return pool;
-		cache->current[class] = &ka_no_pool;
-		ka_cache_show(cache, class, &ka_no_pool);
-		pool->current = 0;
-		pool->used--;
-		put_away(heap, cache, pool);
+		used_up(heap, cache, pool);
 	}
 	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool, fresh))
 		put_away(heap, cache, pool);
-	if (!pool)
-		return NULL;
-	pool->used++;
-	pool->current = 1;
-	pool->thin = false;
-	cache->current[class] = pool;
+	cache->current[class] = pool ? pool : &ka_no_pool;
+	show_pool(cache, class);
+	if (pool)
+		pool->thin = false;
 	return pool;
 }
 
@@ -450,23 +456,55 @@ int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *blo
 	return error;
 }
 
+/*
+ * A thread that takes a block and gives it back will need its current pool again. One that
+ * takes many between may have given back all it had, and be idle for long. So a pool is
+ * held that has become empty twice, while fewer blocks than these were used up.
+ */
+#define EMPTIED		64
+
+static bool hold(struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint8_t *emptied = &cache->emptied[pool->class];
+
+	if (*emptied < 2 * EMPTIED) {
+		*emptied += EMPTIED;
+		return false;
+	}
+	pool->held = 1;
+	pool->used++;
+	return true;
+}
+
+/* With the cache's lock held. */
+static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
+{
+	unsigned int class = pool->class;
+
+	if (cache->current[class] == pool) {
+		if (hold(cache, pool))
+			return;
+		ka_cache_drop_current(cache, class);
+	} else {
+		ka_cache_unlist(cache, pool);
+	}
+	ka_pool_give_back(cache->heap, pool);
+	ka_cache_thin(cache, class);
+}
+
 /**
  * ka_block_emptied() - A pool's last block has been freed.
  * @cache: The thread's.
- * @pool: The thread's pool, not a current one.
+ * @pool: The thread's pool. Unless it is a current one that is held, it goes back.
  */
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
 	bool locked = ka_cache_lock(cache);
-	unsigned int class = pool->class;
 	int before = errno;
 
 	/* Who gives back all that is empty may have come first. */
-	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == cache->thread) {
-		ka_cache_unlist(cache, pool);
-		ka_pool_give_back(cache->heap, pool);
-		ka_cache_thin(cache, class);
-	}
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == cache->thread)
+		give_back_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);
 	errno = before;
 }

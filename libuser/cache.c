@@ -130,6 +130,20 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
 }
 
+/**
+ * ka_cache_drop_current() - Take from the current pool of a class no longer.
+ * @cache: The calling thread's.
+ * @class: The class, which has one. What becomes of that is up to the caller.
+ */
+void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
+{
+	struct ka_pool *pool = cache->current[class];
+
+	cache->current[class] = &ka_no_pool;
+	ka_cache_show(cache, class, &ka_no_pool);
+	ka_pool_let_go(pool);
+}
+
 static void hide_pools(struct ka_pool **shown, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
@@ -175,8 +189,7 @@ void ka_cache_leave_all(struct ka_cache *cache)
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
 		pool = cache->current[class];
 		if (pool != &ka_no_pool) {
-			pool->current = 0;
-			pool->used--;
+			ka_cache_drop_current(cache, class);
 			leave(cache->heap, pool);
 		}
 		while ((pool = cache->partial[class].first)) {
@@ -197,12 +210,9 @@ static void drop_empty(struct ka_cache *cache)
 		if (pool == &ka_no_pool)
 			continue;
 		ka_pool_collect(pool);
-		if (pool->used > 1)
+		if (pool->used > pool->held)
 			continue;
-		cache->current[class] = &ka_no_pool;
-		ka_cache_show(cache, class, &ka_no_pool);
-		pool->current = 0;
-		pool->used--;
+		ka_cache_drop_current(cache, class);
 		ka_pool_give_back(cache->heap, pool);
 	}
 }
@@ -265,10 +275,16 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 	ka_heaps_unlock();
 }
 
-/* Whether it is worth a look: of all that have been made, few blocks are in use. */
-static bool may_be_thinned(const struct ka_pool *pool)
+/*
+ * Whether it is worth a look: of all that have been made, few blocks are in use. A few
+ * pages are not worth splitting a huge one for: that is done when half of it comes free.
+ */
+static bool may_be_thinned(const struct ka_heap *heap, const struct ka_pool *pool)
 {
-	return !pool->thin && pool->used <= pool->capacity / 8;
+	size_t arena = ka_pool_slot(heap, pool) / KA_ARENA_SLOTS;
+
+	return !pool->thin && pool->used <= pool->capacity / 8 &&
+	       !__atomic_load_n(&ka_arena_at(heap->notes, arena)->huge, __ATOMIC_RELAXED);
 }
 
 /* Take the right to thin one pool. */
@@ -295,7 +311,7 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 		return;
 	ka_pool_unlink(&cache->partial[class], pool);
 	ka_pool_link(&cache->partial[class], pool);
-	if (may_be_thinned(pool) && begin_thinning(cache->heap))
+	if (may_be_thinned(cache->heap, pool) && begin_thinning(cache->heap))
 		ka_pool_thin(cache->heap, pool);
 }
 
@@ -477,8 +493,7 @@ static void leave_orphans(struct ka_heap *heap)
 		slot += pool->slots;
 		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
 		    pool->owner != KA_TRACED && pool->owner != ka_thread()) {
-			pool->used -= pool->current;
-			pool->current = 0;
+			ka_pool_let_go(pool);
 			pool->listed = false;
 			ka_pool_shelve_locked(heap, pool);
 		}

@@ -7,7 +7,8 @@
  * Of each class one pool is the current one, from which blocks are taken. Pools that
  * become full are disowned; those with free blocks are in @partial; those that become
  * empty go back to the heap at once, if need be by who frees their last block: an idle
- * thread would keep them.
+ * thread would keep them. So does a current one, unless that has been in vain: who takes
+ * a block and gives it back, again and again, holds the pool.
  *
  * The tables @direct, @larger and @traced show current pools. Another thread that starts
  * or stops tracing may empty them, so they are stored to atomically; see show_pool() in
@@ -27,6 +28,7 @@
  * @until_traced: As many bytes can be taken before a block is to be traced.
  * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
+ * @emptied: How often that has become empty; see hold() in block.c.
  * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
  * @heap: The heap; NULL as long as the cache is in no list.
@@ -43,6 +45,7 @@ struct ka_cache {
 	size_t until_traced;
 	unsigned int generation;
 	struct ka_pool *current[KA_CLASSES];
+	uint8_t emptied[KA_CLASSES];
 	pthread_mutex_t lock;
 	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
@@ -84,6 +87,7 @@ struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
+void ka_cache_drop_current(struct ka_cache *cache, unsigned int class);
 bool ka_cache_lock(struct ka_cache *cache);
 void ka_cache_unlock(struct ka_cache *cache, bool locked);
 void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);

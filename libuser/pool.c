@@ -168,7 +168,7 @@ static struct ka_pool *make_new(struct ka_heap *heap, unsigned int class)
 	pool->size = (uint32_t)size;
 	pool->class = (uint8_t)class;
 	pool->slots = (uint8_t)slots;
-	pool->current = 0;
+	pool->held = 0;
 	pool->zero = zero;
 	pool->thin = false;
 	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
@@ -227,8 +227,8 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 	heap->spare[pool->class] = pool;
 	heap->nr_spare++;
 	heap->spare_slots += slots;
-	/* Without pools nothing is spare: the arenas can go. */
-	if (!heap->notes->nr_pools)
+	/* Without pools nothing is spare where empty arenas are to go. */
+	if (!heap->notes->nr_pools && heap->most_empty != SIZE_MAX)
 		ka_pools_drop_spare(heap);
 	else
 		ka_arenas_decay(heap);
@@ -248,20 +248,14 @@ void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_collect() - Take what others have freed.
- * @pool: The caller's pool.
- *
- * Return: Whether there was anything.
+ * ka_pool_collect_some() - Take what others have freed.
+ * @pool: The caller's pool, of which they have.
  */
-bool ka_pool_collect(struct ka_pool *pool)
+void ka_pool_collect_some(struct ka_pool *pool)
 {
-	uint64_t remote;
-	void *first, *last, *next;
+	uint64_t remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQUIRE);
+	void *first = ka_remote_first(remote), *last, *next;
 
-	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
-		return false;
-	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQUIRE);
-	first = ka_remote_first(remote);
 	/* Mostly there is nothing to link them to. */
 	if (pool->free) {
 		for (last = first; (next = *(void **)last); last = next)
@@ -270,7 +264,6 @@ bool ka_pool_collect(struct ka_pool *pool)
 	}
 	pool->free = first;
 	pool->used -= ka_remote_count(remote);
-	return true;
 }
 
 /**
@@ -384,24 +377,6 @@ void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
 	pthread_mutex_lock(&heap->lock);
 	ka_pool_shelve_locked(heap, pool);
 	pthread_mutex_unlock(&heap->lock);
-}
-
-/**
- * ka_pool_is_better() - Whether a pool is a better one to take from than another.
- * @pool: The pool.
- * @best: The other.
- *
- * Return: Whether it is fuller, so that the others become empty, as long as an eighth of
- * it is free; else whether it has more free blocks, which do not run out at once.
- */
-bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
-{
-	bool enough = pool->capacity - pool->used >= pool->capacity / 8;
-	bool was = best->capacity - best->used >= best->capacity / 8;
-
-	if (enough != was)
-		return enough;
-	return enough ? pool->used > best->used : pool->used < best->used;
 }
 
 /* The best of the first pools on a shelf, or NULL. */

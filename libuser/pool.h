@@ -38,7 +38,7 @@
  * @free: Blocks that can be taken, linked by their first word.
  * @owner: The thread whose it is, KA_NOBODY, KA_SHELF, KA_GONE or KA_TRACED.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
- *	its owner's current pool of its class, so that this never becomes empty.
+ *	held, so that it does not become empty.
  * @made: Blocks that have been in use, or linked, since the rest had no memory.
  * @remote: Blocks that others than the owner have freed: the first, linked as in
  *	@free, in the low 48 bits, and above them how many they are.
@@ -48,7 +48,7 @@
  * @size: Bytes of a block.
  * @class: The block's class.
  * @slots: Slots that the run has.
- * @current: It is its owner's current pool: 1 or 0.
+ * @held: It is its owner's current pool, and stays that when it is empty: 1 or 0.
  * @zero: What has never been in use is zero.
  * @thin: It has been looked at whether its end can go, and not been current since.
  * @listed: It is in its owner's list.
@@ -65,7 +65,7 @@ struct ka_pool {
 	uint32_t size;
 	uint8_t class;
 	uint8_t slots;
-	uint8_t current;
+	uint8_t held;
 	bool zero : 1;
 	bool thin : 1;
 	bool listed;
@@ -137,7 +137,7 @@ static inline uint32_t ka_remote_count(uint64_t remote)
 KA_COUNTS static inline size_t ka_pool_in_use(const struct ka_pool *pool)
 {
 	size_t used = KA_READ(pool->used);
-	size_t other = KA_READ(pool->current) + ka_remote_count(KA_READ(pool->remote));
+	size_t other = KA_READ(pool->held) + ka_remote_count(KA_READ(pool->remote));
 
 	/* A moment ago, or a moment later, the two go together. */
 	used = used > other ? used - other : 0;
@@ -172,15 +172,45 @@ static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *poo
 /* pool.c */
 struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
-bool ka_pool_collect(struct ka_pool *pool);
+void ka_pool_collect_some(struct ka_pool *pool);
 void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
 size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
-bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best);
 bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);
+
+/* Take what others have freed of the caller's pool; whether there was anything. */
+static inline bool ka_pool_collect(struct ka_pool *pool)
+{
+	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
+		return false;
+	ka_pool_collect_some(pool);
+	return true;
+}
+
+/*
+ * Whether a pool is a better one to take from than another: whether it is fuller, so that
+ * the others become empty, as long as an eighth of it is free; else whether it has more
+ * free blocks, which do not run out at once.
+ */
+static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
+{
+	bool enough = pool->capacity - pool->used >= pool->capacity / 8;
+	bool was = best->capacity - best->used >= best->capacity / 8;
+
+	if (enough != was)
+		return enough;
+	return enough ? pool->used > best->used : pool->used < best->used;
+}
+
+/* Let the caller's pool be empty when it is. */
+static inline void ka_pool_let_go(struct ka_pool *pool)
+{
+	pool->used -= pool->held;
+	pool->held = 0;
+}
 
 #endif /* KARENA_POOL_H */

@@ -591,6 +591,9 @@ TEST_F_TIMEOUT(block, a_thread_that_ends_leaves_its_blocks_and_no_more, SLOW)
 /* Sizes up to 515 bytes are so many classes, of each of which a pool is the current one. */
 #define NR_CURRENT	25
 
+/* A pool has 64 blocks of 1,000 bytes. */
+#define NR_FULL		200
+
 /* Give back every so many'th block. */
 static void give_some(struct taker *taker, size_t first, size_t step)
 {
@@ -660,6 +663,57 @@ TEST_F_TIMEOUT(block, a_thread_that_says_that_it_is_idle_keeps_none, SLOW)
 	EXPECT_EQ(0, ka_heap_idle(self->heap));
 	EXPECT_EQ(0, ka_heap_idle(self->heap));
 	free(taker);
+}
+
+static void *frees_all_and_waits(void *data)
+{
+	struct taker *taker = data;
+
+	take_many(taker);
+	give_some(taker, 0, 1);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	return NULL;
+}
+
+TEST_F_TIMEOUT(block, a_thread_that_frees_all_it_has_keeps_nothing, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+	pthread_t thread;
+
+	taker->heap = self->heap;
+	pthread_barrier_init(&taker->barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, frees_all_and_waits, taker));
+	pthread_barrier_wait(&taker->barrier);
+	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, figures(self->heap).runs);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, figures(self->heap).runs);
+	free(taker);
+}
+
+/* A pool is held for who needs it again at once, until many blocks have been. */
+TEST_F(block, who_takes_and_gives_back_again_and_again_holds_a_pool)
+{
+	void *blocks[NR_FULL];
+
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 10; i++) {
+			EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_malloc(self->heap, 1000)));
+			if (i == 0 || i >= 2)
+				EXPECT_EQ(i >= 2, figures(self->heap).pools);
+			EXPECT_EQ(0, figures(self->heap).blocks);
+		}
+		for (int i = 0; i < NR_FULL; i++) {
+			blocks[i] = ka_heap_malloc(self->heap, 1000);
+			EXPECT_EQ(i + 1, figures(self->heap).blocks);
+		}
+		EXPECT_EQ(4, figures(self->heap).pools);
+		for (int i = 0; i < NR_FULL; i++)
+			EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
+		EXPECT_EQ(0, figures(self->heap).pools);
+	}
 }
 
 static void *frees_last(void *data)
@@ -732,8 +786,7 @@ TEST_F(block, a_thread_may_use_the_heap_while_it_ends)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, ends_late, NULL));
 	pthread_join(thread, NULL);
 	EXPECT_LT(0, late_rounds);
-	/* This thread's current pool. */
-	EXPECT_EQ(1, figures(self->heap).runs);
+	EXPECT_EQ(0, figures(self->heap).runs);
 	pthread_key_delete(late_key);
 }
 
