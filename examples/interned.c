@@ -278,22 +278,27 @@ static void measure(const void *memory, struct message *message)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
 	unsigned long start, end;
-	bool inside = false;
+	bool inside = false, found = false;
 	char line[512];
 
+	if (!file)
+		die("cannot read smaps: %s", strerror(errno));
 	message->rss = 0;
 	message->pss = 0;
-	while (file && fgets(line, sizeof(line), file)) {
+	while (fgets(line, sizeof(line), file)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			inside = (unsigned long)memory >= start &&
 				 (unsigned long)memory < end;
-		else if (inside && !strncmp(line, "Rss:", 4))
+		found |= inside;
+		if (inside && !strncmp(line, "Rss:", 4))
 			message->rss = atof(line + 4);
 		else if (inside && !strncmp(line, "Pss:", 4))
 			message->pss = atof(line + 4);
 	}
-	if (!file || !message->rss)
-		die("smaps does not show the table");
+	if (!found)
+		die("smaps does not have the table");
+	if (!message->rss)
+		die("no page of the table is mapped");
 	fclose(file);
 }
 

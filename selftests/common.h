@@ -30,6 +30,10 @@
 
 #include "kselftest_harness.h"
 
+/* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	120
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE	23
 #endif

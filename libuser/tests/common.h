@@ -22,6 +22,10 @@
 
 #include "kselftest_harness.h"
 
+/* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	120
+
 /* Seconds for a test that takes a moment, on a debug kernel in an emulator. */
 #define SLOW	200
 
