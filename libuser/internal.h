@@ -373,6 +373,7 @@ int ka_report(struct ka_heap *heap, int fd);
 size_t ka_notes_size(size_t nr_arenas);
 size_t ka_notes_pools_size(size_t nr_arenas);
 int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas);
+bool ka_notes_have_pools(const struct ka_heap *heap, size_t arena);
 size_t ka_notes_arenas(size_t nr_arenas);
 size_t ka_notes_most(const struct ka_window *window);
 int ka_notes_open(struct ka_heap *heap);

@@ -140,6 +140,15 @@ int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas)
 		     size / KA_PAGE_SIZE);
 }
 
+/* Whether there is one for each pool that an arena may have. */
+bool ka_notes_have_pools(const struct ka_heap *heap, size_t arena)
+{
+	const struct ka_notes *notes = heap->notes;
+
+	return notes->pools_pages * KA_PAGE_SIZE >=
+	       ka_notes_pools_size(arena + 1 - notes->nr_notes);
+}
+
 /* Before and after a change, with the heap's lock held. */
 void ka_notes_change(struct ka_heap *heap)
 {

@@ -88,6 +88,7 @@ static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int class)
 	heap->spare[class] = spare->next;
 	heap->nr_spare--;
 	heap->spare_slots -= spare->slots;
+	__atomic_store_n(&spare->owner, KA_GONE, __ATOMIC_RELAXED);
 	return spare;
 }
 
@@ -223,6 +224,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 		ka_stats_changed(heap);
 		return;
 	}
+	__atomic_store_n(&pool->owner, KA_SPARE, __ATOMIC_RELAXED);
 	pool->next = heap->spare[pool->class];
 	heap->spare[pool->class] = pool;
 	heap->nr_spare++;

@@ -31,12 +31,13 @@
 #define KA_SHELF	((uintptr_t)1)
 #define KA_GONE		((uintptr_t)2)	/* this is no pool any more */
 #define KA_TRACED	((uintptr_t)3)	/* its blocks are traced; see trace.h */
+#define KA_SPARE	((uintptr_t)4)	/* empty, and kept for its class */
 
 /**
  * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
  *	for each slot; a pool has that of its first one.
  * @free: Blocks that can be taken, linked by their first word.
- * @owner: The thread whose it is, KA_NOBODY, KA_SHELF, KA_GONE or KA_TRACED.
+ * @owner: The thread whose it is, or one of KA_NOBODY to KA_SPARE.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	held, so that it does not become empty.
  * @made: Blocks that have been in use, or linked, since the rest had no memory.

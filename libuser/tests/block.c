@@ -170,6 +170,33 @@ TEST_F(block, what_is_no_block_is_refused)
 	EXPECT_EQ(7, errno);
 }
 
+/* Its pool has gone, but the run may be kept for the next one. */
+TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
+{
+	static const size_t sizes[] = { 16, 40, 1000, 5000, 20000, 100000 };
+	void *other = ka_heap_malloc(self->heap, 3000), *block, *run;
+
+	ASSERT_NE(NULL, other);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+		block = ka_heap_malloc(self->heap, sizes[i]);
+		ASSERT_EQ(0, ka_heap_free(self->heap, block));
+		EXPECT_EQ(1, figures(self->heap).pools);
+		errno = 0;
+		EXPECT_EQ(-1, ka_heap_free(self->heap, block));
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(0, ka_heap_block_size(self->heap, block));
+		EXPECT_EQ(NULL, ka_heap_realloc(self->heap, block, 2 * sizes[i]));
+		EXPECT_EQ(EINVAL, errno);
+		EXPECT_EQ(-1, ka_run_free(self->heap, block));
+		/* It is nobody else's by now. */
+		run = ka_run_alloc(self->heap, 4 * KA_PAGE_SIZE, 4 * KA_PAGE_SIZE);
+		ASSERT_NE(NULL, run);
+		EXPECT_NE(block, run);
+		EXPECT_EQ(0, ka_run_free(self->heap, run));
+	}
+	EXPECT_EQ(0, ka_heap_free(self->heap, other));
+}
+
 TEST_F(block, realloc_stays_where_it_can)
 {
 	char *block = ka_heap_malloc(self->heap, 1000), *same, *large;
