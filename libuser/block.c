@@ -73,8 +73,7 @@ static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 		return;
 	}
 	/* It stays listed all the time: who frees its last block waits for the lock. */
-	ka_pool_unlink(&cache->partial[pool->class], pool);
-	ka_pool_link(&cache->partial[pool->class], pool);
+	ka_pool_move_back(&cache->partial[pool->class], pool);
 }
 
 /*

@@ -309,8 +309,7 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 
 	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
 		return;
-	ka_pool_unlink(&cache->partial[class], pool);
-	ka_pool_link(&cache->partial[class], pool);
+	ka_pool_move_back(&cache->partial[class], pool);
 	if (may_be_thinned(cache->heap, pool) && begin_thinning(cache->heap))
 		ka_pool_thin(cache->heap, pool);
 }

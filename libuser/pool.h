@@ -170,6 +170,13 @@ static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *poo
 		list->last = pool->prev;
 }
 
+/* To the end of the list that it is in. */
+static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *pool)
+{
+	ka_pool_unlink(list, pool);
+	ka_pool_link(list, pool);
+}
+
 /* pool.c */
 struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
