@@ -483,7 +483,6 @@ void ka_arenas_decay(struct ka_heap *heap)
 	now = now_ms();
 	if (now < heap->decay_at)
 		return;
-	/* What is dropped comes here again. */
 	heap->decay_at = now + heap->decay_ms;
 	purge_unneeded(heap);
 }

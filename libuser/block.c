@@ -67,7 +67,9 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
  */
 static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 {
-	if (!pool->used || (shared && pool->used <= pool->capacity / 2)) {
+	if (ka_cache_give_back_empty(cache, pool))
+		return;
+	if (shared && pool->used <= pool->capacity / 2) {
 		ka_cache_unlist(cache, pool);
 		ka_pool_shelve(cache->heap, pool);
 		return;
@@ -279,7 +281,7 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 	bool fresh;
 	void *block;
 
-	if (pool->free || !cache->heap)
+	if (pool->free || !cache->heap || cache->ended)
 		return NULL;
 	pool = refill(heap, cache, class, &fresh);
 	if (!pool || !fresh || !pool->zero)
@@ -470,8 +472,7 @@ static bool hold(struct ka_cache *cache, struct ka_pool *pool)
 		*emptied += EMPTIED;
 		return false;
 	}
-	pool->held = 1;
-	pool->used++;
+	ka_pool_hold(pool);
 	return true;
 }
 

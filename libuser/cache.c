@@ -72,8 +72,14 @@ void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
 	ka_pool_unlink(&cache->partial[pool->class], pool);
 }
 
-/* Give back a pool in a list if nobody has a block of it; the cache is locked. */
-static bool give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
+/**
+ * ka_cache_give_back_empty() - Give back a pool in a list if nobody has a block of it.
+ * @cache: Its owner's, locked.
+ * @pool: The pool.
+ *
+ * Return: Whether it went. Else who frees its last block sees that, and waits for the lock.
+ */
+bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint32_t used = __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
 
@@ -99,7 +105,7 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 	}
 	/* Who frees its last block now finds it in the list, or we find the block. */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
-	give_back_empty(cache, pool);
+	ka_cache_give_back_empty(cache, pool);
 }
 
 /* The pool is in no list: to the heap, to the shelf or, if full, to nobody. */
@@ -130,6 +136,19 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
 }
 
+/* In no table any more: without a barrier (trace.c) one that has been left may show it. */
+static void hide(struct ka_cache *cache, unsigned int class)
+{
+	size_t last = ka_class_size(class) / KA_CLASS_STEP;
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
+
+	for (size_t step = first; step <= last && step < KA_DIRECT; step++) {
+		__atomic_store_n(&cache->direct[step], &ka_no_pool, __ATOMIC_RELAXED);
+		__atomic_store_n(&cache->traced[step], &ka_no_pool, __ATOMIC_RELAXED);
+	}
+	__atomic_store_n(&cache->larger[class], &ka_no_pool, __ATOMIC_RELAXED);
+}
+
 /**
  * ka_cache_drop_current() - Take from the current pool of a class no longer.
  * @cache: The calling thread's.
@@ -140,7 +159,7 @@ void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
 	struct ka_pool *pool = cache->current[class];
 
 	cache->current[class] = &ka_no_pool;
-	ka_cache_show(cache, class, &ka_no_pool);
+	hide(cache, class);
 	ka_pool_let_go(pool);
 }
 
@@ -227,7 +246,7 @@ static void give_back_empty_ones(struct ka_cache *cache)
 
 		for (pool = cache->partial[class].first; pool; pool = next) {
 			next = pool->next;
-			give_back_empty(cache, pool);
+			ka_cache_give_back_empty(cache, pool);
 		}
 	}
 	ka_cache_unlock(cache, locked);
@@ -245,7 +264,7 @@ static size_t thin_all(struct ka_cache *cache)
 		for (pool = cache->partial[class].first; pool; pool = next) {
 			next = pool->next;
 			ka_pool_collect(pool);
-			if (!give_back_empty(cache, pool))
+			if (!ka_cache_give_back_empty(cache, pool))
 				pages += ka_pool_thin(cache->heap, pool);
 		}
 	}
@@ -268,7 +287,7 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 		pthread_mutex_lock(&cache->lock);
 		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
 		    cache->thread == __atomic_load_n(&pool->owner, __ATOMIC_RELAXED))
-			give_back_empty(cache, pool);
+			ka_cache_give_back_empty(cache, pool);
 		pthread_mutex_unlock(&cache->lock);
 		break;
 	}

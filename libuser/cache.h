@@ -92,6 +92,7 @@ bool ka_cache_lock(struct ka_cache *cache);
 void ka_cache_unlock(struct ka_cache *cache, bool locked);
 void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
+bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_leave_all(struct ka_cache *cache);
 size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
 void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool);

@@ -73,11 +73,6 @@ static void reach_slots(struct ka_heap *heap)
 	__atomic_store_n(&heap->nr_slots, end, __ATOMIC_RELEASE);
 }
 
-static void give_slots(struct ka_heap *heap, size_t slot)
-{
-	ka_run_give(heap, heap->window.start + slot * KA_SLOT_SIZE);
-}
-
 /* The first of the spare pools of a class, or NULL. */
 static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int class)
 {
@@ -99,7 +94,7 @@ void ka_pools_drop_spare(struct ka_heap *heap)
 		struct ka_pool *spare;
 
 		while ((spare = take_spare(heap, class)))
-			give_slots(heap, ka_pool_slot(heap, spare));
+			ka_run_give(heap, ka_pool_start(heap, spare));
 	}
 }
 
@@ -210,30 +205,32 @@ struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t
 	return pool;
 }
 
-/* With the heap's lock held, a pool that is empty and in no list. */
-static void give_back(struct ka_heap *heap, struct ka_pool *pool)
+static void make_spare(struct ka_heap *heap, struct ka_pool *pool)
 {
-	size_t slot = ka_pool_slot(heap, pool), slots = pool->slots;
-
-	map(heap, slot, slots, &ka_no_pool);
-	/* Who has just freed its last block may look at it still. */
-	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
-	heap->notes->nr_pools--;
-	if (!may_be_spare(heap, slots)) {
-		give_slots(heap, slot);
-		ka_stats_changed(heap);
-		return;
-	}
 	__atomic_store_n(&pool->owner, KA_SPARE, __ATOMIC_RELAXED);
 	pool->next = heap->spare[pool->class];
 	heap->spare[pool->class] = pool;
 	heap->nr_spare++;
-	heap->spare_slots += slots;
+	heap->spare_slots += pool->slots;
+}
+
+/* With the heap's lock held, a pool that is empty and in no list. */
+static void give_back(struct ka_heap *heap, struct ka_pool *pool)
+{
+	size_t slots = pool->slots;
+
+	map(heap, ka_pool_slot(heap, pool), slots, &ka_no_pool);
+	/* Who has just freed its last block may look at it still. */
+	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
+	heap->notes->nr_pools--;
+	if (may_be_spare(heap, slots))
+		make_spare(heap, pool);
+	else
+		ka_run_give(heap, ka_pool_start(heap, pool));
 	/* Without pools nothing is spare where empty arenas are to go. */
 	if (!heap->notes->nr_pools && heap->most_empty != SIZE_MAX)
 		ka_pools_drop_spare(heap);
-	else
-		ka_arenas_decay(heap);
+	ka_arenas_decay(heap);
 	ka_stats_changed(heap);
 }
 
@@ -265,7 +262,9 @@ void ka_pool_collect_some(struct ka_pool *pool)
 		*(void **)last = pool->free;
 	}
 	pool->free = first;
-	pool->used -= ka_remote_count(remote);
+	/* Who frees another one sees this, or is seen: ka_cache_give_back_empty(). */
+	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
+			 __ATOMIC_SEQ_CST);
 }
 
 /**

@@ -214,11 +214,25 @@ static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka
 	return enough ? pool->used > best->used : pool->used < best->used;
 }
 
+/*
+ * That a pool is held counts as a block in use. Whenever a child may be forked, no more is
+ * held than counted: the child, which lets go of it, would lose count of a block in use.
+ */
+static inline void ka_pool_hold(struct ka_pool *pool)
+{
+	pool->used++;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	pool->held = 1;
+}
+
 /* Let the caller's pool be empty when it is. */
 static inline void ka_pool_let_go(struct ka_pool *pool)
 {
-	pool->used -= pool->held;
+	uint32_t held = pool->held;
+
 	pool->held = 0;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	pool->used -= held;
 }
 
 #endif /* KARENA_POOL_H */

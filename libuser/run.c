@@ -290,12 +290,13 @@ static size_t run_take(struct ka_heap *heap, size_t pages, size_t align, bool de
  */
 void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero)
 {
-	size_t pages = size / KA_PAGE_SIZE, page;
+	size_t pages = size / KA_PAGE_SIZE, page, spare;
 
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
 	page = run_take(heap, pages, align, dense, zero);
-	/* Memory that is kept for nobody may be what is missing. */
-	if (page == NO_PAGE && ka_arenas_trim(heap, NULL))
+	/* Memory that is kept for nobody may be what is missing, or room in arenas. */
+	spare = heap->nr_spare;
+	if (page == NO_PAGE && (ka_arenas_trim(heap, NULL) || spare))
 		page = run_take(heap, pages, align, dense, zero);
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
 }
@@ -357,13 +358,14 @@ static void run_free(struct ka_heap *heap, size_t page)
 	heap->notes->stats.runs--;
 	ka_arenas_emptied(heap);
 	ka_notes_change(heap);
-	ka_arenas_decay(heap);
 }
 
 /**
  * ka_run_give() - Give a run back, with the heap's lock held.
  * @heap: The heap.
  * @run: The run.
+ *
+ * What decays then is the caller's: it may itself be giving up what has decayed.
  */
 void ka_run_give(struct ka_heap *heap, void *run)
 {
@@ -383,8 +385,10 @@ int ka_run_free(struct ka_heap *heap, void *run)
 		ka_trace_run_freed(run);
 	pthread_mutex_lock(&heap->lock);
 	page = run_page(heap, run);
-	if (page != NO_PAGE)
+	if (page != NO_PAGE) {
 		run_free(heap, page);
+		ka_arenas_decay(heap);
+	}
 	ka_stats_changed(heap);
 	pthread_mutex_unlock(&heap->lock);
 	if (page == NO_PAGE)

@@ -439,7 +439,7 @@ static void next_generation(void)
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
 	 * Who shows a pool later sees this, who has shown one earlier is seen; block.c.
-	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
+	 * A kernel or a sandbox without it may leave a pool shown as long as it is current.
 	 */
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);

@@ -5,6 +5,7 @@
  * KARENA_SOURCE names.
  */
 #include "common.h"
+#include "pool.h"
 
 #define NR_THREADS	4
 
@@ -278,6 +279,29 @@ TEST_F(block, at_the_limit_there_are_none_and_nothing_is_lost)
 		again++;
 	}
 	EXPECT_EQ(count, again);
+	ka_heap_destroy(heap);
+}
+
+/* Pools that are kept for later have the room, but no memory that could be given back. */
+TEST_F(block, at_the_limit_spare_pools_make_room_even_if_nothing_can_be_purged)
+{
+	struct ka_heap *heap = make(64 * MIB, 2 * MIB, KA_FORK_COW);
+	void *blocks[1000], *stays, *run;
+
+	ASSERT_NE(NULL, heap);
+	stays = ka_heap_malloc(heap, 100);
+	ASSERT_NE(NULL, stays);
+	for (int i = 0; i < 1000; i++) {
+		blocks[i] = ka_heap_malloc(heap, 1000);
+		ASSERT_NE(NULL, blocks[i]);
+	}
+	if (mlockall(MCL_CURRENT))
+		SKIP(return, "no memory may be locked here");
+	for (int i = 0; i < 1000; i++)
+		ASSERT_EQ(0, ka_heap_free(heap, blocks[i]));
+	run = ka_run_alloc(heap, MIB + MIB / 2, 0);
+	EXPECT_NE(NULL, run) TH_LOG("%s", ka_error());
+	munlockall();
 	ka_heap_destroy(heap);
 }
 
@@ -926,6 +950,71 @@ TEST_F_TIMEOUT(block, a_child_of_a_busy_process_has_a_sound_heap, SLOW)
 	}
 	free(players);
 }
+
+#ifdef __x86_64__
+#define TRAP_FLAG	0x100ULL
+
+/* What a child that is forked at any moment is to find in a pool. */
+static struct {
+	const struct ka_pool *pool;
+	volatile uint32_t blocks;	/* that the program has, at least */
+	unsigned long steps, wrong;
+} watched;
+
+static void look_at_pool(int number)
+{
+	uint32_t used = watched.pool->used, held = watched.pool->held;
+
+	(void)number;
+	watched.steps++;
+	watched.wrong += used < held || used - held < watched.blocks;
+}
+
+/* With a signal after each instruction, or without again. */
+static void step_by_step(bool steps)
+{
+	unsigned long long flags = __builtin_ia32_readeflags_u64() & ~TRAP_FLAG;
+
+	__builtin_ia32_writeeflags_u64(steps ? flags | TRAP_FLAG : flags);
+}
+
+/* Hold a pool, as who takes and gives back again and again does, and use it up. */
+static void hold_and_use_up(struct ka_heap *heap, void **blocks, int count)
+{
+	for (int i = 0; i < 4; i++)
+		ka_heap_free(heap, ka_heap_malloc(heap, 1000));
+	for (int i = 0; i < count; i++) {
+		blocks[i] = ka_heap_malloc(heap, 1000);
+		if (ka_pool_of(heap, blocks[i]) == watched.pool)
+			watched.blocks++;
+	}
+	for (int i = 0; i < count; i++) {
+		if (ka_pool_of(heap, blocks[i]) == watched.pool)
+			watched.blocks--;
+		ka_heap_free(heap, blocks[i]);
+	}
+}
+
+TEST_F(block, a_child_never_finds_fewer_blocks_in_use_than_there_are)
+{
+	struct sigaction action = { .sa_handler = look_at_pool }, before;
+	void *blocks[NR_FULL], *block;
+
+	NOT_WITH_VALGRIND("has no trap flag");
+	NOT_WITH_THREAD_SANITIZER();
+	block = ka_heap_malloc(self->heap, 1000);
+	watched.pool = ka_pool_of(self->heap, block);
+	ka_heap_free(self->heap, block);
+	ASSERT_EQ(0, sigaction(SIGTRAP, &action, &before));
+	step_by_step(true);
+	hold_and_use_up(self->heap, blocks, NR_FULL);
+	hold_and_use_up(self->heap, blocks, NR_FULL);
+	step_by_step(false);
+	sigaction(SIGTRAP, &before, NULL);
+	EXPECT_LT(10000, watched.steps);
+	EXPECT_EQ(0, watched.wrong);
+}
+#endif
 
 TEST_F(block, a_child_uses_no_heap_of_the_parents)
 {

@@ -257,6 +257,45 @@ TEST(many_short_threads_leave_nothing)
 	EXPECT_GE(before + 4096, mallinfo2().uordblks);
 }
 
+#define NR_LATE		200
+
+static void takes_late(void *data)
+{
+	*(void **)data = do_calloc(1, 8192);
+}
+
+static pthread_key_t late_key;
+
+static void *ends_late(void *data)
+{
+	pthread_setspecific(late_key, data);
+	do_free(do_malloc(8192));
+	return NULL;
+}
+
+/* After the library has taken leave of the thread. */
+TEST(what_a_thread_takes_as_it_ends_is_everybodys)
+{
+	static void *blocks[NR_LATE];
+	size_t before;
+	pthread_t thread;
+
+	/* Destructors run in the order in which their keys were made. */
+	ASSERT_EQ(0, pthread_key_create(&late_key, takes_late));
+	malloc_trim(0);
+	before = mallinfo2().arena;
+	for (int i = 0; i < NR_LATE; i++) {
+		ASSERT_EQ(0, pthread_create(&thread, NULL, ends_late, &blocks[i]));
+		pthread_join(thread, NULL);
+		ASSERT_NE(NULL, blocks[i]);
+	}
+	for (int i = 0; i < NR_LATE; i++)
+		do_free(blocks[i]);
+	malloc_trim(0);
+	EXPECT_GE(before + 2 * MIB, mallinfo2().arena);
+	pthread_key_delete(late_key);
+}
+
 TEST(a_child_goes_on)
 {
 	char *block = do_malloc(1000);
