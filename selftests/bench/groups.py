@@ -81,7 +81,8 @@ TABLE = (
     Group(NATIVE, "counts", "Instructions of malloc and free", "mimalloc", CASES,
           about="Counted one by one, by the processor's trap after each: no other load "
                 "changes them. A block that is freed at once; *batch* are 512 blocks, "
-                "the oldest freed first."),
+                "the oldest freed first. The memcpy and memset of glibc are those that "
+                "every processor has."),
     Group(NATIVE, "threads.*", "Threads", "mimalloc", LINES, merged=True),
     Group(NATIVE, "latency (timing|step)", "The clock", "mimalloc", CASES, ours="(?!)",
           about="What a look at the clock takes, which is in all times of single calls."),
