@@ -415,13 +415,20 @@ static void may_thin(struct ka_heap *heap, size_t pages)
 			 __ATOMIC_RELAXED);
 }
 
-/* Purge half of what may stay and all above it. */
-static void purge_excess(struct ka_heap *heap, size_t most)
+/* How many pages may be idle. */
+static size_t most_idle(const struct ka_heap *heap)
 {
-	size_t idle;
+	return heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
+}
+
+/* Purge half of what may stay and all above it. */
+static void purge_excess(struct ka_heap *heap)
+{
+	size_t idle, most;
 
 	ka_pools_drop_spare(heap);
 	idle = heap->idle;
+	most = most_idle(heap);
 	if (idle <= most)
 		return;
 	purge(heap, idle - most / 2, false);
@@ -470,16 +477,14 @@ static void purge_unneeded(struct ka_heap *heap)
  */
 void ka_arenas_decay(struct ka_heap *heap)
 {
-	size_t most;
 	uint64_t now;
 
 	if (heap->idle < LEAST_IDLE || heap->window.io)
 		return;
 	if (heap->window.source->pressed(&heap->window) && ka_arenas_trim(heap, NULL))
 		return;
-	most = heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
-	if (heap->idle + heap->spare_slots * KA_SLOT_PAGES > most)
-		purge_excess(heap, most);
+	if (heap->idle + heap->spare_slots * KA_SLOT_PAGES > most_idle(heap))
+		purge_excess(heap);
 	now = now_ms();
 	if (now < heap->decay_at)
 		return;

@@ -187,21 +187,33 @@ static void *take_block_run(struct ka_heap *heap, struct ka_cache *cache, size_t
 	return block;
 }
 
+/*
+ * A thread without a cache, none yet or none any more, may have a pool for a moment: a
+ * child that is forked meanwhile has to look for it.
+ */
+static void late(struct ka_heap *heap, unsigned int count)
+{
+	__atomic_fetch_add(&heap->nr_late, count, __ATOMIC_SEQ_CST);
+}
+
 /* For a thread that has ended its cache: one block of a pool that stays on the shelf. */
 static void *take_one(struct ka_heap *heap, unsigned int class)
 {
-	struct ka_pool *pool = ka_pool_unshelve(heap, class, ka_thread());
-	void *block;
+	struct ka_pool *pool;
+	void *block = NULL;
 	bool fresh;
 
+	late(heap, 1);
+	pool = ka_pool_unshelve(heap, class, ka_thread());
 	if (!pool)
 		pool = ka_pool_make(heap, class, ka_thread());
-	if (!pool)
-		return NULL;
-	provide(heap, pool, &fresh);
-	block = ka_pool_take(pool);
-	ka_pool_shelve(heap, pool);
-	return block ? block : take_run(heap, 0, ka_class_size(class));
+	if (pool) {
+		provide(heap, pool, &fresh);
+		block = ka_pool_take(pool);
+		ka_pool_shelve(heap, pool);
+	}
+	late(heap, -1U);
+	return block || !pool ? block : take_run(heap, 0, ka_class_size(class));
 }
 
 static void *take_small(struct ka_heap *heap, struct ka_cache *cache, size_t size)
@@ -281,7 +293,7 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 	bool fresh;
 	void *block;
 
-	if (pool->free || !cache->heap || cache->ended)
+	if (pool->free || !cache->heap || cache->ended || heap->inherited)
 		return NULL;
 	pool = refill(heap, cache, class, &fresh);
 	if (!pool || !fresh || !pool->zero)
@@ -379,11 +391,23 @@ static int freed_twice(const void *block)
 	return ka_fail(EINVAL, "the block %p is freed already", block);
 }
 
+/*
+ * A thread that has done nothing but give so few blocks has no cache yet: glibc frees what
+ * it had for other threads after the destructors of one that ends have run, and then there
+ * is nobody to end a cache.
+ */
+#define FEW_GIVEN	100
+
+static bool is_late(const struct ka_cache *cache)
+{
+	return cache->ended || !cache->heap;
+}
+
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
 static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(pool);
-	if (!pool->used || cache->ended)
+	if (!pool->used || is_late(cache))
 		ka_pool_shelve(heap, pool);
 	else
 		keep_pool(cache, pool);
@@ -411,9 +435,22 @@ static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_p
 	return 0;
 }
 
+/* Become the owner of a pool that has none, or leave the block to whoever it is. */
+static int give_or_adopt(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+			 void *block)
+{
+	if (!ka_pool_adopt(heap, pool, ka_thread()))
+		return give_remote(heap, cache, pool, block);
+	ka_pool_give(pool, block);
+	adopted(heap, cache, pool);
+	return 0;
+}
+
 static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
 			void *block)
 {
+	int error;
+
 	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == ka_thread())
 		/* Only the last one that was freed comes here. */
 		return freed_twice(block);
@@ -421,13 +458,14 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 		return no_block_begins(block);
 	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_TRACED)
 		return ka_trace_give(heap, pool, block) ? 0 : freed_twice(block);
-	if (!cache->heap && !cache->ended)
+	if (!cache->heap && !cache->ended && cache->given++ == FEW_GIVEN)
 		ka_cache_begin(heap, cache);
-	if (!ka_pool_adopt(heap, pool, ka_thread()))
-		return give_remote(heap, cache, pool, block);
-	ka_pool_give(pool, block);
-	adopted(heap, cache, pool);
-	return 0;
+	if (!is_late(cache))
+		return give_or_adopt(heap, cache, pool, block);
+	late(heap, 1);
+	error = give_or_adopt(heap, cache, pool, block);
+	late(heap, -1U);
+	return error;
 }
 
 /**

@@ -77,7 +77,8 @@ void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
  * @cache: Its owner's, locked.
  * @pool: The pool.
  *
- * Return: Whether it went. Else who frees its last block sees that, and waits for the lock.
+ * Return: Whether it went. Else another thread that frees its last block sees that, and
+ * waits for the lock.
  */
 bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 {
@@ -136,19 +137,6 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
 }
 
-/* In no table any more: without a barrier (trace.c) one that has been left may show it. */
-static void hide(struct ka_cache *cache, unsigned int class)
-{
-	size_t last = ka_class_size(class) / KA_CLASS_STEP;
-	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : 0;
-
-	for (size_t step = first; step <= last && step < KA_DIRECT; step++) {
-		__atomic_store_n(&cache->direct[step], &ka_no_pool, __ATOMIC_RELAXED);
-		__atomic_store_n(&cache->traced[step], &ka_no_pool, __ATOMIC_RELAXED);
-	}
-	__atomic_store_n(&cache->larger[class], &ka_no_pool, __ATOMIC_RELAXED);
-}
-
 /**
  * ka_cache_drop_current() - Take from the current pool of a class no longer.
  * @cache: The calling thread's.
@@ -159,7 +147,7 @@ void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
 	struct ka_pool *pool = cache->current[class];
 
 	cache->current[class] = &ka_no_pool;
-	hide(cache, class);
+	ka_cache_show(cache, class, &ka_no_pool);
 	ka_pool_let_go(pool);
 }
 
@@ -169,7 +157,11 @@ static void hide_pools(struct ka_pool **shown, size_t count)
 		__atomic_store_n(&shown[i], &ka_no_pool, __ATOMIC_RELAXED);
 }
 
-static void hide_all(struct ka_cache *cache)
+/**
+ * ka_cache_hide() - Let a thread's next call be a slow one.
+ * @cache: The thread's.
+ */
+void ka_cache_hide(struct ka_cache *cache)
 {
 	hide_pools(cache->direct, KA_DIRECT);
 	hide_pools(cache->larger, KA_CLASSES);
@@ -185,7 +177,7 @@ static void hide_all(struct ka_cache *cache)
 void ka_caches_hide_pools(struct ka_heap *heap)
 {
 	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next)
-		hide_all(cache);
+		ka_cache_hide(cache);
 }
 
 /* Nothing is to be taken from what has been current. */
@@ -193,7 +185,7 @@ static void forget(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++)
 		cache->current[class] = &ka_no_pool;
-	hide_all(cache);
+	ka_cache_hide(cache);
 }
 
 /**
@@ -548,6 +540,8 @@ void ka_caches_forked(struct ka_heap *heap)
 	}
 	if (heap->inherited && own)
 		forget(own);
-	else if (others && !heap->inherited)
+	else if ((others || heap->nr_late) && !heap->inherited)
 		leave_orphans(heap);
+	if (!heap->inherited)
+		heap->nr_late = 0;
 }

@@ -46,6 +46,7 @@ struct ka_cache {
 	unsigned int generation;
 	struct ka_pool *current[KA_CLASSES];
 	uint8_t emptied[KA_CLASSES];
+	uint8_t given;
 	pthread_mutex_t lock;
 	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
@@ -86,6 +87,7 @@ extern __thread struct ka_cache *ka_domain_cache
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
+void ka_cache_hide(struct ka_cache *cache);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
 void ka_cache_drop_current(struct ka_cache *cache, unsigned int class);
 bool ka_cache_lock(struct ka_cache *cache);

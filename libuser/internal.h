@@ -279,6 +279,7 @@ struct ka_shown {
  * @decay_ms: How long pages are idle at least that are purged then.
  * @decay_at: When that is, in milliseconds.
  * @caches: Of all threads that have pools of the heap.
+ * @nr_late: How many threads without a cache have a pool for a moment.
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
  * @shown: How others see its figures.
@@ -308,6 +309,7 @@ struct ka_heap {
 	uint64_t decay_ms;
 	uint64_t decay_at;
 	struct ka_cache *caches;
+	unsigned int nr_late;
 	size_t index;
 	uint64_t serial;
 	struct ka_shown shown;

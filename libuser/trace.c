@@ -260,6 +260,8 @@ unsigned int ka_trace_due(struct ka_cache *cache, size_t size)
 		return now & 1 && ka_sample_next(mean) < size ? now : 0;
 	if (cache->generation != now) {
 		cache->generation = now;
+		/* Without a barrier it may be shown still what has been. */
+		ka_cache_hide(cache);
 		cache->until_traced = now & 1 ? ka_sample_next(mean) : 0;
 	}
 	if (!(now & 1))
@@ -439,7 +441,7 @@ static void next_generation(void)
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
 	 * Who shows a pool later sees this, who has shown one earlier is seen; block.c.
-	 * A kernel or a sandbox without it may leave a pool shown as long as it is current.
+	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
 	 */
 	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);

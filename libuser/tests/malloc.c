@@ -296,6 +296,61 @@ TEST(what_a_thread_takes_as_it_ends_is_everybodys)
 	pthread_key_delete(late_key);
 }
 
+/* More than glibc keeps the stacks of: who ends frees what another had. */
+#define NR_IDLE		12
+#define ROUNDS		20
+
+static void *takes_nothing(void *all_there)
+{
+	pthread_barrier_wait(all_there);
+	return NULL;
+}
+
+static void *takes_little(void *all_there)
+{
+	void *block = do_malloc(100);
+
+	pthread_barrier_wait(all_there);
+	do_free(block);
+	return NULL;
+}
+
+static int run_detached(void *(*what)(void *), pthread_barrier_t *all_there)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int error = 0;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_barrier_init(all_there, NULL, NR_IDLE + 1);
+	for (int i = 0; i < NR_IDLE && !error; i++)
+		error = pthread_create(&thread, &attributes, what, all_there);
+	if (!error)
+		pthread_barrier_wait(all_there);
+	pthread_attr_destroy(&attributes);
+	return error;
+}
+
+TEST(a_thread_that_only_frees_as_it_ends_leaves_nothing_behind)
+{
+	/* They outlast the threads, which nobody joins. */
+	static pthread_barrier_t barriers[ROUNDS][2];
+	char *blocks[100];
+
+	for (int round = 0; round < ROUNDS; round++) {
+		ASSERT_EQ(0, run_detached(takes_nothing, &barriers[round][0]));
+		usleep(5000);
+		ASSERT_EQ(0, run_detached(takes_little, &barriers[round][1]));
+		/* Goes through all that threads have. */
+		for (int i = 0; i < 100; i++)
+			blocks[i] = do_malloc(3000);
+		malloc_trim(0);
+		for (int i = 0; i < 100; i++)
+			do_free(blocks[i]);
+	}
+}
+
 TEST(a_child_goes_on)
 {
 	char *block = do_malloc(1000);
