@@ -542,6 +542,5 @@ void ka_caches_forked(struct ka_heap *heap)
 		forget(own);
 	else if ((others || heap->nr_late) && !heap->inherited)
 		leave_orphans(heap);
-	if (!heap->inherited)
-		heap->nr_late = 0;
+	heap->nr_late = 0;
 }

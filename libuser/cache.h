@@ -29,6 +29,7 @@
  * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
  * @emptied: How often that has become empty; see hold() in block.c.
+ * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN there.
  * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
  * @heap: The heap; NULL as long as the cache is in no list.
