@@ -539,8 +539,13 @@ TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
  */
 struct jumble {
 	struct heap heap;
-	time_t until;
+	bool stop;
 };
+
+static bool jumble_goes_on(const struct jumble *jumble)
+{
+	return !__atomic_load_n(&jumble->stop, __ATOMIC_RELAXED);
+}
 
 static void *pin_all_the_time(void *data)
 {
@@ -548,7 +553,7 @@ static void *pin_all_the_time(void *data)
 	static char copy[64 * PAGE];
 	struct iovec local = { copy, sizeof(copy) };
 
-	while (time(NULL) < jumble->until) {
+	while (jumble_goes_on(jumble)) {
 		for (size_t at = 0; at < 2 * ARENA; at += sizeof(copy)) {
 			struct iovec remote = {
 				jumble->heap.window + at, sizeof(copy)
@@ -564,7 +569,7 @@ static void *release_all_the_time(void *data)
 {
 	struct jumble *jumble = data;
 
-	while (time(NULL) < jumble->until) {
+	while (jumble_goes_on(jumble)) {
 		heap_range(&jumble->heap, KARENA_COMMIT, 0, 2 * ARENA - PAGE);
 		sched_yield();
 		heap_range(&jumble->heap, KARENA_RELEASE, 0, ARENA);
@@ -575,7 +580,8 @@ static void *release_all_the_time(void *data)
 
 TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
 {
-	struct jumble jumble = { .until = time(NULL) + 8 };
+	time_t until = time(NULL) + 8;
+	struct jumble jumble = {};
 	pthread_t threads[2];
 	int forks = 0, wrong = 0;
 
@@ -583,7 +589,8 @@ TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
 	ASSERT_EQ(0, pthread_create(&threads[0], NULL, pin_all_the_time, &jumble));
 	ASSERT_EQ(0, pthread_create(&threads[1], NULL, release_all_the_time,
 				    &jumble));
-	while (time(NULL) < jumble.until) {
+	/* A slow machine needs longer for as much. */
+	while (forks < 4 || time(NULL) < until) {
 		pid_t child = fork();
 
 		ASSERT_GE(child, 0);
@@ -602,10 +609,10 @@ TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
 		wrong += child_status(child) != 0;
 		forks++;
 	}
+	__atomic_store_n(&jumble.stop, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
 	EXPECT_EQ(0, wrong);
-	EXPECT_GT(forks, 3);
 	ASSERT_EQ(0, heap_release(&jumble.heap, 0, 2));
 	EXPECT_TRUE(heap_figure_becomes(&jumble.heap, "committed", 0));
 	heap_destroy(&jumble.heap);
