@@ -377,20 +377,22 @@ end_at_once(const char *format, ...)
 	_exit(125);
 }
 
-bool ka_debug_wanted(void)
+enum ka_hooks ka_hooks_wanted(void)
 {
 	const char *text = secure_getenv("KARENA_MALLOC");
 
 	if (!text || !*text || !strcmp(text, "default"))
-		return false;
+		return KA_HOOKS_NONE;
+	if (!strcmp(text, "count"))
+		return KA_HOOKS_COUNT;
 	guards = !strcmp(text, "guard");
 	if (!guards && strcmp(text, "debug") != 0)
-		end_at_once("karena: KARENA_MALLOC=%.100s is unknown: give default, debug or"
-			    " guard\n", text);
+		end_at_once("karena: KARENA_MALLOC=%.100s is unknown: give default, count,"
+			    " debug or guard\n", text);
 	if (begin())
 		end_at_once("karena: %s\n", ka_error());
 	__atomic_store_n(&look_at_exit, true, __ATOMIC_RELEASE);
-	return true;
+	return KA_HOOKS_DEBUG;
 }
 
 /* The domains. */

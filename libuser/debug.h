@@ -16,6 +16,7 @@
 #define KARENA_DEBUG_INTERNAL_H
 
 #include <karena/debug.h>
+#include <linux/karena.h>
 
 #include "internal.h"
 
@@ -58,6 +59,12 @@ struct ka_callers {
 	uint32_t hash;
 	uint32_t depth;
 	void *frames[];
+};
+
+enum ka_hooks {
+	KA_HOOKS_NONE,
+	KA_HOOKS_COUNT,	/* of the domains alone */
+	KA_HOOKS_DEBUG,
 };
 
 enum ka_state {
@@ -129,10 +136,10 @@ static inline size_t ka_count_other(const unsigned char *bytes, size_t size,
 }
 
 /*
- * debug.c; the first says whether the environment wants the hooks, and lets them begin,
- * or ends the program if it is wrong. @caller: where the program goes on.
+ * debug.c; the first says what the environment wants, and lets the debug hooks begin, or
+ * ends the program if it is wrong. @caller: where the program goes on.
  */
-bool ka_debug_wanted(void);
+enum ka_hooks ka_hooks_wanted(void);
 const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
 					 const struct ka_allocator *below);
 void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
@@ -141,6 +148,11 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 		      const void *caller);
 void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller);
 size_t ka_layer_size(const struct ka_layer *layer, const void *block);
+
+/* tally.c */
+extern struct ka_tally ka_tallies[KARENA_DOMAINS];
+const struct ka_allocator *ka_tally_hook(enum ka_domain domain,
+					 const struct ka_allocator *next);
 
 /* domain.c: whether the domains' heap is the parent's. */
 bool ka_domain_lost(void);

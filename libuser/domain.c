@@ -48,8 +48,10 @@ static struct ka_heap *make_heap(void)
 {
 	struct ka_heap *made = ka_heap_create(NULL);
 
-	if (made)
+	if (made) {
 		made->most_empty = SIZE_MAX;
+		made->tallies = ka_tallies;
+	}
 	return made;
 }
 
@@ -175,17 +177,23 @@ static const struct ka_allocator *allocators[NR_DOMAINS] = {
 	&undecided[KA_DOMAIN_RAW], &undecided[KA_DOMAIN_MEM], &undecided[KA_DOMAIN_OBJ],
 };
 
+/* What the program has of each domain is. */
+static bool counted;
+
 static void decide(void)
 {
-	bool debug = ka_debug_wanted();
+	enum ka_hooks hooks = ka_hooks_wanted();
 
-	if (debug)
+	if (hooks == KA_HOOKS_DEBUG)
 		ka_callers_prime();
+	counted = hooks == KA_HOOKS_COUNT;
 	for (int i = 0; i < NR_DOMAINS; i++) {
 		const struct ka_allocator *first = &by_default;
 
-		if (debug)
+		if (hooks == KA_HOOKS_DEBUG)
 			first = ka_debug_hook((enum ka_domain)i, &by_default);
+		else if (hooks == KA_HOOKS_COUNT)
+			first = ka_tally_hook((enum ka_domain)i, &by_default);
 		__atomic_store_n(&allocators[i], first, __ATOMIC_RELEASE);
 	}
 }
@@ -236,6 +244,22 @@ int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator
 	*copy = *allocator;
 	/* Somebody may be about to call what was there before: it stays. */
 	__atomic_store_n(&allocators[domain], copy, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
+{
+	const struct ka_tally *tally;
+
+	if (check_domain(domain))
+		return -1;
+	need_decision();
+	if (!counted)
+		return ka_fail(ENODATA, "what a domain has is not counted:"
+			       " KARENA_MALLOC=count does it");
+	tally = &ka_tallies[domain];
+	stats->blocks = KA_READ(tally->blocks);
+	stats->bytes = KA_READ(tally->bytes);
 	return 0;
 }
 

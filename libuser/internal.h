@@ -253,6 +253,18 @@ struct ka_shown {
 };
 
 /**
+ * struct ka_tally - What the program has of a domain, if that is counted; see tally.c.
+ * @blocks: Blocks.
+ * @bytes: Bytes in these.
+ *
+ * Threads that use different domains share no cache line.
+ */
+struct ka_tally {
+	size_t blocks;
+	size_t bytes;
+} __attribute__((aligned(64)));
+
+/**
  * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
  *	of it among them. What is the same for all who see its memory is in @notes.
  * @lock: Guards what follows it.
@@ -283,6 +295,7 @@ struct ka_shown {
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
  * @shown: How others see its figures.
+ * @tallies: What the program has of each domain; NULL: it is not the domains' heap.
  * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {
@@ -313,6 +326,7 @@ struct ka_heap {
 	size_t index;
 	uint64_t serial;
 	struct ka_shown shown;
+	const struct ka_tally *tallies;
 	struct ka_heap *next;
 };
 

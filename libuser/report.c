@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <linux/karena.h>
+
 #include "pool.h"
 
 /* What is to be written next; after an error, nothing. */
@@ -146,6 +148,24 @@ static void report_runs(struct text *text, const struct ka_heap *heap,
 	line(text, "\n");
 }
 
+/* If they are counted, and there is anything. */
+static void report_domains(struct text *text, const struct ka_tally *tallies)
+{
+	static const char *const names[] = { "raw", "mem", "obj" };
+	bool any = false;
+
+	for (int i = 0; tallies && i < KARENA_DOMAINS; i++)
+		any |= KA_READ(tallies[i].blocks) != 0;
+	if (!any)
+		return;
+	line(text, "domains\n");
+	for (int i = 0; i < KARENA_DOMAINS; i++) {
+		named_value(text, KA_READ(tallies[i].blocks), "# blocks of %s", names[i]);
+		value(text, "# bytes in these", KA_READ(tallies[i].bytes));
+	}
+	line(text, "\n");
+}
+
 /**
  * ka_report() - Write a heap's figures.
  * @heap: The heap, whose lock is held.
@@ -172,6 +192,7 @@ int ka_report(struct ka_heap *heap, int fd)
 	report_arenas(&text, &stats);
 	report_bytes(&text, &stats);
 	report_runs(&text, heap, &stats);
+	report_domains(&text, heap->tallies);
 	flush(&text);
 	return text.error;
 }

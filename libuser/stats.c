@@ -109,9 +109,10 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 #define NR_WORDS	(sizeof(struct karena_stats) / 8)
 
 /* Whoever reads it sees by the sequence what is half written. */
-static void write_page(struct karena_stats *page, const struct ka_stats *stats)
+static void write_page(const struct ka_heap *heap, struct karena_stats *page,
+		       const struct ka_stats *stats)
 {
-	const struct karena_stats now = {
+	struct karena_stats now = {
 		.arenas_allocated	= stats->arenas_allocated,
 		.arenas_reclaimed	= stats->arenas_reclaimed,
 		.arenas_highwater	= stats->arenas_highwater,
@@ -128,6 +129,10 @@ static void write_page(struct karena_stats *page, const struct ka_stats *stats)
 	__u64 *to = (__u64 *)page;
 	uint32_t odd = __atomic_load_n(&page->sequence, __ATOMIC_RELAXED) | 1;
 
+	for (int i = 0; heap->tallies && i < KARENA_DOMAINS; i++) {
+		now.domain[i].blocks = KA_READ(heap->tallies[i].blocks);
+		now.domain[i].bytes = KA_READ(heap->tallies[i].bytes);
+	}
 	__atomic_exchange_n(&page->sequence, odd, __ATOMIC_ACQ_REL);
 	__atomic_store_n(&page->version, KARENA_STATS_VERSION, __ATOMIC_RELAXED);
 	for (size_t i = FIRST_WORD; i < NR_WORDS; i++)
@@ -199,7 +204,7 @@ static struct karena_stats *page_of(struct ka_heap *heap)
 static void show(struct ka_heap *heap, struct karena_stats *page,
 		 const struct ka_stats *stats)
 {
-	write_page(page, stats);
+	write_page(heap, page, stats);
 	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
 }
 

@@ -141,7 +141,7 @@ static void SLOW make_heap(void)
 	if (!made) {
 		is_making = true;
 		options.source = choose_source();
-		debugged = ka_debug_wanted();
+		debugged = ka_hooks_wanted() == KA_HOOKS_DEBUG;
 		if (ka_heap_open(heap_in_use(), &options))
 			ka_die("no heap");
 		is_making = false;

@@ -174,8 +174,8 @@ TEST(settings_are_checked_at_the_first_call)
 	begin("debugging");
 	child = run(takes_one, NULL);
 	EXPECT_EQ(125, child.status);
-	EXPECT_STREQ("karena: KARENA_MALLOC=debugging is unknown: give default, debug or"
-		     " guard\n", child.words);
+	EXPECT_STREQ("karena: KARENA_MALLOC=debugging is unknown: give default, count,"
+		     " debug or guard\n", child.words);
 	begin("debug");
 	setenv("KARENA_QUARANTINE", "much", 1);
 	child = run(takes_one, NULL);

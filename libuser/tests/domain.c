@@ -297,6 +297,90 @@ TEST(a_child_goes_on_with_blocks_of_its_parent)
 	ka_obj_free(block);
 }
 
+static bool has(const struct family *of, size_t blocks, size_t bytes)
+{
+	struct ka_domain_stats stats;
+
+	return !ka_domain_stats(of->domain, &stats) && stats.blocks == blocks &&
+	       stats.bytes == bytes;
+}
+
+/* With nothing of it before, and nothing then. */
+static void takes_and_gives(const struct family *of)
+{
+	char *blocks[4], *large;
+
+	CHECK(has(of, 0, 0));
+	for (int i = 0; i < 4; i++)
+		blocks[i] = of->malloc(32);
+	CHECK(has(of, 4, 4 * 32));
+	blocks[0] = of->realloc(blocks[0], 1000);
+	CHECK(has(of, 4, 3 * 32 + 1024));
+	blocks[0] = of->realloc(blocks[0], 0);
+	CHECK(has(of, 4, 3 * 32 + 16));
+	CHECK(!of->realloc(blocks[1], SIZE_MAX / 4) && !of->malloc(SIZE_MAX / 4));
+	large = of->realloc(NULL, 3 * MIB);
+	CHECK(has(of, 5, 3 * 32 + 16 + 3 * MIB));
+	of->free(large);
+	of->free(NULL);
+	errno = 7;
+	for (int i = 0; i < 4; i++)
+		of->free(blocks[i]);
+	CHECK(errno == 7 && has(of, 0, 0));
+	large = of->calloc(16, 16);
+	CHECK(large && !large[255] && has(of, 1, 256));
+	of->free(large);
+}
+
+/* Not of mem, as a child would have what is on its way. */
+static void *take_and_give_often(void *data)
+{
+	for (int i = 0; i < 20000; i++)
+		families[i % 2 * 2].free(families[i % 2 * 2].malloc((size_t)i % 5000));
+	return data;
+}
+
+TEST(what_a_program_has_of_each_is_counted_if_asked)
+{
+	struct ka_stats stats = { .size = sizeof(stats) };
+	pthread_t threads[2];
+	pid_t child;
+
+	setenv("KARENA_MALLOC", "count", 1);
+	ASSERT_NE(NULL, ka_raw_malloc(64));
+	ASSERT_NE(NULL, ka_obj_malloc(2 * MIB));
+	takes_and_gives(&families[1]);
+	EXPECT_TRUE(has(&families[0], 1, 64));
+	EXPECT_TRUE(has(&families[2], 1, 2 * MIB));
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, take_and_give_often, NULL));
+	child = fork();
+	if (!child) {
+		takes_and_gives(&families[1]);
+		_exit(0);
+	}
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_TRUE(has(&families[0], 1, 64));
+	EXPECT_TRUE(has(&families[1], 0, 0));
+	EXPECT_TRUE(has(&families[2], 1, 2 * MIB));
+	ASSERT_EQ(0, ka_heap_stats(ka_domain_heap(), &stats));
+	EXPECT_EQ(64 + 2 * MIB, stats.used_bytes);
+}
+
+TEST(what_is_not_counted_is_no_figure)
+{
+	struct ka_domain_stats stats;
+
+	EXPECT_EQ(-1, ka_domain_stats((enum ka_domain)3, &stats));
+	EXPECT_EQ(EINVAL, errno);
+	ASSERT_NE(NULL, ka_obj_malloc(10));
+	EXPECT_EQ(-1, ka_domain_stats(KA_DOMAIN_OBJ, &stats));
+	EXPECT_EQ(ENODATA, errno);
+	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_MALLOC=count"));
+}
+
 TEST(the_limit_is_no_memory_for_all_three)
 {
 	pid_t child;

@@ -271,7 +271,7 @@ hooks_settings() {
 	output=$(KARENA_MALLOC=some on_karena true 2>&1) || status=$?
 	echo "$status: $output"
 	[ $status -eq 125 ] && [ "$output" = \
-		"karena: KARENA_MALLOC=some is unknown: give default, debug or guard" ]
+		"karena: KARENA_MALLOC=some is unknown: give default, count, debug or guard" ]
 }
 
 hooks_in_python() {

@@ -3,6 +3,8 @@
  * What others see of a heap's figures, in a file, or on the module in sysfs, is what the
  * program's own call tells, and when. Runs on the source that KARENA_SOURCE names.
  */
+#include <karena/domain.h>
+
 #include "shm.h"
 
 #define SYSFS	"/sys/class/misc/karena/heaps/%llu/statistics/%s"
@@ -62,8 +64,58 @@ static bool seen(struct ka_heap *heap, struct karena_stats *stats)
 		.bytes_headers = sysfs(heap, "bytes_headers"),
 		.bytes_quantization = sysfs(heap, "bytes_quantization"),
 		.bytes_alignment = sysfs(heap, "bytes_alignment"),
+		.domain = {
+			{ sysfs(heap, "raw_blocks"), sysfs(heap, "raw_bytes") },
+			{ sysfs(heap, "mem_blocks"), sysfs(heap, "mem_bytes") },
+			{ sysfs(heap, "obj_blocks"), sysfs(heap, "obj_bytes") },
+		},
 	};
 	return stats->arenas_allocated;
+}
+
+static bool are(const struct karena_stats *stats, enum ka_domain domain, size_t blocks,
+		size_t bytes)
+{
+	return stats->domain[domain].blocks == blocks &&
+	       stats->domain[domain].bytes == bytes;
+}
+
+/* All that is in the domains' heap. */
+static bool takes(const char *setting, struct karena_stats *stats)
+{
+	struct ka_stats told = { .size = sizeof(told) };
+
+	setenv("KARENA_MALLOC", setting, 1);
+	setenv("KARENA_STATS", "1", 1);
+	ka_mem_free(ka_mem_malloc(100));
+	for (int i = 0; i < 3; i++)
+		ka_obj_malloc(32);
+	ka_raw_realloc(ka_raw_malloc(64), 2 * MIB);
+	return !ka_heap_stats(ka_domain_heap(), &told) &&
+	       told.used_bytes == 3 * 32 + 2 * MIB && seen(ka_domain_heap(), stats);
+}
+
+TEST_F(publish, others_see_what_each_domain_has_if_that_is_counted)
+{
+	struct karena_stats stats;
+
+	if (!on_device() && !self->alone)
+		SKIP(return, "to have a /dev/shm of its own takes root");
+	ASSERT_TRUE(takes("count", &stats));
+	EXPECT_TRUE(are(&stats, KA_DOMAIN_RAW, 1, 2 * MIB));
+	EXPECT_TRUE(are(&stats, KA_DOMAIN_MEM, 0, 0));
+	EXPECT_TRUE(are(&stats, KA_DOMAIN_OBJ, 3, 3 * 32));
+}
+
+TEST_F(publish, others_see_no_domain_that_is_not_counted)
+{
+	struct karena_stats stats;
+
+	if (!on_device() && !self->alone)
+		SKIP(return, "to have a /dev/shm of its own takes root");
+	ASSERT_TRUE(takes("", &stats));
+	for (int i = 0; i < 3; i++)
+		EXPECT_TRUE(are(&stats, (enum ka_domain)i, 0, 0));
 }
 
 static bool add_up(const struct karena_stats *stats)

@@ -14,8 +14,8 @@
  *	KARENA_QUARANTINE=SIZE	how many bytes of freed blocks are kept from being used
  *				again, 1M by default; the oldest go first
  *
- * With KARENA_MALLOC empty, or "default", there are none; anything else ends the
- * program with a sentence and status 125.
+ * With KARENA_MALLOC empty, "default", or "count" (see ka_domain_stats()), there are
+ * none; anything else ends the program with a sentence and status 125.
  *
  * Layout, patterns and texts are those of CPython's PyMem_SetupDebugHooks() (PEP 445,
  * Objects/obmalloc.c). All functions may be called by several threads at once, and in a

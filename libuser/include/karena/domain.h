@@ -85,6 +85,32 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator);
 int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator);
 
 /**
+ * struct ka_domain_stats - Figures of a family.
+ * @blocks: Blocks that the program has.
+ * @bytes: Bytes that can be used in these.
+ */
+struct ka_domain_stats {
+	size_t blocks;
+	size_t bytes;
+};
+
+/**
+ * ka_domain_stats() - What the program has of a family.
+ * @domain: The family.
+ * @stats: Filled in.
+ *
+ * All families take from one heap, whose figures have no cost; to tell them apart each
+ * call has to count, so they are told apart only where the environment, when the first
+ * call is made, has KARENA_MALLOC=count. Blocks of what ka_allocator_set() put behind a
+ * family are not counted but where it calls what was there before. What other threads
+ * do at the same time is there or not.
+ *
+ * Return: 0, or -1 with errno: EINVAL, there is no such family; ENODATA, it is not
+ * counted.
+ */
+int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats);
+
+/**
  * ka_raw_malloc() - Take a block.
  * @size: Bytes; 0 is as 1.
  *
