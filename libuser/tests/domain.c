@@ -340,6 +340,19 @@ static void *take_and_give_often(void *data)
 	return data;
 }
 
+static bool is_printed(const char *lines)
+{
+	char text[8192] = "";
+	FILE *file = tmpfile();
+	bool is;
+
+	is = !ka_heap_print_stats(ka_domain_heap(), fileno(file));
+	rewind(file);
+	is = is && fread(text, 1, sizeof(text) - 1, file) && strstr(text, lines);
+	fclose(file);
+	return is;
+}
+
 TEST(what_a_program_has_of_each_is_counted_if_asked)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -367,6 +380,8 @@ TEST(what_a_program_has_of_each_is_counted_if_asked)
 	EXPECT_TRUE(has(&families[2], 1, 2 * MIB));
 	ASSERT_EQ(0, ka_heap_stats(ka_domain_heap(), &stats));
 	EXPECT_EQ(64 + 2 * MIB, stats.used_bytes);
+	EXPECT_TRUE(is_printed("\n# blocks of obj                    =                    1\n"
+			       "# bytes in these                   =            2,097,152\n"));
 }
 
 TEST(what_is_not_counted_is_no_figure)
@@ -379,6 +394,7 @@ TEST(what_is_not_counted_is_no_figure)
 	EXPECT_EQ(-1, ka_domain_stats(KA_DOMAIN_OBJ, &stats));
 	EXPECT_EQ(ENODATA, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_MALLOC=count"));
+	EXPECT_FALSE(is_printed("# blocks of obj"));
 }
 
 TEST(the_limit_is_no_memory_for_all_three)
