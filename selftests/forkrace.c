@@ -424,11 +424,12 @@ static void fork_a_few(struct __test_metadata *_metadata, struct heap *heap, lon
 
 TEST_F_TIMEOUT(forkrace, ten_thousand_forks_lose_and_leave_nothing, 600)
 {
+	const char *text = getenv("KARENA_FORKS");
+	long round, forks = text ? atol(text) : 10000;
 	double until = seconds() + 40;
 	struct heap *heap = &self->heap;
-	long round;
 
-	for (round = 0; round < 10000; round += NR_AT_ONCE) {
+	for (round = 0; round < forks; round += NR_AT_ONCE) {
 		fork_a_few(_metadata, heap, round);
 		if (kernel_is_slow() && round > 100 && seconds() > until)
 			break;

@@ -756,6 +756,7 @@ static int look_at_the_pinned_arena(const struct heap *heap)
 
 TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
 {
+	int rounds = kernel_is_slow() ? 10 : 40;
 	unsigned int seed = 3;
 	struct heap heap;
 	long took = 0;
@@ -764,7 +765,7 @@ TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
 	for (int i = 1; i <= NR_SLOW; i++)
 		ASSERT_EQ(0, heap_range(&heap, KARENA_COMMIT, i * ARENA,
 					ARENA - PAGE));
-	for (int round = 0; round < 40; round++) {
+	for (int round = 0; round < rounds; round++) {
 		struct releaser releaser = { .heap = &heap };
 		struct pin pin;
 		pid_t child;
