@@ -13,7 +13,6 @@
 
 #include "debug.h"
 
-#define NR_DOMAINS	3
 #define QUARANTINE	((size_t)1 << 20)
 #define CALLER		__builtin_return_address(0)
 
@@ -397,13 +396,13 @@ enum ka_hooks ka_hooks_wanted(void)
 
 /* The domains. */
 
-static struct ka_layer layers[NR_DOMAINS] = {
+static struct ka_layer layers[KARENA_DOMAINS] = {
 	[KA_DOMAIN_RAW] = { .id = 'r', .prefix = "ka_raw_" },
 	[KA_DOMAIN_MEM] = { .id = 'm', .prefix = "ka_mem_" },
 	[KA_DOMAIN_OBJ] = { .id = 'o', .prefix = "ka_obj_" },
 };
 
-static struct ka_allocator hooks[NR_DOMAINS];
+static struct ka_allocator hooks[KARENA_DOMAINS];
 
 static void *hook_malloc(void *context, size_t size)
 {
@@ -463,7 +462,7 @@ int ka_debug_install(void)
 	pthread_mutex_lock(&installing);
 	if (!layers[KA_DOMAIN_RAW].heap)
 		error = begin();
-	for (int domain = 0; !error && domain < NR_DOMAINS; domain++)
+	for (int domain = 0; !error && domain < KARENA_DOMAINS; domain++)
 		error = install((enum ka_domain)domain);
 	pthread_mutex_unlock(&installing);
 	return error;

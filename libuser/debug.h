@@ -61,9 +61,10 @@ struct ka_callers {
 	void *frames[];
 };
 
+/* What KARENA_MALLOC asks for. */
 enum ka_hooks {
 	KA_HOOKS_NONE,
-	KA_HOOKS_COUNT,	/* of the domains alone */
+	KA_HOOKS_COUNT,	/* of the domains alone; see tally.c */
 	KA_HOOKS_DEBUG,
 };
 
@@ -148,11 +149,6 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 		      const void *caller);
 void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller);
 size_t ka_layer_size(const struct ka_layer *layer, const void *block);
-
-/* tally.c */
-extern struct ka_tally ka_tallies[KARENA_DOMAINS];
-const struct ka_allocator *ka_tally_hook(enum ka_domain domain,
-					 const struct ka_allocator *next);
 
 /* domain.c: whether the domains' heap is the parent's. */
 bool ka_domain_lost(void);

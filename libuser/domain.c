@@ -11,10 +11,14 @@
 
 #include "cache.h"
 #include "debug.h"
-
-#define NR_DOMAINS	3
+#include "tally.h"
 
 static struct ka_heap *heap;
+
+/* Whether KARENA_MALLOC=count was given. */
+static bool counted;
+
+static void need_decision(void);
 
 /* Guards the heap's making, and which allocator replaces which. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -50,7 +54,7 @@ static struct ka_heap *make_heap(void)
 
 	if (made) {
 		made->most_empty = SIZE_MAX;
-		made->tallies = ka_tallies;
+		made->tallies = counted ? ka_tallies : NULL;
 	}
 	return made;
 }
@@ -62,6 +66,7 @@ struct ka_heap *ka_domain_heap(void)
 	if (__builtin_expect(!!found, 1))
 		return found;
 	fork_register();
+	need_decision();
 	pthread_mutex_lock(&lock);
 	found = heap ? heap : make_heap();
 	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);
@@ -169,31 +174,31 @@ static void first_free(void *context, void *block);
 		.free = first_free,					\
 	}
 
-static const struct ka_allocator undecided[NR_DOMAINS] = {
+static const struct ka_allocator undecided[KARENA_DOMAINS] = {
 	FIRST(KA_DOMAIN_RAW), FIRST(KA_DOMAIN_MEM), FIRST(KA_DOMAIN_OBJ),
 };
 
-static const struct ka_allocator *allocators[NR_DOMAINS] = {
+static const struct ka_allocator *allocators[KARENA_DOMAINS] = {
 	&undecided[KA_DOMAIN_RAW], &undecided[KA_DOMAIN_MEM], &undecided[KA_DOMAIN_OBJ],
 };
 
-/* What the program has of each domain is. */
-static bool counted;
-
 static void decide(void)
 {
+	const struct ka_allocator *counting = NULL;
 	enum ka_hooks hooks = ka_hooks_wanted();
 
 	if (hooks == KA_HOOKS_DEBUG)
 		ka_callers_prime();
 	counted = hooks == KA_HOOKS_COUNT;
-	for (int i = 0; i < NR_DOMAINS; i++) {
+	if (counted)
+		counting = ka_tally_hooks(&by_default);
+	for (int i = 0; i < KARENA_DOMAINS; i++) {
 		const struct ka_allocator *first = &by_default;
 
 		if (hooks == KA_HOOKS_DEBUG)
 			first = ka_debug_hook((enum ka_domain)i, &by_default);
-		else if (hooks == KA_HOOKS_COUNT)
-			first = ka_tally_hook((enum ka_domain)i, &by_default);
+		else if (counting)
+			first = &counting[i];
 		__atomic_store_n(&allocators[i], first, __ATOMIC_RELEASE);
 	}
 }
@@ -212,7 +217,7 @@ static inline const struct ka_allocator *behind(enum ka_domain domain)
 
 static int check_domain(enum ka_domain domain)
 {
-	if ((unsigned int)domain < NR_DOMAINS)
+	if ((unsigned int)domain < KARENA_DOMAINS)
 		return 0;
 	return ka_fail(EINVAL, "%d is no domain", (int)domain);
 }
@@ -254,6 +259,8 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
 	if (check_domain(domain))
 		return -1;
 	need_decision();
+	if (ka_domain_lost())
+		return ka_fail(EOWNERDEAD, "the heap of the domains is the parent's");
 	if (!counted)
 		return ka_fail(ENODATA, "what a domain has is not counted:"
 			       " KARENA_MALLOC=count does it");

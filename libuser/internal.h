@@ -295,7 +295,8 @@ struct ka_tally {
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
  * @shown: How others see its figures.
- * @tallies: What the program has of each domain; NULL: it is not the domains' heap.
+ * @tallies: What the program has of each domain; NULL: it is not the domains' heap, or
+ *	that is not counted.
  * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {

@@ -2,7 +2,8 @@
 /*
  * A heap's figures as text, in the layout of CPython's PYTHONMALLOCSTATS (obmalloc.c,
  * _PyObject_DebugMallocStats()): who reads one can read the other. Where that has
- * unused pools, a heap has unused pages; in place of its arena map, runs and notes.
+ * unused pools, a heap has unused pages; in place of its arena map, runs and notes, and the
+ * domains, where they are counted.
  *
  * It is written while the heap is locked, so nothing here allocates.
  */
@@ -148,15 +149,12 @@ static void report_runs(struct text *text, const struct ka_heap *heap,
 	line(text, "\n");
 }
 
-/* If they are counted, and there is anything. */
+/* If they are counted. */
 static void report_domains(struct text *text, const struct ka_tally *tallies)
 {
 	static const char *const names[] = { "raw", "mem", "obj" };
-	bool any = false;
 
-	for (int i = 0; tallies && i < KARENA_DOMAINS; i++)
-		any |= KA_READ(tallies[i].blocks) != 0;
-	if (!any)
+	if (!tallies)
 		return;
 	line(text, "domains\n");
 	for (int i = 0; i < KARENA_DOMAINS; i++) {

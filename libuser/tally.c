@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the program has of each domain, if KARENA_MALLOC=count asks for it: the domains
- * share one heap, whose pools do not know who wants their blocks, so each call counts.
- * It does so after a block is taken and before one is given back, so that a child of
- * fork() counts none that another thread was just about to have, or no longer to have.
+ * What the program has of each domain: the domains share one heap, whose pools do not
+ * know who wants their blocks, so each call counts. It does so after a block is taken
+ * and before one is given back: where fork() comes between, the child, in which nobody
+ * else is about to have the block, or has it, does not count it.
  */
 #include <errno.h>
 
-#include <karena/domain.h>
-
-#include "debug.h"
+#include "tally.h"
 
 struct ka_tally ka_tallies[KARENA_DOMAINS];
 
-static struct ka_allocator below;
+/* The same for all domains. */
+static struct ka_allocator next;
 
-/* Of what is no block, 0: who is below says so. */
+/* Of what is no block, 0: who is next says so. */
 static size_t size_of(const void *block)
 {
-	return ka_heap_block_size(ka_domain_heap(), block);
+	struct ka_heap *heap = ka_domain_heap();
+
+	return heap ? ka_heap_block_size(heap, block) : 0;
 }
 
 static void add(struct ka_tally *tally, size_t blocks, size_t bytes)
@@ -29,7 +30,7 @@ static void add(struct ka_tally *tally, size_t blocks, size_t bytes)
 
 static void *count_malloc(void *context, size_t size)
 {
-	void *block = below.malloc(below.context, size);
+	void *block = next.malloc(next.context, size);
 
 	if (block)
 		add(context, 1, size_of(block));
@@ -38,7 +39,7 @@ static void *count_malloc(void *context, size_t size)
 
 static void *count_calloc(void *context, size_t count, size_t size)
 {
-	void *block = below.calloc(below.context, count, size);
+	void *block = next.calloc(next.context, count, size);
 
 	if (block)
 		add(context, 1, size_of(block));
@@ -48,7 +49,7 @@ static void *count_calloc(void *context, size_t count, size_t size)
 static void *count_realloc(void *context, void *block, size_t size)
 {
 	size_t before = block ? size_of(block) : 0;
-	void *other = below.realloc(below.context, block, size);
+	void *other = next.realloc(next.context, block, size);
 
 	if (other)
 		add(context, !block, size_of(other) - before);
@@ -62,24 +63,24 @@ static void count_free(void *context, void *block)
 	if (block)
 		add(context, (size_t)-1, -size_of(block));
 	errno = error;
-	below.free(below.context, block);
+	next.free(next.context, block);
 }
 
-static struct ka_allocator counting[KARENA_DOMAINS];
-
 /**
- * ka_tally_hook() - Count what a program has of a domain.
- * @domain: The domain; once, before its first block.
- * @next: What takes and gives blocks of the domains' heap, the same for all domains.
+ * ka_tally_hooks() - Count what a program has of each domain, from its first block on.
+ * @below: What takes and gives blocks of the domains' heap. Called once.
  *
- * Return: What is to be behind the domain instead.
+ * Return: What is to be behind each domain instead, in their order.
  */
-const struct ka_allocator *ka_tally_hook(enum ka_domain domain,
-					 const struct ka_allocator *next)
+const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below)
 {
-	below = *next;
-	counting[domain] = (struct ka_allocator){
-		&ka_tallies[domain], count_malloc, count_calloc, count_realloc, count_free,
-	};
-	return &counting[domain];
+	static struct ka_allocator hooks[KARENA_DOMAINS];
+
+	next = *below;
+	for (int i = 0; i < KARENA_DOMAINS; i++)
+		hooks[i] = (struct ka_allocator){
+			&ka_tallies[i], count_malloc, count_calloc, count_realloc,
+			count_free,
+		};
+	return hooks;
 }

@@ -422,13 +422,14 @@ static void fork_a_few(struct __test_metadata *_metadata, struct heap *heap, lon
 		ASSERT_EQ((round + i) % 5 == 4 ? 128 + SIGKILL : 0, child_status(pids[i]));
 }
 
-TEST_F_TIMEOUT(forkrace, ten_thousand_forks_lose_and_leave_nothing, 600)
+TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 {
 	const char *text = getenv("KARENA_FORKS");
-	long round, forks = text ? atol(text) : 10000;
+	long round, forks = text && *text ? atol(text) : 10000;
 	double until = seconds() + 40;
 	struct heap *heap = &self->heap;
 
+	ASSERT_GT(forks, 0);
 	for (round = 0; round < forks; round += NR_AT_ONCE) {
 		fork_a_few(_metadata, heap, round);
 		if (kernel_is_slow() && round > 100 && seconds() > until)

@@ -224,7 +224,7 @@ static void *shrink_all_the_time(void *data)
 	return NULL;
 }
 
-static void be_hostile(const bool *stop)
+static void be_hostile(const bool *stop, pid_t parent)
 {
 	static void *(*const mains[])(void *) = {
 		scribble_everywhere, scribble_at_the_states,
@@ -236,6 +236,8 @@ static void be_hostile(const bool *stop)
 
 	/* Who is to say when it is enough may fail before. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(7);
 	if (heap_make(heap, NR_HOSTILE * ARENA, NR_HOSTILE / 2 * ARENA))
 		_exit(1);
 	hostile.words = (uint32_t *)heap->control;
@@ -273,8 +275,8 @@ FIXTURE_TEARDOWN(isolation)
 TEST_F_TIMEOUT(isolation, scribbling_at_full_speed_harms_nobody_else, SLOW)
 {
 	time_t until = time(NULL) + 5;
+	pid_t child, parent = getpid();
 	struct heap heap;
-	pid_t child;
 	bool *stop;
 
 	REQUIRE_MODULE();
@@ -282,7 +284,7 @@ TEST_F_TIMEOUT(isolation, scribbling_at_full_speed_harms_nobody_else, SLOW)
 	ASSERT_NE(MAP_FAILED, stop);
 	child = fork();
 	if (!child)
-		be_hostile(stop);
+		be_hostile(stop, parent);
 	ASSERT_EQ(0, heap_make(&heap, 8 * ARENA, 0));
 	/* A slow machine needs longer for as much. */
 	for (int rounds = 0; rounds < 3 || time(NULL) < until; rounds++) {

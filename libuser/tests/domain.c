@@ -332,7 +332,7 @@ static void takes_and_gives(const struct family *of)
 	of->free(large);
 }
 
-/* Not of mem, as a child would have what is on its way. */
+/* Not of mem: so a child of fork() has none of that. */
 static void *take_and_give_often(void *data)
 {
 	for (int i = 0; i < 20000; i++)
@@ -356,32 +356,63 @@ static bool is_printed(const char *lines)
 TEST(what_a_program_has_of_each_is_counted_if_asked)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
-	pthread_t threads[2];
-	pid_t child;
 
 	setenv("KARENA_MALLOC", "count", 1);
+	ASSERT_NE(NULL, ka_domain_heap());
+	EXPECT_TRUE(is_printed("\ndomains\n"));
 	ASSERT_NE(NULL, ka_raw_malloc(64));
 	ASSERT_NE(NULL, ka_obj_malloc(2 * MIB));
 	takes_and_gives(&families[1]);
 	EXPECT_TRUE(has(&families[0], 1, 64));
 	EXPECT_TRUE(has(&families[2], 1, 2 * MIB));
+	ASSERT_EQ(0, ka_heap_stats(ka_domain_heap(), &stats));
+	EXPECT_EQ(64 + 2 * MIB, stats.used_bytes);
+	EXPECT_TRUE(is_printed("\n# blocks of obj                    =                    1\n"
+			       "# bytes in these                   =            2,097,152\n"));
+}
+
+TEST(what_is_no_block_ends_a_program_that_counts)
+{
+	char none[64] __attribute__((aligned(16))) = "";
+	pid_t child;
+
+	setenv("KARENA_MALLOC", "count", 1);
+	for (int i = 0; i < 2; i++) {
+		/* Whether there is a heap or not. */
+		child = fork();
+		if (!child) {
+			close(STDERR_FILENO);
+			if (i)
+				setenv("KARENA_LIMIT", "much", 1);
+			ka_obj_free(none);
+			_exit(0);
+		}
+		EXPECT_EQ(128 + SIGABRT, child_status(child));
+	}
+}
+
+/* A child counts no block of threads that it has not got, but for one of each. */
+TEST(what_threads_have_is_counted_across_a_fork)
+{
+	struct ka_domain_stats stats;
+	pthread_t threads[2];
+	pid_t child;
+
+	NOT_WITH_THREAD_SANITIZER();
+	setenv("KARENA_MALLOC", "count", 1);
 	for (int i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_create(&threads[i], NULL, take_and_give_often, NULL));
 	child = fork();
 	if (!child) {
 		takes_and_gives(&families[1]);
+		CHECK(!ka_domain_stats(KA_DOMAIN_RAW, &stats) && stats.blocks <= 2);
 		_exit(0);
 	}
 	for (int i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);
 	EXPECT_EQ(0, child_status(child));
-	EXPECT_TRUE(has(&families[0], 1, 64));
-	EXPECT_TRUE(has(&families[1], 0, 0));
-	EXPECT_TRUE(has(&families[2], 1, 2 * MIB));
-	ASSERT_EQ(0, ka_heap_stats(ka_domain_heap(), &stats));
-	EXPECT_EQ(64 + 2 * MIB, stats.used_bytes);
-	EXPECT_TRUE(is_printed("\n# blocks of obj                    =                    1\n"
-			       "# bytes in these                   =            2,097,152\n"));
+	for (int i = 0; i < 3; i++)
+		EXPECT_TRUE(has(&families[i], 0, 0));
 }
 
 TEST(what_is_not_counted_is_no_figure)
@@ -391,6 +422,7 @@ TEST(what_is_not_counted_is_no_figure)
 	EXPECT_EQ(-1, ka_domain_stats((enum ka_domain)3, &stats));
 	EXPECT_EQ(EINVAL, errno);
 	ASSERT_NE(NULL, ka_obj_malloc(10));
+	EXPECT_TRUE(is_printed("\nruns and notes\n"));
 	EXPECT_EQ(-1, ka_domain_stats(KA_DOMAIN_OBJ, &stats));
 	EXPECT_EQ(ENODATA, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_MALLOC=count"));

@@ -559,7 +559,8 @@ struct karena_control {
  * @bytes_headers: Lost to headers.
  * @bytes_quantization: Lost at the end of pools, where no block fits.
  * @bytes_alignment: Lost to alignment.
- * @domain: Blocks and bytes that the program has, of each domain.
+ * @domain: Blocks and bytes that the program has, of each domain; 0 if it does not tell
+ *	them apart.
  * @domain.blocks: Blocks.
  * @domain.bytes: Bytes of these.
  *

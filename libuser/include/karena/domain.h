@@ -106,7 +106,7 @@ struct ka_domain_stats {
  * do at the same time is there or not.
  *
  * Return: 0, or -1 with errno: EINVAL, there is no such family; ENODATA, it is not
- * counted.
+ * counted; EOWNERDEAD, the heap is the parent's.
  */
 int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats);
 

@@ -260,9 +260,10 @@ int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr);
  * @heap: The heap.
  * @fd: The descriptor to write to. The heap is locked until all is written.
  *
- * The layout is that of CPython's PYTHONMALLOCSTATS. With KARENA_MALLOCSTATS in the
- * environment, other than empty and "0", it is written to the standard error whenever
- * the heap has a new arena, and at exit. Allocates nothing.
+ * The layout is that of CPython's PYTHONMALLOCSTATS; ka_domain_stats() says when the
+ * domains have a section. With KARENA_MALLOCSTATS in the environment, other than empty
+ * and "0", it is written to the standard error whenever the heap has a new arena, and at
+ * exit. Allocates nothing.
  *
  * Return: 0, or -1 with errno: EOWNERDEAD, the heap is the parent's; or as write() has
  * it.

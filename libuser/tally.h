@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the program has of each domain, if KARENA_MALLOC=count asks for it.
+ */
+#ifndef KARENA_TALLY_H
+#define KARENA_TALLY_H
+
+#include <karena/domain.h>
+#include <linux/karena.h>
+
+#include "internal.h"
+
+extern struct ka_tally ka_tallies[KARENA_DOMAINS];
+
+const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below);
+
+#endif /* KARENA_TALLY_H */
