@@ -21,11 +21,13 @@
 #include <linux/memcontrol.h>
 #include <linux/mempolicy.h>
 #include <linux/mm.h>
+#include <linux/mutex.h>
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 
 #include "karena.h"
 
+/* Each until it is uncharged. */
 static atomic_long_t nr_orphans;
 
 /* How often they are looked at: nobody tells when a pin is let go. */
@@ -37,6 +39,12 @@ static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
 /* The orphans of heaps that are gone. */
 static LIST_HEAD(abandoned);
 static DEFINE_SPINLOCK(abandoned_lock);
+
+/*
+ * Held by who frees orphans. What is off the list is charged until it is free: who needs
+ * the room waits here for who has it.
+ */
+static DEFINE_MUTEX(reaping);
 
 /**
  * karena_folio_node() - On which NUMA node an arena's memory is to be.
@@ -187,10 +195,10 @@ void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool count
 	}
 	if (!counted)
 		karena_charge_heap(heap, pages);
+	atomic_long_inc(&nr_orphans);
 	spin_lock(&heap->family->lock);
 	list_add_tail(&folio->lru, &heap->orphans);
 	spin_unlock(&heap->family->lock);
-	atomic_long_inc(&nr_orphans);
 	queue_delayed_work(system_unbound_wq, &heap->orphan_work, REAP_EVERY);
 }
 
@@ -213,11 +221,12 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 		long pages = folio_nr_pages(folio);
 
 		list_del(&folio->lru);
-		atomic_long_dec(&nr_orphans);
 		karena_folio_put(folio);
 		if (heap)
 			karena_charge_heap(heap, -pages);
 		karena_charge_all(-pages);
+		/* Whoever sees one less sees what it was charged, too. */
+		atomic_long_fetch_dec_release(&nr_orphans);
 	}
 }
 
@@ -225,18 +234,25 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
  * karena_folio_reap() - Free the orphans that nobody pins any more.
  * @heap: Whose, beside those of heaps that are gone; NULL: only these.
  *
- * Return: Whether there were any.
+ * Context: May sleep.
+ * Return: Whether there were any, as far as is known: somebody else may have freed them.
  */
 bool karena_folio_reap(struct karena_heap *heap)
 {
 	bool any = false;
 	LIST_HEAD(free);
 
+	if (!atomic_long_read_acquire(&nr_orphans))
+		return false;
+	if (!mutex_trylock(&reaping)) {
+		mutex_lock(&reaping);
+		any = true;
+	}
 	if (heap && !list_empty(&heap->orphans)) {
 		spin_lock(&heap->family->lock);
 		collect_orphans(&heap->orphans, &free);
 		spin_unlock(&heap->family->lock);
-		any = !list_empty(&free);
+		any |= !list_empty(&free);
 		free_orphans(heap, &free);
 	}
 	if (!list_empty(&abandoned)) {
@@ -246,6 +262,7 @@ bool karena_folio_reap(struct karena_heap *heap)
 		any |= !list_empty(&free);
 		free_orphans(NULL, &free);
 	}
+	mutex_unlock(&reaping);
 	return any;
 }
 

@@ -402,6 +402,59 @@ TEST_F(memory, pins_do_not_evade_the_limit)
 	EXPECT_EQ(0, figure("pinned_orphans"));
 }
 
+struct reaper {
+	pthread_t thread;
+	pthread_barrier_t barrier;
+	struct heap *heap;
+	bool stop;
+};
+
+/* Nothing is there: but whoever releases looks what is not pinned any more. */
+static void *reap(void *data)
+{
+	struct reaper *reaper = data;
+
+	for (;;) {
+		pthread_barrier_wait(&reaper->barrier);
+		if (reaper->stop)
+			return NULL;
+		heap_range(reaper->heap, KARENA_RELEASE, 4 * ARENA, ARENA);
+	}
+}
+
+/* What was pinned is room again as soon as it is not, whoever is just freeing it. */
+TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
+{
+	int rounds = kernel_is_slow() ? 300 : 1000, refused = 0, pipes[2];
+	struct reaper reaper = {};
+	struct heap heap;
+	char byte;
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_open(&heap, 8 * ARENA, ARENA));
+	reaper.heap = &heap;
+	pthread_barrier_init(&reaper.barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&reaper.thread, NULL, reap, &reaper));
+	for (int round = 0; round < rounds; round++) {
+		struct iovec vector = { heap.window, 1 };
+
+		ASSERT_EQ(0, heap_range(&heap, KARENA_COMMIT, 0, ARENA));
+		ASSERT_EQ(1, vmsplice(pipes[1], &vector, 1, 0));
+		ASSERT_EQ(0, heap_range(&heap, KARENA_RELEASE, 0, ARENA));
+		ASSERT_EQ(1, read(pipes[0], &byte, 1));
+		pthread_barrier_wait(&reaper.barrier);
+		refused += heap_range(&heap, KARENA_COMMIT, 0, ARENA) != 0;
+		ASSERT_EQ(0, heap_range(&heap, KARENA_RELEASE, 0, ARENA));
+	}
+	EXPECT_EQ(0, refused);
+	reaper.stop = true;
+	pthread_barrier_wait(&reaper.barrier);
+	pthread_join(reaper.thread, NULL);
+	heap_destroy(&heap);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
 TEST_F(memory, a_poisoned_page_is_a_signal_and_no_more)
 {
 	struct heap *heap = &self->heap;
