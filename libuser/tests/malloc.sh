@@ -47,9 +47,8 @@ print(len(text), len(re.findall(r"\d+", text)))'
 }
 
 gcc_compiles() {
-	same gcc -O2 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
-		-c -o "$dir/object" "$here/../run.c" &&
-	cp "$dir/object" "$dir/other" &&
+	gcc -O2 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
+		-c -o "$dir/other" "$here/../run.c" &&
 	on_karena gcc -O2 -w -D_GNU_SOURCE -I"$here/../include" -I"$here/.." \
 		-c -o "$dir/object" "$here/../run.c" && cmp "$dir/object" "$dir/other"
 }
@@ -126,7 +125,7 @@ print(base.execute("select sum(length(b)) from t").fetchone())'
 make_makes() {
 	mkdir -p "$dir/tree"
 	{
-		echo "all: $(seq -s ' ' -f 'object%g' 24)"
+		echo "all: $(seq -s ' ' -f 'object%g' 8)"
 		printf 'object%%:\n\t@echo "int f(void) { return $*; }" |'
 		printf ' gcc -O1 -x c -c -o $@.o - && size -d $@.o | tail -n 1 | cut -f 1-4\n'
 	} >"$dir/tree/Makefile"
@@ -239,16 +238,11 @@ threads = [threading.Thread(target=work) for _ in range(4)]
 		-c -o "$dir/other" "$here/../size.c" && cmp "$dir/object" "$dir/other"
 }
 
-# fails REASON SOURCE: a program with this in its main() is ended with that reason, and
+# fails REASON MISTAKE: a program that makes this mistake is ended with that reason, and
 # what the hooks say names its function.
 fails() {
 	local output status=0
-	printf '#include <stdlib.h>
-		char *volatile p;
-		int wrong(void) { p = malloc(24); %s return 0; }
-		int main(void) { return wrong(); }' "$2" >"$dir/wrong.c"
-	gcc -w -O0 -rdynamic -o "$dir/wrong" "$dir/wrong.c" || return
-	output=$(KARENA_MALLOC=${3:-debug} on_karena "$dir/wrong" 2>&1) || status=$?
+	output=$(KARENA_MALLOC=${3:-debug} on_karena "$dir/wrong" "$2" 2>&1) || status=$?
 	[ $status -eq ${4:-134} ] && [[ $output == *"$1"* ]] &&
 		{ [ -n "$4" ] || [[ $output == *', in wrong'* ]]; } && return
 	echo "$status: $output"
@@ -256,14 +250,41 @@ fails() {
 }
 
 hooks_find_mistakes() {
-	fails $'\nFatal error: free: bad trailing pad byte\n' 'p[24] = 1; free(p);' &&
-	fails $'\nFatal error: free: double free\n' 'free(p); free(p);' &&
-	fails $'\nFatal error: free: bad pointer: ' 'free(p + 8);' &&
-	fails $'\nFatal error: realloc: bad leading' 'p[-2] = 1; p = realloc(p, 9);' &&
-	fails $'\nFatal error: exit: write after free\n' 'free(p); *p = 1;' &&
-	fails $'\nFatal error: exit: bad trailing pad byte\n' 'p[25] = 1;' &&
-	fails '' 'p[40] = 1;' guard 139 &&
-	fails '' 'free(p); exit(*p);' guard 139
+	cat >"$dir/wrong.c" <<-'END'
+		#include <stdlib.h>
+
+		char *volatile p;
+
+		int wrong(int mistake)
+		{
+			p = malloc(24);
+			switch (mistake) {
+			case 1: p[24] = 1; free(p); break;
+			case 2: free(p); free(p); break;
+			case 3: free(p + 8); break;
+			case 4: p[-2] = 1; p = realloc(p, 9); break;
+			case 5: free(p); *p = 1; break;
+			case 6: p[25] = 1; break;
+			case 7: p[40] = 1; break;
+			case 8: free(p); exit(*p);
+			}
+			return 0;
+		}
+
+		int main(int argc, char **argv)
+		{
+			return wrong(atoi(argv[1]));
+		}
+	END
+	gcc -w -O0 -rdynamic -o "$dir/wrong" "$dir/wrong.c" &&
+	fails $'\nFatal error: free: bad trailing pad byte\n' 1 &&
+	fails $'\nFatal error: free: double free\n' 2 &&
+	fails $'\nFatal error: free: bad pointer: ' 3 &&
+	fails $'\nFatal error: realloc: bad leading' 4 &&
+	fails $'\nFatal error: exit: write after free\n' 5 &&
+	fails $'\nFatal error: exit: bad trailing pad byte\n' 6 &&
+	fails '' 7 guard 139 &&
+	fails '' 8 guard 139
 }
 
 hooks_settings() {
