@@ -112,7 +112,9 @@ struct knob {
 	char before[32];
 };
 
+/* The first is there where copies to and from user space can fail, too. */
 static struct knob knobs[] = {
+	{ DEBUG "/fail_usercopy/verbose", "0" },
 	{ DEBUG "/failslab/ignore-gfp-wait", "N" },
 	{ DEBUG "/failslab/cache-filter", "N" },
 	{ DEBUG "/failslab/verbose", "0" },
@@ -127,7 +129,9 @@ static struct knob knobs[] = {
 
 static bool knobs_turn(bool wanted)
 {
-	for (int i = 0; i < ARRAY_SIZE(knobs); i++) {
+	int first = access(knobs[0].path, F_OK) ? 1 : 0;
+
+	for (int i = first; i < ARRAY_SIZE(knobs); i++) {
 		if (wanted && read_text(knobs[i].path, knobs[i].before,
 					sizeof(knobs[i].before)))
 			return false;
