@@ -71,7 +71,7 @@ assert full - before > 60 and after - before < kept'
 stdlib_parses() {
 	python -c '
 import ast, glob, os
-files = sorted(glob.glob(os.path.dirname(os.__file__) + "/*.py"))[:12]
+files = sorted(glob.glob(os.path.dirname(os.__file__) + "/*.py"))[:4]
 for file in files:
     tree = ast.parse(open(file, "rb").read())
     assert ast.dump(ast.parse(ast.unparse(tree))) == ast.dump(tree), file
@@ -90,7 +90,7 @@ def value(depth):
             lambda: [value(depth - 1) for _ in range(random.randrange(9))],
             lambda: {str(i): value(depth - 1) for i in range(random.randrange(9))}
             ][kind]()
-for i in range(300):
+for i in range(100):
     v = value(6)
     assert json.loads(json.dumps(v)) == v'
 }
