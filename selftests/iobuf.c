@@ -665,7 +665,10 @@ static bool pin_start(struct pin *pin, char *from)
 	return false;
 }
 
-/* Let go of it; what was read, or -1. */
+/*
+ * Let go of it; what was read, or -1. A copy by words may have the first of them in
+ * registers while it waits.
+ */
 static int pin_end(struct pin *pin)
 {
 	struct uffdio_zeropage zero = {};
@@ -675,7 +678,7 @@ static int pin_end(struct pin *pin)
 	zero.range.len = PAGE;
 	ioctl(pin->uffd, UFFDIO_ZEROPAGE, &zero);
 	pthread_join(pin->thread, NULL);
-	byte = pin->result == PAGE ? *pin->to : -1;
+	byte = pin->result == PAGE ? pin->to[PAGE - 1] : -1;
 	close(pin->uffd);
 	munmap(pin->to, PAGE);
 	return byte;
