@@ -3,7 +3,7 @@
  * What the program has of each domain: the domains share one heap, whose pools do not
  * know who wants their blocks, so each call counts. It does so after a block is taken
  * and before one is given back: where fork() comes between, the child, in which nobody
- * else is about to have the block, or has it, does not count it.
+ * has the block, does not count it. Between the two additions, it has one of them.
  */
 #include <errno.h>
 

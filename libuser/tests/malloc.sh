@@ -123,9 +123,11 @@ print(base.execute("select sum(length(b)) from t").fetchone())'
 
 # Many processes beside each other, most of which live for a moment.
 make_makes() {
+	local objects=24
+	[ "$KARENA_SOURCE" != device ] || objects=8	# emulated
 	mkdir -p "$dir/tree"
 	{
-		echo "all: $(seq -s ' ' -f 'object%g' 8)"
+		echo "all: $(seq -s ' ' -f 'object%g' $objects)"
 		printf 'object%%:\n\t@echo "int f(void) { return $*; }" |'
 		printf ' gcc -O1 -x c -c -o $@.o - && size -d $@.o | tail -n 1 | cut -f 1-4\n'
 	} >"$dir/tree/Makefile"
