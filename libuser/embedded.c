@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * The source that needs no module: address space is reserved without access, and
- * arenas of it are made accessible and given back. Transparent huge pages are
- * asked for; whether they come is the kernel's choice.
+ * arenas of it are made accessible and given back. What is not committed is to have no
+ * huge pages; for dense arenas these are asked for, and whether they come is the kernel's
+ * choice.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,9 +17,14 @@ static void *reserve(void *address, size_t size, bool shared, int flags)
 		    (shared ? MAP_SHARED : MAP_PRIVATE), -1, 0);
 }
 
-/* What of the window belongs to no child; a part that is mapped anew is asked again. */
-static int keep_from_children(const struct ka_window *window, char *start, size_t size)
+/*
+ * What holds for all that is reserved; a part that is mapped anew is asked again. A huge
+ * page would cost a whole arena at the first touch; a kernel without them is as good, only
+ * slower.
+ */
+static int reserved(const struct ka_window *window, char *start, size_t size)
 {
+	madvise(start, size, MADV_NOHUGEPAGE);
 	return window->fork == KA_FORK_NONE ? madvise(start, size, MADV_DONTFORK) : 0;
 }
 
@@ -39,7 +45,7 @@ static int embedded_open(struct ka_window *window,
 		munmap(start, before);
 	munmap(start + before + size, slack - before);
 	window->start = start + before;
-	if (keep_from_children(window, window->start, size)) {
+	if (reserved(window, window->start, size)) {
 		munmap(window->start, size);
 		return ka_fail(errno, "cannot keep a window from children: %s",
 			       strerror(errno));
@@ -54,8 +60,8 @@ static int embedded_commit(struct ka_window *window, size_t first, size_t count,
 
 	if (mprotect(start, count * KA_ARENA_SIZE, PROT_READ | PROT_WRITE))
 		return errno;
-	/* A kernel without them is as good, only slower. */
-	madvise(start, count * KA_ARENA_SIZE, dense ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	if (dense)
+		madvise(start, count * KA_ARENA_SIZE, MADV_HUGEPAGE);
 	return 0;
 }
 
@@ -64,11 +70,7 @@ static int embedded_commit_pages(struct ka_window *window, size_t arena,
 {
 	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
 
-	if (mprotect(start, count * KA_PAGE_SIZE, PROT_READ | PROT_WRITE))
-		return errno;
-	/* A huge page would cost the whole arena at the first touch. */
-	madvise(start, count * KA_PAGE_SIZE, MADV_NOHUGEPAGE);
-	return 0;
+	return mprotect(start, count * KA_PAGE_SIZE, PROT_READ | PROT_WRITE) ? errno : 0;
 }
 
 /* The memory is one for all who share it: it goes, whoever has it mapped. */
@@ -80,6 +82,7 @@ static void release_shared(char *start, size_t size)
 		madvise(start, size, MADV_REMOVE);
 	}
 	mprotect(start, size, PROT_NONE);
+	madvise(start, size, MADV_NOHUGEPAGE);
 }
 
 static void embedded_release(struct ka_window *window, size_t first, size_t count)
@@ -93,7 +96,7 @@ static void embedded_release(struct ka_window *window, size_t first, size_t coun
 	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
 		madvise(start, size, MADV_DONTNEED);
 	else
-		keep_from_children(window, start, size);
+		reserved(window, start, size);
 }
 
 static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_t *map)
