@@ -292,7 +292,7 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
  */
 static bool may_be_thinned(const struct ka_heap *heap, const struct ka_pool *pool)
 {
-	size_t arena = ka_pool_slot(heap, pool) / KA_ARENA_SLOTS;
+	size_t arena = ka_pool_arena(heap, pool);
 
 	return !pool->thin && pool->used <= pool->capacity / 8 &&
 	       !__atomic_load_n(&ka_arena_at(heap->notes, arena)->huge, __ATOMIC_RELAXED);
@@ -491,7 +491,7 @@ void ka_caches_free(struct ka_heap *heap)
 /* The pools of threads that a child does not have are left to all. */
 static void leave_orphans(struct ka_heap *heap)
 {
-	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
+	size_t slot = 0;
 
 	while (slot < heap->nr_slots) {
 		struct ka_pool *pool = &heap->pools[slot];

@@ -193,7 +193,9 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 
 static size_t map_size(const struct ka_heap *heap)
 {
-	return heap->window.nr_arenas * KA_ARENA_SLOTS * sizeof(void *);
+	const struct ka_window *window = &heap->window;
+
+	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);
 }
 
 /* What a heap stands on, and the lists that it is in: 0, or -1. */

@@ -267,13 +267,15 @@ struct ka_tally {
 /**
  * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
  *	of it among them. What is the same for all who see its memory is in @notes.
- * @lock: Guards what follows it.
- * @window: Its addresses.
- * @notes: At their start; not to be touched when @inherited.
- * @inherited: The heap is the parent's; nothing can be done with it.
- * @pools: The pools' entries in the notes.
+ * @start: Of its first slot, behind the notes.
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
+ * @pools: The pools' entries in the notes.
+ * @inherited: The heap is the parent's; nothing can be done with it.
+ * @lock: Guards all of it. What is above, each call reads without, so it has a line of
+ *	the cache to itself.
+ * @window: Its addresses.
+ * @notes: At their start; not to be touched when @inherited.
  * @shelf: Pools of each class with free blocks that have no owner.
  * @traced: Pools of each class with free blocks whose others are traced; the lock of
  *	the traces guards them.
@@ -300,13 +302,14 @@ struct ka_tally {
  * @next: In the list of all heaps, whose lock guards it.
  */
 struct ka_heap {
-	pthread_mutex_t lock;
-	struct ka_window window;
-	struct ka_notes *notes;
-	bool inherited;
-	struct ka_pool *pools;
+	char *start;
 	struct ka_pool **map;
 	size_t nr_slots;
+	struct ka_pool *pools;
+	bool inherited;
+	pthread_mutex_t lock __attribute__((aligned(64)));
+	struct ka_window window;
+	struct ka_notes *notes;
 	struct ka_pool_list shelf[KA_CLASSES];
 	struct ka_pool_list traced[KA_CLASSES];
 	struct ka_pool *spare[KA_CLASSES];
@@ -389,8 +392,8 @@ int ka_report(struct ka_heap *heap, int fd);
 /* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
 size_t ka_notes_size(size_t nr_arenas);
 size_t ka_notes_pools_size(size_t nr_arenas);
-int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas);
-bool ka_notes_have_pools(const struct ka_heap *heap, size_t arena);
+int ka_notes_reach_pool(struct ka_heap *heap, size_t slot);
+bool ka_notes_have_pool(const struct ka_heap *heap, size_t slot);
 size_t ka_notes_arenas(size_t nr_arenas);
 size_t ka_notes_most(const struct ka_window *window);
 int ka_notes_open(struct ka_heap *heap);

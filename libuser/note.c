@@ -93,9 +93,8 @@ int ka_notes_open(struct ka_heap *heap)
 	notes->pools_offset = whole_arenas(ka_notes_size(nr_arenas)) * KA_ARENA_SIZE;
 	notes->magic = KA_NOTES_MAGIC;
 	heap->notes = notes;
-	/* There are no pools in the notes' own arenas. */
-	heap->pools = (struct ka_pool *)(heap->window.start + notes->pools_offset) -
-		      notes->nr_notes * KA_ARENA_SLOTS;
+	heap->start = heap->window.start + notes->nr_notes * KA_ARENA_SIZE;
+	heap->pools = (struct ka_pool *)(heap->window.start + notes->pools_offset);
 	return 0;
 }
 
@@ -130,23 +129,20 @@ int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas)
 		     ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
 }
 
-/* Likewise, one for each pool that they may have. */
-int ka_notes_reach_pools(struct ka_heap *heap, size_t nr_arenas)
+/* Likewise, one for a pool that begins with a slot. */
+int ka_notes_reach_pool(struct ka_heap *heap, size_t slot)
 {
 	struct ka_notes *notes = heap->notes;
-	size_t size = ka_notes_pools_size(nr_arenas - notes->nr_notes);
+	size_t size = ka_notes_pools_size(slot / KA_ARENA_SLOTS + 1);
 
 	return reach(heap, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
 		     size / KA_PAGE_SIZE);
 }
 
-/* Whether there is one for each pool that an arena may have. */
-bool ka_notes_have_pools(const struct ka_heap *heap, size_t arena)
+/* Whether there is one. */
+bool ka_notes_have_pool(const struct ka_heap *heap, size_t slot)
 {
-	const struct ka_notes *notes = heap->notes;
-
-	return notes->pools_pages * KA_PAGE_SIZE >=
-	       ka_notes_pools_size(arena + 1 - notes->nr_notes);
+	return slot < heap->notes->pools_pages * KA_PAGE_SIZE / sizeof(struct ka_pool);
 }
 
 /* Before and after a change, with the heap's lock held. */

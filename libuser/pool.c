@@ -65,7 +65,8 @@ static void map(struct ka_heap *heap, size_t slot, size_t count, struct ka_pool 
 /* Let all slots of the arenas that have been touched be found: not to be pools. */
 static void reach_slots(struct ka_heap *heap)
 {
-	size_t end = heap->notes->nr_touched * KA_ARENA_SLOTS;
+	const struct ka_notes *notes = heap->notes;
+	size_t end = (notes->nr_touched - notes->nr_notes) * KA_ARENA_SLOTS;
 
 	if (end <= heap->nr_slots)
 		return;
@@ -127,8 +128,8 @@ static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, si
 
 	if (!run)
 		return false;
-	*slot = (size_t)(run - heap->window.start) / KA_SLOT_SIZE;
-	error = ka_notes_reach_pools(heap, *slot / KA_ARENA_SLOTS + 1);
+	*slot = ka_slot_of(heap, run);
+	error = ka_notes_reach_pool(heap, *slot);
 	if (error) {
 		ka_run_give(heap, run);
 		ka_fail(error, "no memory for the notes on a pool");
@@ -327,7 +328,7 @@ static void unlink_from(struct ka_pool *pool, const char *end)
 size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
 {
 	const struct ka_source_type *source = heap->window.source;
-	size_t slot = ka_pool_slot(heap, pool), from, end;
+	size_t first = ka_pool_slot(heap, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, end;
 	char *start = ka_pool_start(heap, pool);
 	uint64_t map[KA_MAP_WORDS] = { 0 };
 	uint32_t keep;
@@ -345,8 +346,8 @@ size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	pool->zero = false;
 	pool->made = keep;
-	ka_change_bits(map, slot % KA_ARENA_SLOTS * KA_SLOT_PAGES + from, end - from, true);
-	return source->purge(&heap->window, slot / KA_ARENA_SLOTS, map) ? end - from : 0;
+	ka_change_bits(map, first + from, end - from, true);
+	return source->purge(&heap->window, ka_pool_arena(heap, pool), map) ? end - from : 0;
 }
 
 /* With the heap's lock held: on the shelf, or back if it is empty by now. */
@@ -480,7 +481,7 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
  */
 KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 {
-	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
+	size_t slot = 0;
 
 	stats->runs -= heap->nr_spare;
 	stats->run_bytes -= heap->spare_slots * KA_SLOT_SIZE;

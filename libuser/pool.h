@@ -89,7 +89,13 @@ static inline size_t ka_pool_slot(const struct ka_heap *heap, const struct ka_po
 
 static inline char *ka_pool_start(const struct ka_heap *heap, const struct ka_pool *pool)
 {
-	return heap->window.start + ka_pool_slot(heap, pool) * KA_SLOT_SIZE;
+	return heap->start + ka_pool_slot(heap, pool) * KA_SLOT_SIZE;
+}
+
+/* Which arena of the window it lies in. */
+static inline size_t ka_pool_arena(const struct ka_heap *heap, const struct ka_pool *pool)
+{
+	return heap->notes->nr_notes + ka_pool_slot(heap, pool) / KA_ARENA_SLOTS;
 }
 
 /*
@@ -105,7 +111,7 @@ static inline char *ka_pool_start(const struct ka_heap *heap, const struct ka_po
 /* The slot that an address lies in; more than heap->nr_slots outside of all arenas. */
 static inline size_t ka_slot_of(const struct ka_heap *heap, const void *address)
 {
-	return ((uintptr_t)address - (uintptr_t)heap->window.start) >> KA_SLOT_SHIFT;
+	return ((uintptr_t)address - (uintptr_t)heap->start) >> KA_SLOT_SHIFT;
 }
 
 /* The pool that an address lies in; or &ka_no_pool. */

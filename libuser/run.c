@@ -198,13 +198,13 @@ static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
 	return true;
 }
 
-/* Whether the run that begins with a page is a spare pool's. */
-static bool is_spare(const struct ka_heap *heap, size_t page)
+/* Whether a run is a spare pool's. */
+static bool is_spare(const struct ka_heap *heap, const void *run)
 {
-	size_t slot = page / KA_SLOT_PAGES;
+	size_t slot = ka_slot_of(heap, run);
 
-	return heap->nr_spare && page % KA_SLOT_PAGES == 0 &&
-	       ka_notes_have_pools(heap, page / KA_ARENA_PAGES) &&
+	return heap->nr_spare && (uintptr_t)run % KA_SLOT_SIZE == 0 &&
+	       ka_notes_have_pool(heap, slot) &&
 	       __atomic_load_n(&heap->pools[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
 }
 
@@ -218,7 +218,7 @@ static size_t run_page(const struct ka_heap *heap, const void *run)
 	if (pool != &ka_no_pool || !ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
 	    page / KA_ARENA_PAGES >= heap->notes->nr_touched ||
 	    !ka_test_bit(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
-			 page % KA_ARENA_PAGES) || is_spare(heap, page))
+			 page % KA_ARENA_PAGES) || is_spare(heap, run))
 		return NO_PAGE;
 	return page;
 }

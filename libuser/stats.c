@@ -85,7 +85,7 @@ void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats)
  */
 void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 {
-	size_t slot = heap->notes->nr_notes * KA_ARENA_SLOTS;
+	size_t slot = 0;
 
 	for (unsigned int i = 0; i < KA_CLASSES; i++)
 		classes[i] = (struct ka_class){ .size = ka_class_size(i) };

@@ -9,7 +9,7 @@
 #include <linux/karena.h>
 
 #include "common.h"
-#include "internal.h"
+#include "pool.h"
 #include "stamp.h"
 
 #define RUNS	400
@@ -124,6 +124,22 @@ TEST(a_small_heap_has_one_page_of_notes)
 			EXPECT_EQ(33 * KA_PAGE_SIZE, committed(heap));
 		ka_heap_destroy(heap);
 	}
+}
+
+/* The arenas of the notes have no blocks: nothing is to say that of each of their slots. */
+TEST(a_block_costs_a_page_of_each_table)
+{
+	const size_t window = (size_t)32 << 30;
+	struct ka_heap *heap = make(window, 0, KA_FORK_COW);
+
+	ASSERT_NE(NULL, heap);
+	ASSERT_LT(2, heap->window.nr_notes);
+	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
+	EXPECT_EQ(2 * KA_PAGE_SIZE, notes_memory(heap));
+	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)heap->map,
+					      window / KA_SLOT_SIZE * sizeof(void *)));
+	EXPECT_EQ(heap->window.start + heap->window.nr_notes * KA_ARENA_SIZE, heap->start);
+	ka_heap_destroy(heap);
 }
 
 TEST(notes_grow_page_by_page)

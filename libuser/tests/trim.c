@@ -150,7 +150,7 @@ static size_t thinned(const struct ka_heap *heap)
 {
 	size_t count = 0;
 
-	for (size_t i = heap->notes->nr_notes * KA_ARENA_SLOTS; i < heap->nr_slots; i++) {
+	for (size_t i = 0; i < heap->nr_slots; i++) {
 		const struct ka_pool *pool = heap->map[i];
 
 		count += pool == &heap->pools[i] && pool->thin &&
