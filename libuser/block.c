@@ -147,6 +147,15 @@ static void used_up(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 	put_away(heap, cache, pool);
 }
 
+/* From which blocks are taken next; or &ka_no_pool. */
+static void make_current(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+{
+	cache->current[class] = pool;
+	show_pool(cache, class);
+	if (pool != &ka_no_pool)
+		pool->thin = false;
+}
+
 /* A pool with a linked block becomes the current one; or NULL. */
 static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 			      unsigned int class, bool *fresh)
@@ -160,10 +169,7 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 	}
 	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool, fresh))
 		put_away(heap, cache, pool);
-	cache->current[class] = pool ? pool : &ka_no_pool;
-	show_pool(cache, class);
-	if (pool)
-		pool->thin = false;
+	make_current(cache, class, pool ? pool : &ka_no_pool);
 	return pool;
 }
 
@@ -403,14 +409,31 @@ static bool is_late(const struct ka_cache *cache)
 	return cache->ended || !cache->heap;
 }
 
+/*
+ * Whether a pool that was full a moment ago is what the next block of its class is to come
+ * from: the current one has none any more, and no other can be fuller. That a block of few
+ * is free is enough; of many it would soon be the next pool's turn.
+ */
+static bool is_next(const struct ka_cache *cache, const struct ka_pool *pool)
+{
+	const struct ka_pool *current = cache->current[pool->class];
+
+	return current != &ka_no_pool && !current->free &&
+	       current->made == current->capacity && ka_pool_has_enough(pool);
+}
+
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
 static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(pool);
-	if (!pool->used || is_late(cache))
+	if (!pool->used || is_late(cache)) {
 		ka_pool_shelve(heap, pool);
-	else
+	} else if (pool->free && is_next(cache, pool)) {
+		used_up(heap, cache, cache->current[pool->class]);
+		make_current(cache, pool->class, pool);
+	} else {
 		keep_pool(cache, pool);
+	}
 }
 
 /* Leave a block to the pool's owner; if it has none by now, become that. */

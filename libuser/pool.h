@@ -205,15 +205,20 @@ static inline bool ka_pool_collect(struct ka_pool *pool)
 	return true;
 }
 
+/* Whether so much of a pool is free that it does not run out at once: an eighth. */
+static inline bool ka_pool_has_enough(const struct ka_pool *pool)
+{
+	return pool->capacity - pool->used >= pool->capacity / 8;
+}
+
 /*
  * Whether a pool is a better one to take from than another: whether it is fuller, so that
- * the others become empty, as long as an eighth of it is free; else whether it has more
- * free blocks, which do not run out at once.
+ * the others become empty, as long as it has enough; else whether it has more free blocks.
  */
 static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
 {
-	bool enough = pool->capacity - pool->used >= pool->capacity / 8;
-	bool was = best->capacity - best->used >= best->capacity / 8;
+	bool enough = ka_pool_has_enough(pool);
+	bool was = ka_pool_has_enough(best);
 
 	if (enough != was)
 		return enough;

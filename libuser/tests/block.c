@@ -767,6 +767,49 @@ TEST_F(block, who_takes_and_gives_back_again_and_again_holds_a_pool)
 	}
 }
 
+/* Take so many blocks that the pools of all of them are full. */
+static size_t take_full(struct ka_heap *heap, size_t size, void *blocks[], size_t most)
+{
+	size_t capacity, count = 0;
+
+	blocks[count++] = ka_heap_malloc(heap, size);
+	capacity = ka_pool_of(heap, blocks[0])->capacity;
+	while (count < most / capacity * capacity)
+		blocks[count++] = ka_heap_malloc(heap, size);
+	return count;
+}
+
+/* Of a full pool that is given a block back: whether it waits for its turn. */
+static bool waits(struct ka_heap *heap, void *block)
+{
+	if (ka_heap_free(heap, block))
+		abort();
+	return ka_pool_of(heap, block)->listed;
+}
+
+TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
+{
+	const size_t few = 20000, many = 1000;
+	void *blocks[NR_FULL];
+	size_t count = take_full(self->heap, few, blocks, NR_FULL);
+
+	for (int i = 0; i < 10; i++) {
+		EXPECT_FALSE(waits(self->heap, blocks[0]));
+		/* One that has a block comes first. */
+		EXPECT_TRUE(waits(self->heap, blocks[count / 2]));
+		EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, few));
+		EXPECT_EQ(blocks[count / 2], ka_heap_malloc(self->heap, few));
+		EXPECT_EQ(count, figures(self->heap).blocks);
+	}
+	for (size_t i = 0; i < count; i++)
+		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
+	EXPECT_EQ(0, figures(self->heap).pools);
+	/* Where pools have many, it would soon be the next one's turn. */
+	take_full(self->heap, many, blocks, NR_FULL);
+	EXPECT_TRUE(waits(self->heap, blocks[0]));
+	EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, many));
+}
+
 static void *frees_last(void *data)
 {
 	struct taker *taker = data;
