@@ -117,6 +117,17 @@ static void leave(struct ka_heap *heap, struct ka_pool *pool)
 		ka_pool_shelve(heap, pool);
 }
 
+static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_pool *pool,
+			bool traced)
+{
+	size_t last = ka_class_size(class) / KA_CLASS_STEP;
+	/* That a block of no bytes is one of 1, only the slow way knows while tracing. */
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : traced;
+
+	for (size_t step = first; step <= last; step++)
+		__atomic_store_n(&shown[step], pool, __ATOMIC_RELAXED);
+}
+
 /**
  * ka_cache_show() - Let a class's sizes have a pool in the table for what is done now.
  * @cache: The thread's.
@@ -126,13 +137,9 @@ static void leave(struct ka_heap *heap, struct ka_pool *pool)
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
 {
 	bool traced = cache->generation & 1;
-	struct ka_pool **shown = traced ? cache->traced : cache->direct;
-	size_t last = ka_class_size(class) / KA_CLASS_STEP;
-	/* That a block of no bytes is one of 1, only the slow way knows while tracing. */
-	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : traced;
 
-	for (size_t step = first; step <= last && step < KA_DIRECT; step++)
-		__atomic_store_n(&shown[step], pool, __ATOMIC_RELAXED);
+	if (class <= KA_DIRECT_CLASS)
+		show_direct(traced ? cache->traced : cache->direct, class, pool, traced);
 	if (!traced)
 		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
 }

@@ -42,4 +42,7 @@ static inline size_t ka_class_size(unsigned int class)
 	return ((size_t)1 << top) + ((size_t)step << (top - 3));
 }
 
+/* Classes up to this one have sizes in that table. */
+#define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)
+
 #endif /* KARENA_CLASS_H */

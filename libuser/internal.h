@@ -338,8 +338,15 @@ struct ka_heap {
 int ka_option_size(size_t *size, const char *variable);
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted);
 
-/* run.c; true, with errno and a sentence, if the heap is the parent's. */
-bool ka_refuse_inherited(const struct ka_heap *heap);
+/* run.c; true, with errno and a sentence. */
+bool ka_is_inherited(void);
+
+/* Likewise, if the heap is the parent's. */
+static inline bool ka_refuse_inherited(const struct ka_heap *heap)
+{
+	/* It changes in a child before that runs, and never again. */
+	return __builtin_expect(heap->inherited, 0) && ka_is_inherited();
+}
 
 /* With the heap's lock held; the first returns NULL with errno and a sentence. */
 void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero);

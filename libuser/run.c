@@ -245,11 +245,8 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 	return end - page;
 }
 
-bool ka_refuse_inherited(const struct ka_heap *heap)
+bool ka_is_inherited(void)
 {
-	/* It changes in a child before that runs, and never again. */
-	if (!heap->inherited)
-		return false;
 	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
 	return true;
 }
