@@ -8,6 +8,7 @@
 #include <sys/uio.h>
 
 #include "cow.h"
+#include "faults.h"
 
 FIXTURE(cowfail) {
 	struct balance before;
@@ -104,70 +105,9 @@ TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_the_writer_alone_ends, SLOW)
 /*
  * Each allocation fails once, as in inject.c.
  */
-#define DEBUG	"/sys/kernel/debug"
-
-struct knob {
-	const char *path;
-	const char *wanted;
-	char before[32];
-};
-
-/* The first is there where copies to and from user space can fail, too. */
-static struct knob knobs[] = {
-	{ DEBUG "/fail_usercopy/verbose", "0" },
-	{ DEBUG "/failslab/ignore-gfp-wait", "N" },
-	{ DEBUG "/failslab/cache-filter", "N" },
-	{ DEBUG "/failslab/verbose", "0" },
-	{ DEBUG "/fail_page_alloc/ignore-gfp-wait", "N" },
-	{ DEBUG "/fail_page_alloc/ignore-gfp-highmem", "N" },
-	{ DEBUG "/fail_page_alloc/min-order", "0" },
-	{ DEBUG "/fail_page_alloc/verbose", "0" },
-};
 
 /* More than a fork needs. */
 #define MOST_FAULTS	3000
-
-static bool knobs_turn(bool wanted)
-{
-	int first = access(knobs[0].path, F_OK) ? 1 : 0;
-
-	for (int i = first; i < ARRAY_SIZE(knobs); i++) {
-		if (wanted && read_text(knobs[i].path, knobs[i].before,
-					sizeof(knobs[i].before)))
-			return false;
-		if (write_text(knobs[i].path, wanted ? knobs[i].wanted : knobs[i].before))
-			return false;
-	}
-	return true;
-}
-
-static int nth_open(void)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
-	return open(path, O_RDWR | O_CLOEXEC);
-}
-
-/* The allocation with this number fails from now on, of this thread's. */
-static bool nth_arm(int nth, int number)
-{
-	char text[16];
-
-	snprintf(text, sizeof(text), "%d", number);
-	return pwrite(nth, text, strlen(text), 0) > 0;
-}
-
-/* Whether one has failed; no more will. */
-static bool nth_disarm(int nth)
-{
-	char text[16] = "";
-	bool failed = pread(nth, text, sizeof(text) - 1, 0) > 0 && atoi(text) == 0;
-
-	while (pwrite(nth, "0", 1, 0) != 1)
-		;
-	return failed;
-}
 
 /* A copy of a page: done, or a signal and nothing else. How many were wrong. */
 static long copy_with_faults(struct heap *heap, long first, long count, long mark)
@@ -240,7 +180,7 @@ static void fork_with_faults(struct __test_metadata *_metadata, struct heap *hea
 
 TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
 {
-	if (access(DEBUG "/failslab", F_OK) || access(DEBUG "/fail_page_alloc", F_OK))
+	if (!faults_possible())
 		SKIP(return, "the kernel has no fault injection");
 	ASSERT_TRUE(knobs_turn(true));
 	fork_with_faults(_metadata, &self->heap);

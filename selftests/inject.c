@@ -5,11 +5,8 @@
  * succeed or say ENOMEM, nothing may be left behind, and the heap must be as usable
  * as before. For kernels with CONFIG_FAULT_INJECTION, as the debug kernel.
  */
-#include <sys/syscall.h>
-
 #include "child.h"
-
-#define DEBUG	"/sys/kernel/debug"
+#include "faults.h"
 
 #define NR	8	/* arenas of the heap */
 
@@ -451,32 +448,6 @@ static const struct operation operations[] = {
 	{ "destroy", prepare_arenas, run_destroy, check_destroy },
 };
 
-/* A knob of the kernel's, what it was, and what it is to be. */
-struct knob {
-	const char *path;
-	const char *wanted;
-	char before[32];
-};
-
-/* The first is there where copies to and from user space can fail, too. */
-static struct knob knobs[] = {
-	{ DEBUG "/fail_usercopy/verbose", "0" },
-	{ DEBUG "/failslab/ignore-gfp-wait", "N" },
-	{ DEBUG "/failslab/cache-filter", "N" },
-	{ DEBUG "/failslab/verbose", "0" },
-	{ DEBUG "/fail_page_alloc/ignore-gfp-wait", "N" },
-	{ DEBUG "/fail_page_alloc/ignore-gfp-highmem", "N" },
-	{ DEBUG "/fail_page_alloc/min-order", "0" },
-	{ DEBUG "/fail_page_alloc/verbose", "0" },
-	/* Only for the pass that throws dice. */
-	{ DEBUG "/failslab/task-filter", "Y" },
-	{ DEBUG "/failslab/times", "-1" },
-	{ DEBUG "/failslab/probability", "0" },
-	{ DEBUG "/fail_page_alloc/task-filter", "Y" },
-	{ DEBUG "/fail_page_alloc/times", "-1" },
-	{ DEBUG "/fail_page_alloc/probability", "0" },
-};
-
 static const char *const figures[] = {
 	"nr_heaps", "committed", "huge_arenas", "sparse_arenas", "sparse_pages",
 	"ready_frames", "pinned_orphans",
@@ -491,22 +462,13 @@ FIXTURE(inject) {
 
 FIXTURE_SETUP(inject)
 {
-	char path[64];
-
 	REQUIRE_MODULE();
-	snprintf(path, sizeof(path), "/proc/self/task/%d/fail-nth", gettid());
-	self->nth = open(path, O_RDWR | O_CLOEXEC);
+	self->nth = nth_open();
 	self->dice = open("/proc/self/make-it-fail", O_RDWR | O_CLOEXEC);
-	self->possible = self->nth >= 0 && self->dice >= 0 &&
-			 !access(DEBUG "/failslab", F_OK) &&
-			 !access(DEBUG "/fail_page_alloc", F_OK);
-	/* Where a copy to or from user space fails, too, it says EFAULT. */
-	self->usercopy = !access(DEBUG "/fail_usercopy", F_OK);
-	for (int i = !self->usercopy; i < ARRAY_SIZE(knobs) && self->possible; i++) {
-		ASSERT_EQ(0, read_text(knobs[i].path, knobs[i].before,
-				       sizeof(knobs[i].before)));
-		ASSERT_EQ(0, write_text(knobs[i].path, knobs[i].wanted));
-	}
+	self->possible = self->nth >= 0 && self->dice >= 0 && faults_possible();
+	self->usercopy = copies_can_fail();
+	if (self->possible)
+		ASSERT_TRUE(knobs_turn(true));
 	/* What is made ahead of a heap that grows is the worker's, not ours. */
 	for (int i = 0; i < ARRAY_SIZE(figures); i++)
 		ASSERT_TRUE(figure_becomes(figures[i], 0));
@@ -514,8 +476,8 @@ FIXTURE_SETUP(inject)
 
 FIXTURE_TEARDOWN(inject)
 {
-	for (int i = !self->usercopy; i < ARRAY_SIZE(knobs) && self->possible; i++)
-		EXPECT_EQ(0, write_text(knobs[i].path, knobs[i].before));
+	if (self->possible)
+		EXPECT_TRUE(knobs_turn(false));
 	close(self->nth);
 	close(self->dice);
 }
@@ -544,20 +506,6 @@ static const char *judge(struct work *work, const struct operation *operation,
 	return operation->check(work, err);
 }
 
-/*
- * The kernel counts the file's number down, and fails what makes it 0. Reading it
- * counts, too; where that is what failed, the operation had none.
- */
-static bool injected(int nth)
-{
-	char text[16] = "";
-	bool zero = pread(nth, text, sizeof(text) - 1, 0) > 0 && atoi(text) == 0;
-
-	while (pwrite(nth, "0", 1, 0) != 1)
-		;
-	return zero;
-}
-
 static void walk(struct __test_metadata *_metadata, int nth, bool usercopy,
 		 const struct operation *operation)
 {
@@ -566,14 +514,12 @@ static void walk(struct __test_metadata *_metadata, int nth, bool usercopy,
 	int n, err, failures = 0;
 
 	for (n = 1; n < MOST_FAULTS && !wrong; n++) {
-		char text[16];
 		bool hit;
 
 		ASSERT_EQ(0, operation->prepare(&work));
-		snprintf(text, sizeof(text), "%d", n);
-		ASSERT_LT(0, pwrite(nth, text, strlen(text), 0));
+		ASSERT_TRUE(nth_arm(nth, n));
 		err = operation->run(&work);
-		hit = injected(nth);
+		hit = nth_disarm(nth);
 		wrong = judge(&work, operation, usercopy, err);
 		failures += err != 0;
 		if (!hit)
