@@ -339,13 +339,13 @@ int ka_option_size(size_t *size, const char *variable);
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted);
 
 /* run.c; true, with errno and a sentence. */
-bool ka_is_inherited(void);
+bool ka_fail_inherited(void);
 
 /* Likewise, if the heap is the parent's. */
 static inline bool ka_refuse_inherited(const struct ka_heap *heap)
 {
 	/* It changes in a child before that runs, and never again. */
-	return __builtin_expect(heap->inherited, 0) && ka_is_inherited();
+	return __builtin_expect(heap->inherited, 0) && ka_fail_inherited();
 }
 
 /* With the heap's lock held; the first returns NULL with errno and a sentence. */

@@ -245,7 +245,7 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 	return end - page;
 }
 
-bool ka_is_inherited(void)
+bool ka_fail_inherited(void)
 {
 	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
 	return true;

@@ -146,6 +146,55 @@ TEST_F(run, one_empty_arena_is_kept_and_no_more)
 	EXPECT_EQ(8, figures(self->heap).arenas_allocated);
 }
 
+/* What the kernel has been told of huge pages at an address: 'h' for yes, 'n' for no. */
+static char advice(const void *address)
+{
+	FILE *file = fopen("/proc/self/smaps", "r");
+	char line[512], advice = 0;
+	bool here = false;
+	uintptr_t from, end;
+
+	if (!file)
+		abort();
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%lx-%lx ", &from, &end) == 2)
+			here = (uintptr_t)address >= from && (uintptr_t)address < end;
+		else if (here && !strncmp(line, "VmFlags:", 8))
+			advice = strstr(line, " hg") ? 'h' : strstr(line, " nh") ? 'n' : 0;
+	}
+	fclose(file);
+	return advice;
+}
+
+/* A run that has nearly an arena is not dense: where a dense one was, nothing is left. */
+TEST(only_dense_arenas_are_to_have_huge_pages)
+{
+	static const enum ka_fork policies[] = { KA_FORK_COW, KA_FORK_NONE, KA_FORK_SHARE };
+	const size_t dense = 20 * MIB, other = 2 * MIB - KA_PAGE_SIZE;
+
+	if (on_device())
+		SKIP(return, "the module's arenas are huge in any case");
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		SKIP(return, "the kernel has no transparent huge pages");
+	for (int i = 0; i < 3; i++) {
+		struct ka_heap *heap = make(64 * MIB, 0, policies[i]);
+		char *small, *large, *run = NULL;
+
+		ASSERT_NE(NULL, heap);
+		small = ka_run_alloc(heap, KA_PAGE_SIZE, 0);
+		EXPECT_EQ('n', advice(small));
+		large = ka_run_alloc(heap, dense, 0);
+		EXPECT_EQ('h', advice(large));
+		EXPECT_EQ(0, ka_run_free(heap, large));
+		/* The first fills the small one's arena, the second the one that is kept. */
+		for (int j = 0; j < 3; j++)
+			run = ka_run_alloc(heap, other, 0);
+		EXPECT_TRUE(run > large && run < large + dense);
+		EXPECT_EQ('n', advice(run));
+		ka_heap_destroy(heap);
+	}
+}
+
 TEST_F(run, the_rest_of_a_long_runs_last_arena_is_used)
 {
 	char *longer = ka_run_alloc(self->heap, 5 * MIB, 0);
