@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * The source that needs no module: address space is reserved without access, and
- * arenas of it are made accessible and given back. What is not committed is to have no
- * huge pages; for dense arenas these are asked for, and whether they come is the kernel's
- * choice.
+ * arenas of it are made accessible and given back. For dense arenas huge pages are asked
+ * for, and whether they come is the kernel's choice; all else is to have none.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,8 +18,7 @@ static void *reserve(void *address, size_t size, bool shared, int flags)
 
 /*
  * What holds for all that is reserved; a part that is mapped anew is asked again. A huge
- * page would cost a whole arena at the first touch; a kernel without them is as good, only
- * slower.
+ * page would cost a whole arena at the first touch.
  */
 static int reserved(const struct ka_window *window, char *start, size_t size)
 {
@@ -57,12 +55,17 @@ static int embedded_commit(struct ka_window *window, size_t first, size_t count,
 			   bool dense)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
+	size_t size = count * KA_ARENA_SIZE;
+	int error;
 
-	if (mprotect(start, count * KA_ARENA_SIZE, PROT_READ | PROT_WRITE))
-		return errno;
+	/* Before: memory that is locked is there at once. A kernel without is only slower. */
 	if (dense)
-		madvise(start, count * KA_ARENA_SIZE, MADV_HUGEPAGE);
-	return 0;
+		madvise(start, size, MADV_HUGEPAGE);
+	if (!mprotect(start, size, PROT_READ | PROT_WRITE))
+		return 0;
+	error = errno;
+	madvise(start, size, MADV_NOHUGEPAGE);
+	return error;
 }
 
 static int embedded_commit_pages(struct ka_window *window, size_t arena,
@@ -82,7 +85,6 @@ static void release_shared(char *start, size_t size)
 		madvise(start, size, MADV_REMOVE);
 	}
 	mprotect(start, size, PROT_NONE);
-	madvise(start, size, MADV_NOHUGEPAGE);
 }
 
 static void embedded_release(struct ka_window *window, size_t first, size_t count)
@@ -95,8 +97,7 @@ static void embedded_release(struct ka_window *window, size_t first, size_t coun
 	/* A new reservation in the place of the old pages: no promise of memory. */
 	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
 		madvise(start, size, MADV_DONTNEED);
-	else
-		reserved(window, start, size);
+	reserved(window, start, size);
 }
 
 static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_t *map)
