@@ -182,7 +182,7 @@ TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
 {
 	if (!faults_possible())
 		SKIP(return, "the kernel has no fault injection");
-	ASSERT_TRUE(knobs_turn(true));
+	ASSERT_TRUE(knobs_turn());
 	fork_with_faults(_metadata, &self->heap);
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_GE(ask(CHILD, copy_with_faults, 0, 2 * PAGES, 'c'), 0);
@@ -192,7 +192,7 @@ TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
 	ASSERT_EQ(0, bear(PARENT, GRANDCHILD));
 	EXPECT_GE(ask(PARENT, copy_with_faults, 0, 2 * PAGES, 'q'), 0);
 	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
-	EXPECT_TRUE(knobs_turn(false));
+	EXPECT_TRUE(knobs_turn_back());
 }
 
 /* A pipe holds pages without pinning them: what it has is what they held. */

@@ -48,17 +48,26 @@ static inline bool copies_can_fail(void)
 	return !access(DEBUG "/fail_usercopy", F_OK);
 }
 
-/* Turn all knobs to what is wanted, or back: whether that is done. */
-static inline bool knobs_turn(bool wanted)
+/* Turn all knobs to what is wanted: whether that is done. */
+static inline bool knobs_turn(void)
 {
 	for (int i = !copies_can_fail(); i < ARRAY_SIZE(knobs); i++) {
-		if (wanted && read_text(knobs[i].path, knobs[i].before,
-					sizeof(knobs[i].before)))
-			return false;
-		if (write_text(knobs[i].path, wanted ? knobs[i].wanted : knobs[i].before))
+		if (read_text(knobs[i].path, knobs[i].before, sizeof(knobs[i].before)) ||
+		    write_text(knobs[i].path, knobs[i].wanted))
 			return false;
 	}
 	return true;
+}
+
+/* Turn them back, so that nothing fails of tasks that have not asked for it meanwhile. */
+static inline bool knobs_turn_back(void)
+{
+	int first = !copies_can_fail();
+	bool done = true;
+
+	for (int i = ARRAY_SIZE(knobs) - 1; i >= first; i--)
+		done &= !write_text(knobs[i].path, knobs[i].before);
+	return done;
 }
 
 /* The calling thread's file, or -1. */

@@ -468,7 +468,7 @@ FIXTURE_SETUP(inject)
 	self->possible = self->nth >= 0 && self->dice >= 0 && faults_possible();
 	self->usercopy = copies_can_fail();
 	if (self->possible)
-		ASSERT_TRUE(knobs_turn(true));
+		ASSERT_TRUE(knobs_turn());
 	/* What is made ahead of a heap that grows is the worker's, not ours. */
 	for (int i = 0; i < ARRAY_SIZE(figures); i++)
 		ASSERT_TRUE(figure_becomes(figures[i], 0));
@@ -477,7 +477,7 @@ FIXTURE_SETUP(inject)
 FIXTURE_TEARDOWN(inject)
 {
 	if (self->possible)
-		EXPECT_TRUE(knobs_turn(false));
+		EXPECT_TRUE(knobs_turn_back());
 	close(self->nth);
 	close(self->dice);
 }
