@@ -409,17 +409,26 @@ static bool is_late(const struct ka_cache *cache)
 	return cache->ended || !cache->heap;
 }
 
+/* Whether a pool has no block for its owner, who has taken all. */
+static bool is_used_up(const struct ka_pool *pool)
+{
+	return pool != &ka_no_pool && !pool->free && pool->made == pool->capacity &&
+	       !__atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+}
+
 /*
- * Whether a pool that was full a moment ago is what the next block of its class is to come
- * from: the current one has none any more, and no other can be fuller. That a block of few
- * is free is enough; of many it would soon be the next pool's turn.
+ * Whether the next block of its class is to come from a pool that has just been adopted: the
+ * current one is used up, and none is fuller than one that was full until now. That a block
+ * of few is free is enough; of many it would soon be the next pool's turn. Where others free
+ * blocks of those in the list, these have to be looked at: see choose().
  */
 static bool is_next(const struct ka_cache *cache, const struct ka_pool *pool)
 {
-	const struct ka_pool *current = cache->current[pool->class];
+	const struct ka_pool_list *partial = &cache->partial[pool->class];
 
-	return current != &ka_no_pool && !current->free &&
-	       current->made == current->capacity && ka_pool_has_enough(pool);
+	return is_used_up(cache->current[pool->class]) &&
+	       pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
+	       (__libc_single_threaded || !__atomic_load_n(&partial->first, __ATOMIC_RELAXED));
 }
 
 /* The pool is the thread's now, has free blocks or will, and is in no list. */

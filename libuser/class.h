@@ -19,6 +19,7 @@
 /* Up to here, a table of the sizes in steps of 16 says which pool is next. */
 #define KA_DIRECT_MAX	((size_t)1024)
 #define KA_DIRECT	(KA_DIRECT_MAX / KA_CLASS_STEP + 1)
+#define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)	/* the last one in it */
 
 /* The class of a size from 1 to KA_BLOCK_MAX. */
 static inline unsigned int ka_class_of(size_t size)
@@ -41,8 +42,5 @@ static inline size_t ka_class_size(unsigned int class)
 		return (class + 1) * KA_CLASS_STEP;
 	return ((size_t)1 << top) + ((size_t)step << (top - 3));
 }
-
-/* Classes up to this one have sizes in that table. */
-#define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)
 
 #endif /* KARENA_CLASS_H */

@@ -170,7 +170,7 @@ struct ka_arena {
  * @sequence: Odd while a thread changes the notes: an image taken then has them
  *	half changed.
  * @pages: Pages of @arenas that are committed, from the start of the window on.
- * @pools_offset: Where the pools' entries are, one for each slot of the window; in
+ * @pools_offset: Where the pools' entries are, one for each slot behind the notes; in
  *	bytes.
  * @pools_pages: Pages of these that are committed.
  * @nr_pools: Pools there are.
@@ -267,13 +267,15 @@ struct ka_tally {
 /**
  * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
  *	of it among them. What is the same for all who see its memory is in @notes.
- * @start: Of its first slot, behind the notes.
+ * @start: Of its first slot, in the arena behind the notes.
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
  * @pools: The pools' entries in the notes.
  * @inherited: The heap is the parent's; nothing can be done with it.
- * @lock: Guards all of it. What is above, each call reads without, so it has a line of
- *	the cache to itself.
+ * @index: Where the threads' tables have their cache; see cache.c.
+ * @serial: No other heap of the process has, or has had, this number.
+ * @lock: Guards what no other does. What is above, each call reads without a lock, so it
+ *	has a line of the cache to itself.
  * @window: Its addresses.
  * @notes: At their start; not to be touched when @inherited.
  * @shelf: Pools of each class with free blocks that have no owner.
@@ -294,8 +296,6 @@ struct ka_tally {
  * @decay_at: When that is, in milliseconds.
  * @caches: Of all threads that have pools of the heap.
  * @nr_late: How many threads without a cache have a pool for a moment.
- * @index: Where the threads' tables have their cache; see cache.c.
- * @serial: No other heap of the process has, or has had, this number.
  * @shown: How others see its figures.
  * @tallies: What the program has of each domain; NULL: it is not the domains' heap, or
  *	that is not counted.
@@ -307,6 +307,8 @@ struct ka_heap {
 	size_t nr_slots;
 	struct ka_pool *pools;
 	bool inherited;
+	size_t index;
+	uint64_t serial;
 	pthread_mutex_t lock __attribute__((aligned(64)));
 	struct ka_window window;
 	struct ka_notes *notes;
@@ -327,8 +329,6 @@ struct ka_heap {
 	uint64_t decay_at;
 	struct ka_cache *caches;
 	unsigned int nr_late;
-	size_t index;
-	uint64_t serial;
 	struct ka_shown shown;
 	const struct ka_tally *tallies;
 	struct ka_heap *next;

@@ -108,7 +108,7 @@ static inline size_t ka_pool_arena(const struct ka_heap *heap, const struct ka_p
 #define KA_READ(value)	(value)
 #endif
 
-/* The slot that an address lies in; more than heap->nr_slots outside of all arenas. */
+/* The slot that an address lies in; no less than heap->nr_slots outside of all arenas. */
 static inline size_t ka_slot_of(const struct ka_heap *heap, const void *address)
 {
 	return ((uintptr_t)address - (uintptr_t)heap->start) >> KA_SLOT_SHIFT;

@@ -810,6 +810,35 @@ TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
 	EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, many));
 }
 
+/* What a thread leaves: a pool of which all but two blocks are free. */
+static void *leaves_a_pool(void *data)
+{
+	struct taker *taker = data;
+	size_t count = take_full(taker->heap, 20000, taker->blocks, 16);
+
+	while (count > 2)
+		ka_heap_free(taker->heap, taker->blocks[--count]);
+	return NULL;
+}
+
+TEST_F(block, a_pool_that_is_nearly_empty_is_not_next)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+	void *blocks[NR_FULL];
+	pthread_t thread;
+	size_t count;
+
+	ASSERT_NE(NULL, taker);
+	taker->heap = self->heap;
+	count = take_full(self->heap, 20000, blocks, NR_FULL);
+	ASSERT_EQ(0, pthread_create(&thread, NULL, leaves_a_pool, taker));
+	pthread_join(thread, NULL);
+	EXPECT_TRUE(waits(self->heap, taker->blocks[0]));
+	EXPECT_EQ(0, ka_heap_free(self->heap, taker->blocks[1]));
+	EXPECT_EQ(count, figures(self->heap).blocks);
+	free(taker);
+}
+
 static void *frees_last(void *data)
 {
 	struct taker *taker = data;

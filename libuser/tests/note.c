@@ -9,7 +9,7 @@
 #include <linux/karena.h>
 
 #include "common.h"
-#include "pool.h"
+#include "internal.h"
 #include "stamp.h"
 
 #define RUNS	400

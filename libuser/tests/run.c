@@ -150,7 +150,7 @@ TEST_F(run, one_empty_arena_is_kept_and_no_more)
 static char advice(const void *address)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
-	char line[512], advice = 0;
+	char line[512], told = 0;
 	bool here = false;
 	uintptr_t from, end;
 
@@ -160,10 +160,10 @@ static char advice(const void *address)
 		if (sscanf(line, "%lx-%lx ", &from, &end) == 2)
 			here = (uintptr_t)address >= from && (uintptr_t)address < end;
 		else if (here && !strncmp(line, "VmFlags:", 8))
-			advice = strstr(line, " hg") ? 'h' : strstr(line, " nh") ? 'n' : 0;
+			told = strstr(line, " hg") ? 'h' : strstr(line, " nh") ? 'n' : 0;
 	}
 	fclose(file);
-	return advice;
+	return told;
 }
 
 /* A run that has nearly an arena is not dense: where a dense one was, nothing is left. */
