@@ -91,6 +91,7 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 	bool locked, shared = false;
 	int count = 0;
 
+	cache->skipped[class] = 0;
 	locked = ka_cache_lock(cache);
 	for (pool = cache->partial[class].first; pool && count < KA_LOOK_AT;
 	     pool = pool->next) {
@@ -417,18 +418,30 @@ static bool is_used_up(const struct ka_pool *pool)
 }
 
 /*
+ * Where there are others, who may free blocks of the pools in the list, these have to be
+ * looked at now and then: see choose().
+ */
+#define MOST_SKIPPED	8
+
+static bool may_skip(struct ka_cache *cache, unsigned int class)
+{
+	if (__libc_single_threaded)
+		return true;
+	if (cache->skipped[class] == MOST_SKIPPED)
+		return false;
+	cache->skipped[class]++;
+	return true;
+}
+
+/*
  * Whether the next block of its class is to come from a pool that has just been adopted: the
  * current one is used up, and none is fuller than one that was full until now. That a block
- * of few is free is enough; of many it would soon be the next pool's turn. Where others free
- * blocks of those in the list, these have to be looked at: see choose().
+ * of few is free is enough; of many it would soon be the next pool's turn.
  */
-static bool is_next(const struct ka_cache *cache, const struct ka_pool *pool)
+static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
-	const struct ka_pool_list *partial = &cache->partial[pool->class];
-
-	return is_used_up(cache->current[pool->class]) &&
-	       pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
-	       (__libc_single_threaded || !__atomic_load_n(&partial->first, __ATOMIC_RELAXED));
+	return pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
+	       is_used_up(cache->current[pool->class]) && may_skip(cache, pool->class);
 }
 
 /* The pool is the thread's now, has free blocks or will, and is in no list. */

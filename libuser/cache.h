@@ -29,6 +29,8 @@
  * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
  * @emptied: How often that has become empty; see hold() in block.c.
+ * @skipped: How often the next pool was none of @partial since these were looked at; see
+ *	may_skip() there.
  * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN there.
  * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
@@ -47,6 +49,7 @@ struct ka_cache {
 	unsigned int generation;
 	struct ka_pool *current[KA_CLASSES];
 	uint8_t emptied[KA_CLASSES];
+	uint8_t skipped[KA_CLASSES];
 	uint8_t given;
 	pthread_mutex_t lock;
 	struct ka_pool_list partial[KA_CLASSES];

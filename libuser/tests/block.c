@@ -810,6 +810,37 @@ TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
 	EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, many));
 }
 
+static void *does_nothing(void *data)
+{
+	struct taker *taker = data;
+
+	pthread_barrier_wait(&taker->barrier);
+	return NULL;
+}
+
+/* What others may have freed of those that wait is looked at in time. */
+TEST_F(block, with_other_threads_the_pools_that_wait_are_looked_at)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+	void *blocks[NR_FULL];
+	pthread_t thread;
+
+	ASSERT_NE(NULL, taker);
+	ASSERT_EQ(0, pthread_barrier_init(&taker->barrier, NULL, 2));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, taker));
+	take_full(self->heap, 20000, blocks, NR_FULL);
+	for (int i = 0; i < 30; i++) {
+		/* Not of the pool that is the current one. */
+		void *block = blocks[i % 2 * (NR_FULL / 2)];
+
+		EXPECT_EQ(i % 9 == 8, waits(self->heap, block));
+		EXPECT_EQ(block, ka_heap_malloc(self->heap, 20000));
+	}
+	pthread_barrier_wait(&taker->barrier);
+	pthread_join(thread, NULL);
+	free(taker);
+}
+
 /* What a thread leaves: a pool of which all but two blocks are free. */
 static void *leaves_a_pool(void *data)
 {
