@@ -266,6 +266,39 @@ bool karena_folio_reap(struct karena_heap *heap)
 	return any;
 }
 
+static bool any_but_pinned(struct karena_heap *heap)
+{
+	struct folio *folio;
+	bool any = false;
+
+	spin_lock(&heap->family->lock);
+	list_for_each_entry(folio, &heap->orphans, lru) {
+		any = !folio_maybe_dma_pinned(folio);
+		if (any)
+			break;
+	}
+	spin_unlock(&heap->family->lock);
+	return any;
+}
+
+/**
+ * karena_folio_wait() - Wait for orphans that may come free in a moment.
+ * @heap: Whose.
+ *
+ * A fault, of another process even, has a reference to a page until it returns, which may
+ * be after the arena has let that go. What devices have pinned is not waited for.
+ *
+ * Context: Sleeps for some 10 ms.
+ * Return: Whether there were any.
+ */
+bool karena_folio_wait(struct karena_heap *heap)
+{
+	if (fatal_signal_pending(current) || !any_but_pinned(heap))
+		return false;
+	schedule_timeout_killable(msecs_to_jiffies(10));
+	return true;
+}
+
 static void orphan_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,

@@ -544,6 +544,7 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 void karena_folio_put(struct folio *folio);
 void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool counted);
 bool karena_folio_reap(struct karena_heap *heap);
+bool karena_folio_wait(struct karena_heap *heap);
 void karena_folio_prepare(struct karena_heap *heap);
 void karena_folio_abandon(struct karena_heap *heap);
 int karena_folio_local_node(void);

@@ -231,6 +231,9 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
 	return err;
 }
 
+/* How often who is refused waits for what others are just letting go. */
+#define MOST_WAITS	5
+
 /* What is ready makes room. */
 static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
 			   struct folio **spare)
@@ -264,14 +267,16 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
  */
 int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare)
 {
-	int err;
+	int err, waits = 0;
 
 	*spare = NULL;
 	err = charge_or_trade(heap, pages, spare);
-	/* What was pinned when it was released may be free by now. */
-	if (err) {
+	/* What was pinned when it was released may be free by now, or in a moment. */
+	while (err) {
 		karena_folio_reap(heap);
 		err = charge_or_trade(heap, pages, spare);
+		if (!err || waits++ == MOST_WAITS || !karena_folio_wait(heap))
+			break;
 	}
 	return err;
 }

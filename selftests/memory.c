@@ -406,10 +406,16 @@ struct reaper {
 	pthread_t thread;
 	pthread_barrier_t barrier;
 	struct heap *heap;
+	int pipe;
 	bool stop;
 };
 
-/* Nothing is there: but whoever releases looks what is not pinned any more. */
+/*
+ * A round begins and ends at the barrier: who still is on the way from one that has begun
+ * would take the end of all for its own.
+ *
+ * Nothing is there: but whoever releases looks what is not pinned any more.
+ */
 static void *reap(void *data)
 {
 	struct reaper *reaper = data;
@@ -419,6 +425,7 @@ static void *reap(void *data)
 		if (reaper->stop)
 			return NULL;
 		heap_range(reaper->heap, KARENA_RELEASE, 4 * ARENA, ARENA);
+		pthread_barrier_wait(&reaper->barrier);
 	}
 }
 
@@ -447,9 +454,61 @@ TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
 		ASSERT_EQ(1, read(pipes[0], &byte, 1));
 		pthread_barrier_wait(&reaper.barrier);
 		refused += heap_range(&heap, KARENA_COMMIT, 0, ARENA) != 0;
+		pthread_barrier_wait(&reaper.barrier);
 		ASSERT_EQ(0, heap_range(&heap, KARENA_RELEASE, 0, ARENA));
 	}
 	EXPECT_EQ(0, refused);
+	reaper.stop = true;
+	pthread_barrier_wait(&reaper.barrier);
+	pthread_join(reaper.thread, NULL);
+	heap_destroy(&heap);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
+/* Has what was pinned for a moment more, and lets it go. */
+static void *lets_go(void *data)
+{
+	struct reaper *reaper = data;
+	char byte;
+
+	for (;;) {
+		pthread_barrier_wait(&reaper->barrier);
+		if (reaper->stop)
+			return NULL;
+		usleep(5000);
+		if (read(reaper->pipe, &byte, 1) != 1)
+			return NULL;
+		pthread_barrier_wait(&reaper->barrier);
+	}
+}
+
+/* As a fault of another process does, which has a reference until it returns. */
+TEST_F(memory, what_is_let_go_in_a_moment_is_room_for_who_commits)
+{
+	struct reaper reaper = {};
+	int refused = 0, pipes[2];
+	struct heap heap;
+
+	ASSERT_EQ(0, pipe(pipes));
+	ASSERT_EQ(0, heap_open(&heap, 8 * ARENA, ARENA));
+	reaper.pipe = pipes[0];
+	pthread_barrier_init(&reaper.barrier, NULL, 2);
+	ASSERT_EQ(0, pthread_create(&reaper.thread, NULL, lets_go, &reaper));
+	for (int round = 0; round < 20; round++) {
+		struct iovec vector = { heap.window, 1 };
+
+		ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+		ASSERT_EQ(1, vmsplice(pipes[1], &vector, 1, 0));
+		ASSERT_EQ(0, heap_release(&heap, 0, 1));
+		pthread_barrier_wait(&reaper.barrier);
+		refused += heap_commit(&heap, 1, 1) != 0;
+		pthread_barrier_wait(&reaper.barrier);
+		ASSERT_EQ(0, heap_release(&heap, 0, 2));
+	}
+	TH_LOG("refused %d times", refused);
+	/* Here a moment may be long. */
+	EXPECT_LT(refused, 10);
 	reaper.stop = true;
 	pthread_barrier_wait(&reaper.barrier);
 	pthread_join(reaper.thread, NULL);

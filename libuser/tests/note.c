@@ -135,7 +135,8 @@ TEST(a_block_costs_a_page_of_each_table)
 	ASSERT_NE(NULL, heap);
 	ASSERT_LT(2, heap->window.nr_notes);
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
-	EXPECT_EQ(2 * KA_PAGE_SIZE, notes_memory(heap));
+	/* On the module what is committed is there: entries of an arena's pools have two. */
+	EXPECT_EQ((on_device() ? 3 : 2) * KA_PAGE_SIZE, notes_memory(heap));
 	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)heap->map,
 					      window / KA_SLOT_SIZE * sizeof(void *)));
 	EXPECT_EQ(heap->window.start + heap->window.nr_notes * KA_ARENA_SIZE, heap->start);

@@ -247,7 +247,7 @@ static bool shows_arenas(struct ka_heap *heap, size_t wanted)
 {
 	struct karena_stats stats;
 
-	for (int i = 0; i < 10; i++) {
+	for (int i = 0; i < 40; i++) {
 		usleep(on_device() ? 400000 : 50000);
 		if (!ka_run_alloc(heap, KA_PAGE_SIZE, 0) || !seen(heap, &stats))
 			return false;
