@@ -309,6 +309,7 @@ struct ka_heap {
 	bool inherited;
 	size_t index;
 	uint64_t serial;
+
 	pthread_mutex_t lock __attribute__((aligned(64)));
 	struct ka_window window;
 	struct ka_notes *notes;
