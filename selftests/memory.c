@@ -413,9 +413,15 @@ struct reaper {
 /*
  * A round begins and ends at the barrier: who still is on the way from one that has begun
  * would take the end of all for its own.
- *
- * Nothing is there: but whoever releases looks what is not pinned any more.
  */
+static void reaper_end(struct reaper *reaper)
+{
+	reaper->stop = true;
+	pthread_barrier_wait(&reaper->barrier);
+	pthread_join(reaper->thread, NULL);
+}
+
+/* Nothing is there: but whoever releases looks what is not pinned any more. */
 static void *reap(void *data)
 {
 	struct reaper *reaper = data;
@@ -458,9 +464,7 @@ TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
 		ASSERT_EQ(0, heap_range(&heap, KARENA_RELEASE, 0, ARENA));
 	}
 	EXPECT_EQ(0, refused);
-	reaper.stop = true;
-	pthread_barrier_wait(&reaper.barrier);
-	pthread_join(reaper.thread, NULL);
+	reaper_end(&reaper);
 	heap_destroy(&heap);
 	close(pipes[0]);
 	close(pipes[1]);
@@ -509,9 +513,7 @@ TEST_F(memory, what_is_let_go_in_a_moment_is_room_for_who_commits)
 	TH_LOG("refused %d times", refused);
 	/* Here a moment may be long. */
 	EXPECT_LT(refused, 10);
-	reaper.stop = true;
-	pthread_barrier_wait(&reaper.barrier);
-	pthread_join(reaper.thread, NULL);
+	reaper_end(&reaper);
 	heap_destroy(&heap);
 	close(pipes[0]);
 	close(pipes[1]);
