@@ -231,9 +231,6 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
 	return err;
 }
 
-/* How often who is refused waits for what others are just letting go. */
-#define MOST_WAITS	5
-
 /* What is ready makes room. */
 static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
 			   struct folio **spare)
@@ -255,6 +252,9 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
 	return err;
 }
 
+/* How often who is refused waits for what others are just letting go. */
+#define MOST_WAITS	5
+
 /**
  * karena_charge() - Count pages that are about to be committed.
  * @heap: The heap.
@@ -262,6 +262,7 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
  * @spare: Out: a ready frame that made room for them, the caller's to use or to free;
  *	or NULL.
  *
+ * Context: May sleep; at a limit for some 50 ms, see karena_folio_wait().
  * Return: 0, or -ENOMEM at the limit of the heap, of all heaps together or of the
  * process.
  */

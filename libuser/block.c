@@ -440,7 +440,7 @@ static bool may_skip(struct ka_cache *cache, unsigned int class)
  */
 static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
-	return pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
+	return pool->free && pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
 	       is_used_up(cache->current[pool->class]) && may_skip(cache, pool->class);
 }
 
@@ -450,7 +450,7 @@ static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 	ka_pool_collect(pool);
 	if (!pool->used || is_late(cache)) {
 		ka_pool_shelve(heap, pool);
-	} else if (pool->free && is_next(cache, pool)) {
+	} else if (is_next(cache, pool)) {
 		used_up(heap, cache, cache->current[pool->class]);
 		make_current(cache, pool->class, pool);
 	} else {

@@ -215,7 +215,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
 		heap->window.source->close(&heap->window);
 		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
 	}
-	/* A huge page would cost 2 MiB at the first touch; one page has 8 arenas. */
+	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
 	madvise(heap->map, map_size(heap), MADV_NOHUGEPAGE);
 	if (!heap->most_empty)
 		heap->most_empty = 1;
