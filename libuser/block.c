@@ -472,10 +472,13 @@ static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_p
 		       (uint64_t)(ka_remote_count(remote) + 1) << KA_REMOTE_BITS;
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
-	if (ka_pool_adopt(heap, pool, ka_thread()))
+	if (ka_pool_adopt(heap, pool, ka_thread())) {
 		adopted(heap, cache, pool);
-	else if (__atomic_load_n(&pool->listed, __ATOMIC_SEQ_CST) &&
-		 !ka_pool_in_use(pool))
+		return 0;
+	}
+	if (!remote)
+		ka_pool_call(pool);
+	if (__atomic_load_n(&pool->listed, __ATOMIC_SEQ_CST) && !ka_pool_in_use(pool))
 		ka_caches_emptied(heap, pool);
 	return 0;
 }
@@ -491,17 +494,74 @@ static int give_or_adopt(struct ka_heap *heap, struct ka_cache *cache, struct ka
 	return 0;
 }
 
+/*
+ * A thread that takes a block and gives it back will need its current pool again. One that
+ * takes many between may have given back all it had, and be idle for long. So a pool is
+ * held that has become empty twice, while fewer blocks than these were used up.
+ */
+#define EMPTIED		64
+
+static bool hold(struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint8_t *emptied = &cache->emptied[pool->class];
+
+	if (*emptied < 2 * EMPTIED) {
+		*emptied += EMPTIED;
+		return false;
+	}
+	ka_pool_hold(pool);
+	return true;
+}
+
+/* With the cache's lock held. */
+static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
+{
+	unsigned int class = pool->class;
+
+	if (cache->current[class] == pool) {
+		if (hold(cache, pool))
+			return;
+		ka_cache_drop_current(cache, class);
+	} else {
+		ka_cache_unlist(cache, pool);
+	}
+	ka_pool_give_back(cache->heap, pool);
+	ka_cache_thin(cache, class);
+}
+
+/*
+ * A block of the thread's own pool, of which others have freed some: they are collected,
+ * and it goes if that was the last one. With the lock, since the pool may be in a list.
+ */
+static int give_called(struct ka_cache *cache, struct ka_pool *pool, void *block)
+{
+	bool locked;
+
+	if (pool->free == block)
+		return freed_twice(block);
+	locked = ka_cache_lock(cache);
+	ka_pool_give(pool, block);
+	ka_pool_collect_some(pool);
+	if (!pool->used)
+		give_back_emptied(cache, pool);
+	ka_cache_unlock(cache, locked);
+	return 0;
+}
+
 static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
 			void *block)
 {
+	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
 	int error;
 
-	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == ka_thread())
+	if (owner == ka_thread())
 		/* Only the last one that was freed comes here. */
 		return freed_twice(block);
 	if (!begins_at(heap, pool, block))
 		return no_block_begins(block);
-	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_TRACED)
+	if (owner == (ka_thread() | KA_CALLED))
+		return give_called(cache, pool, block);
+	if (owner == KA_TRACED)
 		return ka_trace_give(heap, pool, block) ? 0 : freed_twice(block);
 	if (!cache->heap && !cache->ended && cache->given++ == FEW_GIVEN)
 		ka_cache_begin(heap, cache);
@@ -540,41 +600,6 @@ int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *blo
 	return error;
 }
 
-/*
- * A thread that takes a block and gives it back will need its current pool again. One that
- * takes many between may have given back all it had, and be idle for long. So a pool is
- * held that has become empty twice, while fewer blocks than these were used up.
- */
-#define EMPTIED		64
-
-static bool hold(struct ka_cache *cache, struct ka_pool *pool)
-{
-	uint8_t *emptied = &cache->emptied[pool->class];
-
-	if (*emptied < 2 * EMPTIED) {
-		*emptied += EMPTIED;
-		return false;
-	}
-	ka_pool_hold(pool);
-	return true;
-}
-
-/* With the cache's lock held. */
-static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
-{
-	unsigned int class = pool->class;
-
-	if (cache->current[class] == pool) {
-		if (hold(cache, pool))
-			return;
-		ka_cache_drop_current(cache, class);
-	} else {
-		ka_cache_unlist(cache, pool);
-	}
-	ka_pool_give_back(cache->heap, pool);
-	ka_cache_thin(cache, class);
-}
-
 /**
  * ka_block_emptied() - A pool's last block has been freed.
  * @cache: The thread's.
@@ -586,7 +611,7 @@ void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 	int before = errno;
 
 	/* Who gives back all that is empty may have come first. */
-	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == cache->thread)
+	if (ka_pool_owner(pool) == cache->thread)
 		give_back_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);
 	errno = before;

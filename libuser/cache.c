@@ -281,11 +281,11 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 {
 	ka_heaps_lock();
 	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
-		if (cache->thread != __atomic_load_n(&pool->owner, __ATOMIC_RELAXED))
+		if (cache->thread != ka_pool_owner(pool))
 			continue;
 		pthread_mutex_lock(&cache->lock);
 		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
-		    cache->thread == __atomic_load_n(&pool->owner, __ATOMIC_RELAXED))
+		    cache->thread == ka_pool_owner(pool))
 			ka_cache_give_back_empty(cache, pool);
 		pthread_mutex_unlock(&cache->lock);
 		break;
@@ -509,7 +509,7 @@ static void leave_orphans(struct ka_heap *heap)
 		}
 		slot += pool->slots;
 		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
-		    pool->owner != KA_TRACED && pool->owner != ka_thread()) {
+		    pool->owner != KA_TRACED && ka_pool_owner(pool) != ka_thread()) {
 			ka_pool_let_go(pool);
 			pool->listed = false;
 			ka_pool_shelve_locked(heap, pool);

@@ -249,13 +249,20 @@ void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
 
 /**
  * ka_pool_collect_some() - Take what others have freed.
- * @pool: The caller's pool, of which they have.
+ * @pool: The caller's pool, of which they have, or who called its owner had.
  */
 void ka_pool_collect_some(struct ka_pool *pool)
 {
-	uint64_t remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQUIRE);
-	void *first = ka_remote_first(remote), *last, *next;
+	void *first, *last, *next;
+	uint64_t remote;
 
+	if (KA_READ(pool->owner) & KA_CALLED)
+		__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
+	/* Who finds it empty from here on calls the owner again. */
+	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
+	if (!remote)
+		return;
+	first = ka_remote_first(remote);
 	/* Mostly there is nothing to link them to. */
 	if (pool->free) {
 		for (last = first; (next = *(void **)last); last = next)
@@ -458,7 +465,7 @@ bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
  */
 bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 {
-	uintptr_t owner = pool->owner;
+	uintptr_t owner = ka_pool_owner(pool);
 
 	/* Nobody else can have freed one since the last were collected. */
 	if (__libc_single_threaded) {
@@ -468,7 +475,21 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 	/* Who frees a block from here on adopts the pool, or we see the block. */
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
-	       !ka_pool_adopt(heap, pool, owner);
+	       !ka_pool_adopt(heap, pool, owner | KA_CALLED);
+}
+
+/**
+ * ka_pool_call() - Let the owner of a pool see that others have freed blocks of it.
+ * @pool: The pool, which has none of these threads for its owner or another by now.
+ */
+void ka_pool_call(struct ka_pool *pool)
+{
+	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
+
+	while (owner > KA_SPARE && !(owner & KA_CALLED) &&
+	       !__atomic_compare_exchange_n(&pool->owner, &owner, owner | KA_CALLED, true,
+					    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		;
 }
 
 /**

@@ -16,8 +16,9 @@
  *			@used falls only, and @remote is not collected but with the lock
  *			held: if the two are equal, nobody has a block of the pool.
  *
- * The owner changes from 0 by compare-and-swap, to 0 by the owner. As long as there is
- * but one thread, both are plain stores: who creates a second one is that thread.
+ * The owner changes from KA_NOBODY by compare-and-swap, to that by the owner. As long as
+ * there is but one thread, both are plain stores: who creates a second one is that thread.
+ * Others change it to and from no more than KA_CALLED.
  */
 #ifndef KARENA_POOL_H
 #define KARENA_POOL_H
@@ -26,18 +27,25 @@
 
 #include "internal.h"
 
-/* No thread has this for its number. */
+/* No thread has one of these for its number. */
 #define KA_NOBODY	((uintptr_t)0)
-#define KA_SHELF	((uintptr_t)1)
-#define KA_GONE		((uintptr_t)2)	/* this is no pool any more */
-#define KA_TRACED	((uintptr_t)3)	/* its blocks are traced; see trace.h */
-#define KA_SPARE	((uintptr_t)4)	/* empty, and kept for its class */
+#define KA_SHELF	((uintptr_t)2)
+#define KA_GONE		((uintptr_t)4)	/* this is no pool any more */
+#define KA_TRACED	((uintptr_t)6)	/* its blocks are traced; see trace.h */
+#define KA_SPARE	((uintptr_t)8)	/* empty, and kept for its class */
+
+/*
+ * With an owner's number: others have freed blocks of the pool. So the owner's next free
+ * of one is a slow one, which collects them: it may be the last one, and that would be seen
+ * by nobody. Whoever finds @remote empty sets it, the owner clears it before it collects.
+ */
+#define KA_CALLED	((uintptr_t)1)
 
 /**
  * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
  *	for each slot; a pool has that of its first one.
  * @free: Blocks that can be taken, linked by their first word.
- * @owner: The thread whose it is, or one of KA_NOBODY to KA_SPARE.
+ * @owner: The thread whose it is, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	held, so that it does not become empty.
  * @made: Blocks that have been in use, or linked, since the rest had no memory.
@@ -137,6 +145,12 @@ static inline uint32_t ka_remote_count(uint64_t remote)
 	return (uint32_t)(remote >> KA_REMOTE_BITS);
 }
 
+/* The number of the thread whose pool it is; or what stands for none. */
+static inline uintptr_t ka_pool_owner(const struct ka_pool *pool)
+{
+	return __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) & ~KA_CALLED;
+}
+
 /* For who only counts, and takes what another thread is changing as it comes. */
 #define KA_COUNTS	__attribute__((no_sanitize("thread")))
 
@@ -194,6 +208,7 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
 bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_call(struct ka_pool *pool);
 void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);
 
 /* Take what others have freed of the caller's pool; whether there was anything. */
