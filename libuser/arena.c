@@ -35,6 +35,9 @@
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
+/* Where it takes a system call, so many are volatile in vain between two looks. */
+#define MOST_IN_VAIN	((size_t)4)
+
 /* What is allowed today is not all used up in a year. */
 #define MOST_TO_THIN	((size_t)4096)
 
@@ -92,6 +95,7 @@ static bool take_back(struct ka_heap *heap, size_t index)
 	if (!arena->is_volatile)
 		return true;
 	arena->is_volatile = false;
+	heap->in_vain++;
 	if (heap->window.source->take_back(&heap->window, index))
 		return true;
 	forget_arena(heap, arena);
@@ -309,14 +313,35 @@ void ka_arenas_emptied(struct ka_heap *heap)
 /**
  * ka_arena_emptied() - An arena's last run has gone.
  * @heap: The heap.
- * @index: The arena.
+ * @index: The arena. If it is still there when the call is done, it becomes volatile.
  */
 void ka_arena_emptied(struct ka_heap *heap, size_t index)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	struct ka_emptied *emptied = &heap->emptied;
 
-	if (!heap->window.io)
-		arena->is_volatile = heap->window.source->give_up(&heap->window, index);
+	if (!emptied->end || index < emptied->first)
+		emptied->first = index;
+	if (index >= emptied->end)
+		emptied->end = index + 1;
+}
+
+/* Whether to make an arena volatile now is worth it. */
+static bool may_give_up(const struct ka_heap *heap)
+{
+	return heap->emptied.end && !heap->window.io &&
+	       (heap->window.source->frames || heap->in_vain < MOST_IN_VAIN);
+}
+
+/* Those that have become empty, and are so still, become volatile. */
+static void give_up_emptied(struct ka_heap *heap)
+{
+	for (size_t i = heap->emptied.first; i < heap->emptied.end; i++) {
+		struct ka_arena *arena = ka_arena_at(heap->notes, i);
+
+		if (is_empty(heap->notes, i) && !arena->is_volatile)
+			arena->is_volatile = heap->window.source->give_up(&heap->window, i);
+	}
+	heap->emptied.end = 0;
 }
 
 /* Of free pages, those that are not in rows of so many, are left alone. */
@@ -465,17 +490,14 @@ static void purge_unneeded(struct ka_heap *heap)
 	idle = heap->idle;
 	purge(heap, heap->least_idle, false);
 	heap->least_idle = heap->idle;
+	heap->in_vain = 0;
 	heap->slack -= (heap->slack - LEAST_SLACK) / 16;
 	heap->purged = idle - heap->idle;
 	heap->not_refilled = heap->purged;
 	may_thin(heap, heap->purged);
 }
 
-/**
- * ka_arenas_decay() - Purge what has not been needed for a while, or is too much.
- * @heap: The heap, which a run has just been taken from or given back to.
- */
-void ka_arenas_decay(struct ka_heap *heap)
+static void decay(struct ka_heap *heap)
 {
 	uint64_t now;
 
@@ -490,6 +512,19 @@ void ka_arenas_decay(struct ka_heap *heap)
 		return;
 	heap->decay_at = now + heap->decay_ms;
 	purge_unneeded(heap);
+}
+
+/**
+ * ka_arenas_decay() - Purge what has not been needed for a while, or is too much.
+ * @heap: The heap, to which runs have just been given back.
+ *
+ * What is empty then, and stays, is volatile.
+ */
+void ka_arenas_decay(struct ka_heap *heap)
+{
+	decay(heap);
+	if (may_give_up(heap))
+		give_up_emptied(heap);
 }
 
 /**

@@ -118,16 +118,17 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
 }
 
 /*
- * With MADV_FREE, it could: but that takes as long as to release the arena, and shows in
- * no figure that anybody looks at. What is not needed soon is released.
+ * The kernel takes it page by page, until each is written to again. Memory that is shared
+ * or locked it does not take.
  */
 static bool embedded_give_up(struct ka_window *window, size_t arena)
 {
-	(void)window;
-	(void)arena;
-	return false;
+	char *start = window->start + arena * KA_ARENA_SIZE;
+
+	return window->fork != KA_FORK_SHARE && !madvise(start, KA_ARENA_SIZE, MADV_FREE);
 }
 
+/* What the kernel has taken by then is as if never touched: there is no need to know. */
 static bool embedded_take_back(struct ka_window *window, size_t arena)
 {
 	(void)window;

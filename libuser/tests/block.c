@@ -5,7 +5,7 @@
  * KARENA_SOURCE names.
  */
 #include "common.h"
-#include "pool.h"
+#include "cache.h"
 
 #define NR_THREADS	4
 
@@ -903,6 +903,63 @@ TEST_F_TIMEOUT(block, a_thread_that_frees_the_last_block_keeps_no_pool, SLOW)
 	pthread_join(thread, NULL);
 	EXPECT_EQ(0, figures(self->heap).runs);
 	free(taker);
+}
+
+struct freed {
+	struct ka_heap *heap;
+	void *block;
+};
+
+static void *frees_one(void *data)
+{
+	const struct freed *freed = data;
+
+	if (ka_heap_free(freed->heap, freed->block))
+		abort();
+	return NULL;
+}
+
+/* Whether another thread has given a block back. */
+static bool free_elsewhere(struct ka_heap *heap, void *block)
+{
+	struct freed freed = { heap, block };
+	pthread_t thread;
+
+	return !pthread_create(&thread, NULL, frees_one, &freed) &&
+	       !pthread_join(thread, NULL);
+}
+
+TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
+{
+	const struct ka_pool *pool;
+	void *blocks[4];
+
+	for (int i = 0; i < 4; i++) {
+		blocks[i] = ka_heap_malloc(self->heap, 600);
+		ASSERT_NE(NULL, blocks[i]);
+	}
+	pool = ka_pool_of(self->heap, blocks[0]);
+	EXPECT_EQ(ka_thread(), pool->owner);
+	ASSERT_TRUE(free_elsewhere(self->heap, blocks[0]));
+	EXPECT_EQ(ka_thread() | KA_CALLED, pool->owner);
+	EXPECT_EQ(3, figures(self->heap).blocks);
+	/* Its next free takes it, and the one after that is as before. */
+	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[1]));
+	EXPECT_EQ(ka_thread(), pool->owner);
+	EXPECT_EQ(0, pool->remote);
+	EXPECT_EQ(2, figures(self->heap).blocks);
+	/* What is freed twice is seen as ever. */
+	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[2]));
+	ASSERT_TRUE(free_elsewhere(self->heap, blocks[3]));
+	EXPECT_EQ(-1, ka_heap_free(self->heap, blocks[2]));
+	EXPECT_EQ(EINVAL, errno);
+	/* Who takes all there is has taken that, too; to be called in vain does no harm. */
+	for (int i = 0; i < 2 * pool->capacity; i++)
+		ASSERT_NE(NULL, blocks[i % 2] = ka_heap_malloc(self->heap, 600));
+	pool = ka_pool_of(self->heap, blocks[0]);
+	ka_pool_call(ka_pool_of(self->heap, blocks[0]));
+	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[0]));
+	EXPECT_EQ(ka_thread(), pool->owner);
 }
 
 static pthread_key_t late_key;

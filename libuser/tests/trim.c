@@ -304,30 +304,94 @@ TEST(at_the_limit_nothing_is_kept)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
+/* On the module, from which the kernel takes it whole. */
+static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap *heap)
 {
-	void *run = ka_run_alloc(self->heap, 2 * MIB, 0), *again;
+	void *run = ka_run_alloc(heap, 2 * MIB, 0), *again;
 	size_t index;
 
-	if (!on_device())
-		SKIP(return, "the embedded source has no volatile arenas");
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 2 * MIB);
-	index = (size_t)((char *)run - self->heap->window.start) / KA_ARENA_SIZE;
-	EXPECT_EQ(0, ka_run_free(self->heap, run));
-	EXPECT_EQ(3, self->heap->window.states[index] & 7);
+	index = (size_t)((char *)run - heap->window.start) / KA_ARENA_SIZE;
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	EXPECT_EQ(3, heap->window.states[index] & 7);
 	/* Taken back with what was in it. */
-	again = ka_run_alloc(self->heap, 2 * MIB, 0);
+	again = ka_run_alloc(heap, 2 * MIB, 0);
 	ASSERT_EQ(run, again);
-	EXPECT_EQ(2, self->heap->window.states[index] & 7);
+	EXPECT_EQ(2, heap->window.states[index] & 7);
 	EXPECT_EQ(1, *(char *)again);
 	/* Or, when the kernel has taken it, as here, new and zero. */
-	EXPECT_EQ(0, ka_run_free(self->heap, again));
+	EXPECT_EQ(0, ka_run_free(heap, again));
 	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_REMOVE));
-	again = ka_heap_calloc(self->heap, 2, MIB);
+	again = ka_heap_calloc(heap, 2, MIB);
 	ASSERT_EQ(run, again);
 	EXPECT_TRUE(is_zero(again, 2 * MIB));
-	EXPECT_EQ(1, figures(self->heap).arenas);
+	EXPECT_EQ(1, figures(heap).arenas);
+}
+
+/* Of an arena's pages, those that begin with a byte. */
+static size_t pages_with(const char *start, char byte)
+{
+	size_t pages = 0;
+
+	for (size_t i = 0; i < KA_ARENA_PAGES; i++)
+		pages += start[i * KA_PAGE_SIZE] == byte;
+	return pages;
+}
+
+/*
+ * On the other source, where it takes pages, and here is told to; those that are not
+ * volatile may be swapped out. Some wait in its own lists for what they are to become.
+ */
+static void volatile_embedded(struct __test_metadata *_metadata, struct ka_heap *heap)
+{
+	char *run = ka_run_alloc(heap, 2 * MIB, 0), *again;
+
+	ASSERT_NE(NULL, run);
+	memset(run, 1, 2 * MIB);
+	EXPECT_EQ(0, ka_run_free(heap, run));
+	EXPECT_EQ(KA_ARENA_PAGES, pages_with(run, 1));
+	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_PAGEOUT));
+	EXPECT_LE(KA_ARENA_PAGES / 2, pages_with(run, 0));
+	/* It is whole again when it is needed again. */
+	again = ka_heap_calloc(heap, 2, MIB);
+	ASSERT_EQ(run, again);
+	EXPECT_TRUE(is_zero(again, 2 * MIB));
+	memset(again, 2, 2 * MIB);
+	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_PAGEOUT));
+	EXPECT_EQ(KA_ARENA_PAGES, pages_with(run, 2));
+	EXPECT_EQ(1, figures(heap).arenas);
+}
+
+TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
+{
+	if (on_device())
+		volatile_on_device(_metadata, self->heap);
+	else
+		volatile_embedded(_metadata, self->heap);
+}
+
+/* Take an arena and give it back; whether it is volatile then. */
+static bool becomes_volatile(struct ka_heap *heap)
+{
+	char *run = ka_run_alloc(heap, 2 * MIB, 0);
+	size_t index = (size_t)(run - heap->window.start) / KA_ARENA_SIZE;
+
+	if (!run || ka_run_free(heap, run))
+		abort();
+	return ka_arena_at(heap->notes, index)->is_volatile;
+}
+
+TEST_F(trim, what_is_needed_again_and_again_is_volatile_where_that_costs_nothing)
+{
+	/* No look in between. */
+	self->heap->decay_at = UINT64_MAX;
+	for (int i = 0; i < 10; i++)
+		EXPECT_EQ(on_device() || i < 4, becomes_volatile(self->heap));
+	/* Then what is empty may be released, and the next begins anew. */
+	self->heap->decay_at = 0;
+	becomes_volatile(self->heap);
+	EXPECT_TRUE(becomes_volatile(self->heap));
 }
 
 TEST_F_TIMEOUT(trim, a_child_has_what_was_there_and_goes_on, SLOW)
