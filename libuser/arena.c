@@ -35,9 +35,6 @@
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
-/* Where it takes a system call, so many are volatile in vain between two looks. */
-#define MOST_IN_VAIN	((size_t)4)
-
 /* What is allowed today is not all used up in a year. */
 #define MOST_TO_THIN	((size_t)4096)
 
@@ -95,7 +92,7 @@ static bool take_back(struct ka_heap *heap, size_t index)
 	if (!arena->is_volatile)
 		return true;
 	arena->is_volatile = false;
-	heap->in_vain++;
+	heap->in_vain = true;
 	if (heap->window.source->take_back(&heap->window, index))
 		return true;
 	forget_arena(heap, arena);
@@ -325,11 +322,11 @@ void ka_arena_emptied(struct ka_heap *heap, size_t index)
 		emptied->end = index + 1;
 }
 
-/* Whether to make an arena volatile now is worth it. */
+/* Where it takes a system call, not what has been needed again since the last look. */
 static bool may_give_up(const struct ka_heap *heap)
 {
 	return heap->emptied.end && !heap->window.io &&
-	       (heap->window.source->frames || heap->in_vain < MOST_IN_VAIN);
+	       (heap->window.source->frames || !heap->in_vain);
 }
 
 /* Those that have become empty, and are so still, become volatile. */
@@ -490,7 +487,7 @@ static void purge_unneeded(struct ka_heap *heap)
 	idle = heap->idle;
 	purge(heap, heap->least_idle, false);
 	heap->least_idle = heap->idle;
-	heap->in_vain = 0;
+	heap->in_vain = false;
 	heap->slack -= (heap->slack - LEAST_SLACK) / 16;
 	heap->purged = idle - heap->idle;
 	heap->not_refilled = heap->purged;

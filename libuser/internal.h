@@ -286,7 +286,7 @@ struct ka_tally {
  * @spare_slots: Slots that they have.
  * @most_empty: How many arenas without a run may stay committed.
  * @emptied: Among these arenas are those that have become empty, and are not volatile.
- * @in_vain: How many were volatile and needed again since @decay_at was set.
+ * @in_vain: A volatile one has been needed again since @decay_at was set.
  * @first_room: All arenas before this one have no free page.
  * @idle: Pages of arenas that are free and may have old content, so have memory.
  * @slack: How many of these are kept, beside an eighth of what is in use.
@@ -325,7 +325,7 @@ struct ka_heap {
 		size_t first;
 		size_t end;
 	} emptied;
-	size_t in_vain;
+	bool in_vain;
 	size_t first_room;
 	size_t idle;
 	size_t slack;
