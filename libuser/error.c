@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -17,7 +18,14 @@ int ka_fail(int error, const char *format, ...)
 	va_list arguments;
 
 	va_start(arguments, format);
-	vsnprintf(sentence, sizeof(sentence), format, arguments);
+	/*
+	 * Most processes fail to find the module, and that is all: printf would have 130 KiB
+	 * of libc mapped for it.
+	 */
+	if (strchr(format, '%'))
+		vsnprintf(sentence, sizeof(sentence), format, arguments);
+	else
+		strncpy(sentence, format, sizeof(sentence) - 1);
 	va_end(arguments);
 	errno = error;
 	return -1;

@@ -480,7 +480,7 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 
 /**
  * ka_pool_call() - Let the owner of a pool see that others have freed blocks of it.
- * @pool: The pool, which has none of these threads for its owner or another by now.
+ * @pool: A pool of another thread; nothing happens if it is nobody's by now.
  */
 void ka_pool_call(struct ka_pool *pool)
 {

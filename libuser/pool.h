@@ -18,7 +18,7 @@
  *
  * The owner changes from KA_NOBODY by compare-and-swap, to that by the owner. As long as
  * there is but one thread, both are plain stores: who creates a second one is that thread.
- * Others change it to and from no more than KA_CALLED.
+ * Other threads than the owner change no more of it than KA_CALLED.
  */
 #ifndef KARENA_POOL_H
 #define KARENA_POOL_H

@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -44,7 +43,7 @@ int ka_stats_option(struct ka_heap *heap, const char *name)
 	struct ka_shown *shown = &heap->shown;
 
 	*shown = (struct ka_shown){ .seccomp = prctl(PR_GET_SECCOMP) };
-	snprintf(shown->name, sizeof(shown->name), "%s", name);
+	strncpy(shown->name, name, sizeof(shown->name) - 1);
 	shown->report = report && *report && strcmp(report, "0") != 0;
 	if (!text || !*text)
 		return 0;
