@@ -455,7 +455,8 @@ bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
 		else if (pages < old)
 			run_shrink(heap, page + old, old - pages);
 		ka_notes_change(heap);
-		ka_arenas_decay(heap);
+		if (pages < old)
+			ka_arenas_decay(heap);
 	}
 	ka_stats_changed(heap);
 	pthread_mutex_unlock(&heap->lock);

@@ -885,22 +885,60 @@ static void *frees_last(void *data)
 	return NULL;
 }
 
+/* As if each owner were just past its look whether it has been called. */
+static void take_calls_back(struct ka_heap *heap)
+{
+	for (size_t slot = 0; slot < heap->nr_slots; slot++) {
+		struct ka_pool *pool = heap->map[slot];
+
+		if (pool != &ka_no_pool)
+			__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
+	}
+}
+
+/* How many pools are left when a thread has freed the last blocks, and @trim is tried. */
+static size_t kept_by_the_last(struct taker *taker, bool called, bool trim)
+{
+	pthread_t thread;
+	size_t kept;
+
+	pthread_barrier_init(&taker->barrier, NULL, 2);
+	if (pthread_create(&thread, NULL, frees_last, taker))
+		abort();
+	pthread_barrier_wait(&taker->barrier);
+	give_some(taker, 1, 3);
+	if (!called)
+		take_calls_back(taker->heap);
+	pthread_barrier_wait(&taker->barrier);
+	pthread_barrier_wait(&taker->barrier);
+	if (figures(taker->heap).blocks)
+		abort();
+	if (trim)
+		ka_trim(taker->heap);
+	kept = figures(taker->heap).pools;
+	pthread_barrier_wait(&taker->barrier);
+	pthread_join(thread, NULL);
+	return kept;
+}
+
 TEST_F_TIMEOUT(block, a_thread_that_frees_the_last_block_keeps_no_pool, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
-	pthread_t thread;
 
 	taker->heap = self->heap;
-	pthread_barrier_init(&taker->barrier, NULL, 2);
-	ASSERT_EQ(0, pthread_create(&thread, NULL, frees_last, taker));
-	pthread_barrier_wait(&taker->barrier);
-	give_some(taker, 1, 3);
-	pthread_barrier_wait(&taker->barrier);
-	pthread_barrier_wait(&taker->barrier);
-	EXPECT_EQ(0, figures(self->heap).blocks);
-	EXPECT_EQ(0, figures(self->heap).pools);
-	pthread_barrier_wait(&taker->barrier);
-	pthread_join(thread, NULL);
+	EXPECT_EQ(0, kept_by_the_last(taker, true, false));
+	EXPECT_EQ(0, figures(self->heap).runs);
+	free(taker);
+}
+
+TEST_F_TIMEOUT(block, trim_gives_back_what_an_idle_thread_has_emptied, SLOW)
+{
+	struct taker *taker = calloc(1, sizeof(*taker));
+
+	taker->heap = self->heap;
+	EXPECT_LT(200, kept_by_the_last(taker, false, false));
+	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_GE(NR_CURRENT, kept_by_the_last(taker, false, true));
 	EXPECT_EQ(0, figures(self->heap).runs);
 	free(taker);
 }
@@ -931,7 +969,7 @@ static bool free_elsewhere(struct ka_heap *heap, void *block)
 
 TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
 {
-	const struct ka_pool *pool;
+	struct ka_pool *pool;
 	void *blocks[4];
 
 	for (int i = 0; i < 4; i++) {
@@ -957,7 +995,7 @@ TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
 	for (int i = 0; i < 2 * pool->capacity; i++)
 		ASSERT_NE(NULL, blocks[i % 2] = ka_heap_malloc(self->heap, 600));
 	pool = ka_pool_of(self->heap, blocks[0]);
-	ka_pool_call(ka_pool_of(self->heap, blocks[0]));
+	ka_pool_call(pool);
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[0]));
 	EXPECT_EQ(ka_thread(), pool->owner);
 }

@@ -371,15 +371,32 @@ TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
 		volatile_embedded(_metadata, self->heap);
 }
 
+/* Whether the arena that an address lies in is. */
+static bool is_volatile(const struct ka_heap *heap, const char *address)
+{
+	size_t index = (size_t)(address - heap->window.start) / KA_ARENA_SIZE;
+
+	return ka_arena_at(heap->notes, index)->is_volatile;
+}
+
+TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
+{
+	char *run = ka_run_alloc(self->heap, 4 * MIB, 0);
+
+	ASSERT_NE(NULL, run);
+	EXPECT_TRUE(ka_run_resize(self->heap, run, 2 * MIB));
+	EXPECT_FALSE(is_volatile(self->heap, run));
+	EXPECT_TRUE(is_volatile(self->heap, run + 2 * MIB));
+}
+
 /* Take an arena and give it back; whether it is volatile then. */
 static bool becomes_volatile(struct ka_heap *heap)
 {
 	char *run = ka_run_alloc(heap, 2 * MIB, 0);
-	size_t index = (size_t)(run - heap->window.start) / KA_ARENA_SIZE;
 
 	if (!run || ka_run_free(heap, run))
 		abort();
-	return ka_arena_at(heap->notes, index)->is_volatile;
+	return is_volatile(heap, run);
 }
 
 TEST_F(trim, what_is_needed_again_and_again_is_volatile_where_that_costs_nothing)
