@@ -39,15 +39,19 @@ help:
 	@echo 'make module     build the module; KDIR= names other kernel headers'
 	@echo 'make library    build library, adapters and tool alone'
 	@echo 'make demo       boot a guest, load the module, run Python on it, show what comes of it'
-	@echo 'make check      build all, run all tests, in guests (6.1, 6.12) and here'
-	@echo 'make check-debug  the same selftests on a debug kernel (built once: 15 minutes)'
+	@echo 'make check      build all, run all tests: here, in guests with 6.1, 6.12 and a'
+	@echo '                debug kernel (built once: 15 minutes), and the static checkers;'
+	@echo '                K="here 6.1" runs only those lanes'
+	@echo 'make test T=sysfs  build and run one program of tests; K=6.12, debug, here, asan,'
+	@echo '                tsan or valgrind says where'
+	@echo 'make shell      a guest with the module loaded, to type in; K=6.12 or debug'
 	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      compare malloc with others, here, in time and memory'
 	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
 	@echo 'make bench-report  write build/bench/report/report.html anew from the results'
 	@echo 'make bench-check  compare the results with those that are kept'
 	@echo 'make bench-keep  keep the report and the results in Documentation'
-	@echo 'make lint       the static checkers'
+	@echo 'make lint       the static checkers alone'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make clean      remove what was built'
@@ -74,11 +78,22 @@ no-module:
 demo: library
 	selftests/demo/run
 
-check: library
-	selftests/check
+runner:
+	@selftests/vm/packages check
 
-check-debug: library
-	selftests/check debug
+check: runner
+	@selftests/check $(addprefix -k,$(K))
+
+test: runner
+	@test -n '$(T)' || { echo "make test: which one? For example T=sysfs, or" \
+		"T=libuser/tests/heap K=asan; selftests/tests lists all"; exit 1; }
+	@selftests/check -v $(addprefix -k,$(or $(K),first)) $(T)
+
+shell: runner
+	@selftests/vm/shell $(K)
+
+check-debug: runner
+	@selftests/check -k debug
 
 check-programs: library
 	selftests/programs
@@ -117,8 +132,8 @@ bench-keep: bench-report
 	cat $(results)/*.jsonl >$(kept)/results.jsonl
 	sed 's,^!\[\(.*\)\](,![\1](performance/,' $(report)/report.md >$(kept).md
 
-lint:
-	selftests/lint
+lint: runner
+	@selftests/check -k lint
 
 fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
 	-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),'
@@ -208,5 +223,5 @@ endif
 clean:
 	rm -rf $(OUT)
 
-.PHONY: all help setup library module no-module demo check check-debug check-programs \
-	bench bench-guest bench-report bench-check bench-keep lint install uninstall clean
+.PHONY: all help setup library module no-module demo runner check test shell check-debug \
+	check-programs bench bench-guest bench-report bench-check bench-keep lint install uninstall clean

@@ -5,8 +5,8 @@
 #	check NAME COMMAND...	one test: passes when the command succeeds
 #	plan			the last line: how many there were
 #	summary			or instead of it, for people: how many passed
-#	begins PROGRAM		before what a program says, and
-#	ends			after the last of them: `tap-count` says what each took
+#	begins PROGRAM		before what a program of several says, and
+#	ends			after the last of them: `check` tells them apart by these
 #
 # A test's output is shown when it fails.
 

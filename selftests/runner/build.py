@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Fetch and build everything that programs of tests need."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+
+from jobs import Job
+from plan import TOP, kernel_of
+
+SANITIZERS = {"asan": "address,undefined", "tsan": "thread"}
+BUILD = TOP / "build"
+
+
+def output(*command):
+    """The last line that a script prints; its errors go to the terminal."""
+    done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"check: {' '.join(command)} failed")
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+@functools.cache
+def kernel(name):
+    """The folder of a kernel, which is fetched or built if it is not in the cache."""
+    command = ["debug-kernel"] if name == "debug" else ["kernel", name]
+    return pathlib.Path(output(f"selftests/vm/{command[0]}", *command[1:]))
+
+
+@functools.cache
+def harness():
+    """The folder of the kernel tree's test harness."""
+    return output("selftests/vm/source", "6.1") + "/tools/testing/selftests"
+
+
+def install(programs):
+    """Install the packages that the lanes need, and name the emulator once."""
+    lanes = {program.lane for program in programs}
+    purposes = ["check"] + ["lint"] * ("lint" in lanes)
+    purposes += ["kernel"] * any(kernel_of(lane) == "debug" for lane in lanes)
+    if subprocess.run([TOP / "selftests/vm/packages", *purposes], check=False).returncode:
+        sys.exit(1)
+    if any(map(kernel_of, lanes)) or "here" in lanes:
+        os.environ["QEMU"] = output("selftests/vm/qemu")
+
+
+def make(*arguments):
+    """A make command, as a line of shell."""
+    return " ".join(("make -s", *arguments))
+
+
+def sources(programs, folder):
+    """The names of the C programs in a folder."""
+    return [name.rpartition("/")[2] for name in dict.fromkeys(p.name for p in programs)
+            if name.startswith(folder) and TOP.joinpath(name + ".c").exists()]
+
+
+def tests(lane, programs):
+    """The targets of the library's tests that a lane needs."""
+    out = BUILD / lane if lane in SANITIZERS else BUILD
+    return " ".join(f"{out}/tests/{name}" for name in sources(programs, "libuser/tests/"))
+
+
+def jobs(programs):
+    """A Job for each build; no build needs another one."""
+    by_lane = {}
+    for program in programs:
+        by_lane.setdefault(program.lane, []).append(program)
+    steps = {}
+    plain = [p for p in programs if p.lane not in SANITIZERS and p.lane != "lint"]
+    if any(p.name.startswith(("libuser/", "selftests/bench/", "examples/"))
+           or p.name == "selftests/install-test" for p in plain):
+        steps["library"] = [
+            make("-C libuser", f"OUT={BUILD}"),
+            make("-C libuser", f"OUT={BUILD}", f"KSELFTEST={harness()}",
+                 tests("here", plain) or "all"),
+            make("-C examples", f"OUT={BUILD}")]
+    module = sources(plain, "selftests/")
+    if module:
+        out = BUILD / "selftests"
+        steps["selftests"] = [f"mkdir -p {out}",
+                              make("-C selftests", f"OUTPUT={out}",
+                                   f"KSELFTEST={harness()}",
+                                   *(str(out / name) for name in module))]
+    if any(p.name == "libuser/tests/malloc.sh" for p in plain):
+        steps["expected output"] = ["libuser/tests/malloc.sh without"]
+    for lane, options in SANITIZERS.items():
+        if lane in by_lane:
+            steps[lane] = [make("-C libuser", f"OUT={BUILD / lane}",
+                                f"SANITIZE={options}", f"KSELFTEST={harness()}",
+                                tests(lane, by_lane[lane]))]
+    for name in dict.fromkeys(filter(None, map(kernel_of, by_lane))):
+        steps[f"module {name}"] = [f"selftests/vm/module {kernel(name)}"]
+    return [Job("build", name, ["bash", "-ec", "\n".join(commands)])
+            for name, commands in steps.items()]
+
+
+def module(name):
+    """The path of the module for a kernel; a job builds it."""
+    release = (kernel(name) / "release").read_text().strip()
+    return BUILD / "module" / release / "karena.ko"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The list of all programs of tests, selftests/tests, and choices from it."""
+
+import pathlib
+import sys
+
+from tap import Program
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+LIST = TOP / "selftests/tests"
+
+NATIVE = ("here", "asan", "tsan", "valgrind", "lint")
+# Seconds after which a program, or a guest with all its programs, is killed.
+NATIVE_LIMIT = 1500
+GUEST_LIMIT = 3000
+
+
+def kernel_of(lane):
+    """The kernel of a lane, 6.12 of 6.12-multi; None for a lane on this machine."""
+    return None if lane in NATIVE else lane.partition("-")[0]
+
+
+def default_command(lane, name):
+    """The command for a program without one in the list."""
+    if not (TOP / f"{name}.c").exists():
+        return name
+    place = name.removeprefix("libuser/")
+    build = f"build/{lane}" if lane in ("asan", "tsan") else "build"
+    valgrind = ("VALGRIND=1 valgrind -q --fair-sched=yes --error-exitcode=99 "
+                "--leak-check=full " if lane == "valgrind" else "")
+    return f"{valgrind}{build}/{place}"
+
+
+def read():
+    """A Program for each pair of program and lane, in the order of the list."""
+    programs = []
+    for line in LIST.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        name, lanes, command = ([part.strip() for part in line.split(":", 2)] + [""])[:3]
+        programs += [Program(lane, name, command or default_command(lane, name))
+                     for lane in lanes.split()]
+    return programs
+
+
+def forgotten(programs):
+    """The sources of tests that the list does not name."""
+    names = {program.name for program in programs}
+    return [str(source.relative_to(TOP)) for folder in ("selftests", "libuser/tests")
+            for source in sorted(TOP.joinpath(folder).glob("*.c"))
+            if str(source.relative_to(TOP).with_suffix("")) not in names]
+
+
+def choose(programs, lanes, names):
+    """The programs with these names in these lanes; None is the first lane of each."""
+    known = {program.lane for program in programs}
+    known |= {kernel_of(lane) for lane in known} - {None}
+    for lane in lanes or ():
+        if lane not in known:
+            sys.exit(f"check: there is no lane {lane}; the lanes are "
+                     f"{' '.join(sorted(known))}")
+    chosen = programs
+    if names:
+        chosen = []
+        for name in names:
+            found = [program for program in programs
+                     if name in (program.name, program.name.rpartition("/")[2])]
+            if not found:
+                sys.exit(f"check: there is no program of tests {name}; selftests/tests "
+                         "lists them, for example sysfs or libuser/tests/heap")
+            chosen += found
+    if lanes is None:
+        first = {}
+        for program in chosen:
+            first.setdefault(program.name, program)
+        return list(first.values())
+    if lanes:
+        chosen = [program for program in chosen
+                  if program.lane in lanes or kernel_of(program.lane) in lanes]
+        if not chosen:
+            sys.exit(f"check: {' '.join(names)} does not run in {' '.join(lanes)}; "
+                     "selftests/tests has the lanes of each program")
+    return chosen

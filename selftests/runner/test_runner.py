@@ -1,0 +1,157 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: GPL-2.0
+"""Test that `check` counts the results of programs and misses no failure. TAP."""
+
+import pathlib
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+
+import jobs
+import plan
+from tap import Program
+
+GOOD = ["1..2", "ok 1 one", "ok 2 two"]
+
+
+def counts(lines, status=0):
+    """The counts of a program that prints these lines and ends with this status."""
+    program = Program("here", "program", "")
+    for line in lines:
+        program.feed(line)
+    program.end(status)
+    return program.counts()
+
+
+def told(job_of, *arguments):
+    """The counts of the programs that a job reports."""
+    with tempfile.TemporaryDirectory() as folder:
+        jobs.LOG = pathlib.Path(folder)
+        programs = []
+        job_of(*arguments).run(programs.append)
+    return {program.name: program.counts() for program in programs}
+
+
+def here(command, limit=60):
+    job = jobs.Here(Program("here", "program", command))
+    job.limit = limit
+    return job
+
+
+def guest(script):
+    """A guest with the programs one and two, whose output is that of the script."""
+    job = jobs.Guest("6.1", [Program("6.1", name, "") for name in ("one", "two")], "", "")
+    job.command = ["bash", "-c", script]
+    return job
+
+
+def says(*names):
+    """A script with the output of a guest in which these programs passed."""
+    return "".join(f"echo '# PROGRAM {name}'; echo 1..1; echo ok 1 x; echo '# EXIT 0'\n"
+                   for name in names) + "echo '# AT 9 s'\n"
+
+
+ALL = ("module", "one", "two", "module, at the end")
+
+
+def passed_tests_are_counted():
+    return counts(GOOD) == (2, 0, 0)
+
+
+def a_failed_test_is_counted():
+    return counts(["1..2", "ok 1 one", "not ok 2 two"], 1) == (1, 1, 0)
+
+
+def a_skipped_test_is_counted():
+    return counts(["1..2", "ok 1 # SKIP no module", "ok 2 two"]) == (1, 0, 1)
+
+
+def a_program_that_skips_all_is_skipped():
+    return (counts(["1..0 # SKIP no counts"]) == (0, 0, 1)
+            and counts(["1..1", "ok 1 # SKIP no module"], 4) == (0, 0, 1))
+
+
+def a_program_that_ends_early_fails():
+    return (counts(["1..3", "ok 1 one"]) == (1, 1, 0)
+            and counts(["ok 1 one"]) == (1, 1, 0) and counts([]) == (0, 1, 0))
+
+
+def a_program_without_tests_fails():
+    return counts(["1..0"]) == (0, 1, 0)
+
+
+def a_bad_status_fails():
+    return counts(GOOD, 99) == (2, 1, 0)
+
+
+def a_program_that_does_not_end_is_ended():
+    return told(here, "echo 1..1; echo ok 1 x; sleep 20", 1)["program"] == (1, 2, 0)
+
+
+def its_children_are_ended_too():
+    return told(here, "sleep 20 & echo 1..1; echo ok 1 x; wait", 1)["program"][1] > 0
+
+
+def a_guest_has_all_its_programs():
+    return told(guest, says(*ALL)) == dict.fromkeys(ALL, (1, 0, 0))
+
+
+def a_guest_that_complains_fails():
+    found = told(guest, says(*ALL) + "echo 'run: the kernel complained:'; exit 126")
+    return found == dict.fromkeys(ALL, (1, 0, 0)) | {"module, at the end": (1, 1, 0)}
+
+
+def a_guest_that_dies_fails():
+    """The program that ran fails; so does the guest, and its programs that never ran."""
+    found = told(guest, says("module") + "echo '# PROGRAM one'; echo 1..1; exit 124")
+    return found == {"module": (1, 0, 0), "one": (0, 1, 0), "module, at the end": (0, 2, 0)}
+
+
+def every_test_is_listed():
+    programs = plan.read()
+    rest = [one for one in programs if one.name != "selftests/sysfs"]
+    return (not plan.forgotten(programs)
+            and plan.forgotten(rest) == ["selftests/sysfs.c"])
+
+
+def a_last_part_is_a_name():
+    found = plan.choose(plan.read(), ["6.12"], ["forkrace"])
+    return [(one.name, one.lane) for one in found] == [("selftests/forkrace", "6.12-multi")]
+
+
+def an_unknown_name_or_lane_is_refused():
+    for arguments in ((["6.12"], ["no-such-test"]), (["7"], ["sysfs"]),
+                      (["asan"], ["sysfs"])):
+        try:
+            plan.choose(plan.read(), *arguments)
+        except SystemExit as error:
+            if not str(error).startswith("check: "):
+                return False
+        else:
+            return False
+    return True
+
+
+TESTS = [
+    passed_tests_are_counted, a_failed_test_is_counted, a_skipped_test_is_counted,
+    a_program_that_skips_all_is_skipped, a_program_that_ends_early_fails,
+    a_program_without_tests_fails, a_bad_status_fails,
+    a_program_that_does_not_end_is_ended, its_children_are_ended_too,
+    a_guest_has_all_its_programs, a_guest_that_complains_fails, a_guest_that_dies_fails,
+    every_test_is_listed, a_last_part_is_a_name, an_unknown_name_or_lane_is_refused,
+]
+
+
+def main():
+    failed = 0
+    for number, test in enumerate(TESTS, 1):
+        passed = test()
+        failed += not passed
+        print(f"{'ok' if passed else 'not ok'} {number} {test.__name__}", flush=True)
+    print(f"1..{len(TESTS)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
