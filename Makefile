@@ -143,9 +143,11 @@ install: library $(if $(RELEASE),module,no-module)
 	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(INCLUDEDIR)/karena $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(OUT)/lib/libkarena.so.$(VERSION) $(OUT)/lib/libkarena.a \
-		$(OUT)/lib/libkarena-malloc.so.$(VERSION) $(DESTDIR)$(LIBDIR)
+		$(OUT)/lib/libkarena-malloc.so.$(VERSION) \
+		$(OUT)/lib/libkarena-malloc-checked.so.$(VERSION) $(DESTDIR)$(LIBDIR)
 	cp -P $(OUT)/lib/libkarena-malloc.so $(OUT)/lib/libkarena-malloc.so.0 \
-		$(DESTDIR)$(LIBDIR)
+		$(OUT)/lib/libkarena-malloc-checked.so \
+		$(OUT)/lib/libkarena-malloc-checked.so.0 $(DESTDIR)$(LIBDIR)
 	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.0 $(DESTDIR)$(LIBDIR)
 	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
 	install -m 644 libuser/include/karena/karena.h libuser/include/karena/domain.h \
@@ -196,6 +198,9 @@ uninstall:
 		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so \
 		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.0 \
 		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.0 \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.$(VERSION) \
 		$(DESTDIR)$(LIBDIR)/libkarena-uring.a \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc \

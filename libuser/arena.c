@@ -8,7 +8,6 @@
  * There is no thread for it: who takes and gives runs looks at the clock.
  */
 #include <errno.h>
-#include <time.h>
 
 #include "bits.h"
 #include "pool.h"
@@ -123,6 +122,8 @@ static void pages_committed(struct ka_heap *heap, size_t index, size_t from, siz
 	if (arena->nr_backed > count)
 		return;
 	arena->longest = KA_ARENA_PAGES;
+	if (index < heap->room_again)
+		heap->room_again = index;
 	notes->stats.arenas++;
 	notes->stats.arenas_allocated++;
 	notes->nr_empty++;
@@ -156,7 +157,8 @@ int ka_arena_commit_pages(struct ka_heap *heap, size_t index, size_t from, size_
 		to = to < end ? to : end;
 		error = heap->window.source->commit_pages(&heap->window, index, at,
 							  to - at);
-		if (error && !arena->nr_backed)
+		/* The module's state word says by then that they were to be committed. */
+		if (error && !arena->nr_backed && heap->window.source->frames)
 			heap->window.source->release(&heap->window, index, 1);
 		if (error)
 			return commit_failed(heap, 1, error);
@@ -178,26 +180,40 @@ static void release_row(struct ka_heap *heap, size_t first, size_t end)
 	}
 }
 
+/* Arenas of a row that stay empty come to be volatile again. */
+static void leave_row(struct ka_heap *heap, size_t first, size_t end)
+{
+	for (size_t i = first; i < end; i++) {
+		const struct ka_arena *arena = ka_arena_at(heap->notes, i);
+
+		if (arena->nr_backed && !arena->nr_used)
+			ka_arena_emptied(heap, i);
+	}
+}
+
 /* Commit those of a row of arenas that are not committed, all or none. */
-static int commit_arenas(struct ka_heap *heap, size_t first, size_t count, bool dense)
+static int commit_arenas(struct ka_heap *heap, size_t first, size_t count,
+			 enum ka_pages kind)
 {
 	size_t end = first + count, missing = 0, i, j;
 	int error = 0;
 
 	for (i = first; i < end; i++)
 		missing += !ka_arena_at(heap->notes, i)->nr_backed || !take_back(heap, i);
-	if (heap->notes->stats.arenas + missing > heap->window.limit)
+	if (heap->notes->stats.arenas + missing > heap->window.limit) {
+		leave_row(heap, first, end);
 		return commit_failed(heap, missing, ENOMEM);
+	}
 	for (i = first; i < end && !error; i = j) {
 		i = end_of(heap, i, end, true);
 		j = end_of(heap, i, end, false);
 		if (i == j)
 			break;
-		error = heap->window.source->commit(&heap->window, i, j - i, dense);
+		error = heap->window.source->commit(&heap->window, i, j - i, kind);
 		for (size_t k = i; !error && k < j; k++) {
 			pages_committed(heap, k, 0, KA_ARENA_PAGES);
-			set_huge(ka_arena_at(heap->notes, k),
-				 dense && !heap->window.source->frames);
+			set_huge(ka_arena_at(heap->notes, k), kind != KA_PAGES_SMALL &&
+				 !heap->window.source->frames);
 		}
 	}
 	if (error) {
@@ -232,12 +248,12 @@ static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
  * @first: The arena; it and those behind it have no run.
  * @count: How many.
  * @pages: The run's.
- * @dense: All of them will be used: huge pages are worth it.
+ * @kind: What these may be.
  *
- * Return: 0, or -1 with errno and a sentence.
+ * Return: 0, or -1 with errno and a sentence; EEXIST: see ka_arenas_block().
  */
 int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pages,
-		     bool dense)
+		     enum ka_pages kind)
 {
 	const struct ka_notes *notes = heap->notes;
 	size_t end = first + count, fresh = 0;
@@ -253,8 +269,52 @@ int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pa
 		return commit_failed(heap, count, error);
 	if (begins_in_parts(heap, first, pages))
 		return ka_arena_commit_pages(heap, first, 0, pages);
-	return commit_arenas(heap, first, count,
-			     dense && notes->stats.arenas + count > SMALL_HEAP);
+	if (kind == KA_PAGES_HUGE && notes->stats.arenas + count <= SMALL_HEAP)
+		kind = KA_PAGES_SMALL;
+	return commit_arenas(heap, first, count, kind);
+}
+
+/**
+ * ka_arenas_block() - Do without arenas where somebody else has mapped something.
+ * @heap: The heap.
+ * @first: The first one; there are notes on all.
+ * @count: How many; those that are committed are not concerned.
+ *
+ * Return: Whether there is one less to be found.
+ */
+bool ka_arenas_block(struct ka_heap *heap, size_t first, size_t count)
+{
+	struct ka_notes *notes = heap->notes;
+	bool any = false;
+
+	for (size_t i = first; i < first + count; i++) {
+		struct ka_arena *arena = ka_arena_at(notes, i);
+
+		if (arena->nr_backed)
+			continue;
+		/* As one run, which nobody has. */
+		ka_change_bits(arena->used, 0, KA_ARENA_PAGES, true);
+		ka_change_bits(arena->head, 0, 1, true);
+		arena->nr_used = KA_ARENA_PAGES;
+		if (i >= notes->nr_touched)
+			notes->nr_touched = i + 1;
+		any = true;
+	}
+	return any;
+}
+
+/**
+ * ka_arenas_close() - Unmap all arenas of a heap that goes, and nothing else.
+ * @heap: The heap.
+ */
+void ka_arenas_close(struct ka_heap *heap)
+{
+	const struct ka_notes *notes = heap->notes;
+
+	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
+		if (ka_arena_at(notes, i)->nr_backed)
+			heap->window.source->release(&heap->window, i, 1);
+	}
 }
 
 /**
@@ -407,10 +467,7 @@ static void purge(struct ka_heap *heap, size_t pages, bool all)
 
 static uint64_t now_ms(void)
 {
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+	return ka_clock_coarse() / 1000000;
 }
 
 /**

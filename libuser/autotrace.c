@@ -2,7 +2,7 @@
 /*
  * Tracing that the environment asks for: KARENA_TRACE, the interval, starts it when the
  * library is loaded, and at exit the traces are written to KARENA_TRACE_FILE. What is
- * wrong with these ends the program at once: nobody wants to learn that at its end.
+ * wrong with these is said at once and ignored.
  */
 #include <errno.h>
 #include <limits.h>
@@ -22,8 +22,8 @@ static char pattern_bytes[PATH_MAX];
 
 static void refuse(const char *variable, const char *text, const char *why)
 {
-	fprintf(stderr, "karena: %s=%s %s\n", variable, text, why);
-	_exit(125);
+	ka_fail(EINVAL, "%s=%.80s %s", variable, text, why);
+	ka_ignore();
 }
 
 /* The file's name: in it %p is the process's number, and %% is %. 0, or -1. */
@@ -72,12 +72,16 @@ void ka_trace_from_environment(void)
 		return;
 	if (!file || !*file)
 		file = DEFAULT_FILE;
-	if (strlen(file) >= PATH_MAX || file_name(name, file))
+	if (strlen(file) >= PATH_MAX || file_name(name, file)) {
 		refuse("KARENA_TRACE_FILE", file, "is no file's name: in it give %p for the"
 		       " number of the process, %% for %, and no other %");
-	if (ka_parse_size(text, &interval) || ka_trace_start(interval, FRAMES))
+		file = DEFAULT_FILE;
+	}
+	if (ka_parse_size(text, &interval) || ka_trace_start(interval, FRAMES)) {
 		refuse("KARENA_TRACE", text, "is no interval: give 1 to trace all blocks, or"
 		       " one in so many bytes, up to 1T, with K, M, G or T");
+		return;
+	}
 	memcpy(pattern_bytes, file, strlen(file) + 1);
 	pattern = pattern_bytes;
 }

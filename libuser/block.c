@@ -51,7 +51,7 @@ static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
 	*fresh = false;
 	if (pool->free)
 		return true;
-	ka_pool_collect(pool);
+	ka_pool_collect(heap, pool);
 	if (pool->free)
 		return true;
 	if (pool->made == pool->capacity)
@@ -95,7 +95,7 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 	locked = ka_cache_lock(cache);
 	for (pool = cache->partial[class].first; pool && count < KA_LOOK_AT;
 	     pool = pool->next) {
-		shared |= ka_pool_collect(pool);
+		shared |= ka_pool_collect(cache->heap, pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
 			best = pool;
@@ -110,6 +110,13 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 	return best;
 }
 
+/*
+ * So many of a pool's blocks are checked before they are taken again: those that were freed
+ * last, and will be needed in a moment. A walk through all would take longer than a quarter
+ * of what a program does that frees blocks by chance.
+ */
+#define LOOKED_AT	(KA_CHECKED ? UINT32_MAX : 8)
+
 /* The thread's pool of a class from which blocks are to be taken next, or NULL. */
 static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
 				 unsigned int class)
@@ -118,7 +125,10 @@ static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
 
 	if (!pool)
 		pool = ka_pool_unshelve(heap, class, ka_thread());
-	return pool ? pool : ka_pool_make(heap, class, ka_thread());
+	if (!pool)
+		return ka_pool_make(heap, class, ka_thread());
+	ka_pool_check(heap, pool, LOOKED_AT);
+	return pool;
 }
 
 /* A pool of the thread's with free blocks, not its current one, to take from later. */
@@ -163,6 +173,7 @@ static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 {
 	struct ka_pool *pool = cache->current[class];
 
+	cache->looks = KA_LOOKS;
 	if (pool != &ka_no_pool) {
 		if (provide(heap, pool, fresh))
 			return pool;
@@ -203,7 +214,7 @@ static void late(struct ka_heap *heap, unsigned int count)
 	__atomic_fetch_add(&heap->nr_late, count, __ATOMIC_SEQ_CST);
 }
 
-/* For a thread that has ended its cache: one block of a pool that stays on the shelf. */
+/* For a thread that has ended its cache: one block of a pool that goes back to the shelf. */
 static void *take_one(struct ka_heap *heap, unsigned int class)
 {
 	struct ka_pool *pool;
@@ -217,7 +228,7 @@ static void *take_one(struct ka_heap *heap, unsigned int class)
 	if (pool) {
 		provide(heap, pool, &fresh);
 		block = ka_pool_take(pool);
-		ka_pool_shelve(heap, pool);
+		ka_pool_leave(heap, pool);
 	}
 	late(heap, -1U);
 	return block || !pool ? block : take_run(heap, 0, ka_class_size(class));
@@ -229,10 +240,8 @@ static void *take_small(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 	struct ka_pool *pool;
 	bool fresh;
 
-	if (cache->ended)
+	if (cache->ended || (!cache->heap && !ka_cache_begin(heap, cache)))
 		return take_one(heap, class);
-	if (!cache->heap)
-		ka_cache_begin(heap, cache);
 	pool = refill(heap, cache, class, &fresh);
 	if (!pool)
 		return NULL;
@@ -306,7 +315,7 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 	if (!pool || !fresh || !pool->zero)
 		return NULL;
 	block = ka_pool_take(pool);
-	*(void **)block = NULL;
+	*(struct ka_free *)block = (struct ka_free){ 0 };
 	return block;
 }
 
@@ -317,7 +326,7 @@ static void *try_zero(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 
 	if (size < KA_PAGE_SIZE || pages < size || ka_trace_active())
 		return NULL;
-	return size > KA_BLOCK_MAX ? ka_run_zeroed(heap, pages) :
+	return size > KA_BLOCK_MAX ? ka_run_zeroed(heap, pages, 0) :
 				     take_fresh(heap, cache, size);
 }
 
@@ -381,19 +390,13 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 	return block ? block : take(heap, cache, align, least, size);
 }
 
-/* Whether a block of the pool, in use or not, begins at an address in it. */
-static bool begins_at(const struct ka_heap *heap, const struct ka_pool *pool,
-		      const void *block)
-{
-	return !(((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) % pool->size);
-}
-
-static int no_block_begins(const void *address)
+/* The errors of a wrong pointer: -1 with errno and a sentence. */
+int ka_block_none_begins(const void *address)
 {
 	return ka_fail(EINVAL, "no block begins at %p", address);
 }
 
-static int freed_twice(const void *block)
+int ka_block_freed_twice(const void *block)
 {
 	return ka_fail(EINVAL, "the block %p is freed already", block);
 }
@@ -447,7 +450,7 @@ static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
 static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
-	ka_pool_collect(pool);
+	ka_pool_collect(heap, pool);
 	if (!pool->used || is_late(cache)) {
 		ka_pool_shelve(heap, pool);
 	} else if (is_next(cache, pool)) {
@@ -458,16 +461,41 @@ static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 	}
 }
 
+/* Whether a block of the thread's pool is among the free ones that may be looked at. */
+static bool has_free(struct ka_heap *heap, struct ka_cache *cache,
+		     const struct ka_pool *pool, const void *block)
+{
+	bool many = cache->heap && cache->looks > KA_FEW_LOOKS;
+	uint32_t few = KA_FEW_LOOKS;
+
+	return ka_pool_has_free(heap, pool, block, many ? &cache->looks : &few);
+}
+
+/*
+ * The same, of all that others have freed as well. With the cache's lock held if the pool may
+ * be in a list.
+ */
+static bool is_free(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+		    void *block)
+{
+	if (!ka_is_marked(block))
+		return false;
+	ka_pool_collect(heap, pool);
+	return has_free(heap, cache, pool, block);
+}
+
 /* Leave a block to the pool's owner; if it has none by now, become that. */
 static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
-		       void *block)
+		       struct ka_free *block)
 {
 	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
 
+	block->doubtful = ka_is_marked(block);
+	block->mark = KA_FREED;
 	do {
 		if (ka_remote_first(remote) == block)
-			return freed_twice(block);
-		*(void **)block = ka_remote_first(remote);
+			return ka_block_freed_twice(block);
+		ka_link(block, ka_remote_first(remote));
 		more = (uintptr_t)block |
 		       (uint64_t)(ka_remote_count(remote) + 1) << KA_REMOTE_BITS;
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
@@ -487,11 +515,15 @@ static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_p
 static int give_or_adopt(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
 			 void *block)
 {
+	bool twice;
+
 	if (!ka_pool_adopt(heap, pool, ka_thread()))
 		return give_remote(heap, cache, pool, block);
-	ka_pool_give(pool, block);
+	twice = is_free(heap, cache, pool, block);
+	if (!twice)
+		ka_pool_give(pool, block);
 	adopted(heap, cache, pool);
-	return 0;
+	return twice ? ka_block_freed_twice(block) : 0;
 }
 
 /*
@@ -519,8 +551,10 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 	unsigned int class = pool->class;
 
 	if (cache->current[class] == pool) {
-		if (hold(cache, pool))
+		if (hold(cache, pool)) {
+			ka_pool_check(cache->heap, pool, UINT32_MAX);
 			return;
+		}
 		ka_cache_drop_current(cache, class);
 	} else {
 		ka_cache_unlist(cache, pool);
@@ -530,21 +564,62 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /*
- * A block of the thread's own pool, of which others have freed some: they are collected,
- * and it goes if that was the last one. With the lock, since the pool may be in a list.
+ * A block of the thread's own pool, of which others have freed some, or that is marked:
+ * those are collected, and the pool goes if that was the last one. With the lock, since the
+ * pool may be in a list.
  */
-static int give_called(struct ka_cache *cache, struct ka_pool *pool, void *block)
+static int give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
 {
-	bool locked;
+	bool locked = ka_cache_lock(cache);
+	bool twice = is_free(cache->heap, cache, pool, block);
 
-	if (pool->free == block)
-		return freed_twice(block);
-	locked = ka_cache_lock(cache);
-	ka_pool_give(pool, block);
-	ka_pool_collect_some(pool);
+	if (!twice) {
+		ka_pool_give(pool, block);
+		ka_pool_collect_some(cache->heap, pool);
+	}
 	if (!pool->used)
 		give_back_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);
+	return twice ? ka_block_freed_twice(block) : 0;
+}
+
+/*
+ * Whether a marked block may be free: what a program has written where its link would be is
+ * mostly none; and what is taken and given back, unwritten, is linked to the first one still.
+ */
+static bool may_be_free(const struct ka_heap *heap, const struct ka_pool *pool,
+			const struct ka_free *block)
+{
+	uintptr_t start = (uintptr_t)ka_pool_start(heap, pool);
+	bool others = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+	const struct ka_free *next = ka_next(block);
+
+	if (!next)
+		return pool->free || others;
+	return (uintptr_t)next - start < (size_t)pool->made * pool->size &&
+	       (next != pool->free || others);
+}
+
+/**
+ * ka_block_give_marked() - Give back a block of the thread's own pool that may be free.
+ * @heap: The heap.
+ * @cache: The thread's.
+ * @pool: The pool.
+ * @block: The block, or whatever the caller takes for one.
+ *
+ * Return: As ka_block_free().
+ */
+int ka_block_give_marked(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+			 void *block)
+{
+	if (may_be_free(heap, pool, block)) {
+		if (cache->looks > KA_FEW_LOOKS)
+			return ka_block_give_slowly(heap, cache, block);
+		if (has_free(heap, cache, pool, block))
+			return ka_block_freed_twice(block);
+	}
+	if (!ka_pool_give(pool, block))
+		ka_block_emptied(cache, pool);
 	return 0;
 }
 
@@ -554,15 +629,12 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
 	int error;
 
-	if (owner == ka_thread())
-		/* Only the last one that was freed comes here. */
-		return freed_twice(block);
-	if (!begins_at(heap, pool, block))
-		return no_block_begins(block);
-	if (owner == (ka_thread() | KA_CALLED))
-		return give_called(cache, pool, block);
+	if (!ka_pool_begins_at(heap, pool, block))
+		return ka_block_none_begins(block);
+	if ((owner & ~KA_CALLED) == ka_thread())
+		return give_own(cache, pool, block);
 	if (owner == KA_TRACED)
-		return ka_trace_give(heap, pool, block) ? 0 : freed_twice(block);
+		return ka_trace_give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
 	if (!cache->heap && !cache->ended && cache->given++ == FEW_GIVEN)
 		ka_cache_begin(heap, cache);
 	if (!is_late(cache))
@@ -630,10 +702,23 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
 
 	if (pool == &ka_no_pool)
 		return ka_run_size(heap, block);
-	if (begins_at(heap, pool, block))
+	if (ka_pool_begins_at(heap, pool, block))
 		return pool->size;
-	no_block_begins(block);
+	ka_block_none_begins(block);
 	return 0;
+}
+
+/* Whether a marked block is one of the thread's own pools, which it can ask. */
+static bool is_known(const struct ka_heap *heap, const void *block)
+{
+	return ka_is_marked(block) && ka_block_own(heap, block);
+}
+
+static bool is_known_free(struct ka_heap *heap, struct ka_cache *cache, const void *block)
+{
+	const struct ka_pool *pool = ka_block_own(heap, block);
+
+	return may_be_free(heap, pool, block) && has_free(heap, cache, pool, block);
 }
 
 /* A block stays where it is: if it is traced, or is to be, its size is another. */
@@ -673,6 +758,17 @@ static void *take_other(struct ka_heap *heap, struct ka_cache *cache, size_t old
 	return other ? other : ka_block_alloc(heap, cache, size);
 }
 
+/* Below this, copying is faster than a system call. */
+#define MOVED_MIN	(64 * KA_PAGE_SIZE)
+
+/* Whether it is worth it to move a block's pages. */
+static bool moves(struct ka_heap *heap, const void *block, const void *other, size_t old,
+		  size_t size)
+{
+	return old >= MOVED_MIN && size >= old && ka_pool_of(heap, block) == &ka_no_pool &&
+	       ka_pool_of(heap, other) == &ka_no_pool;
+}
+
 /**
  * ka_block_resize() - Change a block's size.
  * @heap: The heap.
@@ -687,10 +783,15 @@ static void *take_other(struct ka_heap *heap, struct ka_cache *cache, size_t old
 void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
 {
 	size_t old = ka_block_size(heap, block);
+	bool known = old && is_known(heap, block);
 	void *other;
 
 	if (!old)
 		return NULL;
+	if (known && is_known_free(heap, cache, block)) {
+		ka_block_freed_twice(block);
+		return NULL;
+	}
 	size = size ? size : 1;
 	other = resize_here(heap, block, old, size) ? block :
 						      take_other(heap, cache, old, size);
@@ -701,7 +802,12 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 		resized(heap, cache, block, size);
 		return block;
 	}
+	if (moves(heap, block, other, old, size) && ka_run_move(heap, block, other, old))
+		return other;
 	memcpy(other, block, size < old ? size : old);
+	/* It has been asked for already. */
+	if (known)
+		((struct ka_free *)block)->mark = 0;
 	ka_block_free(heap, cache, block);
 	return other;
 }

@@ -9,7 +9,7 @@
  * and then the lock of that cache.
  */
 #include <errno.h>
-#include <sys/mman.h>
+#include <limits.h>
 
 #include "cache.h"
 
@@ -87,7 +87,7 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST)))
 		return false;
 	ka_cache_unlist(cache, pool);
-	ka_pool_collect(pool);
+	ka_pool_collect(cache->heap, pool);
 	ka_pool_give_back(cache->heap, pool);
 	return true;
 }
@@ -107,14 +107,6 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 	/* Who frees its last block now finds it in the list, or we find the block. */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
 	ka_cache_give_back_empty(cache, pool);
-}
-
-/* The pool is in no list: to the heap, to the shelf or, if full, to nobody. */
-static void leave(struct ka_heap *heap, struct ka_pool *pool)
-{
-	ka_pool_collect(pool);
-	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(heap, pool))
-		ka_pool_shelve(heap, pool);
 }
 
 static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_pool *pool,
@@ -208,11 +200,11 @@ void ka_cache_leave_all(struct ka_cache *cache)
 		pool = cache->current[class];
 		if (pool != &ka_no_pool) {
 			ka_cache_drop_current(cache, class);
-			leave(cache->heap, pool);
+			ka_pool_leave(cache->heap, pool);
 		}
 		while ((pool = cache->partial[class].first)) {
 			ka_cache_unlist(cache, pool);
-			leave(cache->heap, pool);
+			ka_pool_leave(cache->heap, pool);
 		}
 	}
 	forget(cache);
@@ -227,7 +219,7 @@ static void drop_empty(struct ka_cache *cache)
 
 		if (pool == &ka_no_pool)
 			continue;
-		ka_pool_collect(pool);
+		ka_pool_collect(cache->heap, pool);
 		if (pool->used > pool->held)
 			continue;
 		ka_cache_drop_current(cache, class);
@@ -262,7 +254,7 @@ static size_t thin_all(struct ka_cache *cache)
 
 		for (pool = cache->partial[class].first; pool; pool = next) {
 			next = pool->next;
-			ka_pool_collect(pool);
+			ka_pool_collect(cache->heap, pool);
 			if (!ka_cache_give_back_empty(cache, pool))
 				pages += ka_pool_thin(cache->heap, pool);
 		}
@@ -353,9 +345,9 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 			give_back_empty_ones(each);
 	}
 	ka_heaps_unlock();
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	ka_arenas_trim(heap, &pages);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return pages + thinned;
 }
 
@@ -373,12 +365,20 @@ static void cache_free(struct ka_cache *cache)
 {
 	cache_unlink(cache);
 	if (cache->own)
-		munmap(cache, sizeof(*cache));
+		ka_munmap(cache, sizeof(*cache));
 }
 
+/*
+ * A thread's destructors of other keys may run after this one, and allocate: it has itself
+ * called again, and ends the caches in the last round but one of the C library's. In the last
+ * one a sanitizer ends what it has of the thread.
+ */
 static void thread_ends(void *data)
 {
-	(void)data;
+	static __thread int round;
+
+	if (++round < PTHREAD_DESTRUCTOR_ITERATIONS - 1 && !pthread_setspecific(key, data))
+		return;
 	thread_ended = true;
 	ka_domain_cache = &ka_no_cache;
 	ka_heaps_lock();
@@ -392,13 +392,12 @@ static void thread_ends(void *data)
 	}
 	ka_heaps_unlock();
 	if (table)
-		munmap(table, TABLE_SIZE);
+		ka_munmap(table, TABLE_SIZE);
 	table = NULL;
 }
 
 static void make_key(void)
 {
-	/* Without one, what a thread leaves stays its own. */
 	have_key = !pthread_key_create(&key, thread_ends);
 }
 
@@ -406,8 +405,10 @@ static void make_key(void)
  * ka_cache_begin() - Let a cache be known.
  * @heap: The heap.
  * @cache: The thread's, which has nothing.
+ *
+ * Return: Whether something will end it with its thread. Else it has ended by now.
  */
-void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
+bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 {
 	pthread_once(&once, make_key);
 	ka_heaps_lock();
@@ -425,14 +426,21 @@ void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 	mine = cache;
 	ka_heaps_unlock();
 	/* It may allocate: the cache can be used by now. */
-	if (have_key)
-		pthread_setspecific(key, cache);
+	if (have_key && !pthread_setspecific(key, cache))
+		return true;
+	ka_cache_leave_all(cache);
+	ka_heaps_lock();
+	cache_unlink(cache);
+	ka_heaps_unlock();
+	cache->heap = NULL;
+	cache->ended = true;
+	return false;
 }
 
 static void *pages(size_t size)
 {
-	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 
 	return start == MAP_FAILED ? NULL : start;
 }
@@ -446,8 +454,10 @@ static struct ka_cache *cache_make(struct ka_heap *heap)
 		return NULL;
 	*cache = empty;
 	cache->own = true;
-	ka_cache_begin(heap, cache);
-	return cache;
+	if (ka_cache_begin(heap, cache))
+		return cache;
+	ka_munmap(cache, sizeof(*cache));
+	return &ended;
 }
 
 /**
@@ -477,6 +487,13 @@ struct ka_cache *ka_cache_of(struct ka_heap *heap)
 	entry->cache = cache_make(heap);
 	if (!entry->cache)
 		goto err;
+	if (entry->cache == &ended) {
+		/* Nothing would end the table, either. */
+		thread_ended = true;
+		ka_munmap(table, TABLE_SIZE);
+		table = NULL;
+		return &ended;
+	}
 	entry->serial = heap->serial;
 	return entry->cache;
 
@@ -538,7 +555,7 @@ void ka_caches_forked(struct ka_heap *heap)
 		others = true;
 		/* What is a thread's own storage is nobody's now. */
 		if (cache->own)
-			munmap(cache, sizeof(*cache));
+			ka_munmap(cache, sizeof(*cache));
 	}
 	heap->caches = own;
 	if (own) {

@@ -32,6 +32,7 @@
  * @skipped: How often the next pool was none of @partial since these were looked at; see
  *	may_skip() there.
  * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN there.
+ * @looks: How many free blocks may be looked at; see KA_LOOKS.
  * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
  * @heap: The heap; NULL as long as the cache is in no list.
@@ -51,6 +52,7 @@ struct ka_cache {
 	uint8_t emptied[KA_CLASSES];
 	uint8_t skipped[KA_CLASSES];
 	uint8_t given;
+	uint32_t looks;
 	pthread_mutex_t lock;
 	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
@@ -71,12 +73,6 @@ struct ka_cache {
 	.traced		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.current	= { [0 ... KA_CLASSES - 1] = &ka_no_pool }
 
-/* A number for the calling thread that no other has: the address of its TCB. */
-static inline uintptr_t ka_thread(void)
-{
-	return (uintptr_t)__builtin_thread_pointer();
-}
-
 /* How many times tracing has started and stopped: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
 
@@ -89,7 +85,7 @@ extern __thread struct ka_cache *ka_domain_cache
 
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
-void ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
+bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_hide(struct ka_cache *cache);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
@@ -112,9 +108,13 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 			    size_t size);
 void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size);
 int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block);
+int ka_block_give_marked(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+			 void *block);
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
 void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 		      size_t size);
+int ka_block_none_begins(const void *address);
+int ka_block_freed_twice(const void *block);
 size_t ka_block_size(struct ka_heap *heap, const void *block);
 
 /* What is going to be returned had better be where it is returned: no move then. */
@@ -124,15 +124,27 @@ size_t ka_block_size(struct ka_heap *heap, const void *block);
 #define KA_RETURNED(value)
 #endif
 
+/* Whether one free block may lead to another: both are in a pool, which is no larger. */
+static inline bool ka_may_follow(const struct ka_free *block, const struct ka_free *next)
+{
+	uintptr_t distance = (uintptr_t)next - (uintptr_t)block + KA_ARENA_SIZE;
+
+	return block->mark == KA_FREED &&
+	       (!next || (distance < 2 * KA_ARENA_SIZE && distance % KA_CLASS_STEP == 0));
+}
+
 /* A block of a pool, or NULL if it has none linked. */
 static inline void *ka_pool_take(struct ka_pool *pool)
 {
-	void *block = pool->free;
+	struct ka_free *block = pool->free, *next;
 
 	KA_RETURNED(block);
 	if (__builtin_expect(!block, 0))
 		return NULL;
-	pool->free = *(void **)block;
+	next = ka_next(block);
+	if (KA_CHECKED && !ka_may_follow(block, next))
+		ka_pool_take_is_wrong(block);
+	pool->free = next;
 	pool->used++;
 	return block;
 }
@@ -182,10 +194,7 @@ static inline void *ka_block_alloc(struct ka_heap *heap, struct ka_cache *cache,
 	return __builtin_expect(!block, 0) ? ka_block_take(heap, cache, size) : block;
 }
 
-/*
- * The pool of a block if it is the thread's; else NULL. Nor of the block that has been
- * freed last, which would be linked to itself.
- */
+/* The pool of a block if it is the thread's; else NULL. */
 static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const void *block)
 {
 	size_t slot = ka_slot_of(heap, block);
@@ -195,10 +204,7 @@ static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const voi
 		return NULL;
 	/* Another thread may just have let the slot of a run be found. */
 	pool = KA_READ(heap->map[slot]);
-	if (__builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ||
-	    __builtin_expect(pool->free == block, 0))
-		return NULL;
-	return pool;
+	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
 }
 
 /* A block less is in use. Who sees that without a lock sees what was stored before. */
@@ -219,8 +225,11 @@ static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 /* Put a block back into the thread's pool; how many of it are in use then. */
 static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 {
-	*(void **)block = pool->free;
-	pool->free = block;
+	struct ka_free *free = block;
+
+	free->mark = KA_FREED;
+	ka_link(free, pool->free);
+	pool->free = free;
 	return ka_pool_count_down(pool);
 }
 
@@ -238,6 +247,8 @@ static inline int ka_block_free(struct ka_heap *heap, struct ka_cache *cache, vo
 
 	if (__builtin_expect(!pool, 0))
 		return ka_block_give_slowly(heap, cache, block);
+	if (__builtin_expect(ka_is_marked(block), 0))
+		return ka_block_give_marked(heap, cache, pool, block);
 	if (__builtin_expect(!ka_pool_give(pool, block), 0))
 		ka_block_emptied(cache, pool);
 	return 0;

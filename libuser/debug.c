@@ -5,7 +5,6 @@
  * records, stacks and the quarantine are what it has not.
  */
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +103,7 @@ static void look_at_live(const struct call *call, const struct ka_record *record
 			 const struct ka_layer *layer)
 {
 	const unsigned char *block = record->block;
+	size_t before = ka_before_head(record);
 	char id = letter(record, layer->id), reason[REASON];
 
 	if (id != layer->id) {
@@ -111,7 +111,8 @@ static void look_at_live(const struct call *call, const struct ka_record *record
 			 " using API '%c'", id, layer->id);
 		bad(call, record, reason);
 	}
-	if (ka_count_other(block - KA_LEADING, KA_LEADING, KA_FORBIDDEN))
+	if (ka_count_other(block - KA_LEADING, KA_LEADING, KA_FORBIDDEN) ||
+	    ka_count_other(block - KA_HEAD - before, before, KA_FORBIDDEN))
 		bad(call, record, "bad leading pad byte");
 	if (ka_read_size(block - KA_HEAD) != record->size)
 		bad(call, record, "bad size field");
@@ -151,7 +152,9 @@ static struct ka_record *look_up(const struct call *call, const struct ka_layer 
 static void decorate(const struct ka_record *record, int fill)
 {
 	unsigned char *block = record->block, *tail = block + record->size;
+	size_t before = ka_before_head(record);
 
+	memset(block - KA_HEAD - before, KA_FORBIDDEN, before);
 	ka_write_size(block - KA_HEAD, record->size);
 	*(block - KA_TRAILING) = (unsigned char)record->layer->id;
 	memset(block - KA_LEADING, KA_FORBIDDEN, KA_LEADING);
@@ -360,22 +363,6 @@ static int begin(void)
 	return 0;
 }
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-end_at_once(const char *format, ...)
-{
-	char line[512];
-	va_list arguments;
-	ssize_t ignored;
-	int length;
-
-	va_start(arguments, format);
-	length = vsnprintf(line, sizeof(line), format, arguments);
-	va_end(arguments);
-	ignored = write(STDERR_FILENO, line, (size_t)length);
-	(void)ignored;
-	_exit(125);
-}
-
 enum ka_hooks ka_hooks_wanted(void)
 {
 	const char *text = secure_getenv("KARENA_MALLOC");
@@ -385,11 +372,16 @@ enum ka_hooks ka_hooks_wanted(void)
 	if (!strcmp(text, "count"))
 		return KA_HOOKS_COUNT;
 	guards = !strcmp(text, "guard");
-	if (!guards && strcmp(text, "debug") != 0)
-		end_at_once("karena: KARENA_MALLOC=%.100s is unknown: give default, count,"
-			    " debug or guard\n", text);
-	if (begin())
-		end_at_once("karena: %s\n", ka_error());
+	if (!guards && strcmp(text, "debug") != 0) {
+		ka_fail(EINVAL, "KARENA_MALLOC=%.100s is unknown: give default, count,"
+			" debug or guard", text);
+		ka_ignore();
+		return KA_HOOKS_NONE;
+	}
+	if (begin()) {
+		ka_ignore();
+		ka_records_begin(QUARANTINE);
+	}
 	__atomic_store_n(&look_at_exit, true, __ATOMIC_RELEASE);
 	return KA_HOOKS_DEBUG;
 }
@@ -459,11 +451,11 @@ int ka_debug_install(void)
 	/* Whatever the environment wants is done first. */
 	ka_allocator_get(KA_DOMAIN_RAW, &unused);
 	ka_callers_prime();
-	pthread_mutex_lock(&installing);
+	ka_lock(&installing);
 	if (!layers[KA_DOMAIN_RAW].heap)
 		error = begin();
 	for (int domain = 0; !error && domain < KARENA_DOMAINS; domain++)
 		error = install((enum ka_domain)domain);
-	pthread_mutex_unlock(&installing);
+	ka_unlock(&installing);
 	return error;
 }

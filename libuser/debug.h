@@ -28,6 +28,11 @@
 /* Before a block: its size, its letter, and 7 pads. Behind it: 8 pads, its number. */
 #define KA_HEAD		((size_t)16)
 #define KA_LEADING	7
+
+/* There is room for more before it, which is forbidden too, up to a page. */
+#define KA_LEAD_LEAST	((size_t)32)
+#define KA_LEAD_CHECKED	((size_t)4096)
+
 #define KA_TRAILING	((size_t)8)
 #define KA_TAIL		((size_t)16)
 
@@ -109,6 +114,14 @@ struct ka_record {
 	bool guarded;
 	bool closed;
 };
+
+/* How many bytes before a block's head are forbidden. */
+static inline size_t ka_before_head(const struct ka_record *record)
+{
+	size_t bytes = record->lead - KA_HEAD;
+
+	return bytes < KA_LEAD_CHECKED ? bytes : KA_LEAD_CHECKED;
+}
 
 /* Big-endian, so that a dump reads well. */
 static inline void ka_write_size(unsigned char *at, uint64_t value)

@@ -5,11 +5,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <linux/karena.h>
@@ -20,6 +18,9 @@
 #define MADV_POPULATE_READ	22
 #define MADV_POPULATE_WRITE	23
 #endif
+
+/* How long to wait for reclaim before the state word is looked at again. */
+#define BUSY_NS		1000000
 
 #define EMBEDDED_HINT	"or use KARENA_SOURCE=embedded"
 
@@ -142,7 +143,7 @@ static int device_map(struct ka_window *window, int fd,
 			       MAP_SHARED, fd, (off_t)create->control_offset);
 	if (window->control == MAP_FAILED) {
 		error = errno;
-		munmap(window->start, create->window);
+		ka_munmap(window->start, create->window);
 		return ka_fail(error, "cannot map the control region: %s",
 			       strerror(error));
 	}
@@ -209,22 +210,22 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 	char *start = window->start + first * KA_ARENA_SIZE;
 
 	/* The kernel sets the state words to FREE. */
-	if (!madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE))
+	if (!ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE))
 		return;
 	/* After mlockall() the memory is locked, and that is refused. */
-	munlock(start, count * KA_ARENA_SIZE);
-	madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
+	ka_munlock(start, count * KA_ARENA_SIZE);
+	ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 }
 
-static int device_commit(struct ka_window *window, size_t first, size_t count, bool dense)
+static int device_commit(struct ka_window *window, size_t first, size_t count,
+			 enum ka_pages pages)
 {
 	int error;
 
-	(void)dense;
-
+	(void)pages;
 	set_states(window, first, count, KARENA_REQUESTED);
-	if (!madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
-		     MADV_POPULATE_WRITE))
+	if (!ka_madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
+			MADV_POPULATE_WRITE))
 		return 0;
 	error = errno;
 	device_release(window, first, count);
@@ -238,36 +239,30 @@ static int device_commit_pages(struct ka_window *window, size_t arena, size_t fr
 	int error = 0;
 
 	set_states(window, arena, 1, KARENA_REQUESTED | KARENA_SPARSE);
-	if (madvise(start, count * KA_PAGE_SIZE, MADV_POPULATE_WRITE))
+	if (ka_madvise(start, count * KA_PAGE_SIZE, MADV_POPULATE_WRITE))
 		error = errno;
 	set_states(window, arena, 1, KARENA_ACTIVE | KARENA_SPARSE);
 	return error;
 }
 
-/* Release pages of an arena by one call, so that its huge frame can go. */
+/*
+ * Release pages of an arena by one call, so that its huge frame can go. Locked memory is
+ * not released so, and an older module does not know how.
+ */
 static bool release_pages(struct ka_window *window, size_t arena, const uint64_t *map)
 {
-	struct karena_range list[KA_ARENA_PAGES / 2];
-	struct karena_ranges ranges = {
-		.size = sizeof(ranges),
-		.ranges = (uintptr_t)list,
-	};
-	size_t from = 0, end;
-	int fd, error;
+	const struct karena_control *control = window->control;
+	struct karena_part *part;
+	int error;
 
-	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
-		end = ka_find_bit(map, from, false);
-		list[ranges.nr++] = (struct karena_range){
-			.offset = arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE,
-			.length = (end - from) * KA_PAGE_SIZE,
-		};
-		from = end;
-	}
-	fd = device_descriptor(window);
-	if (fd < 0)
+	if (!control->part_offset)
 		return false;
-	error = ioctl(fd, KARENA_RELEASE, &ranges);
-	close(fd);
+	part = (struct karena_part *)((char *)window->control + control->part_offset);
+	for (size_t i = 0; i < KA_MAP_WORDS; i++)
+		__atomic_store_n(&part->pages[i], map[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&part->arena, arena + 1, __ATOMIC_RELEASE);
+	error = ka_madvise(window->start + arena * KA_ARENA_SIZE, KA_ARENA_SIZE, MADV_REMOVE);
+	__atomic_store_n(&part->arena, 0, __ATOMIC_RELEASE);
 	return !error;
 }
 
@@ -288,12 +283,9 @@ static bool device_purge(struct ka_window *window, size_t arena, const uint64_t 
 static bool device_give_up(struct ka_window *window, size_t arena)
 {
 	uint32_t word = __atomic_load_n(&window->states[arena], __ATOMIC_RELAXED);
-	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
 	set_states(window, arena, 1, (word & KARENA_SPARSE) |
-		   KARENA_VOLATILE_SINCE((uint64_t)now.tv_sec * 1000000000 +
-					 (uint64_t)now.tv_nsec));
+		   KARENA_VOLATILE_SINCE(ka_clock()));
 	return true;
 }
 
@@ -304,7 +296,8 @@ static bool device_take_back(struct ka_window *window, size_t arena)
 
 	while (KARENA_STATE(word) == KARENA_VOLATILE || KARENA_STATE(word) == KARENA_BUSY) {
 		if (KARENA_STATE(word) == KARENA_BUSY) {
-			sched_yield();
+			/* Reclaim may need this very processor to go on. */
+			ka_wait(state, word, BUSY_NS);
 			word = __atomic_load_n(state, __ATOMIC_ACQUIRE);
 		} else if (__atomic_compare_exchange_n(state, &word,
 						       KARENA_ACTIVE | (word & KARENA_SPARSE),
@@ -333,7 +326,7 @@ static bool device_copied(struct ka_window *window)
 	const struct karena_control *control = window->control;
 
 	/* Looked at in a way that ends in an error if the kernel had no memory. */
-	if (madvise(window->control, KA_PAGE_SIZE, MADV_POPULATE_READ) ||
+	if (ka_madvise(window->control, KA_PAGE_SIZE, MADV_POPULATE_READ) ||
 	    control->id == window->id)
 		return false;
 	window->id = control->id;
@@ -342,8 +335,8 @@ static bool device_copied(struct ka_window *window)
 
 static void device_close(struct ka_window *window)
 {
-	munmap(window->start, ka_window_size(window));
-	munmap(window->control, window->control_size);
+	ka_munmap(window->start, ka_window_size(window));
+	ka_munmap(window->control, window->control_size);
 }
 
 const struct ka_source_type ka_device = {

@@ -11,6 +11,7 @@
 
 #include "cache.h"
 #include "debug.h"
+#include "private.h"
 #include "tally.h"
 
 static struct ka_heap *heap;
@@ -24,34 +25,26 @@ static void need_decision(void);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void fork_prepare(void)
+static void register_lock(void)
 {
-	pthread_mutex_lock(&lock);
-}
-
-static void fork_done(void)
-{
-	pthread_mutex_unlock(&lock);
-}
-
-static void register_handlers(void)
-{
-	ka_fork_register();
-	pthread_atfork(fork_prepare, fork_done, fork_done);
+	ka_fork_takes(&lock);
 }
 
 /* At load; see ka_fork_register(). */
 __attribute__((constructor))
 static void fork_register(void)
 {
-	pthread_once(&once, register_handlers);
+	pthread_once(&once, register_lock);
 }
 
 /* A runtime's arenas come and go: they stay as long as other free memory does. */
 static struct ka_heap *make_heap(void)
 {
-	struct ka_heap *made = ka_heap_create(NULL);
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *made;
 
+	options.source = ka_private_source(true);
+	made = ka_heap_create(&options);
 	if (made) {
 		made->most_empty = SIZE_MAX;
 		made->tallies = counted ? ka_tallies : NULL;
@@ -67,10 +60,10 @@ struct ka_heap *ka_domain_heap(void)
 		return found;
 	fork_register();
 	need_decision();
-	pthread_mutex_lock(&lock);
+	ka_lock(&lock);
 	found = heap ? heap : make_heap();
 	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);
-	pthread_mutex_unlock(&lock);
+	ka_unlock(&lock);
 	return found;
 }
 
@@ -148,7 +141,7 @@ static void default_free(void *context, void *block)
 	struct ka_pool *pool = from ? ka_block_own(from, block) : NULL;
 
 	(void)context;
-	if (__builtin_expect(!pool, 0))
+	if (__builtin_expect(!pool || ka_is_marked(block), 0))
 		give(block);
 	else if (__builtin_expect(!ka_pool_give(pool, block), 0))
 		ka_block_emptied(ka_cache_of(from), pool);
@@ -231,10 +224,52 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
 	return 0;
 }
 
+/* What was set once; somebody may be about to call it: it stays. */
+struct kept {
+	struct ka_allocator allocator;
+	const struct kept *next;
+};
+
+/* In a page of its own, which nobody writes to any more: no overflow reaches its functions. */
+static const struct kept *keep(const struct ka_allocator *allocator, const struct kept *next)
+{
+	struct kept *kept = ka_mmap(NULL, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS);
+
+	if (kept == MAP_FAILED)
+		goto err;
+	*kept = (struct kept){ *allocator, next };
+	if (!ka_mprotect(kept, KA_PAGE_SIZE, PROT_READ))
+		return kept;
+	ka_munmap(kept, KA_PAGE_SIZE);
+
+err:
+	ka_fail(ENOMEM, "no memory for an allocator");
+	return NULL;
+}
+
+/* The copy of an allocator that others read; NULL with errno and a sentence. */
+static const struct ka_allocator *copy_of(const struct ka_allocator *allocator)
+{
+	static const struct kept *all;
+	const struct kept *kept;
+
+	ka_lock(&lock);
+	for (kept = all; kept; kept = kept->next) {
+		if (!memcmp(&kept->allocator, allocator, sizeof(*allocator)))
+			break;
+	}
+	if (!kept) {
+		kept = keep(allocator, all);
+		all = kept ? kept : all;
+	}
+	ka_unlock(&lock);
+	return kept ? &kept->allocator : NULL;
+}
+
 int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator)
 {
-	struct ka_heap *from;
-	struct ka_allocator *copy;
+	const struct ka_allocator *copy;
 
 	if (check_domain(domain))
 		return -1;
@@ -242,12 +277,9 @@ int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator
 	    !allocator->free)
 		return ka_fail(EINVAL, "an allocator has all four functions");
 	need_decision();
-	from = ka_domain_heap();
-	copy = from ? ka_heap_malloc(from, sizeof(*copy)) : NULL;
+	copy = copy_of(allocator);
 	if (!copy)
 		return -1;
-	*copy = *allocator;
-	/* Somebody may be about to call what was there before: it stays. */
 	__atomic_store_n(&allocators[domain], copy, __ATOMIC_RELEASE);
 	return 0;
 }
@@ -288,8 +320,9 @@ static inline void *domain_malloc(enum ka_domain domain, size_t size)
 static inline void *domain_calloc(enum ka_domain domain, size_t count, size_t size)
 {
 	const struct ka_allocator *allocator = behind(domain);
+	size_t product;
 
-	if (size && count > PTRDIFF_MAX / size)
+	if (__builtin_mul_overflow(count, size, &product) || product > PTRDIFF_MAX)
 		return too_large(count, size);
 	return allocator->calloc(allocator->context, count, size);
 }

@@ -78,6 +78,21 @@ static void say_leading(struct text *text, const struct ka_record *record)
 	    "       may be bogus, and checking the trailing pad bytes may segfault.\n");
 }
 
+/* The dump has the bytes before the head only if one of them is wrong. */
+static void say_before_head(struct text *text, const struct ka_record *record)
+{
+	size_t before = ka_before_head(record), shown = 0;
+
+	for (size_t at = KA_HEAD + 1; at <= KA_HEAD + before && shown < MOST_SHOWN; at++) {
+		if (record->block[-(ptrdiff_t)at] == KA_FORBIDDEN)
+			continue;
+		if (!shown++)
+			say(text, "    Of the %zu pad bytes before these and the size, not all are"
+			    " FORBIDDENBYTE:\n", before);
+		say_byte(text, "p-", at, record->block[-(ptrdiff_t)at], KA_FORBIDDEN);
+	}
+}
+
 static void say_trailing(struct text *text, const struct ka_record *record)
 {
 	const unsigned char *tail = record->block + record->size;
@@ -182,6 +197,7 @@ void ka_dump_block(const struct ka_record *record)
 	say(&text, "    %zu bytes originally requested\n", record->size);
 	if (record->state == KA_LIVE) {
 		say_leading(&text, record);
+		say_before_head(&text, record);
 		say_head(&text, record);
 		say_trailing(&text, record);
 	} else if (dead) {

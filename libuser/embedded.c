@@ -1,19 +1,173 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source that needs no module: address space is reserved without access, and
- * arenas of it are made accessible and given back. For dense arenas huge pages are asked
- * for, and whether they come is the kernel's choice; all else is to have none.
+ * The source that needs no module. A window is claimed: addresses are chosen at random,
+ * far from those that the kernel gives away, and nothing is mapped there but what is
+ * committed. So the limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps
+ * and the kernel's promises of memory (vm.overcommit_memory) count what is used.
+ *
+ * A window that children share has to be one mapping, and sanitizers and valgrind know
+ * those addresses for others: there it is reserved, without access, and made accessible.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "bits.h"
 
+/* A sanitizer, if the program is built with one. */
+#pragma weak __asan_init
+#pragma weak __tsan_init
+#pragma weak __msan_init
+void __asan_init(void);
+void __tsan_init(void);
+void __msan_init(void);
+
+/* Of several mappings, a part that is smaller is copied. */
+#define PART_MOVED	((size_t)64 << 10)
+
+/* How many addresses are tried. */
+#define TRIES	16
+
+static uint64_t random_number(void)
+{
+	uint64_t number;
+
+	if (ka_random(&number, sizeof(number)))
+		number = ka_clock() * 0x9e3779b97f4a7c15ULL ^ (uintptr_t)&number;
+	return number;
+}
+
+/*
+ * An address for a window. The kernel maps from the top of the addresses downwards, of
+ * which the stack shows where it is, and programs from the middle of the upper half
+ * upwards; or at low addresses. Between a quarter and five eighths there is nothing.
+ */
+static uintptr_t choose_start(size_t size)
+{
+	uintptr_t top = (uintptr_t)__builtin_frame_address(0), half = 1, from, room;
+
+	while (half <= top / 2)
+		half *= 2;
+	from = half / 2;
+	room = half / 4 * 3;
+	if (size > room)
+		return 0;
+	return (from + random_number() % (room - size + 1)) & ~(KA_ARENA_SIZE - 1);
+}
+
+/* All windows that are claimed: of most of their addresses the kernel knows nothing. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_window *all;
+
+__attribute__((constructor))
+static void register_lock(void)
+{
+	ka_fork_takes(&lock);
+}
+
+/* Bytes of a window, and of the map behind it. */
+static size_t claimed_size(const struct ka_window *window)
+{
+	return ka_window_size(window) + ka_window_map_size(window);
+}
+
+static bool is_claimed(const char *start, size_t size)
+{
+	for (const struct ka_window *window = all; window; window = window->next) {
+		if (start < window->start + claimed_size(window) &&
+		    window->start < start + size)
+			return true;
+	}
+	return false;
+}
+
+static void unclaim(struct ka_window *window)
+{
+	struct ka_window **link = &all;
+
+	ka_lock(&lock);
+	while (*link != window)
+		link = &(*link)->next;
+	*link = window->next;
+	ka_unlock(&lock);
+}
+
+/* Whether nothing is mapped there. That there is a limit of addresses is no answer. */
+static bool is_free(void *start, size_t size)
+{
+	void *found = ka_mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+			      MAP_NORESERVE | MAP_FIXED_NOREPLACE);
+
+	if (found == MAP_FAILED)
+		return errno != EEXIST;
+	ka_munmap(found, size);
+	return found == start;
+}
+
+/* Map pages where nothing is: 0, or an errno. */
+static int map_pages(const struct ka_window *window, void *start, size_t size)
+{
+	void *found = ka_mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			      MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
+
+	if (found == start && window->fork == KA_FORK_NONE)
+		return ka_madvise(start, size, MADV_DONTFORK) ? errno : 0;
+	if (found == start)
+		return 0;
+	if (found == MAP_FAILED)
+		return errno;
+	/* A kernel that does not know the flag has found another place. */
+	ka_munmap(found, size);
+	return EEXIST;
+}
+
+/* With the lock held: where a window is, from now on; or NULL. */
+static char *find_start(const struct ka_window *window)
+{
+	size_t size = claimed_size(window);
+
+	for (int i = 0; i < TRIES; i++) {
+		char *start = (char *)choose_start(size);
+
+		if (!start || is_claimed(start, size) || !is_free(start, size))
+			continue;
+		/* Some that run programs have fewer addresses than the kernel. */
+		if (map_pages(window, start, KA_PAGE_SIZE))
+			return NULL;
+		ka_munmap(start, KA_PAGE_SIZE);
+		return start;
+	}
+	return NULL;
+}
+
+/* Whether what runs the program gives away addresses in another way than the kernel. */
+static bool has_other_addresses(void)
+{
+	const char *preloaded = getenv("LD_PRELOAD");
+
+	return __asan_init || __tsan_init || __msan_init ||
+	       (preloaded && strstr(preloaded, "/vgpreload_"));
+}
+
+static bool claim(struct ka_window *window)
+{
+	if (has_other_addresses())
+		return false;
+	ka_lock(&lock);
+	window->start = find_start(window);
+	window->claimed = window->start;
+	if (window->claimed) {
+		window->next = all;
+		all = window;
+	}
+	ka_unlock(&lock);
+	return window->claimed;
+}
+
 static void *reserve(void *address, size_t size, bool shared, int flags)
 {
-	return mmap(address, size, PROT_NONE, MAP_ANONYMOUS | MAP_NORESERVE | flags |
-		    (shared ? MAP_SHARED : MAP_PRIVATE), -1, 0);
+	return ka_mmap(address, size, PROT_NONE, MAP_ANONYMOUS | MAP_NORESERVE | flags |
+		       (shared ? MAP_SHARED : MAP_PRIVATE));
 }
 
 /*
@@ -22,8 +176,9 @@ static void *reserve(void *address, size_t size, bool shared, int flags)
  */
 static int reserved(const struct ka_window *window, char *start, size_t size)
 {
-	madvise(start, size, MADV_NOHUGEPAGE);
-	return window->fork == KA_FORK_NONE ? madvise(start, size, MADV_DONTFORK) : 0;
+	ka_madvise(start, size, MADV_NOHUGEPAGE);
+	ka_madvise(start, size, MADV_DONTDUMP);
+	return window->fork == KA_FORK_NONE ? ka_madvise(start, size, MADV_DONTFORK) : 0;
 }
 
 static int embedded_open(struct ka_window *window,
@@ -32,6 +187,8 @@ static int embedded_open(struct ka_window *window,
 	size_t size = ka_window_size(window), slack = KA_ARENA_SIZE, before;
 	char *start, text[32];
 
+	if (window->fork != KA_FORK_SHARE && claim(window))
+		return 0;
 	start = size > SIZE_MAX - slack ? MAP_FAILED :
 		reserve(NULL, size + slack, window->fork == KA_FORK_SHARE, 0);
 	if (start == MAP_FAILED)
@@ -40,31 +197,51 @@ static int embedded_open(struct ka_window *window,
 			       ka_format_size(options->window, text));
 	before = -(uintptr_t)start % KA_ARENA_SIZE;
 	if (before)
-		munmap(start, before);
-	munmap(start + before + size, slack - before);
+		ka_munmap(start, before);
+	ka_munmap(start + before + size, slack - before);
 	window->start = start + before;
 	if (reserved(window, window->start, size)) {
-		munmap(window->start, size);
+		ka_munmap(window->start, size);
 		return ka_fail(errno, "cannot keep a window from children: %s",
 			       strerror(errno));
 	}
 	return 0;
 }
 
+/* What the pages may be, of arenas that the caller makes accessible. */
+static void advise(const struct ka_window *window, void *start, size_t size,
+		   enum ka_pages pages)
+{
+	if (pages == KA_PAGES_HUGE)
+		ka_madvise(start, size, MADV_HUGEPAGE);
+	else if (pages == KA_PAGES_SMALL && window->claimed)
+		ka_madvise(start, size, MADV_NOHUGEPAGE);
+}
+
+/* Of what is reserved: 0, or an errno. */
+static int open_pages(void *start, size_t size)
+{
+	ka_madvise(start, size, MADV_DODUMP);
+	return ka_mprotect(start, size, PROT_READ | PROT_WRITE) ? errno : 0;
+}
+
 static int embedded_commit(struct ka_window *window, size_t first, size_t count,
-			   bool dense)
+			   enum ka_pages pages)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
 	size_t size = count * KA_ARENA_SIZE;
-	int error;
+	int error = 0;
 
-	/* Before: memory that is locked is there at once. A kernel without is only slower. */
-	if (dense)
-		madvise(start, size, MADV_HUGEPAGE);
-	if (!mprotect(start, size, PROT_READ | PROT_WRITE))
-		return 0;
-	error = errno;
-	madvise(start, size, MADV_NOHUGEPAGE);
+	if (window->claimed)
+		error = map_pages(window, start, size);
+	if (error)
+		return error;
+	/* Before it is accessible: memory that is locked is there at once. */
+	advise(window, start, size, pages);
+	if (!window->claimed)
+		error = open_pages(start, size);
+	if (error)
+		reserved(window, start, size);
 	return error;
 }
 
@@ -72,19 +249,26 @@ static int embedded_commit_pages(struct ka_window *window, size_t arena,
 				 size_t from, size_t count)
 {
 	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
+	size_t size = count * KA_PAGE_SIZE;
+	int error;
 
-	return mprotect(start, count * KA_PAGE_SIZE, PROT_READ | PROT_WRITE) ? errno : 0;
+	if (!window->claimed)
+		return open_pages(start, size);
+	error = map_pages(window, start, size);
+	if (!error)
+		advise(window, start, size, KA_PAGES_SMALL);
+	return error;
 }
 
 /* The memory is one for all who share it: it goes, whoever has it mapped. */
 static void release_shared(char *start, size_t size)
 {
-	if (madvise(start, size, MADV_REMOVE)) {
+	if (ka_madvise(start, size, MADV_REMOVE)) {
 		/* After mlockall() the memory is locked, and that is refused. */
-		munlock(start, size);
-		madvise(start, size, MADV_REMOVE);
+		ka_munlock(start, size);
+		ka_madvise(start, size, MADV_REMOVE);
 	}
-	mprotect(start, size, PROT_NONE);
+	ka_mprotect(start, size, PROT_NONE);
 }
 
 static void embedded_release(struct ka_window *window, size_t first, size_t count)
@@ -92,11 +276,15 @@ static void embedded_release(struct ka_window *window, size_t first, size_t coun
 	char *start = window->start + first * KA_ARENA_SIZE;
 	size_t size = count * KA_ARENA_SIZE;
 
+	if (window->claimed) {
+		ka_munmap(start, size);
+		return;
+	}
 	if (window->fork == KA_FORK_SHARE)
 		release_shared(start, size);
 	/* A new reservation in the place of the old pages: no promise of memory. */
 	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
-		madvise(start, size, MADV_DONTNEED);
+		ka_madvise(start, size, MADV_DONTNEED);
 	reserved(window, start, size);
 }
 
@@ -109,8 +297,8 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
 	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
 		end = ka_find_bit(map, from, false);
 		/* Refused where memory is locked: then all of it is. */
-		if (madvise(start + from * KA_PAGE_SIZE, (end - from) * KA_PAGE_SIZE,
-			    advice))
+		if (ka_madvise(start + from * KA_PAGE_SIZE, (end - from) * KA_PAGE_SIZE,
+			       advice))
 			return false;
 		from = end;
 	}
@@ -125,7 +313,7 @@ static bool embedded_give_up(struct ka_window *window, size_t arena)
 {
 	char *start = window->start + arena * KA_ARENA_SIZE;
 
-	return window->fork != KA_FORK_SHARE && !madvise(start, KA_ARENA_SIZE, MADV_FREE);
+	return window->fork != KA_FORK_SHARE && !ka_madvise(start, KA_ARENA_SIZE, MADV_FREE);
 }
 
 /* What the kernel has taken by then is as if never touched: there is no need to know. */
@@ -134,6 +322,25 @@ static bool embedded_take_back(struct ka_window *window, size_t arena)
 	(void)window;
 	(void)arena;
 	return true;
+}
+
+/*
+ * Pages of one mapping can be moved; of several, each half is tried, and what is small is
+ * copied: mappings have ends where runs were moved or grew.
+ */
+static void embedded_move(struct ka_window *window, char *from, char *to, size_t size)
+{
+	size_t half = size / 2 & ~(KA_PAGE_SIZE - 1);
+
+	if (size >= PART_MOVED && ka_move(from, to, size))
+		return;
+	if (size >= PART_MOVED && errno == EFAULT) {
+		embedded_move(window, from, to, half);
+		embedded_move(window, from + half, to + half, size - half);
+		return;
+	}
+	memcpy(to, from, size);
+	ka_madvise(from, size, MADV_DONTNEED);
 }
 
 static bool embedded_pressed(struct ka_window *window)
@@ -157,7 +364,11 @@ static int embedded_descriptor(const struct ka_window *window)
 
 static void embedded_close(struct ka_window *window)
 {
-	munmap(window->start, ka_window_size(window));
+	/* Of a window that is claimed, the arenas have been released; the notes are left. */
+	ka_munmap(window->start, window->claimed ? window->nr_notes * KA_ARENA_SIZE :
+						   ka_window_size(window));
+	if (window->claimed)
+		unclaim(window);
 }
 
 const struct ka_source_type ka_embedded = {
@@ -171,6 +382,7 @@ const struct ka_source_type ka_embedded = {
 	.take_back	= embedded_take_back,
 	.pressed	= embedded_pressed,
 	.copied		= embedded_copied,
+	.move		= embedded_move,
 	.descriptor	= embedded_descriptor,
 	.close		= embedded_close,
 };

@@ -11,7 +11,7 @@
 
 #include "internal.h"
 
-static _Thread_local char sentence[256] = "nothing has failed";
+static __thread char sentence[256] = "nothing has failed";
 
 int ka_fail(int error, const char *format, ...)
 {
@@ -41,13 +41,23 @@ const char *ka_version(void)
 	return KARENA_VERSION;
 }
 
+/**
+ * ka_ignore() - Say that what the last sentence is about is ignored.
+ */
+void ka_ignore(void)
+{
+	char line[512];
+	int length = snprintf(line, sizeof(line), "karena: %s; it is ignored\n", sentence);
+
+	ka_write(STDERR_FILENO, line, (size_t)length);
+}
+
 /* End the program with the last sentence: it cannot be returned to who called. */
 void ka_die(const char *what)
 {
 	char line[512];
 	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, sentence);
-	ssize_t ignored = write(STDERR_FILENO, line, (size_t)length);
 
-	(void)ignored;
+	ka_write(STDERR_FILENO, line, (size_t)length);
 	abort();
 }

@@ -3,7 +3,6 @@
  * All heaps of the process, and what becomes of them when it forks: a copy, or the
  * parent's heap, of which the child has the memory or nothing.
  */
-#include <sys/mman.h>
 #include <time.h>
 
 #include "trace.h"
@@ -14,14 +13,22 @@ static struct ka_heap *heaps;
 static struct ka_heap *by_index[KA_HEAPS];
 static uint64_t last_serial;
 
+/* Locks that are taken before these; see ka_fork_takes(). */
+#define MOST_OUTER	8
+
+static pthread_mutex_t *outer[MOST_OUTER];
+static unsigned int nr_outer;
+
+uintptr_t ka_forking;
+
 void ka_heaps_lock(void)
 {
-	pthread_mutex_lock(&heaps_lock);
+	ka_lock(&heaps_lock);
 }
 
 void ka_heaps_unlock(void)
 {
-	pthread_mutex_unlock(&heaps_lock);
+	ka_unlock(&heaps_lock);
 }
 
 /* Whether there has ever been a heap. */
@@ -37,30 +44,65 @@ void ka_heaps_hide_pools(void)
 		ka_caches_hide_pools(heap);
 }
 
-/* Fork with every lock held, so that no child finds one that nobody releases. */
+static void unlock_outer(unsigned int count)
+{
+	while (count)
+		pthread_mutex_unlock(outer[--count]);
+}
+
+/* Take the outer locks and that of the list; none is added meanwhile. */
+static void lock_list(void)
+{
+	unsigned int count;
+
+	for (;;) {
+		count = __atomic_load_n(&nr_outer, __ATOMIC_ACQUIRE);
+		for (unsigned int i = 0; i < count; i++)
+			pthread_mutex_lock(outer[i]);
+		pthread_mutex_lock(&heaps_lock);
+		if (count == nr_outer)
+			return;
+		pthread_mutex_unlock(&heaps_lock);
+		unlock_outer(count);
+	}
+}
+
+/*
+ * Fork with every lock held, so that no child finds one that nobody releases. Handlers of
+ * other libraries run before this one and after it, and may allocate: from here on, this
+ * thread passes all locks. A process with one thread takes none: a signal may have
+ * interrupted that thread while it held a lock, and its handler may fork.
+ */
 static void fork_prepare(void)
 {
-	pthread_mutex_lock(&heaps_lock);
+	if (__libc_single_threaded)
+		return;
+	lock_list();
 	ka_trace_lock();
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
 		pthread_mutex_lock(&heap->lock);
+	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
 
 /* Parent and child alike hold what fork_prepare() took. */
 static void fork_parent(void)
 {
+	if (!ka_is_forking())
+		return;
+	__atomic_store_n(&ka_forking, 0, __ATOMIC_RELAXED);
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
 		pthread_mutex_unlock(&heap->lock);
 	ka_trace_unlock();
 	pthread_mutex_unlock(&heaps_lock);
+	unlock_outer(nr_outer);
 }
 
 /* What is mapped there by chance later must not pass for the heap. */
 static void keep_addresses(void *start, size_t size)
 {
 	if (size)
-		(void)mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
-			   MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+		(void)ka_mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+			      MAP_NORESERVE | MAP_FIXED_NOREPLACE);
 }
 
 static void inherit(struct ka_heap *heap)
@@ -71,7 +113,8 @@ static void inherit(struct ka_heap *heap)
 		return;
 	heap->inherited = true;
 	heap->nr_slots = 0;
-	if (window->fork == KA_FORK_SHARE)
+	/* The kernel gives away no addresses of a window that is claimed. */
+	if (window->fork == KA_FORK_SHARE || window->claimed)
 		return;
 	keep_addresses(window->start, ka_window_size(window));
 	keep_addresses(window->control, window->control_size);
@@ -82,7 +125,6 @@ static void fork_child(void)
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
 		if (!heap->inherited)
 			inherit(heap);
-		ka_stats_forked(heap);
 		if (heap->inherited)
 			ka_trace_heap_gone_locked(heap);
 		ka_caches_forked(heap);
@@ -95,15 +137,26 @@ static void register_handlers(void)
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
 }
 
-/*
- * Whoever takes a lock before those of the heaps registers later than they. All register
- * when the library is loaded, or by an earlier first call: by a later one they could take
- * the lock when a fork is under way that has not met the handler.
- */
+/* At load, or at an earlier first call: a fork that is under way meets no new handler. */
 __attribute__((constructor))
 void ka_fork_register(void)
 {
 	pthread_once(&heaps_once, register_handlers);
+}
+
+/**
+ * ka_fork_takes() - Let a fork take a lock, too.
+ * @lock: The lock, which is taken before that of the list of heaps.
+ */
+void ka_fork_takes(pthread_mutex_t *lock)
+{
+	ka_fork_register();
+	ka_heaps_lock();
+	outer[nr_outer] = lock;
+	__atomic_store_n(&nr_outer, nr_outer + 1, __ATOMIC_RELEASE);
+	if (ka_is_forking())
+		pthread_mutex_lock(lock);
+	ka_heaps_unlock();
 }
 
 /* An index for a heap, or KA_HEAPS if there are too many: it has no blocks then. */
@@ -119,41 +172,50 @@ static size_t free_index(void)
 void ka_heap_register(struct ka_heap *heap)
 {
 	ka_fork_register();
-	pthread_mutex_lock(&heaps_lock);
+	ka_heaps_lock();
+	/* All heaps are locked while their process forks. */
+	if (ka_is_forking())
+		pthread_mutex_lock(&heap->lock);
 	heap->next = heaps;
 	heaps = heap;
 	heap->serial = ++last_serial;
 	heap->index = free_index();
 	if (heap->index < KA_HEAPS)
 		by_index[heap->index] = heap;
-	pthread_mutex_unlock(&heaps_lock);
+	ka_heaps_unlock();
 }
 
 void ka_heap_unregister(struct ka_heap *heap)
 {
 	struct ka_heap **link = &heaps;
 
-	pthread_mutex_lock(&heaps_lock);
+	ka_heaps_lock();
+	if (ka_is_forking())
+		pthread_mutex_unlock(&heap->lock);
 	while (*link != heap)
 		link = &(*link)->next;
 	*link = heap->next;
 	if (heap->index < KA_HEAPS)
 		by_index[heap->index] = NULL;
 	ka_caches_free(heap);
-	pthread_mutex_unlock(&heaps_lock);
+	ka_heaps_unlock();
 }
 
-/* Whoever called exit() may hold a lock, or have a thread that never gives it back. */
-static bool lock_soon(pthread_mutex_t *lock)
+/*
+ * The thread that has called exit() may hold a lock, and another one may never release
+ * it: whether the lock is taken before @moments, of a millisecond, are over.
+ */
+static bool lock_soon(pthread_mutex_t *lock, int *moments)
 {
 	static const struct timespec moment = { .tv_nsec = 1000000 };
 
-	for (int i = 0; i < 1000; i++) {
-		if (!pthread_mutex_trylock(lock))
-			return true;
+	while (pthread_mutex_trylock(lock)) {
+		if (!*moments)
+			return false;
+		--*moments;
 		nanosleep(&moment, NULL);
 	}
-	return false;
+	return true;
 }
 
 /**
@@ -162,10 +224,12 @@ static bool lock_soon(pthread_mutex_t *lock)
  */
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
 {
-	if (!lock_soon(&heaps_lock))
+	int moments = 1000;
+
+	if (!lock_soon(&heaps_lock, &moments))
 		return;
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
-		if (!lock_soon(&heap->lock))
+		if (!lock_soon(&heap->lock, &moments))
 			continue;
 		visit(heap);
 		pthread_mutex_unlock(&heap->lock);

@@ -6,7 +6,7 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <unistd.h>
 
 #include "debug.h"
 
@@ -17,6 +17,7 @@
 #define MOST_GUARDS	16000
 
 static int nr_guards;
+static bool said_so;
 
 static size_t round_up(size_t size, size_t to)
 {
@@ -31,9 +32,14 @@ static unsigned char *start_of(const struct ka_record *record)
 /* Whether there may be a guard more, which is counted then. */
 static bool count_guard(void)
 {
+	static const char no_more[] = "karena: 16000 blocks have a guard: no further block has"
+		" one until some are freed\n";
+
 	if (__atomic_add_fetch(&nr_guards, 1, __ATOMIC_RELAXED) <= MOST_GUARDS)
 		return true;
 	__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
+	if (!__atomic_exchange_n(&said_so, true, __ATOMIC_RELAXED))
+		ka_write(STDERR_FILENO, no_more, sizeof(no_more) - 1);
 	return false;
 }
 
@@ -44,7 +50,7 @@ static void put_guard(struct ka_record *record)
 
 	if (!count_guard())
 		return;
-	record->guarded = !mprotect(page, KA_PAGE_SIZE, PROT_NONE);
+	record->guarded = !ka_mprotect(page, KA_PAGE_SIZE, PROT_NONE);
 	if (!record->guarded)
 		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
 }
@@ -75,9 +81,9 @@ static bool take_below(struct ka_record *record, size_t align, size_t size)
 	const struct ka_allocator *below = &record->layer->below;
 	unsigned char *start;
 
-	record->lead = align;
+	record->lead = align > KA_HEAD ? align : KA_LEAD_LEAST;
 	record->pads = KA_TRAILING;
-	record->span = align + size + KA_TAIL;
+	record->span = record->lead + size + KA_TAIL;
 	if (align > KA_HEAD)
 		start = ka_heap_aligned_alloc(record->layer->heap(), align, record->span);
 	else
@@ -113,7 +119,7 @@ bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guar
 void ka_span_close(struct ka_record *record)
 {
 	if (record->guarded &&
-	    !mprotect(start_of(record), record->span - KA_PAGE_SIZE, PROT_NONE)) {
+	    !ka_mprotect(start_of(record), record->span - KA_PAGE_SIZE, PROT_NONE)) {
 		record->closed = true;
 		return;
 	}
@@ -133,7 +139,7 @@ void ka_span_give(const struct ka_record *record)
 	}
 	/* A run that cannot be opened for want of mappings is lost. */
 	if (record->guarded) {
-		if (mprotect(start, record->span, PROT_READ | PROT_WRITE))
+		if (ka_mprotect(start, record->span, PROT_READ | PROT_WRITE))
 			return;
 		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
 	}

@@ -7,12 +7,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/auxv.h>
 
 #include "trace.h"
 
-/* Virtual only. Halved until it fits where nobody asked for a size. */
-#define DEFAULT_WINDOW	((size_t)64 << 30)
+/*
+ * Addresses only. Without the module they cost nothing; of the module's, half is tried where
+ * there is no room for all, unless somebody has asked for a size.
+ */
+#define DEVICE_WINDOW	((size_t)64 << 30)
+#define EMBEDDED_WINDOW	((size_t)1 << 40)
 #define SMALLEST_WINDOW	(64 * KA_MIB)
 
 /* Of these structs as they first were. */
@@ -51,11 +55,11 @@ static int option_source(enum ka_source *source)
 	return 0;
 }
 
-static int option_name(const char **name)
+static int option_name(const char **name, bool look)
 {
 	const char *text = *name;
 
-	if (!text)
+	if (!text && look)
 		text = secure_getenv("KARENA_NAME");
 	if (!text || !*text) {
 		/* A program may be called anything; that is no error. */
@@ -79,15 +83,49 @@ static int option_name(const char **name)
 	return 0;
 }
 
-/* Fill in what the caller left open; window stays 0 where nobody set it. */
-static int complete_options(struct ka_options *options)
+/* Whether to go on without a variable, which is wrong; the user is told. */
+static bool ignores(bool forgive)
 {
-	char text[32];
+	if (forgive)
+		ka_ignore();
+	return forgive;
+}
 
-	if (option_source(&options->source) || option_name(&options->name) ||
-	    ka_option_size(&options->window, "KARENA_WINDOW") ||
-	    ka_option_size(&options->limit, "KARENA_LIMIT"))
+/* A size from the environment, as ka_option_size(), and no less than @least. */
+static int option_size(size_t *size, const char *variable, size_t least, bool forgive)
+{
+	size_t given = *size;
+	char text[32];
+	int error = ka_option_size(size, variable);
+
+	if (!error && *size && *size < least)
+		error = ka_fail(EINVAL, "a limit of %s is too small: an arena has 2 MiB",
+				ka_format_size(*size, text));
+	if (!error || given || !ignores(forgive))
+		return error;
+	*size = 0;
+	return 0;
+}
+
+/*
+ * Fill in what the caller left open; window stays 0 if nobody set it. A wrong variable is
+ * an error, unless @forgive says to go on without it.
+ */
+static int complete_options(struct ka_options *options, bool forgive)
+{
+	if (option_source(&options->source) && !ignores(forgive))
 		return -1;
+	if (option_name(&options->name, true) &&
+	    (!ignores(forgive) || option_name(&options->name, false)))
+		return -1;
+	if (option_size(&options->window, "KARENA_WINDOW", 0, forgive) ||
+	    option_size(&options->limit, "KARENA_LIMIT", KA_ARENA_SIZE, forgive))
+		return -1;
+	if (options->window > SIZE_MAX / 2 && forgive) {
+		ka_fail(EFBIG, "a window of %zu bytes is too large", options->window);
+		ka_ignore();
+		options->window = 0;
+	}
 	if (options->source > KA_SOURCE_EMBEDDED)
 		return ka_fail(EINVAL, "%d is no source of arenas",
 			       (int)options->source);
@@ -103,9 +141,6 @@ static int complete_options(struct ka_options *options)
 			       options->window);
 	options->window = (options->window + KA_ARENA_SIZE - 1) &
 			  ~(KA_ARENA_SIZE - 1);
-	if (options->limit && options->limit < KA_ARENA_SIZE)
-		return ka_fail(EINVAL, "a limit of %s is too small: an arena has"
-			       " 2 MiB", ka_format_size(options->limit, text));
 	return 0;
 }
 
@@ -127,30 +162,30 @@ static int open_source(struct ka_window *window, const struct ka_source_type *ty
 	return type->open(window, options);
 }
 
+/* A window of the size that is wanted or, if none is, the largest that there is room for. */
+static int find_window(struct ka_window *window, const struct ka_source_type *type,
+		       struct ka_options options, size_t most)
+{
+	if (options.window)
+		return open_source(window, type, &options);
+	for (options.window = most; options.window >= SMALLEST_WINDOW; options.window /= 2) {
+		if (!open_source(window, type, &options))
+			return 0;
+		if (errno != ENOMEM)
+			break;
+	}
+	return -1;
+}
+
 static int open_window(struct ka_window *window, const struct ka_options *options)
 {
 	if (options->source != KA_SOURCE_EMBEDDED) {
-		if (!open_source(window, &ka_device, options))
+		if (!find_window(window, &ka_device, *options, DEVICE_WINDOW))
 			return 0;
-		/* A wish that no source can grant is not hidden by another try. */
-		if (options->source == KA_SOURCE_DEVICE || errno == ENOMEM ||
-		    errno == EFBIG)
+		if (options->source == KA_SOURCE_DEVICE)
 			return -1;
 	}
-	return open_source(window, &ka_embedded, options);
-}
-
-static int find_window(struct ka_window *window, struct ka_options *options)
-{
-	if (options->window)
-		return open_window(window, options);
-	options->window = DEFAULT_WINDOW;
-	while (open_window(window, options)) {
-		options->window /= 2;
-		if (errno != ENOMEM || options->window < SMALLEST_WINDOW)
-			return -1;
-	}
-	return 0;
+	return find_window(window, &ka_embedded, *options, EMBEDDED_WINDOW);
 }
 
 static int open_heap(struct ka_heap *heap, struct ka_options options)
@@ -158,7 +193,7 @@ static int open_heap(struct ka_heap *heap, struct ka_options options)
 	struct ka_options wanted = options;
 	int error;
 
-	if (find_window(&heap->window, &options))
+	if (open_window(&heap->window, &options))
 		return -1;
 	if (!ka_notes_open(heap))
 		return 0;
@@ -191,54 +226,98 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 	return 0;
 }
 
-static size_t map_size(const struct ka_heap *heap)
+/* Where to find pools by their addresses: 0, or -1. */
+static int open_map(struct ka_heap *heap)
 {
-	const struct ka_window *window = &heap->window;
+	struct ka_window *window = &heap->window;
+	size_t size = ka_window_map_size(window);
 
-	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);
+	heap->map_size = 0;
+	if (window->claimed) {
+		heap->map = (void *)(window->start + ka_window_size(window));
+		return 0;
+	}
+	/* Addresses alone: pages of it come as arenas do. */
+	heap->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+	if (heap->map == MAP_FAILED)
+		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
+	heap->map_size = size;
+	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
+	ka_madvise(heap->map, size, MADV_NOHUGEPAGE);
+	return 0;
 }
 
-/* What a heap stands on, and the lists that it is in: 0, or -1. */
-int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted)
+/*
+ * A secret of the heap's own. The kernel has given the process 16 random bytes at its start:
+ * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
+ * the secret.
+ */
+static void open_secret(struct ka_heap *heap)
+{
+	uint64_t random[2] = { 0 };
+	const void *bytes = (const void *)getauxval(AT_RANDOM);
+
+	if (bytes)
+		memcpy(random, bytes, sizeof(random));
+	random[0] += (uintptr_t)heap->window.start;
+	random[1] += ka_clock();
+	for (int i = 0; i < 4; i++) {
+		__uint128_t product = (__uint128_t)(random[0] | 1) *
+					    0x9e3779b97f4a7c15;
+
+		random[0] = random[1] ^ (uint64_t)product;
+		random[1] += (uint64_t)(product >> 64);
+	}
+	memcpy(heap->secret, random, sizeof(random));
+	/* What is encoded with it must stay as it is. */
+	if (!ka_secret)
+		ka_secret = random[0] * 0xd6e8feb86659fd93 ^ random[1];
+}
+
+/*
+ * What a heap stands on, and the lists that it is in: 0, or -1. With @forgive, a wrong
+ * variable is said on the standard error and ignored.
+ */
+int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive)
 {
 	struct ka_options options = KA_OPTIONS;
+	enum ka_show show = ka_stats_option();
 
 	if (wanted && copy_options(&options, wanted))
 		return -1;
-	if (complete_options(&options) || ka_stats_option(heap, options.name) ||
+	if (complete_options(&options, forgive) ||
+	    (show == KA_SHOW_WRONG && ka_stats_option() == show && !ignores(forgive)) ||
 	    open_heap(heap, options))
 		return -1;
-	/* Virtual, too: pages of it come as arenas do. */
-	heap->map = mmap(NULL, map_size(heap), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (heap->map == MAP_FAILED) {
+	if (open_map(heap)) {
 		heap->window.source->close(&heap->window);
-		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
+		return -1;
 	}
-	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
-	madvise(heap->map, map_size(heap), MADV_NOHUGEPAGE);
 	if (!heap->most_empty)
 		heap->most_empty = 1;
+	open_secret(heap);
 	ka_arenas_begin(heap);
 	pthread_mutex_init(&heap->lock, NULL);
+	ka_report_wanted(heap);
+	ka_stats_open(heap, options.name, show);
 	ka_heap_register(heap);
-	ka_stats_open(heap);
 	return 0;
 }
 
 struct ka_heap *ka_heap_create(const struct ka_options *wanted)
 {
 	/* Not from malloc: a heap may be what malloc itself stands on. */
-	struct ka_heap *heap = mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct ka_heap *heap = ka_mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS);
 
 	if (heap == MAP_FAILED) {
 		ka_fail(ENOMEM, "no memory for a heap");
 		return NULL;
 	}
-	if (!ka_heap_open(heap, wanted))
+	if (!ka_heap_open(heap, wanted, false))
 		return heap;
-	munmap(heap, sizeof(*heap));
+	ka_munmap(heap, sizeof(*heap));
 	return NULL;
 }
 
@@ -247,12 +326,13 @@ void ka_heap_destroy(struct ka_heap *heap)
 	if (!heap)
 		return;
 	ka_heap_unregister(heap);
-	ka_stats_close(heap);
 	ka_trace_heap_gone(heap);
+	if (heap->window.claimed && !heap->inherited)
+		ka_arenas_close(heap);
 	heap->window.source->close(&heap->window);
-	munmap(heap->map, map_size(heap));
+	ka_munmap(heap->map, heap->map_size);
 	pthread_mutex_destroy(&heap->lock);
-	munmap(heap, sizeof(*heap));
+	ka_munmap(heap, sizeof(*heap));
 }
 
 enum ka_source ka_heap_source(const struct ka_heap *heap)
@@ -291,9 +371,9 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
 	if (ka_refuse_inherited(heap))
 		return -1;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	ka_stats_now(heap, &now);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	now.size = size;
 	/* What a later version has more is left as it is. */
 	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));

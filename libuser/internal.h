@@ -15,28 +15,36 @@
  *	fork.c		the list of all heaps, and what a child has of them
  *	report.c	a heap's figures, as text
  *	stats.c		a heap's figures: counted, and when they are shown to others
- *	publish.c	the file in which they are, without the module
  *	note.c		the notes at the start of the window; walk.c reads them
  *	device.c, embedded.c	sources: a window, arenas committed and released
  *	error.c, size.c	sentences, sizes in text
+ *	sys.c		system calls and the clock
  *
  * heap->lock guards everything of a heap that changes after ka_heap_create(), its
  * notes among it, but for pools, which have owners; see pool.h. The list of heaps, and
  * which caches there are, have a lock of their own, taken before it; between them come
- * that of the traces and that of a cache.
+ * that of the traces and that of a cache. Files that have a further lock tell fork.c of it
+ * (ka_fork_takes()); these are taken before the list's.
  */
 #ifndef KARENA_INTERNAL_H
 #define KARENA_INTERNAL_H
 
-#include <pthread.h>
 #include <sys/types.h>
 
 #include <karena/karena.h>
+#include <linux/karena.h>
 
 #include "class.h"
+#include "lock.h"
+#include "sys.h"
 
 #define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
 #define KA_MIB		((size_t)1 << 20)
+
+/* Pools are made of slots of 16 KiB, to find the pool of an address by. */
+#define KA_SLOT_SHIFT	14
+#define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
+#define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
 
 /**
  * struct ka_window - The addresses of a heap, and what commits them.
@@ -47,10 +55,13 @@
  * @limit: How many of the others may be committed.
  * @fork: What a child has of it.
  * @io: Devices may have pinned its pages, used or not: none is purged.
+ * @claimed: Nothing is mapped where nothing is committed: what somebody else maps there
+ *	by chance, no arena can have.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
  * @control_size: Its size in bytes.
  * @states: The state words in it.
+ * @next: In the list of those that are claimed.
  */
 struct ka_window {
 	const struct ka_source_type *source;
@@ -60,10 +71,19 @@ struct ka_window {
 	size_t limit;
 	enum ka_fork fork;
 	bool io;
+	bool claimed;
 	uint64_t id;
 	void *control;
 	size_t control_size;
 	uint32_t *states;
+	struct ka_window *next;
+};
+
+/* What the pages of arenas may be, where the source can choose. */
+enum ka_pages {
+	KA_PAGES_SMALL,		/* few of them may be used */
+	KA_PAGES_ANY,		/* as the administrator has set it */
+	KA_PAGES_HUGE,		/* all of them will be used */
 };
 
 /**
@@ -74,8 +94,8 @@ struct ka_window {
  *	a sentence.
  * @frames: Its memory are the module's frames: what of a committed arena is purged is
  *	committed no more, and arenas that are committed whole are huge in any case.
- * @commit: Commit arenas that are not committed, all or none, and if they are to be
- *	@dense with huge pages if that can be. 0, or an errno.
+ * @commit: Commit arenas that are not committed, all or none. 0, or an errno; EEXIST:
+ *	somebody else has mapped something there.
  * @commit_pages: Commit pages of an arena that is not committed, or in part, so
  *	that no more have memory. 0, or an errno.
  * @release: Give committed arenas back.
@@ -85,6 +105,8 @@ struct ka_window {
  * @take_back: Whether it has not, of an arena that was given up; it may no more.
  * @pressed: Whether memory has become short, since this was asked last.
  * @copied: In a child: whether the window, of KA_FORK_COW, is a copy of its own.
+ * @move: Let pages have the content of others, which are zero afterwards, by mapping their
+ *	memory there, as far as that can be done. NULL: never.
  * @descriptor: A descriptor of the window's file, or -1 with errno and a sentence.
  * @close: Give up the window and all that is committed.
  */
@@ -92,7 +114,8 @@ struct ka_source_type {
 	enum ka_source source;
 	int (*open)(struct ka_window *window, const struct ka_options *options);
 	bool frames;
-	int (*commit)(struct ka_window *window, size_t first, size_t count, bool dense);
+	int (*commit)(struct ka_window *window, size_t first, size_t count,
+		      enum ka_pages pages);
 	int (*commit_pages)(struct ka_window *window, size_t arena, size_t from,
 			    size_t count);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
@@ -101,6 +124,7 @@ struct ka_source_type {
 	bool (*take_back)(struct ka_window *window, size_t arena);
 	bool (*pressed)(struct ka_window *window);
 	bool (*copied)(struct ka_window *window);
+	void (*move)(struct ka_window *window, char *from, char *to, size_t size);
 	int (*descriptor)(const struct ka_window *window);
 	void (*close)(struct ka_window *window);
 };
@@ -113,16 +137,20 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
-/* Pools are made of slots of 16 KiB, to find the pool of an address by. */
-#define KA_SLOT_SHIFT	14
-#define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
-#define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
+/* Where nothing is mapped unless it is committed, the map of a heap lies behind them. */
+static inline size_t ka_window_map_size(const struct ka_window *window)
+{
+	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);
+}
 
 /* How many heaps there may be at a time whose blocks are used. */
 #define KA_HEAPS	((size_t)1024)
 
 /* One bit a page. */
 #define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
+
+/* Classes of numbers of pages, up to an arena's: the powers of two that they are at least. */
+#define KA_ROOM_CLASSES	10
 
 /**
  * struct ka_arena - The library's notes on an arena, kept outside of it.
@@ -155,7 +183,7 @@ struct ka_arena {
 
 /* "ka_notes" in memory; and the layout of what follows, from this struct on. */
 #define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
-#define KA_NOTES_VERSION	3
+#define KA_NOTES_VERSION	4
 
 /**
  * struct ka_notes - What the library knows of a heap's memory, at the start of its
@@ -176,6 +204,9 @@ struct ka_arena {
  * @nr_pools: Pools there are.
  * @nr_empty: Committed arenas without a run.
  * @stats: The heap's figures; bytes and limits are filled in when read.
+ * @name: The heap's name.
+ * @shown: Its figures for other processes, written and read as the module's statistics
+ *	page; of a heap on the module they are there, and these are zero.
  * @arenas: An entry for each arena of the window but those of the notes; untouched
  *	ones have no memory. See ka_arena_at().
  *
@@ -197,6 +228,8 @@ struct ka_notes {
 	uint64_t nr_pools;
 	uint64_t nr_empty;
 	struct ka_stats stats;
+	char name[KA_NAME_SIZE];
+	struct karena_stats shown;
 	struct ka_arena arenas[];
 };
 
@@ -211,6 +244,7 @@ struct ka_pool_list {
 
 /* When others see a heap's figures: KARENA_STATS. */
 enum ka_show {
+	KA_SHOW_WRONG		= -1,	/* with errno and a sentence */
 	KA_SHOW_LARGE		= 0,	/* from its second arena on */
 	KA_SHOW_NEVER		= 1,
 	KA_SHOW_ALWAYS		= 2,
@@ -218,36 +252,24 @@ enum ka_show {
 
 /**
  * struct ka_shown - How a heap's figures are shown to others; see stats.c.
- * @wish: When.
- * @report: They are printed at each new arena, and at exit: KARENA_MALLOCSTATS.
- * @failed: There is no page, and no use to try again.
- * @name: The heap's name.
- * @page: What they are written to: the module's statistics page, or that of @file.
- * @file: The file's mapping, or NULL.
- * @number: Of the file, behind the PID in its name.
- * @pid: Whose file it is. Who forks past the handlers has it mapped, too.
- * @device: Of the file, to find it by.
- * @inode: Likewise.
- * @seccomp: PR_GET_SECCOMP when the heap was made.
+ * @page: What they are written to: the module's statistics page, or @shown in the notes;
+ *	NULL: nothing (KARENA_STATS=0).
+ * @always: Not only when the heap has had two arenas at a time (KARENA_STATS=1).
+ * @report: KARENA_MALLOCSTATS: the library prints the figures each time the arenas have
+ *	doubled, and at exit.
+ * @due: The thread that releases the heap's lock next prints the figures.
+ * @reported: The most arenas there had been, when they were last printed.
  * @changes: Arenas committed and given back, when they were last written.
- * @reported: Arenas committed, when they were last printed.
  * @next: When they may be written again, if arenas have changed.
  * @next_pools: When, if pools alone have; both in ns of CLOCK_MONOTONIC.
  */
 struct ka_shown {
-	enum ka_show wish;
-	bool report;
-	bool failed;
-	char name[KA_NAME_SIZE];
 	struct karena_stats *page;
-	struct ka_stats_file *file;
-	unsigned int number;
-	pid_t pid;
-	dev_t device;
-	ino_t inode;
-	int seccomp;
-	size_t changes;
+	bool always;
+	bool report;
+	bool due;
 	size_t reported;
+	size_t changes;
 	uint64_t next;
 	uint64_t next_pools;
 };
@@ -270,12 +292,14 @@ struct ka_tally {
  * @start: Of its first slot, in the arena behind the notes.
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
+ * @map_size: How much of the map has memory, in bytes.
  * @pools: The pools' entries in the notes.
  * @inherited: The heap is the parent's; nothing can be done with it.
  * @index: Where the threads' tables have their cache; see cache.c.
  * @serial: No other heap of the process has, or has had, this number.
  * @lock: Guards what no other does. What is above, each call reads without a lock, so it
  *	has a line of the cache to itself.
+ * @secret: What decides in which order pools have their blocks.
  * @window: Its addresses.
  * @notes: At their start; not to be touched when @inherited.
  * @shelf: Pools of each class with free blocks that have no owner.
@@ -287,7 +311,10 @@ struct ka_tally {
  * @most_empty: How many arenas without a run may stay committed.
  * @emptied: Among these arenas are those that have become empty, and are not volatile.
  * @in_vain: A volatile one has been needed again since @decay_at was set.
- * @first_room: All arenas before this one have no free page.
+ * @first_room: For each power of two: only arenas from this one on have so many free pages
+ *	in a row, or those from @room_again on.
+ * @room_again: The first arena that has got free pages since the others were looked at.
+ * @first_empty: All arenas before this one have a run.
  * @idle: Pages of arenas that are free and may have old content, so have memory.
  * @slack: How many of these are kept, beside an eighth of what is in use.
  * @purged: Pages that have been purged since @decay_at was set, and just before.
@@ -307,12 +334,14 @@ struct ka_heap {
 	char *start;
 	struct ka_pool **map;
 	size_t nr_slots;
+	size_t map_size;
 	struct ka_pool *pools;
 	bool inherited;
 	size_t index;
 	uint64_t serial;
 
 	pthread_mutex_t lock __attribute__((aligned(64)));
+	uint64_t secret[2];
 	struct ka_window window;
 	struct ka_notes *notes;
 	struct ka_pool_list shelf[KA_CLASSES];
@@ -326,7 +355,9 @@ struct ka_heap {
 		size_t end;
 	} emptied;
 	bool in_vain;
-	size_t first_room;
+	size_t first_room[KA_ROOM_CLASSES];
+	size_t room_again;
+	size_t first_empty;
 	size_t idle;
 	size_t slack;
 	size_t purged;
@@ -342,9 +373,27 @@ struct ka_heap {
 	struct ka_heap *next;
 };
 
+/* report.c; the first prints what has become due while the heap was locked. */
+void ka_report_due(struct ka_heap *heap);
+void ka_report_wanted(struct ka_heap *heap);
+
+static inline void ka_heap_lock(struct ka_heap *heap)
+{
+	ka_lock(&heap->lock);
+}
+
+static inline void ka_heap_unlock(struct ka_heap *heap)
+{
+	bool due = heap->shown.due;
+
+	ka_unlock(&heap->lock);
+	if (__builtin_expect(due, 0))
+		ka_report_due(heap);
+}
+
 /* heap.c; the second sets errno and a sentence. */
 int ka_option_size(size_t *size, const char *variable);
-int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted);
+int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive);
 
 /* run.c; true, with errno and a sentence. */
 bool ka_fail_inherited(void);
@@ -357,20 +406,26 @@ static inline bool ka_refuse_inherited(const struct ka_heap *heap)
 }
 
 /* With the heap's lock held; the first returns NULL with errno and a sentence. */
-void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero);
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages kind,
+		  bool *zero);
 void ka_run_give(struct ka_heap *heap, void *run);
 
 /* Whether a run has the size from now on, in bytes, where it is. */
 bool ka_run_resize(struct ka_heap *heap, void *run, size_t size);
 
+/* Whether another run has the content, by its pages, and the run is freed. */
+bool ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size);
+
 /* A run for a block that is to be all zero; NULL with errno and a sentence. */
-void *ka_run_zeroed(struct ka_heap *heap, size_t size);
+void *ka_run_zeroed(struct ka_heap *heap, size_t size, size_t align);
 
 /* arena.c, with the heap's lock held; see there. */
 int ka_arena_commit_pages(struct ka_heap *heap, size_t index, size_t from, size_t pages);
 int ka_arena_use(struct ka_heap *heap, size_t index, size_t from, size_t pages);
 int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pages,
-		     bool dense);
+		     enum ka_pages kind);
+bool ka_arenas_block(struct ka_heap *heap, size_t first, size_t count);
+void ka_arenas_close(struct ka_heap *heap);
 void ka_arena_emptied(struct ka_heap *heap, size_t index);
 void ka_arenas_emptied(struct ka_heap *heap);
 void ka_arenas_begin(struct ka_heap *heap);
@@ -391,18 +446,13 @@ void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
 
-/* stats.c; but for the first three, with the heap's lock held. */
-int ka_stats_option(struct ka_heap *heap, const char *name);
-void ka_stats_open(struct ka_heap *heap);
-void ka_stats_close(struct ka_heap *heap);
-void ka_stats_forked(struct ka_heap *heap);
+/* stats.c; after the first two, with the heap's lock held. */
+enum ka_show ka_stats_option(void);
+void ka_stats_open(struct ka_heap *heap, const char *name, enum ka_show show);
 void ka_stats_changed(struct ka_heap *heap);
 void ka_stats_now(struct ka_heap *heap, struct ka_stats *stats);
 void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES]);
 void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats);
-
-/* report.c; with the heap's lock held: 0, or an errno. */
-int ka_report(struct ka_heap *heap, int fd);
 
 /* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
 size_t ka_notes_size(size_t nr_arenas);
@@ -429,6 +479,7 @@ int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data);
 /* error.c; the first sets errno too, and returns -1. */
 int ka_fail(int error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
+void ka_ignore(void);
 void ka_die(const char *what) __attribute__((noreturn, cold));
 
 /* size.c */

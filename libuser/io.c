@@ -23,27 +23,16 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct ka_heap *heap;	/* this process's */
 static struct ka_heap *parents;	/* whose addresses are kept, in a child */
 
-static void fork_prepare(void)
+static void register_lock(void)
 {
-	pthread_mutex_lock(&lock);
-}
-
-static void fork_done(void)
-{
-	pthread_mutex_unlock(&lock);
-}
-
-static void register_handlers(void)
-{
-	ka_fork_register();
-	pthread_atfork(fork_prepare, fork_done, fork_done);
+	ka_fork_takes(&lock);
 }
 
 /* At load; see ka_fork_register(). */
 __attribute__((constructor))
 static void fork_register(void)
 {
-	pthread_once(&once, register_handlers);
+	pthread_once(&once, register_lock);
 }
 
 /* KARENA_LIMIT and KARENA_WINDOW are the settings of other heaps. */
@@ -90,12 +79,12 @@ static struct ka_heap *heap_for_new(void)
 	struct ka_heap *found;
 
 	fork_register();
-	pthread_mutex_lock(&lock);
+	ka_lock(&lock);
 	look_around();
 	if (!heap)
 		heap = create();
 	found = heap;
-	pthread_mutex_unlock(&lock);
+	ka_unlock(&lock);
 	return found;
 }
 
@@ -106,11 +95,11 @@ static struct ka_heap *heap_of(const void *buffer)
 	bool foreign;
 
 	fork_register();
-	pthread_mutex_lock(&lock);
+	ka_lock(&lock);
 	look_around();
 	found = heap && ka_heap_contains(heap, buffer) ? heap : NULL;
 	foreign = !found && parents && ka_heap_contains(parents, buffer);
-	pthread_mutex_unlock(&lock);
+	ka_unlock(&lock);
 	if (foreign)
 		ka_fail(EOWNERDEAD, "the I/O buffer %p is the parent's: a child has"
 			" none of them", buffer);

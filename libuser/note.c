@@ -62,7 +62,8 @@ static int commit_pages(struct ka_window *window, size_t from, size_t end)
 		if (count > end - from)
 			count = end - from;
 		error = window->source->commit_pages(window, arena, page, count);
-		if (error && !page)
+		/* The module's state words say by then that they were to be committed. */
+		if (error && !page && window->source->frames)
 			window->source->release(window, arena, 1);
 		if (error)
 			return error;

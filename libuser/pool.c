@@ -3,10 +3,14 @@
  * Pools of a heap: made from runs, given back, and kept on the shelf when a thread
  * has no use for them any more that others may have.
  */
+#include <errno.h>
+#include <string.h>
+
 #include "bits.h"
 #include "pool.h"
 
 struct ka_pool ka_no_pool;
+uint64_t ka_secret;
 
 /*
  * How many slots spare pools may have: 4 MiB, in a small heap 2; nor more than that where
@@ -62,16 +66,46 @@ static void map(struct ka_heap *heap, size_t slot, size_t count, struct ka_pool 
 		__atomic_store_n(&heap->map[i], pool, __ATOMIC_RELAXED);
 }
 
-/* Let all slots of the arenas that have been touched be found: not to be pools. */
-static void reach_slots(struct ka_heap *heap)
+/* The map gets memory in steps of 64 KiB, of which one is for 64 arenas. */
+#define MAP_STEP	((size_t)64 << 10)
+
+/* Let the map have an entry for each of so many slots: 0, or an errno. */
+static int reach_map(struct ka_heap *heap, size_t nr_slots)
+{
+	size_t size = (nr_slots * sizeof(void *) + MAP_STEP - 1) & ~(MAP_STEP - 1);
+	size_t most = ka_window_map_size(&heap->window);
+	char *end = (char *)heap->map + heap->map_size;
+
+	size = size < most ? size : most;
+	if (size <= heap->map_size)
+		return 0;
+	if (ka_mmap(end, size - heap->map_size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE) != end)
+		return ENOMEM;
+	/* A huge page would cost 2 MiB at the first touch. */
+	ka_madvise(end, size - heap->map_size, MADV_NOHUGEPAGE);
+	heap->map_size = size;
+	return 0;
+}
+
+/*
+ * Let all slots of the arenas that have been touched be found: not to be pools. 0, or an
+ * errno.
+ */
+static int reach_slots(struct ka_heap *heap)
 {
 	const struct ka_notes *notes = heap->notes;
 	size_t end = (notes->nr_touched - notes->nr_notes) * KA_ARENA_SLOTS;
+	int error;
 
 	if (end <= heap->nr_slots)
-		return;
+		return 0;
+	error = reach_map(heap, end);
+	if (error)
+		return error;
 	map(heap, heap->nr_slots, end - heap->nr_slots, &ka_no_pool);
 	__atomic_store_n(&heap->nr_slots, end, __ATOMIC_RELEASE);
+	return 0;
 }
 
 /* The first of the spare pools of a class, or NULL. */
@@ -123,19 +157,21 @@ static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, si
 		       bool *zero)
 {
 	char *run = ka_run_take(heap, count * KA_SLOT_SIZE, pool_align(size),
-				size <= KA_PAGE_SIZE, zero);
+				size <= KA_PAGE_SIZE ? KA_PAGES_HUGE : KA_PAGES_SMALL,
+				zero);
 	int error;
 
 	if (!run)
 		return false;
 	*slot = ka_slot_of(heap, run);
 	error = ka_notes_reach_pool(heap, *slot);
+	if (!error)
+		error = reach_slots(heap);
 	if (error) {
 		ka_run_give(heap, run);
 		ka_fail(error, "no memory for the notes on a pool");
 		return false;
 	}
-	reach_slots(heap);
 	return true;
 }
 
@@ -200,9 +236,9 @@ struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t
 {
 	struct ka_pool *pool;
 
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	pool = make(heap, class, owner);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return pool;
 }
 
@@ -215,10 +251,145 @@ static void make_spare(struct ka_heap *heap, struct ka_pool *pool)
 	heap->spare_slots += pool->slots;
 }
 
+/* How to find out which block of a pool an address is: see block_at(). */
+struct ruler {
+	uintptr_t start;
+	uint64_t inverse;
+	unsigned int shift;
+};
+
+static struct ruler ruler_of(const struct ka_heap *heap, const struct ka_pool *pool)
+{
+	/* Of the odd numbers below 16, modulo 2^64: no size has a larger odd part. */
+	static const uint64_t inverses[] = {
+		1, 0xaaaaaaaaaaaaaaab, 0xcccccccccccccccd, 0x6db6db6db6db6db7,
+		0x8e38e38e38e38e39, 0x2e8ba2e8ba2e8ba3, 0x4ec4ec4ec4ec4ec5, 0xeeeeeeeeeeeeeeef,
+	};
+	unsigned int shift = (unsigned int)__builtin_ctz(pool->size);
+
+	return (struct ruler){
+		.start = (uintptr_t)ka_pool_start(heap, pool),
+		.inverse = inverses[pool->size >> shift >> 1],
+		.shift = shift,
+	};
+}
+
+/*
+ * Which block begins at an address; a larger number than any pool has blocks if none does.
+ * To divide by the size, which has to leave no remainder, is to multiply by the inverse of
+ * its odd part, and to rotate the rest away (Granlund, Montgomery 1994).
+ */
+static inline uint64_t block_at(struct ruler ruler, const void *address)
+{
+	uint64_t quotient = ((uintptr_t)address - ruler.start) * ruler.inverse;
+
+	return quotient >> ruler.shift | quotient << (64 - ruler.shift);
+}
+
+/* Whether a free block, in a list that may have @left more, is none, or is one too many. */
+static inline bool is_wrong(struct ruler ruler, const struct ka_pool *pool,
+			    const struct ka_free *block, uint32_t *left)
+{
+	return __builtin_expect(block_at(ruler, block) >= pool->made || !(*left)-- ||
+				block->mark != KA_FREED, 0);
+}
+
+/* The program ends: of the blocks from @first on, one is wrong. */
+static void __attribute__((noreturn, cold))
+list_is_broken(const struct ka_heap *heap, const struct ka_pool *pool,
+	       const struct ka_free *first)
+{
+	struct ruler ruler = ruler_of(heap, pool);
+	const struct ka_free *last = first;
+	uint32_t left = pool->made;
+
+	for (; !is_wrong(ruler, pool, first, &left); first = ka_next(first))
+		last = first;
+	ka_fail(EINVAL, "a block of %u bytes, %p or one that was freed after it, has been freed"
+		" twice, or written to since it was freed, or was none", pool->size, last);
+	ka_die("free");
+}
+
+void ka_pool_take_is_wrong(const struct ka_free *block)
+{
+	ka_fail(EINVAL, "the block %p has been written to since it was freed", block);
+	ka_die("malloc");
+}
+
+/*
+ * The last of the blocks that others have freed. A block that is freed twice closes a
+ * circle, and what is written to one that is free breaks the chain.
+ */
+static struct ka_free *check_remote(const struct ka_heap *heap, const struct ka_pool *pool,
+				    uint64_t remote)
+{
+	struct ka_free *block = ka_remote_first(remote), *last = block;
+	uint32_t left = ka_remote_count(remote), looks = KA_LOOKS;
+	struct ruler ruler = ruler_of(heap, pool);
+
+	for (; block; block = ka_next(block)) {
+		uint32_t few = KA_FEW_LOOKS;
+
+		if (is_wrong(ruler, pool, block, &left) ||
+		    (__builtin_expect(block->doubtful, 0) &&
+		     ka_pool_has_free(heap, pool, block,
+				      looks > KA_FEW_LOOKS ? &looks : &few)))
+			list_is_broken(heap, pool, block);
+		last = block;
+	}
+	return last;
+}
+
+/**
+ * ka_pool_check() - End the program if a pool's free blocks are not what they must be.
+ * @heap: The heap.
+ * @pool: The caller's pool.
+ * @most: How many are looked at: the first ones.
+ *
+ * Of a child's pool, some blocks may have been lost at the fork.
+ */
+void ka_pool_check(const struct ka_heap *heap, const struct ka_pool *pool, uint32_t most)
+{
+	struct ruler ruler = ruler_of(heap, pool);
+	uint32_t left = pool->made;
+
+	for (const struct ka_free *block = pool->free; block && most--;
+	     block = ka_next(block)) {
+		if (is_wrong(ruler, pool, block, &left))
+			list_is_broken(heap, pool, pool->free);
+	}
+}
+
+/**
+ * ka_pool_has_free() - Whether a block is in a pool's list of free ones.
+ * @heap: The heap.
+ * @pool: The caller's pool.
+ * @block: Where a block of it begins.
+ * @looks: How many free blocks are looked at, the last ones that were freed; on return, how
+ *	many could have been more.
+ *
+ * The program ends if the list is broken.
+ */
+bool ka_pool_has_free(const struct ka_heap *heap, const struct ka_pool *pool,
+		      const void *block, uint32_t *looks)
+{
+	struct ruler ruler = ruler_of(heap, pool);
+	const struct ka_free *each = pool->free;
+	uint32_t left = pool->made;
+
+	for (; each && each != block && *looks; each = ka_next(each), --*looks) {
+		if (is_wrong(ruler, pool, each, &left))
+			list_is_broken(heap, pool, pool->free);
+	}
+	return each == block;
+}
+
 /* With the heap's lock held, a pool that is empty and in no list. */
 static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 {
 	size_t slots = pool->slots;
+
+	ka_pool_check(heap, pool, UINT32_MAX);
 
 	map(heap, ka_pool_slot(heap, pool), slots, &ka_no_pool);
 	/* Who has just freed its last block may look at it still. */
@@ -242,18 +413,19 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
  */
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
 {
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	give_back(heap, pool);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 }
 
 /**
  * ka_pool_collect_some() - Take what others have freed.
+ * @heap: The heap.
  * @pool: The caller's pool, of which they have, or who called its owner had.
  */
-void ka_pool_collect_some(struct ka_pool *pool)
+void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool)
 {
-	void *first, *last, *next;
+	struct ka_free *last;
 	uint64_t remote;
 
 	if (KA_READ(pool->owner) & KA_CALLED)
@@ -262,17 +434,52 @@ void ka_pool_collect_some(struct ka_pool *pool)
 	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
 	if (!remote)
 		return;
-	first = ka_remote_first(remote);
-	/* Mostly there is nothing to link them to. */
-	if (pool->free) {
-		for (last = first; (next = *(void **)last); last = next)
-			;
-		*(void **)last = pool->free;
-	}
-	pool->free = first;
+	last = check_remote(heap, pool, remote);
+	ka_link(last, pool->free);
+	pool->free = ka_remote_first(remote);
 	/* Who frees another one sees this, or is seen: ka_cache_give_back_empty(). */
 	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
 			 __ATOMIC_SEQ_CST);
+}
+
+/* A number that nobody can tell who does not know the heap's secret. */
+static uint64_t draw(const struct ka_heap *heap)
+{
+	static __thread uint64_t drawn;
+	__uint128_t product;
+
+	drawn += 2;
+	product = (__uint128_t)(heap->secret[0] ^ (drawn + ka_thread())) *
+		  (heap->secret[1] | 1);
+	return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/*
+ * Link the blocks of a page, at least two, in an order that nobody can know: from any of them
+ * on, up or down, round and round. With steps of more than one block, to walk through a list
+ * in the order of its making takes twice as long: the processor does not foresee where it
+ * goes on. Returns the first one.
+ */
+static struct ka_free *link_at_random(const struct ka_heap *heap, char *start, size_t size,
+				      uint32_t count)
+{
+	uint64_t random = draw(heap);
+	uint32_t step = 1, at = (uint32_t)((random >> 32) * count >> 32);
+	struct ka_free *first = (struct ka_free *)(start + at * size), *block = first, *next;
+
+	if (random & 1)
+		step = count - 1;
+	for (uint32_t i = 1; i < count; i++) {
+		at += step;
+		at = at < count ? at : at - count;
+		next = (struct ka_free *)(start + at * size);
+		block->mark = KA_FREED;
+		ka_link(block, next);
+		block = next;
+	}
+	block->mark = KA_FREED;
+	ka_link(block, NULL);
+	return first;
 }
 
 /**
@@ -282,17 +489,22 @@ void ka_pool_collect_some(struct ka_pool *pool)
  */
 void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool)
 {
-	char *first = ka_pool_start(heap, pool) + (size_t)pool->made * pool->size;
-	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size), i;
-	char *block = first;
+	char *start = ka_pool_start(heap, pool) + (size_t)pool->made * pool->size;
+	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size);
+	struct ka_free *first = (struct ka_free *)start;
 
-	if (!count)
-		count = 1;
 	if (count > pool->capacity - pool->made)
 		count = pool->capacity - pool->made;
-	for (i = 1; i < count; i++, block += pool->size)
-		*(void **)block = block + pool->size;
-	*(void **)block = NULL;
+	if (!count)
+		count = 1;
+	if (KA_CHECKED && !pool->zero)
+		memset(start, 0, (size_t)count * pool->size);
+	if (count == 1) {
+		*first = (struct ka_free){ .mark = KA_FREED };
+		ka_link(first, NULL);
+	} else {
+		first = link_at_random(heap, start, pool->size, count);
+	}
 	/* In this order: a child that is forked between them loses them, no more. */
 	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
 	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
@@ -304,8 +516,9 @@ static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
 	uint64_t map[MOST_THIN / 64] = { 0 };
 	uint32_t keep = pool->made;
 
-	for (const char *block = pool->free; block; block = *(char * const *)block)
-		ka_change_bits(map, (size_t)(block - start) / pool->size, 1, true);
+	for (const struct ka_free *block = pool->free; block; block = ka_next(block))
+		ka_change_bits(map, (size_t)((const char *)block - start) / pool->size, 1,
+			       true);
 	while (keep && ka_test_bit(map, keep - 1))
 		keep--;
 	return keep;
@@ -314,13 +527,16 @@ static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
 /* Of blocks that are linked, let only those before an address be so. */
 static void unlink_from(struct ka_pool *pool, const char *end)
 {
-	void **link = &pool->free, *block;
+	struct ka_free *block = pool->free, *last = NULL, *next;
 
-	while ((block = *link)) {
+	for (; block; block = next) {
+		next = ka_next(block);
 		if ((char *)block < end)
-			link = block;
+			last = block;
+		else if (last)
+			ka_link(last, next);
 		else
-			*link = *(void **)block;
+			pool->free = next;
 	}
 }
 
@@ -364,7 +580,7 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
 
 	ka_pool_link(shelf, pool);
 	for (;;) {
-		ka_pool_collect(pool);
+		ka_pool_collect(heap, pool);
 		if (!pool->used)
 			break;
 		/* Who frees a block now finds it on the shelf, or we find the block. */
@@ -383,9 +599,9 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
  */
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
 {
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	ka_pool_shelve_locked(heap, pool);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 }
 
 /* The best of the first pools on a shelf, or NULL. */
@@ -414,13 +630,13 @@ struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintp
 
 	if (!__atomic_load_n(&heap->shelf[class].first, __ATOMIC_RELAXED))
 		return NULL;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	pool = choose(&heap->shelf[class]);
 	if (pool) {
 		ka_pool_unlink(&heap->shelf[class], pool);
 		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
 	}
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return pool;
 }
 
@@ -446,13 +662,13 @@ bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
 						   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 	if (now != KA_SHELF)
 		return false;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_SHELF) {
 		ka_pool_unlink(&heap->shelf[pool->class], pool);
 		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
 		mine = true;
 	}
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return mine;
 }
 
@@ -476,6 +692,18 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
 	       !ka_pool_adopt(heap, pool, owner | KA_CALLED);
+}
+
+/**
+ * ka_pool_leave() - Give up a pool: to the heap, to the shelf or, if it is full, to nobody.
+ * @heap: The heap.
+ * @pool: The caller's pool, in no list.
+ */
+void ka_pool_leave(struct ka_heap *heap, struct ka_pool *pool)
+{
+	ka_pool_collect(heap, pool);
+	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(heap, pool))
+		ka_pool_shelve(heap, pool);
 }
 
 /**

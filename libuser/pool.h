@@ -25,7 +25,7 @@
 
 #include <sys/single_threaded.h>
 
-#include "internal.h"
+#include "checked.h"
 
 /* No thread has one of these for its number. */
 #define KA_NOBODY	((uintptr_t)0)
@@ -42,9 +42,29 @@
 #define KA_CALLED	((uintptr_t)1)
 
 /**
+ * struct ka_free - A free block, of which the program has nothing any more.
+ * @mark: KA_FREED.
+ * @doubtful: In @remote: it had been marked when it was freed.
+ * @next: The next one of the list: see ka_next().
+ *
+ * A block that is about to be freed, and is marked, may be free already: then the list is
+ * asked. So what would be handed out a second time is found by three instructions of free()
+ * and none of malloc(), which leaves the mark. The first thing that is written to a block
+ * takes it away.
+ */
+struct ka_free {
+	uint8_t mark;
+	bool doubtful;
+	struct ka_free *next;
+};
+
+/* No character begins with it, no address is as odd, and few numbers end with it. */
+#define KA_FREED	0xf7
+
+/**
  * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
  *	for each slot; a pool has that of its first one.
- * @free: Blocks that can be taken, linked by their first word.
+ * @free: Blocks that can be taken, linked to each other.
  * @owner: The thread whose it is, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
  * @used: Blocks that are in use, those in @remote among them; one more while it is
  *	held, so that it does not become empty.
@@ -63,7 +83,7 @@
  * @listed: It is in its owner's list.
  */
 struct ka_pool {
-	void *free;
+	struct ka_free *free;
 	uintptr_t owner;
 	uint32_t used;
 	uint32_t made;
@@ -98,6 +118,37 @@ static inline size_t ka_pool_slot(const struct ka_heap *heap, const struct ka_po
 static inline char *ka_pool_start(const struct ka_heap *heap, const struct ka_pool *pool)
 {
 	return heap->start + ka_pool_slot(heap, pool) * KA_SLOT_SIZE;
+}
+
+/* Whether a block, in use or not, begins at an address in a pool, which has 32 bits of them. */
+static inline bool ka_pool_begins_at(const struct ka_heap *heap, const struct ka_pool *pool,
+				     const void *block)
+{
+	return !((uint32_t)((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) %
+		 pool->size);
+}
+
+/* The free block behind one in a list; in the checked build its link is encoded. */
+static inline struct ka_free *ka_next(const struct ka_free *block)
+{
+	uintptr_t next = (uintptr_t)block->next;
+
+	if (KA_CHECKED)
+		next ^= ka_secret ^ (uintptr_t)block >> 12;
+	return (struct ka_free *)next;
+}
+
+static inline void ka_link(struct ka_free *block, struct ka_free *next)
+{
+	if (KA_CHECKED)
+		next = (struct ka_free *)((uintptr_t)next ^ ka_secret ^ (uintptr_t)block >> 12);
+	block->next = next;
+}
+
+/* Whether a block is marked: it may be free. */
+static inline bool ka_is_marked(const void *block)
+{
+	return ((const struct ka_free *)block)->mark == KA_FREED;
 }
 
 /* Which arena of the window it lies in. */
@@ -135,9 +186,9 @@ static inline struct ka_pool *ka_pool_of(const struct ka_heap *heap, const void 
 /* No address of a process has more bits, unless it asks for such; the library does not. */
 #define KA_REMOTE_BITS	48
 
-static inline void *ka_remote_first(uint64_t remote)
+static inline struct ka_free *ka_remote_first(uint64_t remote)
 {
-	return (void *)(uintptr_t)(remote & ((UINT64_C(1) << KA_REMOTE_BITS) - 1));
+	return (struct ka_free *)(uintptr_t)(remote & ((UINT64_C(1) << KA_REMOTE_BITS) - 1));
 }
 
 static inline uint32_t ka_remote_count(uint64_t remote)
@@ -197,10 +248,22 @@ static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *
 	ka_pool_link(list, pool);
 }
 
+/*
+ * Whether a marked block is freed twice, only a walk through the pool's free blocks can tell.
+ * A program that writes to its blocks hardly ever causes one. For other programs, the walks
+ * end after so many blocks until malloc is slow again, and then each after a few.
+ */
+#define KA_LOOKS	1024
+#define KA_FEW_LOOKS	16
+
 /* pool.c */
 struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
+void ka_pool_take_is_wrong(const struct ka_free *block) __attribute__((noreturn, cold));
+void ka_pool_check(const struct ka_heap *heap, const struct ka_pool *pool, uint32_t most);
+bool ka_pool_has_free(const struct ka_heap *heap, const struct ka_pool *pool,
+		      const void *block, uint32_t *looks);
 void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_collect_some(struct ka_pool *pool);
+void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
 size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
@@ -208,15 +271,16 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
 bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_leave(struct ka_heap *heap, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
 void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);
 
 /* Take what others have freed of the caller's pool; whether there was anything. */
-static inline bool ka_pool_collect(struct ka_pool *pool)
+static inline bool ka_pool_collect(struct ka_heap *heap, struct ka_pool *pool)
 {
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
 		return false;
-	ka_pool_collect_some(pool);
+	ka_pool_collect_some(heap, pool);
 	return true;
 }
 

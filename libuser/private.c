@@ -1,9 +1,40 @@
 // SPDX-License-Identifier: MIT
 /*
- * What libkarena-uring is told of a heap.
+ * What libkarena-uring is told of a heap, and the adapters of the source to take.
  */
+#include <linux/capability.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "bits.h"
 #include "private.h"
+
+#define ENOUGH_LOCKED	((rlim_t)1 << 30)
+
+/* Whether the process has no limit of locked memory, as long as it keeps its rights. */
+static bool may_lock_all(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return !syscall(SYS_capget, &header, data) &&
+	       data[0].effective & 1U << CAP_IPC_LOCK;
+}
+
+enum ka_source ka_private_source(bool may_be_kept)
+{
+	const char *text = secure_getenv("KARENA_SOURCE");
+	struct rlimit limit;
+
+	if (text && *text && strcmp(text, "auto") != 0)
+		return KA_SOURCE_AUTO;
+	if (!getrlimit(RLIMIT_MEMLOCK, &limit) && limit.rlim_cur >= ENOUGH_LOCKED)
+		return KA_SOURCE_AUTO;
+	return may_be_kept && may_lock_all() ? KA_SOURCE_AUTO : KA_SOURCE_EMBEDDED;
+}
 
 /* The first page of the window from one on that is (not) committed. */
 static size_t find_page(const struct ka_notes *notes, size_t page, bool committed)
@@ -40,16 +71,16 @@ size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 {
 	size_t page = *from / KA_PAGE_SIZE, end;
 
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	if (ka_refuse_inherited(heap)) {
-		pthread_mutex_unlock(&heap->lock);
+		ka_heap_unlock(heap);
 		return 0;
 	}
 	/* Who asks will pin what there is, free or not. */
 	heap->window.io = true;
 	page = find_page(heap->notes, page, true);
 	end = find_page(heap->notes, page, false);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	*from = page * KA_PAGE_SIZE;
 	return (end - page) * KA_PAGE_SIZE;
 }

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "debug.h"
 
@@ -31,25 +30,24 @@ static size_t quarantine_limit;
 
 void ka_records_lock(void)
 {
-	pthread_mutex_lock(&lock);
+	ka_lock(&lock);
 }
 
 void ka_records_unlock(void)
 {
-	pthread_mutex_unlock(&lock);
+	ka_unlock(&lock);
 }
 
-static void register_handlers(void)
+static void register_lock(void)
 {
-	ka_fork_register();
-	pthread_atfork(ka_records_lock, ka_records_unlock, ka_records_unlock);
+	ka_fork_takes(&lock);
 }
 
 /* At load; see ka_fork_register(). */
 __attribute__((constructor))
 static void fork_register(void)
 {
-	pthread_once(&once, register_handlers);
+	pthread_once(&once, register_lock);
 }
 
 /* Before the first record. */
@@ -63,8 +61,8 @@ void ka_records_begin(size_t quarantine)
 
 static void *pages(size_t size)
 {
-	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS);
 
 	return start == MAP_FAILED ? NULL : start;
 }
@@ -127,7 +125,7 @@ static bool grow(void)
 		}
 	}
 	if (before)
-		munmap(before, old * sizeof(struct ka_record *));
+		ka_munmap(before, old * sizeof(struct ka_record *));
 	return true;
 }
 

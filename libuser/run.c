@@ -15,38 +15,48 @@
 /* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
 static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 {
-	size_t from = 0;
+	size_t end = 0, longest = 0;
 
 	if (!arena->nr_backed || pages > arena->longest)
 		return NO_PAGE;
-	for (;;) {
-		size_t end;
+	while (end < KA_ARENA_PAGES) {
+		size_t from = ka_find_bit(arena->used, end, false);
+		size_t aligned = (from + align - 1) & ~(align - 1);
 
-		from = ka_find_bit(arena->used, from, false);
-		from = (from + align - 1) & ~(align - 1);
-		if (from + pages > KA_ARENA_PAGES)
-			break;
 		end = ka_find_bit(arena->used, from, true);
-		if (end - from >= pages)
-			return from;
-		from = end;
+		if (aligned + pages <= end)
+			return aligned;
+		longest = end - from > longest ? end - from : longest;
 	}
-	/* A stricter alignment may have been all that was in the way. */
-	if (align == 1)
-		arena->longest = (uint16_t)(pages - 1);
+	arena->longest = (uint16_t)longest;
 	return NO_PAGE;
+}
+
+/* Arenas that have got free pages since the last search have room for any run. */
+static void look_again(struct ka_heap *heap)
+{
+	size_t again = heap->room_again;
+
+	if (again == SIZE_MAX)
+		return;
+	for (int i = 0; i < KA_ROOM_CLASSES; i++) {
+		if (again < heap->first_room[i])
+			heap->first_room[i] = again;
+	}
+	heap->room_again = SIZE_MAX;
 }
 
 /* Of what is not dense, no further page is to be where one is a whole huge page. */
 static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align,
 				bool no_huge)
 {
+	unsigned int class = 63 - (unsigned int)__builtin_clzl(pages);
+	size_t *first = &heap->first_room[class], i;
 	struct ka_notes *notes = heap->notes;
-	size_t i = heap->first_room > notes->nr_notes ? heap->first_room : notes->nr_notes;
+	bool before = true;
 
-	while (i < notes->nr_touched && ka_arena_at(notes, i)->nr_used == KA_ARENA_PAGES)
-		i++;
-	heap->first_room = i;
+	look_again(heap);
+	i = *first > notes->nr_notes ? *first : notes->nr_notes;
 	for (; i < notes->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(notes, i);
 		size_t page = no_huge && arena->huge ? NO_PAGE :
@@ -54,6 +64,11 @@ static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
+		/* The next search can begin behind those that have too few. */
+		before &= !arena->nr_backed || arena->nr_used == KA_ARENA_PAGES ||
+			  arena->longest < (size_t)1 << class;
+		if (before)
+			*first = i + 1;
 	}
 	return NO_PAGE;
 }
@@ -64,9 +79,14 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 	const struct ka_notes *notes = heap->notes;
 	/* The window's start is aligned to an arena, perhaps to no more. */
 	uintptr_t base = (uintptr_t)heap->window.start / KA_ARENA_SIZE;
-	size_t nr_arenas = heap->window.nr_arenas;
-	size_t first = notes->nr_notes;
+	size_t nr_arenas = heap->window.nr_arenas, first;
 
+	if (heap->first_empty < notes->nr_notes)
+		heap->first_empty = notes->nr_notes;
+	while (heap->first_empty < notes->nr_touched &&
+	       ka_arena_at(notes, heap->first_empty)->nr_used)
+		heap->first_empty++;
+	first = heap->first_empty;
 	first += -(base + first) & (align - 1);
 	while (first < nr_arenas && count <= nr_arenas - first) {
 		size_t i = first + count;
@@ -104,12 +124,14 @@ static void free_pages(struct ka_heap *heap, size_t index, size_t pages)
 	struct ka_arena *arena = ka_arena_at(heap->notes, index);
 
 	heap->idle += pages;
-	if (index < heap->first_room)
-		heap->first_room = index;
+	if (index < heap->room_again)
+		heap->room_again = index;
 	arena->longest = KA_ARENA_PAGES;
 	arena->nr_used = (uint16_t)(arena->nr_used - pages);
 	if (arena->nr_used)
 		return;
+	if (index < heap->first_empty)
+		heap->first_empty = index;
 	heap->notes->nr_empty++;
 	ka_arena_emptied(heap, index);
 }
@@ -137,13 +159,15 @@ static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool use
 }
 
 /* A place in the committed arenas, and what it needs is committed; or NO_PAGE. */
-static size_t find_place(struct ka_heap *heap, size_t pages, size_t align, bool dense,
-			 int *error)
+static size_t find_place(struct ka_heap *heap, size_t pages, size_t align,
+			 enum ka_pages kind, int *error)
 {
 	size_t page;
 
 	do {
-		page = dense ? NO_PAGE : find_in_committed(heap, pages, align, true);
+		page = NO_PAGE;
+		if (kind == KA_PAGES_SMALL)
+			page = find_in_committed(heap, pages, align, true);
 		if (page == NO_PAGE)
 			page = find_in_committed(heap, pages, align, false);
 		if (page == NO_PAGE)
@@ -154,7 +178,7 @@ static size_t find_place(struct ka_heap *heap, size_t pages, size_t align, bool 
 	return page;
 }
 
-static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, bool dense)
+static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, enum ka_pages kind)
 {
 	size_t page = NO_PAGE, first, count;
 	size_t arena_align = align > KA_ARENA_PAGES ? align / KA_ARENA_PAGES : 1;
@@ -162,22 +186,22 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, bool de
 
 	/* A run that fits into an arena lies in one. */
 	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
-		page = find_place(heap, pages, align, dense, &error);
+		page = find_place(heap, pages, align, kind, &error);
 	if (page != NO_PAGE)
 		return error ? NO_PAGE : page;
 	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
-	first = find_arenas(heap, count, arena_align);
-	if (first == NO_PAGE) {
-		ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of"
-			" %zu KiB",
-			(heap->window.nr_arenas - heap->window.nr_notes) *
-			(KA_ARENA_SIZE / KA_MIB),
-			pages * (KA_PAGE_SIZE / 1024));
-		return NO_PAGE;
+	while ((first = find_arenas(heap, count, arena_align)) != NO_PAGE) {
+		if (!ka_arenas_commit(heap, first, count, pages, kind))
+			return first * KA_ARENA_PAGES;
+		if (errno != EEXIST)
+			return NO_PAGE;
+		if (!ka_arenas_block(heap, first, count))
+			break;
 	}
-	if (ka_arenas_commit(heap, first, count, pages, dense))
-		return NO_PAGE;
-	return first * KA_ARENA_PAGES;
+	ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of %zu KiB",
+		(heap->window.nr_arenas - heap->window.nr_notes) * (KA_ARENA_SIZE / KA_MIB),
+		pages * (KA_PAGE_SIZE / 1024));
+	return NO_PAGE;
 }
 
 /* Whether nothing in a run's pages has been in use since they were committed. */
@@ -217,6 +241,7 @@ static size_t run_page(const struct ka_heap *heap, const void *run)
 
 	if (pool != &ka_no_pool || !ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
 	    page / KA_ARENA_PAGES >= heap->notes->nr_touched ||
+	    !ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->nr_backed ||
 	    !ka_test_bit(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
 			 page % KA_ARENA_PAGES) || is_spare(heap, run))
 		return NO_PAGE;
@@ -257,13 +282,13 @@ static void change_head(struct ka_heap *heap, size_t page, bool head)
 		       page % KA_ARENA_PAGES, 1, head);
 }
 
-static size_t run_take(struct ka_heap *heap, size_t pages, size_t align, bool dense,
-		       bool *zero)
+static size_t run_take(struct ka_heap *heap, size_t pages, size_t align,
+		       enum ka_pages kind, bool *zero)
 {
 	size_t page;
 
 	ka_notes_change(heap);
-	page = run_find(heap, pages, align, dense);
+	page = run_find(heap, pages, align, kind);
 	if (page != NO_PAGE) {
 		if (zero)
 			*zero = is_untouched(heap, page, pages);
@@ -280,47 +305,49 @@ static size_t run_take(struct ka_heap *heap, size_t pages, size_t align, bool de
  * @heap: The heap.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
- * @dense: All of it will be used.
+ * @kind: What its pages may be.
  * @zero: Whether it is all zero; or NULL.
  *
  * Return: The run, or NULL with errno and a sentence.
  */
-void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, bool dense, bool *zero)
+void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages kind,
+		  bool *zero)
 {
 	size_t pages = size / KA_PAGE_SIZE, page, spare;
 
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
-	page = run_take(heap, pages, align, dense, zero);
+	page = run_take(heap, pages, align, kind, zero);
 	/* Memory that is kept for nobody may be what is missing, or room in arenas. */
 	spare = heap->nr_spare;
 	if (page == NO_PAGE && (ka_arenas_trim(heap, NULL) || spare))
-		page = run_take(heap, pages, align, dense, zero);
+		page = run_take(heap, pages, align, kind, zero);
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
 }
 
-/* Huge pages are worth it for what has a whole one. */
-static bool is_dense(size_t size)
+/* A program may use a few pages of a large run: whether these are huge, others say. */
+static enum ka_pages pages_for(size_t size)
 {
-	return size >= KA_ARENA_SIZE;
+	return size >= KA_ARENA_SIZE ? KA_PAGES_ANY : KA_PAGES_SMALL;
 }
 
 /**
  * ka_run_zeroed() - Take a run that is all zero.
  * @heap: The heap.
  * @size: Whole pages, in bytes.
+ * @align: A power of two, in bytes; or 0.
  *
  * Return: The run, or NULL with errno and a sentence.
  */
-void *ka_run_zeroed(struct ka_heap *heap, size_t size)
+void *ka_run_zeroed(struct ka_heap *heap, size_t size, size_t align)
 {
 	bool zero;
 	void *run;
 
 	if (ka_refuse_inherited(heap))
 		return NULL;
-	pthread_mutex_lock(&heap->lock);
-	run = ka_run_take(heap, size, 0, is_dense(size), &zero);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_lock(heap);
+	run = ka_run_take(heap, size, align, pages_for(size), &zero);
+	ka_heap_unlock(heap);
 	return run && !zero ? memset(run, 0, size) : run;
 }
 
@@ -338,10 +365,10 @@ void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 	}
 	if (ka_refuse_inherited(heap))
 		return NULL;
-	pthread_mutex_lock(&heap->lock);
-	run = ka_run_take(heap, size, align, is_dense(size), NULL);
+	ka_heap_lock(heap);
+	run = ka_run_take(heap, size, align, pages_for(size), NULL);
 	ka_stats_changed(heap);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return run;
 }
 
@@ -380,14 +407,14 @@ int ka_run_free(struct ka_heap *heap, void *run)
 	/* Before others can have it. */
 	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
 		ka_trace_run_freed(run);
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	page = run_page(heap, run);
 	if (page != NO_PAGE) {
 		run_free(heap, page);
 		ka_arenas_decay(heap);
 	}
 	ka_stats_changed(heap);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	if (page == NO_PAGE)
 		return ka_fail(EINVAL, "no run begins at %p", run);
 	return 0;
@@ -399,29 +426,67 @@ size_t ka_run_size(struct ka_heap *heap, const void *run)
 
 	if (ka_refuse_inherited(heap))
 		return 0;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	page = run_page(heap, run);
 	if (page != NO_PAGE)
 		pages = run_pages(heap, page);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	if (page == NO_PAGE)
 		ka_fail(EINVAL, "no run begins at %p", run);
 	return pages * KA_PAGE_SIZE;
 }
 
-/* Pages behind a run, in the arena that it ends in: whether they could be added. */
+/* Whether some arenas have no run. */
+static bool are_empty(const struct ka_heap *heap, size_t first, size_t count)
+{
+	const struct ka_notes *notes = heap->notes;
+
+	if (count > heap->window.nr_arenas - first)
+		return false;
+	for (size_t i = first; i < first + count && i < notes->nr_touched; i++) {
+		if (ka_arena_at(notes, i)->nr_used)
+			return false;
+	}
+	return true;
+}
+
+/* Pages behind a run, in the arena that it ends in and in others: whether they were added. */
 static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, end / KA_ARENA_PAGES);
-	size_t from = end % KA_ARENA_PAGES;
+	size_t index = end / KA_ARENA_PAGES, from = end % KA_ARENA_PAGES;
+	size_t here = from ? KA_ARENA_PAGES - from : 0, rest, count = 0;
 
-	/* Where an arena ends, the next may not even be committed. */
-	if (!from || from + pages > KA_ARENA_PAGES ||
-	    ka_find_bit(arena->used, from, true) < from + pages ||
-	    ka_arena_commit_pages(heap, end / KA_ARENA_PAGES, from, pages))
+	here = here < pages ? here : pages;
+	rest = pages - here;
+	if (rest)
+		count = (rest + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
+	if (here && ka_find_bit(ka_arena_at(heap->notes, index)->used, from, true) < from + here)
+		return false;
+	/* The first arena that is all the run's. */
+	index += !!from;
+	if (count && (!are_empty(heap, index, count) ||
+		      ka_arenas_commit(heap, index, count, rest, KA_PAGES_ANY)))
+		return false;
+	if (here && ka_arena_commit_pages(heap, index - 1, from, here))
 		return false;
 	mark_pages(heap, end, pages, true);
 	return true;
+}
+
+/*
+ * The same, so that the run has @pages. One that is larger than an arena is likely to grow
+ * on, and takes all of its last one, where nothing else comes to lie in its way.
+ */
+static bool run_grow_to(struct ka_heap *heap, size_t page, size_t old, size_t pages)
+{
+	size_t roomy;
+
+	if (pages >= KA_ARENA_PAGES) {
+		roomy = ((page + pages + KA_ARENA_PAGES - 1) & ~(KA_ARENA_PAGES - 1)) - page;
+		if (run_grow(heap, page + old, roomy - old))
+			return true;
+	}
+	return run_grow(heap, page + old, pages - old);
 }
 
 static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
@@ -445,13 +510,13 @@ bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
 
 	if (ka_refuse_inherited(heap))
 		return false;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	page = run_page(heap, run);
 	if (page != NO_PAGE) {
 		ka_notes_change(heap);
 		old = run_pages(heap, page);
 		if (pages > old)
-			done = run_grow(heap, page + old, pages - old);
+			done = run_grow_to(heap, page, old, pages);
 		else if (pages < old)
 			run_shrink(heap, page + old, old - pages);
 		ka_notes_change(heap);
@@ -459,6 +524,52 @@ bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
 			ka_arenas_decay(heap);
 	}
 	ka_stats_changed(heap);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	return page != NO_PAGE && done;
+}
+
+/* Pages have no content any more. */
+static void forget_pages(struct ka_heap *heap, size_t page, size_t pages)
+{
+	/* As free ones, which they are soon, they are not idle. */
+	heap->idle -= pages;
+	while (pages) {
+		size_t from = page % KA_ARENA_PAGES;
+		size_t here = KA_ARENA_PAGES - from < pages ? KA_ARENA_PAGES - from : pages;
+
+		ka_change_bits(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->touched, from,
+			       here, false);
+		page += here;
+		pages -= here;
+	}
+}
+
+/**
+ * ka_run_move() - Let another run have a run's content, by its pages, and free the run.
+ * @heap: The heap.
+ * @run: The run.
+ * @other: The other one, which has been in use for nothing.
+ * @size: Bytes of the first, all of which the other has room for.
+ *
+ * Return: Whether that has been done; else nothing has been.
+ */
+bool ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size)
+{
+	size_t page;
+
+	if (!heap->window.source->move || heap->window.io ||
+	    heap->window.fork == KA_FORK_SHARE)
+		return false;
+	/* Without the lock: both are the caller's. */
+	heap->window.source->move(&heap->window, run, other, size);
+	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
+		ka_trace_run_freed(run);
+	ka_heap_lock(heap);
+	page = run_page(heap, run);
+	forget_pages(heap, page, run_pages(heap, page));
+	run_free(heap, page);
+	ka_arenas_decay(heap);
+	ka_stats_changed(heap);
+	ka_heap_unlock(heap);
+	return true;
 }

@@ -4,7 +4,6 @@
  * again. They have memory of their own, never malloc's, which may be traced itself.
  */
 #include <string.h>
-#include <sys/mman.h>
 
 #include "trace.h"
 
@@ -33,8 +32,8 @@ size_t ka_trace_cost(void)
 /* Memory for traces, all zero, or NULL. */
 void *ka_trace_map(size_t size)
 {
-	void *start = mmap(NULL, size, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 
 	if (start == MAP_FAILED)
 		return NULL;
@@ -46,7 +45,7 @@ void ka_trace_unmap(void *start, size_t size)
 {
 	if (!start)
 		return;
-	munmap(start, size);
+	ka_munmap(start, size);
 	__atomic_sub_fetch(&cost, size, __ATOMIC_RELAXED);
 }
 

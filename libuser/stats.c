@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
  * A heap's figures: counted when somebody wants them, from what pools and arenas know
- * anyway, and shown to other processes: in the module's statistics page, or in a file
- * (publish.c). They are written where arenas and pools come and go, which takes the
- * heap's lock, as often as it costs no more than a hundredth of the time.
+ * anyway, and shown to other processes: in the module's statistics page or, without the
+ * module, in the notes at the start of the window, which a process that may read this one's
+ * memory finds by their first word. They are written where arenas and pools come and go,
+ * which takes the heap's lock, as often as it costs no more than a hundredth of the time.
  */
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "pool.h"
-#include "publish.h"
 
 #define NS_PER_S	1000000000ULL
 
@@ -24,38 +21,24 @@
 /* After writing them, so many times what it took is waited. */
 #define COST_DIVISOR	100
 
-/* The program ends: no file is made any more. */
-static bool ended;
-/* There is something to do then. */
-static bool at_exit_wanted;
-
 /**
- * ka_stats_option() - What the environment wants to be shown of a heap.
- * @heap: The heap, which is being made.
- * @name: Its name.
+ * ka_stats_option() - Ask the environment when heaps are to be shown.
  *
- * Return: 0; -1 with errno and a sentence.
+ * Return: When; KA_SHOW_WRONG with errno and a sentence.
  */
-int ka_stats_option(struct ka_heap *heap, const char *name)
+enum ka_show ka_stats_option(void)
 {
 	const char *text = secure_getenv("KARENA_STATS");
-	const char *report = secure_getenv("KARENA_MALLOCSTATS");
-	struct ka_shown *shown = &heap->shown;
 
-	*shown = (struct ka_shown){ .seccomp = prctl(PR_GET_SECCOMP) };
-	strncpy(shown->name, name, sizeof(shown->name) - 1);
-	shown->report = report && *report && strcmp(report, "0") != 0;
 	if (!text || !*text)
-		return 0;
+		return KA_SHOW_LARGE;
 	if (!strcmp(text, "0"))
-		shown->wish = KA_SHOW_NEVER;
-	else if (!strcmp(text, "1"))
-		shown->wish = KA_SHOW_ALWAYS;
-	else
-		return ka_fail(EINVAL, "KARENA_STATS=%s is unknown: give 0, to show a"
-			       " heap's figures to nobody, or 1, to show them from the"
-			       " begin", text);
-	return 0;
+		return KA_SHOW_NEVER;
+	if (!strcmp(text, "1"))
+		return KA_SHOW_ALWAYS;
+	ka_fail(EINVAL, "KARENA_STATS=%s is unknown: give 0, to show a heap's figures to"
+		" nobody, or 1, to show them from its beginning on", text);
+	return KA_SHOW_WRONG;
 }
 
 /**
@@ -149,62 +132,17 @@ static struct karena_stats *module_page(const struct ka_window *window)
 	return (struct karena_stats *)((char *)window->control + control->stats_offset);
 }
 
-static void open_page(struct ka_heap *heap)
+static void show(struct ka_heap *heap, const struct ka_stats *stats)
 {
-	struct ka_shown *shown = &heap->shown;
-
-	if (heap->window.control) {
-		shown->page = module_page(&heap->window);
-		return;
-	}
-	if (__atomic_load_n(&ended, __ATOMIC_RELAXED))
-		return;
-	if (!ka_publish(shown, heap->window.start)) {
-		shown->failed = true;
-		return;
-	}
-	shown->page = &shown->file->stats;
-	__atomic_store_n(&at_exit_wanted, true, __ATOMIC_RELAXED);
+	write_page(heap, heap->shown.page, stats);
+	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
 }
 
-static void forget_file(struct ka_shown *shown)
-{
-	if (!shown->file)
-		return;
-	ka_publish_unmap(shown);
-	shown->page = NULL;
-}
-
-/* A small heap need not have a file; the module's page is there anyway. */
+/* A small, short program does nothing for it; the module's page is there anyway. */
 static bool is_to_be_shown(const struct ka_heap *heap)
 {
-	const struct ka_shown *shown = &heap->shown;
-
-	if (heap->window.control)
-		return shown->wish != KA_SHOW_NEVER;
-	if (shown->wish == KA_SHOW_LARGE)
-		return heap->notes->stats.arenas_highwater > 1 && !shown->failed;
-	return shown->wish == KA_SHOW_ALWAYS && !shown->failed;
-}
-
-/* Where to write the figures, if there is such a place. */
-static struct karena_stats *page_of(struct ka_heap *heap)
-{
-	struct ka_shown *shown = &heap->shown;
-
-	/* What _Fork() or clone() leaves is still the parent's. */
-	if (shown->file && shown->pid != getpid())
-		forget_file(shown);
-	if (!shown->page)
-		open_page(heap);
-	return shown->page;
-}
-
-static void show(struct ka_heap *heap, struct karena_stats *page,
-		 const struct ka_stats *stats)
-{
-	write_page(heap, page, stats);
-	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
+	return heap->shown.page &&
+	       (heap->shown.always || heap->notes->stats.arenas_highwater > 1);
 }
 
 static void count(struct ka_heap *heap, struct ka_stats *stats)
@@ -221,50 +159,24 @@ static void count(struct ka_heap *heap, struct ka_stats *stats)
  */
 void ka_stats_now(struct ka_heap *heap, struct ka_stats *stats)
 {
-	struct karena_stats *page = is_to_be_shown(heap) ? page_of(heap) : NULL;
-
 	count(heap, stats);
-	if (page)
-		show(heap, page, stats);
-}
-
-static uint64_t now_by(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+	if (is_to_be_shown(heap))
+		show(heap, stats);
 }
 
 static void show_now(struct ka_heap *heap)
 {
 	struct ka_shown *shown = &heap->shown;
-	struct karena_stats *page = page_of(heap);
+	uint64_t began = ka_clock(), now;
 	struct ka_stats stats;
-	uint64_t now, cost;
 
-	if (!page)
-		return;
-	/* What other threads take from the processor is none of it. */
-	cost = now_by(CLOCK_THREAD_CPUTIME_ID);
 	count(heap, &stats);
-	show(heap, page, &stats);
-	cost = now_by(CLOCK_THREAD_CPUTIME_ID) - cost;
-	now = now_by(CLOCK_MONOTONIC);
-	shown->next = now + cost * COST_DIVISOR;
+	show(heap, &stats);
+	now = ka_clock();
+	shown->next = now + (now - began) * COST_DIVISOR;
 	shown->next_pools = now + POOLS_AFTER;
 	if (shown->next_pools < shown->next)
 		shown->next_pools = shown->next;
-}
-
-static void report(struct ka_heap *heap)
-{
-	int before = errno;
-
-	heap->shown.reported = heap->notes->stats.arenas_allocated;
-	/* Nobody has asked for an error. */
-	ka_report(heap, STDERR_FILENO);
-	errno = before;
 }
 
 /**
@@ -274,80 +186,34 @@ static void report(struct ka_heap *heap)
 void ka_stats_changed(struct ka_heap *heap)
 {
 	const struct ka_stats *stats = &heap->notes->stats;
-	const struct ka_shown *shown = &heap->shown;
-	bool due;
+	struct ka_shown *shown = &heap->shown;
+	bool arenas;
 
-	if (shown->report && stats->arenas_allocated > shown->reported)
-		report(heap);
+	if (shown->report && stats->arenas_highwater / 2 >= shown->reported)
+		shown->due = stats->arenas_highwater > 0;
 	if (!is_to_be_shown(heap))
 		return;
-	if (stats->arenas_allocated + stats->arenas_reclaimed != shown->changes)
-		due = now_by(CLOCK_MONOTONIC) >= shown->next;
-	else
-		due = now_by(CLOCK_MONOTONIC_COARSE) >= shown->next_pools;
-	if (due)
+	arenas = stats->arenas_allocated + stats->arenas_reclaimed != shown->changes;
+	if (ka_clock_coarse() >= (arenas ? shown->next : shown->next_pools))
 		show_now(heap);
 }
 
 /**
- * ka_stats_open() - Show a new heap, if it is to be shown at once.
+ * ka_stats_open() - Let a new heap be shown.
  * @heap: The heap.
+ * @name: Its name.
+ * @show: When.
  */
-void ka_stats_open(struct ka_heap *heap)
+void ka_stats_open(struct ka_heap *heap, const char *name, enum ka_show show)
 {
-	if (heap->shown.report)
-		__atomic_store_n(&at_exit_wanted, true, __ATOMIC_RELAXED);
-	pthread_mutex_lock(&heap->lock);
-	if (heap->shown.wish == KA_SHOW_ALWAYS)
+	strncpy(heap->notes->name, name, sizeof(heap->notes->name) - 1);
+	if (show == KA_SHOW_NEVER)
+		return;
+	heap->shown.page = heap->window.control ? module_page(&heap->window) :
+						  &heap->notes->shown;
+	heap->shown.always = show == KA_SHOW_ALWAYS || heap->window.control;
+	if (show == KA_SHOW_ALWAYS && heap->shown.page)
 		show_now(heap);
-	pthread_mutex_unlock(&heap->lock);
-}
-
-static void unlink_file(const struct ka_shown *shown)
-{
-	if (shown->file && shown->pid == getpid())
-		ka_publish_unlink(shown);
-}
-
-/**
- * ka_stats_close() - A heap is shown no longer.
- * @heap: The heap, which goes.
- */
-void ka_stats_close(struct ka_heap *heap)
-{
-	unlink_file(&heap->shown);
-	forget_file(&heap->shown);
-}
-
-/**
- * ka_stats_forked() - In a child: the parent's file is not its own.
- * @heap: The heap, whose lock is held.
- *
- * A child that is soon gone makes none.
- */
-void ka_stats_forked(struct ka_heap *heap)
-{
-	struct ka_shown *shown = &heap->shown;
-
-	forget_file(shown);
-	shown->failed = false;
-	shown->next = 0;
-	shown->next_pools = now_by(CLOCK_MONOTONIC_COARSE) + POOLS_AFTER;
-}
-
-static void finish(struct ka_heap *heap)
-{
-	if (heap->shown.report && !heap->inherited)
-		report(heap);
-	unlink_file(&heap->shown);
-}
-
-__attribute__((destructor))
-static void at_exit(void)
-{
-	__atomic_store_n(&ended, true, __ATOMIC_RELAXED);
-	if (__atomic_load_n(&at_exit_wanted, __ATOMIC_RELAXED))
-		ka_heaps_at_exit(finish);
 }
 
 int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr)
@@ -356,9 +222,9 @@ int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr)
 
 	if (ka_refuse_inherited(heap))
 		return -1;
-	pthread_mutex_lock(&heap->lock);
+	ka_heap_lock(heap);
 	ka_stats_classes(heap, all);
-	pthread_mutex_unlock(&heap->lock);
+	ka_heap_unlock(heap);
 	memcpy(classes, all, (nr < KA_CLASSES ? nr : KA_CLASSES) * sizeof(*all));
 	return KA_CLASSES;
 }

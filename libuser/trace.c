@@ -58,12 +58,12 @@ extern const char own_end[] __asm__("__stop_karena_text")
 
 void ka_trace_lock(void)
 {
-	pthread_mutex_lock(&lock);
+	ka_lock(&lock);
 }
 
 void ka_trace_unlock(void)
 {
-	pthread_mutex_unlock(&lock);
+	ka_unlock(&lock);
 }
 
 static bool is_own(const void *address)

@@ -3,10 +3,12 @@
  * Walk the runs of a heap by its notes alone, in an image of its window that may be
  * mapped anywhere and read-only: a snapshot, or the window itself.
  *
- * Whoever owns the heap wrote the notes: nothing that they say leads out of the
- * image. Pages of it without memory, if the notes say otherwise, are SIGBUS.
+ * Whoever owns the heap wrote the notes, and may write to them still: nothing that they say
+ * leads out of the image, and their header is read once. Pages of it without memory, if the
+ * notes say otherwise, are SIGBUS.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "bits.h"
 
@@ -40,20 +42,22 @@ static int check_notes(const struct ka_notes *notes, size_t size)
  */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data)
 {
-	const struct ka_notes *notes = image;
+	const struct ka_arena *arenas = ((const struct ka_notes *)image)->arenas;
 	size_t run = 0, page, end;
+	struct ka_notes header;
 	bool in_run = false;
 	int error;
 
 	if (size < ka_notes_size(0))
 		return -EPROTO;
-	error = check_notes(notes, size);
+	memcpy(&header, image, sizeof(header));
+	error = check_notes(&header, size);
 	if (error)
 		return error;
-	page = notes->nr_notes * KA_ARENA_PAGES;
-	end = notes->nr_touched * KA_ARENA_PAGES;
+	page = header.nr_notes * KA_ARENA_PAGES;
+	end = header.nr_touched * KA_ARENA_PAGES;
 	for (; page < end; page++) {
-		const struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
+		const struct ka_arena *arena = &arenas[page / KA_ARENA_PAGES - header.nr_notes];
 		bool head = ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 		bool used = ka_test_bit(arena->used, page % KA_ARENA_PAGES);
 

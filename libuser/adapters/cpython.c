@@ -20,6 +20,8 @@
 
 #include <karena/domain.h>
 
+#include "private.h"
+
 /* PyObjectArenaAllocator, as it is since Python 3.4. */
 struct arena_allocator {
 	void *context;
@@ -29,23 +31,26 @@ struct arena_allocator {
 
 static struct arena_allocator fallback;
 
-/* The smallest arena that any pymalloc has asked for; less is something else. */
-#define PYMALLOC_ARENA	((size_t)256 << 10)
+/* After a refusal, so many arenas come from elsewhere before the heap is asked again. */
+#define ARENAS_ELSEWHERE	15
 
 /*
  * A power of two is aligned to itself: an unaligned arena costs pymalloc a pool.
  *
- * At the limit pymalloc takes NULL well, it turns to malloc(). The interpreter's
- * data stack does not, so its chunks come from where they came from before.
+ * What the heap refuses comes from where it came from before. Without an arena, pymalloc
+ * would ask again for each object, and the interpreter's data stack could not go on.
  */
 static void *arena_alloc(void *context, size_t size)
 {
+	static unsigned int elsewhere;
 	size_t align = size & (size - 1) || size > KA_ARENA_SIZE ? 0 : size;
 	size_t whole = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
-	void *run = ka_run_alloc(context, whole, align);
+	unsigned int left = __atomic_load_n(&elsewhere, __ATOMIC_RELAXED);
+	void *run = left ? NULL : ka_run_alloc(context, whole, align);
 
-	if (run || size >= PYMALLOC_ARENA)
+	if (run)
 		return run;
+	__atomic_store_n(&elsewhere, left ? left - 1 : ARENAS_ELSEWHERE, __ATOMIC_RELAXED);
 	return fallback.alloc(fallback.context, size);
 }
 
@@ -84,9 +89,9 @@ static bool wants_domains(void)
 		return false;
 	if (!strcmp(text, "domains"))
 		return true;
-	fprintf(stderr, "karena: KARENA_PYTHON=%s is unknown: give arena or domains\n",
-		text);
-	_exit(125);
+	fprintf(stderr, "karena: KARENA_PYTHON=%s is unknown: give arena or domains; it is"
+		" ignored\n", text);
+	return false;
 }
 
 static struct ka_heap *heap;
@@ -130,6 +135,7 @@ static void install(void)
 	struct arena_allocator allocator = {
 		.alloc = arena_alloc, .free = arena_free
 	};
+	struct ka_options options = KA_OPTIONS;
 
 	*(void **)&get = dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator");
 	*(void **)&set = dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator");
@@ -137,7 +143,8 @@ static void install(void)
 	if (!get || !set || !set_domain)
 		return;
 	has_domains = wants_domains();
-	heap = has_domains ? ka_domain_heap() : ka_heap_create(NULL);
+	options.source = ka_private_source(true);
+	heap = has_domains ? ka_domain_heap() : ka_heap_create(&options);
 	if (!heap) {
 		fprintf(stderr, "karena: %s; Python goes on without\n", ka_error());
 		has_domains = false;

@@ -1,26 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
  * libkarena-malloc: malloc and its kin for a whole program, by LD_PRELOAD. All
- * blocks lie in one heap, which the first call makes. operator new and delete are
- * libstdc++'s own, which call these.
+ * blocks lie in one heap, which the first call makes. C++'s operators new and delete are
+ * here, too. Without memory, they call libstdc++'s, which know the new handler and throw.
  *
- * With the debug hooks the heap is another one than that which malloc() and free() look
- * at, so that these find nothing and go on to where the hooks are called.
+ * With the debug hooks, and in the checked build, the heap is another one than that which
+ * malloc() and free() look at, so that these find nothing and go on to where the hooks, or the
+ * checks, are called.
  *
  * What the heap's making allocates itself comes from a small area that is never given
- * back. A pointer that is no block, and the block that was freed last freed again,
- * end the program with a message, as glibc's own malloc ends it.
+ * back. A pointer that is no block, and a block that is free already, end the program with
+ * a message, as glibc's own malloc ends it.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "cache.h"
 #include "debug.h"
+#include "private.h"
 
 #define PUBLIC	__attribute__((visibility("default")))
 #define SLOW	__attribute__((noinline, cold))
@@ -28,11 +30,9 @@
 /* Where the program goes on; or in a function here that calls one that it called. */
 #define CALLER	__builtin_return_address(0)
 
-#define ENOUGH_LOCKED	((rlim_t)1 << 30)
-
 /* Until it is made, it has no slots. Its empty arenas stay as other free memory does. */
 static struct ka_heap heap = { .most_empty = SIZE_MAX };
-static struct ka_heap debug_heap = { .most_empty = SIZE_MAX };
+static struct ka_heap other_heap = { .most_empty = SIZE_MAX };
 static bool made;
 
 /* Not changed once the heap is made. */
@@ -72,36 +72,20 @@ static void *first_alloc(size_t align, size_t size)
 	return first.bytes + at;
 }
 
-/*
- * Where nobody chose, the module is for who may lock enough: memory that malloc cannot
- * have for want of that, a program rarely survives. A privilege may be dropped.
- */
-static enum ka_source choose_source(void)
+static struct ka_heap *get_other_heap(void)
 {
-	const char *text = secure_getenv("KARENA_SOURCE");
-	struct rlimit limit;
-
-	if (text && *text && strcmp(text, "auto") != 0)
-		return KA_SOURCE_AUTO;
-	if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur < ENOUGH_LOCKED)
-		return KA_SOURCE_EMBEDDED;
-	return KA_SOURCE_AUTO;
-}
-
-static struct ka_heap *get_debug_heap(void)
-{
-	return &debug_heap;
+	return &other_heap;
 }
 
 /* The one that is made. */
 static struct ka_heap *heap_in_use(void)
 {
-	return debugged ? &debug_heap : &heap;
+	return KA_CHECKED || debugged ? &other_heap : &heap;
 }
 
 static bool is_lost(void)
 {
-	return debug_heap.inherited;
+	return other_heap.inherited;
 }
 
 static void *below_malloc(void *context, size_t size)
@@ -124,12 +108,12 @@ static const struct ka_layer layer = {
 	.id	= 'r',
 	.prefix	= "",
 	.below	= {
-		.context	= &debug_heap,
+		.context	= &other_heap,
 		.malloc		= below_malloc,
 		.realloc	= below_realloc,
 		.free		= below_free,
 	},
-	.heap	= get_debug_heap,
+	.heap	= get_other_heap,
 	.lost	= is_lost,
 };
 
@@ -140,9 +124,9 @@ static void SLOW make_heap(void)
 	pthread_mutex_lock(&making);
 	if (!made) {
 		is_making = true;
-		options.source = choose_source();
+		options.source = ka_private_source(false);
 		debugged = ka_hooks_wanted() == KA_HOOKS_DEBUG;
-		if (ka_heap_open(heap_in_use(), &options))
+		if (ka_heap_open(heap_in_use(), &options, true))
 			ka_die("no heap");
 		is_making = false;
 		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
@@ -159,6 +143,18 @@ static void need_heap(void)
 		make_heap();
 }
 
+/* Whatever a source says of memory that it does not give, POSIX knows but one error. */
+static void *no_memory(void)
+{
+	errno = ENOMEM;
+	return NULL;
+}
+
+static inline void *or_no_memory(void *block)
+{
+	return __builtin_expect(!!block, 1) ? block : no_memory();
+}
+
 static void *SLOW take(size_t size)
 {
 	if (is_making)
@@ -166,7 +162,9 @@ static void *SLOW take(size_t size)
 	need_heap();
 	if (debugged)
 		return ka_layer_take(&layer, 0, size, KA_CLEAN, CALLER);
-	return ka_block_take(&heap, &cache, size);
+	if (KA_CHECKED)
+		return or_no_memory(ka_checked_take(&other_heap, 0, size));
+	return or_no_memory(ka_block_take(&heap, &cache, size));
 }
 
 PUBLIC void *malloc(size_t size)
@@ -190,9 +188,16 @@ static void SLOW give(void *block)
 	}
 	if (!made)
 		ka_fail(EINVAL, "no block begins at %p", block);
-	else if (!ka_block_give_slowly(&heap, &cache, block))
+	else if (KA_CHECKED ? !ka_checked_give(&other_heap, block) :
+			      !ka_block_give_slowly(&heap, &cache, block))
 		return;
 	ka_die("free");
+}
+
+static void SLOW give_marked(struct ka_pool *pool, void *block)
+{
+	if (ka_block_give_marked(&heap, &cache, pool, block))
+		ka_die("free");
 }
 
 PUBLIC void free(void *block)
@@ -201,6 +206,10 @@ PUBLIC void free(void *block)
 
 	if (__builtin_expect(!pool, 0)) {
 		give(block);
+		return;
+	}
+	if (__builtin_expect(ka_is_marked(block), 0)) {
+		give_marked(pool, block);
 		return;
 	}
 	if (__builtin_expect(!ka_pool_give(pool, block), 0))
@@ -214,7 +223,9 @@ static void *take_zeroed(size_t size)
 	need_heap();
 	if (debugged)
 		return ka_layer_take(&layer, 0, size, 0, CALLER);
-	return ka_block_zeroed(&heap, &cache, size);
+	if (KA_CHECKED)
+		return or_no_memory(ka_checked_take(&other_heap, 0, size));
+	return or_no_memory(ka_block_zeroed(&heap, &cache, size));
 }
 
 PUBLIC void *calloc(size_t count, size_t size)
@@ -228,7 +239,9 @@ PUBLIC void *calloc(size_t count, size_t size)
 	}
 	/* A small one is cleared faster than it is found out whether it has to be. */
 	if (product < KA_PAGE_SIZE) {
-		block = malloc(product);
+		block = ka_block_try(&cache, product);
+		if (__builtin_expect(!block, 0))
+			block = malloc(product);
 		return block ? memset(block, 0, product) : NULL;
 	}
 	return take_zeroed(product);
@@ -243,10 +256,25 @@ static void *SLOW first_realloc(void *block, size_t size)
 	return other ? memcpy(other, block, old < size ? old : size) : NULL;
 }
 
+/*
+ * Whether a block of the thread's own pools has room, and not too much, for a size. One that
+ * is marked as free is not, if it was taken last and has not been written to.
+ */
+static inline bool fits(const void *block, size_t size)
+{
+	const struct ka_pool *pool = ka_block_own(&heap, block);
+
+	return pool && size <= pool->size && size >= pool->size - pool->size / 4 &&
+	       (!ka_is_marked(block) || ka_next(block) == pool->free) &&
+	       ka_pool_begins_at(&heap, pool, block);
+}
+
 PUBLIC void *realloc(void *block, size_t size)
 {
 	void *other;
 
+	if (size && fits(block, size))
+		return block;
 	if (!block)
 		return malloc(size);
 	if (!size) {
@@ -258,10 +286,11 @@ PUBLIC void *realloc(void *block, size_t size)
 	need_heap();
 	if (debugged)
 		return ka_layer_resize(&layer, block, size, CALLER);
-	other = ka_block_resize(&heap, &cache, block, size);
-	if (!other && errno != ENOMEM && errno != EOWNERDEAD)
+	other = KA_CHECKED ? ka_checked_resize(&other_heap, block, size) :
+			     ka_block_resize(&heap, &cache, block, size);
+	if (!other && errno == EINVAL)
 		ka_die("realloc");
-	return other;
+	return or_no_memory(other);
 }
 
 PUBLIC void *reallocarray(void *block, size_t count, size_t size)
@@ -275,14 +304,29 @@ PUBLIC void *reallocarray(void *block, size_t count, size_t size)
 	return realloc(block, product);
 }
 
+/* What the thread's current pools have for an alignment, a power of two; or NULL. */
+static inline void *try_aligned(size_t align, size_t size)
+{
+	/* So the size is no more than KA_BLOCK_MAX when it is rounded up, either. */
+	if (align > KA_SLOT_SIZE || size > KA_BLOCK_MAX / 2)
+		return NULL;
+	return ka_block_try(&cache, ((size ? size : 1) + align - 1) & ~(align - 1));
+}
+
 static void *take_aligned(size_t align, size_t size)
 {
+	void *block = try_aligned(align, size);
+
+	if (__builtin_expect(!!block, 1))
+		return block;
 	if (is_making)
 		return first_alloc(align < KA_CLASS_STEP ? KA_CLASS_STEP : align, size);
 	need_heap();
 	if (debugged)
 		return ka_layer_take(&layer, align, size, KA_CLEAN, CALLER);
-	return ka_block_take_aligned(&heap, &cache, align, size);
+	if (KA_CHECKED)
+		return or_no_memory(ka_checked_take(&other_heap, align, size));
+	return or_no_memory(ka_block_take_aligned(&heap, &cache, align, size));
 }
 
 /* glibc takes any alignment here, and rounds it up. */
@@ -339,6 +383,104 @@ PUBLIC void *pvalloc(size_t size)
 	return take_aligned(KA_PAGE_SIZE, whole ? whole : KA_PAGE_SIZE);
 }
 
+/* C23's: what the caller knows of the block makes nothing faster here. */
+PUBLIC void free_sized(void *block, size_t size)
+{
+	(void)size;
+	free(block);
+}
+
+PUBLIC void free_aligned_sized(void *block, size_t align, size_t size)
+{
+	(void)align;
+	(void)size;
+	free(block);
+}
+
+/* Other names of glibc's, by which old programs call it. */
+#if __has_attribute(copy)
+#define ALIAS(name)	__attribute__((visibility("default"), alias(#name), copy(name)))
+#else
+#define ALIAS(name)	__attribute__((visibility("default"), alias(#name)))
+#endif
+
+void *__libc_malloc(size_t size) ALIAS(malloc);
+void __libc_free(void *block) ALIAS(free);
+void cfree(void *block) ALIAS(free);
+void *__libc_calloc(size_t count, size_t size) ALIAS(calloc);
+void *__libc_realloc(void *block, size_t size) ALIAS(realloc);
+void *__libc_memalign(size_t align, size_t size) ALIAS(memalign);
+void *__libc_valloc(size_t size) ALIAS(valloc);
+void *__libc_pvalloc(size_t size) ALIAS(pvalloc);
+int __posix_memalign(void **block, size_t align, size_t size) ALIAS(posix_memalign);
+
+/*
+ * C++. Each operator new is one of malloc's functions, and when that has no memory,
+ * libstdc++'s operator of the same name: it calls the new handler, tries again by malloc,
+ * and throws. These are the operators' names on 64-bit machines.
+ */
+static void *SLOW next_new(const char *name, size_t size, size_t second, const void *third)
+{
+	void *(*next)(size_t size, size_t second, const void *third);
+
+	*(void **)&next = dlsym(RTLD_NEXT, name);
+	if (!next)
+		ka_die(name);
+	return next(size, second, third);
+}
+
+static inline void *or_next(void *block, const char *name, size_t size, size_t second,
+			    const void *third)
+{
+	return __builtin_expect(!!block, 1) ? block : next_new(name, size, second, third);
+}
+
+#define NEW(name)							\
+	PUBLIC void *name(size_t size);					\
+	PUBLIC void *name(size_t size)					\
+	{								\
+		return or_next(malloc(size), #name, size, 0, NULL);	\
+	}
+
+#define NEW_NOTHROW(name)						\
+	PUBLIC void *name(size_t size, const void *tag);		\
+	PUBLIC void *name(size_t size, const void *tag)			\
+	{								\
+		return or_next(malloc(size), #name, size, (size_t)tag, NULL); \
+	}
+
+#define NEW_ALIGNED(name)						\
+	PUBLIC void *name(size_t size, size_t align, const void *tag);	\
+	PUBLIC void *name(size_t size, size_t align, const void *tag)	\
+	{								\
+		return or_next(take_aligned(align, size), #name, size, align, tag); \
+	}
+
+NEW(_Znwm)
+NEW(_Znam)
+NEW_NOTHROW(_ZnwmRKSt9nothrow_t)
+NEW_NOTHROW(_ZnamRKSt9nothrow_t)
+NEW_ALIGNED(_ZnwmSt11align_val_t)
+NEW_ALIGNED(_ZnamSt11align_val_t)
+NEW_ALIGNED(_ZnwmSt11align_val_tRKSt9nothrow_t)
+NEW_ALIGNED(_ZnamSt11align_val_tRKSt9nothrow_t)
+
+/* With the tag, in whose place size and alignment may stand. */
+void _ZdlPvRKSt9nothrow_t(void *block, size_t tag) ALIAS(free_sized);
+void _ZdaPvRKSt9nothrow_t(void *block, size_t tag) ALIAS(free_sized);
+void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *block, size_t align, size_t tag)
+	ALIAS(free_aligned_sized);
+void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *block, size_t align, size_t tag)
+	ALIAS(free_aligned_sized);
+void _ZdlPv(void *block) ALIAS(free);
+void _ZdaPv(void *block) ALIAS(free);
+void _ZdlPvm(void *block, size_t size) ALIAS(free_sized);
+void _ZdaPvm(void *block, size_t size) ALIAS(free_sized);
+void _ZdlPvSt11align_val_t(void *block, size_t align) ALIAS(free_sized);
+void _ZdaPvSt11align_val_t(void *block, size_t align) ALIAS(free_sized);
+void _ZdlPvmSt11align_val_t(void *block, size_t size, size_t align) ALIAS(free_aligned_sized);
+void _ZdaPvmSt11align_val_t(void *block, size_t size, size_t align) ALIAS(free_aligned_sized);
+
 PUBLIC size_t malloc_usable_size(void *block)
 {
 	if (!block)
@@ -348,7 +490,7 @@ PUBLIC size_t malloc_usable_size(void *block)
 	need_heap();
 	if (debugged)
 		return ka_layer_size(&layer, block);
-	return ka_block_size(&heap, block);
+	return KA_CHECKED ? ka_checked_size(&other_heap, block) : ka_block_size(&heap, block);
 }
 
 /* What shows stacks loads a library; when the first call comes, it may be too early. */
@@ -441,8 +583,8 @@ PUBLIC int malloc_trim(size_t pad)
 	(void)pad;
 	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
 		return 0;
-	if (debugged)
-		return ka_trim(&debug_heap) > 0;
+	if (KA_CHECKED || debugged)
+		return ka_trim(&other_heap) > 0;
 	return !ka_refuse_inherited(&heap) && ka_cache_trim(&heap, &cache);
 }
 

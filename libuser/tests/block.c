@@ -171,6 +171,72 @@ TEST_F(block, what_is_no_block_is_refused)
 	EXPECT_EQ(7, errno);
 }
 
+static const size_t some_sizes[] = { 16, 48, 600, 1000, 5000, 20000, 100000 };
+#define NR_SOME		(sizeof(some_sizes) / sizeof(*some_sizes))
+
+TEST_F(block, what_is_freed_twice_is_refused_whatever_was_freed_between)
+{
+	for (size_t i = 0; i < NR_SOME; i++) {
+		void *stays = ka_heap_malloc(self->heap, some_sizes[i]);
+		void *blocks[4], *again[4];
+
+		for (int j = 0; j < 4; j++)
+			blocks[j] = ka_heap_malloc(self->heap, some_sizes[i]);
+		for (int j = 0; j < 3; j++)
+			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[j]));
+		for (int j = 0; j < 3; j++) {
+			errno = 0;
+			EXPECT_EQ(-1, ka_heap_free(self->heap, blocks[j]));
+			EXPECT_EQ(EINVAL, errno);
+			EXPECT_EQ(NULL, ka_heap_realloc(self->heap, blocks[j], some_sizes[i]));
+			EXPECT_EQ(EINVAL, errno);
+		}
+		EXPECT_EQ(2, figures(self->heap).blocks);
+		for (int j = 0; j < 4; j++) {
+			again[j] = ka_heap_malloc(self->heap, some_sizes[i]);
+			for (int k = 0; k < j; k++)
+				EXPECT_NE(again[k], again[j]);
+			EXPECT_NE(blocks[3], again[j]);
+		}
+		for (int j = 0; j < 4; j++)
+			EXPECT_EQ(0, ka_heap_free(self->heap, again[j]));
+		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[3]));
+		EXPECT_EQ(0, ka_heap_free(self->heap, stays));
+		EXPECT_EQ(0, figures(self->heap).blocks);
+	}
+}
+
+/* What is in use may look as if it were free: as it was left, or as chance has it. */
+TEST_F(block, what_looks_as_if_it_were_free_can_be_freed)
+{
+	enum { UNWRITTEN, FIRST, LAST, OTHER, NOWHERE, WAYS };
+	void *blocks[100];
+
+	for (int way = 0; way < WAYS * 4; way++) {
+		size_t size = some_sizes[way / WAYS];
+
+		for (int i = 0; i < 100; i++) {
+			struct ka_free *block = ka_heap_malloc(self->heap, size);
+			struct ka_pool *pool = ka_pool_of(self->heap, block);
+
+			blocks[i] = block;
+			if (way % WAYS == UNWRITTEN)
+				continue;
+			block->mark = KA_FREED;
+			block->next = way % WAYS == FIRST ? pool->free :
+				      way % WAYS == LAST ? NULL :
+				      way % WAYS == OTHER ? blocks[i / 2] :
+				      (void *)self->heap;
+		}
+		/* The first ones first, and then the last ones. */
+		for (int i = 0; i < 50; i++)
+			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i])) TH_LOG("%d", way);
+		for (int i = 99; i >= 50; i--)
+			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i])) TH_LOG("%d", way);
+		EXPECT_EQ(0, figures(self->heap).blocks);
+	}
+}
+
 /* Its pool has gone, but the run may be kept for the next one. */
 TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
 {
@@ -196,6 +262,47 @@ TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
 		EXPECT_EQ(0, ka_run_free(self->heap, run));
 	}
 	EXPECT_EQ(0, ka_heap_free(self->heap, other));
+}
+
+#define NR_ORDERS	8
+#define IN_A_PAGE	(KA_PAGE_SIZE / 64)
+
+/* Of a new heap's first pool, the blocks of the first page. */
+static void take_page(struct ka_heap *heap, uint8_t order[IN_A_PAGE])
+{
+	for (size_t i = 0; i < IN_A_PAGE; i++) {
+		char *block = ka_heap_malloc(heap, 64);
+
+		order[i] = (uint8_t)((block - heap->start) / 64);
+	}
+}
+
+TEST(nobody_can_know_which_block_is_next)
+{
+	uint8_t orders[NR_ORDERS][IN_A_PAGE];
+	int same = 0, firsts = 0, steps = 0;
+
+	for (int i = 0; i < NR_ORDERS; i++) {
+		struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+		bool seen[IN_A_PAGE] = { false };
+
+		ASSERT_NE(NULL, heap);
+		take_page(heap, orders[i]);
+		for (size_t j = 0; j < IN_A_PAGE; j++) {
+			ASSERT_GT(IN_A_PAGE, orders[i][j]);
+			EXPECT_FALSE(seen[orders[i][j]]);
+			seen[orders[i][j]] = true;
+		}
+		same += i && !memcmp(orders[i], orders[0], IN_A_PAGE);
+		firsts += orders[i][0] == orders[0][0];
+		steps += (uint8_t)(orders[i][1] - orders[i][0]) ==
+			 (uint8_t)(orders[0][1] - orders[0][0]);
+		ka_heap_destroy(heap);
+	}
+	/* By chance, once in 128 ^ 7 and 64 ^ 7 times. */
+	EXPECT_NE(NR_ORDERS - 1, same);
+	EXPECT_NE(NR_ORDERS, firsts);
+	TH_LOG("of %d orders, %d begin alike, %d go on alike", NR_ORDERS, firsts, steps);
 }
 
 TEST_F(block, realloc_stays_where_it_can)
@@ -1207,6 +1314,8 @@ TEST_F_TIMEOUT(block, a_child_never_finds_fewer_blocks_in_use_than_there_are, SL
 
 	NOT_WITH_VALGRIND("has no trap flag");
 	NOT_WITH_THREAD_SANITIZER();
+	if (kernel_is_slow())
+		SKIP(return, "a debug kernel takes minutes for a signal after each step");
 	block = ka_heap_malloc(self->heap, LARGE);
 	watched.pool = ka_pool_of(self->heap, block);
 	ka_heap_free(self->heap, block);

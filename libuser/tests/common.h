@@ -20,6 +20,7 @@
 
 #include <karena/karena.h>
 
+#include "../../selftests/machine.h"
 #include "kselftest_harness.h"
 
 /* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
@@ -58,6 +59,14 @@
 static inline bool on_device(void)
 {
 	return !strcmp(getenv("KARENA_SOURCE"), "device");
+}
+
+/* Whether the library that was preloaded is libkarena-malloc-checked.so. */
+static inline bool in_checked_build(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	return preload && strstr(preload, "-checked.so");
 }
 
 static inline struct ka_heap *make(size_t window, size_t limit, enum ka_fork fork)

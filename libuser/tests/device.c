@@ -42,12 +42,12 @@ int __wrap_open(const char *path, int flags, ...);
 int __wrap_ioctl(int fd, unsigned long request, ...);
 void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 		  off_t offset);
-int __wrap_madvise(void *address, size_t size, int advice);
+int __wrap_ka_madvise(void *address, size_t size, int advice);
 int __wrap_close(int fd);
 void *__real_mmap(void *address, size_t size, int protection, int flags, int fd,
 		  off_t offset);
 int __real_close(int fd);
-int __real_madvise(void *address, size_t size, int advice);
+int __real_ka_madvise(void *address, size_t size, int advice);
 
 static int fails(int error)
 {
@@ -131,7 +131,7 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 	}
 	/* A module that knows no policies has no child inherit anything. */
 	if (!(fake.features & KARENA_FEATURE_FORK))
-		__real_madvise(map, size, MADV_DONTFORK);
+		__real_ka_madvise(map, size, MADV_DONTFORK);
 	return map;
 }
 
@@ -149,7 +149,7 @@ static void fork_register(void)
 	pthread_atfork(NULL, NULL, fork_child);
 }
 
-int __wrap_madvise(void *address, size_t size, int advice)
+int __wrap_ka_madvise(void *address, size_t size, int advice)
 {
 	(void)address;
 	(void)size;

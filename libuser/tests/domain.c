@@ -216,6 +216,40 @@ TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
 	EXPECT_EQ(2, counters[1].frees);
 }
 
+/* How many pages of the process there are that have no file and can only be read. */
+static size_t pages_to_read(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned long start, end, node;
+	char rights[8], line[512];
+	size_t pages = 0;
+
+	while (fgets(line, sizeof(line), maps)) {
+		if (sscanf(line, "%lx-%lx %7s %*s %*s %lu", &start, &end, rights, &node) == 4 &&
+		    !strcmp(rights, "r--p") && !node && !strchr(line, '['))
+			pages += (end - start) / KA_PAGE_SIZE;
+	}
+	fclose(maps);
+	return pages;
+}
+
+TEST_F(domain, no_block_has_the_functions_behind_it)
+{
+	struct counter counters[2] = {};
+	size_t blocks, pages;
+
+	self->of->free(self->of->malloc(1));
+	blocks = figures(ka_domain_heap()).blocks;
+	pages = pages_to_read();
+	for (int i = 0; i < 50; i++) {
+		ASSERT_EQ(0, stack(self->of->domain, &counters[i % 2]));
+		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &counters[i % 2].below));
+	}
+	EXPECT_EQ(blocks, figures(ka_domain_heap()).blocks);
+	/* What was set before is there still. */
+	EXPECT_EQ(pages + 3, pages_to_read());
+}
+
 static bool stop;
 
 static void *uses(void *data)
@@ -230,6 +264,7 @@ static void *uses(void *data)
 		block = of->realloc(block, 300);
 		wrong += block[99] != 1;
 		of->free(block);
+		relax();
 	}
 	return (void *)wrong;
 }

@@ -9,6 +9,7 @@
 #include <linux/karena.h>
 
 #include "common.h"
+#include "internal.h"
 
 static int lowest_free_fd(void)
 {
@@ -201,24 +202,100 @@ TEST(variables_set_what_options_leave_open)
 	ka_heap_destroy(heap);
 }
 
-TEST(a_process_with_little_address_space_gets_a_smaller_window)
+static void *does_nothing(void *data)
 {
-	struct rlimit limit = { 4UL << 30, 4UL << 30 };
-	struct ka_stats stats = { .size = sizeof(stats) };
-	struct ka_heap *heap;
+	return data;
+}
+
+/* What counts is what is used, whether the limit was there first or not. */
+TEST(a_window_takes_no_address_space)
+{
+	const size_t most = 1UL << 30;
+	struct ka_heap *before, *after;
+	struct rlimit limit = { most, most };
+	pthread_t thread;
 
 	NOT_WITH_SANITIZERS();
+	if (on_device())
+		SKIP(return, "a window of the module's is mapped");
+	NOT_WITH_VALGRIND("knows no such addresses");
+	before = ka_heap_create(NULL);
 	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
-	heap = ka_heap_create(NULL);
-	ASSERT_NE(NULL, heap);
-	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
-	EXPECT_LE(stats.window, 4UL << 30);
-	EXPECT_GE(stats.window, 1UL << 30);
-	ka_heap_destroy(heap);
-	/* But who asks for more is told. */
-	EXPECT_EQ(NULL, make(8UL << 30, 0, KA_FORK_COW));
+	ASSERT_EQ(0, setrlimit(RLIMIT_DATA, &limit));
+	after = ka_heap_create(NULL);
+	for (int i = 0; i < 2; i++) {
+		struct ka_heap *heap = i ? after : before;
+		char *run;
+
+		ASSERT_NE(NULL, heap);
+		EXPECT_EQ(1UL << 40, figures(heap).window);
+		EXPECT_EQ(NULL, ka_run_alloc(heap, 8 * most, 0));
+		EXPECT_EQ(ENOMEM, errno);
+		run = ka_run_alloc(heap, most / 8 * 6, 0);
+		ASSERT_NE(NULL, run);
+		ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, NULL));
+		pthread_join(thread, NULL);
+		ka_run_free(heap, run);
+		ka_trim(heap);
+	}
+	ka_heap_destroy(before);
+	ka_heap_destroy(after);
+	/* Where all has to be one mapping it counts. */
+	EXPECT_EQ(NULL, make(8 * most, 0, KA_FORK_SHARE));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "no room"));
+	after = make(0, 0, KA_FORK_SHARE);
+	ASSERT_NE(NULL, after);
+	EXPECT_LE(figures(after).window, most);
+	ka_heap_destroy(after);
+}
+
+/* Windows of 1 TiB, of 47 that there are addresses for; and others where these are free. */
+TEST(windows_do_not_overlap)
+{
+	struct ka_heap *heaps[30];
+
+	if (on_device())
+		SKIP(return, "the kernel knows of all addresses of a window");
+	for (int i = 0; i < 30; i++) {
+		heaps[i] = i % 3 ? make(64 * MIB, 0, KA_FORK_COW) : ka_heap_create(NULL);
+		ASSERT_NE(NULL, heaps[i]);
+		for (int j = 0; j < i; j++) {
+			EXPECT_FALSE(ka_heap_contains(heaps[i], heaps[j]->start));
+			EXPECT_FALSE(ka_heap_contains(heaps[j], heaps[i]->start));
+		}
+	}
+	for (int i = 0; i < 30; i++)
+		ka_heap_destroy(heaps[i]);
+}
+
+TEST(what_others_have_mapped_in_a_window_stays)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	char *runs[40], *foreign;
+	int nr = 0;
+
+	ASSERT_NE(NULL, heap);
+	if (!heap->window.claimed)
+		SKIP(return, "the window is reserved");
+	foreign = heap->start + 3 * KA_ARENA_SIZE + 7 * KA_PAGE_SIZE;
+	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	*foreign = 'f';
+	while (nr < 40 && (runs[nr] = ka_run_alloc(heap, 2 * MIB, 0))) {
+		memset(runs[nr], 'r', 2 * MIB);
+		nr++;
+	}
+	EXPECT_EQ(31, nr);
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	EXPECT_EQ(2 * MIB, ka_run_size(heap, runs[2]));
+	EXPECT_NE(0, ka_run_free(heap, heap->start + 3 * KA_ARENA_SIZE));
+	for (int i = 0; i < nr; i++)
+		EXPECT_EQ(0, ka_run_free(heap, runs[i]));
+	EXPECT_GE(1, figures(heap).arenas);
+	ka_heap_destroy(heap);
+	EXPECT_EQ('f', *foreign);
 }
 
 TEST(the_limit_ends_in_null_and_nothing_is_lost)

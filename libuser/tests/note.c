@@ -306,6 +306,35 @@ TEST(notes_that_lie_are_refused)
 	ka_heap_destroy(heap);
 }
 
+struct changing {
+	struct ka_notes *notes;
+	struct known known;
+};
+
+/* Who owns the heap moves all entries when the first run was found. */
+static void change(void *data, size_t offset, size_t size)
+{
+	struct changing *changing = data;
+
+	learn(&changing->known, offset, size);
+	changing->notes->nr_notes = 0;
+	changing->notes->nr_touched = UINT64_MAX;
+}
+
+TEST(notes_that_change_in_a_walk_are_what_they_were)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	struct changing changing = { 0 };
+
+	for (int i = 0; i < 10; i++)
+		ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
+	changing.notes = copy_of(heap);
+	EXPECT_EQ(0, ka_walk(changing.notes, ka_window_size(&heap->window), change, &changing));
+	EXPECT_EQ(10, changing.known.nr);
+	munmap(changing.notes, ka_window_size(&heap->window));
+	ka_heap_destroy(heap);
+}
+
 TEST(the_notes_are_whole_between_calls)
 {
 	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);

@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: MIT
 /*
- * What others see of a heap's figures, in a file, or on the module in sysfs, is what the
- * program's own call tells, and when. Runs on the source that KARENA_SOURCE names.
+ * Other processes read the figures that ka_heap_stats() tells: in the process's memory or,
+ * on the module, in sysfs. And when the library writes them. Runs on the source that
+ * KARENA_SOURCE names.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+
 #include <karena/domain.h>
 
-#include "shm.h"
+#include "shown.h"
 
-#define SYSFS	"/sys/class/misc/karena/heaps/%llu/statistics/%s"
+#define SYSFS	"/sys/class/misc/karena/heaps/%llu/statistics"
 
 FIXTURE(publish) {
-	bool alone;
 };
 
 FIXTURE_SETUP(publish)
 {
-	self->alone = shm_alone();
+	(void)self;
+	setenv("KARENA_STATS", "1", 1);
 }
 
 FIXTURE_TEARDOWN(publish)
@@ -25,18 +32,20 @@ FIXTURE_TEARDOWN(publish)
 
 static uint64_t sysfs(struct ka_heap *heap, const char *name)
 {
-	unsigned long long value = ~0ULL;
-	char path[120];
+	unsigned long long value = ~0ULL, read;
+	char path[120], word[64];
 	FILE *file;
 
-	snprintf(path, sizeof(path), SYSFS, (unsigned long long)ka_heap_id(heap), name);
+	snprintf(path, sizeof(path), SYSFS, (unsigned long long)ka_heap_id(heap));
 	/* The module makes the folder a moment after the first commit. */
 	for (int i = 0; !(file = fopen(path, "r")) && i < 200; i++)
 		usleep(10000);
 	if (!file)
 		return value;
-	if (fscanf(file, "%llu", &value) != 1)
-		value = ~0ULL;
+	while (fscanf(file, "%63s %llu", word, &read) == 2) {
+		if (!strcmp(word, name))
+			value = read;
+	}
 	fclose(file);
 	return value;
 }
@@ -44,12 +53,12 @@ static uint64_t sysfs(struct ka_heap *heap, const char *name)
 /* What others see of the process's only heap; false: nothing. */
 static bool seen(struct ka_heap *heap, struct karena_stats *stats)
 {
-	struct ka_stats_file file;
+	struct ka_notes notes;
 
 	if (!on_device()) {
-		if (!file_of(getpid(), 1, &file))
+		if (!shown_of(getpid(), 1, &notes))
 			return false;
-		*stats = file.stats;
+		*stats = notes.shown;
 		return stats->version == KARENA_STATS_VERSION && !(stats->sequence & 1);
 	}
 	*stats = (struct karena_stats){
@@ -86,7 +95,6 @@ static bool takes(const char *setting, struct karena_stats *stats)
 	struct ka_stats told = { .size = sizeof(told) };
 
 	setenv("KARENA_MALLOC", setting, 1);
-	setenv("KARENA_STATS", "1", 1);
 	ka_mem_free(ka_mem_malloc(100));
 	for (int i = 0; i < 3; i++)
 		ka_obj_malloc(32);
@@ -99,8 +107,6 @@ TEST_F(publish, others_see_what_each_domain_has_if_that_is_counted)
 {
 	struct karena_stats stats;
 
-	if (!on_device() && !self->alone)
-		SKIP(return, "to have a /dev/shm of its own takes root");
 	ASSERT_TRUE(takes("count", &stats));
 	EXPECT_TRUE(are(&stats, KA_DOMAIN_RAW, 1, 2 * MIB));
 	EXPECT_TRUE(are(&stats, KA_DOMAIN_MEM, 0, 0));
@@ -111,8 +117,6 @@ TEST_F(publish, others_see_no_domain_that_is_not_counted)
 {
 	struct karena_stats stats;
 
-	if (!on_device() && !self->alone)
-		SKIP(return, "to have a /dev/shm of its own takes root");
 	ASSERT_TRUE(takes("", &stats));
 	for (int i = 0; i < 3; i++)
 		EXPECT_TRUE(are(&stats, (enum ka_domain)i, 0, 0));
@@ -147,8 +151,6 @@ TEST_F(publish, others_see_what_the_call_tells)
 	void *blocks[500] = {};
 
 	ASSERT_NE(NULL, heap);
-	if (!on_device() && !self->alone)
-		SKIP(return, "to have a /dev/shm of its own takes root");
 	for (int i = 0; i < 20000; i++) {
 		int at = rand_r(&seed) % 500;
 		size_t size = (size_t)rand_r(&seed) % (i % 100 ? 3000 : 500000);
@@ -176,41 +178,140 @@ TEST_F(publish, others_see_what_the_call_tells)
 	ka_heap_destroy(heap);
 }
 
-/* Descriptors that this process has. */
-static int descriptors(void)
-{
-	int count = 0;
+#define NOT_ON_THE_MODULE()						\
+	do {								\
+		if (on_device())					\
+			SKIP(return, "the module shows the figures itself"); \
+	} while (0)
 
-	for (int fd = 0; fd < 256; fd++)
-		count += fcntl(fd, F_GETFD) >= 0;
-	return count;
+/* A child that makes two heaps and waits for its end. */
+static pid_t start_child(int *line)
+{
+	int lines[2];
+	pid_t child;
+
+	if (pipe(lines))
+		return -1;
+	child = fork();
+	if (!child) {
+		struct ka_options options = KA_OPTIONS;
+		struct ka_heap *one, *two;
+
+		options.name = "a name";
+		options.window = 64 * MIB;
+		one = ka_heap_create(&options);
+		options.fork = KA_FORK_SHARE;
+		two = ka_heap_create(&options);
+		CHECK(one && two && ka_run_alloc(one, 5 * MIB, 0) &&
+		      ka_run_alloc(two, 5 * MIB, 0));
+		figures(one);
+		figures(two);
+		CHECK(write(lines[1], "", 1) == 1);
+		pause();
+	}
+	close(lines[1]);
+	*line = lines[0];
+	return child;
 }
 
-TEST_F(publish, a_small_heap_is_not_shown_and_a_large_one_is)
+TEST_F(publish, another_process_finds_all_heaps)
 {
+	struct ka_notes notes;
+	pid_t child;
+	char byte;
+	int line = -1;
+
+	NOT_ON_THE_MODULE();
+	child = start_child(&line);
+	ASSERT_EQ(1, read(line, &byte, 1));
+	for (int stopped = 0; stopped <= 1; stopped++) {
+		for (int number = 1; number <= 2; number++) {
+			ASSERT_TRUE(shown_of(child, number, &notes));
+			EXPECT_STREQ("a name", notes.name);
+			EXPECT_EQ(3, notes.shown.arenas);
+			EXPECT_EQ(5 * MIB, notes.shown.bytes_blocks);
+			EXPECT_TRUE(add_up(&notes.shown));
+		}
+		EXPECT_FALSE(shown_of(child, 3, &notes));
+		/* It need not take part. */
+		kill(child, SIGSTOP);
+	}
+	kill(child, SIGKILL);
+	EXPECT_EQ(128 + SIGKILL, child_status(child));
+	close(line);
+}
+
+/* Allow only what glibc's malloc may call, and how a test ends. */
+static bool sandbox(void)
+{
+	static const unsigned int calls[] = {
+		SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise,
+		SYS_futex, SYS_exit_group,
+	};
+	const int nr = sizeof(calls) / sizeof(*calls);
+	struct sock_filter filter[sizeof(calls) / sizeof(*calls) + 3] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	};
+	struct sock_fprog program = { (unsigned short)(nr + 3), filter };
+
+	for (int i = 0; i < nr; i++)
+		filter[1 + i] = (struct sock_filter)
+			BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[i], (__u8)(nr - i), 0);
+	filter[1 + nr] = (struct sock_filter)
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	filter[2 + nr] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+	       !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+TEST_F(publish, a_sandbox_for_malloc_is_wide_enough)
+{
+	pid_t child;
+
+	NOT_WITH_VALGRIND("makes system calls of its own");
+	if (prctl(PR_GET_SECCOMP) < 0)
+		SKIP(return, "the kernel has no seccomp");
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	SKIP(return, "a sanitizer makes system calls of its own");
+#endif
+	child = fork();
+	if (!child) {
+		struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+		void *blocks[1000];
+
+		CHECK(heap && sandbox());
+		for (size_t round = 0; round < 20; round++) {
+			for (size_t i = 0; i < 1000; i++)
+				blocks[i] = ka_heap_malloc(heap, i * round * 3);
+			CHECK(figures(heap).blocks >= 1000);
+			for (size_t i = 0; i < 1000; i++)
+				ka_heap_free(heap, blocks[i]);
+		}
+		ka_trim(heap);
+		CHECK(figures(heap).arenas < 3);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
+/* Without descriptors, files, or a root directory. */
+TEST_F(publish, nothing_is_opened)
+{
+	struct rlimit none = { 0, 0 };
 	struct karena_stats stats;
 	struct ka_heap *heap;
-	int before = descriptors();
 
-	if (!on_device())
-		WITH_FILES();
-	setenv("KARENA_STATS", "", 1);
+	NOT_ON_THE_MODULE();
 	heap = make(64 * MIB, 0, KA_FORK_COW);
-	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
-	figures(heap);
-	/* The module's page is there anyway. */
-	EXPECT_EQ(on_device(), seen(heap, &stats));
-	EXPECT_EQ(on_device() ? files() : -1, files());
+	setrlimit(RLIMIT_FSIZE, &none);
 	errno = 7;
-	ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	ASSERT_NE(NULL, ka_run_alloc(heap, 5 * MIB, 0));
 	EXPECT_EQ(7, errno);
-	/* What was shown last is perhaps too near. */
-	if (on_device())
-		figures(heap);
+	figures(heap);
 	ASSERT_TRUE(seen(heap, &stats));
-	EXPECT_EQ(2, stats.arenas);
-	EXPECT_EQ(2 * MIB + KA_PAGE_SIZE, stats.bytes_blocks);
-	EXPECT_EQ(before, descriptors());
+	EXPECT_EQ(3, stats.arenas);
+	setrlimit(RLIMIT_NOFILE, &none);
+	EXPECT_EQ(3, figures(heap).arenas);
 	ka_heap_destroy(heap);
 }
 
@@ -219,6 +320,17 @@ TEST_F(publish, settings)
 	struct karena_stats stats;
 	struct ka_heap *heap;
 
+	unsetenv("KARENA_STATS");
+	heap = make(64 * MIB, 0, KA_FORK_COW);
+	ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
+	figures(heap);
+	/* The module's page is there anyway. */
+	EXPECT_EQ(on_device(), seen(heap, &stats));
+	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
+	figures(heap);
+	ASSERT_TRUE(seen(heap, &stats));
+	EXPECT_EQ(2, stats.arenas);
+	ka_heap_destroy(heap);
 	setenv("KARENA_STATS", "0", 1);
 	heap = make(64 * MIB, 0, KA_FORK_COW);
 	ASSERT_NE(NULL, ka_run_alloc(heap, 6 * MIB, 0));
@@ -265,8 +377,6 @@ TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
 	uint64_t shown;
 
 	NOT_WITH_VALGRIND("takes a hundred times what it would take");
-	if (!on_device())
-		WITH_FILES();
 	for (size_t i = 0; i < 4; i++) {
 		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
 		ASSERT_TRUE(shows_arenas(heap, i + 2));
@@ -298,24 +408,29 @@ TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
 TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
-	struct ka_stats_file before, after;
+	struct karena_stats before, after;
 	uint64_t began = now(), most;
 	void *blocks[100];
 
 	NOT_WITH_VALGRIND("takes a hundred times what it would take");
-	WITH_FILES();
+	NOT_ON_THE_MODULE();
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 8000));
-	ASSERT_TRUE(file_of(getpid(), 1, &before));
-	while (now() - began < 350000000) {
-		for (int i = 0; i < 100; i++)
-			blocks[i] = ka_heap_malloc(heap, 8000);
-		for (int i = 0; i < 100; i++)
-			ka_heap_free(heap, blocks[i]);
-	}
+	ASSERT_TRUE(seen(heap, &before));
+	/* After a slow write, which a busy machine makes, the next one may take long to come. */
+	do {
+		uint64_t round = now();
+
+		while (now() - round < 350000000) {
+			for (int i = 0; i < 100; i++)
+				blocks[i] = ka_heap_malloc(heap, 8000);
+			for (int i = 0; i < 100; i++)
+				ka_heap_free(heap, blocks[i]);
+		}
+		ASSERT_TRUE(seen(heap, &after));
+	} while (after.sequence == before.sequence && now() - began < 20000000000);
 	most = (now() - began) / 100000000 + 2;
-	ASSERT_TRUE(file_of(getpid(), 1, &after));
-	EXPECT_LT(before.stats.sequence, after.stats.sequence);
-	EXPECT_GE(before.stats.sequence + 2 * most, after.stats.sequence);
+	EXPECT_LT(before.sequence, after.sequence);
+	EXPECT_GE(before.sequence + 2 * most, after.sequence);
 	ka_heap_destroy(heap);
 }
 
@@ -347,21 +462,14 @@ static void *reads(void *data)
 TEST_F_TIMEOUT(publish, who_reads_while_they_are_written_sees_whole_ones, SLOW)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
-	struct ka_stats_file *file;
 	unsigned int seed = 1;
 	pthread_t thread;
-	char path[80];
 	void *wrong;
-	int fd;
 
-	WITH_FILES();
-	snprintf(path, sizeof(path), "%s/%d.1", dir, (int)getpid());
-	fd = open(path, O_RDONLY);
-	file = mmap(NULL, KA_PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
-	ASSERT_NE(MAP_FAILED, file);
+	NOT_ON_THE_MODULE();
 	figures(heap);
 	reading = true;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &file->stats));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &heap->notes->shown));
 	for (int i = 0; i < 100000; i++) {
 		void *run = ka_run_alloc(heap, (1 + (size_t)rand_r(&seed) % 300) *
 					 KA_PAGE_SIZE, 0);
@@ -379,60 +487,26 @@ TEST_F_TIMEOUT(publish, a_child_is_shown_by_itself, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats before, after, stats;
-	uint64_t forked;
 	pid_t child;
 
-	if (!on_device())
-		WITH_FILES();
 	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
 	figures(heap);
 	ASSERT_TRUE(seen(heap, &before));
-	forked = now();
 	child = fork();
 	if (!child) {
-		/* One of less than a tenth of a second would not be shown. */
-		CHECK(ka_heap_malloc(heap, 100));
-		CHECK(on_device() || !seen(heap, &stats) || now() - forked > 90000000);
 		CHECK(ka_run_alloc(heap, 3 * MIB, 0));
-		CHECK(!on_device() || figures(heap).arenas == 4);
-		CHECK(seen(heap, &stats) && add_up(&stats) && stats.arenas == 4);
 		CHECK(figures(heap).arenas == 4);
-		exit(0);
+		CHECK(seen(heap, &stats) && add_up(&stats) && stats.arenas == 4);
+		/* Nothing is left behind by a child that ends so. */
+		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));
 	ASSERT_TRUE(seen(heap, &after));
 	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
-	EXPECT_EQ(on_device() ? files() : 1, files());
 	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
 	figures(heap);
 	ASSERT_TRUE(seen(heap, &after));
 	EXPECT_EQ(4, after.arenas);
-	ka_heap_destroy(heap);
-}
-
-TEST_F(publish, a_child_past_the_handlers_leaves_its_parents_file_alone)
-{
-	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
-	struct ka_stats_file before, after;
-	pid_t child;
-
-	WITH_FILES();
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	SKIP(return, "a sanitizer knows no _Fork()");
-#endif
-	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
-	figures(heap);
-	ASSERT_TRUE(file_of(getpid(), 1, &before));
-	child = _Fork();
-	if (!child) {
-		CHECK(ka_run_alloc(heap, 3 * MIB, 0) && figures(heap).arenas == 4);
-		CHECK(file_of(getpid(), 1, &after) && after.stats.arenas == 4);
-		exit(0);
-	}
-	EXPECT_EQ(0, child_status(child));
-	ASSERT_TRUE(file_of(getpid(), 1, &after));
-	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
-	EXPECT_EQ(1, files());
 	ka_heap_destroy(heap);
 }
 

@@ -11,7 +11,8 @@ karena=${BUILD:-$here/../../build}/bin/karena
 export KARENA_PYTHON=${1:-arena}
 python() { "$karena" run /usr/bin/python3 "$@"; }
 
-# Where an object lies: in a mapping of the module's, or in a reservation of 64 GiB.
+# Where an object lies: in a mapping of the module's, or between a quarter and five eighths
+# of a process's addresses, where nothing else is.
 in_the_heap='
 import re, os
 maps = [(int(a, 16), int(b, 16), name) for a, b, name in
@@ -19,13 +20,8 @@ maps = [(int(a, 16), int(b, 16), name) for a, b, name in
                    open("/proc/self/maps").read(), re.M)]
 def in_heap(thing):
     where = id(thing)
-    low = high = next((a for a, b, _ in maps if a <= where < b))
-    for a, b, name in maps:
-        if a <= where < b and "/karena:" in name:
-            return True
-        if a == high and a <= where + (64 << 30) and not name:
-            high = b
-    return high - low >= 60 << 30
+    return 1 << 45 <= where < 5 << 44 or any(
+        a <= where < b and "/karena:" in name for a, b, name in maps)
 '
 
 # lie_in_the_heap THINGS: a hundred of them.
@@ -331,12 +327,12 @@ pythonmalloc_wins() {
 	[[ $output == "karena: PYTHONMALLOC=malloc_debug takes"*42 ]]
 }
 
-an_unknown_setting_is_an_error() {
+an_unknown_setting_is_said() {
 	local output status=0
 	output=$(KARENA_PYTHON=all LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
 		/usr/bin/python3 -c 'print(1)' 2>&1) || status=$?
 	echo "$status: $output"
-	[ $status -eq 125 ] && [[ $output == *"give arena or domains"* ]] || return
+	[ $status -eq 0 ] && [[ $output == *"give arena or domains; it is ignored"*1 ]] || return
 	status=0
 	output=$("$karena" run -p all true 2>&1) || status=$?
 	echo "$status: $output"
@@ -359,6 +355,33 @@ bad_setting_is_no_crash() {
 	[[ $output == "karena: KARENA_LIMIT=tiny is no size"*"works" ]]
 }
 
+# As a user without rights whose limit of locked memory is the default: the module where
+# it is asked for, which refuses most, and plain mmap where nothing is. It takes ten times as
+# long as without karena at most, where each object asked the heap it was 27 to 68 times.
+little_locked_memory_is_no_crawl() {
+	local way began plain seconds place
+	chmod 666 /dev/karena
+	# The user without rights may not come to where the tree is, as in /root. The guest
+	# forgets the copy.
+	place=$(mktemp -d) || return
+	cp -a "$(dirname "$karena")" "$(dirname "$karena")/../lib" "$place" || return
+	chmod 755 "$place"
+	for way in plain device auto; do
+		began=$(date +%s%N)
+		way=$way setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '
+			ulimit -l 8192
+			unset KARENA_SOURCE
+			[ $way = plain ] || set -- "$0" run -s $way
+			[ $way != plain ] || set --
+			exec "$@" /usr/bin/python3 -c "x = [[i] for i in range(300000)]"' \
+			"$place/bin/karena" || return
+		seconds=$((($(date +%s%N) - began) / 10000000))
+		[ $way != plain ] || plain=$seconds
+		echo "$way: $seconds hundredths of a second"
+		[ $seconds -le $((10 * plain + 200)) ] || return
+	done
+}
+
 other_programs_are_left_alone() {
 	[ "$("$karena" run perl -e 'print 6 * 7' 2>&1)" = 42 ]
 }
@@ -376,7 +399,7 @@ if [ $KARENA_PYTHON = domains ]; then
 	check at_the_limit_is_a_memory_error at_the_limit_is_a_memory_error
 	check pythonmalloc_wins pythonmalloc_wins
 	check malloc_stats_tells malloc_stats_tells
-	check an_unknown_setting_is_an_error an_unknown_setting_is_an_error
+	check an_unknown_setting_is_said an_unknown_setting_is_said
 	check bad_setting_is_no_crash bad_setting_is_no_crash
 	check other_programs_are_left_alone other_programs_are_left_alone
 	plan
@@ -398,6 +421,7 @@ check generations_fork generations_fork
 check fork_beside_threads fork_beside_threads
 check other_forks_work other_forks_work
 if [ "$KARENA_SOURCE" = device ]; then
+	check little_locked_memory_is_no_crawl little_locked_memory_is_no_crawl
 	check a_child_has_a_heap_of_its_own a_child_has_a_heap_of_its_own
 fi
 check descriptors_may_go descriptors_may_go

@@ -75,7 +75,8 @@ enum ka_fork {
  * @size: sizeof(struct ka_options), so that later versions can add members.
  * @source: AUTO: as the environment's KARENA_SOURCE says (auto, device, embedded).
  * @window: Bytes of address space, rounded up to whole arenas. 0: KARENA_WINDOW,
- *	or else 64 GiB, or less where the process has no room for that.
+ *	or else 1 TiB, on the module 64 GiB, or less where the process has no room for
+ *	that.
  * @limit: Bytes that may be committed at most, at least one arena. 0:
  *	KARENA_LIMIT, or else as many as the window has.
  * @name: Printable ASCII without '/', at most 31 characters; shown in sysfs and in
@@ -233,9 +234,11 @@ bool ka_heap_contains(const struct ka_heap *heap, const void *address);
 int ka_heap_descriptor(struct ka_heap *heap);
 
 /**
- * ka_heap_stats() - Read a heap's figures, all at the same moment.
+ * ka_heap_stats() - Read a heap's figures.
  * @heap: The heap.
  * @stats: Filled in; its member size must be set.
+ *
+ * Other threads go on: their blocks are counted at some moment of the call.
  *
  * Return: 0, or -1 with errno: EINVAL, that size is no version's; EOWNERDEAD, the
  * heap is the parent's.
@@ -243,7 +246,7 @@ int ka_heap_descriptor(struct ka_heap *heap);
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
 
 /**
- * ka_heap_classes() - Read a heap's figures size by size, all at the same moment.
+ * ka_heap_classes() - Read a heap's figures size by size, as ka_heap_stats() does.
  * @heap: The heap.
  * @classes: Filled in, the smallest size first, whether there are pools of it or not.
  * @nr: How many there is room for.
@@ -256,14 +259,14 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
 int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr);
 
 /**
- * ka_heap_print_stats() - Write a heap's figures as text, all of the same moment.
+ * ka_heap_print_stats() - Write a heap's figures as text.
  * @heap: The heap.
- * @fd: The descriptor to write to. The heap is locked until all is written.
+ * @fd: The descriptor to write to. The heap is not locked while it is written.
  *
  * The layout is that of CPython's PYTHONMALLOCSTATS; ka_domain_stats() says when the
  * domains have a section. With KARENA_MALLOCSTATS in the environment, other than empty
- * and "0", it is written to the standard error whenever the heap has a new arena, and at
- * exit. Allocates nothing.
+ * and "0", it is written to the standard error when the heap has its first arena, each
+ * time the most arenas it has had have doubled, and at exit. Allocates nothing.
  *
  * Return: 0, or -1 with errno: EOWNERDEAD, the heap is the parent's; or as write() has
  * it.
@@ -318,8 +321,9 @@ void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size);
  * @heap: The heap.
  * @block: Of any thread; NULL does nothing.
  *
- * Return: 0; -1 with errno, as far as it is seen: EINVAL, no block begins there, or it
- * is the one that was freed last; EOWNERDEAD, the heap is the parent's.
+ * Return: 0; -1 with errno: EINVAL, no block begins there, or it is free already, as far as
+ * that is seen at once; EOWNERDEAD, the heap is the parent's. What is seen later ends the
+ * program: see *Misuse* in library.rst.
  */
 int ka_heap_free(struct ka_heap *heap, void *block);
 

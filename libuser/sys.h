@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * System calls that an allocation makes. A program, or a library that is preloaded, may
+ * replace libc's functions by its own, which may allocate while a heap is locked; so the
+ * library calls the kernel itself. None of these functions is a cancellation point.
+ */
+#ifndef KARENA_SYS_H
+#define KARENA_SYS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+
+/* As libc's functions of these names: on failure with errno. */
+void *ka_mmap(void *start, size_t size, int protection, int flags);
+int ka_munmap(void *start, size_t size);
+int ka_mprotect(void *start, size_t size, int protection);
+int ka_madvise(void *start, size_t size, int advice);
+int ka_munlock(void *start, size_t size);
+
+/* Move the memory of pages; where it was, they are zero. Whether that was done. */
+bool ka_move(void *from, void *to, size_t size);
+ssize_t ka_write(int fd, const void *bytes, size_t size);
+
+/* Fill @bytes with random ones: 0; or -1, if the kernel has none or must not be asked. */
+int ka_random(void *bytes, size_t size);
+
+/* Sleep for so long at most; not at all if the word has another value. */
+void ka_wait(uint32_t *word, uint32_t value, long ns);
+
+/* Nanoseconds of CLOCK_MONOTONIC; the second as they were at the last tick. */
+uint64_t ka_clock(void);
+uint64_t ka_clock_coarse(void);
+
+#endif /* KARENA_SYS_H */

@@ -1,0 +1,357 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+#
+# The libraries among others: what the loader, other libraries, programs with functions
+# of their own in libc's place, and make's own settings do to them. BUILD is the build
+# directory.
+
+here=$(dirname "$(realpath "$0")")
+. "$here/../../selftests/tap.sh"
+build=$(realpath "${BUILD:-$here/../../build}")
+library=$build/lib/libkarena-malloc.so
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+cd "$dir" || exit 1
+
+# cc NAME [OPTION...]: what the standard input says, as a program; shared: as a library.
+cc() {
+	local name=$1
+	shift
+	gcc -O1 -fno-builtin -pthread -x c - -o "$name" "$@"
+}
+
+shared() {
+	local name=$1
+	shift
+	cc "$name" -shared -fPIC "$@"
+}
+
+# Each function of libc's that allocates, by malloc, before it does what it is for.
+functions_that_allocate() {
+	shared first.so -D_GNU_SOURCE <<-'END' || return
+	#include <dlfcn.h>
+	#include <fcntl.h>
+	#include <stdlib.h>
+	#include <sys/mman.h>
+	#include <time.h>
+
+	static __thread int inside;
+
+	static void allocate(void)
+	{
+		if (!inside++)
+			for (size_t size = 16; size < 50000; size *= 2)
+				*(void *volatile *)&(void *){ 0 } = malloc(size);
+		inside--;
+	}
+
+	#define INSTEAD(type, name, arguments, ...)			\
+		type name arguments					\
+		{							\
+			static type (*next) arguments;			\
+									\
+			if (!next)					\
+				*(void **)&next = dlsym(RTLD_NEXT, #name); \
+			allocate();					\
+			return next(__VA_ARGS__);			\
+		}
+
+	INSTEAD(int, mprotect, (void *a, size_t b, int c), a, b, c)
+	INSTEAD(int, madvise, (void *a, size_t b, int c), a, b, c)
+	INSTEAD(int, munmap, (void *a, size_t b), a, b)
+	INSTEAD(int, clock_gettime, (clockid_t a, struct timespec *b), a, b)
+	END
+	LD_PRELOAD=$PWD/first.so:$library timeout 60 /usr/bin/perl -e '
+		my @a = map { "x" x ($_ % 3000) } 1 .. 20000; @a = (); print "done\n"' |
+		grep -qx done
+}
+
+# Libraries with thread-local storage for which the loader has to find room at the first use.
+libraries_with_storage() {
+	local i
+	for i in {0..19}; do
+		shared "storage$i.so" <<<"__thread char x[200];" || return
+	done
+	cc program -ldl <<-'END' || return
+	#include <dlfcn.h>
+	#include <stdio.h>
+	#include <stdlib.h>
+
+	int main(void)
+	{
+		char name[40];
+
+		for (int i = 0; i < 20; i++) {
+			sprintf(name, "./storage%d.so", i);
+			if (!dlopen(name, RTLD_NOW))
+				return 1;
+			free(malloc(1000));
+			if (malloc((size_t)1 << 50))
+				return 2;
+		}
+		return 0;
+	}
+	END
+	LD_PRELOAD=$library timeout 60 ./program
+}
+
+other_names_of_glibc() {
+	cc names <<-'END' || return
+	#include <stdlib.h>
+	#include <string.h>
+
+	void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_valloc(size_t);
+	void *__libc_realloc(void *, size_t), *__libc_memalign(size_t, size_t);
+	void *__libc_pvalloc(size_t);
+	void __libc_free(void *);
+
+	int main(void)
+	{
+		free(__libc_malloc(100));
+		free(__libc_calloc(3, 100));
+		free(__libc_memalign(64, 100));
+		free(__libc_valloc(100));
+		free(__libc_pvalloc(100));
+		free(__libc_realloc(malloc(10), 100000));
+		__libc_free(realloc(__libc_malloc(10), 5000));
+		__libc_free(calloc(1, 10));
+		return 0;
+	}
+	END
+	LD_PRELOAD=$library timeout 60 ./names
+}
+
+# A thread that has used a heap ends after the library was closed.
+closed() {
+	cc close -ldl <<-'END' || return
+	#include <dlfcn.h>
+	#include <pthread.h>
+	#include <stdio.h>
+
+	static void *(*take)(size_t);
+	static pthread_barrier_t barrier;
+
+	static void *work(void *data)
+	{
+		take(100);
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+		return data;
+	}
+
+	int main(int argc, char **argv)
+	{
+		void *library = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL);
+		pthread_t thread;
+
+		if (!library)
+			return puts(dlerror()), 1;
+		*(void **)&take = dlsym(library, "ka_obj_malloc");
+		pthread_barrier_init(&barrier, NULL, 2);
+		pthread_create(&thread, NULL, work, NULL);
+		pthread_barrier_wait(&barrier);
+		dlclose(library);
+		pthread_barrier_wait(&barrier);
+		pthread_join(thread, NULL);
+		return 0;
+	}
+	END
+	timeout 60 ./close "$build/lib/libkarena.so"
+}
+
+# The values that the operators new return are malloc's, and what they do without is C++'s.
+operators() {
+	cat >new.cc <<-'END'
+	#include <cstdio>
+	#include <cstdlib>
+	#include <malloc.h>
+	#include <new>
+	#include <sys/resource.h>
+
+	struct alignas(256) aligned { char bytes[300]; };
+	static int handled;
+
+	static void handler()
+	{
+		if (++handled == 2)
+			std::set_new_handler(nullptr);
+	}
+
+	int main()
+	{
+		const size_t many = 8UL << 30;
+		struct rlimit limit = { 1UL << 30, 1UL << 30 };
+		volatile int wrong = 0, thrown = 0;
+
+		aligned *blocks = new aligned[7], *one = new (std::nothrow) aligned;
+		wrong += (size_t)blocks % 256 || (size_t)one % 256;
+		delete[] blocks;
+		delete one;
+		setrlimit(RLIMIT_AS, &limit);
+		std::set_new_handler(handler);
+		try { operator delete(operator new(many)); } catch (std::bad_alloc &) { thrown++; }
+		try { operator delete[](operator new[](many, std::align_val_t(64)),
+					std::align_val_t(64)); }
+		catch (std::bad_alloc &) { thrown++; }
+		wrong += operator new(many, std::nothrow) != nullptr;
+		wrong += operator new[](many, std::align_val_t(64), std::nothrow) != nullptr;
+		std::printf("%d %d %d\n", wrong, thrown, handled);
+		return 0;
+	}
+	END
+	g++ -std=c++17 -O1 -w -fno-builtin -o new new.cc &&
+		[ "$(LD_PRELOAD=$library timeout 60 ./new)" = "0 2 2" ]
+}
+
+# Threads whose cache of a heap nothing would end: libc has no memory for their keys.
+key_without_memory() {
+	cc keys -I"$here/../include" -L"$build/lib" -lkarena -Wl,-rpath,"$build/lib" <<-'END' || return
+	#include <karena/domain.h>
+	#include <pthread.h>
+	#include <stdio.h>
+	#include <stdlib.h>
+
+	void *__libc_calloc(size_t, size_t);
+	static int refuse, refused;
+
+	/* What libc takes for a second level of keys. */
+	void *calloc(size_t count, size_t size)
+	{
+		if (!refuse || count * size != 512)
+			return __libc_calloc(count, size);
+		refused++;
+		return NULL;
+	}
+
+	static void *take(void *data)
+	{
+		for (int i = 0; i < 8; i++)
+			ka_obj_malloc(64);
+		return data;
+	}
+
+	int main(void)
+	{
+		struct ka_stats stats = { .size = sizeof(stats) };
+		pthread_t thread;
+		pthread_key_t key;
+
+		for (int i = 0; i < 40; i++)
+			pthread_key_create(&key, NULL);
+		ka_obj_malloc(16);
+		refuse = 1;
+		for (int i = 0; i < 50; i++) {
+			pthread_create(&thread, NULL, take, NULL);
+			pthread_join(thread, NULL);
+		}
+		ka_heap_stats(ka_domain_heap(), &stats);
+		ka_trim(ka_domain_heap());
+		/* Each thread has left its blocks in the pools of those before. */
+		return !refused || stats.pools > 4 || stats.blocks != 401;
+	}
+	END
+	KARENA_SOURCE=embedded timeout 60 ./keys
+}
+
+# Where the figures are printed from a stack of 16 KiB.
+small_stack() {
+	cc stack <<-'END' || return
+	#include <pthread.h>
+	#include <stdlib.h>
+
+	static void *volatile blocks[60000];
+
+	static void *work(void *data)
+	{
+		for (int i = 0; i < 60000; i++)
+			blocks[i] = malloc(100);
+		for (int i = 0; i < 60000; i++)
+			free(blocks[i]);
+		return data;
+	}
+
+	int main(void)
+	{
+		pthread_attr_t attributes;
+		pthread_t thread;
+		void *result = NULL;
+
+		pthread_attr_init(&attributes);
+		pthread_attr_setstacksize(&attributes, 16384);
+		return pthread_create(&thread, &attributes, work, blocks) ||
+		       pthread_join(thread, &result) || result != (void *)blocks;
+	}
+	END
+	KARENA_MALLOCSTATS=1 LD_PRELOAD=$1 timeout 60 ./stack 2>printed &&
+		[ "$(grep -c arenas printed)" -gt 1 ]
+}
+
+# KIB: programs start, and have what the limit leaves.
+limited() {
+	( ulimit -v "$1" && LD_PRELOAD=$library timeout 60 /usr/bin/perl -e '
+		my @a = map { "x" x ($_ % 3000) } 1 .. 8000; print "done\n"' ) | grep -qx done
+}
+
+# CFLAGS on make's command line replaces the default, and nothing that the library needs.
+builds_with_flags() {
+	make -s -C "$here/.." OUT="$dir/flags" CFLAGS="$1" "$dir/flags/lib/libkarena-malloc.so.0.1.0" \
+		>log 2>&1 || { cat log; return 1; }
+	LD_PRELOAD=$dir/flags/lib/libkarena-malloc.so.0.1.0 timeout 60 /usr/bin/perl -e '
+		my %h = map { $_ => "x" x $_ } 1 .. 2000; print "done\n"' | grep -qx done
+}
+
+# Debian's sshd, whose sandbox is a list of system calls, in a mount namespace of its own,
+# where it has the user that it wants.
+login_by_sshd() {
+	local folder
+	[ "$(id -u)" = 0 ] || { echo "to start sshd takes root"; return 77; }
+	folder=$("$here/../../selftests/vm/sshd") || return
+	mkdir -p ssh
+	unshare -m bash -e -s "$folder" "$dir/ssh" "$library" <<-'END'
+		folder=$1 library=$3
+		cd "$2"
+		export LD_LIBRARY_PATH=$folder/usr/lib/x86_64-linux-gnu
+		for key in host user; do
+			"$folder/usr/bin/ssh-keygen" -q -t ed25519 -N '' -f $key
+		done
+		{ grep -v ^sshd: /etc/passwd; echo sshd:x:65533:65534::/run:/bin/false; } >passwd
+		printf '%s:*:19000::::::\n' root sshd >shadow
+		mount --bind passwd /etc/passwd
+		mount --bind shadow /etc/shadow
+		mount -t tmpfs run /run
+		mkdir /run/sshd
+		port=$((20000 + RANDOM % 10000))
+		printf '%s\n' "Port $port" "ListenAddress 127.0.0.1" "HostKey $PWD/host" \
+			"AuthorizedKeysFile $PWD/user.pub" "StrictModes no" "PidFile none" \
+			"UsePAM no" >conf
+		LD_PRELOAD=$library timeout 60 "$folder/usr/sbin/sshd" -D -e -f conf 2>log &
+		trap 'kill %1' EXIT
+		for i in {1..100}; do
+			! grep -qi listening log || break
+			sleep 0.1
+		done
+		for i in 1 2 3; do
+			said=$(timeout 30 "$folder/usr/bin/ssh" -o StrictHostKeyChecking=no -o BatchMode=yes \
+				-o UserKnownHostsFile=/dev/null -i user -p $port root@127.0.0.1 \
+				'echo logged in' 2>errors) || { cat log errors; exit 1; }
+			[ "$said" = "logged in" ]
+		done
+	END
+}
+
+check functions_in_the_place_of_libcs_may_allocate functions_that_allocate
+check the_loader_is_never_asked_for_storage libraries_with_storage
+check other_names_of_glibc_are_one_heap other_names_of_glibc
+check a_library_that_is_closed_stays_for_its_threads closed
+check operators_of_cpp operators
+check threads_have_heaps_without_memory_for_a_key key_without_memory
+check figures_are_printed_from_a_small_stack small_stack "$library"
+check the_checked_build_has_room_in_a_small_stack \
+	small_stack "$build/lib/libkarena-malloc-checked.so"
+check it_starts_with_128_MiB_of_addresses limited 131072
+check it_starts_with_60000_KiB_of_addresses limited 60000
+check sshd_lets_people_log_in login_by_sshd
+check it_builds_with_O1 builds_with_flags -O1
+check it_builds_with_lto builds_with_flags "-O2 -flto=auto -ffat-lto-objects"
+check it_builds_with_O3 builds_with_flags "-O3 -march=x86-64-v2"
+plan

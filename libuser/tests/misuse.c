@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What becomes of a program that misuses malloc: each misuse in a child, and for each malloc
+ * what is to become of it. The table in Documentation/library.rst is this one. Started alone,
+ * or with one of karena's libraries before it.
+ */
+#include <malloc.h>
+#include <sys/mman.h>
+
+#include "common.h"
+
+/* Not folded by the compiler, which knows what malloc is. */
+static void *(*volatile do_malloc)(size_t size) = malloc;
+static void (*volatile do_free)(void *block) = free;
+static void *(*volatile do_realloc)(void *block, size_t size) = realloc;
+
+enum malloc_type { GLIBC, KARENA, CHECKED, TYPES };
+
+/* How a child ends. */
+enum outcome {
+	NOTHING,	/* as if nothing had been */
+	HARM,		/* the misuse had the effect that it is feared for */
+	CRASH,		/* SIGSEGV or SIGBUS */
+	TOLD,		/* a sentence on the standard error, and SIGABRT */
+	ANY,		/* that depends on what lies beside it */
+	NONE,
+};
+
+static const char *const outcomes[] = { "nothing", "harm", "crash", "told", "any", "none" };
+
+static void harm(void)
+{
+	_exit(HARM);
+}
+
+#define SIZE	200		/* of most blocks */
+#define MANY	420		/* several pools' blocks */
+
+/* What they have in them: glibc takes it for a size that no block has. */
+#define CONTENT	0x11
+
+static void *volatile blocks[MANY];
+
+static void take_many(size_t size)
+{
+	for (int i = 0; i < MANY; i++) {
+		blocks[i] = do_malloc(size);
+		memset(blocks[i], CONTENT, size);
+	}
+}
+
+static void free_many(void)
+{
+	for (int i = 0; i < MANY; i++)
+		do_free(blocks[i]);
+}
+
+/* Take many blocks, each of which is written to: whether one has been given out twice. */
+static void no_block_twice(size_t size)
+{
+	take_many(size);
+	for (int i = 0; i < MANY; i++) {
+		for (int j = 0; j < i; j++) {
+			if (blocks[i] == blocks[j])
+				harm();
+		}
+	}
+}
+
+static void *in_thread(void *data)
+{
+	void (*work)(void) = data;
+
+	work();
+	return NULL;
+}
+
+static void in_another_thread(void (*work)(void))
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, in_thread, work))
+		abort();
+	pthread_join(thread, NULL);
+}
+
+/* The third one stays, so that what the others lie in is not empty when they are freed. */
+static char *volatile a, *volatile b, *volatile stays;
+
+static void take_three(void)
+{
+	a = memset(do_malloc(SIZE), 1, SIZE);
+	b = memset(do_malloc(SIZE), 1, SIZE);
+	stays = memset(do_malloc(SIZE), 1, SIZE);
+}
+
+static void free_a(void)
+{
+	do_free(a);
+}
+
+static void free_a_b_a(void)
+{
+	do_free(a);
+	do_free(b);
+	do_free(a);
+}
+
+static void freed_twice_at_once(void)
+{
+	take_three();
+	do_free(a);
+	do_free(a);
+	no_block_twice(SIZE);
+}
+
+static void freed_twice_with_another_between(void)
+{
+	take_three();
+	free_a_b_a();
+	no_block_twice(SIZE);
+}
+
+static void freed_twice_by_another_thread(void)
+{
+	take_three();
+	in_another_thread(free_a_b_a);
+	no_block_twice(SIZE);
+}
+
+static void freed_here_and_then_elsewhere(void)
+{
+	take_three();
+	do_free(a);
+	in_another_thread(free_a);
+	no_block_twice(SIZE);
+}
+
+static void freed_elsewhere_and_then_here(void)
+{
+	take_three();
+	in_another_thread(free_a);
+	do_free(a);
+	no_block_twice(SIZE);
+}
+
+static void freed_and_resized(void)
+{
+	take_three();
+	do_free(a);
+	do_free(b);
+	a = do_realloc(a, SIZE);
+	no_block_twice(SIZE);
+}
+
+static void take_elsewhere(void)
+{
+	take_many(SIZE);
+}
+
+/* Of a block of the thread's own that it was given a moment ago. */
+static void the_middle_and_then_all(void)
+{
+	take_many(SIZE);
+	do_free((char *)blocks[MANY - 1] + 16);
+	free_many();
+}
+
+static void the_middle_and_then_malloc(void)
+{
+	take_many(SIZE);
+	a = (char *)blocks[MANY - 1] + 16;
+	do_free(a);
+	if (do_malloc(SIZE) == a)
+		harm();
+}
+
+static void the_middle_of_anothers(void)
+{
+	in_another_thread(take_elsewhere);
+	do_free((char *)blocks[0] + 16);
+	harm();
+}
+
+static void not_aligned(void)
+{
+	take_many(SIZE);
+	do_free((char *)blocks[MANY - 1] + 1);
+	if ((uintptr_t)do_malloc(SIZE) % 16)
+		harm();
+}
+
+static void not_aligned_and_then_all(void)
+{
+	take_many(SIZE);
+	do_free((char *)blocks[MANY - 1] + 1);
+	free_many();
+}
+
+static void the_middle_resized(void)
+{
+	take_many(SIZE);
+	if (do_realloc((char *)blocks[MANY - 1] + 16, 2 * SIZE))
+		harm();
+}
+
+static void of_the_stack(void)
+{
+	char bytes[256] __attribute__((aligned(16)));
+
+	memset(bytes, CONTENT, sizeof(bytes));
+	do_free(bytes + 16);
+	harm();
+}
+
+static void of_a_mapping(void)
+{
+	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	do_free(page + 64);
+	harm();
+}
+
+static void of_nothing(void)
+{
+	do_free((void *)0x10000000010);
+	harm();
+}
+
+/* Of the blocks that were taken last, two that lie side by side. */
+#define LAST	(MANY - 10)
+
+static char *lower, *upper;
+
+static void find_neighbours(void)
+{
+	size_t least = SIZE_MAX;
+
+	for (int i = LAST; i < MANY; i++) {
+		for (int j = LAST; j < MANY; j++) {
+			size_t distance = (uintptr_t)blocks[j] - (uintptr_t)blocks[i];
+
+			if (i != j && distance < least) {
+				least = distance;
+				lower = blocks[i];
+				upper = blocks[j];
+			}
+		}
+	}
+}
+
+static void written_a_byte_too_far(void)
+{
+	take_many(SIZE);
+	find_neighbours();
+	lower[malloc_usable_size(lower)] = 0;
+	if (*upper != CONTENT)
+		harm();
+	free_many();
+}
+
+/* An address that somebody who attacks the program would like to be given. */
+static char target[512] __attribute__((aligned(16)));
+
+static void written_by_attacker(void *at, size_t size)
+{
+	char *page = (char *)((uintptr_t)at >> 12);
+
+	/* What glibc makes of it is never aligned, so it never goes on by chance. */
+	for (size_t i = 0; i < size / sizeof(void *); i++)
+		((void **)at)[i] = target + (((uintptr_t)page & 15) ^ 8);
+	for (int i = 0; i < MANY; i++) {
+		char *block = do_malloc(SIZE);
+
+		if (block >= target && block < target + sizeof(target))
+			harm();
+	}
+}
+
+static void written_into_a_free_neighbour(void)
+{
+	take_many(SIZE);
+	find_neighbours();
+	do_free((void *)(blocks[LAST] == upper ? blocks[LAST + 1] : blocks[LAST]));
+	do_free(upper);
+	written_by_attacker(upper, 32);
+}
+
+static void written_after_free(void)
+{
+	take_three();
+	do_free(b);
+	do_free(a);
+	written_by_attacker(a, 32);
+}
+
+static void content_written_after_free(void)
+{
+	take_three();
+	do_free(a);
+	memset(a + 32, 'w', 32);
+	for (int i = 0; i < MANY; i++) {
+		char *block = do_malloc(SIZE);
+
+		if (block == a && block[40] == 'w')
+			harm();
+		memset(block, 0, SIZE);
+	}
+}
+
+static void old_content_read(void)
+{
+	take_three();
+	memset(a, 's', SIZE);
+	do_free(a);
+	for (int i = 0; i < MANY; i++) {
+		char *block = do_malloc(SIZE);
+
+		if (block[64] == 's')
+			harm();
+		memset(block, 0, SIZE);
+	}
+}
+
+/* How often the next block is the one behind the last one. */
+static void next_address_guessed(void)
+{
+	int right = 0;
+
+	take_many(SIZE);
+	find_neighbours();
+	for (int i = 1; i < MANY; i++)
+		right += (char *)blocks[i] - (char *)blocks[i - 1] == upper - lower;
+	if (right > MANY * 8 / 10)
+		harm();
+}
+
+static void large_one_overrun(void)
+{
+	char *large[3];
+
+	for (int i = 0; i < 3; i++)
+		large[i] = memset(do_malloc(400000), 1, 400000);
+	memset(large[1], 2, malloc_usable_size(large[1]) + 64);
+	memset(large[0], 2, malloc_usable_size(large[0]) + 64);
+	if (large[1][0] != 2 || large[2][0] != 1)
+		harm();
+}
+
+static const struct misuse {
+	const char *name;
+	void (*commit)(void);
+	enum outcome expected[TYPES];
+} misuses[] = {
+	{ "free(a), free(a)", freed_twice_at_once, { TOLD, TOLD, TOLD } },
+	{ "free(a), free(b), free(a)", freed_twice_with_another_between, { TOLD, TOLD, TOLD } },
+	{ "the same by another thread", freed_twice_by_another_thread, { TOLD, TOLD, TOLD } },
+	{ "free(a), another thread's free(a)", freed_here_and_then_elsewhere,
+	  { TOLD, TOLD, TOLD } },
+	{ "another thread's free(a), free(a)", freed_elsewhere_and_then_here,
+	  { TOLD, TOLD, TOLD } },
+	{ "free(a), realloc(a)", freed_and_resized, { NOTHING, TOLD, TOLD } },
+	{ "free(a + 16), and then all blocks", the_middle_and_then_all, { TOLD, TOLD, TOLD } },
+	{ "free(a + 16), malloc", the_middle_and_then_malloc, { TOLD, HARM, TOLD } },
+	{ "free(a + 16) of another thread's", the_middle_of_anothers, { TOLD, TOLD, TOLD } },
+	{ "free(a + 1), and then all blocks", not_aligned_and_then_all, { TOLD, TOLD, TOLD } },
+	{ "free(a + 1), malloc", not_aligned, { TOLD, HARM, TOLD } },
+	{ "realloc(a + 16)", the_middle_resized, { TOLD, TOLD, TOLD } },
+	{ "an address of the stack", of_the_stack, { TOLD, TOLD, TOLD } },
+	{ "an address of a mapping", of_a_mapping, { TOLD, TOLD, TOLD } },
+	{ "an address of nothing", of_nothing, { CRASH, TOLD, TOLD } },
+	{ "a byte behind the end", written_a_byte_too_far, { TOLD, HARM, TOLD } },
+	{ "into the link of a free block", written_into_a_free_neighbour,
+	  { TOLD, HARM, TOLD } },
+	{ "into the link after free", written_after_free, { TOLD, HARM, TOLD } },
+	{ "into the rest after free", content_written_after_free, { HARM, HARM, TOLD } },
+	{ "old content read", old_content_read, { HARM, HARM, NOTHING } },
+	{ "the next address guessed", next_address_guessed, { HARM, NOTHING, NOTHING } },
+	{ "64 bytes behind a large block's end", large_one_overrun, { ANY, ANY, CRASH } },
+};
+
+#define NR_MISUSES	(sizeof(misuses) / sizeof(*misuses))
+
+/* Which malloc this program has. */
+static enum malloc_type malloc_in_use(void)
+{
+	const char *preload = getenv("LD_PRELOAD");
+
+	if (!preload || !strstr(preload, "libkarena-malloc"))
+		return GLIBC;
+	return in_checked_build() ? CHECKED : KARENA;
+}
+
+static enum outcome outcome_of(const struct misuse *misuse, char *sentence, size_t size)
+{
+	int ends[2], status;
+	ssize_t said;
+	pid_t child;
+
+	if (pipe(ends))
+		abort();
+	child = fork();
+	if (!child) {
+		dup2(ends[1], STDERR_FILENO);
+		die_of_signals();
+		misuse->commit();
+		_exit(NOTHING);
+	}
+	close(ends[1]);
+	said = read(ends[0], sentence, size - 1);
+	sentence[said > 0 ? said : 0] = '\0';
+	close(ends[0]);
+	status = child_status(child);
+	if (status == 128 + SIGABRT)
+		return said > 0 ? TOLD : NONE;
+	if (status == 128 + SIGSEGV || status == 128 + SIGBUS)
+		return CRASH;
+	return status <= HARM ? (enum outcome)status : NONE;
+}
+
+TEST(each_misuse_ends_as_it_is_documented)
+{
+	enum malloc_type type = malloc_in_use();
+	char sentence[400];
+
+	NOT_WITH_VALGRIND("finds them itself");
+	for (size_t i = 0; i < NR_MISUSES; i++) {
+		enum outcome outcome = outcome_of(&misuses[i], sentence, sizeof(sentence));
+
+		TH_LOG("%s: %s; %s", misuses[i].name, outcomes[outcome], sentence);
+		if (misuses[i].expected[type] != ANY)
+			EXPECT_EQ(misuses[i].expected[type], outcome);
+		if (outcome == TOLD && type != GLIBC)
+			EXPECT_EQ(0, strncmp(sentence, "karena: ", 8));
+	}
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How another process finds a heap's figures without the module: at the start of the
+ * heap's window, which it looks for in /proc/PID/maps.
+ */
+#ifndef KARENA_TESTS_SHOWN_H
+#define KARENA_TESTS_SHOWN_H
+
+#include <sys/uio.h>
+
+#include "common.h"
+#include "internal.h"
+
+/* Read the notes of the heap whose window begins at an address, if there is one. */
+static inline bool shown_at(pid_t pid, unsigned long start, struct ka_notes *notes)
+{
+	struct iovec local = { notes, sizeof(*notes) };
+	struct iovec remote = { (void *)start, sizeof(*notes) };
+
+	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == sizeof(*notes) &&
+	       notes->magic == KA_NOTES_MAGIC && notes->version == KA_NOTES_VERSION &&
+	       notes->start == start;
+}
+
+/*
+ * Whether a page of a process is in its memory. To read one that is not would put page
+ * tables into the process: for a sanitizer's shadow, gigabytes of them.
+ */
+static inline bool page_is_there(int pagemap, unsigned long address)
+{
+	uint64_t entry = 0;
+
+	return pread(pagemap, &entry, sizeof(entry),
+		     (off_t)(address / KA_PAGE_SIZE * sizeof(entry))) == sizeof(entry) &&
+	       entry >> 62;
+}
+
+/* Read the notes of a process's first, second ... heap in the order of their addresses. */
+static inline bool shown_of(pid_t pid, int number, struct ka_notes *notes)
+{
+	char path[40], line[400];
+	bool found = false;
+	FILE *maps;
+	int pagemap;
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
+	pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	maps = fopen(path, "r");
+	while (maps && !found && fgets(line, sizeof(line), maps)) {
+		unsigned long start, end;
+		char access[5];
+
+		/* No test commits more than 1 GiB; a sanitizer's shadow is larger. */
+		if (sscanf(line, "%lx-%lx %4s", &start, &end, access) != 3 ||
+		    access[0] != 'r' || end - start > 1UL << 30)
+			continue;
+		start = (start + KA_ARENA_SIZE - 1) & ~(KA_ARENA_SIZE - 1);
+		for (; start < end && !found; start += KA_ARENA_SIZE)
+			found = page_is_there(pagemap, start) &&
+				shown_at(pid, start, notes) && !--number;
+	}
+	if (maps)
+		fclose(maps);
+	close(pagemap);
+	return found;
+}
+
+#endif

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a correct program may do with glibc's malloc: threads that are cancelled, forks with
+ * other libraries' handlers, signals, limits, large blocks that grow. And what an
+ * incorrect one must not get away with. Started with libkarena-malloc.so before it.
+ */
+#include <malloc.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+
+#include "common.h"
+
+/* Forks on the module are slow in an emulator. */
+#undef TEST_TIMEOUT_DEFAULT
+#define TEST_TIMEOUT_DEFAULT	SLOW
+
+/* Not folded by the compiler, which knows what malloc is. */
+static void *(*volatile do_malloc)(size_t size) = malloc;
+static void (*volatile do_free)(void *block) = free;
+static void *(*volatile do_calloc)(size_t count, size_t size) = calloc;
+static void *(*volatile do_realloc)(void *block, size_t size) = realloc;
+
+static double seconds(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)now.tv_sec + (double)now.tv_nsec / 1000000000;
+}
+
+/* Blocks of many sizes, so many times as many. */
+static void churn(int times)
+{
+	static __thread void *blocks[1000];
+
+	for (int i = 0; i < times; i++) {
+		for (size_t j = 0; j < 1000; j++) {
+			blocks[j] = do_malloc(j * 7 % 5000 + (j % 100 ? 0 : 300000));
+			if (blocks[j])
+				memset(blocks[j], 1, 1);
+		}
+		for (size_t j = 0; j < 1000; j++)
+			do_free(blocks[j]);
+	}
+}
+
+/*
+ * A library that is loaded before registers its handlers before: they run behind those of
+ * karena before a fork, and before them after it.
+ */
+static void *volatile kept[300];
+static bool handlers_work;
+
+static void allocate(void)
+{
+	for (size_t i = 0; handlers_work && i < 300; i++)
+		kept[i] = do_realloc(kept[i], i * 100 + 1);
+}
+
+static void give_back(void)
+{
+	for (size_t i = 0; handlers_work && i < 300; i++) {
+		do_free(kept[i]);
+		kept[i] = do_calloc(3, i * 1000);
+	}
+}
+
+static void register_early(void)
+{
+	pthread_atfork(allocate, give_back, give_back);
+}
+
+__attribute__((section(".preinit_array"), used))
+static void (*const early)(void) = register_early;
+
+static volatile bool stop;
+
+static void *churns(void *data)
+{
+	while (!stop)
+		churn(1);
+	return data;
+}
+
+static void fork_often(struct __test_metadata *_metadata, int forks)
+{
+	for (int i = 0; i < forks; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			churn(1);
+			_exit(0);
+		}
+		ASSERT_EQ(0, child_status(child));
+	}
+}
+
+TEST(handlers_of_a_library_that_was_there_first_may_allocate)
+{
+	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 30;
+	pthread_t threads[2];
+
+	handlers_work = true;
+	fork_often(_metadata, forks);
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, churns, NULL));
+	fork_often(_metadata, forks);
+	stop = true;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	handlers_work = false;
+	pthread_atfork(allocate, give_back, give_back);
+	handlers_work = true;
+	fork_often(_metadata, forks);
+}
+
+static volatile int forked, failed, most_forks;
+
+static void forks_in_a_handler(int number)
+{
+	pid_t child;
+
+	(void)number;
+	if (forked >= most_forks)
+		return;
+	forked++;
+	child = fork();
+	if (!child) {
+		/* The child goes on with what the signal has interrupted. */
+		signal(SIGALRM, SIG_IGN);
+		failed = -1;
+		return;
+	}
+	failed += child_status(child) != 0;
+}
+
+TEST(a_signals_handler_may_fork_as_long_as_there_is_one_thread)
+{
+	struct itimerval timer = { { 0, 3000 }, { 0, 3000 } };
+	struct itimerval none = { };
+
+	NOT_WITH_VALGRIND("is too slow for the timer");
+	most_forks = kernel_is_slow() ? 2 : on_device() ? 5 : 40;
+	signal(SIGALRM, forks_in_a_handler);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	while (forked < most_forks && failed >= 0)
+		churn(1);
+	if (failed < 0) {
+		churn(1);
+		_exit(0);
+	}
+	setitimer(ITIMER_REAL, &none, NULL);
+	EXPECT_EQ(0, failed);
+}
+
+static void *allocates_to_be_cancelled(void *data)
+{
+	/* Pending from here on, and only a cancellation point acts on it. */
+	pthread_cancel(pthread_self());
+	churn(2);
+	for (int i = 0; i < 20; i++)
+		do_free(do_malloc(3 * MIB));
+	return data;
+}
+
+TEST(malloc_is_no_cancellation_point)
+{
+	for (int i = 0; i < 4; i++) {
+		pthread_t thread;
+		void *result;
+
+		ASSERT_EQ(0, pthread_create(&thread, NULL, allocates_to_be_cancelled,
+					    (void *)kept));
+		pthread_join(thread, &result);
+		EXPECT_EQ((void *)kept, result);
+	}
+	churn(1);
+}
+
+/* Each has a key whose destructor allocates; karena's own has run by then. */
+static pthread_key_t late_key;
+static volatile int destroyed;
+
+static void allocates_late(void *data)
+{
+	(void)data;
+	churn(1);
+	destroyed++;
+}
+
+static void *ends(void *data)
+{
+	churn(1);
+	pthread_setspecific(late_key, data);
+	return NULL;
+}
+
+TEST(destructors_of_a_threads_data_may_allocate)
+{
+	ASSERT_EQ(0, pthread_key_create(&late_key, allocates_late));
+	for (int i = 0; i < 5; i++) {
+		pthread_t thread;
+
+		ASSERT_EQ(0, pthread_create(&thread, NULL, ends, (void *)kept));
+		pthread_join(thread, NULL);
+	}
+	EXPECT_EQ(5, destroyed);
+}
+
+static void *does_nothing(void *data)
+{
+	return data;
+}
+
+#define NOT_ON_THE_MODULE()						\
+	do {								\
+		if (on_device())					\
+			SKIP(return, "the module's window is mapped, and locked"); \
+	} while (0)
+
+TEST(a_limit_of_addresses_that_comes_later_leaves_room)
+{
+	struct rlimit limit = { 1UL << 30, 1UL << 30 };
+	pthread_t thread;
+	void *block;
+
+	NOT_ON_THE_MODULE();
+	churn(1);
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
+	ASSERT_EQ(0, setrlimit(RLIMIT_DATA, &limit));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, NULL));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(NULL, do_malloc(8UL << 30));
+	EXPECT_EQ(ENOMEM, errno);
+	block = do_malloc(700 * MIB);
+	EXPECT_NE(NULL, block);
+	do_free(block);
+	churn(1);
+}
+
+static void allocates_little(void)
+{
+	for (size_t i = 0; i < 300; i++)
+		kept[i] = do_realloc(kept[i], i * 4 + 1);
+}
+
+TEST(locked_memory_is_what_is_used)
+{
+	struct rlimit limit;
+
+	NOT_ON_THE_MODULE();
+	NOT_WITH_VALGRIND("has more memory");
+	allocates_little();
+	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &limit));
+	if (limit.rlim_max > 8 * MIB)
+		limit.rlim_max = 8 * MIB;
+	limit.rlim_cur = limit.rlim_max;
+	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
+	/* The limit does not bind root. */
+	ASSERT_TRUE(getuid() || (!setgid(65534) && !setuid(65534)));
+	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
+	allocates_little();
+	EXPECT_EQ(NULL, do_malloc(100 * MIB));
+	EXPECT_EQ(ENOMEM, errno);
+	allocates_little();
+}
+
+/* Grow a block in steps, each page stamped: how often it has moved, or -1. */
+static int grow(size_t step, size_t most)
+{
+	char *block = NULL;
+	int moved = 0;
+
+	for (size_t size = step; size <= most; size += step) {
+		char *other = do_realloc(block, size);
+
+		if (!other)
+			return -1;
+		moved += other != block;
+		block = other;
+		for (size_t at = size - step; at < size; at += KA_PAGE_SIZE)
+			*(size_t *)(block + at) = at;
+		/* Others get their part of what is behind it. */
+		kept[size / step % 300] = do_realloc(kept[size / step % 300], 20000);
+	}
+	for (size_t at = 0; at < most / step * step; at += KA_PAGE_SIZE) {
+		if (*(size_t *)(block + at) != at)
+			return -1;
+	}
+	do_free(block);
+	return moved;
+}
+
+TEST(a_block_grows_over_the_ends_of_arenas_without_copies)
+{
+	const size_t most = kernel_is_slow() ? 32 * MIB : on_device() ? 64 * MIB : 256 * MIB;
+	struct rusage before, after;
+	int moved;
+
+	NOT_WITH_VALGRIND("takes minutes");
+	if (in_checked_build())
+		SKIP(return, "a block between guards is copied");
+	getrusage(RUSAGE_SELF, &before);
+	moved = grow(MIB, most);
+	EXPECT_LE(0, moved);
+	EXPECT_GE(on_device() ? 1000 : 8, moved);
+	moved = grow(64 << 10, most / 4);
+	EXPECT_LE(0, moved);
+	EXPECT_GE(on_device() ? 1000 : 16, moved);
+	getrusage(RUSAGE_SELF, &after);
+	if (!on_device())
+		EXPECT_GE((long)(most >> 10) + 24 * 1024, after.ru_maxrss - before.ru_maxrss);
+}
+
+/* One behind the other, with a hole of less than one block in each arena. */
+static double time_of_large_ones(int count)
+{
+	double began = seconds();
+
+	for (int i = 0; i < count; i++) {
+		if (!do_malloc(1073741))
+			return -1;
+	}
+	return seconds() - began;
+}
+
+TEST(room_for_a_large_block_is_found_in_time_that_does_not_grow)
+{
+	double few, many;
+
+	NOT_ON_THE_MODULE();
+	time_of_large_ones(1000);
+	few = time_of_large_ones(4000);
+	many = time_of_large_ones(8000);
+	ASSERT_LT(0, few);
+	TH_LOG("4000: %.3f s, 8000 more: %.3f s", few, many);
+	EXPECT_GT(5 * few + 0.1, many);
+}
+
+/* How a child ends that makes a mistake: its error output goes nowhere. */
+static int status_of(void (*mistake)(void))
+{
+	pid_t child = fork();
+
+	if (!child) {
+		dup2(open("/dev/null", O_WRONLY), STDERR_FILENO);
+		mistake();
+		_exit(0);
+	}
+	return child_status(child);
+}
+
+static void frees_four_twice(void)
+{
+	void *blocks[8];
+
+	for (int i = 0; i < 8; i++)
+		blocks[i] = do_malloc(1000);
+	for (int i = 0; i < 8; i++)
+		do_free(blocks[i % 4]);
+	for (int i = 0; i < 200; i++)
+		do_malloc(950);
+}
+
+static void *volatile shared[3];
+
+static void *frees_in_turn(void *data)
+{
+	do_free(shared[0]);
+	do_free(shared[1]);
+	do_free(shared[0]);
+	return data;
+}
+
+static void frees_twice_in_another_thread(void)
+{
+	pthread_t thread;
+
+	for (int i = 0; i < 3; i++)
+		shared[i] = do_malloc(200);
+	pthread_create(&thread, NULL, frees_in_turn, NULL);
+	pthread_join(thread, NULL);
+	for (int i = 0; i < 5000; i++)
+		do_malloc(200);
+}
+
+static void writes_after_free(void)
+{
+	void **block = do_malloc(500), **other = do_malloc(500);
+
+	do_free(block);
+	block[1] = (void *)0x123456789000;
+	do_free(other);
+}
+
+static void frees_at_once_twice(void)
+{
+	void *block = do_malloc(30);
+
+	do_free(block);
+	do_free(block);
+}
+
+static void frees_what_is_none(void)
+{
+	static char none[64];
+
+	do_free(none + 16);
+}
+
+TEST(mistakes_end_the_program)
+{
+	NOT_WITH_VALGRIND("finds them itself");
+	EXPECT_EQ(128 + SIGABRT, status_of(frees_at_once_twice));
+	EXPECT_EQ(128 + SIGABRT, status_of(frees_what_is_none));
+	EXPECT_EQ(128 + SIGABRT, status_of(frees_four_twice));
+	EXPECT_EQ(128 + SIGABRT, status_of(frees_twice_in_another_thread));
+	EXPECT_EQ(128 + SIGABRT, status_of(writes_after_free));
+}
+
+TEST_HARNESS_MAIN
