@@ -34,12 +34,7 @@ struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 /* Arenas are empty when they are freed, too: a fork makes many, and clears none. */
 static void chunk_init(void *object)
 {
-	struct karena_chunk *chunk = object;
-	unsigned long i;
-
-	memset(chunk, 0, sizeof(*chunk));
-	for (i = 0; i < KARENA_CHUNK; i++)
-		INIT_LIST_HEAD(&chunk->arenas[i].listed);
+	memset(object, 0, sizeof(struct karena_chunk));
 }
 
 static struct karena_chunk *chunk_alloc(struct karena_heap *heap,
@@ -186,11 +181,13 @@ static struct folio *huge_frame(struct karena_heap *heap, unsigned long index)
 {
 	int node = karena_folio_node(heap, index);
 	struct folio *folio = karena_ready_take(heap, node, false);
+	int err;
 
 	if (folio)
 		return folio;
-	if (karena_charge(heap, KARENA_ARENA_PAGES, &folio))
-		return ERR_PTR(-ENOMEM);
+	err = karena_charge(heap, KARENA_ARENA_PAGES, &folio);
+	if (err)
+		return ERR_PTR(err);
 	if (!folio)
 		folio = huge_alloc(heap, node);
 	if (folio)
@@ -214,14 +211,12 @@ static int commit_huge(struct karena_arena *arena)
 		karena_folio_free(heap, folio, true);
 		return -ENOMEM;
 	}
-	/* Kernels from 6.12 on map no PMD for what lies beyond the file's end. */
-	folio->index = arena->index << KARENA_ARENA_ORDER;
+	karena_key_set(heap, folio, arena->index * KARENA_ARENA_PAGES);
 	karena_frame_count(heap, 1, 0, 0);
 	frame->owners = 1;
 	spin_lock(&heap->family->lock);
 	karena_frame_give(arena, frame);
 	spin_unlock(&heap->family->lock);
-	karena_reclaim_show(frame);
 	karena_ready_committed(heap, folio_nid(folio));
 	return 0;
 }
@@ -246,26 +241,12 @@ static int arena_commit(struct karena_arena *arena, unsigned long first,
 	return err;
 }
 
-/**
- * karena_arena_commit() - Commit an arena, or pages of it.
- * @heap: The heap.
- * @page: The first page, counted from the window's start.
- * @count: How many pages, all in one arena. All of an arena that has no frame get
- *	a huge one.
- * @single: Whether one of several that the kernel is asked for one by one; then
- *	the state word stays as it is.
- *
- * Context: May sleep.
- * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
- * limit.
- */
-int karena_arena_commit(struct karena_heap *heap, unsigned long page,
-			unsigned long count, bool single)
+static int try_commit(struct karena_heap *heap, unsigned long page, unsigned long count,
+		      bool single)
 {
 	struct karena_arena *arena;
 	int err = -ENOMEM;
 
-	karena_sysfs_add(heap);
 	down_read(&heap->cloning);
 	arena = karena_arena_make(heap, page / KARENA_ARENA_PAGES, KARENA_GFP);
 	if (arena) {
@@ -274,6 +255,38 @@ int karena_arena_commit(struct karena_heap *heap, unsigned long page,
 		karena_arena_unlock(arena);
 	}
 	up_read(&heap->cloning);
+	return err;
+}
+
+/**
+ * karena_arena_commit() - Commit an arena, or pages of it.
+ * @heap: The heap.
+ * @page: The first page, counted from the window's start.
+ * @count: How many pages, all in one arena. All of an arena that has no frame get
+ *	a huge one.
+ * @single: Whether one of several that the kernel is asked for one by one; then
+ *	the state word stays as it is.
+ * @again: Becomes true where karena_folio_wait() may help: the caller lets go of its locks,
+ *	waits and tries again, and nothing is counted. NULL: the caller does not wait.
+ *
+ * Context: May sleep.
+ * Return: 0, also when another thread was faster; -ENOMEM without memory or at a
+ * limit.
+ */
+int karena_arena_commit(struct karena_heap *heap, unsigned long page,
+			unsigned long count, bool single, bool *again)
+{
+	int err;
+
+	karena_sysfs_add(heap);
+	err = try_commit(heap, page, count, single);
+	if (err == -EAGAIN) {
+		err = -ENOMEM;
+		if (again) {
+			*again = true;
+			return err;
+		}
+	}
 	trace_karena_commit(heap, page, count, err);
 	if (!err) {
 		karena_pressure_check(heap);
@@ -341,13 +354,18 @@ static bool arena_look_again(struct karena_arena *arena, unsigned long i,
 			     struct karena_place *place)
 {
 	struct karena_heap *heap = arena->heap;
+	struct karena_frame *huge;
 	bool still;
 
 	spin_lock(&heap->family->lock);
+	huge = karena_arena_huge(arena);
 	still = !arena_frozen(arena) && place->page == karena_arena_page(arena, i);
 	if (still) {
 		place->shared = karena_frame_shared(arena, place->page);
 		place->by_pages = arena->base;
+		place->used = huge && huge->used;
+		if (huge)
+			huge->used = true;
 	}
 	spin_unlock(&heap->family->lock);
 	return still;
@@ -408,15 +426,18 @@ void karena_arena_unlock_page(struct karena_place *place)
  * @first: The first page.
  * @count: How many.
  *
- * In all heaps of the family: what others have there they fault in again.
+ * In the heap's own process, if that is certain to be enough; else in all processes of the
+ * family. These fault their own arenas of the same place in again.
  *
- * Context: Takes the mapping's i_mmap_rwsem.
+ * Context: Tries mmap_lock, or takes the mapping's i_mmap_rwsem.
  */
 void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 			unsigned long count)
 {
 	loff_t page = arena->index * KARENA_ARENA_PAGES + first;
 
+	if (karena_window_unmap(arena->heap, page, page + count))
+		return;
 	unmap_mapping_range(arena->heap->family->mapping, page << PAGE_SHIFT,
 			    count << PAGE_SHIFT, 1);
 }
@@ -449,7 +470,7 @@ static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 					  counted);
 	}
 	karena_frame_count(heap, 0, 0, -(long)frame->nr_pages);
-	karena_frame_remove(frame);
+	karena_frame_discard(frame);
 }
 
 /**
@@ -593,17 +614,6 @@ static void arena_destroy(struct karena_arena *arena)
 		karena_frame_leave(heap, base, false);
 }
 
-/* Reclaim comes to no arena of it any more. */
-static void chunk_hide(struct karena_heap *heap, struct karena_chunk *chunk)
-{
-	unsigned long i;
-
-	spin_lock(&heap->family->lock);
-	for (i = 0; i < KARENA_CHUNK; i++)
-		list_del_init(&chunk->arenas[i].listed);
-	spin_unlock(&heap->family->lock);
-}
-
 /* What others have, too, is let go of at once: most of a child's. */
 static void chunk_leave(struct karena_heap *heap, struct karena_chunk *chunk)
 {
@@ -623,17 +633,14 @@ static void chunk_leave(struct karena_heap *heap, struct karena_chunk *chunk)
 
 /**
  * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
- * @heap: The heap, with no other user but reclaim left. What it has committed stays
- *	counted in it, and goes with it.
+ * @heap: The heap, with no other user left, and out of all groups. What it has committed
+ *	stays counted in it, and goes with it.
  */
 void karena_arena_destroy_all(struct karena_heap *heap)
 {
 	struct karena_chunk *chunk;
 	unsigned long number, i;
 
-	xa_for_each(&heap->chunks, number, chunk)
-		chunk_hide(heap, chunk);
-	karena_reclaim_wait(heap);
 	karena_frame_count(heap, -atomic_long_read(&heap->huge),
 			   -atomic_long_read(&heap->sparse), 0);
 	xa_for_each(&heap->chunks, number, chunk) {

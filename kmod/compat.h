@@ -1,15 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the kernels karena is built for (6.1 and later), under
- * the newest one's names.
+ * What differs between the kernels karena is built for (6.1 to 6.13), under the newest
+ * one's names.
+ *
+ * karena_uring_keep() writes to what is io_uring's alone, the members of struct io_kiocb
+ * and io_uring_cmd: for a few kernels there is no other way. Nothing else here relies on
+ * another subsystem's private state.
  */
 #ifndef _KARENA_COMPAT_H
 #define _KARENA_COMPAT_H
 
 #include <linux/fs.h>
+#include <linux/highmem.h>
 #include <linux/kthread.h>
 #include <linux/list_lru.h>
 #include <linux/mm.h>
+#include <linux/nodemask.h>
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
@@ -24,6 +30,14 @@
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 1, 0)
 #error "karena needs Linux 6.1 or later"
+#endif
+/*
+ * From 6.14 on, MADV_DONTNEED frees empty page tables (CONFIG_PT_RECLAIM): one that the
+ * fault handler has installed, so that the core maps no huge frame there, may be gone
+ * when the core looks, and a process would read what its copies hide.
+ */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
+#error "karena needs Linux before 6.14, which may free page tables that it relies on"
 #endif
 #ifndef CONFIG_64BIT
 #error "karena needs a 64-bit kernel: its control pages are used by their linear addresses"
@@ -58,6 +72,16 @@ static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 }
 #endif
 
+/* A fault that is to be taken again lets go of the lock that it came with. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
+static inline void karena_release_fault_lock(struct vm_fault *vmf)
+{
+	mmap_read_unlock(vmf->vma->vm_mm);
+}
+#else
+#define karena_release_fault_lock	release_fault_lock
+#endif
+
 /* What vm_operations_struct's huge_fault is given. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 #define KARENA_HUGE_ARGS	struct vm_fault *vmf, enum page_entry_size order
@@ -76,6 +100,41 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 	pmd = pmd_clear_saveddirty(pmd_mkwrite_novma(pmd));
 #endif
 	return pmd_mkdirty(pmd_mkyoung(pmd));
+}
+
+/* Copy a page; false: the hardware could not read it, and the core has been told. */
+static inline bool karena_copy_page(struct page *to, struct page *from)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
+	return !copy_mc_highpage(to, from);
+#elif defined(copy_mc_to_kernel)
+	/* On architectures that have it, this takes no notice of address and mapping. */
+	if (!copy_mc_user_highpage(to, from, 0, NULL))
+		return true;
+	memory_failure_queue(page_to_pfn(from), 0);
+	return false;
+#else
+	copy_highpage(to, from);
+	return true;
+#endif
+}
+
+/* Whether any page of the machine may have been reported as bad. */
+static inline bool karena_memory_failed(void)
+{
+#ifndef CONFIG_MEMORY_FAILURE
+	return false;
+#elif LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	return true;
+#else
+	int node;
+
+	for_each_node_state(node, N_MEMORY) {
+		if (READ_ONCE(NODE_DATA(node)->mf_stats.total))
+			return true;
+	}
+	return false;
+#endif
 }
 
 /* A reference to a file that may be about to go. */
@@ -103,8 +162,7 @@ static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
  */
 static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flags)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0) && \
-	LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
 	struct io_kiocb *request = cmd_to_io_kiocb(cmd);
 	size_t size = sizeof(*cmd->sqe) << !!(flags & IO_URING_F_SQE128);
 
@@ -166,29 +224,21 @@ static inline void shrinker_free(struct shrinker *shrinker)
 }
 
 static inline int karena_shrinker_register(struct shrinker *shrinker,
-					   struct list_lru *lrus[2])
+					   struct list_lru *lru)
 {
 	return register_shrinker(shrinker, "karena") ?:
-	       list_lru_init_memcg(lrus[0], shrinker) ?:
-	       list_lru_init_memcg(lrus[1], shrinker);
+	       list_lru_init_memcg(lru, shrinker);
 }
 #else
 static inline int karena_shrinker_register(struct shrinker *shrinker,
-					   struct list_lru *lrus[2])
+					   struct list_lru *lru)
 {
-	int err = list_lru_init_memcg(lrus[0], shrinker) ?:
-		  list_lru_init_memcg(lrus[1], shrinker);
+	int err = list_lru_init_memcg(lru, shrinker);
 
 	if (!err)
 		shrinker_register(shrinker);
 	return err;
 }
-#endif
-
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
-#define karena_kthread_run_worker	kthread_create_worker
-#else
-#define karena_kthread_run_worker	kthread_run_worker
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)

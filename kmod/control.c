@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The control region: pages that kernel and process share. Its first page says
- * what it is and has the pressure word, the second is the statistics page, the
- * others hold a state word for each arena of the window, and are made when somebody
+ * The control region: pages that kernel and process share. Its first page says what it is
+ * and has the pressure word and a struct karena_part, the second is the statistics page,
+ * the others hold a state word for each arena of the window, and are made when somebody
  * comes there. The kernel uses the pages by their linear addresses, which every 64-bit
  * kernel has.
  */
@@ -13,6 +13,7 @@
 
 #include "karena.h"
 
+#define PART_OFFSET	512	/* in the first page */
 #define STATS_PAGE	1
 #define FIRST_STATES	2	/* pages */
 #define STATES_PER_PAGE	(PAGE_SIZE / sizeof(u32))
@@ -29,6 +30,12 @@
 struct karena_control *karena_control(struct karena_heap *heap)
 {
 	return page_address(heap->control[0]);
+}
+
+static void control_put(struct page *page)
+{
+	karena_key_clear(page_folio(page));
+	put_page(page);
 }
 
 /**
@@ -51,10 +58,12 @@ struct page *karena_control_page(struct karena_heap *heap, unsigned long number,
 	made = alloc_page(gfp | __GFP_ACCOUNT | __GFP_ZERO);
 	if (!made)
 		return NULL;
+	karena_key_set(heap, page_folio(made),
+		       heap->nr_arenas * KARENA_ARENA_PAGES + number);
 	page = cmpxchg(&heap->control[number], NULL, made);
 	if (!page)
 		return made;
-	put_page(made);
+	control_put(made);
 	return page;
 }
 
@@ -86,6 +95,34 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index)
 							    STATES_PER_PAGE]);
 
 	return page ? (u32 *)page_address(page) + index % STATES_PER_PAGE : NULL;
+}
+
+/**
+ * karena_control_word_pages() - How many pages of state words a window has.
+ * @heap: The heap.
+ *
+ * Return: Their number, whether or not they are there.
+ */
+unsigned long karena_control_word_pages(const struct karena_heap *heap)
+{
+	return heap->nr_control - FIRST_STATES;
+}
+
+/**
+ * karena_control_words() - Find a page of state words.
+ * @heap: The heap.
+ * @page: The page's number among those with state words.
+ * @first: Gets the number of the first word's arena.
+ * @count: Gets how many words of it are arenas'.
+ *
+ * Return: The first word, or NULL where nobody has been yet.
+ */
+u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
+			  unsigned long *first, unsigned long *count)
+{
+	*first = page * STATES_PER_PAGE;
+	*count = min(heap->nr_arenas - *first, STATES_PER_PAGE);
+	return karena_state(heap, *first);
 }
 
 /**
@@ -138,6 +175,31 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 }
 
 /**
+ * karena_control_part() - Ask which pages of an arena are to be released.
+ * @heap: The heap.
+ * @index: The arena's number in the window.
+ * @gone: Gets a bit for each page, if the process names the arena.
+ *
+ * Return: True if the process names the arena.
+ */
+bool karena_control_part(struct karena_heap *heap, unsigned long index,
+			 unsigned long *gone)
+{
+	struct karena_part *part = page_address(heap->control[0]) + PART_OFFSET;
+	u64 pages[KARENA_ARENA_PAGES / 64];
+	int i;
+
+	BUILD_BUG_ON(sizeof(pages) != sizeof(part->pages));
+	/* Pairs with the process's store. */
+	if (smp_load_acquire(&part->arena) != index + 1)
+		return false;
+	for (i = 0; i < ARRAY_SIZE(pages); i++)
+		pages[i] = READ_ONCE(part->pages[i]);
+	bitmap_from_arr64(gone, pages, KARENA_ARENA_PAGES);
+	return true;
+}
+
+/**
  * karena_control_lock() - Lock a page of the control region, to map it.
  * @heap: The heap.
  * @page: The page; who clones the heap lets nobody map it meanwhile.
@@ -183,7 +245,7 @@ void karena_control_free(struct karena_heap *heap)
 
 	for (i = 0; i < heap->nr_control; i++) {
 		if (heap->control[i])
-			put_page(heap->control[i]);
+			control_put(heap->control[i]);
 	}
 	kvfree(heap->control);
 }
@@ -267,5 +329,6 @@ int karena_control_alloc(struct karena_heap *heap, gfp_t gfp)
 	control->nr_arenas = heap->nr_arenas;
 	control->states_offset = FIRST_STATES * PAGE_SIZE;
 	control->stats_offset = STATS_PAGE * PAGE_SIZE;
+	control->part_offset = PART_OFFSET;
 	return 0;
 }

@@ -49,7 +49,6 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	folio_unlock(base->folio);
 	atomic_long_inc(&heap->based);
 	karena_frame_count(heap, -1, 1, 0);
-	karena_reclaim_show(frame);
 	return 0;
 }
 
@@ -90,7 +89,7 @@ static bool mapped_elsewhere(struct karena_heap *heap)
 {
 	return heap->fork == KARENA_FORK_SHARE ||
 	       test_bit(KARENA_HEAP_SCATTERED, &heap->flags) ||
-	       !list_empty_careful(&heap->shares);
+	       karena_has_shares(heap);
 }
 
 /*
@@ -114,11 +113,12 @@ static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
 /*
  * With CHANGING held. Under the lock of the folio, so that no fault writes to what it
  * has found to be the arena's alone meanwhile, and unmapped before another thread can
- * write to the copy: nobody reads the old page after that.
+ * write to the copy: nobody reads the old page after that. 0; -EHWPOISON; or -EAGAIN when
+ * the page is another by now.
  */
-static bool page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
-		      unsigned long i, struct page *old, struct folio *folio,
-		      bool force)
+static int page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
+		     unsigned long i, struct page *old, struct folio *folio,
+		     bool force)
 {
 	struct folio *from = page_folio(old);
 	bool small = !folio_test_large(from);
@@ -126,15 +126,18 @@ static bool page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 	folio_lock(from);
 	if (page_to_copy(arena, i, force) != old) {
 		folio_unlock(from);
-		return false;
+		return -EAGAIN;
 	}
-	copy_highpage(folio_page(folio, 0), old);
+	if (!karena_copy_page(folio_page(folio, 0), old)) {
+		folio_unlock(from);
+		return -EHWPOISON;
+	}
 	page_unmap(arena, vma, i);
 	page_install(arena, i, folio, !small);
 	folio_unlock(from);
 	if (small)
 		karena_page_leave(arena->heap, from, false);
-	return true;
+	return 0;
 }
 
 /*
@@ -166,6 +169,7 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 	struct page *old = page_to_copy(arena, i, force);
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio;
+	int err = 0;
 
 	/* Another thread was faster, or the others are gone. */
 	if (!old)
@@ -180,13 +184,15 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		return -ENOMEM;
 	if (old == KARENA_ZERO)
 		page_install(arena, i, folio, true);
-	else if (!page_copy(arena, vma, i, old, folio, force))
-		folio_put(folio);
+	else
+		err = page_copy(arena, vma, i, old, folio, force);
+	if (err)
+		karena_folio_put(folio);
 	/* Somebody else may be alone with the base then. */
 	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES &&
 	    leave_base(arena))
 		karena_cow_gone(heap->family);
-	return 0;
+	return err == -EHWPOISON ? err : 0;
 }
 
 /**
@@ -217,43 +223,51 @@ int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
  * @arena: The clone's arena, which nobody else knows yet.
  * @held: Which these are: a device may be writing to them. Of a huge frame, whose pages
  *	nobody can tell apart, all.
+ *
+ * Return: 0, or -ENOMEM or -EHWPOISON: the arena is not to be used then.
  */
-void karena_cow_own(struct karena_arena *arena,
-		    bool (*held)(struct karena_arena *arena, struct page *page))
+int karena_cow_own(struct karena_arena *arena,
+		   bool (*held)(struct karena_arena *arena, struct page *page))
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	bool all = huge && held(arena, folio_page(huge->folio, 0));
 	unsigned long i;
+	int err = 0;
 
 	karena_arena_lock(arena);
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+	for (i = 0; i < KARENA_ARENA_PAGES && !err; i++) {
 		struct page *page = karena_arena_page(arena, i);
 		bool small = karena_page_real(page) && !PageCompound(page);
 
 		/* Even if the heap has let go of it; with the last goes the base. */
 		if (small ? held(arena, page) : page && all)
-			arena_copy(arena, NULL, i, KARENA_COPY_GFP | __GFP_NOFAIL,
-				   true);
+			err = arena_copy(arena, NULL, i, KARENA_OWN_GFP, true);
 		cond_resched();
 	}
 	karena_arena_unlock(arena);
+	return err;
 }
 
-/* With CHANGING held: whether nobody else has, or pins, anything of the arena. */
+/*
+ * With CHANGING held: whether nobody else has, or pins, anything of the arena, and the
+ * hardware can read all of it.
+ */
 static bool promote_possible(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	unsigned long i;
 	bool possible;
 
-	if (!base || folio_maybe_dma_pinned(base->folio))
+	if (!base || folio_maybe_dma_pinned(base->folio) ||
+	    karena_folio_bad(base->folio))
 		return false;
 	spin_lock(&arena->heap->family->lock);
 	possible = base->owners == 1;
 	for (i = 0; i < KARENA_ARENA_PAGES && possible; i++) {
 		struct page *page = frame->pages[i];
 
-		possible = !karena_page_real(page) || !page_private(page);
+		possible = !karena_page_real(page) ||
+			   (!page_private(page) && !PageHWPoison(page));
 	}
 	spin_unlock(&arena->heap->family->lock);
 	return possible;
@@ -284,16 +298,23 @@ static void promote_let_go(struct karena_frame *frame, unsigned long held)
 	}
 }
 
-static void promote_copy(struct karena_frame *frame, struct folio *huge)
+/* No process can reach the pages of the base that this overwrites: copies hide them. */
+static bool promote_copy(struct karena_frame *frame, struct folio *huge)
 {
 	unsigned long i;
 
+	if (karena_folio_bad(huge))
+		return false;
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (frame->pages[i] == KARENA_ZERO)
+		struct page *page = frame->pages[i];
+
+		if (page == KARENA_ZERO)
 			clear_highpage(folio_page(huge, i));
-		else if (frame->pages[i])
-			copy_highpage(folio_page(huge, i), frame->pages[i]);
+		else if (page && (PageHWPoison(page) ||
+				  !karena_copy_page(folio_page(huge, i), page)))
+			return false;
 	}
+	return true;
 }
 
 /* With CHANGING held, the arena frozen. */
@@ -302,12 +323,13 @@ static bool promote_try(struct karena_arena *arena)
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
 	unsigned long held = 0;
+	bool done;
 
 	if (karena_sparse_hold(base) <= 0)
 		return false;
 	held = promote_hold(frame);
-	if (held == KARENA_ARENA_PAGES) {
-		promote_copy(frame, base->folio);
+	done = held == KARENA_ARENA_PAGES && promote_copy(frame, base->folio);
+	if (done) {
 		spin_lock(&heap->family->lock);
 		arena->base = NULL;
 		karena_frame_give(arena, base);
@@ -315,7 +337,7 @@ static bool promote_try(struct karena_arena *arena)
 	}
 	promote_let_go(frame, held);
 	folio_ref_unfreeze(base->folio, 1);
-	return held == KARENA_ARENA_PAGES;
+	return done;
 }
 
 /* With CHANGING held: put the copies into the base, and make it the frame. */
@@ -339,7 +361,7 @@ static bool arena_promote(struct karena_arena *arena)
 			karena_folio_free(heap, page_folio(frame->pages[i]), false);
 	}
 	karena_frame_count(heap, 1, -1, -(long)frame->nr_pages);
-	karena_frame_remove(frame);
+	karena_frame_discard(frame);
 	atomic_long_dec(&heap->based);
 	atomic_long_inc(&heap->promoted);
 	atomic_long_inc(&karena_nr_promoted);
@@ -445,19 +467,44 @@ void karena_cow_prepare(struct karena_heap *heap)
 	INIT_DELAYED_WORK(&heap->promote_work, promote_work);
 }
 
-/**
- * karena_cow_gone() - Somebody has gone who shared frames.
- * @family: The family of who it was.
- */
-void karena_cow_gone(struct karena_family *family)
+static void gone_work(struct work_struct *work)
 {
+	struct karena_family *family = container_of(work, struct karena_family,
+						    gone_work.work);
 	struct karena_heap *heap;
 
 	spin_lock(&family->lock);
 	list_for_each_entry(heap, &family->heaps, sibling) {
 		if (atomic_long_read(&heap->based))
-			queue_delayed_work(system_unbound_wq, &heap->promote_work,
-					   PROMOTE_AFTER);
+			queue_delayed_work(karena_workqueue, &heap->promote_work, 0);
 	}
 	spin_unlock(&family->lock);
+}
+
+/**
+ * karena_cow_gone() - Let heaps promote arenas that an owner of their frames has left.
+ * @family: The owner's family. One look at its heaps serves all owners that leave within a
+ *	second.
+ */
+void karena_cow_gone(struct karena_family *family)
+{
+	queue_delayed_work(karena_workqueue, &family->gone_work, PROMOTE_AFTER);
+}
+
+/**
+ * karena_cow_begin() - Make a new family ready for clones.
+ * @family: The family.
+ */
+void karena_cow_begin(struct karena_family *family)
+{
+	INIT_DELAYED_WORK(&family->gone_work, gone_work);
+}
+
+/**
+ * karena_cow_end() - Let no more work run for a family that goes.
+ * @family: The family, without a heap.
+ */
+void karena_cow_end(struct karena_family *family)
+{
+	cancel_delayed_work_sync(&family->gone_work);
 }

@@ -38,6 +38,26 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 }
 
 /*
+ * A commit that is refused may succeed in a moment. That is waited for without the lock that
+ * the fault came with, and the fault is taken again.
+ */
+static vm_fault_t wait_fault(struct vm_fault *vmf, struct karena_heap *heap)
+{
+	struct file *file = get_file(heap->file);
+
+	karena_release_fault_lock(vmf);
+	karena_folio_wait(heap);
+	fput(file);
+	return VM_FAULT_RETRY;
+}
+
+static bool may_wait(const struct vm_fault *vmf)
+{
+	return fault_flag_allow_retry_first(vmf->flags) &&
+	       !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
+}
+
+/*
  * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
  * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
  * even when REQUESTED, so that the bug shows whether or not there is memory.
@@ -46,6 +66,8 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	unsigned long page = vmf->pgoff, count = 1;
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
+	bool again = false;
+	int err;
 
 	/* What another process does to this one's memory commits none. */
 	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE) || !state ||
@@ -63,7 +85,11 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 		/* The commit that has made it ACTIVE has come between. */
 		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
 	}
-	return karena_arena_commit(heap, page, count, count == 1) ? VM_FAULT_OOM : 0;
+	err = karena_arena_commit(heap, page, count, count == 1,
+				  may_wait(vmf) ? &again : NULL);
+	if (again)
+		return wait_fault(vmf, heap);
+	return err ? VM_FAULT_OOM : 0;
 }
 
 /*
@@ -86,6 +112,20 @@ static bool must_copy(struct vm_fault *vmf, const struct karena_place *place)
 {
 	return place->page == KARENA_ZERO ||
 	       (place->shared && vmf->flags & FAULT_FLAG_WRITE);
+}
+
+/*
+ * Whether a thread that waits for a futex in a share, mapped read-only, would wait with
+ * another heap's key; see key.c.
+ */
+static bool wrong_key(struct vm_fault *vmf, const struct karena_place *place)
+{
+	struct karena_heap *heap = vmf->vma->vm_private_data;
+
+	return place->shared && vmf->vma->vm_ops == &alias_vm_ops &&
+	       !(vmf->vma->vm_flags & VM_WRITE) &&
+	       !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags) &&
+	       !karena_key_is(heap, place->page, vmf->pgoff);
 }
 
 /*
@@ -121,7 +161,7 @@ static bool may_promote(struct vm_fault *vmf, const struct karena_place *place)
 static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
 			     struct karena_place *place)
 {
-	bool tried = false;
+	bool tried = false, copied = false;
 	vm_fault_t ret;
 
 	for (;;) {
@@ -130,6 +170,12 @@ static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
 		} else if (must_copy(vmf, place)) {
 			karena_arena_unlock_page(place);
 			ret = copy_fault(vmf, heap);
+		} else if (!copied && wrong_key(vmf, place)) {
+			karena_arena_unlock_page(place);
+			/* Without memory for a copy, the page can be read all the same. */
+			karena_cow_copy(heap, vmf->vma, vmf->pgoff);
+			copied = true;
+			ret = 0;
 		} else if (!tried && may_promote(vmf, place)) {
 			karena_arena_unlock_page(place);
 			karena_cow_promote(heap, vmf->pgoff);
@@ -143,6 +189,19 @@ static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
 	}
 }
 
+/*
+ * With the folio locked: whether the core, which maps all of a huge folio where the PMD is
+ * empty, must not. A frame that comes from the allocator has no bad page; to look costs
+ * something, so a frame's first fault does not.
+ */
+static bool must_map_by_pages(struct vm_fault *vmf, const struct karena_place *place)
+{
+	if (place->by_pages)
+		return true;
+	return place->used && PageCompound(place->page) && pmd_none(*vmf->pmd) &&
+	       karena_folio_bad(page_folio(place->page));
+}
+
 static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	struct karena_place place;
@@ -151,7 +210,7 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	ret = window_get(vmf, heap, &place);
 	if (ret)
 		return ret;
-	if (place.by_pages && !map_by_pages(vmf))
+	if (must_map_by_pages(vmf, &place) && !map_by_pages(vmf))
 		ret = VM_FAULT_NOPAGE;
 	else
 		ret = fault_page(vmf, place.page);
@@ -197,6 +256,9 @@ static vm_fault_t karena_fault(struct vm_fault *vmf)
 		ret = window_fault(vmf, heap);
 	else
 		ret = control_fault(vmf, heap, page - window);
+	/* The mapping, and the heap, may be gone. */
+	if (ret & VM_FAULT_RETRY)
+		return ret;
 	if (page < window)
 		atomic_long_inc(&heap->faults);
 	trace_karena_fault(heap, page, (__force unsigned int)ret);
@@ -221,6 +283,7 @@ static vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 		return VM_FAULT_NOPAGE;
 	if (place.page == vmf->page && !place.shared &&
 	    (!place.by_pages || map_by_pages(vmf))) {
+		karena_key_claim(heap, place.page, vmf->pgoff);
 		/* The core has a reference of its own. */
 		put_page(place.page);
 		return VM_FAULT_LOCKED;
@@ -260,13 +323,19 @@ static vm_fault_t karena_huge_fault(KARENA_HUGE_ARGS)
 	struct karena_place place;
 	bool done = false;
 
-	/* Newer kernels ask where nothing is mapped, too. */
+	/*
+	 * Newer kernels ask where nothing is mapped, too. An entry that userfaultfd has
+	 * protected is taken away, so that its next write is seen.
+	 */
 	if (!karena_huge_order(order) || !(vmf->flags & FAULT_FLAG_WRITE) ||
-	    !pmd_trans_huge(vmf->orig_pmd) ||
+	    !pmd_trans_huge(vmf->orig_pmd) || pmd_uffd_wp(vmf->orig_pmd) ||
 	    !karena_arena_lock_page(heap, vmf->pgoff, &place))
 		return VM_FAULT_FALLBACK;
-	if (!place.shared && !place.by_pages && !PageHWPoison(place.page))
+	if (!place.shared && !place.by_pages &&
+	    !karena_folio_bad(page_folio(place.page))) {
+		karena_key_claim(heap, place.page, vmf->pgoff);
 		done = make_writable(vmf, page_folio(place.page));
+	}
 	karena_arena_unlock_page(&place);
 	if (!done)
 		return VM_FAULT_FALLBACK;
@@ -405,7 +474,10 @@ static void vm_close(struct vm_area_struct *vma)
 		mapping_put(vma->vm_private_data);
 }
 
-/* With mmap_lock held: the window, or again whole arenas of it where they were. */
+/*
+ * With mmap_lock held for writing: the window, or again whole arenas of it where they
+ * were.
+ */
 static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -414,8 +486,11 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 	if (!IS_ALIGNED(vma->vm_start | vma->vm_end, KARENA_ARENA_SIZE) ||
 	    !IS_ALIGNED(vma->vm_pgoff, KARENA_ARENA_PAGES))
 		return -EINVAL;
-	if (heap->start)
-		return heap->start == start ? 0 : -EBUSY;
+	if (heap->start && heap->start == start)
+		return 0;
+	/* What has been unmapped, or failed after this had been asked, is nowhere. */
+	if (heap->start && (vma->vm_mm != heap->mm || karena_windows_any(heap)))
+		return -EBUSY;
 	if (vma_pages(vma) != window)
 		return -EINVAL;
 	heap->start = start;

@@ -25,10 +25,14 @@
 #include <linux/sched/mm.h>
 #include <linux/workqueue.h>
 
+#include "compat.h"
 #include "karena.h"
 
 /* Each until it is uncharged. */
 static atomic_long_t nr_orphans;
+
+/* Huge frames that are never freed. */
+static atomic_long_t nr_poisoned;
 
 /* How often they are looked at: nobody tells when a pin is let go. */
 #define REAP_EVERY	HZ
@@ -36,15 +40,16 @@ static atomic_long_t nr_orphans;
 static void abandoned_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
 
+/* How many orphans are looked at with a lock held. */
+#define REAP_SLICE	64
+
+/* A commit that is refused waits for orphans that often, 10 ms each. */
+#define MOST_WAITS	5
+
 /* The orphans of heaps that are gone. */
 static LIST_HEAD(abandoned);
+static unsigned long nr_abandoned;
 static DEFINE_SPINLOCK(abandoned_lock);
-
-/*
- * Held by who frees orphans. What is off the list is charged until it is free: who needs
- * the room waits here for who has it.
- */
-static DEFINE_MUTEX(reaping);
 
 /**
  * karena_folio_node() - On which NUMA node an arena's memory is to be.
@@ -119,7 +124,8 @@ bool karena_folio_node_allowed(int node)
  * @heap: The heap.
  *
  * Return: The memory cgroup of its process, whoever's fault it is. Of a heap that
- * several drive, or whose process is gone, that of the current one. With a reference.
+ * several drive, or whose process is gone, and of a snapshot, whose reader alone fills
+ * what has been released, that of the current one. With a reference.
  */
 struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 {
@@ -127,7 +133,8 @@ struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 
 	/* A child that is being made is in no cgroup yet, who is dead in none more. */
 	if ((heap->fork == KARENA_FORK_SHARE || !atomic_read(&mm->mm_users) ||
-	     test_bit(KARENA_HEAP_CLONING, &heap->flags)) && current->mm)
+	     test_bit(KARENA_HEAP_CLONING, &heap->flags) ||
+	     test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags)) && current->mm)
 		mm = current->mm;
 	return get_mem_cgroup_from_mm(mm);
 }
@@ -148,8 +155,9 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 	struct mem_cgroup *old = set_active_memcg(memcg);
 	struct folio *folio;
 
-	/* A copy must be had, wherever. */
+	/* A copy must be had, wherever; a clone that is being made gets nothing else. */
 	if (heap->policy == KARENA_POLICY_BIND &&
+	    !test_bit(KARENA_HEAP_CLONING, &heap->flags) &&
 	    gfp & (__GFP_RETRY_MAYFAIL | __GFP_NORETRY))
 		gfp |= __GFP_THISNODE;
 	if (node == NUMA_NO_NODE)
@@ -162,15 +170,46 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 }
 
 /**
+ * karena_folio_bad() - Whether the hardware has reported a page of a folio as bad.
+ * @folio: The folio.
+ *
+ * memory_failure() marks the page alone: it does not know what our folios are.
+ *
+ * Return: True if it has.
+ */
+bool karena_folio_bad(struct folio *folio)
+{
+	long i;
+
+	if (!karena_memory_failed())
+		return false;
+	for (i = 0; i < folio_nr_pages(folio); i++) {
+		if (PageHWPoison(folio_page(folio, i)))
+			return true;
+	}
+	return false;
+}
+
+/**
  * karena_folio_put() - Drop the last reference to a folio.
  * @folio: The folio.
+ *
+ * The allocator keeps a single bad page, but gives out one within a huge folio: that is
+ * never freed, and stays charged to its memory cgroup.
  */
 void karena_folio_put(struct folio *folio)
 {
+	karena_key_clear(folio);
 	/* Only karena_reserve_take() sets it. */
 	if (folio->private) {
 		folio->private = NULL;
 		karena_reserve_put();
+	}
+	if (folio_test_large(folio) && karena_folio_bad(folio)) {
+		atomic_long_inc(&nr_poisoned);
+		pr_warn("karena: a frame is never used again: memory failure within %#lx-%#lx\n",
+			folio_pfn(folio), folio_pfn(folio) + folio_nr_pages(folio) - 1);
+		return;
 	}
 	folio_put(folio);
 }
@@ -193,24 +232,39 @@ void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool count
 		karena_charge_all(-pages);
 		return;
 	}
+	karena_key_clear(folio);
 	if (!counted)
 		karena_charge_heap(heap, pages);
 	atomic_long_inc(&nr_orphans);
 	spin_lock(&heap->family->lock);
 	list_add_tail(&folio->lru, &heap->orphans);
+	WRITE_ONCE(heap->nr_orphans, heap->nr_orphans + 1);
 	spin_unlock(&heap->family->lock);
-	queue_delayed_work(system_unbound_wq, &heap->orphan_work, REAP_EVERY);
+	queue_delayed_work(karena_workqueue, &heap->orphan_work, REAP_EVERY);
 }
 
-/* Move the orphans that nobody pins any more to a list; the lock is held. */
-static void collect_orphans(struct list_head *orphans, struct list_head *free)
+/*
+ * Look at some orphans, with their lock held. Those without a pin are moved to a list, the
+ * others to the end of their own. Returns how many were moved.
+ */
+static unsigned long collect_orphans(struct list_head *orphans, struct list_head *free)
 {
 	struct folio *folio, *next;
+	unsigned long seen = 0, moved = 0;
+	LIST_HEAD(pinned);
 
 	list_for_each_entry_safe(folio, next, orphans, lru) {
-		if (folio_ref_count(folio) == 1)
+		if (seen++ == REAP_SLICE)
+			break;
+		if (folio_ref_count(folio) == 1) {
 			list_move(&folio->lru, free);
+			moved++;
+		} else {
+			list_move_tail(&folio->lru, &pinned);
+		}
 	}
+	list_splice_tail(&pinned, orphans);
+	return moved;
 }
 
 static void free_orphans(struct karena_heap *heap, struct list_head *free)
@@ -230,51 +284,97 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 	}
 }
 
-/**
- * karena_folio_reap() - Free the orphans that nobody pins any more.
- * @heap: Whose, beside those of heaps that are gone; NULL: only these.
- *
- * Context: May sleep.
- * Return: Whether there were any, as far as is known: somebody else may have freed them.
- */
-bool karena_folio_reap(struct karena_heap *heap)
+/* With heap->reaping held. Returns how many were freed. */
+static unsigned long reap_slice(struct karena_heap *heap)
 {
-	bool any = false;
+	unsigned long moved;
 	LIST_HEAD(free);
 
-	if (!atomic_long_read_acquire(&nr_orphans))
-		return false;
-	if (!mutex_trylock(&reaping)) {
-		mutex_lock(&reaping);
+	spin_lock(&heap->family->lock);
+	moved = collect_orphans(&heap->orphans, &free);
+	WRITE_ONCE(heap->nr_orphans, heap->nr_orphans - moved);
+	spin_unlock(&heap->family->lock);
+	free_orphans(heap, &free);
+	return moved;
+}
+
+/**
+ * karena_folio_reap_some() - Look at some of a heap's orphans, and free unpinned ones.
+ * @heap: The heap, which has released something.
+ *
+ * Context: May sleep. Returns at once if another thread does the same.
+ */
+void karena_folio_reap_some(struct karena_heap *heap)
+{
+	if (!READ_ONCE(heap->nr_orphans) || !mutex_trylock(&heap->reaping))
+		return;
+	reap_slice(heap);
+	mutex_unlock(&heap->reaping);
+}
+
+/*
+ * Free all of a heap's orphans that are no longer pinned. Waits for another thread that
+ * frees orphans, as they are charged until they are free. True if any were freed, or another
+ * thread may have freed some.
+ */
+static bool reap_heap(struct karena_heap *heap)
+{
+	bool any = false;
+	long left;
+
+	if (!mutex_trylock(&heap->reaping)) {
+		mutex_lock(&heap->reaping);
 		any = true;
 	}
-	if (heap && !list_empty(&heap->orphans)) {
-		spin_lock(&heap->family->lock);
-		collect_orphans(&heap->orphans, &free);
-		spin_unlock(&heap->family->lock);
-		any |= !list_empty(&free);
-		free_orphans(heap, &free);
+	for (left = READ_ONCE(heap->nr_orphans); left > 0; left -= REAP_SLICE) {
+		any |= reap_slice(heap);
+		cond_resched();
 	}
-	if (!list_empty(&abandoned)) {
-		spin_lock(&abandoned_lock);
-		collect_orphans(&abandoned, &free);
-		spin_unlock(&abandoned_lock);
-		any |= !list_empty(&free);
-		free_orphans(NULL, &free);
-	}
-	mutex_unlock(&reaping);
+	mutex_unlock(&heap->reaping);
 	return any;
 }
 
+/* Free some orphans of heaps that are gone; true if any were freed. */
+static bool reap_abandoned(void)
+{
+	unsigned long moved;
+	LIST_HEAD(free);
+
+	if (!READ_ONCE(nr_abandoned))
+		return false;
+	spin_lock(&abandoned_lock);
+	moved = collect_orphans(&abandoned, &free);
+	WRITE_ONCE(nr_abandoned, nr_abandoned - moved);
+	spin_unlock(&abandoned_lock);
+	free_orphans(NULL, &free);
+	return moved;
+}
+
+/**
+ * karena_folio_reap() - Free orphans that are no longer pinned, to make room.
+ * @heap: The heap that needs the room: all of its orphans, and some of heaps that are gone.
+ *
+ * Context: May sleep, until another thread has freed orphans.
+ * Return: True if any were freed, or another thread may have freed some.
+ */
+bool karena_folio_reap(struct karena_heap *heap)
+{
+	bool any = reap_heap(heap);
+
+	return reap_abandoned() || any;
+}
+
+/* Returns true if one of the first orphans is not pinned by a device. */
 static bool any_but_pinned(struct karena_heap *heap)
 {
 	struct folio *folio;
+	unsigned int seen = 0;
 	bool any = false;
 
 	spin_lock(&heap->family->lock);
 	list_for_each_entry(folio, &heap->orphans, lru) {
 		any = !folio_maybe_dma_pinned(folio);
-		if (any)
+		if (any || ++seen == REAP_SLICE)
 			break;
 	}
 	spin_unlock(&heap->family->lock);
@@ -282,21 +382,40 @@ static bool any_but_pinned(struct karena_heap *heap)
 }
 
 /**
- * karena_folio_wait() - Wait for orphans that may come free in a moment.
- * @heap: Whose.
+ * karena_folio_passing() - Ask whether it is worth to wait for orphans.
+ * @heap: The heap.
  *
- * A fault, of another process even, has a reference to a page until it returns, which may
- * be after the arena has let that go. What devices have pinned is not waited for.
+ * A fault, even one of another process, has a reference to a page until it returns, which
+ * may be after the page has left its arena. Pins of devices are not waited for. For a second
+ * after a wait in vain there is no other one, so that a list of refused ranges takes no
+ * longer.
  *
- * Context: Sleeps for some 10 ms.
- * Return: Whether there were any.
+ * Return: True if karena_folio_wait() may help.
  */
-bool karena_folio_wait(struct karena_heap *heap)
+bool karena_folio_passing(struct karena_heap *heap)
 {
-	if (fatal_signal_pending(current) || !any_but_pinned(heap))
-		return false;
-	schedule_timeout_killable(msecs_to_jiffies(10));
-	return true;
+	return READ_ONCE(heap->nr_orphans) && any_but_pinned(heap) &&
+	       time_after_eq(jiffies, READ_ONCE(heap->wait_after));
+}
+
+/**
+ * karena_folio_wait() - Wait until orphans can be freed.
+ * @heap: The heap, kept by its file.
+ *
+ * Context: Sleeps for some 50 ms at most; with no lock held.
+ */
+void karena_folio_wait(struct karena_heap *heap)
+{
+	int waits;
+
+	for (waits = 0; waits < MOST_WAITS; waits++) {
+		if (reap_heap(heap) || fatal_signal_pending(current) ||
+		    !any_but_pinned(heap))
+			return;
+		schedule_timeout_killable(msecs_to_jiffies(10));
+	}
+	if (!reap_heap(heap))
+		WRITE_ONCE(heap->wait_after, jiffies + HZ);
 }
 
 static void orphan_work(struct work_struct *work)
@@ -304,17 +423,22 @@ static void orphan_work(struct work_struct *work)
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						orphan_work.work);
 
-	karena_folio_reap(heap);
+	reap_heap(heap);
 	if (!list_empty(&heap->orphans))
-		queue_delayed_work(system_unbound_wq, &heap->orphan_work,
+		queue_delayed_work(karena_workqueue, &heap->orphan_work,
 				   REAP_EVERY);
 }
 
 static void abandoned_fn(struct work_struct *work)
 {
-	karena_folio_reap(NULL);
-	if (!list_empty(&abandoned))
-		queue_delayed_work(system_unbound_wq, &abandoned_work, REAP_EVERY);
+	long left;
+
+	for (left = READ_ONCE(nr_abandoned); left > 0; left -= REAP_SLICE) {
+		reap_abandoned();
+		cond_resched();
+	}
+	if (READ_ONCE(nr_abandoned))
+		queue_delayed_work(karena_workqueue, &abandoned_work, REAP_EVERY);
 }
 
 /**
@@ -324,6 +448,8 @@ static void abandoned_fn(struct work_struct *work)
 void karena_folio_prepare(struct karena_heap *heap)
 {
 	INIT_LIST_HEAD(&heap->orphans);
+	mutex_init(&heap->reaping);
+	heap->wait_after = jiffies;
 	INIT_DELAYED_WORK(&heap->orphan_work, orphan_work);
 }
 
@@ -338,8 +464,9 @@ void karena_folio_abandon(struct karena_heap *heap)
 		return;
 	spin_lock(&abandoned_lock);
 	list_splice_tail_init(&heap->orphans, &abandoned);
+	WRITE_ONCE(nr_abandoned, nr_abandoned + heap->nr_orphans);
 	spin_unlock(&abandoned_lock);
-	queue_delayed_work(system_unbound_wq, &abandoned_work, 0);
+	queue_delayed_work(karena_workqueue, &abandoned_work, 0);
 }
 
 /**
@@ -349,8 +476,17 @@ void karena_folio_abandon(struct karena_heap *heap)
  */
 long karena_folio_orphans(void)
 {
-	karena_folio_reap(NULL);
 	return atomic_long_read(&nr_orphans);
+}
+
+/**
+ * karena_folio_poisoned() - How many huge frames are never freed.
+ *
+ * Return: Their number since the module was loaded.
+ */
+long karena_folio_poisoned(void)
+{
+	return atomic_long_read(&nr_poisoned);
 }
 
 /**

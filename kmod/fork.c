@@ -28,6 +28,7 @@ struct clone {
 	struct karena_heap *clone;
 	long huge, sparse, sparse_pages, based;	/* what the clone has */
 	long pages;			/* that are committed in it */
+	unsigned long lost;		/* arenas that it could not have */
 	unsigned long first, end;	/* arenas that were the heap's alone */
 	struct karena_windows windows;	/* where they are mapped */
 	bool protect;			/* to make them read-only is enough */
@@ -73,7 +74,6 @@ static bool share_arena(struct karena_arena *from, struct karena_arena *to,
 		alone |= share_huge(from->base);
 	to->base = from->base;
 	to->frame = mine;
-	list_add_tail(&to->listed, &mine->arenas);
 	return alone;
 }
 
@@ -149,7 +149,6 @@ static void clone_sparse(struct clone *clone, struct karena_arena *from,
 	spin_lock(&heap->family->lock);
 	alone = share_arena(from, to, mine);
 	spin_unlock(&heap->family->lock);
-	karena_reclaim_show(mine);
 	clone_count(clone, to);
 	if (alone)
 		protect_add(clone, from->index);
@@ -259,21 +258,52 @@ static void clone_stop_writes(struct clone *clone)
 	clone->protect = false;
 }
 
+/*
+ * Take from the clone an arena that devices hold and that cannot be copied. A touch of it
+ * is SIGBUS then: the clone must never see what a device writes for the heap.
+ */
+static void clone_lose(struct clone *clone, struct karena_arena *arena)
+{
+	struct karena_heap *heap = clone->clone;
+	struct karena_frame *frame = arena->frame, *base = arena->base;
+
+	karena_arena_lock(arena);
+	spin_lock(&heap->family->lock);
+	karena_arena_empty(arena);
+	WRITE_ONCE(*karena_state(heap, arena->index), KARENA_FREE);
+	spin_unlock(&heap->family->lock);
+	karena_arena_unlock(arena);
+	karena_arena_free(heap, frame, base);
+	clone->lost++;
+}
+
 /* A pin stays with the heap's page. All that there are, are there now. */
 static void clone_pinned(struct clone *clone)
 {
 	struct karena_chunk *chunk;
 	unsigned long number, i;
+	int err = 0;
 
 	xa_for_each(&clone->clone->chunks, number, chunk) {
 		for (i = 0; i < KARENA_CHUNK; i++) {
-			if (!chunk->arenas[i].frame ||
-			    !arena_held(&chunk->arenas[i]))
+			struct karena_arena *arena = &chunk->arenas[i];
+
+			cond_resched();
+			if (!arena->frame || !arena_held(arena))
 				continue;
 			clone_stop_writes(clone);
-			karena_cow_own(&chunk->arenas[i], page_held);
+			/* Once memory is short, to ask again takes long. */
+			if (err != -ENOMEM)
+				err = karena_cow_own(arena, page_held);
+			if (err)
+				clone_lose(clone, arena);
 		}
 	}
+	if (!clone->lost)
+		return;
+	set_bit(KARENA_HEAP_INCOMPLETE, &clone->clone->flags);
+	pr_warn_ratelimited("karena: a clone does without %lu arenas: they are pinned, and cannot be copied\n",
+			    clone->lost);
 }
 
 /* Wait for faults that have looked at a frame before. */
@@ -288,6 +318,7 @@ static void settle_all(struct karena_heap *heap)
 			if (chunk->arenas[i].frame)
 				karena_sparse_settle(&chunk->arenas[i], NULL);
 			karena_arena_unlock(&chunk->arenas[i]);
+			cond_resched();
 		}
 	}
 }
@@ -295,7 +326,7 @@ static void settle_all(struct karena_heap *heap)
 /* Whether other processes have the same memory, for whom mmap_lock says nothing. */
 static bool is_public(struct karena_heap *heap)
 {
-	return heap->fork == KARENA_FORK_SHARE || !list_empty_careful(&heap->shares);
+	return heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
 }
 
 static void set_frozen(struct karena_heap *heap, bool frozen)
@@ -343,6 +374,8 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm)
 	clone.protect = mm != heap->mm && karena_windows_can_protect(heap);
 	clone.clone = karena_heap_clone(heap, mm);
 	down_write(&heap->cloning);
+	if (mm != heap->mm)
+		karena_group_inherit(heap, clone.clone);
 	public = is_public(heap);
 	if (public)
 		heap_freeze(heap);

@@ -5,10 +5,14 @@
  * arena has its own, but the pages in them belong to several. How many owners there are
  * is the family's lock's; what more than one owns nobody writes to.
  */
+#include <linux/memcontrol.h>
 #include <linux/mm.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "karena.h"
+
+static struct kmem_cache *frame_cache;
 
 atomic_long_t karena_nr_huge;
 atomic_long_t karena_nr_sparse;
@@ -37,22 +41,39 @@ void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long p
 	}
 }
 
+/* Charged to the heap's owner, as its memory is. */
+static struct karena_frame *frame_alloc(struct karena_heap *heap, int node, gfp_t gfp)
+{
+	struct mem_cgroup *memcg = karena_folio_memcg(heap), *old;
+	struct karena_frame *frame = NULL;
+	struct karena_group *group;
+
+	old = set_active_memcg(memcg);
+	if (!karena_group_join(heap, memcg, node, gfp, &group))
+		frame = kmem_cache_zalloc(frame_cache, gfp);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
+	if (frame) {
+		frame->group = group;
+		frame->node = node;
+	}
+	return frame;
+}
+
 /**
  * karena_frame_huge() - Make a huge frame.
  * @heap: The heap.
  * @folio: What it consists of; the frame's from here on.
  *
- * Return: The frame, without an owner and not shown to reclaim, or NULL.
+ * Return: The frame, without an owner, or NULL.
  */
 struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *folio)
 {
 	struct karena_frame *frame;
 
-	frame = karena_reclaim_alloc(heap, folio_nid(folio), KARENA_GFP);
-	if (!frame)
-		return NULL;
-	frame->folio = folio;
-	frame->node = folio_nid(folio);
+	frame = frame_alloc(heap, folio_nid(folio), KARENA_GFP);
+	if (frame)
+		frame->folio = folio;
 	return frame;
 }
 
@@ -62,7 +83,7 @@ struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *f
  * @node: Where its pages are going to be, or NUMA_NO_NODE.
  * @gfp: How to allocate it.
  *
- * Return: The frame, without a page and an owner and not shown to reclaim, or NULL.
+ * Return: The frame, without a page and an owner, or NULL.
  */
 struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp_t gfp)
 {
@@ -74,34 +95,23 @@ struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp
 		return NULL;
 	if (node == NUMA_NO_NODE)
 		node = numa_mem_id();
-	frame = karena_reclaim_alloc(heap, node, gfp);
+	frame = frame_alloc(heap, node, gfp);
 	if (!frame) {
 		kfree(pages);
 		return NULL;
 	}
 	frame->pages = pages;
-	frame->node = node;
 	return frame;
 }
 
 /**
- * karena_frame_discard() - Free a frame that no arena has or has ever had.
- * @frame: The frame, not shown to reclaim; its folio or pages are the caller's.
+ * karena_frame_discard() - Free a frame that no arena has, or has any more.
+ * @frame: The frame; its folio or pages are the caller's.
  */
 void karena_frame_discard(struct karena_frame *frame)
 {
 	kfree(frame->pages);
-	karena_reclaim_free(frame);
-}
-
-/**
- * karena_frame_remove() - Free a frame that no arena has any more.
- * @frame: The frame, shown to reclaim; its folio or pages are the caller's.
- */
-void karena_frame_remove(struct karena_frame *frame)
-{
-	karena_reclaim_hide(frame);
-	karena_frame_discard(frame);
+	kmem_cache_free(frame_cache, frame);
 }
 
 /**
@@ -113,9 +123,6 @@ void karena_frame_give(struct karena_arena *arena, struct karena_frame *frame)
 {
 	lockdep_assert_held(&arena->heap->family->lock);
 	arena->frame = frame;
-	list_del_init(&arena->listed);
-	if (frame)
-		list_add_tail(&arena->listed, &frame->arenas);
 }
 
 /**
@@ -134,7 +141,7 @@ void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
 	last = !--frame->owners;
 	spin_unlock(&heap->family->lock);
 	if (last) {
-		karena_frame_remove(frame);
+		karena_frame_discard(frame);
 		karena_folio_free(heap, folio, counted);
 	} else if (counted) {
 		karena_charge_heap(heap, -(long)KARENA_ARENA_PAGES);
@@ -177,4 +184,23 @@ bool karena_frame_shared(struct karena_arena *arena, struct page *page)
 	if (PageCompound(page))
 		return (arena->base ?: arena->frame)->owners > 1;
 	return page_private(page);
+}
+
+/**
+ * karena_frame_init() - Make the cache of frames' structures.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int karena_frame_init(void)
+{
+	frame_cache = KMEM_CACHE(karena_frame, SLAB_ACCOUNT);
+	return frame_cache ? 0 : -ENOMEM;
+}
+
+/**
+ * karena_frame_exit() - Destroy it; no heap is left.
+ */
+void karena_frame_exit(void)
+{
+	kmem_cache_destroy(frame_cache);
 }

@@ -3,6 +3,7 @@
  * The pseudo file system of heaps: an inode for each family, and files of it. Files
  * and inodes hold the module.
  */
+#include <linux/cred.h>
 #include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -10,6 +11,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/pseudo_fs.h>
+#include <linux/sched/task.h>
 
 #include "compat.h"
 #include "karena.h"
@@ -19,6 +21,12 @@
 /* Mounted as long as the module is there; see karena_fs_init(). */
 static struct vfsmount *karena_mnt;
 
+/* Of all futexes; see key.c. */
+struct inode *karena_keys;
+
+/* The kernel's own; see karena_fs_file_certain(). */
+static const struct cred *karena_cred;
+
 /* Size and mode are the module's: a truncated window would lose its PMDs. */
 static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 		      struct iattr *attr)
@@ -26,13 +34,27 @@ static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 	return -EPERM;
 }
 
+/* To its processes, the file ends behind the control region. */
+static int fs_getattr(struct mnt_idmap *idmap, const struct path *path,
+		      struct kstat *stat, u32 mask, unsigned int flags)
+{
+	int err = simple_getattr(idmap, path, stat, mask, flags);
+
+	stat->size = (unsigned long)d_inode(path->dentry)->i_private;
+	return err;
+}
+
 static const struct inode_operations fs_iops = {
+	.getattr	= fs_getattr,
 	.setattr	= fs_setattr,
 };
 
 /**
  * karena_fs_inode() - Make an inode.
- * @size: Its size in bytes.
+ * @size: What processes see as its size, in bytes.
+ *
+ * To the core it is so large that it maps a folio by a PMD whatever its index; kernels from
+ * 6.12 on map none beyond the end.
  *
  * Return: The inode, or an ERR_PTR.
  */
@@ -49,7 +71,8 @@ struct inode *karena_fs_inode(loff_t size)
 	inode->i_flags |= S_NOCMTIME;
 	/* Without a name, it counts as anonymous memory in a core dump. */
 	clear_nlink(inode);
-	i_size_write(inode, size);
+	inode->i_private = (void *)(unsigned long)size;
+	i_size_write(inode, KARENA_KEYS_SIZE);
 	return inode;
 }
 
@@ -118,6 +141,32 @@ struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flag
 }
 
 /**
+ * karena_fs_file_certain() - Make a file of an inode, however many the system has.
+ * @inode: The inode.
+ * @heap_name: What it is called after "karena:".
+ * @flags: O_RDONLY or O_RDWR.
+ * @fops: What it can do. The last fput() drops the module.
+ *
+ * fork() cannot fail for want of a file. So a child's may be one more than fs.file-max
+ * allows, as root's may; the number of processes bounds how many these are.
+ *
+ * Return: The file, or an ERR_PTR without memory.
+ */
+struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
+				    int flags, const struct file_operations *fops)
+{
+	struct file *file = karena_fs_file(inode, heap_name, flags, fops);
+	const struct cred *old;
+
+	if (file != ERR_PTR(-ENFILE))
+		return file;
+	old = override_creds(karena_cred);
+	file = karena_fs_file(inode, heap_name, flags, fops);
+	revert_creds(old);
+	return file;
+}
+
+/**
  * karena_fs_init() - Mount the pseudo file system.
  *
  * To mount it for the first heap and to unmount it after the last would cost more
@@ -127,22 +176,35 @@ struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flag
  */
 int karena_fs_init(void)
 {
+	karena_cred = prepare_kernel_cred(&init_task);
+	if (!karena_cred)
+		return -ENOMEM;
 	karena_mnt = kern_mount(&karena_fs_type);
-	if (IS_ERR(karena_mnt))
+	if (IS_ERR(karena_mnt)) {
+		put_cred(karena_cred);
 		return PTR_ERR(karena_mnt);
+	}
+	karena_keys = alloc_anon_inode(karena_mnt->mnt_sb);
+	if (IS_ERR(karena_keys)) {
+		kern_unmount(karena_mnt);
+		put_cred(karena_cred);
+		return PTR_ERR(karena_keys);
+	}
 	/* may_umount() asks whether there are references beside two. */
 	mntget(karena_mnt);
 	return 0;
 }
 
 /**
- * karena_fs_exit() - Unmount it; no inode is left.
+ * karena_fs_exit() - Unmount it; no inode of a family is left.
  */
 void karena_fs_exit(void)
 {
 	/* Whoever has put the last inode is about to put the mount. */
 	while (!may_umount(karena_mnt))
 		usleep_range(1000, 2000);
+	iput(karena_keys);
 	mntput(karena_mnt);
 	kern_unmount(karena_mnt);
+	put_cred(karena_cred);
 }

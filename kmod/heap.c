@@ -3,13 +3,14 @@
  * Heaps: each is a file of its own on a pseudo file system, what its descriptors stand
  * for. What its window maps is another file, that of its family: of the heap and all
  * its clones, as a child's mapping is of the parent's file. The family has an inode whose
- * size covers the window (kernels from 6.12 on map no PMD beyond it) and whose mappings
- * are its own alone (unmap_mapping_range() reaches no other).
+ * mappings are its own alone (unmap_mapping_range() reaches no other).
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>
 #include <linux/falloc.h>
 #include <linux/file.h>
+#include <linux/hash.h>
+#include <linux/list_bl.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pid.h>
@@ -26,25 +27,65 @@ static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 /* All heaps but snapshots, by their numbers. */
 static DEFINE_XARRAY(registry);
 
+/*
+ * The same heaps by the mm that drives them; a heap of the policy SHARE by its family,
+ * as every process drives it. A bucket's bit lock is innermost. A heap leaves its bucket
+ * before its file is freed, so a look-up that holds the lock may try to get the file.
+ */
+#define MM_BITS	12
+static struct hlist_bl_head heaps_by_mm[1 << MM_BITS];
+
+static struct hlist_bl_head *hash_bucket(const struct karena_family *family,
+					 const struct mm_struct *mm)
+{
+	const void *key = family->shared ? (const void *)family : mm;
+
+	return &heaps_by_mm[hash_ptr(key, MM_BITS)];
+}
+
+/* Let look-ups find a heap that has its file. */
+static void heap_list(struct karena_heap *heap)
+{
+	struct hlist_bl_head *bucket = hash_bucket(heap->family, heap->mm);
+
+	spin_lock(&heap->family->lock);
+	list_add(&heap->sibling, &heap->family->heaps);
+	spin_unlock(&heap->family->lock);
+	hlist_bl_lock(bucket);
+	hlist_bl_add_head(&heap->by_mm, bucket);
+	hlist_bl_unlock(bucket);
+}
+
+static void heap_unlist(struct karena_heap *heap)
+{
+	struct hlist_bl_head *bucket = hash_bucket(heap->family, heap->mm);
+
+	hlist_bl_lock(bucket);
+	hlist_bl_del_init(&heap->by_mm);
+	hlist_bl_unlock(bucket);
+	spin_lock(&heap->family->lock);
+	list_del_init(&heap->sibling);
+	spin_unlock(&heap->family->lock);
+}
+
 static void heap_destroy(struct karena_heap *heap)
 {
 	struct karena_family *family = heap->family;
 
-	spin_lock(&family->lock);
-	list_del_init(&heap->sibling);
-	spin_unlock(&family->lock);
+	heap_unlist(heap);
 	cancel_delayed_work_sync(&heap->promote_work);
 	karena_ready_stop(heap);
 	karena_arena_destroy_all(heap);
 	karena_pressure_stop(heap);
 	karena_limit_abandon(heap);
 	karena_control_free(heap);
+	karena_key_abandon(heap);
 	if (test_bit(KARENA_HEAP_COW, &heap->flags))
 		karena_cow_gone(family);
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
 	atomic_long_dec(&karena_nr_heaps);
-	kobject_put(&heap->kobj);
+	karena_sysfs_free(heap);
 	fput(family->file);
 }
 
@@ -60,25 +101,13 @@ void karena_heap_put(struct karena_heap *heap)
 	heap_destroy(heap);
 }
 
-/* With the family's lock held. */
-static bool in_share(struct karena_heap *heap, unsigned long index)
-{
-	struct karena_share_range *share;
-
-	list_for_each_entry(share, &heap->shares, list) {
-		if (index >= share->first / KARENA_ARENA_PAGES &&
-		    index <= (share->first + share->count - 1) / KARENA_ARENA_PAGES)
-			return true;
-	}
-	return false;
-}
-
 static bool arena_wanted(struct karena_heap *heap, unsigned long index)
 {
+	unsigned long first = index * KARENA_ARENA_PAGES;
 	bool wanted;
 
 	spin_lock(&heap->family->lock);
-	wanted = in_share(heap, index);
+	wanted = karena_share_touches(heap, first, first + KARENA_ARENA_PAGES - 1);
 	spin_unlock(&heap->family->lock);
 	return wanted;
 }
@@ -115,7 +144,7 @@ bool karena_heap_end(struct karena_heap *heap)
 {
 	return heap->fork != KARENA_FORK_SHARE &&
 	       !atomic_read(&heap->mm->mm_users) && file_count(heap->file) > 1 &&
-	       queue_work(system_unbound_wq, &heap->end_work);
+	       queue_work(karena_workqueue, &heap->end_work);
 }
 
 /* A process closes a descriptor, perhaps because it ends. */
@@ -134,12 +163,9 @@ static int heap_flush(struct file *file, fl_owner_t id)
 static int heap_release(struct inode *inode, struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
-	struct karena_family *family = heap->family;
 
 	xa_erase(&registry, heap->id);
-	spin_lock(&family->lock);
-	list_del_init(&heap->sibling);
-	spin_unlock(&family->lock);
+	heap_unlist(heap);
 	if (refcount_read(&heap->users) > 1)
 		heap_empty(heap);
 	karena_heap_put(heap);
@@ -149,12 +175,14 @@ static int heap_release(struct inode *inode, struct file *file)
 /* The heap of a family that a process drives: its file, with a reference; or NULL. */
 static struct file *family_find(struct karena_family *family, struct mm_struct *mm)
 {
+	struct hlist_bl_head *bucket = hash_bucket(family, mm);
+	struct hlist_bl_node *node;
 	struct karena_heap *heap;
 	struct file *file = NULL;
 
-	spin_lock(&family->lock);
-	list_for_each_entry(heap, &family->heaps, sibling) {
-		if (heap->mm != mm && heap->fork != KARENA_FORK_SHARE)
+	hlist_bl_lock(bucket);
+	hlist_bl_for_each_entry(heap, node, bucket, by_mm) {
+		if (heap->family != family || (heap->mm != mm && !family->shared))
 			continue;
 		/* One that is about to go is none. */
 		if (karena_file_tryget(heap->file)) {
@@ -162,7 +190,7 @@ static struct file *family_find(struct karena_family *family, struct mm_struct *
 			break;
 		}
 	}
-	spin_unlock(&family->lock);
+	hlist_bl_unlock(bucket);
 	return file;
 }
 
@@ -235,7 +263,11 @@ static const struct file_operations snapshot_fops = {
 
 static int window_release(struct inode *inode, struct file *file)
 {
-	kfree(file->private_data);
+	struct karena_family *family = file->private_data;
+
+	karena_cow_end(family);
+	karena_pressure_forget(family);
+	kfree(family);
 	return 0;
 }
 
@@ -314,20 +346,30 @@ static struct karena_heap *heap_alloc(struct karena_family *family,
 	heap->id = atomic64_inc_return(&karena_last_id);
 	heap->uid = current_euid();
 	INIT_LIST_HEAD(&heap->sibling);
-	INIT_LIST_HEAD(&heap->shares);
+	INIT_HLIST_BL_NODE(&heap->by_mm);
+	heap->shares = RB_ROOT_CACHED;
 	refcount_set(&heap->users, 1);
 	INIT_WORK(&heap->end_work, karena_heap_end_work);
 	xa_init(&heap->chunks);
 	karena_folio_prepare(heap);
 	karena_ready_prepare(heap);
-	karena_pressure_prepare(heap);
 	karena_cow_prepare(heap);
-	if (karena_control_alloc(heap, gfp)) {
-		kobject_put(&heap->kobj);
-		return NULL;
-	}
+	if (karena_key_prepare(heap, gfp))
+		goto err;
+	if (karena_pressure_prepare(heap, gfp))
+		goto err_key;
+	if (karena_control_alloc(heap, gfp))
+		goto err_pressure;
 	atomic_long_inc(&karena_nr_heaps);
 	return heap;
+
+err_pressure:
+	karena_pressure_stop(heap);
+err_key:
+	karena_key_abandon(heap);
+err:
+	karena_sysfs_free(heap);
+	return NULL;
 }
 
 static void heap_for_mm(struct karena_heap *heap, struct mm_struct *mm)
@@ -356,23 +398,12 @@ struct file *karena_heap_file(struct karena_heap *heap, int flags,
 	return file;
 }
 
-/* Make a heap's own file; the heap is the file's from then on. */
-static struct file *heap_open(struct karena_heap *heap, int flags,
-			      const struct file_operations *fops)
+/* A file becomes the heap's own; the heap is the file's from then on. */
+static void heap_publish(struct karena_heap *heap, struct file *file)
 {
-	struct karena_family *family = heap->family;
-	struct file *file = karena_heap_file(heap, flags, fops, heap);
-
-	if (IS_ERR(file))
-		return file;
 	heap->file = file;
-	if (fops == &heap_fops) {
-		spin_lock(&family->lock);
-		list_add(&heap->sibling, &family->heaps);
-		spin_unlock(&family->lock);
-		xa_store(&registry, heap->id, heap, GFP_KERNEL | __GFP_NOFAIL);
-	}
-	return file;
+	heap_list(heap);
+	xa_store(&registry, heap->id, heap, GFP_KERNEL | __GFP_NOFAIL);
 }
 
 static struct karena_family *family_alloc(const char *name, loff_t size)
@@ -385,7 +416,8 @@ static struct karena_family *family_alloc(const char *name, loff_t size)
 		return ERR_PTR(-ENOMEM);
 	spin_lock_init(&family->lock);
 	INIT_LIST_HEAD(&family->heaps);
-	init_waitqueue_head(&family->pressure_wait);
+	INIT_LIST_HEAD(&family->left_waits);
+	karena_cow_begin(family);
 	inode = karena_fs_inode(size);
 	file = ERR_CAST(inode);
 	if (!IS_ERR(inode)) {
@@ -431,6 +463,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	heap->policy = create->policy;
 	heap->node = create->node;
 	heap->fork = create->fork;
+	family->shared = create->fork == KARENA_FORK_SHARE;
 	if (create->flags & KARENA_CREATE_IO)
 		set_bit(KARENA_HEAP_IO, &heap->flags);
 	heap->limit = min(create->limit ?: create->window, create->window) >>
@@ -439,16 +472,18 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	heap->memlock = karena_limit_memlock();
 	heap->pid = get_pid(task_tgid(current));
 	heap_for_mm(heap, current->mm);
-	file = heap_open(heap, O_RDWR, &heap_fops);
+	file = karena_heap_file(heap, O_RDWR, &heap_fops, heap);
 	if (IS_ERR(file))
 		heap_destroy(heap);
+	else
+		heap_publish(heap, file);
 	return file;
 }
 
 /**
  * karena_heap_clone() - Make an empty clone of a heap.
  * @heap: The heap.
- * @mm: Whose the clone is.
+ * @mm: Whose the clone is; a snapshot's is the heap's own.
  *
  * Return: The clone, never NULL, until karena_heap_open_clone() or
  * karena_heap_open_snapshot().
@@ -480,6 +515,8 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 	set_bit(KARENA_HEAP_CLONING, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &heap->flags);
+	if (mm == heap->mm)
+		set_bit(KARENA_HEAP_SNAPSHOT, &clone->flags);
 	return clone;
 }
 
@@ -487,14 +524,18 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
  * karena_heap_open_clone() - Let a clone be a child's heap.
  * @clone: The clone.
  *
- * Return: Its file, or NULL: then the clone is gone.
+ * Return: Its file, or NULL without memory: then the clone is gone.
  */
 struct file *karena_heap_open_clone(struct karena_heap *clone)
 {
-	struct file *file = heap_open(clone, O_RDWR, &heap_fops);
+	struct file *file = karena_fs_file_certain(clone->family->mapping->host,
+						   clone->name, O_RDWR, &heap_fops);
 
-	if (!IS_ERR(file))
+	if (!IS_ERR(file)) {
+		file->private_data = clone;
+		heap_publish(clone, file);
 		return file;
+	}
 	pr_warn_ratelimited("karena: a child does without its heap: no file (%ld)\n",
 			    PTR_ERR(file));
 	heap_destroy(clone);
@@ -509,12 +550,14 @@ struct file *karena_heap_open_clone(struct karena_heap *clone)
  */
 struct file *karena_heap_open_snapshot(struct karena_heap *clone)
 {
-	struct file *file;
+	struct file *file = ERR_PTR(-ENOMEM);
 
-	set_bit(KARENA_HEAP_SNAPSHOT, &clone->flags);
-	file = heap_open(clone, O_RDONLY, &snapshot_fops);
+	if (!test_bit(KARENA_HEAP_INCOMPLETE, &clone->flags))
+		file = karena_heap_file(clone, O_RDONLY, &snapshot_fops, clone);
 	if (IS_ERR(file))
 		heap_destroy(clone);
+	else
+		clone->file = file;
 	return file;
 }
 

@@ -218,10 +218,12 @@ static int call_snapshot(struct karena_call *call)
 	struct karena_snapshot *snapshot = &call->args.snapshot;
 	struct file *heap = NULL, *file;
 
-	if (snapshot->flags || (call->heap && snapshot->id))
+	if (snapshot->flags & ~KARENA_SNAPSHOT_MEMORY || snapshot->reserved ||
+	    (snapshot->memory && !snapshot->flags) ||
+	    (call->heap && (snapshot->id || snapshot->flags)))
 		return -EINVAL;
 	if (!call->heap) {
-		heap = karena_snapshot_find(snapshot->id);
+		heap = karena_snapshot_find(snapshot);
 		if (IS_ERR(heap))
 			return PTR_ERR(heap);
 	}

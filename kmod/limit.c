@@ -16,6 +16,7 @@
 #include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/sched/signal.h>
+#include <linux/user_namespace.h>
 
 #include "karena.h"
 
@@ -63,22 +64,24 @@ unsigned long karena_limit(void)
 /**
  * karena_committed() - What all heaps together have committed.
  *
- * Return: Pages, without those that have come free since somebody pinned them.
+ * Return: Pages; it may count some that somebody pinned until the last second.
  */
 unsigned long karena_committed(void)
 {
-	karena_folio_reap(NULL);
 	return atomic_long_read(&committed_pages);
 }
 
 /**
  * karena_limit_memlock() - How much the current process may lock.
  *
+ * Context: Any, under family->lock too: not to have the right is no event for the audit
+ * log, which may sleep.
  * Return: Pages.
  */
 unsigned long karena_limit_memlock(void)
 {
-	return capable(CAP_IPC_LOCK) ? ULONG_MAX : rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+	return ns_capable_noaudit(&init_user_ns, CAP_IPC_LOCK) ?
+	       ULONG_MAX : rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 }
 
 static bool above_memlock(struct karena_heap *heap, unsigned long pinned)
@@ -246,14 +249,11 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
 	}
 	spin_unlock(&heap->family->lock);
 	if (err && *spare) {
-		folio_put(*spare);
+		karena_folio_put(*spare);
 		*spare = NULL;
 	}
 	return err;
 }
-
-/* How often who is refused waits for what others are just letting go. */
-#define MOST_WAITS	5
 
 /**
  * karena_charge() - Count pages that are about to be committed.
@@ -262,24 +262,23 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
  * @spare: Out: a ready frame that made room for them, the caller's to use or to free;
  *	or NULL.
  *
- * Context: May sleep; at a limit for some 50 ms, see karena_folio_wait().
- * Return: 0, or -ENOMEM at the limit of the heap, of all heaps together or of the
- * process.
+ * Orphans may be free by now, or in a moment.
+ *
+ * Context: May sleep until another thread has freed orphans.
+ * Return: 0; -ENOMEM at the limit of the heap, of all heaps together or of the
+ * process; -EAGAIN there, if karena_folio_wait() may help.
  */
 int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare)
 {
-	int err, waits = 0;
+	int err;
 
 	*spare = NULL;
 	err = charge_or_trade(heap, pages, spare);
-	/* What was pinned when it was released may be free by now, or in a moment. */
-	while (err) {
-		karena_folio_reap(heap);
-		err = charge_or_trade(heap, pages, spare);
-		if (!err || waits++ == MOST_WAITS || !karena_folio_wait(heap))
-			break;
-	}
-	return err;
+	if (!err)
+		return 0;
+	karena_folio_reap(heap);
+	err = charge_or_trade(heap, pages, spare);
+	return err && karena_folio_passing(heap) ? -EAGAIN : err;
 }
 
 /**

@@ -6,11 +6,15 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/workqueue.h>
 
 #include "karena.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"
+
+/* All work items of the module; see karena.h. */
+struct workqueue_struct *karena_workqueue;
 
 /* Set when nothing can fail any more: until then no heap can be made. */
 static bool karena_up;
@@ -44,12 +48,18 @@ static int __init karena_init(void)
 	/* A huge frame is what one PMD maps. */
 	BUILD_BUG_ON(PMD_SHIFT != KARENA_ARENA_SHIFT);
 	karena_limit_init();
+	karena_workqueue = alloc_workqueue("karena", WQ_UNBOUND, 0);
+	if (!karena_workqueue)
+		return -ENOMEM;
 	err = karena_arena_init();
 	if (err)
-		return err;
-	err = karena_reclaim_init();
+		goto err_workqueue;
+	err = karena_frame_init();
 	if (err)
 		goto err_arena;
+	err = karena_reclaim_init();
+	if (err)
+		goto err_frame;
 	err = karena_ready_init();
 	if (err)
 		goto err_reclaim;
@@ -74,8 +84,12 @@ err_ready:
 	karena_ready_exit();
 err_reclaim:
 	karena_reclaim_exit();
+err_frame:
+	karena_frame_exit();
 err_arena:
 	karena_arena_exit();
+err_workqueue:
+	destroy_workqueue(karena_workqueue);
 	return err;
 }
 
@@ -87,7 +101,9 @@ static void __exit karena_exit(void)
 	karena_ready_exit();
 	karena_reclaim_exit();
 	karena_folio_exit();
+	karena_frame_exit();
 	karena_arena_exit();
+	destroy_workqueue(karena_workqueue);
 }
 
 module_init(karena_init);

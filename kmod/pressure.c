@@ -8,6 +8,8 @@
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
+#include <linux/slab.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "compat.h"
@@ -36,23 +38,19 @@ static void pressure_show(struct karena_heap *heap, u32 level)
 	trace_karena_pressure(heap, level);
 }
 
-/**
- * karena_pressure_raise_locked() - Tell a heap that memory is short.
- * @heap: The heap, with the family's lock held.
- * @level: How short, of enum karena_pressure.
- */
-void karena_pressure_raise_locked(struct karena_heap *heap, u32 level)
+/* With the family's lock held; whether the level rises. */
+static bool pressure_raise(struct karena_heap *heap, u32 level)
 {
 	bool rises = level > heap->pressure;
 
 	lockdep_assert_held(&heap->family->lock);
 	WRITE_ONCE(heap->pressure_until[level], jiffies + LASTS);
 	if (!rises)
-		return;
+		return false;
 	heap->pressure_events++;
 	pressure_show(heap, level);
-	wake_up_interruptible_poll(&heap->family->pressure_wait, EPOLLPRI);
-	queue_delayed_work(system_wq, &heap->pressure_work, LASTS);
+	queue_delayed_work(karena_workqueue, &heap->pressure_work, LASTS);
+	return true;
 }
 
 /**
@@ -64,14 +62,18 @@ void karena_pressure_raise_locked(struct karena_heap *heap, u32 level)
  */
 void karena_pressure_raise(struct karena_heap *heap, u32 level)
 {
+	bool rises;
+
 	/* A cause that goes on need not be noted each time. */
 	if (level <= READ_ONCE(heap->pressure) &&
 	    time_before(jiffies, READ_ONCE(heap->pressure_until[level]) -
 				 LASTS + LASTS / 4))
 		return;
 	spin_lock(&heap->family->lock);
-	karena_pressure_raise_locked(heap, level);
+	rises = pressure_raise(heap, level);
 	spin_unlock(&heap->family->lock);
+	if (rises)
+		wake_up_interruptible_poll(&heap->pressure_wait->queue, EPOLLPRI);
 }
 
 /**
@@ -114,7 +116,7 @@ static void pressure_work(struct work_struct *work)
 		again = heap->pressure_until[level] - jiffies;
 	spin_unlock(&heap->family->lock);
 	if (level)
-		queue_delayed_work(system_wq, &heap->pressure_work,
+		queue_delayed_work(karena_workqueue, &heap->pressure_work,
 				   again > 0 ? again : LASTS);
 }
 
@@ -155,24 +157,23 @@ bool karena_pressure_low(struct mem_cgroup *memcg)
  * @file: The heap's file.
  * @table: Who polls.
  *
- * A descriptor that has come to another process reports of the heap it was made for.
+ * A descriptor that has come to another process reports of the heap it was made for. A wait
+ * is for the heap that the descriptor stood for when the wait began.
  *
  * Return: EPOLLPRI, until the process has noted the rise or the level has fallen to
  * NONE.
  */
 __poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table)
 {
-	struct karena_heap *heap = file->private_data;
+	struct file *mine = karena_heap_mine(file);
+	struct karena_heap *heap;
 	__poll_t events = 0;
-	struct file *mine;
 	u32 seen;
 
-	/* The family's: a clone's would be gone before who waits there. */
-	poll_wait(file, &heap->family->pressure_wait, table);
-	mine = karena_heap_mine(file);
 	if (IS_ERR(mine))
 		mine = get_file(file);
 	heap = mine->private_data;
+	poll_wait(file, &heap->pressure_wait->queue, table);
 	seen = READ_ONCE(karena_control(heap)->pressure_seen) >> 2;
 	if (READ_ONCE(heap->pressure) &&
 	    seen != (READ_ONCE(heap->pressure_events) & (U32_MAX >> 2)))
@@ -184,19 +185,65 @@ __poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table
 /**
  * karena_pressure_prepare() - Make a new heap ready for pressure.
  * @heap: The heap.
+ * @gfp: How to allocate the queue.
+ *
+ * Return: 0 or -ENOMEM.
  */
-void karena_pressure_prepare(struct karena_heap *heap)
+int karena_pressure_prepare(struct karena_heap *heap, gfp_t gfp)
 {
+	struct karena_wait *wait = kzalloc(sizeof(*wait), gfp);
+
+	if (!wait)
+		return -ENOMEM;
+	init_waitqueue_head(&wait->queue);
+	heap->pressure_wait = wait;
 	INIT_DELAYED_WORK(&heap->pressure_work, pressure_work);
 	heap->pressure_until[KARENA_PRESSURE_SOME] = jiffies;
 	heap->pressure_until[KARENA_PRESSURE_HIGH] = jiffies;
+	return 0;
+}
+
+/* With the family's lock held. */
+static void free_empty_waits(struct karena_family *family)
+{
+	struct karena_wait *wait, *next;
+
+	list_for_each_entry_safe(wait, next, &family->left_waits, left) {
+		/* No wait begins there; one that ends may still hold the queue's lock. */
+		if (waitqueue_active(&wait->queue))
+			continue;
+		list_del(&wait->left);
+		kfree_rcu(wait, rcu);
+	}
 }
 
 /**
  * karena_pressure_stop() - Let no more work run for a heap that goes.
  * @heap: The heap, with no other user left.
+ *
+ * A process can wait for its heap by a descriptor of a relative, which does not hold that
+ * heap, and unmap the heap. Then the queue is left to the family, which the descriptor
+ * holds, until the queue is empty.
  */
 void karena_pressure_stop(struct karena_heap *heap)
 {
+	struct karena_family *family = heap->family;
+
 	cancel_delayed_work_sync(&heap->pressure_work);
+	spin_lock(&family->lock);
+	list_add(&heap->pressure_wait->left, &family->left_waits);
+	free_empty_waits(family);
+	spin_unlock(&family->lock);
+}
+
+/**
+ * karena_pressure_forget() - Free the queues that are left.
+ * @family: The family, which goes: nobody has a file of its any more, or waits.
+ */
+void karena_pressure_forget(struct karena_family *family)
+{
+	struct karena_wait *wait, *next;
+
+	list_for_each_entry_safe(wait, next, &family->left_waits, left)
+		kfree(wait);
 }

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Ranges of the window, in pages: checked, cut into arenas, committed and released;
- * one by one or in the lists of KARENA_COMMIT and KARENA_RELEASE.
+ * one by one or in the lists of KARENA_COMMIT and KARENA_RELEASE. The ranges of a list
+ * are together at most as long as the window, and any signal ends a list: through
+ * io_uring that is how a ring cancels a request that runs.
  */
 #include <linux/bitmap.h>
+#include <linux/errno.h>
 #include <linux/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
@@ -30,14 +33,22 @@ static int commit_part(struct karena_heap *heap, unsigned long page,
 		       unsigned long count)
 {
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
+	bool again = false;
+	int err;
 
 	switch (state ? KARENA_STATE(READ_ONCE(*state)) : KARENA_FREE) {
 	case KARENA_VOLATILE:
 	case KARENA_BUSY:
 		return -EBUSY;
 	default:
-		return karena_arena_commit(heap, page, count, false);
+		break;
 	}
+	err = karena_arena_commit(heap, page, count, false, &again);
+	if (again) {
+		karena_folio_wait(heap);
+		err = karena_arena_commit(heap, page, count, false, NULL);
+	}
+	return err;
 }
 
 static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
@@ -49,13 +60,14 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 		unsigned long next = min(end, ALIGN(page + 1, KARENA_ARENA_PAGES));
 		int err;
 
-		if (fatal_signal_pending(current))
-			return -EINTR;
 		err = commit_part(heap, page, next - page);
 		if (err)
 			return err;
 		page = next;
 		cond_resched();
+		/* Only now: a caller that tries again must get further. */
+		if (page < end && signal_pending(current))
+			return -EINTR;
 	}
 	return 0;
 }
@@ -63,10 +75,16 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 /* What is to go of the arena that the ranges have come to. */
 struct release {
 	struct karena_heap *heap;
+	bool list;		/* any signal ends it, else only a fatal one */
 	unsigned long index;
 	bool any;
 	DECLARE_BITMAP(gone, KARENA_ARENA_PAGES);
 };
+
+static bool release_interrupted(const struct release *release)
+{
+	return release->list ? signal_pending(current) : fatal_signal_pending(current);
+}
 
 static void release_flush(struct release *release)
 {
@@ -78,23 +96,55 @@ static void release_flush(struct release *release)
 	cond_resched();
 }
 
+/*
+ * Skip whole arenas of a chunk that has never been made. They have no memory; an arena may
+ * have been requested, and there was none for it. Returns the page to go on with.
+ */
+static unsigned long skip_chunk(struct karena_heap *heap, unsigned long page,
+				unsigned long end)
+{
+	unsigned long index = page / KARENA_ARENA_PAGES;
+	unsigned long stop = min(end / KARENA_ARENA_PAGES, ALIGN(index + 1, KARENA_CHUNK));
+
+	if (page % KARENA_ARENA_PAGES || karena_arena(heap, index))
+		return page;
+	for (; index < stop; index++) {
+		u32 *state = karena_state(heap, index);
+
+		if (state && READ_ONCE(*state) != KARENA_FREE)
+			WRITE_ONCE(*state, KARENA_FREE);
+	}
+	return index * KARENA_ARENA_PAGES;
+}
+
+static unsigned long release_part(struct release *release, unsigned long page,
+				  unsigned long end)
+{
+	unsigned long index = page / KARENA_ARENA_PAGES;
+	unsigned long next = min(end, (index + 1) * KARENA_ARENA_PAGES);
+
+	if (index != release->index)
+		release_flush(release);
+	release->index = index;
+	release->any = true;
+	bitmap_set(release->gone, page % KARENA_ARENA_PAGES, next - page);
+	return next;
+}
+
 static int release_range(struct release *release, u64 offset, u64 length)
 {
-	unsigned long page = offset >> PAGE_SHIFT;
+	unsigned long page = offset >> PAGE_SHIFT, from;
 	unsigned long end = (offset + length) >> PAGE_SHIFT;
 
 	while (page < end) {
-		unsigned long index = page / KARENA_ARENA_PAGES;
-		unsigned long next = min(end, (index + 1) * KARENA_ARENA_PAGES);
-
-		if (fatal_signal_pending(current))
+		from = page;
+		page = skip_chunk(release->heap, page, end);
+		if (page == from)
+			page = release_part(release, page, end);
+		cond_resched();
+		/* Only now: a caller that tries again must get further. */
+		if (page < end && release_interrupted(release))
 			return -EINTR;
-		if (index != release->index)
-			release_flush(release);
-		release->index = index;
-		release->any = true;
-		bitmap_set(release->gone, page % KARENA_ARENA_PAGES, next - page);
-		page = next;
 	}
 	return 0;
 }
@@ -102,7 +152,27 @@ static int release_range(struct release *release, u64 offset, u64 length)
 static void release_done(struct release *release)
 {
 	release_flush(release);
-	karena_folio_reap(release->heap);
+	karena_folio_reap_some(release->heap);
+}
+
+/*
+ * A range in one arena, of which the process may have said which pages are to go. The core
+ * asks for each mapping by itself, so that may be no more than a part of the arena.
+ */
+static bool release_chosen(struct release *release, u64 offset, u64 length)
+{
+	unsigned long index = offset >> KARENA_ARENA_SHIFT;
+	unsigned long from = (offset >> PAGE_SHIFT) % KARENA_ARENA_PAGES;
+	unsigned long end = from + (length >> PAGE_SHIFT);
+
+	if (end > KARENA_ARENA_PAGES ||
+	    !karena_control_part(release->heap, index, release->gone))
+		return false;
+	bitmap_clear(release->gone, 0, from);
+	bitmap_clear(release->gone, end, KARENA_ARENA_PAGES - end);
+	release->index = index;
+	release->any = !bitmap_empty(release->gone, KARENA_ARENA_PAGES);
+	return true;
 }
 
 /**
@@ -110,6 +180,8 @@ static void release_done(struct release *release)
  * @heap: The heap.
  * @offset: Where it begins, in bytes.
  * @length: Its size in bytes.
+ *
+ * Of an arena that the control region names, only those pages go that it names, too.
  *
  * Context: May sleep; not under mmap_lock.
  * Return: 0; -EINVAL; -EINTR when the process is being killed.
@@ -121,7 +193,8 @@ int karena_range_release(struct karena_heap *heap, u64 offset, u64 length)
 
 	if (!karena_range_valid(heap, offset, length))
 		return -EINVAL;
-	err = release_range(&release, offset, length);
+	err = release_chosen(&release, offset, length) ? 0 :
+	      release_range(&release, offset, length);
 	release_done(&release);
 	return err;
 }
@@ -140,37 +213,46 @@ static int range_put(s32 result, u64 address)
 	return put_user(result, &user->result) ? -EFAULT : 0;
 }
 
-static int try_range(struct karena_heap *heap, struct release *release,
-		     const struct karena_range *range)
+/* Ranges of a list: to be committed or, with @release, released. */
+struct list {
+	struct karena_heap *heap;
+	struct release *release;
+	u64 left;		/* bytes that the ranges to come may have together */
+};
+
+static int try_range(struct list *list, const struct karena_range *range)
 {
-	if (range->reserved || !karena_range_valid(heap, range->offset, range->length))
+	if (range->reserved || range->length > list->left ||
+	    !karena_range_valid(list->heap, range->offset, range->length))
 		return -EINVAL;
-	return release ? release_range(release, range->offset, range->length) :
-			 range_commit(heap, range->offset, range->length);
+	list->left -= range->length;
+	return list->release ?
+	       release_range(list->release, range->offset, range->length) :
+	       range_commit(list->heap, range->offset, range->length);
 }
 
-/* Commit the ranges of a list or, with something to note them in, release them. */
-static int try_ranges(struct karena_heap *heap, struct release *release,
-		      const struct karena_ranges *list)
+/* Try each range once. The core restarts the call if the signal has no handler. */
+static int try_ranges(struct list *list, const struct karena_ranges *call)
 {
-	u64 address = list->ranges;
+	u64 address = call->ranges;
 	int first = 0, err;
 	u32 i;
 
-	if (list->nr > KARENA_RANGES_MAX)
+	if (call->nr > KARENA_RANGES_MAX)
 		return -EINVAL;
-	for (i = 0; i < list->nr; i++, address += sizeof(struct karena_range)) {
+	for (i = 0; i < call->nr; i++, address += sizeof(struct karena_range)) {
 		struct karena_range range;
 
-		if (fatal_signal_pending(current))
-			return -EINTR;
 		err = range_get(&range, address);
 		if (err)
 			return err;
-		range.result = try_range(heap, release, &range);
+		range.result = i && signal_pending(current) ? -EINTR :
+							      try_range(list, &range);
 		err = range_put(range.result, address);
 		if (err)
 			return err;
+		if (range.result == -EINTR)
+			return -ERESTARTNOHAND;
 		first = first ?: range.result;
 		cond_resched();
 	}
@@ -180,27 +262,33 @@ static int try_ranges(struct karena_heap *heap, struct release *release,
 /**
  * karena_ranges_commit() - Commit a list of ranges (KARENA_COMMIT).
  * @heap: The heap.
- * @list: The caller's wishes.
+ * @call: The caller's list.
  *
- * Return: 0, -EFAULT, or the first result that is an error.
+ * Return: 0, -EFAULT, -ERESTARTNOHAND after a signal, or the first result that is an
+ * error.
  */
-int karena_ranges_commit(struct karena_heap *heap, const struct karena_ranges *list)
+int karena_ranges_commit(struct karena_heap *heap, const struct karena_ranges *call)
 {
-	return try_ranges(heap, NULL, list);
+	struct list list = { .heap = heap, .left = karena_window_size(heap) };
+
+	return try_ranges(&list, call);
 }
 
 /**
  * karena_ranges_release() - Release a list of ranges (KARENA_RELEASE).
  * @heap: The heap.
- * @list: The caller's wishes.
+ * @call: The caller's list.
  *
- * Return: 0, -EFAULT, or the first result that is an error.
+ * Return: 0, -EFAULT, -ERESTARTNOHAND after a signal, or the first result that is an
+ * error.
  */
-int karena_ranges_release(struct karena_heap *heap,
-			  const struct karena_ranges *list)
+int karena_ranges_release(struct karena_heap *heap, const struct karena_ranges *call)
 {
-	struct release release = { .heap = heap };
-	int err = try_ranges(heap, &release, list);
+	struct release release = { .heap = heap, .list = true };
+	struct list list = {
+		.heap = heap, .release = &release, .left = karena_window_size(heap),
+	};
+	int err = try_ranges(&list, call);
 
 	release_done(&release);
 	return err;

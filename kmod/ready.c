@@ -14,6 +14,7 @@
 #include <linux/moduleparam.h>
 #include <linux/nodemask.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 
 #include "compat.h"
@@ -49,6 +50,23 @@ static void ready_run(struct karena_heap *heap, unsigned long delay)
 	kthread_mod_delayed_work(worker, &heap->ready_work, delay);
 }
 
+/* Charged to the heap's owner, in whose group reclaim finds the frames. */
+static struct karena_ready_frames *ready_alloc(struct karena_heap *heap, gfp_t gfp)
+{
+	struct mem_cgroup *memcg = karena_folio_memcg(heap), *old;
+	struct karena_ready_frames *ready = NULL;
+	struct karena_group *group;
+
+	old = set_active_memcg(memcg);
+	if (!karena_group_join(heap, memcg, numa_mem_id(), gfp, &group))
+		ready = kmem_cache_zalloc(ready_cache, gfp);
+	set_active_memcg(old);
+	mem_cgroup_put(memcg);
+	if (ready)
+		ready->group = group;
+	return ready;
+}
+
 static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp)
 {
 	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
@@ -56,18 +74,15 @@ static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp
 
 	if (ready)
 		return ready;
-	ready = karena_reclaim_alloc_ready(heap, ready_cache, gfp);
+	ready = ready_alloc(heap, gfp);
 	if (!ready)
 		return NULL;
-	ready->heap = heap;
-	INIT_LIST_HEAD(&ready->lru);
 	for (node = 0; node < nr_node_ids; node++)
 		INIT_LIST_HEAD(&ready->node[node].folios);
 	if (cmpxchg(&heap->ready, NULL, ready)) {
 		kmem_cache_free(ready_cache, ready);
 		return heap->ready;
 	}
-	karena_reclaim_add_ready(ready);
 	return ready;
 }
 
@@ -196,7 +211,7 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 	spin_unlock(&heap->family->lock);
 	/* Nobody but us has ever had it. */
 	if (folio)
-		folio_put(folio);
+		karena_folio_put(folio);
 	return folio;
 }
 
@@ -264,7 +279,7 @@ static void ready_trim(struct karena_heap *heap)
 				folio = ready_uncharge(heap, ready_pop(heap, node));
 			spin_unlock(&heap->family->lock);
 			if (folio)
-				folio_put(folio);
+				karena_folio_put(folio);
 		} while (folio);
 	}
 }
@@ -305,7 +320,7 @@ static bool ready_fill(struct karena_heap *heap, int node)
 		return false;
 	if (ready_push(heap, node, folio))
 		return true;
-	folio_put(folio);
+	karena_folio_put(folio);
 	return false;
 }
 
@@ -448,15 +463,14 @@ void karena_ready_prepare(struct karena_heap *heap)
 
 /**
  * karena_ready_stop() - Free all ready frames of a heap that goes.
- * @heap: The heap, which nobody commits to any more.
+ * @heap: The heap, which nobody commits to any more. It leaves all groups.
  */
 void karena_ready_stop(struct karena_heap *heap)
 {
 	kthread_cancel_delayed_work_sync(&heap->ready_work);
+	karena_group_leave(heap);
 	if (!heap->ready)
 		return;
-	karena_reclaim_remove_ready(heap->ready);
-	karena_reclaim_wait(heap);
 	/* Reclaim that was at work may have queued it again. */
 	kthread_cancel_delayed_work_sync(&heap->ready_work);
 	while (ready_drop_one(heap, NUMA_NO_NODE))
@@ -488,7 +502,7 @@ int karena_ready_init(void)
 					SLAB_ACCOUNT, NULL);
 	if (!ready_cache)
 		return -ENOMEM;
-	worker = karena_kthread_run_worker(KTW_FREEZABLE, "karena-ready");
+	worker = kthread_create_worker(KTW_FREEZABLE, "karena-ready");
 	if (IS_ERR(worker)) {
 		kmem_cache_destroy(ready_cache);
 		return PTR_ERR(worker);

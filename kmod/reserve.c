@@ -166,7 +166,7 @@ static void reserve_work_fn(struct kthread_work *work)
 
 		if (!folio)
 			break;
-		folio_put(folio);
+		karena_folio_put(folio);
 		cond_resched();
 	}
 }
@@ -210,5 +210,5 @@ void karena_reserve_exit(void)
 	reserve_set_worker(NULL);
 	kthread_cancel_delayed_work_sync(&reserve_work);
 	while ((folio = reserve_pop(NUMA_NO_NODE, &node_states[N_MEMORY])))
-		folio_put(folio);
+		karena_folio_put(folio);
 }

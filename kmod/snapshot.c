@@ -3,8 +3,9 @@
  * Snapshots: clones that no process drives, and that any may map for reading which has
  * the descriptor.
  */
-#include <linux/capability.h>
 #include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 
@@ -55,22 +56,55 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 	return file;
 }
 
+/*
+ * Whether a file is /proc/PID/mem of an address space. Only a process that may trace the
+ * other can have opened it: that check, with those of all security modules, is not
+ * exported, and its result is. The file belongs to the address space that it was opened
+ * for, also when the process runs another program since.
+ */
+static bool is_memory_of(struct file *file, struct mm_struct *mm)
+{
+	const struct qstr *name = &file->f_path.dentry->d_name;
+
+	return file_inode(file)->i_sb->s_magic == PROC_SUPER_MAGIC &&
+	       name->len == 3 && !memcmp(name->name, "mem", 3) &&
+	       file->f_mode & FMODE_READ && file->private_data == mm;
+}
+
+/* 0 if the caller may look into a heap. */
+static int may_look(struct karena_heap *heap, const struct karena_snapshot *call)
+{
+	struct file *memory;
+	bool may;
+
+	if (heap->mm == current->mm)
+		return 0;
+	if (!(call->flags & KARENA_SNAPSHOT_MEMORY))
+		return -EPERM;
+	memory = fget(call->memory);
+	if (!memory)
+		return -EBADF;
+	may = is_memory_of(memory, heap->mm);
+	fput(memory);
+	return may ? 0 : -EPERM;
+}
+
 /**
  * karena_snapshot_find() - The heap that a process may make a snapshot of.
- * @id: Its number.
+ * @call: The caller's wish.
  *
- * Return: The heap's file, with a reference; or an ERR_PTR: -ENOENT or -EPERM.
+ * Return: The heap's file, with a reference; or an ERR_PTR: -ENOENT, -EBADF or -EPERM.
  */
-struct file *karena_snapshot_find(u64 id)
+struct file *karena_snapshot_find(const struct karena_snapshot *call)
 {
-	struct file *file = karena_heap_by_id(id);
-	struct karena_heap *heap;
+	struct file *file = karena_heap_by_id(call->id);
+	int err;
 
 	if (!file)
 		return ERR_PTR(-ENOENT);
-	heap = file->private_data;
-	if (heap->mm == current->mm || capable(CAP_SYS_PTRACE))
+	err = may_look(file->private_data, call);
+	if (!err)
 		return file;
 	fput(file);
-	return ERR_PTR(-EPERM);
+	return ERR_PTR(err);
 }

@@ -15,6 +15,7 @@
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 
+#include "compat.h"
 #include "karena.h"
 #include "trace.h"
 
@@ -40,7 +41,6 @@ static int frame_make(struct karena_arena *arena)
 	karena_frame_give(arena, frame);
 	spin_unlock(&heap->family->lock);
 	karena_frame_count(heap, 0, 1, 0);
-	karena_reclaim_show(frame);
 	return 0;
 }
 
@@ -56,7 +56,7 @@ static void frame_remove_empty(struct karena_arena *arena)
 	karena_frame_give(arena, NULL);
 	spin_unlock(&heap->family->lock);
 	karena_frame_count(heap, 0, -1, 0);
-	karena_frame_remove(frame);
+	karena_frame_discard(frame);
 }
 
 /**
@@ -76,7 +76,7 @@ struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
 	folio = karena_folio_alloc(heap, 0, karena_folio_node(heap, arena->index),
 				   gfp);
 	if (folio) {
-		folio->index = arena->index * KARENA_ARENA_PAGES + i;
+		karena_key_set(heap, folio, arena->index * KARENA_ARENA_PAGES + i);
 		set_page_private(folio_page(folio, 0), 0);
 	}
 	return folio;
@@ -94,7 +94,7 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
 		return err;
 	/* A ready frame is of no use to who could not commit. */
 	if (spare)
-		folio_put(spare);
+		karena_folio_put(spare);
 	folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
 	/* Orphans that have come free are charged to its cgroup still. */
 	if (!folio && karena_folio_reap(heap))
@@ -250,7 +250,7 @@ static void demote_cancel(struct demotion *demotion)
 
 	for (i = 0; demotion->fresh && i < KARENA_ARENA_PAGES; i++) {
 		if (demotion->fresh[i])
-			put_page(demotion->fresh[i]);
+			karena_folio_put(page_folio(demotion->fresh[i]));
 	}
 	kfree(demotion->fresh);
 	if (!demotion->arena->base && demotion->frame)
@@ -326,9 +326,8 @@ static bool demote_copy(struct demotion *demotion, struct folio *huge)
 
 		if (!demotion->fresh[i] || demote_old(demotion, i))
 			continue;
-		if (PageHWPoison(page))
+		if (PageHWPoison(page) || !karena_copy_page(demotion->fresh[i], page))
 			return false;
-		copy_highpage(demotion->fresh[i], page);
 	}
 	return true;
 }
@@ -362,9 +361,7 @@ static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
 		}
 	}
 	kfree(demotion->fresh);
-	if (!based)
-		karena_reclaim_show(arena->frame);
-	else
+	if (based)
 		atomic_long_dec(&heap->based);
 	karena_frame_count(heap, based ? 0 : -1, based ? 0 : 1,
 			   (long)demotion->copies - (long)left);

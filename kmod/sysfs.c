@@ -1,16 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What sysfs shows: the figures of all heaps in the device's own directory, those
- * of each heap in heaps/ID below it. One value a file; the files of a heap are
- * its owner's and the device node's group's to read.
+ * of each heap in heaps/ID below it. One value a file, but for events and statistics,
+ * which have a line for each; the files of a heap are its owner's and the device node's
+ * group's to read.
+ *
+ * The kernel's memory for a directory is charged to no memory cgroup: 5 KiB, as kernfs
+ * takes 230 bytes a file. So a heap has few files, and a user few directories.
  */
+#include <linux/completion.h>
+#include <linux/cred.h>
 #include <linux/kobject.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/pid.h>
 #include <linux/slab.h>
 #include <linux/sysfs.h>
+#include <linux/user_namespace.h>
+#include <linux/xarray.h>
 
 #include "compat.h"
 #include "karena.h"
@@ -21,6 +30,45 @@ atomic_long_t karena_nr_heaps;
 #define CLONE_DELAY	(HZ / 10)
 
 static struct kobject *heaps_dir;
+
+static unsigned int directories = 4096;
+module_param(directories, uint, 0644);
+MODULE_PARM_DESC(directories, "most heaps of a user that have a directory in sysfs (default: 4096)");
+
+/* How many directories each user has, or is about to: a value for each kuid. */
+static DEFINE_XARRAY(users);
+
+/*
+ * The user who answers for what is made: outside the initial user namespace, the owner of
+ * the outermost one, who has as many numbers as it pleases.
+ */
+static kuid_t answerable(void)
+{
+	struct user_namespace *ns = current_user_ns();
+	kuid_t uid = current_euid();
+
+	for (; ns != &init_user_ns; ns = ns->parent)
+		uid = ns->owner;
+	return uid;
+}
+
+/* Count a directory more, if the user may have it, or one less. */
+static bool directory_count(kuid_t user, int change)
+{
+	unsigned long index = __kuid_val(user), count;
+	void *entry = NULL;
+	bool done = false;
+
+	xa_lock(&users);
+	count = xa_to_value(xa_load(&users, index) ?: xa_mk_value(0)) + change;
+	if (count)
+		entry = xa_mk_value(count);
+	if (change < 0 || count <= READ_ONCE(directories))
+		done = !xa_is_err(__xa_store(&users, index, entry,
+					     GFP_NOWAIT | __GFP_NOWARN));
+	xa_unlock(&users);
+	return done;
+}
 
 #define GLOBAL_SHOW(_name, _format, _value)				\
 static ssize_t _name##_show(struct device *device,			\
@@ -44,6 +92,7 @@ GLOBAL_SHOW(reclaimed_ready, "%ld", atomic_long_read(&karena_nr_reclaimed_ready)
 GLOBAL_SHOW(copies, "%ld", atomic_long_read(&karena_nr_copies));
 GLOBAL_SHOW(promoted, "%ld", atomic_long_read(&karena_nr_promoted));
 GLOBAL_SHOW(pinned_orphans, "%ld", karena_folio_orphans());
+GLOBAL_SHOW(poisoned_frames, "%ld", karena_folio_poisoned());
 
 static struct attribute *karena_attrs[] = {
 	&dev_attr_abi_version.attr,
@@ -60,6 +109,7 @@ static struct attribute *karena_attrs[] = {
 	&dev_attr_copies.attr,
 	&dev_attr_promoted.attr,
 	&dev_attr_pinned_orphans.attr,
+	&dev_attr_poisoned_frames.attr,
 	NULL
 };
 
@@ -112,7 +162,7 @@ static const char *fork_name(u32 fork)
 }
 
 HEAP_SHOW(name, "%s", heap->name);
-HEAP_SHOW(pid, "%d", pid_nr(heap->pid));
+HEAP_SHOW(pid, "%d", pid_vnr(heap->pid));
 HEAP_SHOW(uid, "%u", from_kuid_munged(&init_user_ns, heap->uid));
 HEAP_SHOW(window, "%llu", karena_window_size(heap));
 HEAP_SHOW(soft_limit, "%llu", (u64)READ_ONCE(heap->soft_limit) << PAGE_SHIFT);
@@ -121,21 +171,83 @@ HEAP_SHOW(node, "%d", heap->node);
 HEAP_SHOW(fork, "%s", fork_name(heap->fork));
 HEAP_SHOW(parent, "%llu", heap->parent);
 HEAP_SHOW(shared, "%llu", (u64)karena_cow_shared(heap) << PAGE_SHIFT);
-HEAP_SHOW(copies, "%ld", atomic_long_read(&heap->copies));
-HEAP_SHOW(promoted, "%ld", atomic_long_read(&heap->promoted));
 HEAP_SHOW(committed, "%llu", (u64)READ_ONCE(heap->committed) << PAGE_SHIFT);
 HEAP_SHOW(ready_frames, "%lu", READ_ONCE(heap->nr_ready));
 HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->huge));
 HEAP_SHOW(sparse_arenas, "%ld", atomic_long_read(&heap->sparse));
 HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->sparse_pages));
 HEAP_SHOW(volatile_arenas, "%lu", karena_control_volatile(heap));
-HEAP_SHOW(demoted, "%ld", atomic_long_read(&heap->demoted));
-HEAP_SHOW(faults, "%ld", atomic_long_read(&heap->faults));
-HEAP_SHOW(refused, "%ld", atomic_long_read(&heap->refused));
-HEAP_SHOW(reclaimed, "%ld", atomic_long_read(&heap->reclaimed));
-HEAP_SHOW(reclaimed_ready, "%ld", atomic_long_read(&heap->reclaimed_ready));
 HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure));
-HEAP_SHOW(pressure_events, "%u", READ_ONCE(heap->pressure_events));
+
+/* What has happened since the heap was made. */
+static ssize_t heap_events_show(struct karena_heap *heap, char *buffer)
+{
+	const struct {
+		const char *name;
+		long count;
+	} events[] = {
+		{ "faults", atomic_long_read(&heap->faults) },
+		{ "refused", atomic_long_read(&heap->refused) },
+		{ "demoted", atomic_long_read(&heap->demoted) },
+		{ "copies", atomic_long_read(&heap->copies) },
+		{ "promoted", atomic_long_read(&heap->promoted) },
+		{ "reclaimed", atomic_long_read(&heap->reclaimed) },
+		{ "reclaimed_ready", atomic_long_read(&heap->reclaimed_ready) },
+		{ "pressure", READ_ONCE(heap->pressure_events) },
+	};
+	int i, at = 0;
+
+	for (i = 0; i < ARRAY_SIZE(events); i++)
+		at += sysfs_emit_at(buffer, at, "%s %ld\n", events[i].name,
+				    events[i].count);
+	return at;
+}
+
+static struct heap_attribute heap_attr_events = {
+	.attr	= { .name = "events", .mode = 0440 },
+	.show	= heap_events_show,
+};
+
+/* What the process says of itself. */
+static ssize_t heap_statistics_show(struct karena_heap *heap, char *buffer)
+{
+	static const struct {
+		const char *name;
+		size_t offset;
+	} shown[] = {
+#define SHOWN(_name, _member)	{ #_name, offsetof(struct karena_stats, _member) }
+		SHOWN(arenas_allocated, arenas_allocated),
+		SHOWN(arenas_reclaimed, arenas_reclaimed),
+		SHOWN(arenas_highwater, arenas_highwater),
+		SHOWN(arenas, arenas),
+		SHOWN(pools, pools),
+		SHOWN(bytes_blocks, bytes_blocks),
+		SHOWN(bytes_available, bytes_available),
+		SHOWN(bytes_unused_pools, bytes_unused_pools),
+		SHOWN(bytes_headers, bytes_headers),
+		SHOWN(bytes_quantization, bytes_quantization),
+		SHOWN(bytes_alignment, bytes_alignment),
+		SHOWN(raw_blocks, domain[0].blocks),
+		SHOWN(raw_bytes, domain[0].bytes),
+		SHOWN(mem_blocks, domain[1].blocks),
+		SHOWN(mem_bytes, domain[1].bytes),
+		SHOWN(obj_blocks, domain[2].blocks),
+		SHOWN(obj_bytes, domain[2].bytes),
+	};
+	struct karena_stats stats;
+	int i, at = 0;
+
+	karena_control_stats(heap, &stats);
+	for (i = 0; i < ARRAY_SIZE(shown); i++)
+		at += sysfs_emit_at(buffer, at, "%s %llu\n", shown[i].name,
+				    *(u64 *)((char *)&stats + shown[i].offset));
+	return at;
+}
+
+static struct heap_attribute heap_attr_statistics = {
+	.attr	= { .name = "statistics", .mode = 0440 },
+	.show	= heap_statistics_show,
+};
 
 static ssize_t heap_limit_show(struct karena_heap *heap, char *buffer)
 {
@@ -170,90 +282,20 @@ static struct attribute *heap_attrs[] = {
 	&heap_attr_fork.attr,
 	&heap_attr_parent.attr,
 	&heap_attr_shared.attr,
-	&heap_attr_copies.attr,
-	&heap_attr_promoted.attr,
 	&heap_attr_committed.attr,
 	&heap_attr_ready_frames.attr,
 	&heap_attr_huge_arenas.attr,
 	&heap_attr_sparse_arenas.attr,
 	&heap_attr_sparse_pages.attr,
 	&heap_attr_volatile_arenas.attr,
-	&heap_attr_demoted.attr,
-	&heap_attr_faults.attr,
-	&heap_attr_refused.attr,
-	&heap_attr_reclaimed.attr,
-	&heap_attr_reclaimed_ready.attr,
 	&heap_attr_pressure.attr,
-	&heap_attr_pressure_events.attr,
+	&heap_attr_events.attr,
+	&heap_attr_statistics.attr,
 	NULL
 };
 
 static const struct attribute_group heap_group = {
 	.attrs	= heap_attrs,
-};
-
-/* What the process says of itself. */
-#define STATS_SHOW(_name, _member)					\
-static ssize_t stats_##_name##_show(struct karena_heap *heap, char *buffer) \
-{									\
-	struct karena_stats stats;					\
-									\
-	karena_control_stats(heap, &stats);				\
-	return sysfs_emit(buffer, "%llu\n", stats._member);		\
-}									\
-static struct heap_attribute stats_attr_##_name = {		\
-	.attr	= { .name = #_name, .mode = 0440 },			\
-	.show	= stats_##_name##_show,					\
-}
-
-STATS_SHOW(arenas_allocated, arenas_allocated);
-STATS_SHOW(arenas_reclaimed, arenas_reclaimed);
-STATS_SHOW(arenas_highwater, arenas_highwater);
-STATS_SHOW(arenas, arenas);
-STATS_SHOW(pools, pools);
-STATS_SHOW(bytes_blocks, bytes_blocks);
-STATS_SHOW(bytes_available, bytes_available);
-STATS_SHOW(bytes_unused_pools, bytes_unused_pools);
-STATS_SHOW(bytes_headers, bytes_headers);
-STATS_SHOW(bytes_quantization, bytes_quantization);
-STATS_SHOW(bytes_alignment, bytes_alignment);
-STATS_SHOW(raw_blocks, domain[0].blocks);
-STATS_SHOW(raw_bytes, domain[0].bytes);
-STATS_SHOW(mem_blocks, domain[1].blocks);
-STATS_SHOW(mem_bytes, domain[1].bytes);
-STATS_SHOW(obj_blocks, domain[2].blocks);
-STATS_SHOW(obj_bytes, domain[2].bytes);
-
-static struct attribute *stats_attrs[] = {
-	&stats_attr_arenas_allocated.attr,
-	&stats_attr_arenas_reclaimed.attr,
-	&stats_attr_arenas_highwater.attr,
-	&stats_attr_arenas.attr,
-	&stats_attr_pools.attr,
-	&stats_attr_bytes_blocks.attr,
-	&stats_attr_bytes_available.attr,
-	&stats_attr_bytes_unused_pools.attr,
-	&stats_attr_bytes_headers.attr,
-	&stats_attr_bytes_quantization.attr,
-	&stats_attr_bytes_alignment.attr,
-	&stats_attr_raw_blocks.attr,
-	&stats_attr_raw_bytes.attr,
-	&stats_attr_mem_blocks.attr,
-	&stats_attr_mem_bytes.attr,
-	&stats_attr_obj_blocks.attr,
-	&stats_attr_obj_bytes.attr,
-	NULL
-};
-
-static const struct attribute_group stats_group = {
-	.name	= "statistics",
-	.attrs	= stats_attrs,
-};
-
-static const struct attribute_group *heap_groups[] = {
-	&heap_group,
-	&stats_group,
-	NULL
 };
 
 static ssize_t heap_show(struct kobject *kobj, struct attribute *attr,
@@ -278,9 +320,9 @@ static const struct sysfs_ops heap_sysfs_ops = {
 	.store	= heap_store,
 };
 
-static void heap_free(struct kobject *kobj)
+static void heap_released(struct kobject *kobj)
 {
-	kfree(container_of(kobj, struct karena_heap, kobj));
+	complete(container_of(kobj, struct karena_heap, kobj)->released);
 }
 
 static void heap_ownership(karena_kobj_const struct kobject *kobj, kuid_t *uid,
@@ -295,7 +337,7 @@ static void heap_ownership(karena_kobj_const struct kobject *kobj, kuid_t *uid,
 }
 
 const struct kobj_type karena_heap_ktype = {
-	.release	= heap_free,
+	.release	= heap_released,
 	.sysfs_ops	= &heap_sysfs_ops,
 	.get_ownership	= heap_ownership,
 };
@@ -319,7 +361,7 @@ static void heap_add(struct work_struct *work)
 	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
 		goto err;
 	/* Not as the type's default: those are removed one by one, these at once. */
-	if (sysfs_create_groups(&heap->kobj, heap_groups))
+	if (sysfs_create_group(&heap->kobj, &heap_group))
 		goto err_dir;
 	if (heap_add_limit(heap))
 		goto err_dir;
@@ -329,17 +371,36 @@ static void heap_add(struct work_struct *work)
 err_dir:
 	kobject_del(&heap->kobj);
 err:
+	directory_count(heap->answerable, -1);
 	clear_bit(KARENA_HEAP_NAMED, &heap->flags);
 }
 
 /**
  * karena_sysfs_prepare() - Make a new heap ready for a directory.
- * @heap: The heap; its references are counted from here on.
+ * @heap: The heap; karena_sysfs_free() frees it from here on.
  */
 void karena_sysfs_prepare(struct karena_heap *heap)
 {
 	kobject_init(&heap->kobj, &karena_heap_ktype);
+	heap->answerable = answerable();
 	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add);
+}
+
+/**
+ * karena_sysfs_free() - Free a heap.
+ * @heap: The heap, without a directory, and in nobody else's use.
+ *
+ * A kernel that is built to find faults (CONFIG_DEBUG_KOBJECT_RELEASE) releases a kobject
+ * after some seconds, when the module could be gone. The caller's file holds the module.
+ */
+void karena_sysfs_free(struct karena_heap *heap)
+{
+	DECLARE_COMPLETION_ONSTACK(released);
+
+	heap->released = &released;
+	kobject_put(&heap->kobj);
+	wait_for_completion(&released);
+	kfree(heap);
 }
 
 /**
@@ -347,8 +408,8 @@ void karena_sysfs_prepare(struct karena_heap *heap)
  * @heap: The heap, about to commit its first arena; a clone, touched for the first time.
  *
  * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
- * itself took while it held its own lock. Without memory the heap does without,
- * and its next commit tries again.
+ * itself took while it held its own lock. Without memory, or when its user has as many as
+ * it may, the heap does without, and its next commit tries again.
  */
 void karena_sysfs_add(struct karena_heap *heap)
 {
@@ -358,10 +419,14 @@ void karena_sysfs_add(struct karena_heap *heap)
 	if (!READ_ONCE(heap->pid))
 		karena_heap_adopt(heap);
 	/* Perhaps another process has looked into it before its own. */
-	if (READ_ONCE(heap->pid) &&
-	    !test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
-		queue_delayed_work(system_unbound_wq, &heap->sysfs_work,
+	if (!READ_ONCE(heap->pid) ||
+	    test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
+		return;
+	if (directory_count(heap->answerable, 1))
+		queue_delayed_work(karena_workqueue, &heap->sysfs_work,
 				   heap->parent ? CLONE_DELAY : 0);
+	else
+		clear_bit(KARENA_HEAP_NAMED, &heap->flags);
 }
 
 /**
@@ -375,8 +440,12 @@ void karena_sysfs_remove(struct karena_heap *heap)
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
 	cancel_delayed_work_sync(&heap->sysfs_work);
+	/* Without memory the work may have given it up. */
+	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
+		return;
 	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
 		kobject_del(&heap->kobj);
+	directory_count(heap->answerable, -1);
 }
 
 /**

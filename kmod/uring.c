@@ -2,7 +2,7 @@
 /*
  * The calls on a heap through io_uring: the same calls on the same structs. What
  * allocates and clears runs in the ring's workers, which have the process's mm; the
- * ring cancels what is queued, and waits for what runs.
+ * ring cancels what is queued, and interrupts what runs as a signal does.
  */
 #include <linux/err.h>
 
@@ -27,6 +27,7 @@ int karena_heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 	const struct karena_uring *call = karena_uring_payload(cmd);
 	unsigned int number = cmd->cmd_op;
 	u64 arg = READ_ONCE(call->arg);
+	long ret;
 
 	if (READ_ONCE(call->reserved))
 		return -EINVAL;
@@ -36,5 +37,7 @@ int karena_heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 		karena_uring_keep(cmd, flags);
 		return -EAGAIN;
 	}
-	return karena_heap_ioctl(cmd->file, number, arg);
+	ret = karena_heap_ioctl(cmd->file, number, arg);
+	/* Nobody restarts a request. */
+	return ret == -ERESTARTNOHAND ? -EINTR : ret;
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A process's mappings of its heap, all of them, while the heap is cloned: they are
- * found, unmapped or made read-only with the mm held for writing, when no thread of
- * the process is in a fault there.
+ * A process's mappings of its heap. While the heap is cloned all of them are found, unmapped
+ * or made read-only with the mm held for writing, when no thread of the process is in a
+ * fault there. When pages leave an arena, they are unmapped with the mm held for reading.
  */
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
+#include <linux/sched/mm.h>
+#include <linux/sort.h>
 
 #include "compat.h"
 #include "karena.h"
@@ -25,6 +27,33 @@ static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct
 		nr++;
 	}
 	return nr;
+}
+
+static int by_offset(const void *one, const void *other)
+{
+	const struct vm_area_struct *a = *(struct vm_area_struct * const *)one;
+	const struct vm_area_struct *b = *(struct vm_area_struct * const *)other;
+
+	return a->vm_pgoff < b->vm_pgoff ? -1 : a->vm_pgoff > b->vm_pgoff;
+}
+
+/**
+ * karena_windows_any() - Whether a process has any of a window mapped.
+ * @heap: The heap, whose mm is held for writing.
+ *
+ * Return: True if it has; the control region does not count.
+ */
+bool karena_windows_any(struct karena_heap *heap)
+{
+	VMA_ITERATOR(vmi, heap->mm, 0);
+	struct vm_area_struct *vma;
+
+	for_each_vma(vmi, vma) {
+		if (karena_is_window(vma, heap) &&
+		    vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
+			return true;
+	}
+	return false;
 }
 
 /**
@@ -62,6 +91,8 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 	}
 	if (!found && start)
 		heap->start = start;
+	sort(windows->vmas, windows->nr, sizeof(*windows->vmas), by_offset, NULL);
+	windows->overlap = test_bit(KARENA_HEAP_SCATTERED, &heap->flags);
 }
 
 /**
@@ -73,6 +104,26 @@ void karena_windows_put(struct karena_windows *windows)
 	kvfree(windows->vmas);
 }
 
+/* The first mapping that ends behind a page. */
+static unsigned int first_window(struct karena_windows *windows, unsigned long page)
+{
+	unsigned int low = 0, high = windows->nr;
+
+	/* One mapping may reach over others that begin behind it. */
+	if (windows->overlap)
+		return 0;
+	while (low < high) {
+		unsigned int middle = low + (high - low) / 2;
+		struct vm_area_struct *vma = windows->vmas[middle];
+
+		if (vma->vm_pgoff + vma_pages(vma) <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 /* Do something with the mappings of a range of pages, as far as there are any. */
 static void windows_each(struct karena_windows *windows, unsigned long from,
 			 unsigned long to,
@@ -81,11 +132,13 @@ static void windows_each(struct karena_windows *windows, unsigned long from,
 {
 	unsigned int i;
 
-	for (i = 0; i < windows->nr; i++) {
+	for (i = first_window(windows, from); i < windows->nr; i++) {
 		struct vm_area_struct *vma = windows->vmas[i];
 		unsigned long start = max(from, vma->vm_pgoff);
 		unsigned long stop = min(to, vma->vm_pgoff + vma_pages(vma));
 
+		if (vma->vm_pgoff >= to)
+			break;
 		if (start < stop)
 			what(vma, vma->vm_start + ((start - vma->vm_pgoff) << PAGE_SHIFT),
 			     vma->vm_start + ((stop - vma->vm_pgoff) << PAGE_SHIFT));
@@ -189,4 +242,56 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
 			    unsigned long to)
 {
 	windows_each(windows, from, to, protect);
+}
+
+/* With the mm held for reading: unmap pages where the window lies. */
+static void unmap_in_place(struct karena_heap *heap, unsigned long from, unsigned long to)
+{
+	VMA_ITERATOR(vmi, heap->mm, heap->start + (from << PAGE_SHIFT));
+	unsigned long start = heap->start + (from << PAGE_SHIFT);
+	unsigned long stop = heap->start + (to << PAGE_SHIFT);
+	struct vm_area_struct *vma;
+
+	for_each_vma_range(vmi, vma, stop) {
+		if (karena_is_window(vma, heap))
+			unmap(vma, max(start, vma->vm_start), min(stop, vma->vm_end));
+	}
+}
+
+/**
+ * karena_window_unmap() - Unmap pages in the heap's own process, if nobody else maps them.
+ * @heap: The heap. No fault maps these pages any more, or the caller finds out.
+ * @from: The first page.
+ * @to: The one after the last.
+ *
+ * Clones have arenas of their own in the same place of the file, and keep their mappings
+ * there. Other processes map the heap's arenas only with the policy SHARE and
+ * through shares and snapshots. A share that is made from here on finds no page.
+ *
+ * The mm is held for reading, so that its mappings stay. It is only tried, because callers
+ * hold CHANGING, and may be in reclaim or in a fault. A process that has ended maps nothing
+ * new; an entry that its exit has not removed yet holds a reference.
+ *
+ * Return: True if it was done; else the pages have to be unmapped in all mappings of the
+ * file.
+ */
+bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to)
+{
+	struct mm_struct *mm = heap->mm;
+	bool done = false;
+
+	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap) ||
+	    test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
+		return false;
+	if (!mmget_not_zero(mm))
+		return true;
+	if (mmap_read_trylock(mm)) {
+		done = !test_bit(KARENA_HEAP_SCATTERED, &heap->flags);
+		if (done)
+			unmap_in_place(heap, from, to);
+		mmap_read_unlock(mm);
+	}
+	/* Reclaim must not be the one that tears an address space down. */
+	mmput_async(mm);
+	return done;
 }

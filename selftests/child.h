@@ -34,6 +34,7 @@ static inline int child_start(struct child *child,
 {
 	int ends[2];
 
+	*child = (struct child){ .pid = -1, .parent = -1, .line = -1 };
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
 		return -errno;
 	child->line = ends[0];
@@ -164,6 +165,23 @@ static inline long group_figure(const char *file, const char *name)
 			return atol(line + length);
 	}
 	return -1;
+}
+
+/*
+ * Wait, twenty seconds at most, until a figure is in a range, the end not included: two
+ * seconds may pass before memory.stat shows what was charged.
+ */
+static inline bool group_figure_becomes(const char *file, const char *name, long least,
+					long end)
+{
+	for (int i = 0; i < 2000; i++) {
+		long figure = group_figure(file, name);
+
+		if (figure >= least && figure < end)
+			return true;
+		usleep(10000);
+	}
+	return false;
 }
 
 /* Wait, twenty seconds at most: the last of a process goes after its end. */

@@ -216,7 +216,7 @@ static long header_is(struct heap *heap, long index, long b, long c)
 	case 4:
 		return control->stats_offset;
 	case 5:
-		return control->reserved[0] | control->reserved[1];
+		return control->reserved[0];
 	}
 	return -1;
 }

@@ -29,6 +29,7 @@
 #include <linux/karena.h>
 
 #include "kselftest_harness.h"
+#include "machine.h"
 
 /* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
 #undef TEST_TIMEOUT_DEFAULT
@@ -382,16 +383,16 @@ static inline long figure(const char *name)
 }
 
 /*
- * Wait, five seconds at most, for a heap's directory; a worker makes it, and root's
+ * Wait, so many times 10 ms at most, for a heap's directory; a worker makes it, and root's
  * file for the limit there last of all.
  */
-static inline bool directory_comes(uint64_t id)
+static inline bool directory_comes_within(uint64_t id, int tries)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
 		 (unsigned long long)id);
-	for (int i = 0; i < 500; i++) {
+	for (int i = 0; i < tries; i++) {
 		if (!access(path, F_OK))
 			return true;
 		usleep(10000);
@@ -399,13 +400,52 @@ static inline bool directory_comes(uint64_t id)
 	return false;
 }
 
-/* A figure of one heap that has committed, from sysfs, or -errno. */
+static inline bool directory_comes(uint64_t id)
+{
+	return directory_comes_within(id, 500);
+}
+
+/* A line of a heap's file with a line for each figure: its value, or ~0 - errno. */
+static inline uint64_t heap_line(const struct heap *heap, const char *file,
+				 const char *name)
+{
+	char path[64], text[1024], *at;
+	size_t length = strlen(name);
+	int err;
+
+	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/%s",
+		 (unsigned long long)heap->id, file);
+	err = read_text(path, text, sizeof(text));
+	if (err)
+		return ~0UL + err;
+	for (at = text; at; at = strchr(at, '\n')) {
+		at += *at == '\n';
+		if (!strncmp(at, name, length) && at[length] == ' ')
+			return strtoull(at + length, NULL, 10);
+	}
+	return ~0UL - ENOENT;
+}
+
+/*
+ * A figure of one heap that has committed, from sysfs, whichever file has it; or -errno,
+ * or one less.
+ */
 static inline long heap_figure(const struct heap *heap, const char *name)
 {
+	static const char *const events[] = {
+		"faults", "refused", "demoted", "copies", "promoted", "reclaimed",
+		"reclaimed_ready", "pressure_events",
+	};
 	char path[64];
 
 	if (!directory_comes(heap->id))
 		return -ENOENT;
+	if (!strncmp(name, "statistics/", 11))
+		return heap_line(heap, "statistics", name + 11);
+	for (int i = 0; i < 8; i++) {
+		if (!strcmp(events[i], name))
+			return heap_line(heap, "events", i < 7 ? name : "pressure");
+	}
 	snprintf(path, sizeof(path), "heaps/%llu/%s",
 		 (unsigned long long)heap->id, name);
 	return figure(path);
@@ -421,12 +461,6 @@ static inline bool heap_figure_becomes(const struct heap *heap, const char *name
 		usleep(10000);
 	}
 	return false;
-}
-
-/* Ten times as slow as others, and there for what others do not see. */
-static inline bool kernel_is_slow(void)
-{
-	return !access("/sys/kernel/debug/kmemleak", F_OK);
 }
 
 /* Wait, five seconds at most, until a global figure has a value. */

@@ -3,7 +3,9 @@
  * Copy-on-write: which pages two processes share after a fork, when one of them gets
  * a page of its own, whose data each of them sees, and when pages come together again.
  */
+#include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #include "cow.h"
@@ -702,6 +704,80 @@ TEST_F_TIMEOUT(cow, a_copy_is_whole_whatever_the_other_side_does_meanwhile, SLOW
 		if (family.pids[CHILD])
 			EXPECT_EQ(0, end(CHILD));
 	}
+}
+
+/* What newer kernels have; see Documentation/admin-guide/mm/pagemap.rst there. */
+#define WP_ASYNC		(1ULL << 15)
+#define SCAN_WRITTEN		(1ULL << 1)
+#define SCAN_PROTECT		(1ULL << 0)
+#define SCAN_CHECK_ASYNC	(1ULL << 1)
+
+struct scan {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t inverted, mask, anyof_mask, return_mask;
+};
+
+struct scan_region {
+	uint64_t start, end, categories;
+};
+
+#define SCAN	_IOWR('f', 16, struct scan)
+
+/* Which pages of an arena were written to since the last time: the first, or -1. */
+static long written(int pagemap, const char *arena)
+{
+	struct scan_region region = {};
+	struct scan scan = {
+		.size = sizeof(scan), .flags = SCAN_PROTECT | SCAN_CHECK_ASYNC,
+		.start = (uintptr_t)arena, .end = (uintptr_t)arena + ARENA,
+		.vec = (uintptr_t)&region, .vec_len = 1, .mask = SCAN_WRITTEN,
+		.return_mask = SCAN_WRITTEN,
+	};
+	int nr = ioctl(pagemap, SCAN, &scan);
+
+	if (nr < 0)
+		return -errno - 1;
+	return nr ? (region.start - (uintptr_t)arena) / PAGE : -1;
+}
+
+/* Of one huge entry; it was read-only after a fork, and became writable by a write. */
+TEST(a_write_to_what_a_scan_has_protected_is_seen)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = WP_ASYNC };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_WP };
+	int uffd, pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct heap heap;
+	pid_t child;
+	long first;
+
+	REQUIRE_MODULE();
+	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		SKIP(return, "no asynchronous protection by userfaultfd before 6.7");
+	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	memset(heap.window, 1, ARENA);
+	child = fork();
+	if (!child)
+		_exit(0);
+	ASSERT_EQ(0, child_status(child));
+	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	EXPECT_EQ(0, touch(heap.window));
+	EXPECT_EQ(ARENA, smaps(heap.window, "FilePmdMapped"));
+	reg.range.start = (uintptr_t)heap.window;
+	reg.range.len = ARENA;
+	ASSERT_EQ(0, ioctl(uffd, UFFDIO_REGISTER, &reg));
+	EXPECT_EQ(0, written(pagemap, heap.window));
+	EXPECT_EQ(-1, written(pagemap, heap.window));
+	EXPECT_EQ(ARENA, smaps(heap.window, "FilePmdMapped"));
+	EXPECT_EQ(0, touch(heap.window + 7 * PAGE));
+	/* The core may map all of it again by one entry, and all counts as written. */
+	first = written(pagemap, heap.window);
+	EXPECT_TRUE(first >= 0 && first <= 7);
+	EXPECT_EQ(1, heap.window[7 * PAGE]);
+	close(uffd);
+	close(pagemap);
+	heap_destroy(&heap);
 }
 
 TEST_HARNESS_MAIN

@@ -171,6 +171,24 @@ TEST_F(released, after_the_fork_it_stays_whole_on_the_other_side)
 	EXPECT_EQ(committed + ARENA + 3 * PAGE, figure("committed"));
 }
 
+/* Neither a release nor reclaim costs the other side a fault. */
+TEST_F(released, the_other_side_keeps_it_mapped)
+{
+	ASSERT_EQ(0, bear(PARENT, CHILD));
+	for (int who = PARENT; who <= CHILD; who++) {
+		EXPECT_EQ(0, ask(who, unlike, 0, 2 * PAGES, 'p'));
+		EXPECT_EQ(2, ask(who, pmds, 0, 0, 0));
+	}
+	EXPECT_EQ(0, ask(variant->by, release, 0, 1, 0));
+	EXPECT_EQ(1, ask(variant->by, pmds, 0, 0, 0));
+	EXPECT_EQ(2, ask(variant->other, pmds, 0, 0, 0));
+	ask(variant->by, lend, 1, 0, 0);
+	shrink_everything();
+	EXPECT_EQ(0, ask(variant->by, pmds, 0, 0, 0));
+	EXPECT_EQ(2, ask(variant->other, pmds, 0, 0, 0));
+	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
+}
+
 /* Less than half of a huge arena: cleared, for who has released it. */
 TEST_F(released, a_few_pages_are_cleared_for_one_side)
 {

@@ -26,7 +26,7 @@ FIXTURE_TEARDOWN(demote)
 	EXPECT_EQ(0, figure("sparse_arenas"));
 	EXPECT_EQ(0, figure("sparse_pages"));
 	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_EQ(0, figure("pinned_orphans"));
+	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
 TEST_F(demote, half_of_a_huge_arena_released_makes_it_sparse)
@@ -68,6 +68,74 @@ TEST_F(demote, less_than_half_of_a_huge_arena_released_is_cleared)
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 355, 157));
 	EXPECT_EQ(ARENA, smaps(heap->window, "FilePmdMapped"));
+}
+
+/* What the process names in the control region, instead of all of an arena. */
+static struct karena_part *part_of(const struct heap *heap)
+{
+	const struct karena_control *control = heap->control;
+
+	return (struct karena_part *)((char *)heap->control + control->part_offset);
+}
+
+TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
+{
+	struct heap *heap = &self->heap;
+	struct karena_part *part = part_of(heap);
+
+	ASSERT_NE(0, ((struct karena_control *)heap->control)->part_offset);
+	ASSERT_EQ(0, heap_commit(heap, 0, 3));
+	for (int i = 0; i < 3; i++)
+		fill(heap, i, 0, 512);
+	/* Every other page: half of them, and no descriptor is needed. */
+	memset(part->pages, 0x55, sizeof(part->pages));
+	part->arena = 1 + 1;
+	ASSERT_EQ(0, madvise(arena(heap, 1), ARENA, MADV_REMOVE));
+	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 1));
+	EXPECT_FIGURES(heap, 2, 1, 256);
+	for (int i = 0; i < 512; i++)
+		EXPECT_EQ(0, i % 2 ? spoilt(heap, 1, i, 1) : reachable(heap, 1, i, 1));
+	/* Nothing is named of other arenas, nor of more than this one. */
+	ASSERT_EQ(0, madvise(page(heap, 1, 0), 2 * PAGE, MADV_REMOVE));
+	EXPECT_EQ(0, spoilt(heap, 1, 1, 1));
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	ASSERT_EQ(0, madvise(arena(heap, 1), 2 * ARENA, MADV_REMOVE));
+	EXPECT_EQ(KARENA_FREE, state(heap, 1));
+	EXPECT_EQ(KARENA_FREE, state(heap, 2));
+	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	/* No page, and what is not committed. */
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(part->pages, 0, sizeof(part->pages));
+	part->arena = 1;
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
+	memset(part->pages, 0xff, sizeof(part->pages));
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	EXPECT_EQ(KARENA_FREE, state(heap, 0));
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	part->arena = ~0ULL;
+	EXPECT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	part->arena = 0;
+}
+
+/* The kernel calls the module for each mapping, as mprotect() may have made several. */
+TEST_F(demote, pages_that_are_not_named_stay_in_an_arena_of_several_mappings)
+{
+	struct heap *heap = &self->heap;
+	struct karena_part *part = part_of(heap);
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	fill(heap, 0, 0, 512);
+	for (int i = 5; i < 512; i += 50)
+		ASSERT_EQ(0, mprotect(page(heap, 0, i), PAGE, PROT_NONE));
+	memset(part->pages, 0x55, sizeof(part->pages));
+	part->arena = 0 + 1;
+	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
+	part->arena = 0;
+	ASSERT_EQ(0, mprotect(arena(heap, 0), ARENA, PROT_READ | PROT_WRITE));
+	for (int i = 1; i < 512; i += 2)
+		EXPECT_EQ(0, spoilt(heap, 0, i, 1));
 }
 
 TEST_F(demote, a_release_that_crosses_arenas_is_a_release_of_each_part)

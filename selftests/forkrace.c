@@ -73,6 +73,7 @@ static void *count_main(void *data)
 				__atomic_store_n(&counter->count[i], count,
 						 __ATOMIC_RELEASE);
 			}
+			relax();
 		}
 	}
 	return NULL;
@@ -125,7 +126,7 @@ static long counters_wrong(const struct seen *before, const struct seen *child,
 static void fork_beside_counters(struct __test_metadata *_metadata,
 				 struct heap *heap, struct counter *counters)
 {
-	long forks, rounds = kernel_is_slow() ? 30 : 300;
+	long forks, rounds = kernel_is_slow() ? 12 : 300;
 
 	for (forks = 0; forks < rounds; forks++) {
 		struct seen before = {}, seen = {}, after = {};
@@ -279,7 +280,7 @@ static int clone_is_sound(struct heap *heap)
 /* How many arenas reclaim took meanwhile. */
 static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *heap)
 {
-	long forks = kernel_is_slow() ? 10 : 30, taken = 0;
+	long forks = kernel_is_slow() ? 4 : 30, taken = 0;
 	struct driver drivers[NR_DRIVERS] = {};
 
 	for (int i = 0; i < NR_DRIVERS; i++) {
@@ -339,7 +340,7 @@ static void *fork_main(void *data)
 	struct heap *heap = data;
 	long wrong = 0;
 
-	for (int i = 0; i < (kernel_is_slow() ? 10 : 100); i++) {
+	for (int i = 0; i < (kernel_is_slow() ? 5 : 100); i++) {
 		pid_t pid = fork();
 
 		if (!pid)
@@ -426,7 +427,7 @@ TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 {
 	const char *text = getenv("KARENA_FORKS");
 	long round, forks = text && *text ? atol(text) : 10000;
-	double until = seconds() + 40;
+	double until = seconds() + 20;
 	struct heap *heap = &self->heap;
 
 	ASSERT_GT(forks, 100);
@@ -470,7 +471,7 @@ static long count_up(struct heap *heap, long writes, unsigned int *seed)
 
 static long go_forth(struct heap *heap, int generations, unsigned int seed)
 {
-	long writes = kernel_is_slow() ? 500 : 3000;
+	long writes = kernel_is_slow() ? 200 : 3000;
 	long wrong = count_up(heap, writes, &seed);
 	int status;
 
@@ -544,7 +545,7 @@ static void live_dangerously(struct heap *heap, unsigned int seed)
 
 TEST_F_TIMEOUT(forkrace, kill_9_at_any_moment_leaves_nothing, SLOW)
 {
-	long rounds = kernel_is_slow() ? 20 : 200;
+	long rounds = kernel_is_slow() ? 8 : 200;
 	unsigned int seed = 1;
 
 	ASSERT_EQ(0, prctl(PR_SET_CHILD_SUBREAPER, 1));

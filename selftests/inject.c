@@ -556,7 +556,7 @@ TEST_F_TIMEOUT(inject, any_of_them_may_fail_at_once, 600)
 	int failures = 0, err;
 
 	REQUIRE_INJECTION();
-	for (int round = 0; round < 20; round++) {
+	for (int round = 0; round < 10; round++) {
 		const char *percent = round % 2 ? "2" : "20";
 
 		ASSERT_TRUE(set_probability(percent));

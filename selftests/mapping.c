@@ -50,6 +50,33 @@ TEST_F(mapping, a_window_is_mapped_once)
 			  self->heap.fd, 0);
 }
 
+/* As one may be that fails after the heap has been asked: it is nowhere. */
+TEST_F(mapping, a_window_that_was_unmapped_is_mapped_anywhere)
+{
+	struct heap *heap = &self->heap;
+	char *old = heap->window, *other;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	old[0] = 7;
+	ASSERT_EQ(0, munmap(old, heap->size - ARENA));
+	other = mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED, heap->fd, 0);
+	EXPECT_EQ(MAP_FAILED, other);
+	EXPECT_EQ(EBUSY, errno);
+	ASSERT_EQ(0, munmap(old + heap->size - ARENA, ARENA));
+	/* Somebody else's now; the control region stays where it is. */
+	old = mmap(old, heap->size, PROT_NONE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	ASSERT_NE(MAP_FAILED, old);
+	other = mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED, heap->fd, 0);
+	ASSERT_NE(MAP_FAILED, other);
+	EXPECT_NE(old, other);
+	EXPECT_EQ(7, other[0]);
+	heap->window = other;
+	EXPECT_EQ(0, heap_commit(heap, 1, 1));
+	EXPECT_EQ(0, touch(arena(heap, 1)));
+	munmap(old, heap->size);
+}
+
 TEST_F(mapping, only_whole_shared_aligned_mappings_are_accepted)
 {
 	const int rw = PROT_READ | PROT_WRITE;

@@ -6,6 +6,7 @@
 #include <sys/uio.h>
 
 #include "child.h"
+#include "pass.h"
 
 FIXTURE(memcg) {
 	int unused;
@@ -38,7 +39,8 @@ static void commit_to_the_limit(struct child *child)
 	CHECK(n >= 9 && n <= 11);
 	CHECK(heap_commit(&heap, n, 1) == -ENOMEM);
 	CHECK(group_figure("memory.current", NULL) >= (long)(n * ARENA));
-	CHECK(group_figure("memory.stat", "file_mapped") >= (long)(n * ARENA));
+	CHECK(group_figure_becomes("memory.stat", "file_mapped", n * ARENA,
+				   (n + 1) * ARENA));
 	CHECK(!count_other(heap.window, n * ARENA, 1));
 	CHECK(!heap_release(&heap, 0, 4));
 	CHECK(group_figure("memory.current", NULL) <
@@ -85,6 +87,130 @@ TEST_F(memcg, another_process_commits_nothing_in_a_heap)
 	}
 	ASSERT_EQ(1, write(to_child[1], &byte, 1));
 	EXPECT_EQ(0, child_status(child));
+}
+
+#define GONE	200	/* pages of each arena: fewer than make it sparse */
+
+/* What is released while a child has it, too, is zeros that have no page yet. */
+static void release_what_is_shared(struct child *child)
+{
+	struct heap heap;
+	pid_t other;
+
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 4));
+	memset(heap.window, 1, 4 * ARENA);
+	other = fork();
+	if (!other) {
+		pause();
+		_exit(0);
+	}
+	for (int i = 0; i < 4; i++)
+		CHECK(!heap_range(&heap, KARENA_RELEASE, i * ARENA, GONE * PAGE));
+	CHECK(tell(child->parent, heap.id));
+	CHECK(!hear(child->parent));
+	CHECK(!kill(other, SIGKILL));
+	child_status(other);
+}
+
+TEST_F(memcg, reading_an_image_charges_the_reader)
+{
+	struct karena_snapshot args;
+	struct child child;
+	struct image image;
+	uint64_t id;
+	long before;
+	int fd;
+
+	ASSERT_EQ(0, child_start(&child, release_what_is_shared));
+	id = hear(child.line);
+	ASSERT_TRUE(id);
+	fd = traced_snapshot(child.pid, "mem", id, &args);
+	ASSERT_GE(fd, 0);
+	ASSERT_EQ(0, image_map(&image, fd, NULL, &args));
+	before = group_figure("memory.current", NULL);
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(0, count_other(image.window + i * ARENA, GONE * PAGE, 0));
+		EXPECT_EQ(0, count_other(image.window + i * ARENA + GONE * PAGE,
+					 ARENA - GONE * PAGE, 1));
+	}
+	EXPECT_LT(group_figure("memory.current", NULL) - before, (long)MIB);
+	image_destroy(&image);
+	EXPECT_EQ(0, child_end(&child));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_TRUE(group_falls_below(4 * MIB));
+}
+
+#define HELD	8	/* arenas; copies of them are more than the group may have */
+
+/* A page of each arena is in a pipe: all of the arena is the parent's to keep. */
+static void hold(const struct heap *heap, int pipes[2])
+{
+	CHECK(!pipe(pipes));
+	for (int i = 0; i < HELD; i++) {
+		struct iovec page = { arena(heap, i), PAGE };
+
+		CHECK(vmsplice(pipes[1], &page, 1, 0) == (ssize_t)PAGE);
+	}
+}
+
+/* How many of the arenas a forked child has; those it has, it has whole. */
+static int have(const struct heap *heap)
+{
+	int nr = 0;
+
+	for (int i = 0; i < HELD; i++) {
+		if (touch(arena(heap, i))) {
+			CHECK(state(heap, i) == KARENA_FREE);
+			continue;
+		}
+		CHECK(!count_other(arena(heap, i), ARENA, 1));
+		nr++;
+	}
+	return nr;
+}
+
+static int snapshot(const struct heap *heap)
+{
+	struct karena_snapshot call = { .size = sizeof(call) };
+
+	return heap_call(heap, KARENA_SNAPSHOT, &call);
+}
+
+static void fork_with_pinned_memory(struct child *child)
+{
+	struct heap heap;
+	int pipes[2];
+	pid_t forked;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, HELD));
+	memset(heap.window, 1, HELD * ARENA);
+	hold(&heap, pipes);
+	CHECK(snapshot(&heap) == -ENOMEM);
+	forked = fork();
+	if (!forked)
+		_exit(have(&heap));
+	CHECK(forked > 0 && child_status(forked) < HELD);
+	CHECK(have(&heap) == HELD);
+	/* Of what nobody holds any more nothing need be copied. */
+	close(pipes[0]);
+	close(pipes[1]);
+	CHECK(snapshot(&heap) >= 0);
+	forked = fork();
+	if (!forked)
+		_exit(have(&heap));
+	CHECK(child_status(forked) == HELD);
+}
+
+TEST_F_TIMEOUT(memcg, a_fork_with_pinned_memory_kills_nobody, SLOW)
+{
+	EXPECT_EQ(0, in_child(fork_with_pinned_memory));
+	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
 TEST_HARNESS_MAIN

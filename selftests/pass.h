@@ -177,7 +177,30 @@ static inline int heap_snapshot(const struct heap *heap, struct image *image)
 	return fd < 0 ? fd : image_map(image, fd, NULL, &args);
 }
 
-/* The same by the heap's number: a descriptor, or -errno. */
+/*
+ * The same by the heap's number, with a file of a process that has it, such as mem: a
+ * descriptor, or -errno.
+ */
+static inline int traced_snapshot(pid_t pid, const char *file, uint64_t id,
+				  struct karena_snapshot *args)
+{
+	char path[64];
+	int memory, fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+	memory = open(path, O_RDONLY | O_CLOEXEC);
+	if (memory < 0)
+		return -errno;
+	*args = (struct karena_snapshot){
+		.size = sizeof(*args), .id = id,
+		.flags = KARENA_SNAPSHOT_MEMORY, .memory = memory,
+	};
+	fd = device_call(KARENA_SNAPSHOT, args);
+	close(memory);
+	return fd;
+}
+
+/* The same of a heap of one's own. */
 static inline int device_snapshot(uint64_t id, struct karena_snapshot *args)
 {
 	*args = (struct karena_snapshot){ .size = sizeof(*args), .id = id };
@@ -286,10 +309,11 @@ static inline size_t chain_broken(const char *window, bool *within, uint64_t *su
 	return broken;
 }
 
-#define CHAIN_LOOKS	25
-
-/* How many at most, where the writers are slow, until enough fall into a change. */
-#define CHAIN_LOOKS_MAX	(8 * CHAIN_LOOKS)
+/* How many images to look at; a debug kernel takes a second for each. */
+static inline int chain_looks(void)
+{
+	return kernel_is_slow() ? 6 : 25;
+}
 
 /*
  * Make images of a heap while a chain grows in it: how many links were not so at one
@@ -297,12 +321,13 @@ static inline size_t chain_broken(const char *window, bool *within, uint64_t *su
  */
 static inline long chain_look(const struct heap *heap, struct chain *chain)
 {
+	int looks = chain_looks(), within = 0;
 	long broken = 0;
-	int within = 0;
 
 	if (!chain_goes_on(chain, CHAIN_LINKS))
 		return -ETIME;
-	for (int i = 0; i < CHAIN_LOOKS_MAX; i++) {
+	/* More where the writers are slow, until enough fall into a change. */
+	for (int i = 0; i < 8 * looks; i++) {
 		uint64_t sum, later;
 		struct image image;
 		bool inside;
@@ -313,16 +338,16 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 		broken += chain_broken(image.window, &inside, &sum);
 		within += inside;
 		/* The heap goes on, the image does not. */
-		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i % CHAIN_LOOKS))
+		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i % looks))
 			return -ETIME;
 		broken += chain_broken(image.window, &inside, &later);
 		broken += sum != later;
 		image_destroy(&image);
-		if (i + 1 >= CHAIN_LOOKS && within > CHAIN_LOOKS / 2)
+		if (i + 1 >= looks && within > looks / 2)
 			break;
 	}
 	/* If few were within a round, little is proved. */
-	return within > CHAIN_LOOKS / 2 ? broken : -EAGAIN;
+	return within > looks / 2 ? broken : -EAGAIN;
 }
 
 #endif

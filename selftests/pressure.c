@@ -314,6 +314,82 @@ TEST_F(pressure, who_waits_in_poll_is_woken)
 	}
 }
 
+/* How often a thread has gone to sleep. */
+static long sleeps_of(pid_t tid)
+{
+	static const char member[] = "\nvoluntary_ctxt_switches:";
+	char path[64], text[4096], *at;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	if (read_text(path, text, sizeof(text)))
+		return -1;
+	at = strstr(text, member);
+	return at ? atol(at + strlen(member)) : -1;
+}
+
+static long commit_in_a_child(struct heap *heap, int first, int count)
+{
+	pid_t child = fork();
+
+	if (!child)
+		_exit(heap_commit(heap, first, count) || level(heap) != SOME);
+	return child_status(child);
+}
+
+TEST_F(pressure, the_rise_of_a_childs_heap_wakes_its_own_waiters_alone)
+{
+	struct heap *heap = &self->heap;
+	struct poller poller = { .heap = heap };
+	long before;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	ASSERT_EQ(0, pthread_create(&poller.thread, NULL, poll_for_pressure, &poller));
+	ASSERT_TRUE(sleeps(&poller.tid));
+	before = sleeps_of(poller.tid);
+	EXPECT_LT(0, before);
+	EXPECT_EQ(0, commit_in_a_child(heap, 2, 1));
+	EXPECT_EQ(before, sleeps_of(poller.tid));
+	EXPECT_EQ(NONE, level(heap));
+	ASSERT_EQ(0, heap_commit(heap, 2, 1));
+	pthread_join(poller.thread, NULL);
+	EXPECT_EQ(POLLPRI, poller.revents);
+}
+
+/* It waits for the child's heap, by a descriptor of the parent's. */
+static void unmap_what_is_waited_for(struct heap *heap)
+{
+	struct pollfd poll_fd = { .fd = heap->fd, .events = POLLPRI };
+	struct epoll_event event = { .events = EPOLLPRI };
+	struct poller poller = { .heap = heap };
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+	CHECK(!epoll_ctl(epoll, EPOLL_CTL_ADD, heap->fd, &event));
+	CHECK(!pthread_create(&poller.thread, NULL, poll_for_pressure, &poller));
+	CHECK(sleeps(&poller.tid));
+	CHECK(!munmap(heap->window, heap->size));
+	CHECK(!munmap(heap->control, heap->control_size));
+	/* From here on the descriptor stands for the parent's heap. */
+	CHECK(!poll(&poll_fd, 1, 100));
+	CHECK(!epoll_wait(epoll, &event, 1, 100));
+	close(epoll);
+	_exit(0);
+}
+
+TEST_F(pressure, who_waits_may_outlive_the_heap_it_waits_for)
+{
+	struct heap *heap = &self->heap;
+	pid_t child;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 2));
+	for (int i = 0; i < 3; i++) {
+		child = fork();
+		if (!child)
+			unmap_what_is_waited_for(heap);
+		EXPECT_EQ(0, child_status(child));
+	}
+	EXPECT_TRUE(figure_becomes("nr_heaps", 2));
+}
+
 TEST_F(pressure, epoll_reports_it_by_level_and_by_edge)
 {
 	struct heap *heap = &self->heap;
@@ -406,6 +482,38 @@ TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_is_some, SLOW)
 	ASSERT_EQ(0, group_limit(24 * MIB));
 	EXPECT_EQ(0, in_child(outgrow_the_group));
 	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_remove());
+	EXPECT_EQ(0, word(&self->heap));
+}
+
+/* In 24 MiB, too. Of the two heaps one has no volatile arena. */
+static void outgrow_it_with_two(struct child *child)
+{
+	struct heap heap, other;
+	char *memory;
+
+	(void)child;
+	CHECK(group_enter());
+	CHECK(!heap_open(&heap, 16 * ARENA, 0));
+	CHECK(!heap_open(&other, 16 * ARENA, 0));
+	CHECK(!heap_commit(&heap, 0, 4));
+	CHECK(!heap_commit(&other, 0, 2));
+	for (int i = 0; i < 4; i++)
+		give_back(&heap, i);
+	memory = own_memory(20 * MIB);
+	CHECK(memory);
+	for (size_t at = 0; at < 20 * MIB && state(&heap, 0) != KARENA_FREE;
+	     at += 4096)
+		memory[at] = 1;
+	CHECK(level_after(&other, NONE) == SOME);
+	CHECK(polled(&other) == POLLPRI);
+}
+
+TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_tells_all_of_its_heaps, SLOW)
+{
+	ASSERT_EQ(0, group_make());
+	ASSERT_EQ(0, group_limit(24 * MIB));
+	EXPECT_EQ(0, in_child(outgrow_it_with_two));
 	EXPECT_EQ(0, group_remove());
 	EXPECT_EQ(0, word(&self->heap));
 }

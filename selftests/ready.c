@@ -483,14 +483,17 @@ static void be_charged(struct child *child)
 	before = group_figure("memory.stat", "kernel");
 	CHECK(before >= 0);
 	CHECK(heap_ready_becomes(&heap, ANY, 8, 8));
-	CHECK(group_figure("memory.stat", "kernel") >= before + (long)(8 * ARENA));
+	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
+				   before + 9 * ARENA));
 	CHECK(group_figure("memory.current", NULL) >= (long)(8 * ARENA));
 	/* A commit that takes one costs no more. */
 	CHECK(!heap_limit(&heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 4));
-	CHECK(group_figure("memory.stat", "kernel") < before + (long)(9 * ARENA));
+	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
+				   before + 9 * ARENA));
 	CHECK(!heap_ready(&heap, ANY, 0));
-	CHECK(group_figure("memory.stat", "kernel") < before + (long)(5 * ARENA));
+	CHECK(group_figure_becomes("memory.stat", "kernel", before + 4 * ARENA,
+				   before + 5 * ARENA));
 }
 
 TEST_F(ready_group, the_owners_memory_cgroup_is_charged)

@@ -157,6 +157,46 @@ TEST_F(sysfs, only_owner_group_and_root_read_it_and_root_writes)
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
 }
 
+/* In a PID namespace of its own: what it reads of itself is what it calls itself. */
+static int pid_in_namespace(void)
+{
+	pid_t child;
+
+	if (unshare(CLONE_NEWPID))
+		return 10;
+	child = fork();
+	if (!child) {
+		struct heap heap;
+
+		if (heap_make(&heap, ARENA, 0) || heap_commit(&heap, 0, 1))
+			_exit(11);
+		_exit(heap_figure(&heap, "pid") == getpid() && getpid() == 1 ? 0 : 12);
+	}
+	return child_status(child);
+}
+
+TEST_F(sysfs, the_pid_is_the_readers)
+{
+	pid_t child = fork();
+
+	if (!child)
+		_exit(pid_in_namespace());
+	EXPECT_EQ(0, child_status(child));
+	/* A process that the reader has no number for. */
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	EXPECT_EQ(getpid(), heap_figure(&self->heap, "pid"));
+	child = fork();
+	if (!child) {
+		if (unshare(CLONE_NEWPID))
+			_exit(10);
+		child = fork();
+		if (!child)
+			_exit(heap_figure(&self->heap, "pid") == 0 ? 0 : 12);
+		_exit(child_status(child));
+	}
+	EXPECT_EQ(0, child_status(child));
+}
+
 /* The statistics page, as the process writes it and as sysfs shows it. */
 static const struct {
 	const char *name;
@@ -185,13 +225,7 @@ static struct karena_stats *stats_of(const struct heap *heap)
 /* A figure of the statistics page in sysfs; ~0 - errno when it cannot be read. */
 static uint64_t statistic(const struct heap *heap, const char *name)
 {
-	char path[128], text[64];
-	int err;
-
-	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/statistics/%s",
-		 (unsigned long long)heap->id, name);
-	err = read_text(path, text, sizeof(text));
-	return err ? ~0UL + err : strtoull(text, NULL, 10);
+	return heap_line(heap, "statistics", name);
 }
 
 /* Each another value, and too large for 32 bits. */
@@ -344,11 +378,96 @@ static bool every_device_has(const char *path)
 	return false;
 }
 
+/* One value, one line; in two files of a heap, a name and a number in each line. */
+static bool lines_are_right(const char *path, const char *text)
+{
+	const char *name = strrchr(path, '/') + 1, *line;
+	unsigned long long value;
+	char word[64];
+
+	if (strcmp(name, "events") && strcmp(name, "statistics"))
+		return strchr(text, '\n') == text + strlen(text) - 1;
+	for (line = text; *line; line = strchr(line, '\n') + 1) {
+		if (sscanf(line, "%63[a-z_] %llu", word, &value) != 2 ||
+		    !strchr(line, '\n'))
+			return false;
+	}
+	return true;
+}
+
+/* They are kernel memory that no memory cgroup is charged for. */
+TEST_F(sysfs, a_heap_has_twenty_files_at_most)
+{
+	char pattern[160];
+	glob_t found;
+
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	ASSERT_TRUE(directory_comes(self->heap.id));
+	snprintf(pattern, sizeof(pattern), "%s/*", self->path);
+	ASSERT_EQ(0, glob(pattern, 0, NULL, &found));
+	EXPECT_GE(20, found.gl_pathc);
+	for (int i = 0; i < found.gl_pathc; i++) {
+		struct stat stat;
+
+		EXPECT_TRUE(!lstat(found.gl_pathv[i], &stat) && S_ISREG(stat.st_mode));
+	}
+	globfree(&found);
+}
+
+/* As another user: how many of so many heaps that commit get a directory. */
+static int directories_of(uid_t uid, int nr)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
+		struct heap heaps[8] = {};
+		int have = 0;
+
+		setrlimit(RLIMIT_MEMLOCK, &unlimited);
+		if (setgroups(0, NULL) || setgid(GROUP) || setuid(uid))
+			_exit(100);
+		for (int i = 0; i < nr; i++) {
+			if (heap_make(&heaps[i], ARENA, 0) || heap_commit(&heaps[i], 0, 1))
+				_exit(101);
+			/* Those that come, come in this order. */
+			have += directory_comes_within(heaps[i].id, have == i ? 500 : 20);
+		}
+		/* When one goes, the next that commits gets it. */
+		heap_destroy(&heaps[0]);
+		if (have < nr && (heap_release(&heaps[nr - 1], 0, 1) ||
+				  heap_commit(&heaps[nr - 1], 0, 1) ||
+				  !directory_comes(heaps[nr - 1].id)))
+			_exit(102);
+		_exit(have);
+	}
+	return child_status(child);
+}
+
+TEST_F(sysfs, a_user_has_as_many_directories_as_root_allows)
+{
+	char before[32];
+
+	ASSERT_EQ(0, read_text(PARAMETERS "/directories", before, sizeof(before)));
+	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, GROUP));
+	ASSERT_EQ(0, write_text(PARAMETERS "/directories", "3"));
+	EXPECT_EQ(3, directories_of(OWNER, 5));
+	EXPECT_EQ(3, directories_of(OWNER, 5));
+	EXPECT_EQ(3, directories_of(OWNER + 1, 3));
+	ASSERT_EQ(0, write_text(PARAMETERS "/directories", "0"));
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	EXPECT_FALSE(directory_comes_within(self->heap.id, 20));
+	ASSERT_EQ(0, write_text(PARAMETERS "/directories", before));
+	/* Its next commit tries again. */
+	ASSERT_EQ(0, heap_commit(&self->heap, 1, 1));
+	EXPECT_TRUE(directory_comes(self->heap.id));
+	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
+}
+
 TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
 {
 	static const char *const places[] = {
-		SYSFS "/*", SYSFS "/heaps/*/*", SYSFS "/heaps/*/*/*",
-		PARAMETERS "/*",
+		SYSFS "/*", SYSFS "/heaps/*/*", PARAMETERS "/*",
 	};
 	struct documented documented = {};
 	char text[4096];
@@ -363,7 +482,7 @@ TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
 			TH_LOG("not there: %s", documented.patterns[i]);
 		globfree(&found);
 	}
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 3; i++) {
 		ASSERT_EQ(0, glob(places[i], 0, NULL, &found));
 		for (int j = 0; j < found.gl_pathc; j++) {
 			const char *path = found.gl_pathv[j];
@@ -374,10 +493,9 @@ TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
 			EXPECT_TRUE(is_documented(&documented, path) ||
 				    err == -EISDIR)
 				TH_LOG("not documented: %s", path);
-			/* One value, one line. */
-			EXPECT_TRUE(err == -EISDIR || (!err && strchr(text, '\n') ==
-						       text + strlen(text) - 1))
-				TH_LOG("not one line: %s", path);
+			EXPECT_TRUE(err == -EISDIR ||
+				    (!err && lines_are_right(path, text)))
+				TH_LOG("neither one value nor names and values: %s", path);
 		}
 		globfree(&found);
 	}

@@ -292,10 +292,12 @@ struct karena_ready {
  * @offset: Where it begins, in bytes from the window's start; whole pages.
  * @length: Its size in bytes; whole pages, not 0.
  * @result: Out: 0, or a negative error number:
- *	-EINVAL	not whole pages, or not within the window
+ *	-EINVAL	not whole pages, not within the window, or longer than the window
+ *		together with the ranges before it in the list
  *	-ENOMEM	(commit) no memory, or at a limit
  *	-EBUSY	(commit) an arena of it is volatile
- *	-EINTR	a signal ended the process before its turn came
+ *	-EINTR	a signal came before the range was done; the ranges behind it were not
+ *		tried, and have no result
  * @reserved: Must be 0; else the result is -EINVAL.
  */
 struct karena_range {
@@ -318,8 +320,12 @@ struct karena_range {
  * @reserved: Must be 0.
  *
  * Every range is tried and gets its result, whatever became of the others, unless a
- * signal ends the process. The call returns 0 when all succeeded, else it fails with
- * the first result that is an error.
+ * signal comes. The call returns 0 when all succeeded, else it fails with the first
+ * result that is an error.
+ *
+ * A signal with a handler ends the call with EINTR. The ranges before the first whose
+ * result is -EINTR are done and have their results; a call with the list from that range
+ * on does the rest. A call tries at least one arena, so that repeated calls come to an end.
  *
  * KARENA_COMMIT gives whole arenas without memory huge frames, and the missing
  * pages of the others sparse ones; the state words say ACTIVE afterwards, with
@@ -341,17 +347,26 @@ struct karena_ranges {
 	__u32 reserved;
 };
 
+/** KARENA_SNAPSHOT_MEMORY - @memory of struct karena_snapshot is given. */
+#define KARENA_SNAPSHOT_MEMORY	0x1U
+
 /**
  * struct karena_snapshot - Make an image of a heap (KARENA_SNAPSHOT).
  * @size: Size of this struct in bytes, set by the caller.
- * @flags: Must be 0.
- * @id: On the device, the number of the heap: one of the caller's, or with
- *	CAP_SYS_PTRACE any. On a heap's descriptor 0. Out: the heap's number.
+ * @flags: On the device KARENA_SNAPSHOT_MEMORY, or 0.
+ * @id: On the device, the number of the heap: one of the caller's or, with @memory,
+ *	another process's. On a heap's descriptor 0. Out: the heap's number.
  *	ENOENT: there is no such heap.
  * @start: Out: where the heap's window is mapped in its process.
  * @window: Out: size of the window in bytes.
  * @control_offset: Out: where the control region begins in the image.
  * @control_size: Out: size of the control region in bytes.
+ * @memory: A descriptor of /proc/PID/mem of the heap's process, open for reading: to
+ *	open it takes the right to trace that process (ptrace(2)). EBADF: no descriptor;
+ *	EPERM: none of that file.
+ * @reserved: Must be 0.
+ *
+ * The members from @memory on may be left out.
  *
  * The call returns a descriptor, closed on exec, that any process may map, shared and
  * read-only: the window at offset 0, the control region at @control_offset, or
@@ -368,6 +383,8 @@ struct karena_snapshot {
 	__u64 window;
 	__u64 control_offset;
 	__u64 control_size;
+	__u32 memory;
+	__u32 reserved;
 };
 
 /** KARENA_SHARE_WRITE - Who has the descriptor may write. */
@@ -403,8 +420,9 @@ struct karena_share {
  *	completion, whose result is what the call returns, or a negative errno.
  * @reserved: Must be 0.
  *
- * COMMIT and RELEASE run in a worker of the ring, never in who submits. An entry that is
- * linked behind another is read when that has completed, by kernels before 6.16, unless
+ * COMMIT and RELEASE run in a worker of the ring, never in who submits. To cancel one that
+ * runs, or to close the ring, is a signal to it: its result is -EINTR then. An entry that
+ * is linked behind another is read when that has completed, by kernels before 6.16, unless
  * it has IOSQE_ASYNC.
  */
 struct karena_uring {
@@ -520,6 +538,8 @@ enum karena_pressure {
  * @pressure_seen: The process stores the pressure word here when it has acted on
  *	it; poll() on the heap's descriptor reports EPOLLPRI while the level is above
  *	NONE and the number is another.
+ * @part_offset: Where in the control region, in bytes, a struct karena_part is; 0 with a
+ *	module that is older than that.
  * @reserved: 0.
  *
  * The kernel writes these members, pressure_seen excepted, and reads none of them
@@ -535,7 +555,23 @@ struct karena_control {
 	__u64 stats_offset;
 	__u32 pressure;
 	__u32 pressure_seen;
-	__u64 reserved[2];
+	__u64 part_offset;
+	__u64 reserved[1];
+};
+
+/**
+ * struct karena_part - Which pages of an arena MADV_REMOVE releases.
+ * @arena: The number of an arena in the window, plus 1; 0: of no arena.
+ * @pages: A bit for each page of this arena.
+ *
+ * The process writes here. As long as an arena is named, MADV_REMOVE in that arena alone
+ * releases only those pages whose bits are set: of all of the arena, as one KARENA_RELEASE of
+ * them does, but without a descriptor. One thread at a time: set @pages, store @arena, call
+ * madvise(), store 0.
+ */
+struct karena_part {
+	__u64 arena;
+	__u64 pages[8];
 };
 
 /** KARENA_STATS_VERSION - The layout of struct karena_stats. */

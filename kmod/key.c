@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Futex keys. The core knows a futex without FUTEX_PRIVATE_FLAG by the address space of
+ * the folio and the index of the page there, so a folio without an address space can hold
+ * no such futex. All folios of all heaps have the same one: that of an inode which nobody
+ * maps, so the core finds no mapping through it. Each heap has a range of indices there,
+ * and a folio that is one heap's alone has an index of that range.
+ *
+ * A fork leaves the index as it is. The core makes a key after a write fault, and such a
+ * fault gives the heap a folio that it has alone: a copy, with an index of the heap's; or
+ * the old folio, if the others have left it, and then karena_key_claim() changes the index
+ * before the page becomes writable. A thread that has taken a reference before a fork to
+ * make a key keeps the folio for its own heap: the clone gets a copy of it, as of what a
+ * device holds.
+ *
+ * Only where the memory is mapped read-only, a key may be made of a folio that several
+ * heaps have. It is the key of the heap that had the folio alone last; the other heaps
+ * have to write to the page first.
+ */
+#include <linux/fs.h>
+#include <linux/idr.h>
+#include <linux/mm.h>
+
+#include "karena.h"
+
+/* Indices of a heap: more than the largest window and its control region have pages. */
+#define RANGE_SHIFT	29
+
+/* As many as there are below the size of an inode. */
+#define RANGES		(KARENA_KEYS_SIZE >> PAGE_SHIFT >> RANGE_SHIFT)
+
+/* For heaps that find none left; their processes may wake each other in vain. */
+#define LAST_RANGE	(RANGES - 1)
+
+static DEFINE_IDA(ranges);
+
+/**
+ * karena_key_prepare() - Give a new heap a range of indices.
+ * @heap: The heap.
+ * @gfp: How to allocate memory for it.
+ *
+ * Return: 0 or -ENOMEM.
+ */
+int karena_key_prepare(struct karena_heap *heap, gfp_t gfp)
+{
+	int range = ida_alloc_max(&ranges, LAST_RANGE - 1, gfp);
+
+	BUILD_BUG_ON(KARENA_WINDOW_MAX >> PAGE_SHIFT > 1UL << (RANGE_SHIFT - 1));
+	if (range == -ENOMEM)
+		return range;
+	if (range < 0) {
+		pr_warn_once("karena: more than %lu heaps: shared futexes of some are mixed up\n",
+			     (unsigned long)LAST_RANGE);
+		range = LAST_RANGE;
+	}
+	heap->first_key = (pgoff_t)range << RANGE_SHIFT;
+	return 0;
+}
+
+/**
+ * karena_key_abandon() - Take the range back.
+ * @heap: The heap; no folio has an index of it that a process can write to.
+ */
+void karena_key_abandon(struct karena_heap *heap)
+{
+	unsigned int range = heap->first_key >> RANGE_SHIFT;
+
+	if (range != LAST_RANGE)
+		ida_free(&ranges, range);
+}
+
+/**
+ * karena_key_set() - Let a folio hold futexes.
+ * @heap: The heap that has it alone.
+ * @folio: The folio, which no process has mapped yet.
+ * @page: Which page of the window, or of the control region behind it, its first page is.
+ */
+void karena_key_set(struct karena_heap *heap, struct folio *folio, pgoff_t page)
+{
+	/* Always dirty: the core has nothing to do for it, and never drops it as clean. */
+	folio_set_dirty(folio);
+	folio->index = heap->first_key + page;
+	WRITE_ONCE(folio->mapping, karena_keys->i_mapping);
+}
+
+/* The index of the folio of a page of the window, if it is to be the heap's. */
+static pgoff_t key_of(struct karena_heap *heap, struct page *page, pgoff_t number)
+{
+	return heap->first_key + number - folio_page_idx(page_folio(page), page);
+}
+
+/**
+ * karena_key_is() - Ask whether the futexes in a page are a heap's.
+ * @heap: The heap.
+ * @page: The page, its folio locked.
+ * @number: Which page of the window it is.
+ *
+ * Return: True if they are.
+ */
+bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
+{
+	return page_folio(page)->index == key_of(heap, page, number);
+}
+
+/**
+ * karena_key_claim() - Make the futexes in a page a heap's.
+ * @heap: The heap that has the page's folio alone.
+ * @page: The page, its folio locked; it is about to become writable.
+ * @number: Which page of the window it is.
+ */
+void karena_key_claim(struct karena_heap *heap, struct page *page, pgoff_t number)
+{
+	if (!karena_key_is(heap, page, number))
+		WRITE_ONCE(page_folio(page)->index, key_of(heap, page, number));
+}
+
+/**
+ * karena_key_clear() - Let a folio hold futexes no longer.
+ * @folio: The folio, which no process has mapped and no arena has any more.
+ *
+ * The page allocator takes no folio that has an address space.
+ */
+void karena_key_clear(struct folio *folio)
+{
+	WRITE_ONCE(folio->mapping, NULL);
+}
