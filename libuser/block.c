@@ -29,7 +29,7 @@ static void *no_block(size_t size)
  */
 static void show_pool(struct ka_cache *cache, unsigned int class)
 {
-	ka_cache_show(cache, class, cache->current[class]);
+	ka_cache_show(cache, class, cache->by->current[class]);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	if (__atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED) != cache->generation)
 		ka_cache_show(cache, class, &ka_no_pool);
@@ -41,8 +41,8 @@ static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_
 	bool traced = cache->generation & 1;
 
 	if (size > KA_DIRECT_MAX)
-		return traced || KA_READ(cache->larger[pool->class]) == pool;
-	return KA_READ((traced ? cache->traced : cache->direct)[ka_step_of(size)]) == pool;
+		return traced || KA_READ(cache->by->larger[pool->class]) == pool;
+	return KA_READ((traced ? cache->by->traced : cache->direct)[ka_step_of(size)]) == pool;
 }
 
 /* Let a pool have linked blocks, if it has any at all; @fresh if none was ever in use. */
@@ -75,7 +75,7 @@ static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 		return;
 	}
 	/* It stays listed all the time: who frees its last block waits for the lock. */
-	ka_pool_move_back(&cache->partial[pool->class], pool);
+	ka_pool_move_back(&cache->by->partial[pool->class], pool);
 }
 
 /*
@@ -91,9 +91,9 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 	bool locked, shared = false;
 	int count = 0;
 
-	cache->skipped[class] = 0;
+	cache->by->skipped[class] = 0;
 	locked = ka_cache_lock(cache);
-	for (pool = cache->partial[class].first; pool && count < KA_LOOK_AT;
+	for (pool = cache->by->partial[class].first; pool && count < KA_LOOK_AT;
 	     pool = pool->next) {
 		shared |= ka_pool_collect(cache->heap, pool);
 		pools[count++] = pool;
@@ -150,7 +150,7 @@ static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_poo
 /* The current pool has no block any more; no table shows it by the next call. */
 static void used_up(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
 {
-	uint8_t *emptied = &cache->emptied[pool->class];
+	uint8_t *emptied = &cache->by->emptied[pool->class];
 
 	/* A thread that uses pools up has many blocks: see hold(). */
 	*emptied = pool->capacity < *emptied ? (uint8_t)(*emptied - pool->capacity) : 0;
@@ -161,7 +161,7 @@ static void used_up(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 /* From which blocks are taken next; or &ka_no_pool. */
 static void make_current(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
 {
-	cache->current[class] = pool;
+	cache->by->current[class] = pool;
 	show_pool(cache, class);
 	if (pool != &ka_no_pool)
 		pool->thin = false;
@@ -171,7 +171,7 @@ static void make_current(struct ka_cache *cache, unsigned int class, struct ka_p
 static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
 			      unsigned int class, bool *fresh)
 {
-	struct ka_pool *pool = cache->current[class];
+	struct ka_pool *pool = cache->by->current[class];
 
 	cache->looks = KA_LOOKS;
 	if (pool != &ka_no_pool) {
@@ -277,7 +277,7 @@ static void *try_larger_traced(struct ka_cache *cache, size_t size)
 	if (size <= KA_DIRECT_MAX || size > KA_BLOCK_MAX || size > cache->until_traced ||
 	    cache->generation != __atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED))
 		return NULL;
-	block = ka_pool_take(cache->current[ka_class_of(size)]);
+	block = ka_pool_take(cache->by->current[ka_class_of(size)]);
 	if (block)
 		cache->until_traced -= size;
 	return block;
@@ -305,7 +305,7 @@ void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
-	struct ka_pool *pool = cache->current[class];
+	struct ka_pool *pool = cache->by->current[class];
 	bool fresh;
 	void *block;
 
@@ -430,9 +430,9 @@ static bool may_skip(struct ka_cache *cache, unsigned int class)
 {
 	if (__libc_single_threaded)
 		return true;
-	if (cache->skipped[class] == MOST_SKIPPED)
+	if (cache->by->skipped[class] == MOST_SKIPPED)
 		return false;
-	cache->skipped[class]++;
+	cache->by->skipped[class]++;
 	return true;
 }
 
@@ -444,7 +444,7 @@ static bool may_skip(struct ka_cache *cache, unsigned int class)
 static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
 	return pool->free && pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
-	       is_used_up(cache->current[pool->class]) && may_skip(cache, pool->class);
+	       is_used_up(cache->by->current[pool->class]) && may_skip(cache, pool->class);
 }
 
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
@@ -454,7 +454,7 @@ static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 	if (!pool->used || is_late(cache)) {
 		ka_pool_shelve(heap, pool);
 	} else if (is_next(cache, pool)) {
-		used_up(heap, cache, cache->current[pool->class]);
+		used_up(heap, cache, cache->by->current[pool->class]);
 		make_current(cache, pool->class, pool);
 	} else {
 		keep_pool(cache, pool);
@@ -535,7 +535,7 @@ static int give_or_adopt(struct ka_heap *heap, struct ka_cache *cache, struct ka
 
 static bool hold(struct ka_cache *cache, struct ka_pool *pool)
 {
-	uint8_t *emptied = &cache->emptied[pool->class];
+	uint8_t *emptied = &cache->by->emptied[pool->class];
 
 	if (*emptied < 2 * EMPTIED) {
 		*emptied += EMPTIED;
@@ -550,7 +550,7 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
 	unsigned int class = pool->class;
 
-	if (cache->current[class] == pool) {
+	if (cache->by->current[class] == pool) {
 		if (hold(cache, pool)) {
 			ka_pool_check(cache->heap, pool, UINT32_MAX);
 			return;

@@ -32,6 +32,25 @@ static __thread bool thread_ended;
 struct ka_cache ka_no_cache = { KA_CACHE_INIT };
 __thread struct ka_cache *ka_domain_cache = &ka_no_cache;
 
+#define NO_POOL(count)	{ [0 ... (count) - 1] = &ka_no_pool }
+
+const struct ka_by_class ka_none_by_class = {
+	.larger		= NO_POOL(KA_CLASSES),
+	.traced		= NO_POOL(KA_DIRECT),
+	.current	= NO_POOL(KA_CLASSES),
+};
+
+/* Pages that threads have left, for the next ones; the lock of the list guards them. */
+#define MOST_KEPT	16
+static struct ka_by_class *kept[MOST_KEPT];
+static unsigned int nr_kept;
+
+/* A cache that is not a thread's own storage, with its page. */
+struct with_page {
+	struct ka_cache cache;
+	_Alignas(64) struct ka_by_class by;
+};
+
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
@@ -69,7 +88,7 @@ void ka_cache_unlock(struct ka_cache *cache, bool locked)
 void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
 {
 	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
-	ka_pool_unlink(&cache->partial[pool->class], pool);
+	ka_pool_unlink(&cache->by->partial[pool->class], pool);
 }
 
 /**
@@ -99,7 +118,7 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
  */
 void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 {
-	ka_pool_link(&cache->partial[pool->class], pool);
+	ka_pool_link(&cache->by->partial[pool->class], pool);
 	if (__libc_single_threaded) {
 		pool->listed = true;
 		return;
@@ -131,9 +150,9 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 	bool traced = cache->generation & 1;
 
 	if (class <= KA_DIRECT_CLASS)
-		show_direct(traced ? cache->traced : cache->direct, class, pool, traced);
+		show_direct(traced ? cache->by->traced : cache->direct, class, pool, traced);
 	if (!traced)
-		__atomic_store_n(&cache->larger[class], pool, __ATOMIC_RELAXED);
+		__atomic_store_n(&cache->by->larger[class], pool, __ATOMIC_RELAXED);
 }
 
 /**
@@ -143,9 +162,9 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
  */
 void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
 {
-	struct ka_pool *pool = cache->current[class];
+	struct ka_pool *pool = cache->by->current[class];
 
-	cache->current[class] = &ka_no_pool;
+	cache->by->current[class] = &ka_no_pool;
 	ka_cache_show(cache, class, &ka_no_pool);
 	ka_pool_let_go(pool);
 }
@@ -163,8 +182,10 @@ static void hide_pools(struct ka_pool **shown, size_t count)
 void ka_cache_hide(struct ka_cache *cache)
 {
 	hide_pools(cache->direct, KA_DIRECT);
-	hide_pools(cache->larger, KA_CLASSES);
-	hide_pools(cache->traced, KA_DIRECT);
+	if (cache->by == &ka_none_by_class)
+		return;
+	hide_pools(cache->by->larger, KA_CLASSES);
+	hide_pools(cache->by->traced, KA_DIRECT);
 }
 
 /**
@@ -183,7 +204,7 @@ void ka_caches_hide_pools(struct ka_heap *heap)
 static void forget(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++)
-		cache->current[class] = &ka_no_pool;
+		cache->by->current[class] = &ka_no_pool;
 	ka_cache_hide(cache);
 }
 
@@ -197,12 +218,12 @@ void ka_cache_leave_all(struct ka_cache *cache)
 	struct ka_pool *pool;
 
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
-		pool = cache->current[class];
+		pool = cache->by->current[class];
 		if (pool != &ka_no_pool) {
 			ka_cache_drop_current(cache, class);
 			ka_pool_leave(cache->heap, pool);
 		}
-		while ((pool = cache->partial[class].first)) {
+		while ((pool = cache->by->partial[class].first)) {
 			ka_cache_unlist(cache, pool);
 			ka_pool_leave(cache->heap, pool);
 		}
@@ -215,7 +236,7 @@ void ka_cache_leave_all(struct ka_cache *cache)
 static void drop_empty(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
-		struct ka_pool *pool = cache->current[class];
+		struct ka_pool *pool = cache->by->current[class];
 
 		if (pool == &ka_no_pool)
 			continue;
@@ -235,7 +256,7 @@ static void give_back_empty_ones(struct ka_cache *cache)
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
 		struct ka_pool *pool, *next;
 
-		for (pool = cache->partial[class].first; pool; pool = next) {
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
 			next = pool->next;
 			ka_cache_give_back_empty(cache, pool);
 		}
@@ -252,7 +273,7 @@ static size_t thin_all(struct ka_cache *cache)
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
 		struct ka_pool *pool, *next;
 
-		for (pool = cache->partial[class].first; pool; pool = next) {
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
 			next = pool->next;
 			ka_pool_collect(cache->heap, pool);
 			if (!ka_cache_give_back_empty(cache, pool))
@@ -315,11 +336,11 @@ static bool begin_thinning(struct ka_heap *heap)
  */
 void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 {
-	struct ka_pool *pool = cache->partial[class].first;
+	struct ka_pool *pool = cache->by->partial[class].first;
 
 	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
 		return;
-	ka_pool_move_back(&cache->partial[class], pool);
+	ka_pool_move_back(&cache->by->partial[class], pool);
 	if (may_be_thinned(cache->heap, pool) && begin_thinning(cache->heap))
 		ka_pool_thin(cache->heap, pool);
 }
@@ -361,11 +382,60 @@ static void cache_unlink(struct ka_cache *cache)
 		cache->of_thread.next->of_thread.link = cache->of_thread.link;
 }
 
+static void *pages(size_t size)
+{
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+/* Let a cache in a thread's storage have a page; whether there is one. */
+static bool get_page(struct ka_cache *cache)
+{
+	struct ka_by_class *by = NULL;
+
+	_Static_assert(sizeof(*by) <= KA_PAGE_SIZE, "one page is enough for all classes");
+	ka_heaps_lock();
+	if (nr_kept)
+		by = kept[--nr_kept];
+	ka_heaps_unlock();
+	if (!by)
+		by = pages(sizeof(*by));
+	if (!by)
+		return false;
+	*by = ka_none_by_class;
+	cache->by = by;
+	return true;
+}
+
+/* The cache itself, too, where it is with its page. The lock of the list is held. */
+static void give_page(struct ka_cache *cache)
+{
+	if (cache->own)
+		ka_munmap(cache, sizeof(struct with_page));
+	else if (nr_kept < MOST_KEPT)
+		kept[nr_kept++] = cache->by;
+	else
+		ka_munmap(cache->by, sizeof(*cache->by));
+}
+
 static void cache_free(struct ka_cache *cache)
 {
 	cache_unlink(cache);
-	if (cache->own)
-		ka_munmap(cache, sizeof(*cache));
+	give_page(cache);
+}
+
+/* No more is taken from a cache in a thread's storage. The lock of the list is held. */
+static void end(struct ka_cache *cache)
+{
+	bool own = cache->own;
+
+	cache_free(cache);
+	if (own)
+		return;
+	cache->by = (struct ka_by_class *)&ka_none_by_class;
+	cache->ended = true;
 }
 
 /*
@@ -387,8 +457,7 @@ static void thread_ends(void *data)
 
 		if (!cache->heap->inherited)
 			ka_cache_leave_all(cache);
-		cache->ended = true;
-		cache_free(cache);
+		end(cache);
 	}
 	ka_heaps_unlock();
 	if (table)
@@ -406,11 +475,14 @@ static void make_key(void)
  * @heap: The heap.
  * @cache: The thread's, which has nothing.
  *
- * Return: Whether something will end it with its thread. Else it has ended by now.
+ * Return: Whether something will end it with its thread. Else it has ended by now; or,
+ * where there is no memory for it, nothing has been done.
  */
 bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 {
 	pthread_once(&once, make_key);
+	if (!cache->own && !get_page(cache))
+		return false;
 	ka_heaps_lock();
 	cache->heap = heap;
 	cache->thread = ka_thread();
@@ -430,34 +502,23 @@ bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 		return true;
 	ka_cache_leave_all(cache);
 	ka_heaps_lock();
-	cache_unlink(cache);
+	end(cache);
 	ka_heaps_unlock();
-	cache->heap = NULL;
-	cache->ended = true;
 	return false;
-}
-
-static void *pages(size_t size)
-{
-	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
-			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-
-	return start == MAP_FAILED ? NULL : start;
 }
 
 static struct ka_cache *cache_make(struct ka_heap *heap)
 {
 	static const struct ka_cache empty = { KA_CACHE_INIT };
-	struct ka_cache *cache = pages(sizeof(*cache));
+	struct with_page *made = pages(sizeof(*made));
 
-	if (!cache)
+	if (!made)
 		return NULL;
-	*cache = empty;
-	cache->own = true;
-	if (ka_cache_begin(heap, cache))
-		return cache;
-	ka_munmap(cache, sizeof(*cache));
-	return &ended;
+	made->cache = empty;
+	made->by = ka_none_by_class;
+	made->cache.by = &made->by;
+	made->cache.own = true;
+	return ka_cache_begin(heap, &made->cache) ? &made->cache : &ended;
 }
 
 /**
@@ -553,9 +614,8 @@ void ka_caches_forked(struct ka_heap *heap)
 			continue;
 		}
 		others = true;
-		/* What is a thread's own storage is nobody's now. */
-		if (cache->own)
-			ka_munmap(cache, sizeof(*cache));
+		/* Its thread's own storage is nobody's now. */
+		give_page(cache);
 	}
 	heap->caches = own;
 	if (own) {

@@ -13,6 +13,10 @@
  * The tables @direct, @larger and @traced show current pools. Another thread that starts
  * or stops tracing may empty them, so they are stored to atomically; see show_pool() in
  * block.c.
+ *
+ * A preloaded malloc has a thread's cache in static thread-local storage, where the loader
+ * has little room: under LD_AUDIT some 1,300 bytes for all preloaded libraries. So the
+ * cache itself has but the table for the smallest sizes, and a page has the rest.
  */
 #ifndef KARENA_CACHE_H
 #define KARENA_CACHE_H
@@ -20,41 +24,49 @@
 #include "pool.h"
 
 /**
- * struct ka_cache - A thread's pools of a heap.
- * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX; or
- *	&ka_no_pool, as all are while blocks are traced.
- * @larger: The current pool of each class, likewise, for larger sizes.
+ * struct ka_by_class - What a cache has of each class, in a page of its own.
+ * @larger: The current pool of each class, as in @direct, for larger sizes.
  * @traced: As @direct, while blocks are traced; that of no bytes never has one.
- * @until_traced: As many bytes can be taken before a block is to be traced.
- * @generation: That of the tracing that the tables are for.
  * @current: The current pool of each class, or &ka_no_pool.
  * @emptied: How often that has become empty; see hold() in block.c.
  * @skipped: How often the next pool was none of @partial since these were looked at; see
  *	may_skip() there.
- * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN there.
- * @looks: How many free blocks may be looked at; see KA_LOOKS.
- * @lock: Guards @partial, as soon as there is a second thread.
  * @partial: Pools of each class with free blocks.
+ */
+struct ka_by_class {
+	struct ka_pool *larger[KA_CLASSES];
+	struct ka_pool *traced[KA_DIRECT];
+	struct ka_pool *current[KA_CLASSES];
+	uint8_t emptied[KA_CLASSES];
+	uint8_t skipped[KA_CLASSES];
+	struct ka_pool_list partial[KA_CLASSES];
+};
+
+/**
+ * struct ka_cache - A thread's pools of a heap.
+ * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX; or
+ *	&ka_no_pool, as all are while blocks are traced.
+ * @by: What it has of each class; &ka_none_by_class as long as it is in no list.
+ * @until_traced: As many bytes can be taken before a block is to be traced.
+ * @generation: That of the tracing that the tables are for.
+ * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN in block.c.
+ * @looks: How many free blocks may be looked at; see KA_LOOKS.
+ * @lock: Guards @by->partial, as soon as there is a second thread.
  * @heap: The heap; NULL as long as the cache is in no list.
  * @thread: Whose it is.
  * @of_heap: In the heap's list of caches.
  * @of_thread: In the thread's.
- * @own: It has pages of its own, which go with it.
+ * @own: It has a page of its own, which goes with it.
  * @ended: The thread ends: what it still takes it does not keep.
  */
 struct ka_cache {
 	struct ka_pool *direct[KA_DIRECT];
-	struct ka_pool *larger[KA_CLASSES];
-	struct ka_pool *traced[KA_DIRECT];
+	struct ka_by_class *by;
 	size_t until_traced;
 	unsigned int generation;
-	struct ka_pool *current[KA_CLASSES];
-	uint8_t emptied[KA_CLASSES];
-	uint8_t skipped[KA_CLASSES];
 	uint8_t given;
 	uint32_t looks;
 	pthread_mutex_t lock;
-	struct ka_pool_list partial[KA_CLASSES];
 	struct ka_heap *heap;
 	uintptr_t thread;
 	struct {
@@ -69,9 +81,10 @@ struct ka_cache {
 #define KA_CACHE_INIT							\
 	.lock		= PTHREAD_MUTEX_INITIALIZER,			\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
-	.larger		= { [0 ... KA_CLASSES - 1] = &ka_no_pool },	\
-	.traced		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
-	.current	= { [0 ... KA_CLASSES - 1] = &ka_no_pool }
+	.by		= (struct ka_by_class *)&ka_none_by_class
+
+/* Has no pool of any class: it is looked into, and nothing is stored there. */
+extern const struct ka_by_class ka_none_by_class;
 
 /* How many times tracing has started and stopped: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
@@ -161,7 +174,7 @@ static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
 		return ka_pool_take(KA_READ(cache->direct[ka_step_of(size)]));
 	if (size <= KA_BLOCK_MAX)
-		return ka_pool_take(KA_READ(cache->larger[ka_class_of(size)]));
+		return ka_pool_take(KA_READ(cache->by->larger[ka_class_of(size)]));
 	return NULL;
 }
 
@@ -173,7 +186,7 @@ static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 
 	if (size > KA_DIRECT_MAX || __builtin_sub_overflow(cache->until_traced, size, &left))
 		return NULL;
-	block = ka_pool_take(KA_READ(cache->traced[ka_step_of(size)]));
+	block = ka_pool_take(KA_READ(cache->by->traced[ka_step_of(size)]));
 	if (__builtin_expect(!!block, 1))
 		cache->until_traced = left;
 	return block;
