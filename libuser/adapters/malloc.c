@@ -47,8 +47,9 @@ static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 static __thread bool is_making;
 
 /* For who allocates while the heap is made. */
+#define FIRST_ALIGN	4096
 static struct {
-	_Alignas(4096) char bytes[16384];
+	_Alignas(FIRST_ALIGN) char bytes[16384];
 	size_t used;
 } first;
 
@@ -62,7 +63,7 @@ static void *first_alloc(size_t align, size_t size)
 {
 	size_t at = (first.used + sizeof(size_t) + align - 1) & ~(align - 1);
 
-	if (align > _Alignof(first) || size > sizeof(first.bytes) ||
+	if (align > FIRST_ALIGN || size > sizeof(first.bytes) ||
 	    at > sizeof(first.bytes) - size) {
 		errno = ENOMEM;
 		return NULL;

@@ -286,18 +286,42 @@ small_stack() {
 		[ "$(grep -c arenas printed)" -gt 1 ]
 }
 
+# With auditors the loader has less room for the thread-local storage of preloads.
+audited() {
+	local name
+	for name in audit1.so audit2.so; do
+		shared $name -D_GNU_SOURCE <<-'END' || return
+		#include <link.h>
+
+		unsigned int la_version(unsigned int version)
+		{
+			return version < LAV_CURRENT ? version : LAV_CURRENT;
+		}
+		END
+	done
+	LD_AUDIT=$PWD/audit1.so:$PWD/audit2.so LD_PRELOAD=$1 timeout 60 /usr/bin/perl -e '
+		open my $maps, "<", "/proc/self/maps"; my @maps = <$maps>;
+		print "$_ ", scalar(grep { /$_/ } @maps) > 0, "\n"
+			for qw(audit1 audit2 libkarena-malloc)' >said 2>&1
+	[ "$(cat said)" = "$(printf '%s 1\n' audit1 audit2 libkarena-malloc)" ] ||
+		{ cat said; return 1; }
+}
+
 # KIB: programs start, and have what the limit leaves.
 limited() {
 	( ulimit -v "$1" && LD_PRELOAD=$library timeout 60 /usr/bin/perl -e '
 		my @a = map { "x" x ($_ % 3000) } 1 .. 8000; print "done\n"' ) | grep -qx done
 }
 
-# CFLAGS on make's command line replaces the default, and nothing that the library needs.
-builds_with_flags() {
-	make -s -C "$here/.." OUT="$dir/flags" CFLAGS="$1" "$dir/flags/lib/libkarena-malloc.so.0.1.0" \
+# MAKE-VARIABLE...: those replace the defaults, and nothing that the library needs.
+builds_with() {
+	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.0.1.0" \
 		>log 2>&1 || { cat log; return 1; }
 	LD_PRELOAD=$dir/flags/lib/libkarena-malloc.so.0.1.0 timeout 60 /usr/bin/perl -e '
 		my %h = map { $_ => "x" x $_ } 1 .. 2000; print "done\n"' | grep -qx done
+	local done=$?
+	rm -rf flags
+	return $done
 }
 
 # Debian's sshd, whose sandbox is a list of system calls, in a mount namespace of its own,
@@ -348,10 +372,13 @@ check threads_have_heaps_without_memory_for_a_key key_without_memory
 check figures_are_printed_from_a_small_stack small_stack "$library"
 check the_checked_build_has_room_in_a_small_stack \
 	small_stack "$build/lib/libkarena-malloc-checked.so"
+check it_starts_with_auditors audited "$library"
+check the_checked_build_starts_with_auditors audited "$build/lib/libkarena-malloc-checked.so"
 check it_starts_with_128_MiB_of_addresses limited 131072
 check it_starts_with_60000_KiB_of_addresses limited 60000
 check sshd_lets_people_log_in login_by_sshd
-check it_builds_with_O1 builds_with_flags -O1
-check it_builds_with_lto builds_with_flags "-O2 -flto=auto -ffat-lto-objects"
-check it_builds_with_O3 builds_with_flags "-O3 -march=x86-64-v2"
+check it_builds_with_O1 builds_with CFLAGS=-O1
+check it_builds_with_lto builds_with CFLAGS="-O2 -flto=auto -ffat-lto-objects"
+check it_builds_with_O3 builds_with CFLAGS="-O3 -march=x86-64-v2"
+check it_builds_with_clang builds_with CC=clang
 plan
