@@ -267,21 +267,45 @@ static const struct ka_allocator *copy_of(const struct ka_allocator *allocator)
 	return kept ? &kept->allocator : NULL;
 }
 
+/* What others read of an allocator for a family; NULL with errno and a sentence. */
+static const struct ka_allocator *checked_copy(enum ka_domain domain,
+					       const struct ka_allocator *allocator)
+{
+	if (check_domain(domain))
+		return NULL;
+	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
+	    !allocator->free) {
+		ka_fail(EINVAL, "an allocator has all four functions");
+		return NULL;
+	}
+	need_decision();
+	return copy_of(allocator);
+}
+
 int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator)
 {
-	const struct ka_allocator *copy;
+	const struct ka_allocator *copy = checked_copy(domain, allocator);
 
-	if (check_domain(domain))
-		return -1;
-	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
-	    !allocator->free)
-		return ka_fail(EINVAL, "an allocator has all four functions");
-	need_decision();
-	copy = copy_of(allocator);
 	if (!copy)
 		return -1;
 	__atomic_store_n(&allocators[domain], copy, __ATOMIC_RELEASE);
 	return 0;
+}
+
+int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
+			 const struct ka_allocator *allocator)
+{
+	const struct ka_allocator *copy = checked_copy(domain, allocator), *found;
+
+	if (!copy)
+		return -1;
+	found = behind(domain);
+	if (!memcmp(found, expected, sizeof(*expected)) &&
+	    __atomic_compare_exchange_n(&allocators[domain], &found, copy, false,
+					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return 0;
+	*expected = *found;
+	return ka_fail(EAGAIN, "something else is behind the family by now");
 }
 
 int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)

@@ -216,6 +216,61 @@ TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
 	EXPECT_EQ(2, counters[1].frees);
 }
 
+#define LAYERS	40
+
+struct layers {
+	enum ka_domain domain;
+	struct counter counters[LAYERS];
+};
+
+static void *stack_layers(void *data)
+{
+	struct layers *layers = data;
+
+	for (int i = 0; i < LAYERS; i++) {
+		struct counter *counter = &layers->counters[i];
+		struct ka_allocator allocator = {
+			counter, count_malloc, count_calloc, count_realloc, count_free,
+		};
+
+		if (ka_allocator_get(layers->domain, &counter->below))
+			return "get";
+		while (ka_allocator_replace(layers->domain, &counter->below, &allocator)) {
+			if (errno != EAGAIN)
+				return "replace";
+		}
+	}
+	return NULL;
+}
+
+TEST_F(domain, threads_that_stack_at_once_lose_no_layer)
+{
+	struct ka_allocator before, wrong = {};
+	struct layers *layers = calloc(2, sizeof(*layers));
+	pthread_t threads[2];
+	void *failed;
+
+	ASSERT_EQ(0, ka_allocator_get(self->of->domain, &before));
+	for (int i = 0; i < 2; i++) {
+		layers[i].domain = self->of->domain;
+		pthread_create(&threads[i], NULL, stack_layers, &layers[i]);
+	}
+	for (int i = 0; i < 2; i++) {
+		pthread_join(threads[i], &failed);
+		EXPECT_EQ(NULL, failed);
+	}
+	self->of->free(self->of->malloc(10));
+	for (int i = 0; i < 2 * LAYERS; i++)
+		EXPECT_EQ(1, layers[i / LAYERS].counters[i % LAYERS].mallocs);
+	EXPECT_EQ(-1, ka_allocator_replace(self->of->domain, &before, &wrong));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ka_allocator_replace(self->of->domain, &wrong, &before));
+	EXPECT_EQ(EAGAIN, errno);
+	EXPECT_NE(NULL, wrong.malloc);
+	ASSERT_EQ(0, ka_allocator_set(self->of->domain, &before));
+	free(layers);
+}
+
 /* How many pages of the process there are that have no file and can only be read. */
 static size_t pages_to_read(void)
 {

@@ -85,6 +85,22 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator);
 int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator);
 
 /**
+ * ka_allocator_replace() - As ka_allocator_set(), unless another thread was faster.
+ * @domain: The family.
+ * @expected: What the new functions call: what ka_allocator_get() has filled in. If something
+ *	else is behind the family, it is filled in with that.
+ * @allocator: Copied.
+ *
+ * Two threads that each put functions in front of those that they have read lose one pair
+ * by ka_allocator_set(); by this the second one sees it, and tries again.
+ *
+ * Return: 0, or -1 with errno: EAGAIN, @expected is filled in anew; or as ka_allocator_set()
+ * has it.
+ */
+int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
+			 const struct ka_allocator *allocator);
+
+/**
  * struct ka_domain_stats - Figures of a family.
  * @blocks: Blocks that the program has.
  * @bytes: Bytes that can be used in these.
