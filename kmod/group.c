@@ -100,8 +100,9 @@ static struct karena_group *group_get(u64 memcg, gfp_t gfp)
 	spin_lock(&groups_lock);
 	group = group_find(memcg);
 	if (!group) {
-		swap(group, made);
-		hash_add(group_table, &group->hash, memcg);
+		hash_add(group_table, &made->hash, memcg);
+		group = made;
+		made = NULL;
 	}
 	spin_unlock(&groups_lock);
 	kfree(made);
@@ -200,7 +201,8 @@ static struct karena_member *member_add(struct karena_heap *heap,
 	spin_lock(&group->lock);
 	member = member_find(heap, group->memcg);
 	if (!member) {
-		swap(member, made);
+		member = made;
+		made = NULL;
 		list_add_tail(&member->list, &group->members);
 		group->nr_members++;
 		/* Another thread may add another group's. */

@@ -65,10 +65,11 @@ static int find_guarded(struct ka_heap *heap, const void *block, struct guarded 
 		guarded->lead = KA_PAGE_SIZE;
 		guarded->size = ka_run_size(heap, guarded->run);
 	}
-	if (!guarded->size)
-		return errno == EINVAL ? ka_block_none_begins(block) : -1;
-	if (guarded->size < guarded->lead + 2 * KA_PAGE_SIZE)
-		return ka_block_none_begins(block);
+	if (guarded->size < guarded->lead + 2 * KA_PAGE_SIZE) {
+		if (guarded->size || errno == EINVAL)
+			ka_block_none_begins(block);
+		return -1;
+	}
 	guarded->usable = guarded->size - guarded->lead - KA_PAGE_SIZE - TAIL;
 	return 0;
 }

@@ -352,6 +352,52 @@ hooks_in_python() {
 import json; print(len(json.dumps(list(range(1000)))))' 2>&1)" = 4890 ]
 }
 
+# How many MiB there are, in parts, until there is no memory; then a child has some, too.
+compile_fill() {
+	cat >"$dir/fill.c" <<-'END'
+		#include <stdio.h>
+		#include <stdlib.h>
+		#include <string.h>
+		#include <sys/wait.h>
+		#include <unistd.h>
+
+		static char *blocks[16000];
+
+		int main(void)
+		{
+			int status, count = 0;
+
+			while (count < 16000 && (blocks[count] = malloc(65000)))
+				memset(blocks[count++], 1, 65000);
+			for (int i = 0; i < count * 2 / 3; i++)
+				free(blocks[count - 1 - i]);
+			if (!fork())
+				_exit(!malloc(100));
+			printf("%d\n", count / 16);
+			return wait(&status) < 0 || status;
+		}
+	END
+	compiled fill gcc -w -O1 "$dir/fill.c"
+}
+
+# Where the kernel promises no more memory than it has (vm.overcommit_memory 2), programs
+# have as much as without karena. This changes the kernel's settings: only in a guest.
+promised_memory() {
+	local committed alone got status=0 source
+	committed=$(awk '/^Committed_AS/ { print $2 }' /proc/meminfo)
+	compile_fill && echo $((committed + 300 * 1024)) >/proc/sys/vm/overcommit_kbytes &&
+		echo 2 >/proc/sys/vm/overcommit_memory || return
+	alone=$("$kept/fill") || status=1
+	for source in embedded device; do
+		got=$(KARENA_SOURCE=$source on_karena "$kept/fill") || status=1
+		echo "$source: $got MiB, without karena $alone"
+		[ "${got:-0}" -ge $((alone * 9 / 10)) ] || status=1
+		KARENA_SOURCE=$source on_karena perl -e 'exit !fork || wait < 0' || status=1
+	done
+	echo 0 >/proc/sys/vm/overcommit_memory
+	return $status
+}
+
 objects=24
 [ "${KARENA_SOURCE:-}" != device ] || objects=8	# emulated
 
@@ -360,7 +406,8 @@ if [ "$recording" ]; then
 	for case in perl_sorts python_counts gcc_compiles sort_sorts shells_fork \
 			"make_makes 24" "make_makes 8" plug_ins_are_loaded stacks_are_small \
 			cpp_news descriptors_and_roots privileges_are_dropped \
-			address_space_is_short hooks_find_nothing compile_mistakes; do
+			address_space_is_short hooks_find_nothing compile_mistakes \
+			compile_fill; do
 		($case) || exit
 	done
 	mv "$kept" "$build/without"
@@ -380,8 +427,11 @@ check small_stacks_will_do stacks_are_small
 check cpp_news_and_deletes cpp_news
 check a_program_may_change_its_root_and_close_everything descriptors_and_roots
 check a_program_may_drop_its_privileges privileges_are_dropped
-[ "$KARENA_SOURCE" = device ] ||
+if [ "$KARENA_SOURCE" = device ]; then
+	check what_the_kernel_promises_is_what_is_used promised_memory
+else
 	check little_address_space_will_do address_space_is_short
+fi
 check at_the_limit_there_is_no_memory limit_is_no_memory
 check wrong_settings_are_ignored wrong_settings_are_ignored
 check its_figures_are_printed figures_are_printed
