@@ -114,17 +114,21 @@ static bool must_copy(struct vm_fault *vmf, const struct karena_place *place)
 	       (place->shared && vmf->flags & FAULT_FLAG_WRITE);
 }
 
-/*
- * Whether a thread that waits for a futex in a share, mapped read-only, would wait with
- * another heap's key; see key.c.
- */
+/* Whether a thread that waits for a futex there has no need to write: a read-only share. */
+static bool is_read_only_share(struct vm_fault *vmf)
+{
+	struct karena_heap *heap = vmf->vma->vm_private_data;
+
+	return vmf->vma->vm_ops == &alias_vm_ops && !(vmf->vma->vm_flags & VM_WRITE) &&
+	       !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags);
+}
+
+/* Whether it would wait with another heap's key, which cannot be changed; see key.c. */
 static bool wrong_key(struct vm_fault *vmf, const struct karena_place *place)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
 
-	return place->shared && vmf->vma->vm_ops == &alias_vm_ops &&
-	       !(vmf->vma->vm_flags & VM_WRITE) &&
-	       !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags) &&
+	return place->shared && is_read_only_share(vmf) &&
 	       !karena_key_is(heap, place->page, vmf->pgoff);
 }
 
@@ -210,6 +214,9 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	ret = window_get(vmf, heap, &place);
 	if (ret)
 		return ret;
+	/* What the heap has alone by now may have come from a relative, with its key. */
+	if (!place.shared && is_read_only_share(vmf))
+		karena_key_claim(heap, place.page, vmf->pgoff);
 	if (must_map_by_pages(vmf, &place) && !map_by_pages(vmf))
 		ret = VM_FAULT_NOPAGE;
 	else

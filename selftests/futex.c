@@ -529,6 +529,20 @@ TEST_F_TIMEOUT(futex, who_reads_a_share_is_woken, SLOW)
 	}
 }
 
+/* What is a child's alone by then has its parent's key, until the child writes there. */
+TEST_F_TIMEOUT(futex, who_reads_a_share_of_what_a_parent_has_left_is_woken, SLOW)
+{
+	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
+		ASSERT_EQ(0, bear(PARENT, CHILD));
+		ASSERT_EQ(0, ask(PARENT, release, pages[i] / PAGES, 1, 0));
+		ASSERT_EQ(0, ask(CHILD, wait_in_share, pages[i], 0, 0));
+		EXPECT_EQ(0, ask(CHILD, mark, pages[i], 1, 'c'));
+		EXPECT_WAKES(CHILD, pages[i]);
+		EXPECT_EQ(0, ask(CHILD, forget_share, 0, 0, 0));
+		EXPECT_EQ(0, end(CHILD));
+	}
+}
+
 TEST_F(futex, a_family_with_one_heap_wakes_each_other)
 {
 	struct heap heap;
