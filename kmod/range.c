@@ -231,7 +231,10 @@ static int try_range(struct list *list, const struct karena_range *range)
 	       range_commit(list->heap, range->offset, range->length);
 }
 
-/* Try each range once. The core restarts the call if the signal has no handler. */
+/*
+ * Try each range once. After a signal without a handler the core may begin a commit again. Not
+ * a release: what has been released by then, another thread may have committed since.
+ */
 static int try_ranges(struct list *list, const struct karena_ranges *call)
 {
 	u64 address = call->ranges;
@@ -252,7 +255,7 @@ static int try_ranges(struct list *list, const struct karena_ranges *call)
 		if (err)
 			return err;
 		if (range.result == -EINTR)
-			return -ERESTARTNOHAND;
+			return list->release ? -EINTR : -ERESTARTNOHAND;
 		first = first ?: range.result;
 		cond_resched();
 	}
@@ -279,8 +282,7 @@ int karena_ranges_commit(struct karena_heap *heap, const struct karena_ranges *c
  * @heap: The heap.
  * @call: The caller's list.
  *
- * Return: 0, -EFAULT, -ERESTARTNOHAND after a signal, or the first result that is an
- * error.
+ * Return: 0, -EFAULT, -EINTR after a signal, or the first result that is an error.
  */
 int karena_ranges_release(struct karena_heap *heap, const struct karena_ranges *call)
 {
