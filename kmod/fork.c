@@ -295,7 +295,8 @@ static void clone_pinned(struct clone *clone)
 			/* Once memory is short, to ask again takes long. */
 			if (err != -ENOMEM)
 				err = karena_cow_own(arena, page_held);
-			if (err)
+			/* Who held it may have let go meanwhile. */
+			if (err && arena_held(arena))
 				clone_lose(clone, arena);
 		}
 	}

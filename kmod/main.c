@@ -98,9 +98,10 @@ static void __exit karena_exit(void)
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
 	karena_fs_exit();
+	/* What it frees may have come from the reserve, which is told. */
+	karena_folio_exit();
 	karena_ready_exit();
 	karena_reclaim_exit();
-	karena_folio_exit();
 	karena_frame_exit();
 	karena_arena_exit();
 	destroy_workqueue(karena_workqueue);
