@@ -10,6 +10,7 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 
 #include "cache.h"
 
@@ -65,7 +66,7 @@ bool ka_cache_lock(struct ka_cache *cache)
 {
 	if (__libc_single_threaded)
 		return false;
-	pthread_mutex_lock(&cache->lock);
+	ka_mutex_lock(&cache->lock);
 	return true;
 }
 
@@ -77,7 +78,7 @@ bool ka_cache_lock(struct ka_cache *cache)
 void ka_cache_unlock(struct ka_cache *cache, bool locked)
 {
 	if (locked)
-		pthread_mutex_unlock(&cache->lock);
+		ka_mutex_unlock(&cache->lock);
 }
 
 /**
@@ -296,11 +297,11 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
 		if (cache->thread != ka_pool_owner(pool))
 			continue;
-		pthread_mutex_lock(&cache->lock);
+		ka_mutex_lock(&cache->lock);
 		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
 		    cache->thread == ka_pool_owner(pool))
 			ka_cache_give_back_empty(cache, pool);
-		pthread_mutex_unlock(&cache->lock);
+		ka_mutex_unlock(&cache->lock);
 		break;
 	}
 	ka_heaps_unlock();

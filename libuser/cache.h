@@ -66,7 +66,7 @@ struct ka_cache {
 	unsigned int generation;
 	uint8_t given;
 	uint32_t looks;
-	pthread_mutex_t lock;
+	struct ka_mutex lock;
 	struct ka_heap *heap;
 	uintptr_t thread;
 	struct {
@@ -79,7 +79,7 @@ struct ka_cache {
 
 /* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
 #define KA_CACHE_INIT							\
-	.lock		= PTHREAD_MUTEX_INITIALIZER,			\
+	.lock		= KA_MUTEX,			\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.by		= (struct ka_by_class *)&ka_none_by_class
 

@@ -21,7 +21,7 @@ static bool hooked;
 static uint64_t last_serial;
 
 /* Guards which domains have the hooks. */
-static pthread_mutex_t installing = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex installing = KA_MUTEX;
 
 /* Of a call that found something wrong. */
 struct call {

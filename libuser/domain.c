@@ -4,6 +4,7 @@
  * What a family has is read without a lock: what was there once stays where it is.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -22,7 +23,7 @@ static bool counted;
 static void need_decision(void);
 
 /* Guards the heap's making, and which allocator replaces which. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void register_lock(void)

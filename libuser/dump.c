@@ -26,7 +26,7 @@ struct text {
 static void flush(struct text *text)
 {
 	for (size_t at = 0; at < text->length;) {
-		ssize_t done = write(STDERR_FILENO, text->bytes + at, text->length - at);
+		ssize_t done = ka_write(STDERR_FILENO, text->bytes + at, text->length - at);
 
 		if (done <= 0)
 			break;

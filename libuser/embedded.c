@@ -56,7 +56,7 @@ static uintptr_t choose_start(size_t size)
 }
 
 /* All windows that are claimed: of most of their addresses the kernel knows nothing. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static struct ka_window *all;
 
 __attribute__((constructor))

@@ -3,11 +3,12 @@
  * All heaps of the process, and what becomes of them when it forks: a copy, or the
  * parent's heap, of which the child has the memory or nothing.
  */
+#include <pthread.h>
 #include <time.h>
 
 #include "trace.h"
 
-static pthread_mutex_t heaps_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex heaps_lock = KA_MUTEX;
 static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
 static struct ka_heap *heaps;
 static struct ka_heap *by_index[KA_HEAPS];
@@ -16,7 +17,7 @@ static uint64_t last_serial;
 /* Locks that are taken before these; see ka_fork_takes(). */
 #define MOST_OUTER	8
 
-static pthread_mutex_t *outer[MOST_OUTER];
+static struct ka_mutex *outer[MOST_OUTER];
 static unsigned int nr_outer;
 
 uintptr_t ka_forking;
@@ -47,7 +48,7 @@ void ka_heaps_hide_pools(void)
 static void unlock_outer(unsigned int count)
 {
 	while (count)
-		pthread_mutex_unlock(outer[--count]);
+		ka_mutex_unlock(outer[--count]);
 }
 
 /* Take the outer locks and that of the list; none is added meanwhile. */
@@ -58,11 +59,11 @@ static void lock_list(void)
 	for (;;) {
 		count = __atomic_load_n(&nr_outer, __ATOMIC_ACQUIRE);
 		for (unsigned int i = 0; i < count; i++)
-			pthread_mutex_lock(outer[i]);
-		pthread_mutex_lock(&heaps_lock);
+			ka_mutex_lock(outer[i]);
+		ka_mutex_lock(&heaps_lock);
 		if (count == nr_outer)
 			return;
-		pthread_mutex_unlock(&heaps_lock);
+		ka_mutex_unlock(&heaps_lock);
 		unlock_outer(count);
 	}
 }
@@ -80,7 +81,7 @@ static void fork_prepare(void)
 	lock_list();
 	ka_trace_lock();
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
-		pthread_mutex_lock(&heap->lock);
+		ka_mutex_lock(&heap->lock);
 	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
 
@@ -91,9 +92,9 @@ static void fork_parent(void)
 		return;
 	__atomic_store_n(&ka_forking, 0, __ATOMIC_RELAXED);
 	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
-		pthread_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&heap->lock);
 	ka_trace_unlock();
-	pthread_mutex_unlock(&heaps_lock);
+	ka_mutex_unlock(&heaps_lock);
 	unlock_outer(nr_outer);
 }
 
@@ -148,14 +149,14 @@ void ka_fork_register(void)
  * ka_fork_takes() - Let a fork take a lock, too.
  * @lock: The lock, which is taken before that of the list of heaps.
  */
-void ka_fork_takes(pthread_mutex_t *lock)
+void ka_fork_takes(struct ka_mutex *lock)
 {
 	ka_fork_register();
 	ka_heaps_lock();
 	outer[nr_outer] = lock;
 	__atomic_store_n(&nr_outer, nr_outer + 1, __ATOMIC_RELEASE);
 	if (ka_is_forking())
-		pthread_mutex_lock(lock);
+		ka_mutex_lock(lock);
 	ka_heaps_unlock();
 }
 
@@ -175,7 +176,7 @@ void ka_heap_register(struct ka_heap *heap)
 	ka_heaps_lock();
 	/* All heaps are locked while their process forks. */
 	if (ka_is_forking())
-		pthread_mutex_lock(&heap->lock);
+		ka_mutex_lock(&heap->lock);
 	heap->next = heaps;
 	heaps = heap;
 	heap->serial = ++last_serial;
@@ -191,7 +192,7 @@ void ka_heap_unregister(struct ka_heap *heap)
 
 	ka_heaps_lock();
 	if (ka_is_forking())
-		pthread_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&heap->lock);
 	while (*link != heap)
 		link = &(*link)->next;
 	*link = heap->next;
@@ -205,11 +206,11 @@ void ka_heap_unregister(struct ka_heap *heap)
  * The thread that has called exit() may hold a lock, and another one may never release
  * it: whether the lock is taken before @moments, of a millisecond, are over.
  */
-static bool lock_soon(pthread_mutex_t *lock, int *moments)
+static bool lock_soon(struct ka_mutex *lock, int *moments)
 {
 	static const struct timespec moment = { .tv_nsec = 1000000 };
 
-	while (pthread_mutex_trylock(lock)) {
+	while (!ka_mutex_try(lock)) {
 		if (!*moments)
 			return false;
 		--*moments;
@@ -232,7 +233,7 @@ void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
 		if (!lock_soon(&heap->lock, &moments))
 			continue;
 		visit(heap);
-		pthread_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&heap->lock);
 	}
-	pthread_mutex_unlock(&heaps_lock);
+	ka_mutex_unlock(&heaps_lock);
 }

@@ -298,7 +298,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool for
 		heap->most_empty = 1;
 	open_secret(heap);
 	ka_arenas_begin(heap);
-	pthread_mutex_init(&heap->lock, NULL);
+	heap->lock = (struct ka_mutex)KA_MUTEX;
 	ka_report_wanted(heap);
 	ka_stats_open(heap, options.name, show);
 	ka_heap_register(heap);
@@ -331,7 +331,6 @@ void ka_heap_destroy(struct ka_heap *heap)
 		ka_arenas_close(heap);
 	heap->window.source->close(&heap->window);
 	ka_munmap(heap->map, heap->map_size);
-	pthread_mutex_destroy(&heap->lock);
 	ka_munmap(heap, sizeof(*heap));
 }
 

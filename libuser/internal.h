@@ -340,7 +340,7 @@ struct ka_heap {
 	size_t index;
 	uint64_t serial;
 
-	pthread_mutex_t lock __attribute__((aligned(64)));
+	struct ka_mutex lock __attribute__((aligned(64)));
 	uint64_t secret[2];
 	struct ka_window window;
 	struct ka_notes *notes;

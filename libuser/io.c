@@ -5,6 +5,7 @@
  * copied at fork, parent and child would each have a part of what is read.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "internal.h"
@@ -18,7 +19,7 @@
  * heap to which @heap has once pointed stays until a child's first call: only there
  * does anything change.
  */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct ka_heap *heap;	/* this process's */
 static struct ka_heap *parents;	/* whose addresses are kept, in a child */

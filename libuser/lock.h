@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Locks. A thread that forks takes all of them before it does so, and handlers of other
+ * Locks: a word that is 0, 1 while somebody has it, and 2 while others may wait for that.
+ * They are no mutexes of libc, since a library that is preloaded may have put functions of
+ * its own before these, which may allocate. The algorithm is the third of Ulrich Drepper's
+ * "Futexes Are Tricky".
+ *
+ * A thread that forks takes all of them before it does so, and handlers of other
  * libraries may run, and allocate, while it holds them: for this thread a lock is as good
  * as taken then. See fork.c.
  */
 #ifndef KARENA_LOCK_H
 #define KARENA_LOCK_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,19 +30,50 @@ static inline bool ka_is_forking(void)
 				ka_thread(), 0);
 }
 
-static inline void ka_lock(pthread_mutex_t *lock)
+struct ka_mutex {
+	uint32_t state;
+};
+
+#define KA_MUTEX	{ 0 }
+
+/* lock.c */
+void ka_mutex_wait(struct ka_mutex *mutex);
+void ka_mutex_wake(struct ka_mutex *mutex);
+
+/* Whether it is taken now. */
+static inline bool ka_mutex_try(struct ka_mutex *mutex)
 {
-	if (!ka_is_forking())
-		pthread_mutex_lock(lock);
+	uint32_t free = 0;
+
+	return __atomic_compare_exchange_n(&mutex->state, &free, 1, false, __ATOMIC_ACQUIRE,
+					   __ATOMIC_RELAXED);
 }
 
-static inline void ka_unlock(pthread_mutex_t *lock)
+static inline void ka_mutex_lock(struct ka_mutex *mutex)
+{
+	if (__builtin_expect(!ka_mutex_try(mutex), 0))
+		ka_mutex_wait(mutex);
+}
+
+static inline void ka_mutex_unlock(struct ka_mutex *mutex)
+{
+	if (__builtin_expect(__atomic_exchange_n(&mutex->state, 0, __ATOMIC_RELEASE) == 2, 0))
+		ka_mutex_wake(mutex);
+}
+
+static inline void ka_lock(struct ka_mutex *mutex)
 {
 	if (!ka_is_forking())
-		pthread_mutex_unlock(lock);
+		ka_mutex_lock(mutex);
+}
+
+static inline void ka_unlock(struct ka_mutex *mutex)
+{
+	if (!ka_is_forking())
+		ka_mutex_unlock(mutex);
 }
 
 /* Let a fork take a lock, before those of the heaps; once for each lock. */
-void ka_fork_takes(pthread_mutex_t *lock);
+void ka_fork_takes(struct ka_mutex *lock);
 
 #endif /* KARENA_LOCK_H */

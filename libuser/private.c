@@ -20,7 +20,7 @@ static bool may_lock_all(void)
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
 
-	return !syscall(SYS_capget, &header, data) &&
+	return !ka_syscall(SYS_capget, (long)&header, (long)data, 0) &&
 	       data[0].effective & 1U << CAP_IPC_LOCK;
 }
 

@@ -5,6 +5,7 @@
  * overwritten, or gone, takes nothing along that a report needs.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "debug.h"
@@ -12,7 +13,7 @@
 #define CHUNK		((size_t)256 << 10)
 #define FIRST_BUCKETS	((size_t)4096)
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static char *room;

@@ -9,6 +9,7 @@
  * may block. Nothing here allocates, and a thread's stack may be small.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct text {
 };
 
 /* One report at a time: this lock guards the two structs, and is taken before a heap's. */
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static struct text text;
 static struct {
 	struct ka_stats stats;
@@ -226,13 +227,13 @@ void ka_report_due(struct ka_heap *heap)
 {
 	int before = errno;
 
-	if (ka_is_forking() || pthread_mutex_trylock(&lock))
+	if (ka_is_forking() || !ka_mutex_try(&lock))
 		return;
-	pthread_mutex_lock(&heap->lock);
+	ka_mutex_lock(&heap->lock);
 	count(heap);
-	pthread_mutex_unlock(&heap->lock);
+	ka_mutex_unlock(&heap->lock);
 	report(STDERR_FILENO);
-	pthread_mutex_unlock(&lock);
+	ka_mutex_unlock(&lock);
 	errno = before;
 }
 
@@ -248,9 +249,9 @@ static void report_last(struct ka_heap *heap)
 __attribute__((destructor))
 static void at_exit(void)
 {
-	if (at_exit_wanted && !pthread_mutex_trylock(&lock)) {
+	if (at_exit_wanted && ka_mutex_try(&lock)) {
 		ka_heaps_at_exit(report_last);
-		pthread_mutex_unlock(&lock);
+		ka_mutex_unlock(&lock);
 	}
 }
 

@@ -36,13 +36,8 @@ static uint64_t scramble(uint64_t value)
 
 static uint64_t random_bits(void)
 {
-	if (__builtin_expect(!state, 0)) {
-		struct timespec now;
-
-		clock_gettime(CLOCK_MONOTONIC, &now);
-		ka_sample_seed(scramble((uint64_t)now.tv_nsec + ((uint64_t)now.tv_sec << 30)) ^
-			       ka_thread() ^ (uint64_t)getpid() << 48);
-	}
+	if (__builtin_expect(!state, 0))
+		ka_sample_seed(scramble(ka_clock()) ^ ka_thread() ^ (uint64_t)getpid() << 48);
 	state += 0x9e3779b97f4a7c15ULL;
 	return scramble(state) >> (64 - BITS);
 }

@@ -3,6 +3,7 @@
  * System calls by their numbers, see sys.h.
  */
 #include <elf.h>
+#include <errno.h>
 #include <linux/futex.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -13,59 +14,117 @@
 
 #include "sys.h"
 
+/* What the kernel returns. libc's syscall() would be another function to be replaced. */
+static long call(long number, long a, long b, long c, long d, long e, long f)
+{
+#if defined(__x86_64__)
+	register long r10 asm("r10") = d;
+	register long r8 asm("r8") = e;
+	register long r9 asm("r9") = f;
+	long result;
+
+	asm volatile("syscall" : "=a" (result)
+		     : "0" (number), "D" (a), "S" (b), "d" (c), "r" (r10), "r" (r8), "r" (r9)
+		     : "rcx", "r11", "memory");
+	return result;
+#else
+	long result = syscall(number, a, b, c, d, e, f);
+
+	return result == -1 ? -errno : result;
+#endif
+}
+
+/* The same as libc has it: -1 with errno. */
+static long checked(long result)
+{
+	if (result >= 0 || result < -4095)
+		return result;
+	errno = (int)-result;
+	return -1;
+}
+
 /* The sanitizers must see which memory is mapped anew. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CALL(name, ...)	name(__VA_ARGS__)
+#define LIBC_OR(function, kernel)	(function)
 #else
-#define CALL(name, ...)	syscall(SYS_##name, __VA_ARGS__)
+#define LIBC_OR(function, kernel)	(kernel)
 #endif
 
 void *ka_mmap(void *start, size_t size, int protection, int flags)
 {
-	return (void *)CALL(mmap, start, size, protection, flags, -1, 0);
+	return LIBC_OR(mmap(start, size, protection, flags, -1, 0),
+		       (void *)checked(call(SYS_mmap, (long)start, (long)size, protection,
+					    flags, -1, 0)));
 }
 
 int ka_munmap(void *start, size_t size)
 {
-	return (int)CALL(munmap, start, size);
+	return LIBC_OR(munmap(start, size),
+		       (int)checked(call(SYS_munmap, (long)start, (long)size, 0, 0, 0, 0)));
 }
 
 int ka_mprotect(void *start, size_t size, int protection)
 {
-	return (int)CALL(mprotect, start, size, protection);
+	return LIBC_OR(mprotect(start, size, protection),
+		       (int)checked(call(SYS_mprotect, (long)start, (long)size, protection, 0,
+					 0, 0)));
 }
 
 int ka_madvise(void *start, size_t size, int advice)
 {
-	return (int)CALL(madvise, start, size, advice);
+	return LIBC_OR(madvise(start, size, advice),
+		       (int)checked(call(SYS_madvise, (long)start, (long)size, advice, 0, 0,
+					 0)));
 }
 
 int ka_munlock(void *start, size_t size)
 {
-	return (int)CALL(munlock, start, size);
+	return LIBC_OR(munlock(start, size),
+		       (int)checked(call(SYS_munlock, (long)start, (long)size, 0, 0, 0, 0)));
+}
+
+/* No mapping can grow so far; but that it would be one the kernel looks at first. */
+#define TOO_LARGE	(1L << 46)
+
+bool ka_is_one_mapping(void *start, size_t size)
+{
+	return call(SYS_mremap, (long)start, (long)size, TOO_LARGE, 0, 0, 0) != -EFAULT;
 }
 
 bool ka_move(void *from, void *to, size_t size)
 {
-	return syscall(SYS_mremap, from, size, size,
-		       MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != -1;
+	return checked(call(SYS_mremap, (long)from, (long)size, (long)size,
+			    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to,
+			    0)) != -1;
 }
 
 ssize_t ka_write(int fd, const void *bytes, size_t size)
 {
-	return syscall(SYS_write, fd, bytes, size);
+	return checked(call(SYS_write, fd, (long)bytes, (long)size, 0, 0, 0));
 }
 
 void ka_wait(uint32_t *word, uint32_t value, long ns)
 {
 	struct timespec timeout = { .tv_nsec = ns };
 
-	syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &timeout, NULL, 0);
+	call(SYS_futex, (long)word, FUTEX_WAIT_PRIVATE, (long)value,
+	     (long)(ns ? &timeout : NULL), 0, 0);
+}
+
+void ka_wake(uint32_t *word)
+{
+	call(SYS_futex, (long)word, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0);
 }
 
 int ka_random(void *bytes, size_t size)
 {
-	return syscall(SYS_getrandom, bytes, size, GRND_NONBLOCK) == (long)size ? 0 : -1;
+	return call(SYS_getrandom, (long)bytes, (long)size, GRND_NONBLOCK, 0, 0, 0) ==
+	       (long)size ? 0 : -1;
+}
+
+long ka_syscall(long number, long a, long b, long c)
+{
+	return checked(call(number, a, b, c, 0, 0, 0));
 }
 
 /*
@@ -118,7 +177,7 @@ static ka_clock_gettime_t *find_clock(void)
 
 static int ask_kernel(clockid_t clock, struct timespec *now)
 {
-	return (int)syscall(SYS_clock_gettime, clock, now);
+	return (int)call(SYS_clock_gettime, clock, (long)now, 0, 0, 0, 0);
 }
 
 static uint64_t read_clock(clockid_t clock)

@@ -36,7 +36,7 @@ struct entry {
 unsigned int ka_trace_generation;
 size_t ka_trace_nr_runs;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex lock = KA_MUTEX;
 static size_t interval = 1;
 static size_t most_frames;
 static uint64_t current;
@@ -443,8 +443,8 @@ static void next_generation(void)
 	 * Who shows a pool later sees this, who has shown one earlier is seen; block.c.
 	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
 	 */
-	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
-		syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+	if (ka_syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
+		ka_syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 	ka_heaps_hide_pools();
 }
 
@@ -468,7 +468,7 @@ int ka_trace_start(size_t bytes, size_t frames)
 		return ka_fail(EINVAL, "%zu frames are not from 1 to %d", frames,
 			       KA_TRACE_FRAMES);
 	ka_fork_register();
-	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The first time it loads a library. */
 	look(ignored);
 	ka_heaps_lock();

@@ -43,7 +43,7 @@ static bool can_load;
 
 static __thread struct ka_cache cache = { KA_CACHE_INIT };
 
-static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+static struct ka_mutex making = KA_MUTEX;
 static __thread bool is_making;
 
 /* For who allocates while the heap is made. */
@@ -122,7 +122,7 @@ static void SLOW make_heap(void)
 {
 	struct ka_options options = KA_OPTIONS;
 
-	pthread_mutex_lock(&making);
+	ka_mutex_lock(&making);
 	if (!made) {
 		is_making = true;
 		options.source = ka_private_source(false);
@@ -132,7 +132,7 @@ static void SLOW make_heap(void)
 		is_making = false;
 		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
 	}
-	pthread_mutex_unlock(&making);
+	ka_mutex_unlock(&making);
 	if (debugged && can_load)
 		ka_callers_prime();
 }
