@@ -368,6 +368,26 @@ void ka_arenas_emptied(struct ka_heap *heap)
 }
 
 /**
+ * ka_arena_pages_lost() - Pages of an arena are not mapped any more.
+ * @heap: The heap.
+ * @index: The arena.
+ * @from: The first page.
+ * @count: How many, none of which is in use or has content.
+ */
+void ka_arena_pages_lost(struct ka_heap *heap, size_t index, size_t from, size_t count)
+{
+	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	size_t backed = ka_count_bits(arena->backed, from, count);
+
+	if (!backed)
+		return;
+	ka_change_bits(arena->backed, from, count, false);
+	arena->nr_backed = (uint16_t)(arena->nr_backed - backed);
+	if (!arena->nr_backed)
+		forget_arena(heap, arena);
+}
+
+/**
  * ka_arena_emptied() - An arena's last run has gone.
  * @heap: The heap.
  * @index: The arena. If it is still there when the call is done, it becomes volatile.

@@ -802,8 +802,12 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 		resized(heap, cache, block, size);
 		return block;
 	}
-	if (moves(heap, block, other, old, size) && ka_run_move(heap, block, other, old))
-		return other;
+	if (moves(heap, block, other, old, size)) {
+		enum ka_moved moved = ka_run_move(heap, block, other, old);
+
+		if (moved != KA_NOT_MOVED)
+			return moved == KA_MOVED ? other : NULL;
+	}
 	memcpy(other, block, size < old ? size : old);
 	/* It has been asked for already. */
 	if (known)

@@ -325,22 +325,67 @@ static bool embedded_take_back(struct ka_window *window, size_t arena)
 }
 
 /*
- * Pages of one mapping can be moved; of several, each half is tried, and what is small is
- * copied: mappings have ends where runs were moved or grew.
+ * Where the kernel has refused to move pages it may have unmapped those at @to. Whether they
+ * are there now. The addresses are nobody else's, as the window is claimed.
  */
-static void embedded_move(struct ka_window *window, char *from, char *to, size_t size)
+static bool is_mapped_again(const struct ka_window *window, char *to, size_t size)
+{
+	int error = map_pages(window, to, size);
+
+	return !error || error == EEXIST;
+}
+
+static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
+				size_t size);
+
+static enum ka_moved move_halves(const struct ka_window *window, char *from, char *to,
+				 size_t size)
 {
 	size_t half = size / 2 & ~(KA_PAGE_SIZE - 1);
+	enum ka_moved moved = move_parts(window, from, to, half);
 
-	if (size >= PART_MOVED && ka_move(from, to, size))
-		return;
-	if (size >= PART_MOVED && errno == EFAULT) {
-		embedded_move(window, from, to, half);
-		embedded_move(window, from + half, to + half, size - half);
-		return;
+	if (moved != KA_MOVED)
+		return moved;
+	moved = move_parts(window, from + half, to + half, size - half);
+	/* To undo the first half takes no addresses: it is mapped still. */
+	if (moved != KA_MOVED)
+		memcpy(from, to, half);
+	return moved;
+}
+
+static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
+				size_t size)
+{
+	if (size >= PART_MOVED) {
+		if (!ka_is_one_mapping(from, size))
+			return move_halves(window, from, to, size);
+		if (ka_move(from, to, size))
+			return KA_MOVED;
+		if (!is_mapped_again(window, to, size))
+			return KA_NOWHERE;
 	}
 	memcpy(to, from, size);
-	ka_madvise(from, size, MADV_DONTNEED);
+	if (ka_madvise(from, size, MADV_DONTNEED))
+		memset(from, 0, size);
+	return KA_MOVED;
+}
+
+/*
+ * Pages of one mapping can be moved; of several, each half is tried, and what is small is
+ * copied: mappings have ends where runs were moved or grew. Elsewhere than in a window that
+ * is claimed another thread could map something where the kernel has just unmapped pages.
+ */
+static enum ka_moved embedded_move(struct ka_window *window, char *from, char *to,
+				   size_t size)
+{
+	enum ka_moved moved;
+
+	if (!window->claimed)
+		return KA_NOT_MOVED;
+	moved = move_parts(window, from, to, size);
+	if (moved == KA_NOWHERE)
+		ka_munmap(to, size);
+	return moved;
 }
 
 static bool embedded_pressed(struct ka_window *window)

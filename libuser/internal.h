@@ -86,6 +86,13 @@ enum ka_pages {
 	KA_PAGES_HUGE,		/* all of them will be used */
 };
 
+/* What has become of the content of pages that were to be moved. */
+enum ka_moved {
+	KA_MOVED,		/* it is in the other pages; those that had it are zero */
+	KA_NOT_MOVED,		/* nothing has been done */
+	KA_NOWHERE,		/* it is where it was, and the other pages are not mapped */
+};
+
 /**
  * struct ka_source_type - A source of arenas.
  * @source: Its name in the interface.
@@ -124,7 +131,7 @@ struct ka_source_type {
 	bool (*take_back)(struct ka_window *window, size_t arena);
 	bool (*pressed)(struct ka_window *window);
 	bool (*copied)(struct ka_window *window);
-	void (*move)(struct ka_window *window, char *from, char *to, size_t size);
+	enum ka_moved (*move)(struct ka_window *window, char *from, char *to, size_t size);
 	int (*descriptor)(const struct ka_window *window);
 	void (*close)(struct ka_window *window);
 };
@@ -414,7 +421,7 @@ void ka_run_give(struct ka_heap *heap, void *run);
 bool ka_run_resize(struct ka_heap *heap, void *run, size_t size);
 
 /* Whether another run has the content, by its pages, and the run is freed. */
-bool ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size);
+enum ka_moved ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size);
 
 /* A run for a block that is to be all zero; NULL with errno and a sentence. */
 void *ka_run_zeroed(struct ka_heap *heap, size_t size, size_t align);
@@ -428,6 +435,7 @@ bool ka_arenas_block(struct ka_heap *heap, size_t first, size_t count);
 void ka_arenas_close(struct ka_heap *heap);
 void ka_arena_emptied(struct ka_heap *heap, size_t index);
 void ka_arenas_emptied(struct ka_heap *heap);
+void ka_arena_pages_lost(struct ka_heap *heap, size_t index, size_t from, size_t count);
 void ka_arenas_begin(struct ka_heap *heap);
 void ka_arenas_refilled(struct ka_heap *heap, size_t pages);
 void ka_arenas_decay(struct ka_heap *heap);
@@ -437,11 +445,11 @@ bool ka_arenas_trim(struct ka_heap *heap, size_t *pages);
 void ka_pools_drop_spare(struct ka_heap *heap);
 
 /* fork.c */
-void ka_fork_register(void);
 void ka_heaps_lock(void);
 void ka_heaps_unlock(void);
 void ka_heaps_hide_pools(void);
 bool ka_heaps_any(void);
+void ka_fork_register(void);
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));

@@ -528,20 +528,40 @@ bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
 	return page != NO_PAGE && done;
 }
 
-/* Pages have no content any more. */
-static void forget_pages(struct ka_heap *heap, size_t page, size_t pages)
+/* Pages have no content any more; @lost: and are not mapped. */
+static void forget_pages(struct ka_heap *heap, size_t page, size_t pages, bool lost)
 {
-	/* As free ones, which they are soon, they are not idle. */
-	heap->idle -= pages;
 	while (pages) {
-		size_t from = page % KA_ARENA_PAGES;
+		size_t index = page / KA_ARENA_PAGES, from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ? KA_ARENA_PAGES - from : pages;
 
-		ka_change_bits(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->touched, from,
-			       here, false);
+		if (lost)
+			ka_arena_pages_lost(heap, index, from, here);
+		else
+			ka_change_bits(ka_arena_at(heap->notes, index)->touched, from, here,
+				       false);
 		page += here;
 		pages -= here;
 	}
+}
+
+/* Free a run whose first @gone pages have no content any more; @lost: and are not mapped. */
+static void free_without(struct ka_heap *heap, void *run, size_t gone, bool lost)
+{
+	size_t page;
+
+	ka_heap_lock(heap);
+	page = run_page(heap, run);
+	gone = gone ? gone : run_pages(heap, page);
+	forget_pages(heap, page, gone, false);
+	/* As free ones, which they are soon, they are not idle. */
+	heap->idle -= gone;
+	run_free(heap, page);
+	if (lost)
+		forget_pages(heap, page, gone, true);
+	ka_arenas_decay(heap);
+	ka_stats_changed(heap);
+	ka_heap_unlock(heap);
 }
 
 /**
@@ -551,25 +571,27 @@ static void forget_pages(struct ka_heap *heap, size_t page, size_t pages)
  * @other: The other one, which has been in use for nothing.
  * @size: Bytes of the first, all of which the other has room for.
  *
- * Return: Whether that has been done; else nothing has been.
+ * Return: KA_MOVED; KA_NOT_MOVED, nothing has been done; or KA_NOWHERE with errno and a
+ * sentence: the other run is free, as there are no addresses left for its pages, and the
+ * first is as it was.
  */
-bool ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size)
+enum ka_moved ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size)
 {
-	size_t page;
+	enum ka_moved moved = KA_NOT_MOVED;
 
-	if (!heap->window.source->move || heap->window.io ||
-	    heap->window.fork == KA_FORK_SHARE)
-		return false;
 	/* Without the lock: both are the caller's. */
-	heap->window.source->move(&heap->window, run, other, size);
-	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
-		ka_trace_run_freed(run);
-	ka_heap_lock(heap);
-	page = run_page(heap, run);
-	forget_pages(heap, page, run_pages(heap, page));
-	run_free(heap, page);
-	ka_arenas_decay(heap);
-	ka_stats_changed(heap);
-	ka_heap_unlock(heap);
-	return true;
+	if (heap->window.source->move && !heap->window.io &&
+	    heap->window.fork != KA_FORK_SHARE)
+		moved = heap->window.source->move(&heap->window, run, other, size);
+	if (moved == KA_MOVED) {
+		if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
+			ka_trace_run_freed(run);
+		free_without(heap, run, 0, false);
+	} else if (moved == KA_NOWHERE) {
+		if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
+			ka_trace_run_freed(other);
+		free_without(heap, other, size / KA_PAGE_SIZE, true);
+		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
+	}
+	return moved;
 }
