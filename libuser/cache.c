@@ -49,7 +49,7 @@ static unsigned int nr_kept;
 /* A cache that is not a thread's own storage, with its page. */
 struct with_page {
 	struct ka_cache cache;
-	_Alignas(64) struct ka_by_class by;
+	struct ka_by_class by;
 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -293,6 +293,9 @@ static size_t thin_all(struct ka_cache *cache)
  */
 void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 {
+	/* Its owner may hold that lock, and wait for one that is held for the fork. */
+	if (ka_is_forking())
+		return;
 	ka_heaps_lock();
 	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
 		if (cache->thread != ka_pool_owner(pool))
@@ -363,7 +366,8 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 	}
 	ka_heaps_lock();
 	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next) {
-		if (each != cache)
+		/* Another's lock may be held by who waits for one that a fork has. */
+		if (each != cache && !ka_is_forking())
 			give_back_empty_ones(each);
 	}
 	ka_heaps_unlock();
@@ -599,15 +603,18 @@ static void leave_orphans(struct ka_heap *heap)
 /**
  * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
  * @heap: The heap. Its lock, and that of the list of heaps, are held.
+ * @alone: There were none: others that there are now the child has started since.
  *
  * Whatever a thread was doing to its pools, what it has stored by then is in the
  * order of the program: at worst a block is lost, or a pool never becomes empty.
  */
-void ka_caches_forked(struct ka_heap *heap)
+void ka_caches_forked(struct ka_heap *heap, bool alone)
 {
 	struct ka_cache *cache = heap->caches, *next, *own = NULL;
 	bool others = false;
 
+	if (alone && !heap->inherited)
+		return;
 	for (; cache; cache = next) {
 		next = cache->of_heap.next;
 		if (cache->thread == ka_thread()) {

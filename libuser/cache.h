@@ -113,7 +113,7 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
 void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool);
 void ka_caches_free(struct ka_heap *heap);
 void ka_caches_hide_pools(struct ka_heap *heap);
-void ka_caches_forked(struct ka_heap *heap);
+void ka_caches_forked(struct ka_heap *heap, bool alone);
 
 /* block.c; NULL, -1 and 0 with errno and a sentence. */
 void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size);

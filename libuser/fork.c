@@ -9,7 +9,6 @@
 #include "trace.h"
 
 static struct ka_mutex heaps_lock = KA_MUTEX;
-static pthread_once_t heaps_once = PTHREAD_ONCE_INIT;
 static struct ka_heap *heaps;
 static struct ka_heap *by_index[KA_HEAPS];
 static uint64_t last_serial;
@@ -21,6 +20,9 @@ static struct ka_mutex *outer[MOST_OUTER];
 static unsigned int nr_outer;
 
 uintptr_t ka_forking;
+
+/* Whether the thread that forks is the only one; it holds no lock then. */
+static bool alone;
 
 void ka_heaps_lock(void)
 {
@@ -69,14 +71,18 @@ static void lock_list(void)
 }
 
 /*
- * Fork with every lock held, so that no child finds one that nobody releases. Handlers of
- * other libraries run before this one and after it, and may allocate: from here on, this
- * thread passes all locks. A process with one thread takes none: a signal may have
+ * Fork with every lock held, so that no child finds one that nobody releases. The preload
+ * is initialized before all other libraries (-z initfirst), so its handlers are the last
+ * before a fork and the first after it, and whatever another library does in a handler, as
+ * to end its threads and start new ones, finds the heaps usable. Elsewhere, and for what a
+ * program itself registers even earlier, handlers may run, and allocate, between: from here
+ * on, this thread passes all locks. A process with one thread takes none: a signal may have
  * interrupted that thread while it held a lock, and its handler may fork.
  */
 static void fork_prepare(void)
 {
-	if (__libc_single_threaded)
+	alone = __libc_single_threaded;
+	if (alone)
 		return;
 	lock_list();
 	ka_trace_lock();
@@ -128,21 +134,19 @@ static void fork_child(void)
 			inherit(heap);
 		if (heap->inherited)
 			ka_trace_heap_gone_locked(heap);
-		ka_caches_forked(heap);
+		ka_caches_forked(heap, alone);
 	}
 	fork_parent();
 }
 
+/*
+ * At load, and never by a first allocation: libc has a lock of its own while it allocates
+ * room for handlers.
+ */
+__attribute__((constructor))
 static void register_handlers(void)
 {
 	pthread_atfork(fork_prepare, fork_parent, fork_child);
-}
-
-/* At load, or at an earlier first call: a fork that is under way meets no new handler. */
-__attribute__((constructor))
-void ka_fork_register(void)
-{
-	pthread_once(&heaps_once, register_handlers);
 }
 
 /**
@@ -151,7 +155,6 @@ void ka_fork_register(void)
  */
 void ka_fork_takes(struct ka_mutex *lock)
 {
-	ka_fork_register();
 	ka_heaps_lock();
 	outer[nr_outer] = lock;
 	__atomic_store_n(&nr_outer, nr_outer + 1, __ATOMIC_RELEASE);
@@ -172,7 +175,6 @@ static size_t free_index(void)
 
 void ka_heap_register(struct ka_heap *heap)
 {
-	ka_fork_register();
 	ka_heaps_lock();
 	/* All heaps are locked while their process forks. */
 	if (ka_is_forking())

@@ -449,7 +449,6 @@ void ka_heaps_lock(void);
 void ka_heaps_unlock(void);
 void ka_heaps_hide_pools(void);
 bool ka_heaps_any(void);
-void ka_fork_register(void);
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));

@@ -29,7 +29,7 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
-/* At load; see ka_fork_register(). */
+/* At load, or at an earlier first call. */
 __attribute__((constructor))
 static void fork_register(void)
 {

@@ -467,7 +467,6 @@ int ka_trace_start(size_t bytes, size_t frames)
 	if (!frames || frames > KA_TRACE_FRAMES)
 		return ka_fail(EINVAL, "%zu frames are not from 1 to %d", frames,
 			       KA_TRACE_FRAMES);
-	ka_fork_register();
 	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The first time it loads a library. */
 	look(ignored);

@@ -414,92 +414,101 @@ void *__libc_memalign(size_t align, size_t size) ALIAS(memalign);
 void *__libc_valloc(size_t size) ALIAS(valloc);
 void *__libc_pvalloc(size_t size) ALIAS(pvalloc);
 int __posix_memalign(void **block, size_t align, size_t size) ALIAS(posix_memalign);
+/* Without that attribute of it which warns of calls. */
+#define PLAIN_ALIAS(name)	__attribute__((visibility("default"), alias(#name)))
+struct mallinfo __libc_mallinfo(void)
+	PLAIN_ALIAS(mallinfo);
+int __libc_mallopt(int param, int value) ALIAS(mallopt);
 
 /*
- * C++. Each operator new is one of malloc's functions, and when that has no memory,
- * libstdc++'s operator of the same name: it calls the new handler, tries again by malloc,
- * and throws. These are the operators' names on 64-bit machines.
+ * C++. All of libstdc++'s operators new and delete call these four, as the standard has it:
+ * a program that replaces one of the four replaces what the others do, too. Here each new is
+ * one of malloc's functions, and when that has no memory, the C++ library's operator of the
+ * same name: it calls the new handler, tries again by malloc, and throws. These are the
+ * operators' names on 64-bit machines.
  */
-static void *SLOW next_new(const char *name, size_t size, size_t second, const void *third)
+static void *find_next(const char *name)
 {
-	void *(*next)(size_t size, size_t second, const void *third);
+	static const char *const libraries[] = {
+		"libstdc++.so.6", "libc++abi.so.1", "libc++.so.1",
+	};
+	void *next = dlsym(RTLD_NEXT, name);
 
-	*(void **)&next = dlsym(RTLD_NEXT, name);
+	/* It may have come with a plug-in, where only that looks for it. */
+	for (size_t i = 0; !next && i < sizeof(libraries) / sizeof(*libraries); i++) {
+		void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
+
+		next = library ? dlsym(library, name) : NULL;
+	}
+	return next;
+}
+
+static void *SLOW next_new(const char *name, size_t size, size_t align)
+{
+	void *(*next)(size_t size, size_t align);
+
+	*(void **)&next = find_next(name);
 	if (!next)
 		ka_die(name);
-	return next(size, second, third);
+	return next(size, align);
 }
 
-static inline void *or_next(void *block, const char *name, size_t size, size_t second,
-			    const void *third)
+static inline void *or_next(void *block, const char *name, size_t size, size_t align)
 {
-	return __builtin_expect(!!block, 1) ? block : next_new(name, size, second, third);
+	return __builtin_expect(!!block, 1) ? block : next_new(name, size, align);
 }
 
-#define NEW(name)							\
-	PUBLIC void *name(size_t size);					\
-	PUBLIC void *name(size_t size)					\
-	{								\
-		return or_next(malloc(size), #name, size, 0, NULL);	\
-	}
+PUBLIC void *_Znwm(size_t size);
+PUBLIC void *_Znwm(size_t size)
+{
+	return or_next(malloc(size), __func__, size, 0);
+}
 
-#define NEW_NOTHROW(name)						\
-	PUBLIC void *name(size_t size, const void *tag);		\
-	PUBLIC void *name(size_t size, const void *tag)			\
-	{								\
-		return or_next(malloc(size), #name, size, (size_t)tag, NULL); \
-	}
+PUBLIC void *_ZnwmSt11align_val_t(size_t size, size_t align);
+PUBLIC void *_ZnwmSt11align_val_t(size_t size, size_t align)
+{
+	return or_next(take_aligned(align, size), __func__, size, align);
+}
 
-#define NEW_ALIGNED(name)						\
-	PUBLIC void *name(size_t size, size_t align, const void *tag);	\
-	PUBLIC void *name(size_t size, size_t align, const void *tag)	\
-	{								\
-		return or_next(take_aligned(align, size), #name, size, align, tag); \
-	}
-
-NEW(_Znwm)
-NEW(_Znam)
-NEW_NOTHROW(_ZnwmRKSt9nothrow_t)
-NEW_NOTHROW(_ZnamRKSt9nothrow_t)
-NEW_ALIGNED(_ZnwmSt11align_val_t)
-NEW_ALIGNED(_ZnamSt11align_val_t)
-NEW_ALIGNED(_ZnwmSt11align_val_tRKSt9nothrow_t)
-NEW_ALIGNED(_ZnamSt11align_val_tRKSt9nothrow_t)
-
-/* With the tag, in whose place size and alignment may stand. */
-void _ZdlPvRKSt9nothrow_t(void *block, size_t tag) ALIAS(free_sized);
-void _ZdaPvRKSt9nothrow_t(void *block, size_t tag) ALIAS(free_sized);
-void _ZdlPvSt11align_val_tRKSt9nothrow_t(void *block, size_t align, size_t tag)
-	ALIAS(free_aligned_sized);
-void _ZdaPvSt11align_val_tRKSt9nothrow_t(void *block, size_t align, size_t tag)
-	ALIAS(free_aligned_sized);
 void _ZdlPv(void *block) ALIAS(free);
-void _ZdaPv(void *block) ALIAS(free);
-void _ZdlPvm(void *block, size_t size) ALIAS(free_sized);
-void _ZdaPvm(void *block, size_t size) ALIAS(free_sized);
 void _ZdlPvSt11align_val_t(void *block, size_t align) ALIAS(free_sized);
-void _ZdaPvSt11align_val_t(void *block, size_t align) ALIAS(free_sized);
-void _ZdlPvmSt11align_val_t(void *block, size_t size, size_t align) ALIAS(free_aligned_sized);
-void _ZdaPvmSt11align_val_t(void *block, size_t size, size_t align) ALIAS(free_aligned_sized);
 
-PUBLIC size_t malloc_usable_size(void *block)
+static size_t usable_size(const void *block)
 {
-	if (!block)
-		return 0;
-	if (is_first(block))
-		return ((size_t *)block)[-1];
-	need_heap();
 	if (debugged)
 		return ka_layer_size(&layer, block);
 	return KA_CHECKED ? ka_checked_size(&other_heap, block) : ka_block_size(&heap, block);
 }
 
-/* What shows stacks loads a library; when the first call comes, it may be too early. */
-__attribute__((constructor))
-static void prime(void)
+PUBLIC size_t malloc_usable_size(void *block)
 {
+	int before = errno;
+	size_t size;
+
+	if (!block)
+		return 0;
+	if (is_first(block))
+		return ((size_t *)block)[-1];
+	need_heap();
+	size = usable_size(block);
+	errno = before;
+	return size;
+}
+
+/*
+ * Before all other constructors, here and elsewhere (-z initfirst): libc does not know the
+ * environment yet. What shows stacks loads a library, for which a first call may have been
+ * too early.
+ */
+__attribute__((constructor(101)))
+static void begin(int argc, char **argv, char **variables)
+{
+	(void)argc;
+	(void)argv;
+	if (!environ)
+		environ = variables;
 	can_load = true;
-	if (debugged)
+	if (made && debugged)
 		ka_callers_prime();
 }
 
