@@ -145,7 +145,8 @@ static int check_tail(const struct ka_pool *pool, void *block)
 
 	if (tail == right_tail(block))
 		return 0;
-	if (!tail && ka_is_marked(block))
+	/* In the smallest ones, the link of a free block is in that place. */
+	if ((!tail || usable < sizeof(struct ka_free)) && ka_is_marked(block))
 		return ka_block_freed_twice(block);
 	return overwritten(block, usable);
 }

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -155,7 +156,7 @@ static int device_map(struct ka_window *window, int fd,
 	return 0;
 }
 
-static int device_descriptor(const struct ka_window *window)
+static int open_descriptor(const struct ka_window *window)
 {
 	struct karena_attach attach = {
 		.size = sizeof(attach),
@@ -174,7 +175,17 @@ static int device_descriptor(const struct ka_window *window)
 	return fd;
 }
 
-static int device_open(struct ka_window *window, const struct ka_options *options)
+static int device_descriptor(const struct ka_window *window)
+{
+	int before, fd;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	fd = open_descriptor(window);
+	pthread_setcancelstate(before, NULL);
+	return fd;
+}
+
+static int open_heap(struct ka_window *window, const struct ka_options *options)
 {
 	struct karena_create create;
 	struct karena_info info;
@@ -195,6 +206,17 @@ static int device_open(struct ka_window *window, const struct ka_options *option
 	if (fd >= 0)
 		close(fd);
 	close(device);
+	return ret;
+}
+
+/* The caller may hold a lock, and to open and close files are cancellation points. */
+static int device_open(struct ka_window *window, const struct ka_options *options)
+{
+	int before, ret;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	ret = open_heap(window, options);
+	pthread_setcancelstate(before, NULL);
 	return ret;
 }
 

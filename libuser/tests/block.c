@@ -507,11 +507,7 @@ static long steps(void)
 
 	if (text)
 		return atol(text);
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	return 40000;
-#else
-	return getenv("VALGRIND") || on_device() ? 20000 : 300000;
-#endif
+	return is_instrumented() || on_device() ? 20000 : 300000;
 }
 
 TEST_F_TIMEOUT(block, a_random_sequence_agrees_with_the_model, SLOW)
@@ -1234,7 +1230,7 @@ TEST_F_TIMEOUT(block, a_child_of_a_busy_process_has_a_sound_heap, SLOW)
 			ASSERT_EQ(0, pthread_create(&players[i].thread, NULL, plays_on,
 						    &players[i]));
 	}
-	for (int i = 0; i < (on_device() ? 5 : 40); i++) {
+	for (int i = 0; i < (is_instrumented() || on_device() ? 5 : 40); i++) {
 		pid_t child;
 
 		ASSERT_EQ(NULL, play(&players[0].model, 500));

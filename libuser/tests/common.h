@@ -32,6 +32,16 @@
 
 #define MIB	((size_t)1 << 20)
 
+/* Whether each step takes ten times as long, and finds what others do not. */
+static inline bool is_instrumented(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return true;
+#else
+	return getenv("VALGRIND");
+#endif
+}
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define NOT_WITH_SANITIZERS()						\
 	SKIP(return, "a sanitizer's own memory hides what is measured")
@@ -58,7 +68,9 @@
 
 static inline bool on_device(void)
 {
-	return !strcmp(getenv("KARENA_SOURCE"), "device");
+	const char *source = getenv("KARENA_SOURCE");
+
+	return source && !strcmp(source, "device");
 }
 
 /* Whether the library that was preloaded is libkarena-malloc-checked.so. */

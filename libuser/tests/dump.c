@@ -398,4 +398,32 @@ TEST(a_guard_is_behind_each_block)
 	ka_mem_free(odd);
 }
 
+static void *frees_twice_and_is_cancelled(void *data)
+{
+	/* Pending from here on, and only a cancellation point acts on it. */
+	pthread_cancel(pthread_self());
+	ka_mem_free(data);
+	ka_mem_free(data);
+	return NULL;
+}
+
+static void lets_a_thread_free_twice(unsigned char *block)
+{
+	pthread_t thread;
+
+	pthread_create(&thread, NULL, frees_twice_and_is_cancelled, block);
+	pthread_join(thread, NULL);
+	ka_mem_malloc(1);
+}
+
+TEST(who_is_cancelled_reports_a_mistake_all_the_same)
+{
+	struct child child;
+
+	begin("debug");
+	child = run(lets_a_thread_free_twice, take_here(16));
+	EXPECT_EQ(ABORTED, child.status);
+	EXPECT_NE(NULL, strstr(child.words, "\nFatal error: ka_mem_free: double free\n"));
+}
+
 TEST_HARNESS_MAIN

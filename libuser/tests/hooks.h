@@ -122,7 +122,7 @@ static inline bool shows(const struct child *child, const char *title,
 		    sscanf(line + 8 + length, "\", at %lx", &at) != 1)
 			continue;
 		at += (uintptr_t)info.dli_fbase;
-		if (at - (uintptr_t)function < 120)
+		if (at - (uintptr_t)function < 400)
 			return true;
 		if (at - (uintptr_t)ka_layer_take < 120 || at - (uintptr_t)ka_callers_here < 120)
 			return false;

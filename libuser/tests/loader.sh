@@ -31,6 +31,7 @@ functions_that_allocate() {
 	shared first.so -D_GNU_SOURCE <<-'END' || return
 	#include <dlfcn.h>
 	#include <fcntl.h>
+	#include <pthread.h>
 	#include <stdlib.h>
 	#include <sys/mman.h>
 	#include <time.h>
@@ -60,6 +61,21 @@ functions_that_allocate() {
 	INSTEAD(int, madvise, (void *a, size_t b, int c), a, b, c)
 	INSTEAD(int, munmap, (void *a, size_t b), a, b)
 	INSTEAD(int, clock_gettime, (clockid_t a, struct timespec *b), a, b)
+	INSTEAD(long, syscall, (long n, long a, long b, long c, long d, long e, long f),
+		n, a, b, c, d, e, f)
+
+	/* As what watches locks does, once it has the lock. */
+	int pthread_mutex_lock(pthread_mutex_t *mutex)
+	{
+		static int (*next)(pthread_mutex_t *);
+		int error;
+
+		if (!next)
+			*(void **)&next = dlsym(RTLD_NEXT, "pthread_mutex_lock");
+		error = next(mutex);
+		allocate();
+		return error;
+	}
 	END
 	LD_PRELOAD=$PWD/first.so:$library timeout 60 /usr/bin/perl -e '
 		my @a = map { "x" x ($_ % 3000) } 1 .. 20000; @a = (); print "done\n"' |
@@ -201,6 +217,103 @@ operators() {
 	END
 	g++ -std=c++17 -O1 -w -fno-builtin -o new new.cc &&
 		[ "$(LD_PRELOAD=$library timeout 60 ./new)" = "0 2 2" ]
+}
+
+# Of a program with functions of its own in the place of the first four operators, which put
+# something before each block, the other operators call these.
+own_operators() {
+	cat >own.cc <<-'END'
+	#include <cstdio>
+	#include <cstdlib>
+	#include <new>
+
+	static int taken, given;
+
+	static void *take(std::size_t align, std::size_t size)
+	{
+		char *block = (char *)std::aligned_alloc(align, (size + 2 * align - 1) / align * align);
+
+		if (!block)
+			throw std::bad_alloc();
+		taken++;
+		return block + align;
+	}
+
+	static void give(std::size_t align, void *block)
+	{
+		if (block) {
+			given++;
+			std::free((char *)block - align);
+		}
+	}
+
+	void *operator new(std::size_t size) { return take(32, size); }
+	void operator delete(void *block) noexcept { give(32, block); }
+	void *operator new(std::size_t size, std::align_val_t align)
+	{
+		return take((std::size_t)align, size);
+	}
+	void operator delete(void *block, std::align_val_t align) noexcept
+	{
+		give((std::size_t)align, block);
+	}
+
+	struct alignas(256) wide { char bytes[300]; };
+	struct fat { char bytes[100]; ~fat() { bytes[0] = 0; } };
+
+	int main()
+	{
+		delete new long;
+		delete[] new long[20];
+		delete new fat;
+		delete[] new fat[3];
+		delete new (std::nothrow) fat;
+		delete[] new (std::nothrow) fat[5];
+		delete new wide;
+		delete[] new wide[2];
+		delete new (std::nothrow) wide;
+		operator delete(operator new(77), (std::size_t)77);
+		operator delete[](operator new[](77), std::nothrow);
+		operator delete(operator new(77, std::align_val_t(64)), (std::size_t)77,
+				std::align_val_t(64));
+		return std::printf("%d %d\n", taken, given) < 0;
+	}
+	END
+	g++ -std=c++17 -O1 -w -fno-builtin -o own own.cc &&
+		[ "$(LD_PRELOAD=$library timeout 60 ./own)" = "12 12" ]
+}
+
+# A module in C++ of a program that has no C++ itself: what throws is where only it looks.
+module_without_memory() {
+	cat >module.cc <<-'END'
+	#include <new>
+
+	extern "C" int begin()
+	{
+		try {
+			operator delete(operator new(1UL << 62));
+		} catch (const std::bad_alloc &) {
+			return 1;
+		}
+		return 0;
+	}
+	END
+	g++ -std=c++17 -O1 -w -fno-builtin -shared -fPIC -o module.so module.cc || return
+	cc loads -ldl <<-'END' || return
+	#include <dlfcn.h>
+
+	int main(void)
+	{
+		void *module = dlopen("./module.so", RTLD_NOW | RTLD_LOCAL);
+		int (*begin)(void);
+
+		if (!module)
+			return 2;
+		*(void **)&begin = dlsym(module, "begin");
+		return begin() != 1;
+	}
+	END
+	LD_PRELOAD=$library timeout 60 ./loads
 }
 
 # Threads whose cache of a heap nothing would end: libc has no memory for their keys.
@@ -368,6 +481,8 @@ check the_loader_is_never_asked_for_storage libraries_with_storage
 check other_names_of_glibc_are_one_heap other_names_of_glibc
 check a_library_that_is_closed_stays_for_its_threads closed
 check operators_of_cpp operators
+check operators_that_a_program_replaces_are_called_by_the_others own_operators
+check a_module_in_cpp_sees_that_there_is_no_memory module_without_memory
 check threads_have_heaps_without_memory_for_a_key key_without_memory
 check figures_are_printed_from_a_small_stack small_stack "$library"
 check the_checked_build_has_room_in_a_small_stack \

@@ -4,8 +4,15 @@
  * other libraries' handlers, signals, limits, large blocks that grow. And what an
  * incorrect one must not get away with. Started with libkarena-malloc.so before it.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
+#include <semaphore.h>
+#include <stddef.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 
 #include "common.h"
@@ -45,8 +52,8 @@ static void churn(int times)
 }
 
 /*
- * A library that is loaded before registers its handlers before: they run behind those of
- * karena before a fork, and before them after it.
+ * Handlers for fork() that are registered before any library's, but for the preload's. As
+ * many as libc needs memory for.
  */
 static void *volatile kept[300];
 static bool handlers_work;
@@ -61,13 +68,44 @@ static void give_back(void)
 {
 	for (size_t i = 0; handlers_work && i < 300; i++) {
 		do_free(kept[i]);
-		kept[i] = do_calloc(3, i * 1000);
+		kept[i] = do_calloc(3, i * (i % 10 ? 50 : 1000));
 	}
+}
+
+static void (*volatile at_prepare)(void), (*volatile at_parent)(void);
+static void (*volatile at_child)(void);
+
+static void run_prepare(void)
+{
+	if (at_prepare)
+		at_prepare();
+}
+
+static void run_parent(void)
+{
+	if (at_parent)
+		at_parent();
+}
+
+static void run_child(void)
+{
+	if (at_child)
+		at_child();
+}
+
+static void run_at_forks(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+	at_prepare = prepare;
+	at_parent = parent;
+	at_child = child;
 }
 
 static void register_early(void)
 {
 	pthread_atfork(allocate, give_back, give_back);
+	pthread_atfork(run_prepare, run_parent, run_child);
+	for (int i = 0; i < 60; i++)
+		pthread_atfork(NULL, NULL, NULL);
 }
 
 __attribute__((section(".preinit_array"), used))
@@ -97,7 +135,7 @@ static void fork_often(struct __test_metadata *_metadata, int forks)
 
 TEST(handlers_of_a_library_that_was_there_first_may_allocate)
 {
-	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 30;
+	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 10;
 	pthread_t threads[2];
 
 	handlers_work = true;
@@ -112,6 +150,95 @@ TEST(handlers_of_a_library_that_was_there_first_may_allocate)
 	pthread_atfork(allocate, give_back, give_back);
 	handlers_work = true;
 	fork_often(_metadata, forks);
+}
+
+/* Blocks that one thread takes and the handlers free: the last ones of its pools. */
+#define NR_GIVEN	2000
+static void *volatile given[NR_GIVEN];
+
+static void *gives(void *data)
+{
+	static __thread void *blocks[NR_GIVEN];
+
+	while (!stop) {
+		for (size_t i = 0; i < NR_GIVEN; i++)
+			blocks[i] = do_malloc(30000 + i * 7919 % 30000);
+		for (size_t i = 0; i < NR_GIVEN; i++) {
+			/* What the handlers have not come to yet, who gave it takes back. */
+			do_free(i % 4 ? blocks[i] : __atomic_exchange_n(&given[i], blocks[i],
+									__ATOMIC_ACQ_REL));
+		}
+	}
+	return data;
+}
+
+static void free_given(void)
+{
+	usleep(2000);
+	for (size_t i = 0; i < NR_GIVEN; i++)
+		do_free(__atomic_exchange_n(&given[i], NULL, __ATOMIC_ACQ_REL));
+}
+
+TEST(handlers_may_free_what_other_threads_have)
+{
+	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 30;
+	pthread_t threads[2];
+
+	for (int i = 0; i < 2; i++)
+		ASSERT_EQ(0, pthread_create(&threads[i], NULL, gives, NULL));
+	run_at_forks(free_given, free_given, free_given);
+	for (int i = 0; i < forks; i++) {
+		usleep(20000);
+		fork_often(_metadata, 1);
+	}
+	run_at_forks(NULL, NULL, NULL);
+	stop = true;
+	for (int i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+}
+
+/* A library that has no thread while its process forks. */
+static pthread_t helper;
+static sem_t helper_works;
+
+static void *helps(void *data)
+{
+	sem_post(&helper_works);
+	do
+		churn(1);
+	while (!stop);
+	return data;
+}
+
+static void start_helper(void)
+{
+	stop = false;
+	sem_init(&helper_works, 0, 0);
+	if (pthread_create(&helper, NULL, helps, NULL))
+		abort();
+	sem_wait(&helper_works);
+}
+
+static void end_helper(void)
+{
+	stop = true;
+	pthread_join(helper, NULL);
+}
+
+TEST(handlers_may_end_and_start_threads)
+{
+	start_helper();
+	run_at_forks(end_helper, start_helper, start_helper);
+	fork_often(_metadata, kernel_is_slow() ? 2 : 10);
+	run_at_forks(NULL, NULL, NULL);
+	end_helper();
+}
+
+TEST(a_child_may_start_the_first_thread_in_a_handler)
+{
+	do_free(do_malloc(10));
+	run_at_forks(NULL, NULL, start_helper);
+	fork_often(_metadata, kernel_is_slow() ? 2 : 10);
 }
 
 static volatile int forked, failed, most_forks;
@@ -310,6 +437,126 @@ TEST(a_block_grows_over_the_ends_of_arenas_without_copies)
 	getrusage(RUSAGE_SELF, &after);
 	if (!on_device())
 		EXPECT_GE((long)(most >> 10) + 24 * 1024, after.ru_maxrss - before.ru_maxrss);
+}
+
+static void fill(unsigned char *block, size_t from, size_t to, unsigned char what)
+{
+	for (size_t i = (from + 4095) & ~(size_t)4095; i < to; i += 4096)
+		block[i] = what;
+}
+
+static bool is_filled(const unsigned char *block, size_t size, unsigned char what)
+{
+	for (size_t i = 0; i < size; i += 4096) {
+		if (block[i] != what)
+			return false;
+	}
+	return true;
+}
+
+/* Blocks that grow by uneven steps beside each other: parts of them are moved again. */
+TEST(what_is_moved_in_parts_is_whole_and_leaves_zeros)
+{
+	int steps = kernel_is_slow() || is_instrumented() ? 100 : on_device() ? 200 : 1000;
+	unsigned char *blocks[6] = {}, *block;
+	size_t sizes[6] = {}, more;
+	unsigned int seed = 1;
+
+	for (int i = 0; i < steps; i++) {
+		int which = rand_r(&seed) % 6;
+
+		more = ((size_t)rand_r(&seed) % 300 + 1) * 5000;
+		if (sizes[which] + more > 24 * MIB) {
+			do_free(blocks[which]);
+			sizes[which] = 0;
+			blocks[which] = NULL;
+			/* Where that was, perhaps. */
+			block = do_calloc(1, 3 * MIB);
+			ASSERT_NE(NULL, block);
+			ASSERT_TRUE(is_filled(block, 3 * MIB, 0));
+			do_free(block);
+		}
+		block = do_realloc(blocks[which], sizes[which] + more);
+		ASSERT_NE(NULL, block);
+		ASSERT_TRUE(is_filled(block, sizes[which], which + 1));
+		blocks[which] = block;
+		fill(block, sizes[which], sizes[which] + more, which + 1);
+		sizes[which] += more;
+	}
+	for (int i = 0; i < 6; i++)
+		do_free(blocks[i]);
+}
+
+/* A block, and behind it one that is in its way, and room for it elsewhere. */
+static unsigned char *block_to_move(void)
+{
+	unsigned char *block = do_malloc(MIB), *way = do_malloc(MIB / 4), *room, *last;
+
+	room = do_malloc(4 * MIB);
+	last = do_malloc(3 * MIB);
+	memset(block, 0xaa, MIB);
+	memset(way, 1, MIB / 4);
+	memset(room, 1, 4 * MIB);
+	memset(last, 1, 3 * MIB);
+	do_free(room);
+	return block;
+}
+
+/* Below a limit that is too small the kernel would not let the stack grow. */
+static void __attribute__((noinline)) use_stack(void)
+{
+	volatile char bytes[128 << 10];
+
+	for (size_t i = 0; i < sizeof(bytes); i += 1024)
+		bytes[i] = 1;
+}
+
+TEST(a_block_is_whole_where_a_limit_forbids_to_move_it)
+{
+	struct rlimit limit = { 5 * MIB, 5 * MIB }, none = { RLIM_INFINITY, RLIM_INFINITY };
+	unsigned char *block = block_to_move(), *moved;
+
+	NOT_ON_THE_MODULE();
+	limit.rlim_max = RLIM_INFINITY;
+	use_stack();
+	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
+	moved = do_realloc(block, 3 * MIB);
+	setrlimit(RLIMIT_AS, &none);
+	EXPECT_TRUE(is_filled(moved ? moved : block, MIB, 0xaa));
+	if (!moved)
+		moved = do_realloc(block, 3 * MIB);
+	ASSERT_NE(NULL, moved);
+	EXPECT_TRUE(is_filled(moved, MIB, 0xaa));
+	memset(moved, 2, 3 * MIB);
+	do_free(moved);
+	churn(10);
+}
+
+/* In a sandbox that knows no mremap(), where all memory is locked. */
+TEST(what_was_copied_instead_of_moved_leaves_zeros)
+{
+	struct sock_filter rows[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_mremap, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog filter = { sizeof(rows) / sizeof(*rows), rows };
+	unsigned char *block = block_to_move(), *other;
+
+	NOT_ON_THE_MODULE();
+	if (mlockall(MCL_CURRENT | MCL_FUTURE))
+		SKIP(return, "so much memory cannot be locked here");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &filter))
+		SKIP(return, "this kernel has no seccomp");
+	block = do_realloc(block, 3 * MIB);
+	ASSERT_NE(NULL, block);
+	EXPECT_TRUE(is_filled(block, MIB, 0xaa));
+	for (int i = 0; i < 4; i++) {
+		other = do_calloc(1, MIB);
+		ASSERT_NE(NULL, other);
+		EXPECT_TRUE(is_filled(other, MIB, 0));
+	}
 }
 
 /* One behind the other, with a hole of less than one block in each arena. */

@@ -219,7 +219,7 @@ TEST_F_TIMEOUT(trace, frames_are_the_programs, SLOW)
 		const void *first = frames[0];
 
 		EXPECT_LE(1, ka_trace_of(i ? aligned : block, frames, 3));
-		EXPECT_GT(8192, llabs((char *)frames[0] -
+		EXPECT_GT(16384, llabs((char *)frames[0] -
 				      (char *)trace_frames_are_the_programs));
 		if (i)
 			EXPECT_NE(first, frames[0]);
