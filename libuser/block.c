@@ -41,7 +41,7 @@ static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_
 	bool traced = cache->generation & 1;
 
 	if (size > KA_DIRECT_MAX)
-		return traced || KA_READ(cache->by->larger[pool->class]) == pool;
+		return traced || KA_READ(cache->larger[pool->class - KA_FIRST_LARGER]) == pool;
 	return KA_READ((traced ? cache->by->traced : cache->direct)[ka_step_of(size)]) == pool;
 }
 

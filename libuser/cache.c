@@ -36,7 +36,6 @@ __thread struct ka_cache *ka_domain_cache = &ka_no_cache;
 #define NO_POOL(count)	{ [0 ... (count) - 1] = &ka_no_pool }
 
 const struct ka_by_class ka_none_by_class = {
-	.larger		= NO_POOL(KA_CLASSES),
 	.traced		= NO_POOL(KA_DIRECT),
 	.current	= NO_POOL(KA_CLASSES),
 };
@@ -152,8 +151,9 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 
 	if (class <= KA_DIRECT_CLASS)
 		show_direct(traced ? cache->by->traced : cache->direct, class, pool, traced);
-	if (!traced)
-		__atomic_store_n(&cache->by->larger[class], pool, __ATOMIC_RELAXED);
+	else if (!traced)
+		__atomic_store_n(&cache->larger[class - KA_FIRST_LARGER], pool,
+				 __ATOMIC_RELAXED);
 }
 
 /**
@@ -183,10 +183,9 @@ static void hide_pools(struct ka_pool **shown, size_t count)
 void ka_cache_hide(struct ka_cache *cache)
 {
 	hide_pools(cache->direct, KA_DIRECT);
-	if (cache->by == &ka_none_by_class)
-		return;
-	hide_pools(cache->by->larger, KA_CLASSES);
-	hide_pools(cache->by->traced, KA_DIRECT);
+	hide_pools(cache->larger, KA_LARGER);
+	if (cache->by != &ka_none_by_class)
+		hide_pools(cache->by->traced, KA_DIRECT);
 }
 
 /**

@@ -15,8 +15,8 @@
  * block.c.
  *
  * A preloaded malloc has a thread's cache in static thread-local storage, where the loader
- * has little room: under LD_AUDIT some 1,300 bytes for all preloaded libraries. So the
- * cache itself has but the table for the smallest sizes, and a page has the rest.
+ * has little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the
+ * cache itself has but the tables that malloc looks into, and a page has the rest.
  */
 #ifndef KARENA_CACHE_H
 #define KARENA_CACHE_H
@@ -25,7 +25,6 @@
 
 /**
  * struct ka_by_class - What a cache has of each class, in a page of its own.
- * @larger: The current pool of each class, as in @direct, for larger sizes.
  * @traced: As @direct, while blocks are traced; that of no bytes never has one.
  * @current: The current pool of each class, or &ka_no_pool.
  * @emptied: How often that has become empty; see hold() in block.c.
@@ -34,7 +33,6 @@
  * @partial: Pools of each class with free blocks.
  */
 struct ka_by_class {
-	struct ka_pool *larger[KA_CLASSES];
 	struct ka_pool *traced[KA_DIRECT];
 	struct ka_pool *current[KA_CLASSES];
 	uint8_t emptied[KA_CLASSES];
@@ -46,6 +44,7 @@ struct ka_by_class {
  * struct ka_cache - A thread's pools of a heap.
  * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX; or
  *	&ka_no_pool, as all are while blocks are traced.
+ * @larger: The current pool of each class of larger sizes, likewise.
  * @by: What it has of each class; &ka_none_by_class as long as it is in no list.
  * @until_traced: As many bytes can be taken before a block is to be traced.
  * @generation: That of the tracing that the tables are for.
@@ -61,6 +60,7 @@ struct ka_by_class {
  */
 struct ka_cache {
 	struct ka_pool *direct[KA_DIRECT];
+	struct ka_pool *larger[KA_LARGER];
 	struct ka_by_class *by;
 	size_t until_traced;
 	unsigned int generation;
@@ -81,6 +81,7 @@ struct ka_cache {
 #define KA_CACHE_INIT							\
 	.lock		= KA_MUTEX,			\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
+	.larger		= { [0 ... KA_LARGER - 1] = &ka_no_pool },	\
 	.by		= (struct ka_by_class *)&ka_none_by_class
 
 /* Has no pool of any class: it is looked into, and nothing is stored there. */
@@ -174,7 +175,7 @@ static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
 		return ka_pool_take(KA_READ(cache->direct[ka_step_of(size)]));
 	if (size <= KA_BLOCK_MAX)
-		return ka_pool_take(KA_READ(cache->by->larger[ka_class_of(size)]));
+		return ka_pool_take(KA_READ(cache->larger[ka_class_of(size) - KA_FIRST_LARGER]));
 	return NULL;
 }
 

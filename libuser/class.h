@@ -20,6 +20,9 @@
 #define KA_DIRECT_MAX	((size_t)1024)
 #define KA_DIRECT	(KA_DIRECT_MAX / KA_CLASS_STEP + 1)
 #define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)	/* the last one in it */
+/* Those behind it: eight doublings of KA_DIRECT_MAX, eight to each. */
+#define KA_LARGER	(8 * 8)
+#define KA_FIRST_LARGER	(KA_CLASSES - KA_LARGER)
 
 /* The class of a size from 1 to KA_BLOCK_MAX. */
 static inline unsigned int ka_class_of(size_t size)

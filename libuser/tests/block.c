@@ -277,6 +277,12 @@ static void take_page(struct ka_heap *heap, uint8_t order[IN_A_PAGE])
 	}
 }
 
+TEST(the_tables_of_current_pools_have_each_class)
+{
+	EXPECT_EQ(KA_FIRST_LARGER, ka_class_of(KA_DIRECT_MAX) + 1);
+	EXPECT_EQ(KA_CLASSES, ka_class_of(KA_BLOCK_MAX) + 1);
+}
+
 TEST(nobody_can_know_which_block_is_next)
 {
 	uint8_t orders[NR_ORDERS][IN_A_PAGE];
