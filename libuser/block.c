@@ -401,13 +401,6 @@ int ka_block_freed_twice(const void *block)
 	return ka_fail(EINVAL, "the block %p is freed already", block);
 }
 
-/*
- * A thread that has done nothing but give so few blocks has no cache yet: glibc frees what
- * it had for other threads after the destructors of one that ends have run, and then there
- * is nobody to end a cache.
- */
-#define FEW_GIVEN	100
-
 static bool is_late(const struct ka_cache *cache)
 {
 	return cache->ended || !cache->heap;
@@ -635,7 +628,7 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 		return give_own(cache, pool, block);
 	if (owner == KA_TRACED)
 		return ka_trace_give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
-	if (!cache->heap && !cache->ended && cache->given++ == FEW_GIVEN)
+	if (!cache->heap && !cache->ended && cache->given++ == KA_FEW_GIVEN)
 		ka_cache_begin(heap, cache);
 	if (!is_late(cache))
 		return give_or_adopt(heap, cache, pool, block);

@@ -568,6 +568,25 @@ err:
 }
 
 /**
+ * ka_cache_to_give() - The calling thread's cache of a heap, to give a block back.
+ * @heap: The heap.
+ *
+ * Return: As ka_cache_of(); but a thread that has given few blocks, and taken none, has that
+ * of one that has ended.
+ */
+struct ka_cache *ka_cache_to_give(struct ka_heap *heap)
+{
+	static __thread uint8_t given;
+
+	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
+		return table[heap->index].cache;
+	if (given == KA_FEW_GIVEN)
+		return ka_cache_of(heap);
+	given++;
+	return &ended;
+}
+
+/**
  * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
  * @heap: The heap. The lock of the list of heaps is held.
  */

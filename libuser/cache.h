@@ -48,7 +48,7 @@ struct ka_by_class {
  * @by: What it has of each class; &ka_none_by_class as long as it is in no list.
  * @until_traced: As many bytes can be taken before a block is to be traced.
  * @generation: That of the tracing that the tables are for.
- * @given: How many blocks the thread has freed without a cache; see FEW_GIVEN in block.c.
+ * @given: How many blocks the thread has freed without a cache; see KA_FEW_GIVEN.
  * @looks: How many free blocks may be looked at; see KA_LOOKS.
  * @lock: Guards @by->partial, as soon as there is a second thread.
  * @heap: The heap; NULL as long as the cache is in no list.
@@ -97,8 +97,16 @@ extern struct ka_cache ka_no_cache;
 extern __thread struct ka_cache *ka_domain_cache
 	__attribute__((tls_model("initial-exec")));
 
+/*
+ * A thread that has done nothing but give so few blocks has no cache yet: glibc frees what
+ * it had for other threads after the destructors of one that ends have run, and then there
+ * is nobody to end a cache.
+ */
+#define KA_FEW_GIVEN	100
+
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
+struct ka_cache *ka_cache_to_give(struct ka_heap *heap);
 bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_hide(struct ka_cache *cache);

@@ -209,7 +209,7 @@ void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
 static int give(struct ka_heap *heap, void *block)
 {
 	struct ka_pool *pool = ka_pool_of(heap, block);
-	struct ka_cache *cache = ka_cache_of(heap);
+	struct ka_cache *cache = ka_cache_to_give(heap);
 
 	if (!cache)
 		return -1;

@@ -446,7 +446,7 @@ void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
 
 int ka_heap_free(struct ka_heap *heap, void *block)
 {
-	struct ka_cache *cache = ka_cache_of(heap);
+	struct ka_cache *cache = ka_cache_to_give(heap);
 
 	return cache ? ka_block_free(heap, cache, block) : -1;
 }
