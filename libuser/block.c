@@ -628,7 +628,7 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 		return give_own(cache, pool, block);
 	if (owner == KA_TRACED)
 		return ka_trace_give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
-	if (!cache->heap && !cache->ended && cache->given++ == KA_FEW_GIVEN)
+	if (!cache->heap && !cache->ended && ka_cache_has_given_many())
 		ka_cache_begin(heap, cache);
 	if (!is_late(cache))
 		return give_or_adopt(heap, cache, pool, block);

@@ -567,6 +567,28 @@ err:
 	return NULL;
 }
 
+/* A thread that has given no more blocks, and taken none, may be about to end. */
+#define FEW_GIVEN	100
+
+/**
+ * ka_cache_has_given_many() - Count a block that a thread without a cache gives back.
+ *
+ * glibc frees what it had for a thread after the destructors of that thread have run, and
+ * then nobody would end a cache. So a thread that has done nothing but give gets a cache
+ * late.
+ *
+ * Return: Whether the thread is to have a cache now.
+ */
+bool ka_cache_has_given_many(void)
+{
+	static __thread uint8_t given;
+
+	if (given == FEW_GIVEN)
+		return true;
+	given++;
+	return false;
+}
+
 /**
  * ka_cache_to_give() - The calling thread's cache of a heap, to give a block back.
  * @heap: The heap.
@@ -576,14 +598,9 @@ err:
  */
 struct ka_cache *ka_cache_to_give(struct ka_heap *heap)
 {
-	static __thread uint8_t given;
-
 	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
 		return table[heap->index].cache;
-	if (given == KA_FEW_GIVEN)
-		return ka_cache_of(heap);
-	given++;
-	return &ended;
+	return ka_cache_has_given_many() ? ka_cache_of(heap) : &ended;
 }
 
 /**

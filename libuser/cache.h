@@ -47,15 +47,14 @@ struct ka_by_class {
  * @larger: The current pool of each class of larger sizes, likewise.
  * @by: What it has of each class; &ka_none_by_class as long as it is in no list.
  * @until_traced: As many bytes can be taken before a block is to be traced.
- * @generation: That of the tracing that the tables are for.
- * @given: How many blocks the thread has freed without a cache; see KA_FEW_GIVEN.
+ * @generation: The value of ka_trace_generation that the tables are for.
  * @looks: How many free blocks may be looked at; see KA_LOOKS.
  * @lock: Guards @by->partial, as soon as there is a second thread.
  * @heap: The heap; NULL as long as the cache is in no list.
  * @thread: Whose it is.
  * @of_heap: In the heap's list of caches.
  * @of_thread: In the thread's.
- * @own: It has a page of its own, which goes with it.
+ * @own: The cache lies in front of its page, in one mapping, not in a thread's storage.
  * @ended: The thread ends: what it still takes it does not keep.
  */
 struct ka_cache {
@@ -64,7 +63,6 @@ struct ka_cache {
 	struct ka_by_class *by;
 	size_t until_traced;
 	unsigned int generation;
-	uint8_t given;
 	uint32_t looks;
 	struct ka_mutex lock;
 	struct ka_heap *heap;
@@ -79,7 +77,7 @@ struct ka_cache {
 
 /* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
 #define KA_CACHE_INIT							\
-	.lock		= KA_MUTEX,			\
+	.lock		= KA_MUTEX,					\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.larger		= { [0 ... KA_LARGER - 1] = &ka_no_pool },	\
 	.by		= (struct ka_by_class *)&ka_none_by_class
@@ -97,16 +95,10 @@ extern struct ka_cache ka_no_cache;
 extern __thread struct ka_cache *ka_domain_cache
 	__attribute__((tls_model("initial-exec")));
 
-/*
- * A thread that has done nothing but give so few blocks has no cache yet: glibc frees what
- * it had for other threads after the destructors of one that ends have run, and then there
- * is nobody to end a cache.
- */
-#define KA_FEW_GIVEN	100
-
 /* cache.c; the first returns NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_heap *heap);
 struct ka_cache *ka_cache_to_give(struct ka_heap *heap);
+bool ka_cache_has_given_many(void);
 bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_hide(struct ka_cache *cache);
