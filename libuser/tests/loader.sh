@@ -5,12 +5,7 @@
 # of their own in libc's place, and make's own settings do to them. BUILD is the build
 # directory.
 
-here=$(dirname "$(realpath "$0")")
-. "$here/../../selftests/tap.sh"
-build=$(realpath "${BUILD:-$here/../../build}")
-library=$build/lib/libkarena-malloc.so
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$(realpath "$0")")/preload.sh"
 cd "$dir" || exit 1
 
 # cc NAME [OPTION...]: what the standard input says, as a program; shared: as a library.

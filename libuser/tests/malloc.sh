@@ -11,12 +11,7 @@
 # None of that depends on the kernel or the source, so a guest, which is slow, finds it in
 # BUILD/without. Where that is missing the tests run the programs both ways.
 
-here=$(dirname "$(realpath "$0")")
-. "$here/../../selftests/tap.sh"
-build=$(realpath "${BUILD:-$here/../../build}")
-library=$build/lib/libkarena-malloc.so
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$(realpath "$0")")/preload.sh"
 
 recording=
 [ "${1:-}" != without ] || recording=1

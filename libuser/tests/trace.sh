@@ -5,12 +5,7 @@
 # libkarena-malloc by LD_PRELOAD. BUILD is the build directory; runs on the source that
 # KARENA_SOURCE names.
 
-here=$(dirname "$(realpath "$0")")
-. "$here/../../selftests/tap.sh"
-build=$(realpath "${BUILD:-$here/../../build}")
-library=$build/lib/libkarena-malloc.so
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+. "$(dirname "$(realpath "$0")")/preload.sh"
 cd "$dir" || exit 1
 
 # traced INTERVAL FILE COMMAND...
