@@ -30,7 +30,7 @@ static vm_fault_t map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last
 
 static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 {
-	/* The core would look for the page's mapping, and it has none. */
+	/* The core would see that, too, but would try to drop the page first. */
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
 	vmf->page = page;
@@ -495,7 +495,7 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (heap->start && heap->start == start)
 		return 0;
-	/* What has been unmapped, or failed after this had been asked, is nowhere. */
+	/* A window that was unmapped, or whose mmap() failed later on, may be mapped anew. */
 	if (heap->start && (vma->vm_mm != heap->mm || karena_windows_any(heap)))
 		return -EBUSY;
 	if (vma_pages(vma) != window)

@@ -295,7 +295,7 @@ static void clone_pinned(struct clone *clone)
 			/* Once memory is short, to ask again takes long. */
 			if (err != -ENOMEM)
 				err = karena_cow_own(arena, page_held);
-			/* Who held it may have let go meanwhile. */
+			/* The reference that held the arena may be gone by now. */
 			if (err && arena_held(arena))
 				clone_lose(clone, arena);
 		}

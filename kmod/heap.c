@@ -483,7 +483,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 /**
  * karena_heap_clone() - Make an empty clone of a heap.
  * @heap: The heap.
- * @mm: Whose the clone is; a snapshot's is the heap's own.
+ * @mm: The address space that the clone belongs to; for a snapshot, the heap's own.
  *
  * Return: The clone, never NULL, until karena_heap_open_clone() or
  * karena_heap_open_snapshot().

@@ -539,7 +539,7 @@ struct karena_share_range {
  * struct karena_windows - A process's mappings of a window.
  * @vmas: The mappings, by their offsets.
  * @nr: How many these are: one, unless something has split it.
- * @overlap: They may overlap: the window has been moved, or is mapped twice.
+ * @overlap: The mappings may overlap: the window has been moved, or is mapped twice.
  */
 struct karena_windows {
 	struct vm_area_struct **vmas;

@@ -73,7 +73,8 @@ void karena_key_abandon(struct karena_heap *heap)
  * karena_key_set() - Let a folio hold futexes.
  * @heap: The heap that has it alone.
  * @folio: The folio, which no process has mapped yet.
- * @page: Which page of the window, or of the control region behind it, its first page is.
+ * @page: The number of the folio's first page in the window, or in the control region, whose
+ *	pages are numbered from the window's end on.
  */
 void karena_key_set(struct karena_heap *heap, struct folio *folio, pgoff_t page)
 {
@@ -93,7 +94,7 @@ static pgoff_t key_of(struct karena_heap *heap, struct page *page, pgoff_t numbe
  * karena_key_is() - Ask whether the futexes in a page are a heap's.
  * @heap: The heap.
  * @page: The page, its folio locked.
- * @number: Which page of the window it is.
+ * @number: The page's number in the window.
  *
  * Return: True if they are.
  */
@@ -106,7 +107,7 @@ bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
  * karena_key_claim() - Make the futexes in a page a heap's.
  * @heap: The heap that has the page's folio alone.
  * @page: The page, its folio locked; it is about to become writable.
- * @number: Which page of the window it is.
+ * @number: The page's number in the window.
  */
 void karena_key_claim(struct karena_heap *heap, struct page *page, pgoff_t number)
 {

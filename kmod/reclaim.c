@@ -133,7 +133,7 @@ static void found(struct look *look, int node, unsigned long frames)
 		look->others += frames;
 }
 
-/* Whose word says that it is volatile. */
+/* The arena's state word says VOLATILE. */
 static void look_arena(struct look *look, struct karena_heap *heap, unsigned long index)
 {
 	struct karena_arena *arena = karena_arena(heap, index);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What sysfs shows: the figures of all heaps in the device's own directory, those
- * of each heap in heaps/ID below it. One value a file, but for events and statistics,
- * which have a line for each; the files of a heap are its owner's and the device node's
+ * What sysfs shows: the figures of all heaps in the device's own directory, those of each
+ * heap in heaps/ID below it. A file has one value; the files events and statistics have a
+ * line for each of several. The files of a heap are its owner's and the device node's
  * group's to read.
  *
  * The kernel's memory for a directory is charged to no memory cgroup: 5 KiB, as kernfs
@@ -179,7 +179,7 @@ HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->sparse_pages));
 HEAP_SHOW(volatile_arenas, "%lu", karena_control_volatile(heap));
 HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure));
 
-/* What has happened since the heap was made. */
+/* The heap's events, counted since it was made. */
 static ssize_t heap_events_show(struct karena_heap *heap, char *buffer)
 {
 	const struct {

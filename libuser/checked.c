@@ -2,7 +2,7 @@
 /*
  * What the checked build does with blocks: each has a tail, a word that nobody can know,
  * behind what the program may use. A block is cleared when it is freed, and must be clear
- * when it is given out. What is larger than any pool's block is a run with a page before it
+ * when it is given out. A block that is larger than any pool's is a run with a page before it
  * and one behind it that cannot be touched.
  *
  * A run's tail is in front of the second of these pages, and says whether they are guards:
@@ -228,7 +228,8 @@ static int give(struct ka_heap *heap, void *block)
  * @heap: The heap.
  * @block: The block.
  *
- * Return: 0; -1 with errno and a sentence if it is none, or if more was written.
+ * Return: 0; -1 with errno and a sentence if no block begins there, or if the program has
+ * written behind it.
  */
 int ka_checked_give(struct ka_heap *heap, void *block)
 {
@@ -244,7 +245,8 @@ int ka_checked_give(struct ka_heap *heap, void *block)
  * @heap: The heap.
  * @block: The block.
  *
- * Return: Bytes; 0 with errno and a sentence if it is none, or if more was written.
+ * Return: Bytes; 0 with errno and a sentence if no block begins there, or if the program has
+ * written behind it.
  */
 size_t ka_checked_size(struct ka_heap *heap, const void *block)
 {
