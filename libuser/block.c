@@ -701,17 +701,13 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
 	return 0;
 }
 
-/* Whether a marked block is one of the thread's own pools, which it can ask. */
-static bool is_known(const struct ka_heap *heap, const void *block)
+/*
+ * The pool of a marked block if the thread can ask it, as its owner; or NULL. It is looked
+ * up once: when another thread frees a block, it calls the owner, who is not seen then.
+ */
+static const struct ka_pool *pool_to_ask(const struct ka_heap *heap, const void *block)
 {
-	return ka_is_marked(block) && ka_block_own(heap, block);
-}
-
-static bool is_known_free(struct ka_heap *heap, struct ka_cache *cache, const void *block)
-{
-	const struct ka_pool *pool = ka_block_own(heap, block);
-
-	return may_be_free(heap, pool, block) && has_free(heap, cache, pool, block);
+	return ka_is_marked(block) ? ka_block_own(heap, block) : NULL;
 }
 
 /* A block stays where it is: if it is traced, or is to be, its size is another. */
@@ -776,12 +772,13 @@ static bool moves(struct ka_heap *heap, const void *block, const void *other, si
 void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
 {
 	size_t old = ka_block_size(heap, block);
-	bool known = old && is_known(heap, block);
+	const struct ka_pool *asked;
 	void *other;
 
 	if (!old)
 		return NULL;
-	if (known && is_known_free(heap, cache, block)) {
+	asked = pool_to_ask(heap, block);
+	if (asked && may_be_free(heap, asked, block) && has_free(heap, cache, asked, block)) {
 		ka_block_freed_twice(block);
 		return NULL;
 	}
@@ -802,8 +799,8 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 			return moved == KA_MOVED ? other : NULL;
 	}
 	memcpy(other, block, size < old ? size : old);
-	/* It has been asked for already. */
-	if (known)
+	/* It is known to be in use. */
+	if (asked)
 		((struct ka_free *)block)->mark = 0;
 	ka_block_free(heap, cache, block);
 	return other;

@@ -1331,6 +1331,81 @@ TEST_F_TIMEOUT(block, a_child_never_finds_fewer_blocks_in_use_than_there_are, SL
 	EXPECT_LT(1000, watched.steps);
 	EXPECT_EQ(0, watched.wrong);
 }
+
+/* In which step of a call another thread calls the pool's owner, and which one it is. */
+static struct {
+	struct ka_pool *pool;
+	volatile unsigned long steps;
+	unsigned long at;
+} called;
+
+static void call_once(int number)
+{
+	(void)number;
+	if (++called.steps == called.at)
+		ka_pool_call(called.pool);
+}
+
+/* What a thread may do with a block that is marked; whether the heap lets it. */
+static bool keep_size(struct ka_heap *heap, void *block)
+{
+	return ka_heap_realloc(heap, block, 600) == block && !ka_heap_free(heap, block);
+}
+
+static bool make_larger(struct ka_heap *heap, void *block)
+{
+	block = ka_heap_realloc(heap, block, 900);
+	return block && !ka_heap_free(heap, block);
+}
+
+static bool look_and_free(struct ka_heap *heap, void *block)
+{
+	return ka_heap_block_size(heap, block) >= 600 && !ka_heap_free(heap, block);
+}
+
+/* Whether all goes well, whenever the owner is called while it does that. */
+static bool goes_well_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_heap *, void *))
+{
+	bool well = true;
+
+	called.at = 0;
+	do {
+		/* It is taken for a block that is free until something is written to it. */
+		void *block = ka_heap_malloc(heap, 600);
+
+		called.pool = ka_pool_of(heap, block);
+		called.steps = 0;
+		called.at++;
+		if (!ka_is_marked(block))
+			return false;
+		step_by_step(true);
+		well = use(heap, block) && well;
+		step_by_step(false);
+	} while (called.steps >= called.at);
+	return well && called.at > 40;
+}
+
+TEST_F_TIMEOUT(block, a_thread_can_be_called_at_any_moment, SLOW)
+{
+	struct sigaction action = { .sa_handler = call_once }, before;
+	void *blocks[4];
+
+	NOT_WITH_VALGRIND("has no trap flag");
+	NOT_WITH_THREAD_SANITIZER();
+	if (kernel_is_slow())
+		SKIP(return, "a debug kernel takes minutes for a signal after each step");
+	for (int i = 0; i < 4; i++)
+		blocks[i] = ka_heap_malloc(self->heap, 600);
+	/* One stays in use, so that the pool does. */
+	for (int i = 1; i < 4; i++)
+		ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
+	ASSERT_EQ(0, sigaction(SIGTRAP, &action, &before));
+	EXPECT_TRUE(goes_well_at_any_step(self->heap, keep_size));
+	EXPECT_TRUE(goes_well_at_any_step(self->heap, make_larger));
+	EXPECT_TRUE(goes_well_at_any_step(self->heap, look_and_free));
+	sigaction(SIGTRAP, &before, NULL);
+	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[0]));
+}
 #endif
 
 TEST_F(block, a_child_uses_no_heap_of_the_parents)
