@@ -481,9 +481,19 @@ static void vm_close(struct vm_area_struct *vma)
 		mapping_put(vma->vm_private_data);
 }
 
+/* Whether all of a window can lie where a mapping of its arenas is to be. */
+static bool has_room(unsigned long window, struct vm_area_struct *vma)
+{
+	unsigned long before = vma->vm_pgoff << PAGE_SHIFT;
+
+	/* No window begins at 0, which stands for none. */
+	return vma->vm_start > before &&
+	       (window << PAGE_SHIFT) <= TASK_SIZE - (vma->vm_start - before);
+}
+
 /*
- * With mmap_lock held for writing: the window, or again whole arenas of it where they
- * were.
+ * With mmap_lock held for writing: arenas of the window. The first mapping says where all
+ * of it lies.
  */
 static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 {
@@ -498,7 +508,7 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 	/* A window that was unmapped, or whose mmap() failed later on, may be mapped anew. */
 	if (heap->start && (vma->vm_mm != heap->mm || karena_windows_any(heap)))
 		return -EBUSY;
-	if (vma_pages(vma) != window)
+	if (!has_room(window, vma))
 		return -EINVAL;
 	heap->start = start;
 	return 0;
@@ -552,16 +562,17 @@ static int map_heap(struct karena_heap *heap, struct vm_area_struct *vma)
 }
 
 /**
- * karena_mmap() - Map the whole window, or the whole control region.
+ * karena_mmap() - Map arenas of the window, or the whole control region.
  * @file: The heap's file.
  * @vma: The new mapping.
  *
- * The window is mapped once. After that whole arenas can be mapped where they are
- * already, which drops their page tables: one that was sparse can be huge again.
+ * A window is mapped whole, or in parts that lie as they do in the file; mremap() can let
+ * a part grow. Arenas can be mapped where they are already, which drops their page tables:
+ * one that was sparse can be huge again.
  *
- * Return: 0; -EPERM in a process that has no part in the heap; -EBUSY when the window
- * has been mapped elsewhere before; -EINVAL for a private, a partial or a misaligned
- * mapping.
+ * Return: 0; -EPERM in a process that has no part in the heap; -EBUSY when another part
+ * of the window is mapped elsewhere; -EINVAL for a private or a misaligned mapping, or
+ * one around which the window has no room.
  */
 int karena_mmap(struct file *file, struct vm_area_struct *vma)
 {

@@ -2,6 +2,11 @@
 /*
  * The source that is the kernel module: a heap's file is mapped and closed, and
  * madvise() drives it from then on.
+ *
+ * Of a window that is claimed, the beginning of the notes' arenas is mapped and the beginning
+ * of the others, and each mapping grows where it is: without a descriptor, and so that the
+ * limit of addresses, mlockall() and whoever looks at the process's size count little more
+ * than what is used. A module that maps windows only whole has them whole.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +19,7 @@
 #include <linux/karena.h>
 
 #include "bits.h"
+#include "claim.h"
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_READ	22
@@ -122,29 +128,127 @@ static int device_create(int device, const struct karena_info *info,
 	}
 }
 
-static int device_map(struct ka_window *window, int fd,
-		      const struct ka_options *options,
-		      const struct karena_create *create)
+/* What both mappings of a claimed window begin with, and grow by if there is room. */
+#define STEP	2
+
+/* The arenas of the notes, or all others: where they begin, and how many there are. */
+static size_t part_start(const struct ka_window *window, bool others)
+{
+	return others ? window->nr_notes : 0;
+}
+
+static size_t part_arenas(const struct ka_window *window, bool others)
+{
+	return others ? window->nr_arenas - window->nr_notes : window->nr_notes;
+}
+
+/* Map the beginning of a part, in addresses where nothing is. */
+static bool map_part(struct ka_window *window, bool others, int fd)
+{
+	size_t first = part_start(window, others), most = part_arenas(window, others);
+	size_t count = most < STEP ? most : STEP;
+	void *start = window->start + first * KA_ARENA_SIZE;
+
+	if (mmap(start, count * KA_ARENA_SIZE, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED_NOREPLACE, fd, (off_t)(first * KA_ARENA_SIZE)) != start)
+		return false;
+	window->mapped[others] = count;
+	return true;
+}
+
+/*
+ * Let the mapping of a part grow, by what is asked for: 0, or an errno. It always ends with
+ * an arena that is not committed. This one is the mapping that grows: programs may have
+ * split the rest, by mprotect() for one.
+ */
+static int grow(struct ka_window *window, bool others, size_t count)
+{
+	size_t end = part_start(window, others) + window->mapped[others];
+
+	if (!ka_grow(window->start + (end - 1) * KA_ARENA_SIZE, KA_ARENA_SIZE,
+		     (count + 1) * KA_ARENA_SIZE))
+		return errno;
+	window->mapped[others] += count;
+	return 0;
+}
+
+/* Let arenas be mapped, and one more: 0, or an errno. */
+static int reach(struct ka_window *window, size_t first, size_t count)
+{
+	bool others = first >= window->nr_notes;
+	size_t most = part_arenas(window, others), mapped = window->mapped[others];
+	size_t need = first - part_start(window, others) + count + 1, ample;
+
+	if (!window->claimed)
+		return 0;
+	need = need < most ? need : most;
+	if (need <= mapped)
+		return 0;
+	ample = need + need / 4 + STEP;
+	ample = ample < most ? ample : most;
+	if (!grow(window, others, ample - mapped))
+		return 0;
+	return grow(window, others, need - mapped);
+}
+
+static void unmap(struct ka_window *window)
+{
+	if (!window->claimed) {
+		ka_munmap(window->start, ka_window_size(window));
+		return;
+	}
+	for (int others = 0; others < 2; others++) {
+		size_t first = part_start(window, others);
+
+		if (window->mapped[others])
+			ka_munmap(window->start + first * KA_ARENA_SIZE,
+				  window->mapped[others] * KA_ARENA_SIZE);
+	}
+	ka_unclaim(window);
+}
+
+/* Whether a window could be mapped in parts, which can grow. */
+static bool map_parts(struct ka_window *window, int fd)
+{
+	if (!ka_claim(window))
+		return false;
+	if (map_part(window, false, fd) && map_part(window, true, fd) &&
+	    !reach(window, window->nr_notes + STEP, 0))
+		return true;
+	unmap(window);
+	return false;
+}
+
+static int map_window(struct ka_window *window, int fd, const struct karena_info *info,
+		      const struct ka_options *options)
+{
+	char size[32];
+
+	if (info->features & KARENA_FEATURE_PARTS && map_parts(window, fd))
+		return 0;
+	window->start = mmap(NULL, ka_window_size(window), PROT_READ | PROT_WRITE,
+			     MAP_SHARED, fd, 0);
+	if (window->start != MAP_FAILED)
+		return 0;
+	if (errno == ENOMEM)
+		return ka_fail(errno, "no room for a window of %s in this process"
+			       " (see ulimit -v)", ka_format_size(options->window, size));
+	return ka_fail(errno, "cannot map the window: %s", strerror(errno));
+}
+
+static int device_map(struct ka_window *window, int fd, const struct karena_info *info,
+		      const struct ka_options *options, const struct karena_create *create)
 {
 	const struct karena_control *control;
-	char size[32];
 	int error;
 
-	window->start = mmap(NULL, create->window, PROT_READ | PROT_WRITE,
-			     MAP_SHARED, fd, 0);
-	if (window->start == MAP_FAILED) {
-		if (errno == ENOMEM)
-			return ka_fail(errno, "no room for a window of %s in this"
-				       " process (see ulimit -v)",
-				       ka_format_size(options->window, size));
-		return ka_fail(errno, "cannot map the window: %s",
-			       strerror(errno));
-	}
+	if (map_window(window, fd, info, options))
+		return -1;
 	window->control = mmap(NULL, create->control_size, PROT_READ | PROT_WRITE,
 			       MAP_SHARED, fd, (off_t)create->control_offset);
 	if (window->control == MAP_FAILED) {
 		error = errno;
-		ka_munmap(window->start, create->window);
+		unmap(window);
 		return ka_fail(error, "cannot map the control region: %s",
 			       strerror(error));
 	}
@@ -200,7 +304,7 @@ static int open_heap(struct ka_window *window, const struct ka_options *options)
 	if (!ret) {
 		fill_in(&create, &info, window, options);
 		fd = device_create(device, &info, options, &create);
-		ret = fd < 0 ? -1 : device_map(window, fd, options, &create);
+		ret = fd < 0 ? -1 : device_map(window, fd, &info, options, &create);
 	}
 	/* Nothing is kept open; closing cannot fail in a way that matters. */
 	if (fd >= 0)
@@ -242,9 +346,11 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 static int device_commit(struct ka_window *window, size_t first, size_t count,
 			 enum ka_pages pages)
 {
-	int error;
+	int error = reach(window, first, count);
 
 	(void)pages;
+	if (error)
+		return error;
 	set_states(window, first, count, KARENA_REQUESTED);
 	if (!ka_madvise(window->start + first * KA_ARENA_SIZE, count * KA_ARENA_SIZE,
 			MADV_POPULATE_WRITE))
@@ -258,8 +364,10 @@ static int device_commit_pages(struct ka_window *window, size_t arena, size_t fr
 			       size_t count)
 {
 	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
-	int error = 0;
+	int error = reach(window, arena, 1);
 
+	if (error)
+		return error;
 	set_states(window, arena, 1, KARENA_REQUESTED | KARENA_SPARSE);
 	if (ka_madvise(start, count * KA_PAGE_SIZE, MADV_POPULATE_WRITE))
 		error = errno;
@@ -357,7 +465,7 @@ static bool device_copied(struct ka_window *window)
 
 static void device_close(struct ka_window *window)
 {
-	ka_munmap(window->start, ka_window_size(window));
+	unmap(window);
 	ka_munmap(window->control, window->control_size);
 }
 

@@ -1,108 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source that needs no module. A window is claimed: addresses are chosen at random,
- * far from those that the kernel gives away, and nothing is mapped there but what is
- * committed. So the limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps
+ * The source that needs no module. A window is claimed, and nothing is mapped there but what
+ * is committed. So the limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps
  * and the kernel's promises of memory (vm.overcommit_memory) count what is used.
  *
- * A window that children share has to be one mapping, and sanitizers and valgrind know
- * those addresses for others: there it is reserved, without access, and made accessible.
+ * A window that cannot be claimed is reserved, without access, and made accessible.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "bits.h"
-
-/* A sanitizer, if the program is built with one. */
-#pragma weak __asan_init
-#pragma weak __tsan_init
-#pragma weak __msan_init
-void __asan_init(void);
-void __tsan_init(void);
-void __msan_init(void);
+#include "claim.h"
 
 /* Of several mappings, a part that is smaller is copied. */
 #define PART_MOVED	((size_t)64 << 10)
-
-/* How many addresses are tried. */
-#define TRIES	16
-
-static uint64_t random_number(void)
-{
-	uint64_t number;
-
-	if (ka_random(&number, sizeof(number)))
-		number = ka_clock() * 0x9e3779b97f4a7c15ULL ^ (uintptr_t)&number;
-	return number;
-}
-
-/*
- * An address for a window. The kernel maps from the top of the addresses downwards, of
- * which the stack shows where it is, and programs from the middle of the upper half
- * upwards; or at low addresses. Between a quarter and five eighths there is nothing.
- */
-static uintptr_t choose_start(size_t size)
-{
-	uintptr_t top = (uintptr_t)__builtin_frame_address(0), half = 1, from, room;
-
-	while (half <= top / 2)
-		half *= 2;
-	from = half / 2;
-	room = half / 4 * 3;
-	if (size > room)
-		return 0;
-	return (from + random_number() % (room - size + 1)) & ~(KA_ARENA_SIZE - 1);
-}
-
-/* All windows that are claimed: of most of their addresses the kernel knows nothing. */
-static struct ka_mutex lock = KA_MUTEX;
-static struct ka_window *all;
-
-__attribute__((constructor))
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
-
-/* Bytes of a window, and of the map behind it. */
-static size_t claimed_size(const struct ka_window *window)
-{
-	return ka_window_size(window) + ka_window_map_size(window);
-}
-
-static bool is_claimed(const char *start, size_t size)
-{
-	for (const struct ka_window *window = all; window; window = window->next) {
-		if (start < window->start + claimed_size(window) &&
-		    window->start < start + size)
-			return true;
-	}
-	return false;
-}
-
-static void unclaim(struct ka_window *window)
-{
-	struct ka_window **link = &all;
-
-	ka_lock(&lock);
-	while (*link != window)
-		link = &(*link)->next;
-	*link = window->next;
-	ka_unlock(&lock);
-}
-
-/* Whether nothing is mapped there. That there is a limit of addresses is no answer. */
-static bool is_free(void *start, size_t size)
-{
-	void *found = ka_mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
-			      MAP_NORESERVE | MAP_FIXED_NOREPLACE);
-
-	if (found == MAP_FAILED)
-		return errno != EEXIST;
-	ka_munmap(found, size);
-	return found == start;
-}
 
 /* Map pages where nothing is: 0, or an errno. */
 static int map_pages(const struct ka_window *window, void *start, size_t size)
@@ -119,49 +30,6 @@ static int map_pages(const struct ka_window *window, void *start, size_t size)
 	/* A kernel that does not know the flag has found another place. */
 	ka_munmap(found, size);
 	return EEXIST;
-}
-
-/* With the lock held: where a window is, from now on; or NULL. */
-static char *find_start(const struct ka_window *window)
-{
-	size_t size = claimed_size(window);
-
-	for (int i = 0; i < TRIES; i++) {
-		char *start = (char *)choose_start(size);
-
-		if (!start || is_claimed(start, size) || !is_free(start, size))
-			continue;
-		/* Some that run programs have fewer addresses than the kernel. */
-		if (map_pages(window, start, KA_PAGE_SIZE))
-			return NULL;
-		ka_munmap(start, KA_PAGE_SIZE);
-		return start;
-	}
-	return NULL;
-}
-
-/* Whether what runs the program gives away addresses in another way than the kernel. */
-static bool has_other_addresses(void)
-{
-	const char *preloaded = getenv("LD_PRELOAD");
-
-	return __asan_init || __tsan_init || __msan_init ||
-	       (preloaded && strstr(preloaded, "/vgpreload_"));
-}
-
-static bool claim(struct ka_window *window)
-{
-	if (has_other_addresses())
-		return false;
-	ka_lock(&lock);
-	window->start = find_start(window);
-	window->claimed = window->start;
-	if (window->claimed) {
-		window->next = all;
-		all = window;
-	}
-	ka_unlock(&lock);
-	return window->claimed;
 }
 
 static void *reserve(void *address, size_t size, bool shared, int flags)
@@ -187,7 +55,7 @@ static int embedded_open(struct ka_window *window,
 	size_t size = ka_window_size(window), slack = KA_ARENA_SIZE, before;
 	char *start, text[32];
 
-	if (window->fork != KA_FORK_SHARE && claim(window))
+	if (ka_claim(window))
 		return 0;
 	start = size > SIZE_MAX - slack ? MAP_FAILED :
 		reserve(NULL, size + slack, window->fork == KA_FORK_SHARE, 0);
@@ -413,7 +281,7 @@ static void embedded_close(struct ka_window *window)
 	ka_munmap(window->start, window->claimed ? window->nr_notes * KA_ARENA_SIZE :
 						   ka_window_size(window));
 	if (window->claimed)
-		unclaim(window);
+		ka_unclaim(window);
 }
 
 const struct ka_source_type ka_embedded = {

@@ -120,10 +120,11 @@ static void inherit(struct ka_heap *heap)
 		return;
 	heap->inherited = true;
 	heap->nr_slots = 0;
-	/* The kernel gives away no addresses of a window that is claimed. */
-	if (window->fork == KA_FORK_SHARE || window->claimed)
+	if (window->fork == KA_FORK_SHARE)
 		return;
-	keep_addresses(window->start, ka_window_size(window));
+	/* The kernel gives away no addresses of a window that is claimed. */
+	if (!window->claimed)
+		keep_addresses(window->start, ka_window_size(window));
 	keep_addresses(window->control, window->control_size);
 }
 

@@ -327,7 +327,7 @@ void ka_heap_destroy(struct ka_heap *heap)
 		return;
 	ka_heap_unregister(heap);
 	ka_trace_heap_gone(heap);
-	if (heap->window.claimed && !heap->inherited)
+	if (heap->window.claimed && !heap->window.source->frames && !heap->inherited)
 		ka_arenas_close(heap);
 	heap->window.source->close(&heap->window);
 	ka_munmap(heap->map, heap->map_size);

@@ -55,8 +55,9 @@
  * @limit: How many of the others may be committed.
  * @fork: What a child has of it.
  * @io: Devices may have pinned its pages, used or not: none is purged.
- * @claimed: Nothing is mapped where nothing is committed: what somebody else maps there
- *	by chance, no arena can have.
+ * @claimed: Nothing, or little more, is mapped than what is committed: what somebody else
+ *	maps there by chance, no arena can have.
+ * @mapped: By the module, if @claimed: how many of the notes' arenas, and of the others.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
  * @control_size: Its size in bytes.
@@ -72,6 +73,7 @@ struct ka_window {
 	enum ka_fork fork;
 	bool io;
 	bool claimed;
+	size_t mapped[2];
 	uint64_t id;
 	void *control;
 	size_t control_size;

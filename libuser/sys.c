@@ -83,6 +83,12 @@ int ka_munlock(void *start, size_t size)
 		       (int)checked(call(SYS_munlock, (long)start, (long)size, 0, 0, 0, 0)));
 }
 
+bool ka_grow(void *start, size_t size, size_t new_size)
+{
+	return checked(call(SYS_mremap, (long)start, (long)size, (long)new_size, 0, 0,
+			    0)) != -1;
+}
+
 /* No mapping can grow so far; but that it would be one the kernel looks at first. */
 #define TOO_LARGE	(1L << 46)
 

@@ -19,6 +19,9 @@ int ka_mprotect(void *start, size_t size, int protection);
 int ka_madvise(void *start, size_t size, int advice);
 int ka_munlock(void *start, size_t size);
 
+/* Whether a mapping's last @size bytes could grow to @new_size, where they are. */
+bool ka_grow(void *start, size_t size, size_t new_size);
+
 /* Whether pages belong to one mapping. */
 bool ka_is_one_mapping(void *start, size_t size);
 

@@ -82,6 +82,18 @@ static inline int device_call(unsigned int cmd, void *args)
 	return ret;
 }
 
+static inline int heap_map_control(struct heap *heap, const struct karena_create *create)
+{
+	heap->control_size = create->control_size;
+	heap->control = mmap(NULL, create->control_size, PROT_READ | PROT_WRITE,
+			     MAP_SHARED, heap->fd, create->control_offset);
+	if (heap->control == MAP_FAILED)
+		return -errno;
+	heap->states = (void *)((char *)heap->control +
+				heap->control->states_offset);
+	return 0;
+}
+
 /*
  * Make and map a heap, after what the struct says but for its size and name; its
  * descriptor stays open. 0 or -errno.
@@ -96,18 +108,11 @@ static inline int heap_create(struct heap *heap, struct karena_create *create)
 		return heap->fd;
 	heap->id = create->id;
 	heap->size = create->window;
-	heap->control_size = create->control_size;
 	heap->window = mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED,
 			    heap->fd, 0);
 	if (heap->window == MAP_FAILED)
 		return -errno;
-	heap->control = mmap(NULL, create->control_size, PROT_READ | PROT_WRITE,
-			     MAP_SHARED, heap->fd, create->control_offset);
-	if (heap->control == MAP_FAILED)
-		return -errno;
-	heap->states = (void *)((char *)heap->control +
-				heap->control->states_offset);
-	return 0;
+	return heap_map_control(heap, create);
 }
 
 static inline int heap_open(struct heap *heap, size_t size, size_t limit)

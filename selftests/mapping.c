@@ -5,7 +5,7 @@
  */
 #include <pthread.h>
 
-#include "common.h"
+#include "child.h"
 
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE	0x100000
@@ -77,7 +77,7 @@ TEST_F(mapping, a_window_that_was_unmapped_is_mapped_anywhere)
 	munmap(old, heap->size);
 }
 
-TEST_F(mapping, only_whole_shared_aligned_mappings_are_accepted)
+TEST_F(mapping, only_shared_aligned_mappings_of_whole_arenas_are_accepted)
 {
 	const int rw = PROT_READ | PROT_WRITE;
 	int fd = create(8 * ARENA);
@@ -85,8 +85,9 @@ TEST_F(mapping, only_whole_shared_aligned_mappings_are_accepted)
 
 	ASSERT_GE(fd, 0);
 	EXPECT_MMAP_FAILS(EINVAL, NULL, 8 * ARENA, rw, MAP_PRIVATE, fd, 0);
-	EXPECT_MMAP_FAILS(EINVAL, NULL, ARENA, rw, MAP_SHARED, fd, 0);
-	EXPECT_MMAP_FAILS(EINVAL, NULL, 7 * ARENA, rw, MAP_SHARED, fd, ARENA);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, ARENA + 4096, rw, MAP_SHARED, fd, 0);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, ARENA, rw, MAP_SHARED, fd, 4096);
+	EXPECT_MMAP_FAILS(EINVAL, NULL, 8 * ARENA, rw, MAP_SHARED, fd, ARENA);
 	EXPECT_MMAP_FAILS(EINVAL, NULL, 9 * ARENA, rw, MAP_SHARED, fd, 0);
 	EXPECT_MMAP_FAILS(EINVAL, NULL, 4096, rw, MAP_SHARED, fd, 8 * ARENA);
 	EXPECT_MMAP_FAILS(EINVAL, NULL, 8192, rw, MAP_SHARED, fd, 64 * ARENA);
@@ -97,6 +98,116 @@ TEST_F(mapping, only_whole_shared_aligned_mappings_are_accepted)
 	/* None of these used up the one mapping. */
 	EXPECT_NE(MAP_FAILED, mmap(NULL, 8 * ARENA, rw, MAP_SHARED, fd, 0));
 	close(fd);
+}
+
+/* Room for so many arenas, where nothing is mapped now; aligned to one. */
+static char *find_room(int arenas)
+{
+	char *room = mmap(NULL, (arenas + 1) * ARENA, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (room == MAP_FAILED)
+		return NULL;
+	munmap(room, (arenas + 1) * ARENA);
+	return room + (ARENA - (uintptr_t)room % ARENA) % ARENA;
+}
+
+static char *map_part(int fd, char *window, int first, int arenas)
+{
+	return mmap(window + first * ARENA, arenas * ARENA, PROT_READ | PROT_WRITE,
+		    MAP_SHARED | MAP_FIXED_NOREPLACE, fd, first * ARENA);
+}
+
+/* Of a heap that has been made, the control region and some arenas, where they belong. */
+static int open_in_parts(struct heap *heap, int first, int arenas)
+{
+	struct karena_create create = { .size = sizeof(create), .window = 8 * ARENA };
+
+	*heap = (struct heap){ .size = create.window, .window = find_room(16) };
+	heap->fd = device_call(KARENA_CREATE, &create);
+	if (heap->fd < 0 || !heap->window)
+		return -1;
+	if (map_part(heap->fd, heap->window, first, arenas) != arena(heap, first))
+		return -1;
+	return heap_map_control(heap, &create);
+}
+
+TEST_F(mapping, a_window_is_mapped_in_parts_where_they_belong)
+{
+	struct heap heap;
+
+	ASSERT_EQ(0, open_in_parts(&heap, 2, 1));
+	EXPECT_EQ(MAP_FAILED, map_part(heap.fd, heap.window + ARENA, 5, 1));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(MAP_FAILED, map_part(heap.fd, heap.window + 8 * ARENA, 2, 1));
+	EXPECT_EQ(EBUSY, errno);
+	EXPECT_EQ(arena(&heap, 5), map_part(heap.fd, heap.window, 5, 2));
+	EXPECT_EQ(0, heap_commit(&heap, 2, 1));
+	EXPECT_EQ(0, heap_commit(&heap, 5, 2));
+	EXPECT_EQ(0, touch(arena(&heap, 6)));
+	EXPECT_EQ(-ENOMEM, heap_commit(&heap, 3, 1));
+	EXPECT_EQ(SIGSEGV, touch(arena(&heap, 3)));
+	heap_destroy(&heap);
+}
+
+/* An address of which no arena behind it is a process's, whatever the processor has. */
+static char *find_end(void)
+{
+	void *above = mmap((void *)(1UL << 50), ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+			   MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (above == MAP_FAILED)
+		return (char *)(1UL << 47) - ARENA;
+	munmap(above, ARENA);
+	return (char *)(1UL << 56) - ARENA;
+}
+
+/* It would begin before all addresses, or end behind them. */
+TEST_F(mapping, a_part_needs_room_for_the_rest_of_the_window)
+{
+	char *end = find_end() - ARENA;
+	int fd = create(8 * ARENA);
+
+	ASSERT_GE(fd, 0);
+	EXPECT_EQ(MAP_FAILED, map_part(fd, NULL, 4, 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(MAP_FAILED, map_part(fd, end, 0, 1));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(end, map_part(fd, end - 7 * ARENA, 7, 1));
+	munmap(end, ARENA);
+	close(fd);
+}
+
+TEST_F(mapping, a_part_of_a_window_grows_where_it_is)
+{
+	struct heap heap;
+	pid_t child;
+
+	ASSERT_EQ(0, open_in_parts(&heap, 0, 2));
+	close(heap.fd);
+	heap.fd = -1;
+	EXPECT_EQ(0, heap_commit(&heap, 0, 2));
+	memset(arena(&heap, 0), 'a', 2 * ARENA);
+	/* By the end of what is there, which is enough to name it. */
+	ASSERT_EQ(arena(&heap, 1), mremap(arena(&heap, 1), ARENA, 4 * ARENA, 0));
+	EXPECT_TRUE(vm_flag(arena(&heap, 4), "dd"));
+	EXPECT_EQ(0, heap_commit(&heap, 2, 3));
+	memset(arena(&heap, 2), 'b', 3 * ARENA);
+	child = fork();
+	if (!child) {
+		CHECK(!count_other(arena(&heap, 0), 2 * ARENA, 'a'));
+		CHECK(!count_other(arena(&heap, 2), 3 * ARENA, 'b'));
+		CHECK(mremap(arena(&heap, 4), ARENA, 2 * ARENA, 0) == arena(&heap, 4));
+		CHECK(!heap_commit(&heap, 5, 1));
+		memset(arena(&heap, 4), 'c', 2 * ARENA);
+		_exit(0);
+	}
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, count_other(arena(&heap, 2), 3 * ARENA, 'b'));
+	EXPECT_EQ(SIGSEGV, touch(arena(&heap, 5)));
+	EXPECT_EQ(0, heap_release(&heap, 0, 5));
+	EXPECT_EQ(SIGBUS, touch(arena(&heap, 4)));
+	heap_destroy(&heap);
 }
 
 TEST_F(mapping, it_never_becomes_executable)

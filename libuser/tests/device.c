@@ -30,6 +30,7 @@ static struct {
 	int spare_commits;	/* that succeed before commit_errno */
 	uint32_t abi_version;
 	uint64_t features;
+	int map_part_errno;
 	bool no_clone;		/* fork() copies the memory and makes no clone */
 } fake;
 
@@ -114,17 +115,19 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 {
 	void *map;
 
-	if (fd >= 0 && fails(offset ? fake.map_control_errno :
-			     fake.map_window_errno))
-		return MAP_FAILED;
+	bool part = flags & MAP_FIXED_NOREPLACE, window = part || !offset;
+
 	if (fd < 0)
 		return __real_mmap(address, size, protection, flags, fd, offset);
-	map = __real_mmap(NULL, size, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (fails(part ? fake.map_part_errno :
+		  window ? fake.map_window_errno : fake.map_control_errno))
+		return MAP_FAILED;
+	map = __real_mmap(address, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+			  MAP_NORESERVE | (flags & MAP_FIXED_NOREPLACE), -1, 0);
 	maps++;
 	if (map == MAP_FAILED)
 		return map;
-	if (offset) {
+	if (!window) {
 		control = map;
 		control->states_offset = 4096;
 		control->id = 7;
@@ -198,6 +201,43 @@ TEST_F(device, with_nothing_wrong_it_works)
 	EXPECT_EQ(2, maps);
 	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
 	ka_heap_destroy(heap);
+}
+
+/* Bytes of addresses that the process has mapped. */
+static size_t mapped_size(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	size_t pages = 0;
+
+	if (!file || fscanf(file, "%zu", &pages) != 1)
+		abort();
+	fclose(file);
+	return pages * KA_PAGE_SIZE;
+}
+
+TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
+{
+	struct ka_heap *heap, *whole;
+	size_t before = mapped_size();
+
+	NOT_WITH_SANITIZERS();
+	setenv("KARENA_WINDOW", "8G", 1);
+	fake.features |= KARENA_FEATURE_PARTS;
+	heap = ka_heap_create(NULL);
+	ASSERT_NE(NULL, heap);
+	EXPECT_EQ(3, maps);
+	for (int i = 0; i < 100; i++)
+		ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
+	EXPECT_GT(before + 300 * MIB, mapped_size());
+	ka_heap_destroy(heap);
+	EXPECT_GT(before + MIB, mapped_size());
+	/* Where it cannot be, or children share it, all of it is. */
+	fake.map_part_errno = EINVAL;
+	whole = ka_heap_create(NULL);
+	ASSERT_NE(NULL, whole);
+	EXPECT_LT(before + 8192 * MIB, mapped_size());
+	ka_heap_destroy(whole);
+	EXPECT_GT(before + MIB, mapped_size());
 }
 
 TEST_F(device, no_module)

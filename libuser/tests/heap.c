@@ -210,14 +210,12 @@ static void *does_nothing(void *data)
 /* What counts is what is used, whether the limit was there first or not. */
 TEST(a_window_takes_no_address_space)
 {
-	const size_t most = 1UL << 30;
+	const size_t most = 1UL << 30, used = on_device() ? most / 4 : most / 8 * 6;
 	struct ka_heap *before, *after;
 	struct rlimit limit = { most, most };
 	pthread_t thread;
 
 	NOT_WITH_SANITIZERS();
-	if (on_device())
-		SKIP(return, "a window of the module's is mapped");
 	NOT_WITH_VALGRIND("knows no such addresses");
 	before = ka_heap_create(NULL);
 	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
@@ -228,10 +226,10 @@ TEST(a_window_takes_no_address_space)
 		char *run;
 
 		ASSERT_NE(NULL, heap);
-		EXPECT_EQ(1UL << 40, figures(heap).window);
+		EXPECT_EQ(on_device() ? 64UL << 30 : 1UL << 40, figures(heap).window);
 		EXPECT_EQ(NULL, ka_run_alloc(heap, 8 * most, 0));
 		EXPECT_EQ(ENOMEM, errno);
-		run = ka_run_alloc(heap, most / 8 * 6, 0);
+		run = ka_run_alloc(heap, used, 0);
 		ASSERT_NE(NULL, run);
 		ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, NULL));
 		pthread_join(thread, NULL);
@@ -255,8 +253,6 @@ TEST(windows_do_not_overlap)
 {
 	struct ka_heap *heaps[30];
 
-	if (on_device())
-		SKIP(return, "the kernel knows of all addresses of a window");
 	for (int i = 0; i < 30; i++) {
 		heaps[i] = i % 3 ? make(64 * MIB, 0, KA_FORK_COW) : ka_heap_create(NULL);
 		ASSERT_NE(NULL, heaps[i]);
@@ -276,8 +272,8 @@ TEST(what_others_have_mapped_in_a_window_stays)
 	int nr = 0;
 
 	ASSERT_NE(NULL, heap);
-	if (!heap->window.claimed)
-		SKIP(return, "the window is reserved");
+	if (!heap->window.claimed || on_device())
+		SKIP(return, "the window is reserved, or its mapping grows");
 	foreign = heap->start + 3 * KA_ARENA_SIZE + 7 * KA_PAGE_SIZE;
 	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
@@ -296,6 +292,45 @@ TEST(what_others_have_mapped_in_a_window_stays)
 	EXPECT_GE(1, figures(heap).arenas);
 	ka_heap_destroy(heap);
 	EXPECT_EQ('f', *foreign);
+}
+
+TEST(what_others_have_mapped_behind_a_mapping_ends_it)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	char *runs[20], *foreign;
+	int nr = 0;
+
+	ASSERT_NE(NULL, heap);
+	if (!heap->window.claimed || !on_device())
+		SKIP(return, "the window is reserved, or the heap goes on behind it");
+	foreign = heap->start + 20 * KA_ARENA_SIZE;
+	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+	*foreign = 'f';
+	while (nr < 20 && (runs[nr] = ka_run_alloc(heap, 2 * MIB, 0)))
+		nr++;
+	EXPECT_EQ(19, nr);
+	EXPECT_EQ(ENOMEM, errno);
+	EXPECT_EQ(0, ka_run_free(heap, runs[7]));
+	EXPECT_EQ(runs[7], ka_run_alloc(heap, 2 * MIB, 0));
+	ka_heap_destroy(heap);
+	EXPECT_EQ('f', *foreign);
+}
+
+/* A program may have protected pages, which splits the mapping that is to grow. */
+TEST(a_window_grows_behind_protected_pages)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	char *run;
+
+	ASSERT_NE(NULL, heap);
+	for (int i = 0; i < 20; i++) {
+		run = ka_run_alloc(heap, 2 * MIB, 0);
+		ASSERT_NE(NULL, run);
+		ASSERT_EQ(0, mprotect(run + 2 * MIB - KA_PAGE_SIZE, KA_PAGE_SIZE, PROT_NONE));
+		run[2 * MIB - KA_PAGE_SIZE - 1] = 'x';
+	}
+	ka_heap_destroy(heap);
 }
 
 TEST(the_limit_ends_in_null_and_nothing_is_lost)

@@ -3,8 +3,8 @@
  * karena: arenas of physical memory for the heaps of language runtimes.
  *
  * A heap is a file, as a memfd is: KARENA_CREATE on /dev/karena returns its
- * descriptor, one mmap() reserves its window, and the descriptor may be closed;
- * the mapping keeps the heap alive. From then on madvise() drives it:
+ * descriptor, mmap() maps its window, whole or in parts, and the descriptor may be
+ * closed; the mapping keeps the heap alive. From then on madvise() drives it:
  *
  *	MADV_POPULATE_WRITE	commits what is in arenas whose state word says REQUESTED
  *	MADV_REMOVE		releases arenas, or pages of them
@@ -84,6 +84,9 @@
 
 /** KARENA_FEATURE_URING - The calls on a heap through io_uring. */
 #define KARENA_FEATURE_URING	0x800UL
+
+/** KARENA_FEATURE_PARTS - A window can be mapped in parts, and each can grow. */
+#define KARENA_FEATURE_PARTS	0x1000UL
 
 /**
  * struct karena_info - What the module offers (KARENA_INFO).
@@ -178,12 +181,13 @@ enum karena_fork {
  * process: no other can map or drive it, but for a child as @fork says. A descriptor
  * that a child inherits stands for the child's own clone there. The heap ends with
  * its last mapping and descriptor, or with its process.
- * The window is mapped by one mmap() of its whole size at offset 0, shared,
- * at an address that is a multiple of the arena's size (the kernel chooses such
- * a one by itself); elsewhere a second time, EBUSY. Whole arenas may be mapped again
- * where they are (MAP_FIXED): an arena that was sparse keeps its page table, by
- * which a huge frame would be mapped page by page, until then. The control region
- * is mapped likewise at @control_offset.
+ * The window is mapped whole by one mmap() at offset 0, or in parts; shared, and at
+ * addresses that are multiples of the arena's size (the kernel chooses such a one by
+ * itself). The first mapping says where all of the window lies, and another part has to
+ * be where that puts it, or the call fails with EBUSY; mremap() can let a part grow. Arenas
+ * may be mapped again where they are (MAP_FIXED): one that was sparse keeps its page
+ * table, by which a huge frame would be mapped page by page, until then. The control
+ * region is mapped likewise, whole, at @control_offset.
  */
 struct karena_create {
 	__u32 size;
