@@ -10,6 +10,14 @@ import sys
 from jobs import Job
 from plan import TOP, kernel_of
 
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
+                     "karena")
+# What was compiled before is taken from there, wherever the checkout lies. Debian's folder
+# has ccache by the names of the compilers, for makefiles that choose one by themselves.
+COMPILERS = {
+    "PATH": f"/usr/lib/ccache:{os.environ['PATH']}", "CCACHE_DIR": str(CACHE / "ccache"),
+    "CCACHE_BASEDIR": str(TOP), "CCACHE_NOHASHDIR": "1", "CCACHE_MAXSIZE": "1G",
+}
 SANITIZERS = {"asan": "address,undefined", "tsan": "thread"}
 BUILD = TOP / "build"
 
@@ -93,8 +101,11 @@ def jobs(programs):
                                 tests(lane, by_lane[lane]))]
     for name in dict.fromkeys(filter(None, map(kernel_of, by_lane))):
         steps[f"module {name}"] = [f"selftests/vm/module {kernel(name)}"]
-    return [Job("build", name, ["bash", "-ec", "\n".join(commands)])
-            for name, commands in steps.items()]
+    building = [Job("build", name, ["bash", "-ec", "\n".join(commands)])
+                for name, commands in steps.items()]
+    for job in building:
+        job.environment = COMPILERS
+    return building
 
 
 def module(name):
