@@ -538,7 +538,7 @@ struct karena_share_range {
 /**
  * struct karena_windows - A process's mappings of a window.
  * @vmas: The mappings, by their offsets.
- * @nr: How many these are: one, unless something has split it.
+ * @nr: How many these are: the window may be mapped in parts.
  * @overlap: The mappings may overlap: the window has been moved, or is mapped twice.
  */
 struct karena_windows {

@@ -106,7 +106,9 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
 			       " arenas and needs %zu more", arenas,
 			       heap->window.limit, count);
-	return ka_fail(error, "no memory for %zu more arenas: the machine, the"
+	/* A caller has no use for more: memory may not be locked, a sandbox may forbid the call. */
+	return ka_fail(error == EEXIST ? EEXIST : ENOMEM,
+		       "no memory for %zu more arenas: the machine, the"
 		       " memory cgroup, the limit of all heaps or that of locked"
 		       " memory (ulimit -l) has none left", count);
 }

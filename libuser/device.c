@@ -128,7 +128,7 @@ static int device_create(int device, const struct karena_info *info,
 	}
 }
 
-/* What both mappings of a claimed window begin with, and grow by if there is room. */
+/* What both mappings of a claimed window begin with. */
 #define STEP	2
 
 /* The arenas of the notes, or all others: where they begin, and how many there are. */
@@ -142,11 +142,22 @@ static size_t part_arenas(const struct ka_window *window, bool others)
 	return others ? window->nr_arenas - window->nr_notes : window->nr_notes;
 }
 
+static size_t at_most(size_t count, size_t most)
+{
+	return count < most ? count : most;
+}
+
+/* How many arenas of a part to map where so many are needed, if there is room. */
+static size_t ample(const struct ka_window *window, bool others, size_t need)
+{
+	return at_most(need + need / 4 + STEP, part_arenas(window, others));
+}
+
 /* Map the beginning of a part, in addresses where nothing is. */
 static bool map_part(struct ka_window *window, bool others, int fd)
 {
-	size_t first = part_start(window, others), most = part_arenas(window, others);
-	size_t count = most < STEP ? most : STEP;
+	size_t first = part_start(window, others);
+	size_t count = at_most(STEP, part_arenas(window, others));
 	void *start = window->start + first * KA_ARENA_SIZE;
 
 	if (mmap(start, count * KA_ARENA_SIZE, PROT_READ | PROT_WRITE,
@@ -157,38 +168,57 @@ static bool map_part(struct ka_window *window, bool others, int fd)
 }
 
 /*
- * Let the mapping of a part grow, by what is asked for: 0, or an errno. It always ends with
- * an arena that is not committed. This one is the mapping that grows: programs may have
- * split the rest, by mprotect() for one.
+ * Let the mapping of a part grow. It always ends with an arena that is not committed, if it
+ * does not end with the part. That arena is what grows: programs may have split the rest, by
+ * mprotect() for one.
  */
-static int grow(struct ka_window *window, bool others, size_t count)
+static bool grow(struct ka_window *window, bool others, size_t count)
 {
 	size_t end = part_start(window, others) + window->mapped[others];
 
 	if (!ka_grow(window->start + (end - 1) * KA_ARENA_SIZE, KA_ARENA_SIZE,
 		     (count + 1) * KA_ARENA_SIZE))
-		return errno;
+		return false;
 	window->mapped[others] += count;
-	return 0;
+	return true;
 }
 
-/* Let arenas be mapped, and one more: 0, or an errno. */
+/* Let arenas be mapped, and one more: 0, or ENOMEM. */
 static int reach(struct ka_window *window, size_t first, size_t count)
 {
 	bool others = first >= window->nr_notes;
-	size_t most = part_arenas(window, others), mapped = window->mapped[others];
-	size_t need = first - part_start(window, others) + count + 1, ample;
+	size_t mapped = window->mapped[others], need;
 
 	if (!window->claimed)
 		return 0;
-	need = need < most ? need : most;
-	if (need <= mapped)
+	need = at_most(first - part_start(window, others) + count + 1,
+		       part_arenas(window, others));
+	if (need <= mapped || grow(window, others, ample(window, others, need) - mapped) ||
+	    grow(window, others, need - mapped))
 		return 0;
-	ample = need + need / 4 + STEP;
-	ample = ample < most ? ample : most;
-	if (!grow(window, others, ample - mapped))
-		return 0;
-	return grow(window, others, need - mapped);
+	return ENOMEM;
+}
+
+static bool is_uncommitted(const struct ka_window *window, size_t index)
+{
+	uint32_t word = __atomic_load_n(&window->states[index], __ATOMIC_RELAXED);
+
+	return KARENA_STATE(word) == KARENA_FREE;
+}
+
+/* Unmap what lies behind the last committed arena of a part, if that is most of it. */
+static void shrink(struct ka_window *window, bool others)
+{
+	size_t first = part_start(window, others), top = window->mapped[others], keep;
+
+	while (top && is_uncommitted(window, first + top - 1))
+		top--;
+	keep = ample(window, others, top + 1);
+	if (keep >= window->mapped[others] / 2)
+		return;
+	ka_munmap(window->start + (first + keep) * KA_ARENA_SIZE,
+		  (window->mapped[others] - keep) * KA_ARENA_SIZE);
+	window->mapped[others] = keep;
 }
 
 static void unmap(struct ka_window *window)
@@ -331,16 +361,30 @@ static void set_states(struct ka_window *window, size_t first, size_t count,
 		__atomic_store_n(&window->states[i], state, __ATOMIC_RELEASE);
 }
 
+/* Whether arenas are mapped, so that a call on their addresses is one on them. */
+static bool is_mapped(const struct ka_window *window, size_t first)
+{
+	bool others = first >= window->nr_notes;
+
+	return !window->claimed ||
+	       first < part_start(window, others) + window->mapped[others];
+}
+
 static void device_release(struct ka_window *window, size_t first, size_t count)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
 
-	/* The kernel sets the state words to FREE. */
-	if (!ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE))
+	/* One that could not be reached to be committed. */
+	if (!is_mapped(window, first))
 		return;
-	/* After mlockall() the memory is locked, and that is refused. */
-	ka_munlock(start, count * KA_ARENA_SIZE);
-	ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
+	/* The kernel sets the state words to FREE. */
+	if (ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE)) {
+		/* After mlockall() the memory is locked, and that is refused. */
+		ka_munlock(start, count * KA_ARENA_SIZE);
+		ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
+	}
+	if (window->claimed)
+		shrink(window, first >= window->nr_notes);
 }
 
 static int device_commit(struct ka_window *window, size_t first, size_t count,

@@ -25,8 +25,9 @@ static int map_pages(const struct ka_window *window, void *start, size_t size)
 		return ka_madvise(start, size, MADV_DONTFORK) ? errno : 0;
 	if (found == start)
 		return 0;
+	/* EAGAIN is a limit of locked memory. */
 	if (found == MAP_FAILED)
-		return errno;
+		return errno == EEXIST ? EEXIST : ENOMEM;
 	/* A kernel that does not know the flag has found another place. */
 	ka_munmap(found, size);
 	return EEXIST;

@@ -125,6 +125,8 @@ static void inherit(struct ka_heap *heap)
 	/* The kernel gives away no addresses of a window that is claimed. */
 	if (!window->claimed)
 		keep_addresses(window->start, ka_window_size(window));
+	else if (window->fork == KA_FORK_NONE)
+		window->mapped[0] = window->mapped[1] = 0;
 	keep_addresses(window->control, window->control_size);
 }
 

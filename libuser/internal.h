@@ -55,8 +55,8 @@
  * @limit: How many of the others may be committed.
  * @fork: What a child has of it.
  * @io: Devices may have pinned its pages, used or not: none is purged.
- * @claimed: Nothing, or little more, is mapped than what is committed: what somebody else
- *	maps there by chance, no arena can have.
+ * @claimed: Little more is mapped than what is committed: what somebody else maps there by
+ *	chance, no arena can have, and on the module none behind it.
  * @mapped: By the module, if @claimed: how many of the notes' arenas, and of the others.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
@@ -146,7 +146,7 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
-/* Where nothing is mapped unless it is committed, the map of a heap lies behind them. */
+/* Of a window that is claimed, the map of a heap lies behind the arenas. */
 static inline size_t ka_window_map_size(const struct ka_window *window)
 {
 	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);

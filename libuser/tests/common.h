@@ -148,6 +148,18 @@ static inline size_t resident_from(const char *start, size_t size)
 	return pages * KA_PAGE_SIZE;
 }
 
+/* Bytes of addresses that the process has mapped. */
+static inline size_t mapped_size(void)
+{
+	FILE *file = fopen("/proc/self/statm", "r");
+	size_t pages = 0;
+
+	if (!file || fscanf(file, "%zu", &pages) != 1)
+		abort();
+	fclose(file);
+	return pages * KA_PAGE_SIZE;
+}
+
 /* Bytes of this process that are in memory. */
 static inline long resident(void)
 {

@@ -203,18 +203,6 @@ TEST_F(device, with_nothing_wrong_it_works)
 	ka_heap_destroy(heap);
 }
 
-/* Bytes of addresses that the process has mapped. */
-static size_t mapped_size(void)
-{
-	FILE *file = fopen("/proc/self/statm", "r");
-	size_t pages = 0;
-
-	if (!file || fscanf(file, "%zu", &pages) != 1)
-		abort();
-	fclose(file);
-	return pages * KA_PAGE_SIZE;
-}
-
 TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
 {
 	struct ka_heap *heap, *whole;

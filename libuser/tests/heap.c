@@ -317,6 +317,28 @@ TEST(what_others_have_mapped_behind_a_mapping_ends_it)
 	EXPECT_EQ('f', *foreign);
 }
 
+/* What was used once and is free again is not counted any more. */
+TEST(a_window_shrinks_again)
+{
+	struct ka_heap *heap = make(0, 0, KA_FORK_COW);
+	size_t before = mapped_size();
+	char *runs[60];
+
+	ASSERT_NE(NULL, heap);
+	if (!heap->window.claimed)
+		SKIP(return, "the window is reserved");
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 60; i++)
+			ASSERT_NE(NULL, runs[i] = ka_run_alloc(heap, 2 * MIB, 0));
+		EXPECT_LE(before + 118 * MIB, mapped_size());
+		for (int i = 0; i < 60; i++)
+			ASSERT_EQ(0, ka_run_free(heap, runs[(i * 7 + round) % 60]));
+		ka_trim(heap);
+		EXPECT_GE(before + 16 * MIB, mapped_size());
+	}
+	ka_heap_destroy(heap);
+}
+
 /* A program may have protected pages, which splits the mapping that is to grow. */
 TEST(a_window_grows_behind_protected_pages)
 {

@@ -209,7 +209,7 @@ struct karena_create {
  * struct karena_attach - Get a descriptor of a heap again (KARENA_ATTACH).
  * @size: Size of this struct in bytes, set by the caller.
  * @flags: Must be 0.
- * @address: An address in the window of a heap of the calling process.
+ * @address: An address, mapped, in the window of a heap of the calling process.
  * @start: Out: address of the window.
  * @window: Out: size of the window in bytes.
  * @limit: Out: bytes that the heap may commit.
