@@ -647,6 +647,47 @@ TEST_F(memory, a_frame_with_a_bad_page_is_mapped_by_pages_and_never_freed)
 	EXPECT_EQ(0, heap_figure(heap, "committed"));
 }
 
+/* Neither parent nor child gets a copy, and the others' is no other page. */
+TEST_F(memory, a_bad_page_is_not_copied)
+{
+	struct heap heap;
+	const char *why;
+	pid_t child;
+
+	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
+	memset(heap.window, 1, ARENA);
+	why = fail_page(heap.window + BAD * PAGE);
+	if (why) {
+		heap_destroy(&heap);
+		SKIP(return, "%s", why);
+	}
+	child = fork();
+	if (!child)
+		_exit(!one_is_bad(heap.window));
+	EXPECT_EQ(0, child_status(child));
+	EXPECT_TRUE(one_is_bad(heap.window));
+	heap_destroy(&heap);
+}
+
+/* To make it sparse, its pages in use would be copied. */
+TEST_F(memory, a_frame_with_a_bad_page_stays_huge)
+{
+	struct heap *heap = &self->heap;
+	const char *why;
+
+	ASSERT_EQ(0, heap_commit(heap, 0, 1));
+	memset(arena(heap, 0), 1, ARENA);
+	why = fail_page(arena(heap, 0) + BAD * PAGE);
+	if (why)
+		SKIP(return, "%s", why);
+	ASSERT_EQ(0, madvise(arena(heap, 0) + 100 * PAGE, 412 * PAGE, MADV_REMOVE));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 0) + BAD * PAGE));
+	EXPECT_EQ(0, count_other(arena(heap, 0), BAD * PAGE, 1));
+	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(0, heap_figure(heap, "sparse_arenas"));
+}
+
 /* A copy that fails stays a page by itself: nothing reads it to make the arena huge. */
 TEST_F(memory, a_bad_copy_is_not_put_back)
 {
