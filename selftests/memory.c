@@ -647,6 +647,18 @@ TEST_F(memory, a_frame_with_a_bad_page_is_mapped_by_pages_and_never_freed)
 	EXPECT_EQ(0, heap_figure(heap, "committed"));
 }
 
+/* Open a heap that a child will have a clone of, with an arena that is in use: 0 or an error. */
+static int open_to_fork(struct heap *heap)
+{
+	int ret = heap_open(heap, 2 * ARENA, 0);
+
+	if (!ret)
+		ret = heap_commit(heap, 0, 1);
+	if (!ret)
+		memset(heap->window, 1, ARENA);
+	return ret;
+}
+
 /* Neither parent nor child gets a copy, and the others' is no other page. */
 TEST_F(memory, a_bad_page_is_not_copied)
 {
@@ -654,9 +666,7 @@ TEST_F(memory, a_bad_page_is_not_copied)
 	const char *why;
 	pid_t child;
 
-	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
-	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
-	memset(heap.window, 1, ARENA);
+	ASSERT_EQ(0, open_to_fork(&heap));
 	why = fail_page(heap.window + BAD * PAGE);
 	if (why) {
 		heap_destroy(&heap);
@@ -695,9 +705,7 @@ TEST_F(memory, a_bad_copy_is_not_put_back)
 	const char *why;
 	pid_t child;
 
-	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
-	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
-	memset(heap.window, 1, ARENA);
+	ASSERT_EQ(0, open_to_fork(&heap));
 	child = fork();
 	if (!child) {
 		pause();
