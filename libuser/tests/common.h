@@ -73,6 +73,12 @@ static inline bool on_device(void)
 	return source && !strcmp(source, "device");
 }
 
+/* Whether this is one of the tests' guests, an emulated machine: the module is loaded. */
+static inline bool is_guest(void)
+{
+	return !access("/sys/module/karena", F_OK);
+}
+
 /* Whether the library that was preloaded is libkarena-malloc-checked.so. */
 static inline bool in_checked_build(void)
 {
