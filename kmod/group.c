@@ -529,7 +529,7 @@ int karena_groups_init(struct shrinker *shrinker)
 {
 	anchor_cache = KMEM_CACHE(karena_anchor, SLAB_ACCOUNT);
 	/* Reclaim waits for it when no memory is left for new workers. */
-	workqueue = alloc_workqueue("karena", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	workqueue = alloc_workqueue("karena_reclaim", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!anchor_cache || !workqueue)
 		return -ENOMEM;
 	return karena_shrinker_register(shrinker, &anchor_lru);
