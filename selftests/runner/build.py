@@ -4,6 +4,7 @@
 import functools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -60,8 +61,11 @@ def make(*arguments):
 
 
 def sources(programs, folder):
-    """The names of the C programs in a folder."""
-    return [name.rpartition("/")[2] for name in dict.fromkeys(p.name for p in programs)
+    """The names of the C programs of a folder that these are, or that they run."""
+    names = [p.name for p in programs]
+    names += [f"libuser/tests/{name}" for p in programs
+              for name in re.findall(r"\bbuild/tests/([\w-]+)", p.command)]
+    return [name.rpartition("/")[2] for name in dict.fromkeys(names)
             if name.startswith(folder) and TOP.joinpath(name + ".c").exists()]
 
 

@@ -8,6 +8,7 @@ import tempfile
 
 sys.dont_write_bytecode = True
 
+import build
 import jobs
 import plan
 from tap import Program
@@ -53,6 +54,13 @@ def says(*names):
 
 
 ALL = ("module", "one", "two", "module, at the end")
+
+
+def what_a_command_runs_is_built():
+    programs = [Program("here", "libuser/tests/malloc-checked", "A=b build/tests/malloc"),
+                Program("here", "libuser/tests/heap", "build/tests/heap"),
+                Program("here", "libuser/tests/malloc.sh", "libuser/tests/malloc.sh")]
+    return build.sources(programs, "libuser/tests/") == ["heap", "malloc"]
 
 
 def passed_tests_are_counted():
@@ -139,7 +147,8 @@ TESTS = [
     a_program_without_tests_fails, a_bad_status_fails,
     a_program_that_does_not_end_is_ended, its_children_are_ended_too,
     a_guest_has_all_its_programs, a_guest_that_complains_fails, a_guest_that_dies_fails,
-    every_test_is_listed, a_last_part_is_a_name, an_unknown_name_or_lane_is_refused,
+    what_a_command_runs_is_built, every_test_is_listed, a_last_part_is_a_name,
+    an_unknown_name_or_lane_is_refused,
 ]
 
 
