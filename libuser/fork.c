@@ -123,10 +123,12 @@ static void inherit(struct ka_heap *heap)
 	if (window->fork == KA_FORK_SHARE)
 		return;
 	/* The kernel gives away no addresses of a window that is claimed. */
-	if (!window->claimed)
+	if (!window->claimed) {
 		keep_addresses(window->start, ka_window_size(window));
-	else if (window->fork == KA_FORK_NONE)
-		window->mapped[0] = window->mapped[1] = 0;
+	} else if (window->fork == KA_FORK_NONE) {
+		window->mapped[0] = 0;
+		window->mapped[1] = 0;
+	}
 	keep_addresses(window->control, window->control_size);
 }
 
