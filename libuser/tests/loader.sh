@@ -437,6 +437,8 @@ builds_with() {
 login_by_sshd() {
 	local folder
 	[ "$(id -u)" = 0 ] || { echo "to start sshd takes root"; return 77; }
+	# In a folder that chroot() made the root, mounts could not be kept from others.
+	mountpoint -q / || { echo "the root is no mount point"; return 77; }
 	folder=$("$here/../../selftests/vm/sshd") || return
 	mkdir -p ssh
 	unshare -m bash -e -s "$folder" "$dir/ssh" "$library" <<-'END'
