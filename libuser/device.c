@@ -131,7 +131,13 @@ static int device_create(int device, const struct karena_info *info,
 /* What both mappings of a claimed window begin with. */
 #define STEP	2
 
-/* The arenas of the notes, or all others: where they begin, and how many there are. */
+/* Which part of a window an arena is in: the arenas of the notes, or all others. */
+static bool is_other(const struct ka_window *window, size_t index)
+{
+	return index >= window->nr_notes;
+}
+
+/* Where a part begins, and how many arenas it has. */
 static size_t part_start(const struct ka_window *window, bool others)
 {
 	return others ? window->nr_notes : 0;
@@ -186,7 +192,7 @@ static bool grow(struct ka_window *window, bool others, size_t count)
 /* Let arenas be mapped, and one more: 0, or ENOMEM. */
 static int reach(struct ka_window *window, size_t first, size_t count)
 {
-	bool others = first >= window->nr_notes;
+	bool others = is_other(window, first);
 	size_t mapped = window->mapped[others], need;
 
 	if (!window->claimed)
@@ -364,7 +370,7 @@ static void set_states(struct ka_window *window, size_t first, size_t count,
 /* Whether arenas are mapped, so that a call on their addresses is one on them. */
 static bool is_mapped(const struct ka_window *window, size_t first)
 {
-	bool others = first >= window->nr_notes;
+	bool others = is_other(window, first);
 
 	return !window->claimed ||
 	       first < part_start(window, others) + window->mapped[others];
@@ -384,7 +390,7 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 		ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 	}
 	if (window->claimed)
-		shrink(window, first >= window->nr_notes);
+		shrink(window, is_other(window, first));
 }
 
 static int device_commit(struct ka_window *window, size_t first, size_t count,
