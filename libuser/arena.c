@@ -106,7 +106,7 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
 			       " arenas and needs %zu more", arenas,
 			       heap->window.limit, count);
-	/* A caller has no use for more: memory may not be locked, a sandbox may forbid the call. */
+	/* Callers are promised ENOMEM, also if a sandbox or the limit of locked memory refuses. */
 	return ka_fail(error == EEXIST ? EEXIST : ENOMEM,
 		       "no memory for %zu more arenas: the machine, the"
 		       " memory cgroup, the limit of all heaps or that of locked"

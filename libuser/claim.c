@@ -122,10 +122,10 @@ static bool has_other_addresses(void)
  * ka_claim() - Choose addresses for a window.
  * @window: The window, whose sizes are known. Its @start and @claimed are set.
  *
- * Nothing is mapped. A window that children share has to be one mapping of the process's,
- * and sanitizers and valgrind know those addresses for others: there it fails.
+ * The function maps nothing. It fails for a window that children share, which has to be one
+ * mapping, and under sanitizers and valgrind, which use such addresses for themselves.
  *
- * Return: Whether it has them: until ka_unclaim().
+ * Return: True if the window has addresses, which no other heap gets before ka_unclaim().
  */
 bool ka_claim(struct ka_window *window)
 {

@@ -219,7 +219,7 @@ TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
 	EXPECT_GT(before + 300 * MIB, mapped_size());
 	ka_heap_destroy(heap);
 	EXPECT_GT(before + MIB, mapped_size());
-	/* Where it cannot be, or children share it, all of it is. */
+	/* If the kernel refuses a part, the heap maps the whole window. */
 	fake.map_part_errno = EINVAL;
 	whole = ka_heap_create(NULL);
 	ASSERT_NE(NULL, whole);

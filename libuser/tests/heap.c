@@ -317,7 +317,7 @@ TEST(what_others_have_mapped_behind_a_mapping_ends_it)
 	EXPECT_EQ('f', *foreign);
 }
 
-/* What was used once and is free again is not counted any more. */
+/* When a heap has given its arenas back, it unmaps their addresses, too. */
 TEST(a_window_shrinks_again)
 {
 	struct ka_heap *heap = make(0, 0, KA_FORK_COW);

@@ -13,8 +13,9 @@ from plan import TOP, kernel_of
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
                      "karena")
-# What was compiled before is taken from there, wherever the checkout lies. Debian's folder
-# has ccache by the names of the compilers, for makefiles that choose one by themselves.
+# ccache finds the library and its tests wherever the checkout lies, and the module where
+# it lay before: the kernel's build names whole paths. Debian's folder has ccache by the
+# names of the compilers, for makefiles that choose one by themselves.
 COMPILERS = {
     "PATH": f"/usr/lib/ccache:{os.environ['PATH']}", "CCACHE_DIR": str(CACHE / "ccache"),
     "CCACHE_BASEDIR": str(TOP), "CCACHE_NOHASHDIR": "1", "CCACHE_MAXSIZE": "1G",
