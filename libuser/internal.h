@@ -34,9 +34,9 @@
 #include <karena/karena.h>
 #include <linux/karena.h>
 
-#include "class.h"
-#include "lock.h"
-#include "sys.h"
+#include "base/class.h"
+#include "base/lock.h"
+#include "base/sys.h"
 
 #define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
 #define KA_MIB		((size_t)1 << 20)

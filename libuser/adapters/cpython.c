@@ -20,7 +20,7 @@
 
 #include <karena/domain.h>
 
-#include "private.h"
+#include "front/private.h"
 
 /* PyObjectArenaAllocator, as it is since Python 3.4. */
 struct arena_allocator {

@@ -20,9 +20,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cache.h"
-#include "debug.h"
-#include "private.h"
+#include "thread/cache.h"
+#include "check/debug.h"
+#include "front/private.h"
 
 #define PUBLIC	__attribute__((visibility("default")))
 #define SLOW	__attribute__((noinline, cold))

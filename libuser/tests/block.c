@@ -5,7 +5,7 @@
  * KARENA_SOURCE names.
  */
 #include "common.h"
-#include "cache.h"
+#include "thread/cache.h"
 
 #define NR_THREADS	4
 

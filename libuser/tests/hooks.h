@@ -10,7 +10,7 @@
 #include <stdarg.h>
 #include <stdint.h>
 
-#include "debug.h"
+#include "check/debug.h"
 
 #include "common.h"
 

@@ -94,7 +94,7 @@ object_is_the_same() {
 		cmp "$dir/object" "$kept/$(basename "$source").o"
 }
 
-gcc_compiles() { object_is_the_same run.c -O2; }
+gcc_compiles() { object_is_the_same arena/run.c -O2; }
 
 # Of lines of numbers, in a file of the name that it prints.
 numbers() {
@@ -283,7 +283,7 @@ def work(): assert len(json.loads(json.dumps(list(range(500))))) == 500
 threads = [threading.Thread(target=work) for _ in range(4)]
 [t.start() for t in threads]; [t.join() for t in threads]' &&
 	debugged shell-forks bash -c 'echo $(echo 1 | cat)' &&
-	KARENA_MALLOC=debug object_is_the_same size.c -O1
+	KARENA_MALLOC=debug object_is_the_same base/size.c -O1
 }
 
 # fails REASON MISTAKE: a program that makes this mistake is ended with that reason, and

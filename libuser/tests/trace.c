@@ -10,7 +10,7 @@
 #include <karena/domain.h>
 #include <karena/trace.h>
 
-#include "trace.h"
+#include "trace/trace.h"
 
 #include "common.h"
 

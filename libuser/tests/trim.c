@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "common.h"
-#include "pool.h"
+#include "pool/pool.h"
 
 #define NR_SMALL	((size_t)200000)
 

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The notes on a heap, at the start of its window: first struct ka_notes, then an
+ * entry for each arena; in arenas behind these, an entry for each slot of 16 KiB that
+ * a pool may begin with. They are committed page by page as the heap reaches further
+ * arenas, and never released.
+ */
+#include <errno.h>
+
+#include "pool/pool.h"
+
+static size_t whole_pages(size_t size)
+{
+	return (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+}
+
+static size_t whole_arenas(size_t size)
+{
+	return (size + KA_ARENA_SIZE - 1) / KA_ARENA_SIZE;
+}
+
+/* Bytes of the notes on so many arenas, but for their pools; whole pages. */
+size_t ka_notes_size(size_t nr_arenas)
+{
+	return whole_pages(sizeof(struct ka_notes) + nr_arenas * sizeof(struct ka_arena));
+}
+
+/* Bytes of the entries of the pools in so many arenas; whole pages. */
+size_t ka_notes_pools_size(size_t nr_arenas)
+{
+	return whole_pages(nr_arenas * KA_ARENA_SLOTS * sizeof(struct ka_pool));
+}
+
+/*
+ * What the notes may take beside the limit. Pools are where arenas are first found: in
+ * no more than four times as many as the limit has, one hopes.
+ */
+size_t ka_notes_most(const struct ka_window *window)
+{
+	size_t nr_arenas = window->nr_arenas - window->nr_notes, pools = nr_arenas;
+
+	if (window->limit < nr_arenas / 4)
+		pools = window->limit * 4;
+	return ka_notes_size(nr_arenas) + ka_notes_pools_size(pools);
+}
+
+/* How many arenas the notes need on so many others. */
+size_t ka_notes_arenas(size_t nr_arenas)
+{
+	return whole_arenas(ka_notes_size(nr_arenas)) +
+	       whole_arenas(ka_notes_pools_size(nr_arenas));
+}
+
+/* Commit the pages of the notes from one up to another, which are not yet. */
+static int commit_pages(struct ka_window *window, size_t from, size_t end)
+{
+	while (from < end) {
+		size_t arena = from / KA_ARENA_PAGES, page = from % KA_ARENA_PAGES;
+		size_t count = KA_ARENA_PAGES - page;
+		int error;
+
+		if (count > end - from)
+			count = end - from;
+		error = window->source->commit_pages(window, arena, page, count);
+		/* The module's state words say by then that they were to be committed. */
+		if (error && !page && window->source->frames)
+			window->source->release(window, arena, 1);
+		if (error)
+			return error;
+		from += count;
+	}
+	return 0;
+}
+
+/* Commit and fill in the notes of a new heap: 0, or -1. */
+int ka_notes_open(struct ka_heap *heap)
+{
+	struct ka_notes *notes = (struct ka_notes *)heap->window.start;
+	size_t nr_arenas = heap->window.nr_arenas - heap->window.nr_notes;
+	size_t size = ka_notes_size(0);
+	int error = commit_pages(&heap->window, 0, size / KA_PAGE_SIZE);
+
+	if (error)
+		return ka_fail(error, "no memory for the notes on a heap: the machine,"
+			       " the memory cgroup, the limit of all heaps or that of"
+			       " locked memory (ulimit -l) has none left");
+	notes->version = KA_NOTES_VERSION;
+	notes->entry_size = sizeof(struct ka_arena);
+	notes->start = (uintptr_t)heap->window.start;
+	notes->nr_arenas = heap->window.nr_arenas;
+	notes->nr_notes = heap->window.nr_notes;
+	notes->nr_touched = heap->window.nr_notes;
+	notes->pages = size / KA_PAGE_SIZE;
+	notes->pools_offset = whole_arenas(ka_notes_size(nr_arenas)) * KA_ARENA_SIZE;
+	notes->magic = KA_NOTES_MAGIC;
+	heap->notes = notes;
+	heap->start = heap->window.start + notes->nr_notes * KA_ARENA_SIZE;
+	heap->pools = (struct ka_pool *)(heap->window.start + notes->pools_offset);
+	return 0;
+}
+
+/* Commit further pages of one of the tables, which begins at @start pages. */
+static int reach(struct ka_heap *heap, size_t start, uint64_t *pages, size_t wanted)
+{
+	int error = 0;
+
+	while (!error && *pages < wanted) {
+		size_t from = start + *pages;
+		/* Up to the end of one arena: what succeeds counts. */
+		size_t end = (from / KA_ARENA_PAGES + 1) * KA_ARENA_PAGES;
+
+		if (end > start + wanted)
+			end = start + wanted;
+		error = commit_pages(&heap->window, from, end);
+		if (!error)
+			*pages = end - start;
+	}
+	return error;
+}
+
+/*
+ * Let there be an entry for each arena up to @nr_arenas of the window: 0, or an errno.
+ * What has been committed when it fails stays, for the next time.
+ */
+int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas)
+{
+	struct ka_notes *notes = heap->notes;
+
+	return reach(heap, 0, &notes->pages,
+		     ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
+}
+
+/* Likewise, one for a pool that begins with a slot. */
+int ka_notes_reach_pool(struct ka_heap *heap, size_t slot)
+{
+	struct ka_notes *notes = heap->notes;
+	size_t size = ka_notes_pools_size(slot / KA_ARENA_SLOTS + 1);
+
+	return reach(heap, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
+		     size / KA_PAGE_SIZE);
+}
+
+/* Whether there is one. */
+bool ka_notes_have_pool(const struct ka_heap *heap, size_t slot)
+{
+	return slot < heap->notes->pools_pages * KA_PAGE_SIZE / sizeof(struct ka_pool);
+}
+
+/* Before and after a change, with the heap's lock held. */
+void ka_notes_change(struct ka_heap *heap)
+{
+	__atomic_fetch_add(&heap->notes->sequence, 1, __ATOMIC_ACQ_REL);
+}

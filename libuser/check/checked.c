@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What the checked build does with blocks: each has a tail, a word that nobody can know,
+ * behind what the program may use. A block is cleared when it is freed, and must be clear
+ * when it is given out. A block that is larger than any pool's is a run with a page before it
+ * and one behind it that cannot be touched.
+ *
+ * A run's tail is in front of the second of these pages, and says whether they are guards:
+ * a process may have too few mappings for more.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "thread/cache.h"
+
+#define TAIL		sizeof(uint64_t)
+
+/*
+ * A run with guards costs four of the 65530 mappings that Linux lets a process have by
+ * default; half of these are left to the program.
+ */
+#define MOST_GUARDED	8000
+
+static int nr_guarded;
+
+static uint64_t *tail_of(void *block, size_t usable)
+{
+	return (uint64_t *)((char *)block + usable);
+}
+
+/* Its first byte is not 0, as that behind a string is, nor is it the last bit that counts. */
+static uint64_t right_tail(const void *block)
+{
+	return ((ka_secret ^ (uintptr_t)block) * 0x9e3779b97f4a7c15) | 3;
+}
+
+static int overwritten(const void *block, size_t usable)
+{
+	return ka_fail(EINVAL, "behind the block %p of %zu bytes there has been written", block,
+		       usable);
+}
+
+/* Large ones. */
+
+struct guarded {
+	char *run;
+	size_t size;	/* of the run */
+	size_t lead;	/* before the block */
+	size_t usable;
+};
+
+static bool is_tail(const struct guarded *guarded, uint64_t tail)
+{
+	return (tail | 1) == right_tail(guarded->run + guarded->lead);
+}
+
+/* The run that a block is in: 0; -1 with errno and a sentence. */
+static int find_guarded(struct ka_heap *heap, const void *block, struct guarded *guarded)
+{
+	guarded->run = (char *)block;
+	guarded->lead = 0;
+	guarded->size = ka_run_size(heap, block);
+	if (!guarded->size) {
+		guarded->run -= KA_PAGE_SIZE;
+		guarded->lead = KA_PAGE_SIZE;
+		guarded->size = ka_run_size(heap, guarded->run);
+	}
+	if (guarded->size < guarded->lead + 2 * KA_PAGE_SIZE) {
+		if (guarded->size || errno == EINVAL)
+			ka_block_none_begins(block);
+		return -1;
+	}
+	guarded->usable = guarded->size - guarded->lead - KA_PAGE_SIZE - TAIL;
+	return 0;
+}
+
+static int check_guarded(const struct guarded *guarded)
+{
+	void *block = guarded->run + guarded->lead;
+
+	if (is_tail(guarded, *tail_of(block, guarded->usable)))
+		return 0;
+	return overwritten(block, guarded->usable);
+}
+
+/* Whether its guards cannot be touched from now on: both, or none. */
+static bool guard(const struct guarded *guarded)
+{
+	char *behind = guarded->run + guarded->size - KA_PAGE_SIZE;
+
+	if (__atomic_fetch_add(&nr_guarded, 1, __ATOMIC_RELAXED) < MOST_GUARDED &&
+	    !ka_mprotect(behind, KA_PAGE_SIZE, PROT_NONE)) {
+		if (!guarded->lead || !ka_mprotect(guarded->run, KA_PAGE_SIZE, PROT_NONE))
+			return true;
+		ka_mprotect(behind, KA_PAGE_SIZE, PROT_READ | PROT_WRITE);
+	}
+	__atomic_fetch_sub(&nr_guarded, 1, __ATOMIC_RELAXED);
+	return false;
+}
+
+static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
+{
+	struct guarded guarded = { .lead = align > KA_PAGE_SIZE ? 0 : KA_PAGE_SIZE };
+	char *block;
+
+	if (size > PTRDIFF_MAX - 4 * KA_PAGE_SIZE) {
+		ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+		return NULL;
+	}
+	guarded.size = (size + TAIL + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	guarded.usable = guarded.size - TAIL;
+	guarded.size += guarded.lead + KA_PAGE_SIZE;
+	guarded.run = ka_run_zeroed(heap, guarded.size, align);
+	if (!guarded.run)
+		return NULL;
+	block = guarded.run + guarded.lead;
+	*tail_of(block, guarded.usable) = right_tail(block) - !guard(&guarded);
+	return block;
+}
+
+/* A run that cannot be opened for want of mappings is lost. */
+static int give_guarded(struct ka_heap *heap, void *block)
+{
+	struct guarded guarded;
+	bool has_guards;
+
+	if (find_guarded(heap, block, &guarded) || check_guarded(&guarded))
+		return -1;
+	has_guards = *tail_of(block, guarded.usable) & 1;
+	*tail_of(block, guarded.usable) = 0;
+	if (!has_guards)
+		return ka_run_free(heap, guarded.run);
+	if (ka_mprotect(guarded.run, guarded.size, PROT_READ | PROT_WRITE))
+		return 0;
+	__atomic_fetch_sub(&nr_guarded, 1, __ATOMIC_RELAXED);
+	return ka_run_free(heap, guarded.run);
+}
+
+/* Those of pools. */
+
+static int check_tail(const struct ka_pool *pool, void *block)
+{
+	size_t usable = pool->size - TAIL;
+	uint64_t tail = *tail_of(block, usable);
+
+	if (tail == right_tail(block))
+		return 0;
+	/* In the smallest ones, the link of a free block is in that place. */
+	if ((!tail || usable < sizeof(struct ka_free)) && ka_is_marked(block))
+		return ka_block_freed_twice(block);
+	return overwritten(block, usable);
+}
+
+typedef uint64_t two_words __attribute__((vector_size(16)));
+
+/* From its third word on, what is free is zero. */
+static void check_clear(const struct ka_pool *pool, const void *block)
+{
+	const two_words *at = block, *end = at + pool->size / sizeof(*at);
+	two_words found = { 0 };
+
+#pragma GCC unroll 4
+	while (++at < end)
+		found |= *at;
+	if (__builtin_expect(!(found[0] | found[1]), 1))
+		return;
+	ka_fail(EINVAL, "the block %p of %u bytes has been written to since it was freed",
+		block, pool->size);
+	ka_die("malloc");
+}
+
+static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size)
+{
+	void *block = ka_block_take_aligned(heap, cache, align, size + TAIL);
+	struct ka_pool *pool = block ? ka_pool_of(heap, block) : &ka_no_pool;
+
+	if (!block)
+		return NULL;
+	/* A thread that ends may be given a run, if no pool has one: that has no guards. */
+	if (pool == &ka_no_pool) {
+		ka_run_free(heap, block);
+		return take_guarded(heap, align, size);
+	}
+	check_clear(pool, block);
+	*(struct ka_free *)block = (struct ka_free){ 0 };
+	*tail_of(block, pool->size - TAIL) = right_tail(block);
+	return block;
+}
+
+/**
+ * ka_checked_take() - Take a block that is all zero.
+ * @heap: The heap.
+ * @align: A power of two, or 0.
+ * @size: Bytes.
+ *
+ * Return: The block; NULL with errno and a sentence.
+ */
+void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
+{
+	struct ka_cache *cache = ka_cache_of(heap);
+
+	if (!cache)
+		return NULL;
+	if (size > KA_BLOCK_MAX - TAIL || align > KA_BLOCK_MAX)
+		return take_guarded(heap, align, size);
+	return take_clear(heap, cache, align, size);
+}
+
+static int give(struct ka_heap *heap, void *block)
+{
+	struct ka_pool *pool = ka_pool_of(heap, block);
+	struct ka_cache *cache = ka_cache_to_give(heap);
+
+	if (!cache)
+		return -1;
+	if (pool == &ka_no_pool)
+		return give_guarded(heap, block);
+	if (!ka_pool_begins_at(heap, pool, block))
+		return ka_block_none_begins(block);
+	if (check_tail(pool, block))
+		return -1;
+	memset(block, 0, pool->size);
+	return ka_block_free(heap, cache, block);
+}
+
+/**
+ * ka_checked_give() - Give a block back.
+ * @heap: The heap.
+ * @block: The block.
+ *
+ * Return: 0; -1 with errno and a sentence if no block begins there, or if the program has
+ * written behind it.
+ */
+int ka_checked_give(struct ka_heap *heap, void *block)
+{
+	int before = errno, error = give(heap, block);
+
+	if (!error)
+		errno = before;
+	return error;
+}
+
+/**
+ * ka_checked_size() - How many bytes of a block can be used.
+ * @heap: The heap.
+ * @block: The block.
+ *
+ * Return: Bytes; 0 with errno and a sentence if no block begins there, or if the program has
+ * written behind it.
+ */
+size_t ka_checked_size(struct ka_heap *heap, const void *block)
+{
+	struct ka_pool *pool = ka_pool_of(heap, block);
+	struct guarded guarded;
+
+	if (pool == &ka_no_pool)
+		return find_guarded(heap, block, &guarded) || check_guarded(&guarded) ?
+		       0 : guarded.usable;
+	if (!ka_pool_begins_at(heap, pool, block)) {
+		ka_block_none_begins(block);
+		return 0;
+	}
+	return check_tail(pool, (void *)block) ? 0 : pool->size - TAIL;
+}
+
+/**
+ * ka_checked_resize() - Change a block's size.
+ * @heap: The heap.
+ * @block: The block.
+ * @size: Bytes.
+ *
+ * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the block as
+ * it was.
+ */
+void *ka_checked_resize(struct ka_heap *heap, void *block, size_t size)
+{
+	size_t old = ka_checked_size(heap, block);
+	void *other;
+
+	if (!old)
+		return NULL;
+	if (size <= old && size >= old - old / 4)
+		return block;
+	other = ka_checked_take(heap, 0, size);
+	if (!other)
+		return size <= old ? block : NULL;
+	memcpy(other, block, size < old ? size : old);
+	return ka_checked_give(heap, block) ? NULL : other;
+}

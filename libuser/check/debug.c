@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Debug hooks: what they do to a block that is taken or given back, and what they look
+ * for then. Layout and patterns are those of CPython's hooks (Objects/obmalloc.c);
+ * records, stacks and the quarantine are what it has not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check/debug.h"
+
+#define QUARANTINE	((size_t)1 << 20)
+#define CALLER		__builtin_return_address(0)
+
+static bool guards;
+static bool look_at_exit;
+static bool hooked;
+static uint64_t last_serial;
+
+/* Guards which domains have the hooks. */
+static struct ka_mutex installing = KA_MUTEX;
+
+/* Of a call that found something wrong. */
+struct call {
+	const char *prefix;
+	const char *function;
+	const void *caller;
+};
+
+#define REASON	160
+
+/* Tell all that is known of a block, if there is one; and give up the lock. */
+static void tell(const struct ka_record *record)
+{
+	const struct ka_callers *taken = NULL, *given = NULL;
+
+	if (record) {
+		taken = record->taken;
+		given = record->state == KA_LIVE ? NULL : record->given;
+		ka_dump_block(record);
+	}
+	ka_records_unlock();
+	ka_dump_callers("Memory block allocated at", taken);
+	ka_dump_callers("Memory block freed at", given);
+}
+
+/*
+ * End the program, of a block or of none. The lock is held, and is no more when the
+ * stacks are said.
+ */
+static void __attribute__((noreturn, cold))
+bad(const struct call *call, const struct ka_record *record, const char *reason)
+{
+	tell(record);
+	ka_dump_end(call->prefix, call->function, reason, ka_callers_here(call->caller));
+}
+
+static void __attribute__((noreturn, cold))
+bad_pointer(const struct call *call, const void *address)
+{
+	const struct ka_record *record = ka_record_around(address);
+	size_t before = 0, behind = 0;
+	char reason[REASON];
+
+	if (record) {
+		before = (uintptr_t)record->block - (uintptr_t)address;
+		behind = (uintptr_t)address - (uintptr_t)record->block;
+	}
+	if (!record)
+		snprintf(reason, sizeof(reason), "bad pointer: no block is at %p: it is not"
+			 " from here, or was freed long ago", address);
+	else if (before < behind)
+		snprintf(reason, sizeof(reason), "bad pointer: %p is %zu bytes before a"
+			 " block", address, before);
+	else
+		snprintf(reason, sizeof(reason), "bad pointer: %p is %zu bytes behind the"
+			 " start of a %sblock of %zu bytes", address, behind,
+			 record->state == KA_LIVE ? "" : "freed ", record->size);
+	bad(call, record, reason);
+}
+
+/* The letter that stands before a block, or that which should. */
+static char letter(const struct ka_record *record, char wanted)
+{
+	unsigned char found = *(record->block - KA_TRAILING);
+
+	if (found == (unsigned char)wanted)
+		return record->layer->id;
+	return found >= ' ' && found <= '~' ? (char)found : '?';
+}
+
+static bool serial_is_right(const struct ka_record *record)
+{
+	return record->run ||
+	       ka_read_size(record->block + record->size + KA_TRAILING) == record->serial;
+}
+
+/* Look at a live block, with the lock held, as one of a layer. */
+static void look_at_live(const struct call *call, const struct ka_record *record,
+			 const struct ka_layer *layer)
+{
+	const unsigned char *block = record->block;
+	size_t before = ka_before_head(record);
+	char id = letter(record, layer->id), reason[REASON];
+
+	if (id != layer->id) {
+		snprintf(reason, sizeof(reason), "bad ID: Allocated using API '%c', verified"
+			 " using API '%c'", id, layer->id);
+		bad(call, record, reason);
+	}
+	if (ka_count_other(block - KA_LEADING, KA_LEADING, KA_FORBIDDEN) ||
+	    ka_count_other(block - KA_HEAD - before, before, KA_FORBIDDEN))
+		bad(call, record, "bad leading pad byte");
+	if (ka_read_size(block - KA_HEAD) != record->size)
+		bad(call, record, "bad size field");
+	if (ka_count_other(block + record->size, record->pads, KA_FORBIDDEN))
+		bad(call, record, "bad trailing pad byte");
+	if (!serial_is_right(record))
+		bad(call, record, "bad serial number");
+}
+
+static bool is_dead(const struct ka_record *record)
+{
+	size_t tail = record->run ? record->pads : KA_TAIL;
+
+	return record->closed ||
+	       !ka_count_other(record->block - KA_HEAD, KA_HEAD + record->size + tail,
+			       KA_DEAD);
+}
+
+/*
+ * With the lock held: the record of a live block that is all right, of the layer or,
+ * if that is NULL, of any.
+ */
+static struct ka_record *look_up(const struct call *call, const struct ka_layer *layer,
+				 const void *block)
+{
+	struct ka_record *record = ka_record_find(block);
+
+	if (!record)
+		bad_pointer(call, block);
+	if (record->state != KA_LIVE)
+		bad(call, record, strcmp(call->function, "free") != 0 ?
+		    "the block is freed" : "double free");
+	look_at_live(call, record, layer ? layer : record->layer);
+	return record;
+}
+
+static void decorate(const struct ka_record *record, int fill)
+{
+	unsigned char *block = record->block, *tail = block + record->size;
+	size_t before = ka_before_head(record);
+
+	memset(block - KA_HEAD - before, KA_FORBIDDEN, before);
+	ka_write_size(block - KA_HEAD, record->size);
+	*(block - KA_TRAILING) = (unsigned char)record->layer->id;
+	memset(block - KA_LEADING, KA_FORBIDDEN, KA_LEADING);
+	memset(block, fill, record->size);
+	memset(tail, KA_FORBIDDEN, record->pads);
+	if (!record->run)
+		ka_write_size(tail + KA_TRAILING, record->serial);
+}
+
+/**
+ * ka_layer_take() - Take a block.
+ * @layer: Whose.
+ * @align: A power of two, or 0.
+ * @size: Bytes.
+ * @fill: What is in it: KA_CLEAN, or 0.
+ * @caller: Where the program goes on.
+ *
+ * Return: The block; NULL with errno and a sentence.
+ */
+void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
+		    const void *caller)
+{
+	const struct ka_callers *taken = ka_callers_here(caller);
+	struct ka_record *record = ka_record_new();
+
+	if (!record)
+		return NULL;
+	record->layer = layer;
+	record->taken = taken;
+	if (!ka_span_take(record, align > KA_HEAD ? align : KA_HEAD, size, guards)) {
+		ka_record_drop(record);
+		return NULL;
+	}
+	record->serial = __atomic_add_fetch(&last_serial, 1, __ATOMIC_RELAXED);
+	decorate(record, fill);
+	ka_record_add(record);
+	return record->block;
+}
+
+/* What leaves the quarantine has been left alone, or that is said. */
+static void let_go(const struct call *call, struct ka_record *record)
+{
+	while (record) {
+		struct ka_record *next = record->newer;
+
+		if (!is_dead(record)) {
+			ka_records_lock();
+			bad(call, record, "write after free");
+		}
+		ka_span_give(record);
+		ka_record_drop(record);
+		record = next;
+	}
+}
+
+static void give(const struct ka_layer *layer, void *block, const struct call *call)
+{
+	const struct ka_callers *given = ka_callers_here(call->caller);
+	struct ka_record *record;
+	int before = errno;
+
+	/* Who ends the program then has a sentence on that. */
+	if (layer->lost()) {
+		layer->below.free(layer->below.context, block);
+		return;
+	}
+	ka_records_lock();
+	record = look_up(call, layer, block);
+	record->state = KA_FREEING;
+	record->given = given;
+	ka_records_unlock();
+	ka_span_close(record);
+	let_go(call, ka_quarantine_put(record));
+	errno = before;
+}
+
+/**
+ * ka_layer_give() - Give back a block.
+ * @layer: Whose it should be.
+ * @block: The block, or whatever the caller takes for one; NULL does nothing.
+ * @caller: Where the program goes on.
+ *
+ * Keeps errno.
+ */
+void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller)
+{
+	if (block)
+		give(layer, block, &(struct call){ layer->prefix, "free", caller });
+}
+
+/**
+ * ka_layer_resize() - Change a block's size, always elsewhere: who still has the old
+ *	address finds KA_DEAD there.
+ * @layer: Whose it should be.
+ * @block: The block; NULL: as ka_layer_take().
+ * @size: Bytes.
+ * @caller: Where the program goes on.
+ *
+ * Return: The block, what is new of it KA_CLEAN; NULL with errno and a sentence, and
+ * the block as it was.
+ */
+void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
+		      const void *caller)
+{
+	const struct call call = { layer->prefix, "realloc", caller };
+	size_t old;
+	void *other;
+
+	if (!block)
+		return ka_layer_take(layer, 0, size, KA_CLEAN, caller);
+	if (layer->lost())
+		return layer->below.realloc(layer->below.context, block, size);
+	ka_records_lock();
+	old = look_up(&call, layer, block)->size;
+	ka_records_unlock();
+	other = ka_layer_take(layer, 0, size, KA_CLEAN, caller);
+	if (!other)
+		return NULL;
+	memcpy(other, block, old < size ? old : size);
+	give(layer, block, &call);
+	return other;
+}
+
+/* Bytes of a live block; 0 if there is none. */
+size_t ka_layer_size(const struct ka_layer *layer, const void *block)
+{
+	const struct ka_record *record;
+	size_t size = 0;
+
+	ka_records_lock();
+	record = ka_record_find(block);
+	if (record && record->layer == layer && record->state == KA_LIVE)
+		size = record->size;
+	ka_records_unlock();
+	return size;
+}
+
+/* With the lock held. */
+static size_t look_at_all(const struct call *call)
+{
+	struct ka_record *record = NULL;
+	size_t count = 0;
+
+	while ((record = ka_record_after(record))) {
+		if (record->state == KA_FREEING || record->layer->lost())
+			continue;
+		count++;
+		if (record->state == KA_LIVE)
+			look_at_live(call, record, record->layer);
+		else if (!is_dead(record))
+			bad(call, record, "write after free");
+	}
+	return count;
+}
+
+size_t ka_debug_check(const void *block)
+{
+	const struct call call = { "", "ka_debug_check", CALLER };
+	size_t count = 1;
+
+	if (!__atomic_load_n(&hooked, __ATOMIC_ACQUIRE))
+		return 0;
+	ka_records_lock();
+	if (block)
+		look_up(&call, NULL, block);
+	else
+		count = look_at_all(&call);
+	ka_records_unlock();
+	return count;
+}
+
+int ka_debug_dump(const void *address)
+{
+	const struct ka_record *record;
+
+	ka_records_lock();
+	record = ka_record_around(address);
+	if (!record || record->layer->lost()) {
+		ka_records_unlock();
+		return ka_fail(EINVAL, "no block is at %p", address);
+	}
+	tell(record);
+	return 0;
+}
+
+__attribute__((destructor))
+static void at_exit(void)
+{
+	const struct call call = { "", "exit", CALLER };
+
+	if (!__atomic_load_n(&look_at_exit, __ATOMIC_ACQUIRE))
+		return;
+	ka_records_lock();
+	look_at_all(&call);
+	ka_records_unlock();
+}
+
+/* 0, or -1 with errno and a sentence. */
+static int begin(void)
+{
+	size_t quarantine = 0;
+
+	if (ka_option_size(&quarantine, "KARENA_QUARANTINE"))
+		return -1;
+	ka_records_begin(quarantine ? quarantine : QUARANTINE);
+	return 0;
+}
+
+enum ka_hooks ka_hooks_wanted(void)
+{
+	const char *text = secure_getenv("KARENA_MALLOC");
+
+	if (!text || !*text || !strcmp(text, "default"))
+		return KA_HOOKS_NONE;
+	if (!strcmp(text, "count"))
+		return KA_HOOKS_COUNT;
+	guards = !strcmp(text, "guard");
+	if (!guards && strcmp(text, "debug") != 0) {
+		ka_fail(EINVAL, "KARENA_MALLOC=%.100s is unknown: give default, count,"
+			" debug or guard", text);
+		ka_ignore();
+		return KA_HOOKS_NONE;
+	}
+	if (begin()) {
+		ka_ignore();
+		ka_records_begin(QUARANTINE);
+	}
+	__atomic_store_n(&look_at_exit, true, __ATOMIC_RELEASE);
+	return KA_HOOKS_DEBUG;
+}
+
+/* The domains. */
+
+static struct ka_layer layers[KARENA_DOMAINS] = {
+	[KA_DOMAIN_RAW] = { .id = 'r', .prefix = "ka_raw_" },
+	[KA_DOMAIN_MEM] = { .id = 'm', .prefix = "ka_mem_" },
+	[KA_DOMAIN_OBJ] = { .id = 'o', .prefix = "ka_obj_" },
+};
+
+static struct ka_allocator hooks[KARENA_DOMAINS];
+
+static void *hook_malloc(void *context, size_t size)
+{
+	return ka_layer_take(context, 0, size, KA_CLEAN, CALLER);
+}
+
+static void *hook_calloc(void *context, size_t count, size_t size)
+{
+	return ka_layer_take(context, 0, count * size, 0, CALLER);
+}
+
+static void *hook_realloc(void *context, void *block, size_t size)
+{
+	return ka_layer_resize(context, block, size, CALLER);
+}
+
+static void hook_free(void *context, void *block)
+{
+	ka_layer_give(context, block, CALLER);
+}
+
+/* Once for a domain: the hooks, and what is below them from now on. */
+const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
+					 const struct ka_allocator *below)
+{
+	struct ka_layer *layer = &layers[domain];
+
+	layer->below = *below;
+	layer->heap = ka_domain_heap;
+	layer->lost = ka_domain_lost;
+	hooks[domain] = (struct ka_allocator){
+		layer, hook_malloc, hook_calloc, hook_realloc, hook_free,
+	};
+	__atomic_store_n(&hooked, true, __ATOMIC_RELEASE);
+	return &hooks[domain];
+}
+
+static int install(enum ka_domain domain)
+{
+	struct ka_allocator below;
+
+	if (layers[domain].heap)
+		return 0;
+	if (ka_allocator_get(domain, &below))
+		return -1;
+	return ka_allocator_set(domain, ka_debug_hook(domain, &below));
+}
+
+int ka_debug_install(void)
+{
+	struct ka_allocator unused;
+	int error = 0;
+
+	/* Whatever the environment wants is done first. */
+	ka_allocator_get(KA_DOMAIN_RAW, &unused);
+	ka_callers_prime();
+	ka_lock(&installing);
+	if (!layers[KA_DOMAIN_RAW].heap)
+		error = begin();
+	for (int domain = 0; !error && domain < KARENA_DOMAINS; domain++)
+		error = install((enum ka_domain)domain);
+	ka_unlock(&installing);
+	return error;
+}

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What the debug hooks say of a block, in the words of CPython's
+ * _PyObject_DebugDumpAddress(). Nothing is allocated. Of a block only that is read
+ * which can be, in use or in quarantine; what its size is, the record says.
+ */
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "check/debug.h"
+
+/* Bytes that are wrong are shown one by one, up to here. */
+#define MOST_SHOWN	((size_t)16)
+
+/* As many bytes of a block are shown at either end. */
+#define SHOWN_DATA	((size_t)8)
+
+struct text {
+	size_t length;
+	char bytes[1024];
+};
+
+static void flush(struct text *text)
+{
+	for (size_t at = 0; at < text->length;) {
+		ssize_t done = ka_write(STDERR_FILENO, text->bytes + at, text->length - at);
+
+		if (done <= 0)
+			break;
+		at += (size_t)done;
+	}
+	text->length = 0;
+}
+
+static void __attribute__((format(printf, 2, 3)))
+say(struct text *text, const char *format, ...)
+{
+	va_list arguments;
+	int length;
+
+	if (text->length > sizeof(text->bytes) / 2)
+		flush(text);
+	va_start(arguments, format);
+	length = vsnprintf(text->bytes + text->length, sizeof(text->bytes) - text->length,
+			   format, arguments);
+	va_end(arguments);
+	if (length > 0)
+		text->length += (size_t)length;
+	/* What was too long has been cut. */
+	if (text->length >= sizeof(text->bytes))
+		text->length = sizeof(text->bytes) - 1;
+}
+
+/* A byte, and whether it is what it should be. */
+static void say_byte(struct text *text, const char *where, size_t at, unsigned char byte,
+		     unsigned char wanted)
+{
+	say(text, "        at %s%zu: 0x%02x%s\n", where, at, byte,
+	    byte == wanted ? "" : " *** OUCH");
+}
+
+static void say_leading(struct text *text, const struct ka_record *record)
+{
+	const unsigned char *block = record->block;
+
+	say(text, "    The %d pad bytes at p-%d are ", KA_LEADING, KA_LEADING);
+	if (!ka_count_other(block - KA_LEADING, KA_LEADING, KA_FORBIDDEN)) {
+		say(text, "FORBIDDENBYTE, as expected.\n");
+		return;
+	}
+	say(text, "not all FORBIDDENBYTE (0x%02x):\n", KA_FORBIDDEN);
+	for (size_t i = KA_LEADING; i >= 1; i--)
+		say_byte(text, "p-", i, *(block - i), KA_FORBIDDEN);
+	say(text, "    Because memory is corrupted at the start, the count of bytes requested\n"
+	    "       may be bogus, and checking the trailing pad bytes may segfault.\n");
+}
+
+/* The dump has the bytes before the head only if one of them is wrong. */
+static void say_before_head(struct text *text, const struct ka_record *record)
+{
+	size_t before = ka_before_head(record), shown = 0;
+
+	for (size_t at = KA_HEAD + 1; at <= KA_HEAD + before && shown < MOST_SHOWN; at++) {
+		if (record->block[-(ptrdiff_t)at] == KA_FORBIDDEN)
+			continue;
+		if (!shown++)
+			say(text, "    Of the %zu pad bytes before these and the size, not all are"
+			    " FORBIDDENBYTE:\n", before);
+		say_byte(text, "p-", at, record->block[-(ptrdiff_t)at], KA_FORBIDDEN);
+	}
+}
+
+static void say_trailing(struct text *text, const struct ka_record *record)
+{
+	const unsigned char *tail = record->block + record->size;
+	size_t shown = 0;
+
+	/* Before a guard there is not always room for one. */
+	if (!record->pads)
+		return;
+	say(text, "    The %zu pad bytes at tail=%p are ", record->pads, (const void *)tail);
+	if (!ka_count_other(tail, record->pads, KA_FORBIDDEN)) {
+		say(text, "FORBIDDENBYTE, as expected.\n");
+		return;
+	}
+	say(text, "not all FORBIDDENBYTE (0x%02x):\n", KA_FORBIDDEN);
+	for (size_t i = 0; i < record->pads && shown < MOST_SHOWN; i++) {
+		/* Where there are many, those that are right say nothing. */
+		if (record->pads > MOST_SHOWN && tail[i] == KA_FORBIDDEN)
+			continue;
+		say_byte(text, "tail+", i, tail[i], KA_FORBIDDEN);
+		shown++;
+	}
+}
+
+static void say_head(struct text *text, const struct ka_record *record)
+{
+	uint64_t size = ka_read_size(record->block - KA_HEAD);
+
+	if (size != record->size)
+		say(text, "    The size at p-%zu is %#jx *** OUCH\n", KA_HEAD,
+		    (uintmax_t)size);
+}
+
+/* All that a freed block lies in should be dead, from its head on. */
+static void say_dead(struct text *text, const struct ka_record *record)
+{
+	const unsigned char *block = record->block;
+	size_t tail = record->run ? record->pads : KA_TAIL, shown = 0, bad;
+
+	bad = ka_count_other(block - KA_HEAD, KA_HEAD + record->size + tail, KA_DEAD);
+	if (!bad) {
+		say(text, "    It is freed, and all its bytes are DEADBYTE, as expected.\n");
+		return;
+	}
+	say(text, "    It is freed, and not all its bytes are DEADBYTE (0x%02x):\n", KA_DEAD);
+	for (size_t i = KA_HEAD; i >= 1 && shown < MOST_SHOWN; i--) {
+		if (*(block - i) != KA_DEAD) {
+			say_byte(text, "p-", i, *(block - i), KA_DEAD);
+			shown++;
+		}
+	}
+	for (size_t i = 0; i < record->size + tail && shown < MOST_SHOWN; i++) {
+		if (block[i] != KA_DEAD) {
+			say_byte(text, "p+", i, block[i], KA_DEAD);
+			shown++;
+		}
+	}
+	if (shown < bad)
+		say(text, "        and %zu more\n", bad - shown);
+}
+
+/* Bytes at the start, and at the end. */
+static void say_data(struct text *text, const struct ka_record *record)
+{
+	size_t size = record->size, at = 0;
+
+	if (!size)
+		return;
+	say(text, "    Data at p:");
+	while (at < size && at < SHOWN_DATA)
+		say(text, " %02x", record->block[at++]);
+	if (size - at > SHOWN_DATA) {
+		say(text, " ...");
+		at = size - SHOWN_DATA;
+	}
+	while (at < size)
+		say(text, " %02x", record->block[at++]);
+	say(text, "\n");
+}
+
+/* The letter that stands before a block. */
+static char letter_of(const struct ka_record *record)
+{
+	unsigned char letter;
+
+	if (record->state != KA_LIVE)
+		return record->layer->id;
+	letter = *(record->block - KA_TRAILING);
+	return letter >= ' ' && letter <= '~' ? (char)letter : '?';
+}
+
+/**
+ * ka_dump_block() - Say what is known of a block.
+ * @record: Its record, in the table with the lock held, or the caller's own.
+ */
+void ka_dump_block(const struct ka_record *record)
+{
+	bool dead = record->state == KA_QUARANTINED && !record->closed;
+	struct text text = { 0 };
+
+	say(&text, "Debug memory block at address p=%p: API '%c'\n", (void *)record->block,
+	    letter_of(record));
+	say(&text, "    %zu bytes originally requested\n", record->size);
+	if (record->state == KA_LIVE) {
+		say_leading(&text, record);
+		say_before_head(&text, record);
+		say_head(&text, record);
+		say_trailing(&text, record);
+	} else if (dead) {
+		say_dead(&text, record);
+	} else {
+		say(&text, "    It is freed, and cannot be looked at.\n");
+	}
+	say(&text, "    The block was made by call #%ju to debug malloc/realloc.\n",
+	    (uintmax_t)record->serial);
+	if (record->state == KA_LIVE || dead)
+		say_data(&text, record);
+	say(&text, "\n");
+	flush(&text);
+}
+
+/* A frame by the file that it is in, where addr2line finds its line. */
+static void say_frame(struct text *text, void *frame)
+{
+	/* Where a call returns to may be the next function already. */
+	void *call = (char *)frame - 1;
+	Dl_info info;
+
+	if (!dladdr(call, &info) || !info.dli_fname) {
+		say(text, "  at %p\n", frame);
+		return;
+	}
+	say(text, "  File \"%.200s\", at %#tx", info.dli_fname,
+	    (char *)call - (char *)info.dli_fbase);
+	if (info.dli_sname)
+		say(text, ", in %.100s", info.dli_sname);
+	say(text, "\n");
+}
+
+/**
+ * ka_dump_callers() - Say who called.
+ * @title: A line before it.
+ * @stack: The stack; NULL says nothing.
+ *
+ * Without the lock: dladdr() has one, whose holder may be waiting for it.
+ */
+void ka_dump_callers(const char *title, const struct ka_callers *stack)
+{
+	struct text text = { 0 };
+
+	if (!stack)
+		return;
+	say(&text, "%s (most recent call first):\n", title);
+	for (uint32_t i = 0; i < stack->depth; i++)
+		say_frame(&text, stack->frames[i]);
+	say(&text, "\n");
+	flush(&text);
+}
+
+/* End the program: why, and who called. */
+void ka_dump_end(const char *prefix, const char *function, const char *reason,
+		 const struct ka_callers *stack)
+{
+	struct text text = { 0 };
+
+	say(&text, "Fatal error: %s%s: %s\n\n", prefix, function, reason);
+	flush(&text);
+	ka_dump_callers("Current thread", stack);
+	abort();
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a block lies in: memory of what is below the hooks or, with a guard, a run of
+ * its own, at whose end is a page that cannot be touched. A block ends there, but for
+ * what its alignment needs; once freed, all of the run cannot be touched.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check/debug.h"
+
+/*
+ * A guard costs two of the 65530 mappings that Linux lets a process have by default;
+ * half of these are left to the program.
+ */
+#define MOST_GUARDS	16000
+
+static int nr_guards;
+static bool said_so;
+
+static size_t round_up(size_t size, size_t to)
+{
+	return (size + to - 1) & ~(to - 1);
+}
+
+static unsigned char *start_of(const struct ka_record *record)
+{
+	return record->block - record->lead;
+}
+
+/* Whether there may be a guard more, which is counted then. */
+static bool count_guard(void)
+{
+	static const char no_more[] = "karena: 16000 blocks have a guard: no further block has"
+		" one until some are freed\n";
+
+	if (__atomic_add_fetch(&nr_guards, 1, __ATOMIC_RELAXED) <= MOST_GUARDS)
+		return true;
+	__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
+	if (!__atomic_exchange_n(&said_so, true, __ATOMIC_RELAXED))
+		ka_write(STDERR_FILENO, no_more, sizeof(no_more) - 1);
+	return false;
+}
+
+/* Where the last page cannot be had as a guard, it is done without. */
+static void put_guard(struct ka_record *record)
+{
+	unsigned char *page = start_of(record) + record->span - KA_PAGE_SIZE;
+
+	if (!count_guard())
+		return;
+	record->guarded = !ka_mprotect(page, KA_PAGE_SIZE, PROT_NONE);
+	if (!record->guarded)
+		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
+}
+
+static bool take_run(struct ka_record *record, size_t align, size_t size)
+{
+	struct ka_heap *heap = record->layer->heap();
+	size_t step = align < KA_PAGE_SIZE ? align : KA_PAGE_SIZE;
+	size_t room = round_up(size ? size : 1, step), whole;
+	unsigned char *run;
+
+	/* With a large alignment, as much lies before the block as it takes. */
+	whole = align > KA_PAGE_SIZE ? align + room : round_up(KA_HEAD + room, KA_PAGE_SIZE);
+	run = heap ? ka_run_alloc(heap, whole + KA_PAGE_SIZE, align) : NULL;
+	if (!run)
+		return false;
+	record->run = true;
+	record->lead = whole - room;
+	record->pads = room - size;
+	record->span = whole + KA_PAGE_SIZE;
+	record->block = run + record->lead;
+	put_guard(record);
+	return true;
+}
+
+static bool take_below(struct ka_record *record, size_t align, size_t size)
+{
+	const struct ka_allocator *below = &record->layer->below;
+	unsigned char *start;
+
+	record->lead = align > KA_HEAD ? align : KA_LEAD_LEAST;
+	record->pads = KA_TRAILING;
+	record->span = record->lead + size + KA_TAIL;
+	if (align > KA_HEAD)
+		start = ka_heap_aligned_alloc(record->layer->heap(), align, record->span);
+	else
+		start = below->malloc(below->context, record->span);
+	if (!start)
+		return false;
+	record->block = start + record->lead;
+	return true;
+}
+
+/**
+ * ka_span_take() - Take what a block and its pads lie in.
+ * @record: The block's; @layer is filled in, the place and the pads will be.
+ * @align: A power of two, at least KA_HEAD.
+ * @size: Of the block, in bytes.
+ * @guard: Whether a guard is behind it.
+ *
+ * Return: True; false with errno and a sentence.
+ */
+bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard)
+{
+	const size_t most = PTRDIFF_MAX - 4 * KA_PAGE_SIZE;
+
+	if (size > most || align > most - size) {
+		ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+		return false;
+	}
+	record->size = size;
+	return guard ? take_run(record, align, size) : take_below(record, align, size);
+}
+
+/* Nothing of the block is to be used any more. */
+void ka_span_close(struct ka_record *record)
+{
+	if (record->guarded &&
+	    !ka_mprotect(start_of(record), record->span - KA_PAGE_SIZE, PROT_NONE)) {
+		record->closed = true;
+		return;
+	}
+	memset(record->block - KA_HEAD, KA_DEAD,
+	       KA_HEAD + record->size + (record->run ? record->pads : KA_TAIL));
+}
+
+/* The record is the caller's own. */
+void ka_span_give(const struct ka_record *record)
+{
+	const struct ka_allocator *below = &record->layer->below;
+	unsigned char *start = start_of(record);
+
+	if (!record->run) {
+		below->free(below->context, start);
+		return;
+	}
+	/* A run that cannot be opened for want of mappings is lost. */
+	if (record->guarded) {
+		if (ka_mprotect(start, record->span, PROT_READ | PROT_WRITE))
+			return;
+		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
+	}
+	if (ka_run_free(record->layer->heap(), start))
+		ka_die("free");
+}

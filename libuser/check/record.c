@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Records of blocks, found by the block's address, and the quarantine of those that
+ * are freed. All is in memory of its own, of which nothing goes back: a block that is
+ * overwritten, or gone, takes nothing along that a report needs.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "check/debug.h"
+
+#define CHUNK		((size_t)256 << 10)
+#define FIRST_BUCKETS	((size_t)4096)
+
+static struct ka_mutex lock = KA_MUTEX;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static char *room;
+static size_t room_left;
+
+static struct ka_record **buckets;
+static size_t nr_buckets;
+static size_t nr_records;
+static struct ka_record *unused;
+
+/* Freed longest ago is first. */
+static struct ka_record *oldest, *newest;
+static size_t quarantined;
+static size_t quarantine_limit;
+
+void ka_records_lock(void)
+{
+	ka_lock(&lock);
+}
+
+void ka_records_unlock(void)
+{
+	ka_unlock(&lock);
+}
+
+static void register_lock(void)
+{
+	ka_fork_takes(&lock);
+}
+
+/* At load, or at an earlier first call. */
+__attribute__((constructor))
+static void fork_register(void)
+{
+	pthread_once(&once, register_lock);
+}
+
+/* Before the first record. */
+void ka_records_begin(size_t quarantine)
+{
+	fork_register();
+	ka_records_lock();
+	quarantine_limit = quarantine;
+	ka_records_unlock();
+}
+
+static void *pages(size_t size)
+{
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+/* Some zero bytes for good, with the lock held; or NULL. */
+void *ka_records_room(size_t size)
+{
+	void *start;
+
+	size = (size + 15) & ~(size_t)15;
+	if (size > CHUNK / 4)
+		return pages(size);
+	if (size > room_left) {
+		start = pages(CHUNK);
+		if (!start)
+			return NULL;
+		room = start;
+		room_left = CHUNK;
+	}
+	start = room;
+	room += size;
+	room_left -= size;
+	return start;
+}
+
+static struct ka_record **bucket_of(const void *block)
+{
+	uint64_t hash = (uintptr_t)block / 16 * 0x9e3779b97f4a7c15ULL;
+
+	return &buckets[hash >> 32 & (nr_buckets - 1)];
+}
+
+static void insert(struct ka_record *record)
+{
+	struct ka_record **bucket = bucket_of(record->block);
+
+	record->next = *bucket;
+	*bucket = record;
+}
+
+/* As many buckets as records, or more records to a bucket. */
+static bool grow(void)
+{
+	size_t size = nr_buckets ? nr_buckets * 2 : FIRST_BUCKETS, old = nr_buckets;
+	struct ka_record **more, **before = buckets;
+
+	if (nr_records < nr_buckets)
+		return true;
+	more = pages(size * sizeof(struct ka_record *));
+	if (!more)
+		return buckets;
+	buckets = more;
+	nr_buckets = size;
+	for (size_t i = 0; i < old; i++) {
+		while (before[i]) {
+			struct ka_record *record = before[i];
+
+			before[i] = record->next;
+			insert(record);
+		}
+	}
+	if (before)
+		ka_munmap(before, old * sizeof(struct ka_record *));
+	return true;
+}
+
+/**
+ * ka_record_new() - A record that is not in the table yet.
+ *
+ * Return: The record, all zero, for which the table has room; NULL with errno and a
+ * sentence.
+ */
+struct ka_record *ka_record_new(void)
+{
+	struct ka_record *record = NULL;
+
+	ka_records_lock();
+	if (grow()) {
+		record = unused;
+		if (record)
+			unused = record->next;
+		else
+			record = ka_records_room(sizeof(*record));
+	}
+	if (record)
+		nr_records++;
+	ka_records_unlock();
+	if (record)
+		memset(record, 0, sizeof(*record));
+	else
+		ka_fail(ENOMEM, "no memory for the record of a block");
+	return record;
+}
+
+/* Not in the table, or not any more. */
+void ka_record_drop(struct ka_record *record)
+{
+	ka_records_lock();
+	record->next = unused;
+	unused = record;
+	nr_records--;
+	ka_records_unlock();
+}
+
+/* The block is in use from here on. */
+void ka_record_add(struct ka_record *record)
+{
+	ka_records_lock();
+	insert(record);
+	ka_records_unlock();
+}
+
+/* With the lock held; or NULL. */
+struct ka_record *ka_record_find(const void *block)
+{
+	struct ka_record *record = buckets ? *bucket_of(block) : NULL;
+
+	while (record && record->block != block)
+		record = record->next;
+	return record;
+}
+
+/* The next in the table, NULL's being the first, with the lock held; or NULL. */
+struct ka_record *ka_record_after(const struct ka_record *record)
+{
+	size_t i = 0;
+
+	if (record && record->next)
+		return record->next;
+	if (record)
+		i = (size_t)(bucket_of(record->block) - buckets) + 1;
+	while (i < nr_buckets && !buckets[i])
+		i++;
+	return i < nr_buckets ? buckets[i] : NULL;
+}
+
+/* What lies around an address, with the lock held; or NULL. Looks at all there are. */
+struct ka_record *ka_record_around(const void *address)
+{
+	struct ka_record *record = NULL;
+
+	while ((record = ka_record_after(record))) {
+		uintptr_t start = (uintptr_t)record->block - record->lead;
+
+		if ((uintptr_t)address - start < record->span)
+			return record;
+	}
+	return NULL;
+}
+
+static void take_out(const struct ka_record *record)
+{
+	struct ka_record **link = bucket_of(record->block);
+
+	while (*link != record)
+		link = &(*link)->next;
+	*link = record->next;
+}
+
+/**
+ * ka_quarantine_put() - Keep a freed block from being used again.
+ * @record: Its record, KA_FREEING until now.
+ *
+ * Return: What has been there for longest and is too much now, linked by @newer; it is
+ * in the table no more, and the caller's.
+ */
+struct ka_record *ka_quarantine_put(struct ka_record *record)
+{
+	struct ka_record *first, *last = NULL;
+
+	ka_records_lock();
+	record->state = KA_QUARANTINED;
+	record->newer = NULL;
+	if (newest)
+		newest->newer = record;
+	else
+		oldest = record;
+	newest = record;
+	quarantined += record->span;
+	first = oldest;
+	while (oldest && quarantined > quarantine_limit) {
+		last = oldest;
+		oldest = last->newer;
+		quarantined -= last->span;
+		take_out(last);
+	}
+	if (!oldest)
+		newest = NULL;
+	if (last)
+		last->newer = NULL;
+	ka_records_unlock();
+	return last ? first : NULL;
+}
+
+size_t ka_quarantine_bytes(void)
+{
+	size_t bytes;
+
+	ka_records_lock();
+	bytes = quarantined;
+	ka_records_unlock();
+	return bytes;
+}

@@ -1,0 +1,453 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Domains: what is behind each family of calls, and the rules that all of it obeys.
+ * What a family has is read without a lock: what was there once stays where it is.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <karena/domain.h>
+
+#include "thread/cache.h"
+#include "check/debug.h"
+#include "front/private.h"
+#include "stats/tally.h"
+
+static struct ka_heap *heap;
+
+/* Whether KARENA_MALLOC=count was given. */
+static bool counted;
+
+static void need_decision(void);
+
+/* Guards the heap's making, and which allocator replaces which. */
+static struct ka_mutex lock = KA_MUTEX;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void register_lock(void)
+{
+	ka_fork_takes(&lock);
+}
+
+/* At load, or at an earlier first call. */
+__attribute__((constructor))
+static void fork_register(void)
+{
+	pthread_once(&once, register_lock);
+}
+
+/* A runtime's arenas come and go: they stay as long as other free memory does. */
+static struct ka_heap *make_heap(void)
+{
+	struct ka_options options = KA_OPTIONS;
+	struct ka_heap *made;
+
+	options.source = ka_private_source(true);
+	made = ka_heap_create(&options);
+	if (made) {
+		made->most_empty = SIZE_MAX;
+		made->tallies = counted ? ka_tallies : NULL;
+	}
+	return made;
+}
+
+struct ka_heap *ka_domain_heap(void)
+{
+	struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
+
+	if (__builtin_expect(!!found, 1))
+		return found;
+	fork_register();
+	need_decision();
+	ka_lock(&lock);
+	found = heap ? heap : make_heap();
+	__atomic_store_n(&heap, found, __ATOMIC_RELEASE);
+	ka_unlock(&lock);
+	return found;
+}
+
+bool ka_domain_lost(void)
+{
+	const struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
+
+	return found && found->inherited;
+}
+
+/* The next time it is known where to look. */
+static __attribute__((noinline)) void *take(size_t size)
+{
+	struct ka_heap *from = ka_domain_heap();
+	struct ka_cache *cache = from ? ka_cache_of(from) : NULL;
+
+	if (!cache)
+		return NULL;
+	if (!cache->ended)
+		ka_domain_cache = cache;
+	return ka_block_alloc(from, cache, size);
+}
+
+static void *default_malloc(void *context, size_t size)
+{
+	void *block = ka_block_try(ka_domain_cache, size);
+
+	(void)context;
+	if (__builtin_expect(!!block, 1))
+		return block;
+	/* While blocks are traced, the others come from here. */
+	block = ka_block_try_traced(ka_domain_cache, size);
+	return block ? block : take(size);
+}
+
+static void *default_calloc(void *context, size_t count, size_t size)
+{
+	struct ka_heap *from;
+	void *block;
+
+	/* Their product fits. */
+	if (count * size < KA_PAGE_SIZE) {
+		block = default_malloc(context, count * size);
+		return block ? memset(block, 0, count * size) : NULL;
+	}
+	from = ka_domain_heap();
+	return from ? ka_heap_calloc(from, count, size) : NULL;
+}
+
+static void *default_realloc(void *context, void *block, size_t size)
+{
+	struct ka_heap *from = ka_domain_heap();
+	void *other;
+
+	(void)context;
+	if (!from)
+		return NULL;
+	other = ka_heap_realloc(from, block, size);
+	if (!other && errno == EINVAL)
+		ka_die("realloc");
+	return other;
+}
+
+static __attribute__((noinline)) void give(void *block)
+{
+	struct ka_heap *from = ka_domain_heap();
+
+	if (block && (!from || ka_heap_free(from, block)))
+		ka_die("free");
+}
+
+static void default_free(void *context, void *block)
+{
+	struct ka_heap *from = KA_READ(heap);
+	struct ka_pool *pool = from ? ka_block_own(from, block) : NULL;
+
+	(void)context;
+	if (__builtin_expect(!pool || ka_is_marked(block), 0))
+		give(block);
+	else if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		ka_block_emptied(ka_cache_of(from), pool);
+}
+
+static const struct ka_allocator by_default = {
+	.malloc		= default_malloc,
+	.calloc		= default_calloc,
+	.realloc	= default_realloc,
+	.free		= default_free,
+};
+
+static void *first_malloc(void *context, size_t size);
+static void *first_calloc(void *context, size_t count, size_t size);
+static void *first_realloc(void *context, void *block, size_t size);
+static void first_free(void *context, void *block);
+
+/* Until the first call, which asks the environment what is to be there. */
+#define FIRST(_domain)							\
+	[_domain] = {							\
+		.context = (void *)(_domain), .malloc = first_malloc,	\
+		.calloc = first_calloc, .realloc = first_realloc,	\
+		.free = first_free,					\
+	}
+
+static const struct ka_allocator undecided[KARENA_DOMAINS] = {
+	FIRST(KA_DOMAIN_RAW), FIRST(KA_DOMAIN_MEM), FIRST(KA_DOMAIN_OBJ),
+};
+
+static const struct ka_allocator *allocators[KARENA_DOMAINS] = {
+	&undecided[KA_DOMAIN_RAW], &undecided[KA_DOMAIN_MEM], &undecided[KA_DOMAIN_OBJ],
+};
+
+static void decide(void)
+{
+	const struct ka_allocator *counting = NULL;
+	enum ka_hooks hooks = ka_hooks_wanted();
+
+	if (hooks == KA_HOOKS_DEBUG)
+		ka_callers_prime();
+	counted = hooks == KA_HOOKS_COUNT;
+	if (counted)
+		counting = ka_tally_hooks(&by_default);
+	for (int i = 0; i < KARENA_DOMAINS; i++) {
+		const struct ka_allocator *first = &by_default;
+
+		if (hooks == KA_HOOKS_DEBUG)
+			first = ka_debug_hook((enum ka_domain)i, &by_default);
+		else if (counting)
+			first = &counting[i];
+		__atomic_store_n(&allocators[i], first, __ATOMIC_RELEASE);
+	}
+}
+
+static void need_decision(void)
+{
+	static pthread_once_t decided = PTHREAD_ONCE_INIT;
+
+	pthread_once(&decided, decide);
+}
+
+static inline const struct ka_allocator *behind(enum ka_domain domain)
+{
+	return __atomic_load_n(&allocators[domain], __ATOMIC_ACQUIRE);
+}
+
+static int check_domain(enum ka_domain domain)
+{
+	if ((unsigned int)domain < KARENA_DOMAINS)
+		return 0;
+	return ka_fail(EINVAL, "%d is no domain", (int)domain);
+}
+
+int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
+{
+	if (check_domain(domain))
+		return -1;
+	need_decision();
+	*allocator = *behind(domain);
+	return 0;
+}
+
+/* What was set once; somebody may be about to call it: it stays. */
+struct kept {
+	struct ka_allocator allocator;
+	const struct kept *next;
+};
+
+/* In a page of its own, which nobody writes to any more: no overflow reaches its functions. */
+static const struct kept *keep(const struct ka_allocator *allocator, const struct kept *next)
+{
+	struct kept *kept = ka_mmap(NULL, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS);
+
+	if (kept == MAP_FAILED)
+		goto err;
+	*kept = (struct kept){ *allocator, next };
+	if (!ka_mprotect(kept, KA_PAGE_SIZE, PROT_READ))
+		return kept;
+	ka_munmap(kept, KA_PAGE_SIZE);
+
+err:
+	ka_fail(ENOMEM, "no memory for an allocator");
+	return NULL;
+}
+
+/* The copy of an allocator that others read; NULL with errno and a sentence. */
+static const struct ka_allocator *copy_of(const struct ka_allocator *allocator)
+{
+	static const struct kept *all;
+	const struct kept *kept;
+
+	ka_lock(&lock);
+	for (kept = all; kept; kept = kept->next) {
+		if (!memcmp(&kept->allocator, allocator, sizeof(*allocator)))
+			break;
+	}
+	if (!kept) {
+		kept = keep(allocator, all);
+		all = kept ? kept : all;
+	}
+	ka_unlock(&lock);
+	return kept ? &kept->allocator : NULL;
+}
+
+/* What others read of an allocator for a family; NULL with errno and a sentence. */
+static const struct ka_allocator *checked_copy(enum ka_domain domain,
+					       const struct ka_allocator *allocator)
+{
+	if (check_domain(domain))
+		return NULL;
+	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
+	    !allocator->free) {
+		ka_fail(EINVAL, "an allocator has all four functions");
+		return NULL;
+	}
+	need_decision();
+	return copy_of(allocator);
+}
+
+int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator)
+{
+	const struct ka_allocator *copy = checked_copy(domain, allocator);
+
+	if (!copy)
+		return -1;
+	__atomic_store_n(&allocators[domain], copy, __ATOMIC_RELEASE);
+	return 0;
+}
+
+int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
+			 const struct ka_allocator *allocator)
+{
+	const struct ka_allocator *copy = checked_copy(domain, allocator), *found;
+
+	if (!copy)
+		return -1;
+	found = behind(domain);
+	if (!memcmp(found, expected, sizeof(*expected)) &&
+	    __atomic_compare_exchange_n(&allocators[domain], &found, copy, false,
+					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		return 0;
+	*expected = *found;
+	return ka_fail(EAGAIN, "something else is behind the family by now");
+}
+
+int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
+{
+	const struct ka_tally *tally;
+
+	if (check_domain(domain))
+		return -1;
+	need_decision();
+	if (ka_domain_lost())
+		return ka_fail(EOWNERDEAD, "the heap of the domains is the parent's");
+	if (!counted)
+		return ka_fail(ENODATA, "what a domain has is not counted:"
+			       " KARENA_MALLOC=count does it");
+	tally = &ka_tallies[domain];
+	stats->blocks = KA_READ(tally->blocks);
+	stats->bytes = KA_READ(tally->bytes);
+	return 0;
+}
+
+static void *too_large(size_t count, size_t size)
+{
+	ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
+	return NULL;
+}
+
+static inline void *domain_malloc(enum ka_domain domain, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	if (size > PTRDIFF_MAX)
+		return too_large(1, size);
+	return allocator->malloc(allocator->context, size);
+}
+
+static inline void *domain_calloc(enum ka_domain domain, size_t count, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+	size_t product;
+
+	if (__builtin_mul_overflow(count, size, &product) || product > PTRDIFF_MAX)
+		return too_large(count, size);
+	return allocator->calloc(allocator->context, count, size);
+}
+
+static inline void *domain_realloc(enum ka_domain domain, void *block, size_t size)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	if (size > PTRDIFF_MAX)
+		return too_large(1, size);
+	return allocator->realloc(allocator->context, block, size);
+}
+
+static inline void domain_free(enum ka_domain domain, void *block)
+{
+	const struct ka_allocator *allocator = behind(domain);
+
+	allocator->free(allocator->context, block);
+}
+
+static void *first_malloc(void *context, size_t size)
+{
+	need_decision();
+	return domain_malloc((enum ka_domain)(uintptr_t)context, size);
+}
+
+static void *first_calloc(void *context, size_t count, size_t size)
+{
+	need_decision();
+	return domain_calloc((enum ka_domain)(uintptr_t)context, count, size);
+}
+
+static void *first_realloc(void *context, void *block, size_t size)
+{
+	need_decision();
+	return domain_realloc((enum ka_domain)(uintptr_t)context, block, size);
+}
+
+static void first_free(void *context, void *block)
+{
+	need_decision();
+	domain_free((enum ka_domain)(uintptr_t)context, block);
+}
+
+void *ka_raw_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_RAW, size);
+}
+
+void *ka_raw_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_RAW, count, size);
+}
+
+void *ka_raw_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_RAW, block, size);
+}
+
+void ka_raw_free(void *block)
+{
+	domain_free(KA_DOMAIN_RAW, block);
+}
+
+void *ka_mem_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_MEM, size);
+}
+
+void *ka_mem_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_MEM, count, size);
+}
+
+void *ka_mem_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_MEM, block, size);
+}
+
+void ka_mem_free(void *block)
+{
+	domain_free(KA_DOMAIN_MEM, block);
+}
+
+void *ka_obj_malloc(size_t size)
+{
+	return domain_malloc(KA_DOMAIN_OBJ, size);
+}
+
+void *ka_obj_calloc(size_t count, size_t size)
+{
+	return domain_calloc(KA_DOMAIN_OBJ, count, size);
+}
+
+void *ka_obj_realloc(void *block, size_t size)
+{
+	return domain_realloc(KA_DOMAIN_OBJ, block, size);
+}
+
+void ka_obj_free(void *block)
+{
+	domain_free(KA_DOMAIN_OBJ, block);
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What libkarena-uring is told of a heap, and the adapters of the source to take.
+ */
+#include <linux/capability.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "front/private.h"
+
+#define ENOUGH_LOCKED	((rlim_t)1 << 30)
+
+/* Whether the process has no limit of locked memory, as long as it keeps its rights. */
+static bool may_lock_all(void)
+{
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return !ka_syscall(SYS_capget, (long)&header, (long)data, 0) &&
+	       data[0].effective & 1U << CAP_IPC_LOCK;
+}
+
+enum ka_source ka_private_source(bool may_be_kept)
+{
+	const char *text = secure_getenv("KARENA_SOURCE");
+	struct rlimit limit;
+
+	if (text && *text && strcmp(text, "auto") != 0)
+		return KA_SOURCE_AUTO;
+	if (!getrlimit(RLIMIT_MEMLOCK, &limit) && limit.rlim_cur >= ENOUGH_LOCKED)
+		return KA_SOURCE_AUTO;
+	return may_be_kept && may_lock_all() ? KA_SOURCE_AUTO : KA_SOURCE_EMBEDDED;
+}
+
+/* The first page of the window from one on that is (not) committed. */
+static size_t find_page(const struct ka_notes *notes, size_t page, bool committed)
+{
+	size_t least = notes->nr_notes * KA_ARENA_PAGES;
+	size_t end = notes->nr_touched * KA_ARENA_PAGES;
+
+	page = page < least ? least : page;
+	while (page < end) {
+		const struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
+
+		page += ka_find_bit(arena->backed, page % KA_ARENA_PAGES, committed) -
+			page % KA_ARENA_PAGES;
+		if (page % KA_ARENA_PAGES ||
+		    (page < end && ka_test_bit(ka_arena_at(notes, page / KA_ARENA_PAGES)->backed,
+					       0) == committed))
+			break;
+	}
+	return page;
+}
+
+int ka_private_fail(int error, const char *sentence)
+{
+	return ka_fail(error, "%s", sentence);
+}
+
+char *ka_private_window(const struct ka_heap *heap, size_t *size)
+{
+	*size = heap->window.nr_arenas * KA_ARENA_SIZE;
+	return heap->window.start;
+}
+
+size_t ka_private_committed(struct ka_heap *heap, size_t *from)
+{
+	size_t page = *from / KA_PAGE_SIZE, end;
+
+	ka_heap_lock(heap);
+	if (ka_refuse_inherited(heap)) {
+		ka_heap_unlock(heap);
+		return 0;
+	}
+	/* Who asks will pin what there is, free or not. */
+	heap->window.io = true;
+	page = find_page(heap->notes, page, true);
+	end = find_page(heap->notes, page, false);
+	ka_heap_unlock(heap);
+	*from = page * KA_PAGE_SIZE;
+	return (end - page) * KA_PAGE_SIZE;
+}

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source that needs no module. A window is claimed, and nothing is mapped there but what
+ * is committed. So the limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps
+ * and the kernel's promises of memory (vm.overcommit_memory) count what is used.
+ *
+ * A window that cannot be claimed is reserved, without access, and made accessible.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "source/claim.h"
+
+/* Of several mappings, a part that is smaller is copied. */
+#define PART_MOVED	((size_t)64 << 10)
+
+/* Map pages where nothing is: 0, or an errno. */
+static int map_pages(const struct ka_window *window, void *start, size_t size)
+{
+	void *found = ka_mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+			      MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
+
+	if (found == start && window->fork == KA_FORK_NONE)
+		return ka_madvise(start, size, MADV_DONTFORK) ? errno : 0;
+	if (found == start)
+		return 0;
+	/* EAGAIN is a limit of locked memory. */
+	if (found == MAP_FAILED)
+		return errno == EEXIST ? EEXIST : ENOMEM;
+	/* A kernel that does not know the flag has found another place. */
+	ka_munmap(found, size);
+	return EEXIST;
+}
+
+static void *reserve(void *address, size_t size, bool shared, int flags)
+{
+	return ka_mmap(address, size, PROT_NONE, MAP_ANONYMOUS | MAP_NORESERVE | flags |
+		       (shared ? MAP_SHARED : MAP_PRIVATE));
+}
+
+/*
+ * What holds for all that is reserved; a part that is mapped anew is asked again. A huge
+ * page would cost a whole arena at the first touch.
+ */
+static int reserved(const struct ka_window *window, char *start, size_t size)
+{
+	ka_madvise(start, size, MADV_NOHUGEPAGE);
+	ka_madvise(start, size, MADV_DONTDUMP);
+	return window->fork == KA_FORK_NONE ? ka_madvise(start, size, MADV_DONTFORK) : 0;
+}
+
+static int embedded_open(struct ka_window *window,
+			 const struct ka_options *options)
+{
+	size_t size = ka_window_size(window), slack = KA_ARENA_SIZE, before;
+	char *start, text[32];
+
+	if (ka_claim(window))
+		return 0;
+	start = size > SIZE_MAX - slack ? MAP_FAILED :
+		reserve(NULL, size + slack, window->fork == KA_FORK_SHARE, 0);
+	if (start == MAP_FAILED)
+		return ka_fail(ENOMEM, "no room for a window of %s in this process"
+			       " (see ulimit -v)",
+			       ka_format_size(options->window, text));
+	before = -(uintptr_t)start % KA_ARENA_SIZE;
+	if (before)
+		ka_munmap(start, before);
+	ka_munmap(start + before + size, slack - before);
+	window->start = start + before;
+	if (reserved(window, window->start, size)) {
+		ka_munmap(window->start, size);
+		return ka_fail(errno, "cannot keep a window from children: %s",
+			       strerror(errno));
+	}
+	return 0;
+}
+
+/* What the pages may be, of arenas that the caller makes accessible. */
+static void advise(const struct ka_window *window, void *start, size_t size,
+		   enum ka_pages pages)
+{
+	if (pages == KA_PAGES_HUGE)
+		ka_madvise(start, size, MADV_HUGEPAGE);
+	else if (pages == KA_PAGES_SMALL && window->claimed)
+		ka_madvise(start, size, MADV_NOHUGEPAGE);
+}
+
+/* Of what is reserved: 0, or an errno. */
+static int open_pages(void *start, size_t size)
+{
+	ka_madvise(start, size, MADV_DODUMP);
+	return ka_mprotect(start, size, PROT_READ | PROT_WRITE) ? errno : 0;
+}
+
+static int embedded_commit(struct ka_window *window, size_t first, size_t count,
+			   enum ka_pages pages)
+{
+	char *start = window->start + first * KA_ARENA_SIZE;
+	size_t size = count * KA_ARENA_SIZE;
+	int error = 0;
+
+	if (window->claimed)
+		error = map_pages(window, start, size);
+	if (error)
+		return error;
+	/* Before it is accessible: memory that is locked is there at once. */
+	advise(window, start, size, pages);
+	if (!window->claimed)
+		error = open_pages(start, size);
+	if (error)
+		reserved(window, start, size);
+	return error;
+}
+
+static int embedded_commit_pages(struct ka_window *window, size_t arena,
+				 size_t from, size_t count)
+{
+	char *start = window->start + arena * KA_ARENA_SIZE + from * KA_PAGE_SIZE;
+	size_t size = count * KA_PAGE_SIZE;
+	int error;
+
+	if (!window->claimed)
+		return open_pages(start, size);
+	error = map_pages(window, start, size);
+	if (!error)
+		advise(window, start, size, KA_PAGES_SMALL);
+	return error;
+}
+
+/* The memory is one for all who share it: it goes, whoever has it mapped. */
+static void release_shared(char *start, size_t size)
+{
+	if (ka_madvise(start, size, MADV_REMOVE)) {
+		/* After mlockall() the memory is locked, and that is refused. */
+		ka_munlock(start, size);
+		ka_madvise(start, size, MADV_REMOVE);
+	}
+	ka_mprotect(start, size, PROT_NONE);
+}
+
+static void embedded_release(struct ka_window *window, size_t first, size_t count)
+{
+	char *start = window->start + first * KA_ARENA_SIZE;
+	size_t size = count * KA_ARENA_SIZE;
+
+	if (window->claimed) {
+		ka_munmap(start, size);
+		return;
+	}
+	if (window->fork == KA_FORK_SHARE)
+		release_shared(start, size);
+	/* A new reservation in the place of the old pages: no promise of memory. */
+	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
+		ka_madvise(start, size, MADV_DONTNEED);
+	reserved(window, start, size);
+}
+
+static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_t *map)
+{
+	int advice = window->fork == KA_FORK_SHARE ? MADV_REMOVE : MADV_DONTNEED;
+	char *start = window->start + arena * KA_ARENA_SIZE;
+	size_t from = 0, end;
+
+	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
+		end = ka_find_bit(map, from, false);
+		/* Refused where memory is locked: then all of it is. */
+		if (ka_madvise(start + from * KA_PAGE_SIZE, (end - from) * KA_PAGE_SIZE,
+			       advice))
+			return false;
+		from = end;
+	}
+	return true;
+}
+
+/*
+ * The kernel takes it page by page, until each is written to again. Memory that is shared
+ * or locked it does not take.
+ */
+static bool embedded_give_up(struct ka_window *window, size_t arena)
+{
+	char *start = window->start + arena * KA_ARENA_SIZE;
+
+	return window->fork != KA_FORK_SHARE && !ka_madvise(start, KA_ARENA_SIZE, MADV_FREE);
+}
+
+/* What the kernel has taken by then is as if never touched: there is no need to know. */
+static bool embedded_take_back(struct ka_window *window, size_t arena)
+{
+	(void)window;
+	(void)arena;
+	return true;
+}
+
+/*
+ * Where the kernel has refused to move pages it may have unmapped those at @to. Whether they
+ * are there now. The addresses are nobody else's, as the window is claimed.
+ */
+static bool is_mapped_again(const struct ka_window *window, char *to, size_t size)
+{
+	int error = map_pages(window, to, size);
+
+	return !error || error == EEXIST;
+}
+
+static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
+				size_t size);
+
+static enum ka_moved move_halves(const struct ka_window *window, char *from, char *to,
+				 size_t size)
+{
+	size_t half = size / 2 & ~(KA_PAGE_SIZE - 1);
+	enum ka_moved moved = move_parts(window, from, to, half);
+
+	if (moved != KA_MOVED)
+		return moved;
+	moved = move_parts(window, from + half, to + half, size - half);
+	/* To undo the first half takes no addresses: it is mapped still. */
+	if (moved != KA_MOVED)
+		memcpy(from, to, half);
+	return moved;
+}
+
+static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
+				size_t size)
+{
+	if (size >= PART_MOVED) {
+		if (!ka_is_one_mapping(from, size))
+			return move_halves(window, from, to, size);
+		if (ka_move(from, to, size))
+			return KA_MOVED;
+		if (!is_mapped_again(window, to, size))
+			return KA_NOWHERE;
+	}
+	memcpy(to, from, size);
+	if (ka_madvise(from, size, MADV_DONTNEED))
+		memset(from, 0, size);
+	return KA_MOVED;
+}
+
+/*
+ * Pages of one mapping can be moved; of several, each half is tried, and what is small is
+ * copied: mappings have ends where runs were moved or grew. Elsewhere than in a window that
+ * is claimed another thread could map something where the kernel has just unmapped pages.
+ */
+static enum ka_moved embedded_move(struct ka_window *window, char *from, char *to,
+				   size_t size)
+{
+	enum ka_moved moved;
+
+	if (!window->claimed)
+		return KA_NOT_MOVED;
+	moved = move_parts(window, from, to, size);
+	if (moved == KA_NOWHERE)
+		ka_munmap(to, size);
+	return moved;
+}
+
+static bool embedded_pressed(struct ka_window *window)
+{
+	(void)window;
+	return false;
+}
+
+static bool embedded_copied(struct ka_window *window)
+{
+	(void)window;
+	return true;
+}
+
+static int embedded_descriptor(const struct ka_window *window)
+{
+	(void)window;
+	return ka_fail(EOPNOTSUPP, "a heap that is not on the module has no"
+		       " descriptor");
+}
+
+static void embedded_close(struct ka_window *window)
+{
+	/* Of a window that is claimed, the arenas have been released; the notes are left. */
+	ka_munmap(window->start, window->claimed ? window->nr_notes * KA_ARENA_SIZE :
+						   ka_window_size(window));
+	if (window->claimed)
+		ka_unclaim(window);
+}
+
+const struct ka_source_type ka_embedded = {
+	.source		= KA_SOURCE_EMBEDDED,
+	.open		= embedded_open,
+	.commit		= embedded_commit,
+	.commit_pages	= embedded_commit_pages,
+	.release	= embedded_release,
+	.purge		= embedded_purge,
+	.give_up	= embedded_give_up,
+	.take_back	= embedded_take_back,
+	.pressed	= embedded_pressed,
+	.copied		= embedded_copied,
+	.move		= embedded_move,
+	.descriptor	= embedded_descriptor,
+	.close		= embedded_close,
+};

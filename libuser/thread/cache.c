@@ -1,0 +1,673 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Which caches there are: of each thread for each heap whose blocks it uses. A
+ * thread that ends leaves its pools to the others; a heap that goes takes its caches
+ * along; a child has those of the thread that forked.
+ *
+ * The lock of the list of heaps guards the lists of caches: heap->caches, and each
+ * thread's own, which @mine begins. Who gives back another thread's pool holds it, too,
+ * and then the lock of that cache.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+
+#include "thread/cache.h"
+
+/* Where a thread finds its cache of a heap: at heap->index, if the serial is right. */
+struct entry {
+	uint64_t serial;
+	struct ka_cache *cache;
+};
+
+#define TABLE_SIZE	((KA_HEAPS + 1) * sizeof(struct entry))
+
+static __thread struct entry *table;
+static __thread struct ka_cache *mine;
+
+/* What a thread has that comes here after it has ended its caches. */
+static struct ka_cache ended = { KA_CACHE_INIT, .ended = true };
+static __thread bool thread_ended;
+
+/* For who has none yet, or none any more, and has but to look into it. */
+struct ka_cache ka_no_cache = { KA_CACHE_INIT };
+__thread struct ka_cache *ka_domain_cache = &ka_no_cache;
+
+#define NO_POOL(count)	{ [0 ... (count) - 1] = &ka_no_pool }
+
+const struct ka_by_class ka_none_by_class = {
+	.traced		= NO_POOL(KA_DIRECT),
+	.current	= NO_POOL(KA_CLASSES),
+};
+
+/* Pages that threads have left, for the next ones; the lock of the list guards them. */
+#define MOST_KEPT	16
+static struct ka_by_class *kept[MOST_KEPT];
+static unsigned int nr_kept;
+
+/* A cache that is not a thread's own storage, with its page. */
+struct with_page {
+	struct ka_cache cache;
+	struct ka_by_class by;
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool have_key;
+
+/**
+ * ka_cache_lock() - Lock a thread's lists, if there is anybody who could take from them.
+ * @cache: The calling thread's.
+ *
+ * Return: Whether it is locked, for ka_cache_unlock().
+ */
+bool ka_cache_lock(struct ka_cache *cache)
+{
+	if (__libc_single_threaded)
+		return false;
+	ka_mutex_lock(&cache->lock);
+	return true;
+}
+
+/**
+ * ka_cache_unlock() - Unlock them.
+ * @cache: The calling thread's.
+ * @locked: What ka_cache_lock() has returned.
+ */
+void ka_cache_unlock(struct ka_cache *cache, bool locked)
+{
+	if (locked)
+		ka_mutex_unlock(&cache->lock);
+}
+
+/**
+ * ka_cache_unlist() - Take a pool out of its list.
+ * @cache: Its owner's, locked.
+ * @pool: The pool.
+ */
+void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
+{
+	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
+	ka_pool_unlink(&cache->by->partial[pool->class], pool);
+}
+
+/**
+ * ka_cache_give_back_empty() - Give back a pool in a list if nobody has a block of it.
+ * @cache: Its owner's, locked.
+ * @pool: The pool.
+ *
+ * Return: Whether it went. Else another thread that frees its last block sees that, and
+ * waits for the lock.
+ */
+bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint32_t used = __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
+
+	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST)))
+		return false;
+	ka_cache_unlist(cache, pool);
+	ka_pool_collect(cache->heap, pool);
+	ka_pool_give_back(cache->heap, pool);
+	return true;
+}
+
+/**
+ * ka_cache_keep() - Put a pool into the list of its class if a block of it is in use.
+ * @cache: Its owner's, locked.
+ * @pool: The pool, in no list. If it is empty by now it goes back to the heap.
+ */
+void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
+{
+	ka_pool_link(&cache->by->partial[pool->class], pool);
+	if (__libc_single_threaded) {
+		pool->listed = true;
+		return;
+	}
+	/* Who frees its last block now finds it in the list, or we find the block. */
+	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
+	ka_cache_give_back_empty(cache, pool);
+}
+
+static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_pool *pool,
+			bool traced)
+{
+	size_t last = ka_class_size(class) / KA_CLASS_STEP;
+	/* That a block of no bytes is one of 1, only the slow way knows while tracing. */
+	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : traced;
+
+	for (size_t step = first; step <= last; step++)
+		__atomic_store_n(&shown[step], pool, __ATOMIC_RELAXED);
+}
+
+/**
+ * ka_cache_show() - Let a class's sizes have a pool in the table for what is done now.
+ * @cache: The thread's.
+ * @class: The class.
+ * @pool: The pool, or &ka_no_pool.
+ */
+void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+{
+	bool traced = cache->generation & 1;
+
+	if (class <= KA_DIRECT_CLASS)
+		show_direct(traced ? cache->by->traced : cache->direct, class, pool, traced);
+	else if (!traced)
+		__atomic_store_n(&cache->larger[class - KA_FIRST_LARGER], pool,
+				 __ATOMIC_RELAXED);
+}
+
+/**
+ * ka_cache_drop_current() - Take from the current pool of a class no longer.
+ * @cache: The calling thread's.
+ * @class: The class, which has one. What becomes of that is up to the caller.
+ */
+void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
+{
+	struct ka_pool *pool = cache->by->current[class];
+
+	cache->by->current[class] = &ka_no_pool;
+	ka_cache_show(cache, class, &ka_no_pool);
+	ka_pool_let_go(pool);
+}
+
+static void hide_pools(struct ka_pool **shown, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		__atomic_store_n(&shown[i], &ka_no_pool, __ATOMIC_RELAXED);
+}
+
+/**
+ * ka_cache_hide() - Let a thread's next call be a slow one.
+ * @cache: The thread's.
+ */
+void ka_cache_hide(struct ka_cache *cache)
+{
+	hide_pools(cache->direct, KA_DIRECT);
+	hide_pools(cache->larger, KA_LARGER);
+	if (cache->by != &ka_none_by_class)
+		hide_pools(cache->by->traced, KA_DIRECT);
+}
+
+/**
+ * ka_caches_hide_pools() - Let each thread's next call be a slow one.
+ * @heap: The heap. The lock of the list of heaps is held.
+ *
+ * The pools stay what they are, and come to be shown again as they are needed.
+ */
+void ka_caches_hide_pools(struct ka_heap *heap)
+{
+	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next)
+		ka_cache_hide(cache);
+}
+
+/* Nothing is to be taken from what has been current. */
+static void forget(struct ka_cache *cache)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++)
+		cache->by->current[class] = &ka_no_pool;
+	ka_cache_hide(cache);
+}
+
+/**
+ * ka_cache_leave_all() - Leave all pools to the other threads.
+ * @cache: The calling thread's.
+ */
+void ka_cache_leave_all(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+	struct ka_pool *pool;
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		pool = cache->by->current[class];
+		if (pool != &ka_no_pool) {
+			ka_cache_drop_current(cache, class);
+			ka_pool_leave(cache->heap, pool);
+		}
+		while ((pool = cache->by->partial[class].first)) {
+			ka_cache_unlist(cache, pool);
+			ka_pool_leave(cache->heap, pool);
+		}
+	}
+	forget(cache);
+	ka_cache_unlock(cache, locked);
+}
+
+/* Give back those current pools that are empty. */
+static void drop_empty(struct ka_cache *cache)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool = cache->by->current[class];
+
+		if (pool == &ka_no_pool)
+			continue;
+		ka_pool_collect(cache->heap, pool);
+		if (pool->used > pool->held)
+			continue;
+		ka_cache_drop_current(cache, class);
+		ka_pool_give_back(cache->heap, pool);
+	}
+}
+
+/* Give back what is empty in a thread's lists; the lock of the list of heaps is held. */
+static void give_back_empty_ones(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			ka_cache_give_back_empty(cache, pool);
+		}
+	}
+	ka_cache_unlock(cache, locked);
+}
+
+/* Thin the thread's pools in its lists; how many pages have been given back. */
+static size_t thin_all(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+	size_t pages = 0;
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			ka_pool_collect(cache->heap, pool);
+			if (!ka_cache_give_back_empty(cache, pool))
+				pages += ka_pool_thin(cache->heap, pool);
+		}
+	}
+	ka_cache_unlock(cache, locked);
+	return pages;
+}
+
+/**
+ * ka_caches_emptied() - The last block of another thread's pool may have been freed.
+ * @heap: The heap.
+ * @pool: The pool, or what it has become by now. If it is in a list and empty, it goes
+ *	back to the heap: its owner may not look at it for long.
+ */
+void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
+{
+	/* Its owner may hold that lock, and wait for one that is held for the fork. */
+	if (ka_is_forking())
+		return;
+	ka_heaps_lock();
+	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
+		if (cache->thread != ka_pool_owner(pool))
+			continue;
+		ka_mutex_lock(&cache->lock);
+		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
+		    cache->thread == ka_pool_owner(pool))
+			ka_cache_give_back_empty(cache, pool);
+		ka_mutex_unlock(&cache->lock);
+		break;
+	}
+	ka_heaps_unlock();
+}
+
+/*
+ * Whether it is worth a look: of all that have been made, few blocks are in use. A few
+ * pages are not worth splitting a huge one for: that is done when half of it comes free.
+ */
+static bool may_be_thinned(const struct ka_heap *heap, const struct ka_pool *pool)
+{
+	size_t arena = ka_pool_arena(heap, pool);
+
+	return !pool->thin && pool->used <= pool->capacity / 8 &&
+	       !__atomic_load_n(&ka_arena_at(heap->notes, arena)->huge, __ATOMIC_RELAXED);
+}
+
+/* Take the right to thin one pool. */
+static bool begin_thinning(struct ka_heap *heap)
+{
+	size_t left = __atomic_load_n(&heap->to_thin, __ATOMIC_RELAXED);
+
+	while (left && !__atomic_compare_exchange_n(&heap->to_thin, &left, left - 1, true,
+						    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+	return left;
+}
+
+/**
+ * ka_cache_thin() - Thin a pool, if others are given up without being needed again.
+ * @cache: The thread's, locked.
+ * @class: Of the pool: the first in its list, which comes to the end then.
+ */
+void ka_cache_thin(struct ka_cache *cache, unsigned int class)
+{
+	struct ka_pool *pool = cache->by->partial[class].first;
+
+	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
+		return;
+	ka_pool_move_back(&cache->by->partial[class], pool);
+	if (may_be_thinned(cache->heap, pool) && begin_thinning(cache->heap))
+		ka_pool_thin(cache->heap, pool);
+}
+
+/**
+ * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
+ * @heap: The heap.
+ * @cache: The calling thread's.
+ *
+ * Return: How many pages have been given back.
+ */
+size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
+{
+	size_t thinned = 0, pages;
+
+	if (cache->heap) {
+		drop_empty(cache);
+		thinned = thin_all(cache);
+	}
+	ka_heaps_lock();
+	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next) {
+		/* Another's lock may be held by who waits for one that a fork has. */
+		if (each != cache && !ka_is_forking())
+			give_back_empty_ones(each);
+	}
+	ka_heaps_unlock();
+	ka_heap_lock(heap);
+	ka_arenas_trim(heap, &pages);
+	ka_heap_unlock(heap);
+	return pages + thinned;
+}
+
+static void cache_unlink(struct ka_cache *cache)
+{
+	*cache->of_heap.link = cache->of_heap.next;
+	if (cache->of_heap.next)
+		cache->of_heap.next->of_heap.link = cache->of_heap.link;
+	*cache->of_thread.link = cache->of_thread.next;
+	if (cache->of_thread.next)
+		cache->of_thread.next->of_thread.link = cache->of_thread.link;
+}
+
+static void *pages(size_t size)
+{
+	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+
+	return start == MAP_FAILED ? NULL : start;
+}
+
+/* Let a cache in a thread's storage have a page; whether there is one. */
+static bool get_page(struct ka_cache *cache)
+{
+	struct ka_by_class *by = NULL;
+
+	_Static_assert(sizeof(*by) <= KA_PAGE_SIZE, "one page is enough for all classes");
+	ka_heaps_lock();
+	if (nr_kept)
+		by = kept[--nr_kept];
+	ka_heaps_unlock();
+	if (!by)
+		by = pages(sizeof(*by));
+	if (!by)
+		return false;
+	*by = ka_none_by_class;
+	cache->by = by;
+	return true;
+}
+
+/* The cache itself, too, where it is with its page. The lock of the list is held. */
+static void give_page(struct ka_cache *cache)
+{
+	if (cache->own)
+		ka_munmap(cache, sizeof(struct with_page));
+	else if (nr_kept < MOST_KEPT)
+		kept[nr_kept++] = cache->by;
+	else
+		ka_munmap(cache->by, sizeof(*cache->by));
+}
+
+static void cache_free(struct ka_cache *cache)
+{
+	cache_unlink(cache);
+	give_page(cache);
+}
+
+/* No more is taken from a cache in a thread's storage. The lock of the list is held. */
+static void end(struct ka_cache *cache)
+{
+	bool own = cache->own;
+
+	cache_free(cache);
+	if (own)
+		return;
+	cache->by = (struct ka_by_class *)&ka_none_by_class;
+	cache->ended = true;
+}
+
+/*
+ * A thread's destructors of other keys may run after this one, and allocate: it has itself
+ * called again, and ends the caches in the last round but one of the C library's. In the last
+ * one a sanitizer ends what it has of the thread.
+ */
+static void thread_ends(void *data)
+{
+	static __thread int round;
+
+	if (++round < PTHREAD_DESTRUCTOR_ITERATIONS - 1 && !pthread_setspecific(key, data))
+		return;
+	thread_ended = true;
+	ka_domain_cache = &ka_no_cache;
+	ka_heaps_lock();
+	while (mine) {
+		struct ka_cache *cache = mine;
+
+		if (!cache->heap->inherited)
+			ka_cache_leave_all(cache);
+		end(cache);
+	}
+	ka_heaps_unlock();
+	if (table)
+		ka_munmap(table, TABLE_SIZE);
+	table = NULL;
+}
+
+static void make_key(void)
+{
+	have_key = !pthread_key_create(&key, thread_ends);
+}
+
+/**
+ * ka_cache_begin() - Let a cache be known.
+ * @heap: The heap.
+ * @cache: The thread's, which has nothing.
+ *
+ * Return: Whether something will end it with its thread. Else it has ended by now; or,
+ * where there is no memory for it, nothing has been done.
+ */
+bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
+{
+	pthread_once(&once, make_key);
+	if (!cache->own && !get_page(cache))
+		return false;
+	ka_heaps_lock();
+	cache->heap = heap;
+	cache->thread = ka_thread();
+	cache->of_heap.next = heap->caches;
+	cache->of_heap.link = &heap->caches;
+	if (heap->caches)
+		heap->caches->of_heap.link = &cache->of_heap.next;
+	heap->caches = cache;
+	cache->of_thread.next = mine;
+	cache->of_thread.link = &mine;
+	if (mine)
+		mine->of_thread.link = &cache->of_thread.next;
+	mine = cache;
+	ka_heaps_unlock();
+	/* It may allocate: the cache can be used by now. */
+	if (have_key && !pthread_setspecific(key, cache))
+		return true;
+	ka_cache_leave_all(cache);
+	ka_heaps_lock();
+	end(cache);
+	ka_heaps_unlock();
+	return false;
+}
+
+static struct ka_cache *cache_make(struct ka_heap *heap)
+{
+	static const struct ka_cache empty = { KA_CACHE_INIT };
+	struct with_page *made = pages(sizeof(*made));
+
+	if (!made)
+		return NULL;
+	made->cache = empty;
+	made->by = ka_none_by_class;
+	made->cache.by = &made->by;
+	made->cache.own = true;
+	return ka_cache_begin(heap, &made->cache) ? &made->cache : &ended;
+}
+
+/**
+ * ka_cache_of() - The calling thread's cache of a heap.
+ * @heap: The heap.
+ *
+ * Return: The cache, made if need be; NULL with errno and a sentence.
+ */
+struct ka_cache *ka_cache_of(struct ka_heap *heap)
+{
+	struct entry *entry;
+
+	/* The table has an entry more, for heaps that have found no index. */
+	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
+		return table[heap->index].cache;
+	if (thread_ended)
+		return &ended;
+	if (heap->index == KA_HEAPS) {
+		ka_fail(ENOMEM, "%zu heaps have blocks already", KA_HEAPS);
+		return NULL;
+	}
+	if (!table)
+		table = pages(TABLE_SIZE);
+	if (!table)
+		goto err;
+	entry = &table[heap->index];
+	entry->cache = cache_make(heap);
+	if (!entry->cache)
+		goto err;
+	if (entry->cache == &ended) {
+		/* Nothing would end the table, either. */
+		thread_ended = true;
+		ka_munmap(table, TABLE_SIZE);
+		table = NULL;
+		return &ended;
+	}
+	entry->serial = heap->serial;
+	return entry->cache;
+
+err:
+	ka_fail(ENOMEM, "no memory for what a thread has of a heap");
+	return NULL;
+}
+
+/* A thread that has given no more blocks, and taken none, may be about to end. */
+#define FEW_GIVEN	100
+
+/**
+ * ka_cache_has_given_many() - Count a block that a thread without a cache gives back.
+ *
+ * glibc frees what it had for a thread after the destructors of that thread have run, and
+ * then nobody would end a cache. So a thread that has done nothing but give gets a cache
+ * late.
+ *
+ * Return: Whether the thread is to have a cache now.
+ */
+bool ka_cache_has_given_many(void)
+{
+	static __thread uint8_t given;
+
+	if (given == FEW_GIVEN)
+		return true;
+	given++;
+	return false;
+}
+
+/**
+ * ka_cache_to_give() - The calling thread's cache of a heap, to give a block back.
+ * @heap: The heap.
+ *
+ * Return: As ka_cache_of(); but a thread that has given few blocks, and taken none, has that
+ * of one that has ended.
+ */
+struct ka_cache *ka_cache_to_give(struct ka_heap *heap)
+{
+	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
+		return table[heap->index].cache;
+	return ka_cache_has_given_many() ? ka_cache_of(heap) : &ended;
+}
+
+/**
+ * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
+ * @heap: The heap. The lock of the list of heaps is held.
+ */
+void ka_caches_free(struct ka_heap *heap)
+{
+	while (heap->caches)
+		cache_free(heap->caches);
+}
+
+/* The pools of threads that a child does not have are left to all. */
+static void leave_orphans(struct ka_heap *heap)
+{
+	size_t slot = 0;
+
+	while (slot < heap->nr_slots) {
+		struct ka_pool *pool = &heap->pools[slot];
+
+		if (heap->map[slot] != pool) {
+			slot++;
+			continue;
+		}
+		slot += pool->slots;
+		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
+		    pool->owner != KA_TRACED && ka_pool_owner(pool) != ka_thread()) {
+			ka_pool_let_go(pool);
+			pool->listed = false;
+			ka_pool_shelve_locked(heap, pool);
+		}
+	}
+}
+
+/**
+ * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
+ * @heap: The heap. Its lock, and that of the list of heaps, are held.
+ * @alone: There were none: others that there are now the child has started since.
+ *
+ * Whatever a thread was doing to its pools, what it has stored by then is in the
+ * order of the program: at worst a block is lost, or a pool never becomes empty.
+ */
+void ka_caches_forked(struct ka_heap *heap, bool alone)
+{
+	struct ka_cache *cache = heap->caches, *next, *own = NULL;
+	bool others = false;
+
+	if (alone && !heap->inherited)
+		return;
+	for (; cache; cache = next) {
+		next = cache->of_heap.next;
+		if (cache->thread == ka_thread()) {
+			own = cache;
+			continue;
+		}
+		others = true;
+		/* Its thread's own storage is nobody's now. */
+		give_page(cache);
+	}
+	heap->caches = own;
+	if (own) {
+		own->of_heap.next = NULL;
+		own->of_heap.link = &heap->caches;
+	}
+	if (heap->inherited && own)
+		forget(own);
+	else if ((others || heap->nr_late) && !heap->inherited)
+		leave_orphans(heap);
+	heap->nr_late = 0;
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Tracing that the environment asks for: KARENA_TRACE, the interval, starts it when the
+ * library is loaded, and at exit the traces are written to KARENA_TRACE_FILE. What is
+ * wrong with these is said at once and ignored.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "trace/trace.h"
+
+#define DEFAULT_FILE	"karena-trace.%p.json"
+#define FRAMES		32
+
+/* As it was given; the environment may have changed by the end. NULL: do not write. */
+static const char *pattern;
+static char pattern_bytes[PATH_MAX];
+
+static void refuse(const char *variable, const char *text, const char *why)
+{
+	ka_fail(EINVAL, "%s=%.80s %s", variable, text, why);
+	ka_ignore();
+}
+
+/* The file's name: in it %p is the process's number, and %% is %. 0, or -1. */
+static int file_name(char name[PATH_MAX], const char *text)
+{
+	size_t used = 0;
+
+	for (; *text; text++) {
+		int length = 1;
+
+		if (*text != '%')
+			name[used] = *text;
+		else if (*++text == '%')
+			name[used] = '%';
+		else if (*text == 'p')
+			length = snprintf(name + used, PATH_MAX - used, "%d", (int)getpid());
+		else
+			return -1;
+		used += (size_t)length;
+		/* There is always room for a number. */
+		if (used > PATH_MAX - 16)
+			return -1;
+	}
+	name[used] = '\0';
+	return 0;
+}
+
+static bool ends_in(const char *text, const char *end)
+{
+	size_t length = strlen(text), tail = strlen(end);
+
+	return length >= tail && !strcmp(text + length - tail, end);
+}
+
+/**
+ * ka_trace_from_environment() - Start tracing if the environment asks for it.
+ */
+void ka_trace_from_environment(void)
+{
+	const char *text = secure_getenv("KARENA_TRACE");
+	const char *file = secure_getenv("KARENA_TRACE_FILE");
+	char name[PATH_MAX];
+	size_t interval;
+
+	if (!text || !*text)
+		return;
+	if (!file || !*file)
+		file = DEFAULT_FILE;
+	if (strlen(file) >= PATH_MAX || file_name(name, file)) {
+		refuse("KARENA_TRACE_FILE", file, "is no file's name: in it give %p for the"
+		       " number of the process, %% for %, and no other %");
+		file = DEFAULT_FILE;
+	}
+	if (ka_parse_size(text, &interval) || ka_trace_start(interval, FRAMES)) {
+		refuse("KARENA_TRACE", text, "is no interval: give 1 to trace all blocks, or"
+		       " one in so many bytes, up to 1T, with K, M, G or T");
+		return;
+	}
+	memcpy(pattern_bytes, file, strlen(file) + 1);
+	pattern = pattern_bytes;
+}
+
+/* The traces of this process; a sentence on the standard error if that fails. */
+static int write_traces(void)
+{
+	struct ka_traces *traces = ka_trace_snapshot(KA_TRACE_BY_STACK);
+	char name[PATH_MAX];
+	int error;
+
+	if (!traces)
+		return -1;
+	file_name(name, pattern);
+	error = ka_trace_write(traces, name, ends_in(name, ".folded") ? KA_TRACE_FOLDED :
+			       KA_TRACE_JSON);
+	ka_trace_free(traces);
+	return error;
+}
+
+/**
+ * ka_trace_at_exit() - Write the traces if the environment has asked for it.
+ *
+ * Tracing goes on: other destructors may still free and allocate.
+ */
+void ka_trace_at_exit(void)
+{
+	if (pattern && ka_heaps_any() && write_traces())
+		fprintf(stderr, "karena: %s\n", ka_error());
+}
