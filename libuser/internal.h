@@ -12,7 +12,8 @@
  *	pool.c		pools, and which runs they need
  *	run.c		runs, and which arenas they need
  *	arena.c		arenas: committed, given up, purged, released
- *	fork.c		the list of all heaps, and what a child has of them
+ *	list.c		the list of all heaps
+ *	fork.c		what a child has of them
  *	report.c	a heap's figures, as text
  *	stats.c		a heap's figures: counted, and when they are shown to others
  *	note.c		the notes at the start of the window; walk.c reads them
@@ -23,7 +24,7 @@
  * heap->lock guards everything of a heap that changes after ka_heap_create(), its
  * notes among it, but for pools, which have owners; see pool.h. The list of heaps, and
  * which caches there are, have a lock of their own, taken before it; between them come
- * that of the traces and that of a cache. Files that have a further lock tell fork.c of it
+ * that of the traces and that of a cache. Files that have a further lock tell lock.c of it
  * (ka_fork_takes()); these are taken before the list's.
  */
 #ifndef KARENA_INTERNAL_H
@@ -446,14 +447,17 @@ bool ka_arenas_trim(struct ka_heap *heap, size_t *pages);
 /* pool.c, likewise */
 void ka_pools_drop_spare(struct ka_heap *heap);
 
-/* fork.c */
-void ka_heaps_lock(void);
-void ka_heaps_unlock(void);
+/* list.c; all heaps, linked by @next. */
+extern struct ka_heap *ka_heaps;
+void ka_heaps_add(struct ka_heap *heap);
+void ka_heaps_remove(struct ka_heap *heap);
 void ka_heaps_hide_pools(void);
 bool ka_heaps_any(void);
+void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
+
+/* fork.c */
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
-void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
 
 /* stats.c; after the first two, with the heap's lock held. */
 enum ka_show ka_stats_option(void);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * What locks do when they are taken already, see lock.h.
+ * What locks do when they are taken already, and which of them a fork takes: see lock.h.
  */
 #include "base/lock.h"
 #include "base/sys.h"
@@ -22,4 +22,84 @@ void ka_mutex_wait(struct ka_mutex *mutex)
 void ka_mutex_wake(struct ka_mutex *mutex)
 {
 	ka_wake(&mutex->state);
+}
+
+uintptr_t ka_forking;
+struct ka_mutex ka_lists = KA_MUTEX;
+
+/* Locks that a fork takes before @ka_lists, and behind it. */
+#define MOST_LOCKS	8
+
+static struct ka_mutex *outer[MOST_LOCKS], *inner[MOST_LOCKS];
+static unsigned int nr_outer, nr_inner;
+
+static void unlock_outer(unsigned int count)
+{
+	while (count)
+		ka_mutex_unlock(outer[--count]);
+}
+
+/**
+ * ka_fork_lock() - Take all locks that a fork takes, except those of heaps.
+ *
+ * No lock joins them before ka_fork_unlock().
+ */
+void ka_fork_lock(void)
+{
+	unsigned int count;
+
+	for (;;) {
+		count = __atomic_load_n(&nr_outer, __ATOMIC_ACQUIRE);
+		for (unsigned int i = 0; i < count; i++)
+			ka_mutex_lock(outer[i]);
+		ka_mutex_lock(&ka_lists);
+		if (count == nr_outer)
+			break;
+		ka_mutex_unlock(&ka_lists);
+		unlock_outer(count);
+	}
+	for (unsigned int i = 0; i < nr_inner; i++)
+		ka_mutex_lock(inner[i]);
+}
+
+/**
+ * ka_fork_unlock() - Release what ka_fork_lock() has taken.
+ */
+void ka_fork_unlock(void)
+{
+	for (unsigned int i = nr_inner; i > 0; i--)
+		ka_mutex_unlock(inner[i - 1]);
+	ka_mutex_unlock(&ka_lists);
+	unlock_outer(nr_outer);
+}
+
+/* With @ka_lists held: a lock more. A fork that is going on holds it from now on. */
+static void add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
+{
+	locks[*count] = lock;
+	__atomic_store_n(count, *count + 1, __ATOMIC_RELEASE);
+	if (ka_is_forking())
+		ka_mutex_lock(lock);
+}
+
+/**
+ * ka_fork_takes() - Let a fork take a lock, too.
+ * @lock: The lock, which threads take before that of the lists.
+ */
+void ka_fork_takes(struct ka_mutex *lock)
+{
+	ka_lists_lock();
+	add(outer, &nr_outer, lock);
+	ka_lists_unlock();
+}
+
+/**
+ * ka_fork_takes_inner() - Let a fork take a lock, too.
+ * @lock: The lock, which threads take behind that of the lists and before that of a heap.
+ */
+void ka_fork_takes_inner(struct ka_mutex *lock)
+{
+	ka_lists_lock();
+	add(inner, &nr_inner, lock);
+	ka_lists_unlock();
 }

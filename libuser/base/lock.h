@@ -7,7 +7,10 @@
  *
  * A thread that forks takes all of them before it does so, and handlers of other
  * libraries may run, and allocate, while it holds them: for this thread a lock is as good
- * as taken then. See fork.c.
+ * as taken then. See heap/fork.c.
+ *
+ * The order in which threads take them: those of ka_fork_takes(), that of the lists of heaps
+ * and caches, those of ka_fork_takes_inner(), that of a cache, that of a heap.
  */
 #ifndef KARENA_LOCK_H
 #define KARENA_LOCK_H
@@ -73,7 +76,25 @@ static inline void ka_unlock(struct ka_mutex *mutex)
 		ka_mutex_unlock(mutex);
 }
 
-/* Let a fork take a lock, before those of the heaps; once for each lock. */
+/* Let a fork take a lock, before that of the lists, or behind it; once for each lock. */
 void ka_fork_takes(struct ka_mutex *lock);
+void ka_fork_takes_inner(struct ka_mutex *lock);
+
+/* Take and release what a fork takes before the locks of heaps. */
+void ka_fork_lock(void);
+void ka_fork_unlock(void);
+
+/* The lock of the lists: of all heaps, and of the caches of each. */
+extern struct ka_mutex ka_lists;
+
+static inline void ka_lists_lock(void)
+{
+	ka_lock(&ka_lists);
+}
+
+static inline void ka_lists_unlock(void)
+{
+	ka_unlock(&ka_lists);
+}
 
 #endif /* KARENA_LOCK_H */

@@ -1,74 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * All heaps of the process, and what becomes of them when it forks: a copy, or the
- * parent's heap, of which the child has the memory or nothing.
+ * What becomes of all heaps when the process forks: a copy, or the parent's heap, of which
+ * the child has the memory or nothing.
  */
 #include <pthread.h>
-#include <time.h>
 
 #include "trace/trace.h"
 
-static struct ka_mutex heaps_lock = KA_MUTEX;
-static struct ka_heap *heaps;
-static struct ka_heap *by_index[KA_HEAPS];
-static uint64_t last_serial;
-
-/* Locks that are taken before these; see ka_fork_takes(). */
-#define MOST_OUTER	8
-
-static struct ka_mutex *outer[MOST_OUTER];
-static unsigned int nr_outer;
-
-uintptr_t ka_forking;
-
 /* Whether the thread that forks is the only one; it holds no lock then. */
 static bool alone;
-
-void ka_heaps_lock(void)
-{
-	ka_lock(&heaps_lock);
-}
-
-void ka_heaps_unlock(void)
-{
-	ka_unlock(&heaps_lock);
-}
-
-/* Whether there has ever been a heap. */
-bool ka_heaps_any(void)
-{
-	return last_serial;
-}
-
-/* With the lock held: see ka_caches_hide_pools(). */
-void ka_heaps_hide_pools(void)
-{
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
-		ka_caches_hide_pools(heap);
-}
-
-static void unlock_outer(unsigned int count)
-{
-	while (count)
-		ka_mutex_unlock(outer[--count]);
-}
-
-/* Take the outer locks and that of the list; none is added meanwhile. */
-static void lock_list(void)
-{
-	unsigned int count;
-
-	for (;;) {
-		count = __atomic_load_n(&nr_outer, __ATOMIC_ACQUIRE);
-		for (unsigned int i = 0; i < count; i++)
-			ka_mutex_lock(outer[i]);
-		ka_mutex_lock(&heaps_lock);
-		if (count == nr_outer)
-			return;
-		ka_mutex_unlock(&heaps_lock);
-		unlock_outer(count);
-	}
-}
 
 /*
  * Fork with every lock held, so that no child finds one that nobody releases. The preload
@@ -84,9 +24,8 @@ static void fork_prepare(void)
 	alone = __libc_single_threaded;
 	if (alone)
 		return;
-	lock_list();
-	ka_trace_lock();
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
+	ka_fork_lock();
+	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
 		ka_mutex_lock(&heap->lock);
 	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
@@ -97,11 +36,9 @@ static void fork_parent(void)
 	if (!ka_is_forking())
 		return;
 	__atomic_store_n(&ka_forking, 0, __ATOMIC_RELAXED);
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next)
+	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
 		ka_mutex_unlock(&heap->lock);
-	ka_trace_unlock();
-	ka_mutex_unlock(&heaps_lock);
-	unlock_outer(nr_outer);
+	ka_fork_unlock();
 }
 
 /* What is mapped there by chance later must not pass for the heap. */
@@ -134,7 +71,7 @@ static void inherit(struct ka_heap *heap)
 
 static void fork_child(void)
 {
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
+	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next) {
 		if (!heap->inherited)
 			inherit(heap);
 		if (heap->inherited)
@@ -155,92 +92,29 @@ static void register_handlers(void)
 }
 
 /**
- * ka_fork_takes() - Let a fork take a lock, too.
- * @lock: The lock, which is taken before that of the list of heaps.
+ * ka_heap_register() - Let a new heap be in the list, and a fork take its lock.
+ * @heap: The heap.
  */
-void ka_fork_takes(struct ka_mutex *lock)
-{
-	ka_heaps_lock();
-	outer[nr_outer] = lock;
-	__atomic_store_n(&nr_outer, nr_outer + 1, __ATOMIC_RELEASE);
-	if (ka_is_forking())
-		ka_mutex_lock(lock);
-	ka_heaps_unlock();
-}
-
-/* An index for a heap, or KA_HEAPS if there are too many: it has no blocks then. */
-static size_t free_index(void)
-{
-	size_t index = 0;
-
-	while (index < KA_HEAPS && by_index[index])
-		index++;
-	return index;
-}
-
 void ka_heap_register(struct ka_heap *heap)
 {
-	ka_heaps_lock();
+	ka_lists_lock();
 	/* All heaps are locked while their process forks. */
 	if (ka_is_forking())
 		ka_mutex_lock(&heap->lock);
-	heap->next = heaps;
-	heaps = heap;
-	heap->serial = ++last_serial;
-	heap->index = free_index();
-	if (heap->index < KA_HEAPS)
-		by_index[heap->index] = heap;
-	ka_heaps_unlock();
-}
-
-void ka_heap_unregister(struct ka_heap *heap)
-{
-	struct ka_heap **link = &heaps;
-
-	ka_heaps_lock();
-	if (ka_is_forking())
-		ka_mutex_unlock(&heap->lock);
-	while (*link != heap)
-		link = &(*link)->next;
-	*link = heap->next;
-	if (heap->index < KA_HEAPS)
-		by_index[heap->index] = NULL;
-	ka_caches_free(heap);
-	ka_heaps_unlock();
-}
-
-/*
- * The thread that has called exit() may hold a lock, and another one may never release
- * it: whether the lock is taken before @moments, of a millisecond, are over.
- */
-static bool lock_soon(struct ka_mutex *lock, int *moments)
-{
-	static const struct timespec moment = { .tv_nsec = 1000000 };
-
-	while (!ka_mutex_try(lock)) {
-		if (!*moments)
-			return false;
-		--*moments;
-		nanosleep(&moment, NULL);
-	}
-	return true;
+	ka_heaps_add(heap);
+	ka_lists_unlock();
 }
 
 /**
- * ka_heaps_at_exit() - Call a function for each heap at the end of the program.
- * @visit: The function; with the heap's lock held, and that of the list.
+ * ka_heap_unregister() - Forget a heap that goes, and its caches.
+ * @heap: The heap.
  */
-void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
+void ka_heap_unregister(struct ka_heap *heap)
 {
-	int moments = 1000;
-
-	if (!lock_soon(&heaps_lock, &moments))
-		return;
-	for (struct ka_heap *heap = heaps; heap; heap = heap->next) {
-		if (!lock_soon(&heap->lock, &moments))
-			continue;
-		visit(heap);
+	ka_lists_lock();
+	if (ka_is_forking())
 		ka_mutex_unlock(&heap->lock);
-	}
-	ka_mutex_unlock(&heaps_lock);
+	ka_heaps_remove(heap);
+	ka_caches_free(heap);
+	ka_lists_unlock();
 }

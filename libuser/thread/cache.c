@@ -4,7 +4,7 @@
  * thread that ends leaves its pools to the others; a heap that goes takes its caches
  * along; a child has those of the thread that forked.
  *
- * The lock of the list of heaps guards the lists of caches: heap->caches, and each
+ * The lock of the lists guards the lists of caches: heap->caches, and each
  * thread's own, which @mine begins. Who gives back another thread's pool holds it, too,
  * and then the lock of that cache.
  */
@@ -190,7 +190,7 @@ void ka_cache_hide(struct ka_cache *cache)
 
 /**
  * ka_caches_hide_pools() - Let each thread's next call be a slow one.
- * @heap: The heap. The lock of the list of heaps is held.
+ * @heap: The heap. The lock of the lists is held.
  *
  * The pools stay what they are, and come to be shown again as they are needed.
  */
@@ -248,7 +248,7 @@ static void drop_empty(struct ka_cache *cache)
 	}
 }
 
-/* Give back what is empty in a thread's lists; the lock of the list of heaps is held. */
+/* Give back what is empty in a thread's lists; the lock of the lists is held. */
 static void give_back_empty_ones(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
@@ -295,7 +295,7 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 	/* Its owner may hold that lock, and wait for one that is held for the fork. */
 	if (ka_is_forking())
 		return;
-	ka_heaps_lock();
+	ka_lists_lock();
 	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
 		if (cache->thread != ka_pool_owner(pool))
 			continue;
@@ -306,7 +306,7 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
 		ka_mutex_unlock(&cache->lock);
 		break;
 	}
-	ka_heaps_unlock();
+	ka_lists_unlock();
 }
 
 /*
@@ -363,13 +363,13 @@ size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
 		drop_empty(cache);
 		thinned = thin_all(cache);
 	}
-	ka_heaps_lock();
+	ka_lists_lock();
 	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next) {
 		/* Another's lock may be held by who waits for one that a fork has. */
 		if (each != cache && !ka_is_forking())
 			give_back_empty_ones(each);
 	}
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	ka_heap_lock(heap);
 	ka_arenas_trim(heap, &pages);
 	ka_heap_unlock(heap);
@@ -400,10 +400,10 @@ static bool get_page(struct ka_cache *cache)
 	struct ka_by_class *by = NULL;
 
 	_Static_assert(sizeof(*by) <= KA_PAGE_SIZE, "one page is enough for all classes");
-	ka_heaps_lock();
+	ka_lists_lock();
 	if (nr_kept)
 		by = kept[--nr_kept];
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	if (!by)
 		by = pages(sizeof(*by));
 	if (!by)
@@ -455,7 +455,7 @@ static void thread_ends(void *data)
 		return;
 	thread_ended = true;
 	ka_domain_cache = &ka_no_cache;
-	ka_heaps_lock();
+	ka_lists_lock();
 	while (mine) {
 		struct ka_cache *cache = mine;
 
@@ -463,7 +463,7 @@ static void thread_ends(void *data)
 			ka_cache_leave_all(cache);
 		end(cache);
 	}
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	if (table)
 		ka_munmap(table, TABLE_SIZE);
 	table = NULL;
@@ -487,7 +487,7 @@ bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 	pthread_once(&once, make_key);
 	if (!cache->own && !get_page(cache))
 		return false;
-	ka_heaps_lock();
+	ka_lists_lock();
 	cache->heap = heap;
 	cache->thread = ka_thread();
 	cache->of_heap.next = heap->caches;
@@ -500,14 +500,14 @@ bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 	if (mine)
 		mine->of_thread.link = &cache->of_thread.next;
 	mine = cache;
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	/* It may allocate: the cache can be used by now. */
 	if (have_key && !pthread_setspecific(key, cache))
 		return true;
 	ka_cache_leave_all(cache);
-	ka_heaps_lock();
+	ka_lists_lock();
 	end(cache);
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	return false;
 }
 
@@ -605,7 +605,7 @@ struct ka_cache *ka_cache_to_give(struct ka_heap *heap)
 
 /**
  * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
- * @heap: The heap. The lock of the list of heaps is held.
+ * @heap: The heap. The lock of the lists is held.
  */
 void ka_caches_free(struct ka_heap *heap)
 {
@@ -637,7 +637,7 @@ static void leave_orphans(struct ka_heap *heap)
 
 /**
  * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
- * @heap: The heap. Its lock, and that of the list of heaps, are held.
+ * @heap: The heap. Its lock, and that of the lists, are held.
  * @alone: There were none: others that there are now the child has started since.
  *
  * Whatever a thread was doing to its pools, what it has stored by then is in the

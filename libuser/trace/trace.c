@@ -470,7 +470,7 @@ int ka_trace_start(size_t bytes, size_t frames)
 	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The first time it loads a library. */
 	look(ignored);
-	ka_heaps_lock();
+	ka_lists_lock();
 	ka_trace_lock();
 	active = ka_trace_active();
 	if (!active) {
@@ -480,18 +480,18 @@ int ka_trace_start(size_t bytes, size_t frames)
 		next_generation();
 	}
 	ka_trace_unlock();
-	ka_heaps_unlock();
+	ka_lists_unlock();
 	return active ? ka_fail(EBUSY, "tracing is on already") : 0;
 }
 
 void ka_trace_stop(void)
 {
-	ka_heaps_lock();
+	ka_lists_lock();
 	ka_trace_lock();
 	if (ka_trace_active())
 		next_generation();
 	ka_trace_unlock();
-	ka_heaps_unlock();
+	ka_lists_unlock();
 }
 
 bool ka_trace_active(void)
@@ -541,6 +541,13 @@ void ka_trace_figures(struct ka_traces *traces)
 	traces->most_frames = most_frames;
 	traces->current = current;
 	traces->peak = peak;
+}
+
+/* Threads take the lock behind that of the lists, and before that of a heap. */
+__attribute__((constructor))
+static void register_lock(void)
+{
+	ka_fork_takes_inner(&lock);
 }
 
 /* The library is there: what the environment asks for begins, and ends, with it. */

@@ -13,7 +13,7 @@
  * is a run: no other block costs anything when it is freed.
  *
  * The lock of the traces guards all of this but what is a thread's own. It is taken
- * after that of the list of heaps, and before any heap's.
+ * after that of the lists, and before any heap's.
  */
 #ifndef KARENA_TRACE_INTERNAL_H
 #define KARENA_TRACE_INTERNAL_H
