@@ -147,6 +147,15 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
+/* Whether an address is in one of the arenas, except those of the notes. */
+static inline bool ka_window_contains(const struct ka_window *window, const void *address)
+{
+	size_t notes = window->nr_notes * KA_ARENA_SIZE;
+
+	return (uintptr_t)address - (uintptr_t)window->start - notes <
+	       ka_window_size(window) - notes;
+}
+
 /* Of a window that is claimed, the map of a heap lies behind the arenas. */
 static inline size_t ka_window_map_size(const struct ka_window *window)
 {
@@ -405,7 +414,7 @@ static inline void ka_heap_unlock(struct ka_heap *heap)
 int ka_option_size(size_t *size, const char *variable);
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive);
 
-/* run.c; true, with errno and a sentence. */
+/* error.c; true, with errno and a sentence. */
 bool ka_fail_inherited(void);
 
 /* Likewise, if the heap is the parent's. */
@@ -420,14 +429,10 @@ void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages
 		  bool *zero);
 void ka_run_give(struct ka_heap *heap, void *run);
 
-/* Whether a run has the size from now on, in bytes, where it is. */
-bool ka_run_resize(struct ka_heap *heap, void *run, size_t size);
-
-/* Whether another run has the content, by its pages, and the run is freed. */
-enum ka_moved ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size);
-
-/* A run for a block that is to be all zero; NULL with errno and a sentence. */
-void *ka_run_zeroed(struct ka_heap *heap, size_t size, size_t align);
+bool ka_run_begins(const struct ka_heap *heap, const void *address);
+size_t ka_run_bytes(const struct ka_heap *heap, const void *run);
+bool ka_run_resize(struct ka_heap *heap, void *run, size_t size, bool *less);
+void ka_run_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost);
 
 /* arena.c, with the heap's lock held; see there. */
 int ka_arena_commit_pages(struct ka_heap *heap, size_t index, size_t from, size_t pages);
@@ -443,6 +448,15 @@ void ka_arenas_begin(struct ka_heap *heap);
 void ka_arenas_refilled(struct ka_heap *heap, size_t pages);
 void ka_arenas_decay(struct ka_heap *heap);
 bool ka_arenas_trim(struct ka_heap *heap, size_t *pages);
+
+/* runs.c, which takes the lock; see there. */
+void *ka_runs_take(struct ka_heap *heap, size_t size, size_t align);
+void *ka_runs_zeroed(struct ka_heap *heap, size_t size, size_t align);
+int ka_runs_give(struct ka_heap *heap, void *run);
+size_t ka_runs_size(struct ka_heap *heap, const void *run);
+bool ka_runs_resize(struct ka_heap *heap, void *run, size_t size);
+enum ka_moved ka_runs_move(struct ka_heap *heap, void *run, void *other, size_t size);
+void ka_runs_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost);
 
 /* pool.c, likewise */
 void ka_pools_drop_spare(struct ka_heap *heap);

@@ -5,10 +5,9 @@
  * in two bits a page of the notes at the window's start.
  */
 #include <errno.h>
-#include <string.h>
 
 #include "base/bits.h"
-#include "trace/trace.h"
+#include "internal.h"
 
 #define NO_PAGE		((size_t)-1)
 
@@ -222,30 +221,29 @@ static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
 	return true;
 }
 
-/* Whether a run is a spare pool's. */
-static bool is_spare(const struct ka_heap *heap, const void *run)
-{
-	size_t slot = ka_slot_of(heap, run);
-
-	return heap->nr_spare && (uintptr_t)run % KA_SLOT_SIZE == 0 &&
-	       ka_notes_have_pool(heap, slot) &&
-	       __atomic_load_n(&heap->pools[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
-}
-
-/* Which page of the window a run begins with, or NO_PAGE; pools are not the caller's. */
+/* Which page of the window a run begins with. */
 static size_t run_page(const struct ka_heap *heap, const void *run)
 {
-	size_t offset = (uintptr_t)run - (uintptr_t)heap->window.start;
-	size_t page = offset / KA_PAGE_SIZE;
-	const struct ka_pool *pool = ka_pool_of(heap, run);
+	return ((uintptr_t)run - (uintptr_t)heap->window.start) / KA_PAGE_SIZE;
+}
 
-	if (pool != &ka_no_pool || !ka_heap_contains(heap, run) || offset % KA_PAGE_SIZE ||
-	    page / KA_ARENA_PAGES >= heap->notes->nr_touched ||
-	    !ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->nr_backed ||
-	    !ka_test_bit(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
-			 page % KA_ARENA_PAGES) || is_spare(heap, run))
-		return NO_PAGE;
-	return page;
+/**
+ * ka_run_begins() - Whether a run begins at an address.
+ * @heap: The heap, whose lock is held.
+ * @address: Any address.
+ *
+ * Return: True if one does, whoever has it.
+ */
+bool ka_run_begins(const struct ka_heap *heap, const void *address)
+{
+	size_t page = run_page(heap, address), index = page / KA_ARENA_PAGES;
+	const struct ka_arena *arena;
+
+	if (!ka_window_contains(&heap->window, address) ||
+	    (uintptr_t)address % KA_PAGE_SIZE || index >= heap->notes->nr_touched)
+		return false;
+	arena = ka_arena_at(heap->notes, index);
+	return arena->nr_backed && ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 }
 
 /* How many pages a run has: up to the next head or the next free page. */
@@ -270,10 +268,16 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 	return end - page;
 }
 
-bool ka_fail_inherited(void)
+/**
+ * ka_run_bytes() - The size of a run.
+ * @heap: The heap, whose lock is held.
+ * @run: The run.
+ *
+ * Return: Bytes.
+ */
+size_t ka_run_bytes(const struct ka_heap *heap, const void *run)
 {
-	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
-	return true;
+	return run_pages(heap, run_page(heap, run)) * KA_PAGE_SIZE;
 }
 
 static void change_head(struct ka_heap *heap, size_t page, bool head)
@@ -324,54 +328,6 @@ void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
 }
 
-/* A program may use a few pages of a large run: whether these are huge, others say. */
-static enum ka_pages pages_for(size_t size)
-{
-	return size >= KA_ARENA_SIZE ? KA_PAGES_ANY : KA_PAGES_SMALL;
-}
-
-/**
- * ka_run_zeroed() - Take a run that is all zero.
- * @heap: The heap.
- * @size: Whole pages, in bytes.
- * @align: A power of two, in bytes; or 0.
- *
- * Return: The run, or NULL with errno and a sentence.
- */
-void *ka_run_zeroed(struct ka_heap *heap, size_t size, size_t align)
-{
-	bool zero;
-	void *run;
-
-	if (ka_refuse_inherited(heap))
-		return NULL;
-	ka_heap_lock(heap);
-	run = ka_run_take(heap, size, align, pages_for(size), &zero);
-	ka_heap_unlock(heap);
-	return run && !zero ? memset(run, 0, size) : run;
-}
-
-void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
-{
-	void *run;
-
-	if (!size || size % KA_PAGE_SIZE) {
-		ka_fail(EINVAL, "a run of %zu bytes is not whole pages", size);
-		return NULL;
-	}
-	if (align & (align - 1)) {
-		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
-		return NULL;
-	}
-	if (ka_refuse_inherited(heap))
-		return NULL;
-	ka_heap_lock(heap);
-	run = ka_run_take(heap, size, align, pages_for(size), NULL);
-	ka_stats_changed(heap);
-	ka_heap_unlock(heap);
-	return run;
-}
-
 static void run_free(struct ka_heap *heap, size_t page)
 {
 	size_t pages = run_pages(heap, page);
@@ -394,46 +350,6 @@ static void run_free(struct ka_heap *heap, size_t page)
 void ka_run_give(struct ka_heap *heap, void *run)
 {
 	run_free(heap, run_page(heap, run));
-}
-
-int ka_run_free(struct ka_heap *heap, void *run)
-{
-	size_t page;
-
-	if (!run)
-		return 0;
-	if (ka_refuse_inherited(heap))
-		return -1;
-	/* Before others can have it. */
-	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
-		ka_trace_run_freed(run);
-	ka_heap_lock(heap);
-	page = run_page(heap, run);
-	if (page != NO_PAGE) {
-		run_free(heap, page);
-		ka_arenas_decay(heap);
-	}
-	ka_stats_changed(heap);
-	ka_heap_unlock(heap);
-	if (page == NO_PAGE)
-		return ka_fail(EINVAL, "no run begins at %p", run);
-	return 0;
-}
-
-size_t ka_run_size(struct ka_heap *heap, const void *run)
-{
-	size_t page, pages = 0;
-
-	if (ka_refuse_inherited(heap))
-		return 0;
-	ka_heap_lock(heap);
-	page = run_page(heap, run);
-	if (page != NO_PAGE)
-		pages = run_pages(heap, page);
-	ka_heap_unlock(heap);
-	if (page == NO_PAGE)
-		ka_fail(EINVAL, "no run begins at %p", run);
-	return pages * KA_PAGE_SIZE;
 }
 
 /* Whether some arenas have no run. */
@@ -496,36 +412,28 @@ static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
 }
 
 /**
- * ka_run_resize() - Change a run's size where it is.
+ * ka_run_resize() - Change a run's size where it is, with the heap's lock held.
  * @heap: The heap.
  * @run: The run.
  * @size: Bytes, more than 0; rounded up to whole pages.
+ * @less: Set to true if pages have come free.
  *
  * Return: Whether it has that size from now on.
  */
-bool ka_run_resize(struct ka_heap *heap, void *run, size_t size)
+bool ka_run_resize(struct ka_heap *heap, void *run, size_t size, bool *less)
 {
-	size_t pages = size / KA_PAGE_SIZE + !!(size % KA_PAGE_SIZE), page, old;
+	size_t pages = size / KA_PAGE_SIZE + !!(size % KA_PAGE_SIZE);
+	size_t page = run_page(heap, run), old = run_pages(heap, page);
 	bool done = true;
 
-	if (ka_refuse_inherited(heap))
-		return false;
-	ka_heap_lock(heap);
-	page = run_page(heap, run);
-	if (page != NO_PAGE) {
-		ka_notes_change(heap);
-		old = run_pages(heap, page);
-		if (pages > old)
-			done = run_grow_to(heap, page, old, pages);
-		else if (pages < old)
-			run_shrink(heap, page + old, old - pages);
-		ka_notes_change(heap);
-		if (pages < old)
-			ka_arenas_decay(heap);
-	}
-	ka_stats_changed(heap);
-	ka_heap_unlock(heap);
-	return page != NO_PAGE && done;
+	ka_notes_change(heap);
+	if (pages > old)
+		done = run_grow_to(heap, page, old, pages);
+	else if (pages < old)
+		run_shrink(heap, page + old, old - pages);
+	ka_notes_change(heap);
+	*less = pages < old;
+	return done;
 }
 
 /* Pages have no content any more; @lost: and are not mapped. */
@@ -545,53 +453,22 @@ static void forget_pages(struct ka_heap *heap, size_t page, size_t pages, bool l
 	}
 }
 
-/* Free a run whose first @gone pages have no content any more; @lost: and are not mapped. */
-static void free_without(struct ka_heap *heap, void *run, size_t gone, bool lost)
+/**
+ * ka_run_give_gone() - Give back a run whose first pages have no content any more.
+ * @heap: The heap, whose lock is held.
+ * @run: The run.
+ * @size: Bytes of these pages; 0: all pages.
+ * @lost: These pages are not mapped any more.
+ */
+void ka_run_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost)
 {
-	size_t page;
+	size_t page = run_page(heap, run);
+	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(heap, page);
 
-	ka_heap_lock(heap);
-	page = run_page(heap, run);
-	gone = gone ? gone : run_pages(heap, page);
 	forget_pages(heap, page, gone, false);
 	/* As free ones, which they are soon, they are not idle. */
 	heap->idle -= gone;
 	run_free(heap, page);
 	if (lost)
 		forget_pages(heap, page, gone, true);
-	ka_arenas_decay(heap);
-	ka_stats_changed(heap);
-	ka_heap_unlock(heap);
-}
-
-/**
- * ka_run_move() - Let another run have a run's content, by its pages, and free the run.
- * @heap: The heap.
- * @run: The run.
- * @other: The other one, which has been in use for nothing.
- * @size: Bytes of the first, all of which the other has room for.
- *
- * Return: KA_MOVED; KA_NOT_MOVED, nothing has been done; or KA_NOWHERE with errno and a
- * sentence: the other run is free, as there are no addresses left for its pages, and the
- * first is as it was.
- */
-enum ka_moved ka_run_move(struct ka_heap *heap, void *run, void *other, size_t size)
-{
-	enum ka_moved moved = KA_NOT_MOVED;
-
-	/* Without the lock: both are the caller's. */
-	if (heap->window.source->move && !heap->window.io &&
-	    heap->window.fork != KA_FORK_SHARE)
-		moved = heap->window.source->move(&heap->window, run, other, size);
-	if (moved == KA_MOVED) {
-		if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
-			ka_trace_run_freed(run);
-		free_without(heap, run, 0, false);
-	} else if (moved == KA_NOWHERE) {
-		if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
-			ka_trace_run_freed(other);
-		free_without(heap, other, size / KA_PAGE_SIZE, true);
-		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
-	}
-	return moved;
 }

@@ -31,6 +31,13 @@ int ka_fail(int error, const char *format, ...)
 	return -1;
 }
 
+/* Of a heap that a child has of its parent: true. */
+bool ka_fail_inherited(void)
+{
+	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
+	return true;
+}
+
 const char *ka_error(void)
 {
 	return sentence;

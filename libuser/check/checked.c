@@ -59,11 +59,11 @@ static int find_guarded(struct ka_heap *heap, const void *block, struct guarded 
 {
 	guarded->run = (char *)block;
 	guarded->lead = 0;
-	guarded->size = ka_run_size(heap, block);
+	guarded->size = ka_runs_size(heap, block);
 	if (!guarded->size) {
 		guarded->run -= KA_PAGE_SIZE;
 		guarded->lead = KA_PAGE_SIZE;
-		guarded->size = ka_run_size(heap, guarded->run);
+		guarded->size = ka_runs_size(heap, guarded->run);
 	}
 	if (guarded->size < guarded->lead + 2 * KA_PAGE_SIZE) {
 		if (guarded->size || errno == EINVAL)
@@ -110,7 +110,7 @@ static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
 	guarded.size = (size + TAIL + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 	guarded.usable = guarded.size - TAIL;
 	guarded.size += guarded.lead + KA_PAGE_SIZE;
-	guarded.run = ka_run_zeroed(heap, guarded.size, align);
+	guarded.run = ka_runs_zeroed(heap, guarded.size, align);
 	if (!guarded.run)
 		return NULL;
 	block = guarded.run + guarded.lead;
@@ -129,11 +129,11 @@ static int give_guarded(struct ka_heap *heap, void *block)
 	has_guards = *tail_of(block, guarded.usable) & 1;
 	*tail_of(block, guarded.usable) = 0;
 	if (!has_guards)
-		return ka_run_free(heap, guarded.run);
+		return ka_runs_give(heap, guarded.run);
 	if (ka_mprotect(guarded.run, guarded.size, PROT_READ | PROT_WRITE))
 		return 0;
 	__atomic_fetch_sub(&nr_guarded, 1, __ATOMIC_RELAXED);
-	return ka_run_free(heap, guarded.run);
+	return ka_runs_give(heap, guarded.run);
 }
 
 /* Those of pools. */
@@ -178,7 +178,7 @@ static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t ali
 		return NULL;
 	/* A thread that ends may be given a run, if no pool has one: that has no guards. */
 	if (pool == &ka_no_pool) {
-		ka_run_free(heap, block);
+		ka_runs_give(heap, block);
 		return take_guarded(heap, align, size);
 	}
 	check_clear(pool, block);

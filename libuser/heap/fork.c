@@ -5,7 +5,7 @@
  */
 #include <pthread.h>
 
-#include "trace/trace.h"
+#include "thread/cache.h"
 
 /* Whether the thread that forks is the only one; it holds no lock then. */
 static bool alone;
@@ -75,7 +75,7 @@ static void fork_child(void)
 		if (!heap->inherited)
 			inherit(heap);
 		if (heap->inherited)
-			ka_trace_heap_gone_locked(heap);
+			ka_sampler->heap_gone(heap, true);
 		ka_caches_forked(heap, alone);
 	}
 	fork_parent();
@@ -116,5 +116,6 @@ void ka_heap_unregister(struct ka_heap *heap)
 		ka_mutex_unlock(&heap->lock);
 	ka_heaps_remove(heap);
 	ka_caches_free(heap);
+	ka_sampler->heap_gone(heap, false);
 	ka_lists_unlock();
 }

@@ -297,6 +297,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool for
 	if (!heap->most_empty)
 		heap->most_empty = 1;
 	open_secret(heap);
+	ka_traces_open();
 	ka_arenas_begin(heap);
 	heap->lock = (struct ka_mutex)KA_MUTEX;
 	ka_report_wanted(heap);
@@ -326,7 +327,6 @@ void ka_heap_destroy(struct ka_heap *heap)
 	if (!heap)
 		return;
 	ka_heap_unregister(heap);
-	ka_trace_heap_gone(heap);
 	if (heap->window.claimed && !heap->window.source->frames && !heap->inherited)
 		ka_arenas_close(heap);
 	heap->window.source->close(&heap->window);
@@ -346,11 +346,7 @@ uint64_t ka_heap_id(const struct ka_heap *heap)
 
 bool ka_heap_contains(const struct ka_heap *heap, const void *address)
 {
-	const struct ka_window *window = &heap->window;
-	size_t notes = window->nr_notes * KA_ARENA_SIZE;
-
-	return (uintptr_t)address - (uintptr_t)window->start - notes <
-	       ka_window_size(window) - notes;
+	return ka_window_contains(&heap->window, address);
 }
 
 int ka_heap_descriptor(struct ka_heap *heap)
@@ -400,6 +396,23 @@ int ka_heap_idle(struct ka_heap *heap)
 	if (cache && cache->heap)
 		ka_cache_leave_all(cache);
 	return cache ? 0 : -1;
+}
+
+/* Its runs. */
+
+void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
+{
+	return ka_runs_take(heap, size, align);
+}
+
+int ka_run_free(struct ka_heap *heap, void *run)
+{
+	return run ? ka_block_free_run(heap, run) : 0;
+}
+
+size_t ka_run_size(struct ka_heap *heap, const void *run)
+{
+	return ka_runs_size(heap, run);
 }
 
 /* Its blocks. In a heap of the parent's, which a child may not touch, nothing is read. */

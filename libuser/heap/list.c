@@ -4,7 +4,7 @@
  */
 #include <time.h>
 
-#include "trace/trace.h"
+#include "thread/cache.h"
 
 struct ka_heap *ka_heaps;
 

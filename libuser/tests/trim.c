@@ -384,7 +384,7 @@ TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
 	char *run = ka_run_alloc(self->heap, 4 * MIB, 0);
 
 	ASSERT_NE(NULL, run);
-	EXPECT_TRUE(ka_run_resize(self->heap, run, 2 * MIB));
+	EXPECT_TRUE(ka_runs_resize(self->heap, run, 2 * MIB));
 	EXPECT_FALSE(is_volatile(self->heap, run));
 	EXPECT_TRUE(is_volatile(self->heap, run + 2 * MIB));
 }

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "trace/trace.h"
+#include "thread/cache.h"
 
 /*
  * A block that has been made larger is likely to be made larger again: above this it is
@@ -14,6 +14,11 @@
  * unused.
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
+
+/* Odd while blocks are traced. */
+unsigned int ka_trace_generation;
+size_t ka_trace_nr_runs;
+const struct ka_sampler *ka_sampler;
 
 static void *no_block(size_t size)
 {
@@ -190,18 +195,52 @@ static void *take_run(struct ka_heap *heap, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
-	return pages < size ? no_block(size) : ka_run_alloc(heap, pages, align);
+	return pages < size ? no_block(size) : ka_runs_take(heap, pages, align);
 }
 
-/* The same, traced if it is to be: with room for @size bytes, of which @asked are used. */
+/*
+ * Whether a block of @size bytes, at least 1, that is about to be taken is to be traced: 0,
+ * or what the sampler is to be told. The tables are for tracing, or not, from now on.
+ */
+static unsigned int trace_due(struct ka_cache *cache, size_t size)
+{
+	unsigned int now = __atomic_load_n(&ka_trace_generation, __ATOMIC_ACQUIRE);
+
+	/* Such a cache may be that of several threads. */
+	if (cache->ended)
+		return now & 1 && ka_sampler->draw() < size ? now : 0;
+	if (cache->generation != now) {
+		cache->generation = now;
+		/* Without a barrier it may be shown still what has been. */
+		ka_cache_hide(cache);
+		cache->until_traced = now & 1 ? ka_sampler->draw() : 0;
+	}
+	if (!(now & 1))
+		return 0;
+	if (size <= cache->until_traced) {
+		cache->until_traced -= size;
+		return 0;
+	}
+	cache->until_traced = ka_sampler->draw();
+	return now;
+}
+
+/* A run is about to be freed: if it is traced, it is no more. */
+static void trace_run_freed(const void *run)
+{
+	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))
+		ka_sampler->run_freed(run);
+}
+
+/* A run for a block, traced if it is to be: with room for @size bytes, of which @asked are used. */
 static void *take_block_run(struct ka_heap *heap, struct ka_cache *cache, size_t align,
 			    size_t size, size_t asked)
 {
-	unsigned int due = ka_trace_due(cache, size);
+	unsigned int due = trace_due(cache, size);
 	void *block = take_run(heap, align, asked);
 
 	if (block && due)
-		ka_trace_run(block, size, asked, due);
+		ka_sampler->add_run(block, size, asked, due);
 	return block;
 }
 
@@ -261,8 +300,8 @@ static void *take(struct ka_heap *heap, struct ka_cache *cache, size_t align, si
 		return NULL;
 	if (size > KA_BLOCK_MAX)
 		return take_block_run(heap, cache, align, size, asked);
-	due = ka_trace_due(cache, size);
-	block = due ? ka_trace_block(heap, size, asked, due) : NULL;
+	due = trace_due(cache, size);
+	block = due ? ka_sampler->take(heap, size, asked, due) : NULL;
 	return block ? block : take_small(heap, cache, size);
 }
 
@@ -324,9 +363,9 @@ static void *try_zero(struct ka_heap *heap, struct ka_cache *cache, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
-	if (size < KA_PAGE_SIZE || pages < size || ka_trace_active())
+	if (size < KA_PAGE_SIZE || pages < size || (KA_READ(ka_trace_generation) & 1))
 		return NULL;
-	return size > KA_BLOCK_MAX ? ka_run_zeroed(heap, pages, 0) :
+	return size > KA_BLOCK_MAX ? ka_runs_zeroed(heap, pages, 0) :
 				     take_fresh(heap, cache, size);
 }
 
@@ -627,7 +666,7 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 	if ((owner & ~KA_CALLED) == ka_thread())
 		return give_own(cache, pool, block);
 	if (owner == KA_TRACED)
-		return ka_trace_give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
+		return ka_sampler->give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
 	if (!cache->heap && !cache->ended && ka_cache_has_given_many())
 		ka_cache_begin(heap, cache);
 	if (!is_late(cache))
@@ -636,6 +675,22 @@ static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_
 	error = give_or_adopt(heap, cache, pool, block);
 	late(heap, -1U);
 	return error;
+}
+
+/**
+ * ka_block_free_run() - Give back a run.
+ * @heap: The heap.
+ * @run: The run, a block or not; or whatever the caller takes for one.
+ *
+ * Return: 0; -1 with errno and a sentence if no run of the program begins there.
+ */
+int ka_block_free_run(struct ka_heap *heap, void *run)
+{
+	if (ka_refuse_inherited(heap))
+		return -1;
+	/* Before others can have it. */
+	trace_run_freed(run);
+	return ka_runs_give(heap, run);
 }
 
 /**
@@ -658,7 +713,7 @@ int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *blo
 	if (pool != &ka_no_pool)
 		error = give_to_pool(heap, cache, pool, block);
 	else
-		error = ka_run_free(heap, block);
+		error = ka_block_free_run(heap, block);
 	/* What has been freed is no reason for an errno. */
 	if (!error)
 		errno = before;
@@ -694,7 +749,7 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
 	struct ka_pool *pool = ka_pool_of(heap, block);
 
 	if (pool == &ka_no_pool)
-		return ka_run_size(heap, block);
+		return ka_runs_size(heap, block);
 	if (ka_pool_begins_at(heap, pool, block))
 		return pool->size;
 	ka_block_none_begins(block);
@@ -717,13 +772,12 @@ static void resized(struct ka_heap *heap, struct ka_cache *cache, void *block, s
 	unsigned int due;
 
 	if (pool == &ka_no_pool) {
-		if (KA_READ(ka_trace_nr_runs))
-			ka_trace_run_freed(block);
-		due = ka_trace_due(cache, size);
+		trace_run_freed(block);
+		due = trace_due(cache, size);
 		if (due)
-			ka_trace_run(block, size, size, due);
+			ka_sampler->add_run(block, size, size, due);
 	} else if (KA_READ(pool->owner) == KA_TRACED) {
-		ka_trace_block_resized(block, size);
+		ka_sampler->resized(block, size);
 	}
 }
 
@@ -733,7 +787,7 @@ static bool resize_here(struct ka_heap *heap, void *block, size_t old, size_t si
 	if (size <= old && size >= old - old / 4)
 		return true;
 	return size > GROWING_MIN && ka_pool_of(heap, block) == &ka_no_pool &&
-	       ka_run_resize(heap, block, size);
+	       ka_runs_resize(heap, block, size);
 }
 
 /* What is to take the place of a block. */
@@ -756,6 +810,27 @@ static bool moves(struct ka_heap *heap, const void *block, const void *other, si
 {
 	return old >= MOVED_MIN && size >= old && ka_pool_of(heap, block) == &ka_no_pool &&
 	       ka_pool_of(heap, other) == &ka_no_pool;
+}
+
+/*
+ * Move the pages of a block, a run, to another one. @other is set to the block that has the
+ * content then; NULL with errno and a sentence, and the block as it was: there are no
+ * addresses left for the pages of the other one, which is free. False: nothing was done.
+ */
+static bool move_pages(struct ka_heap *heap, void *block, void **other, size_t size)
+{
+	enum ka_moved moved = ka_runs_move(heap, block, *other, size);
+
+	if (moved == KA_MOVED) {
+		trace_run_freed(block);
+		ka_runs_give_gone(heap, block, 0, false);
+	} else if (moved == KA_NOWHERE) {
+		trace_run_freed(*other);
+		ka_runs_give_gone(heap, *other, size, true);
+		*other = NULL;
+		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
+	}
+	return moved != KA_NOT_MOVED;
 }
 
 /**
@@ -792,12 +867,8 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 		resized(heap, cache, block, size);
 		return block;
 	}
-	if (moves(heap, block, other, old, size)) {
-		enum ka_moved moved = ka_run_move(heap, block, other, old);
-
-		if (moved != KA_NOT_MOVED)
-			return moved == KA_MOVED ? other : NULL;
-	}
+	if (moves(heap, block, other, old, size) && move_pages(heap, block, &other, old))
+		return other;
 	memcpy(other, block, size < old ? size : old);
 	/* It is known to be in use. */
 	if (asked)

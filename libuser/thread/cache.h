@@ -85,8 +85,36 @@ struct ka_cache {
 /* Has no pool of any class: it is looked into, and nothing is stored there. */
 extern const struct ka_by_class ka_none_by_class;
 
+/**
+ * struct ka_sampler - What traces some of the blocks: see trace/trace.h.
+ * @draw: Return how many bytes can be taken before a block is to be traced.
+ * @take: Take a block and trace it. It has room for @whole bytes, up to KA_BLOCK_MAX, of
+ *	which the program has asked for @size. NULL: take one that is not traced.
+ * @add_run: Trace a block that is a run, which only the caller knows.
+ * @give: Give back a block of one of the tracer's pools. Return whether it was in use.
+ * @run_freed: A run is about to be freed, or anything else.
+ * @resized: A block of a tracer's pool has got another size where it is.
+ * @heap_gone: A heap goes with all that is in it; with the lock of the lists held. @locked:
+ *	it goes in a child, which has the locks that the fork has taken.
+ */
+struct ka_sampler {
+	size_t (*draw)(void);
+	void *(*take)(struct ka_heap *heap, size_t whole, size_t size, unsigned int due);
+	void (*add_run)(void *run, size_t whole, size_t size, unsigned int due);
+	bool (*give)(struct ka_heap *heap, struct ka_pool *pool, void *block);
+	void (*run_freed)(const void *run);
+	void (*resized)(const void *block, size_t size);
+	void (*heap_gone)(const struct ka_heap *heap, bool locked);
+};
+
+/* NULL until there is a heap. */
+extern const struct ka_sampler *ka_sampler;
+
 /* How many times tracing has started and stopped: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
+
+/* Runs that are traced. */
+extern size_t ka_trace_nr_runs;
 
 /* Has no block. */
 extern struct ka_cache ka_no_cache;
@@ -130,6 +158,7 @@ void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
 int ka_block_none_begins(const void *address);
 int ka_block_freed_twice(const void *block);
 size_t ka_block_size(struct ka_heap *heap, const void *block);
+int ka_block_free_run(struct ka_heap *heap, void *run);
 
 /* What is going to be returned had better be where it is returned: no move then. */
 #ifdef __x86_64__

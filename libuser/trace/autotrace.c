@@ -58,10 +58,9 @@ static bool ends_in(const char *text, const char *end)
 	return length >= tail && !strcmp(text + length - tail, end);
 }
 
-/**
- * ka_trace_from_environment() - Start tracing if the environment asks for it.
- */
-void ka_trace_from_environment(void)
+/* At load: start tracing if the environment asks for it. */
+__attribute__((constructor))
+static void begin(void)
 {
 	const char *text = secure_getenv("KARENA_TRACE");
 	const char *file = secure_getenv("KARENA_TRACE_FILE");
@@ -102,13 +101,20 @@ static int write_traces(void)
 	return error;
 }
 
-/**
- * ka_trace_at_exit() - Write the traces if the environment has asked for it.
- *
- * Tracing goes on: other destructors may still free and allocate.
- */
-void ka_trace_at_exit(void)
+/* Write the traces. Tracing goes on: other destructors may still free and allocate. */
+__attribute__((destructor))
+static void end(void)
 {
 	if (pattern && ka_heaps_any() && write_traces())
 		fprintf(stderr, "karena: %s\n", ka_error());
+}
+
+/**
+ * ka_traces_open() - Let the blocks of a new heap be traced.
+ *
+ * A program that is linked to the archive has what this file does at load, too.
+ */
+void ka_traces_open(void)
+{
+	ka_trace_attach();
 }

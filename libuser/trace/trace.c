@@ -4,7 +4,7 @@
  * The pools that traced blocks lie in are the tracer's, in heap->traced.
  *
  * To start or to stop, the tables from which threads take are emptied: each thread's
- * next call is a slow one, which sees what has changed (ka_trace_due()).
+ * next call is a slow one, which sees what has changed (trace_due() in block.c).
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -31,10 +31,6 @@ struct entry {
 	uint64_t is_run : 1;
 	struct ka_stack *stack;
 };
-
-/* Odd while blocks are traced. */
-unsigned int ka_trace_generation;
-size_t ka_trace_nr_runs;
 
 static struct ka_mutex lock = KA_MUTEX;
 static size_t interval = 1;
@@ -243,35 +239,9 @@ static void give_block(struct ka_heap *heap, struct ka_pool *pool, void *block)
 	ka_pool_give_back(heap, pool);
 }
 
-/**
- * ka_trace_due() - Whether a block that is about to be taken is to be traced.
- * @cache: The thread's; its tables are for tracing, or not, from now on.
- * @size: The block's bytes, at least 1.
- *
- * Return: 0, or what the functions that trace it are to be given.
- */
-unsigned int ka_trace_due(struct ka_cache *cache, size_t size)
+static size_t draw(void)
 {
-	unsigned int now = __atomic_load_n(&ka_trace_generation, __ATOMIC_ACQUIRE);
-	size_t mean = __atomic_load_n(&interval, __ATOMIC_RELAXED);
-
-	/* Such a cache may be that of several threads. */
-	if (cache->ended)
-		return now & 1 && ka_sample_next(mean) < size ? now : 0;
-	if (cache->generation != now) {
-		cache->generation = now;
-		/* Without a barrier it may be shown still what has been. */
-		ka_cache_hide(cache);
-		cache->until_traced = now & 1 ? ka_sample_next(mean) : 0;
-	}
-	if (!(now & 1))
-		return 0;
-	if (size <= cache->until_traced) {
-		cache->until_traced -= size;
-		return 0;
-	}
-	cache->until_traced = ka_sample_next(mean);
-	return now;
+	return ka_sample_next(__atomic_load_n(&interval, __ATOMIC_RELAXED));
 }
 
 /* With the lock held: an entry for a block, or one without a stack. */
@@ -288,16 +258,7 @@ static struct entry prepare(size_t whole, size_t size, unsigned int due,
 	return entry;
 }
 
-/**
- * ka_trace_block() - Take a block and trace it.
- * @heap: The heap.
- * @whole: The bytes that were said to be due, up to KA_BLOCK_MAX.
- * @size: The bytes that the program has asked for.
- * @due: What ka_trace_due() has returned.
- *
- * Return: The block; NULL, take one that is not traced.
- */
-void *ka_trace_block(struct ka_heap *heap, size_t whole, size_t size, unsigned int due)
+static void *take_traced(struct ka_heap *heap, size_t whole, size_t size, unsigned int due)
 {
 	void *frames[KA_TRACE_FRAMES];
 	int count = look(frames);
@@ -315,14 +276,7 @@ void *ka_trace_block(struct ka_heap *heap, size_t whole, size_t size, unsigned i
 	return entry.block;
 }
 
-/**
- * ka_trace_run() - Trace a block that is a run.
- * @run: The run, which only the caller knows.
- * @whole: As above.
- * @size: As above.
- * @due: As above.
- */
-void ka_trace_run(void *run, size_t whole, size_t size, unsigned int due)
+static void add_run(void *run, size_t whole, size_t size, unsigned int due)
 {
 	void *frames[KA_TRACE_FRAMES];
 	int count = look(frames);
@@ -340,15 +294,7 @@ void ka_trace_run(void *run, size_t whole, size_t size, unsigned int due)
 	ka_trace_unlock();
 }
 
-/**
- * ka_trace_give() - Give back a block of one of the tracer's pools.
- * @heap: The heap.
- * @pool: The pool.
- * @block: Where a block of it begins.
- *
- * Return: Whether it was in use.
- */
-bool ka_trace_give(struct ka_heap *heap, struct ka_pool *pool, void *block)
+static bool give_traced(struct ka_heap *heap, struct ka_pool *pool, void *block)
 {
 	struct entry *entry;
 
@@ -362,11 +308,7 @@ bool ka_trace_give(struct ka_heap *heap, struct ka_pool *pool, void *block)
 	return entry;
 }
 
-/**
- * ka_trace_run_freed() - A run is about to be freed.
- * @run: The run; or anything else.
- */
-void ka_trace_run_freed(const void *run)
+static void run_freed(const void *run)
 {
 	struct entry *entry;
 
@@ -377,15 +319,11 @@ void ka_trace_run_freed(const void *run)
 	ka_trace_unlock();
 }
 
-/**
- * ka_trace_block_resized() - A block of a tracer's pool has got another size.
- * @block: The block, where it was.
- * @size: Its bytes now.
- *
- * It is as if it had been freed and allocated; but what it stands for was settled when
- * it was allocated.
+/*
+ * It is as if the block had been freed and allocated; but what it stands for was settled
+ * when it was allocated.
  */
-void ka_trace_block_resized(const void *block, size_t size)
+static void block_resized(const void *block, size_t size)
 {
 	void *frames[KA_TRACE_FRAMES];
 	int count = ka_trace_active() ? look(frames) : -1;
@@ -406,15 +344,14 @@ void ka_trace_block_resized(const void *block, size_t size)
 	ka_trace_unlock();
 }
 
-/**
- * ka_trace_heap_gone_locked() - Forget the blocks of a heap.
- * @heap: The heap, which goes with all that is in it.
- */
-void ka_trace_heap_gone_locked(const struct ka_heap *heap)
+/* Forget the blocks of a heap. */
+static void heap_gone(const struct ka_heap *heap, bool locked)
 {
 	uintptr_t start = (uintptr_t)heap->window.start;
 	size_t size = ka_window_size(&heap->window), slot = 0;
 
+	if (!locked)
+		ka_trace_lock();
 	/* What moves up when an entry is taken out comes from slots not yet seen. */
 	while (nr_entries && slot < nr_slots) {
 		if (entries[slot].block && (uintptr_t)entries[slot].block - start < size)
@@ -422,17 +359,26 @@ void ka_trace_heap_gone_locked(const struct ka_heap *heap)
 		else
 			slot++;
 	}
+	if (!locked)
+		ka_trace_unlock();
 }
 
 /**
- * ka_trace_heap_gone() - The same, when the lock is not held.
- * @heap: The heap.
+ * ka_trace_attach() - Let the layers below call the tracer.
  */
-void ka_trace_heap_gone(const struct ka_heap *heap)
+void ka_trace_attach(void)
 {
-	ka_trace_lock();
-	ka_trace_heap_gone_locked(heap);
-	ka_trace_unlock();
+	static const struct ka_sampler sampler = {
+		.draw		= draw,
+		.take		= take_traced,
+		.add_run	= add_run,
+		.give		= give_traced,
+		.run_freed	= run_freed,
+		.resized	= block_resized,
+		.heap_gone	= heap_gone,
+	};
+
+	__atomic_store_n(&ka_sampler, &sampler, __ATOMIC_RELEASE);
 }
 
 /* From here on every thread takes the slow way, and sees the new generation there. */
@@ -548,18 +494,4 @@ __attribute__((constructor))
 static void register_lock(void)
 {
 	ka_fork_takes_inner(&lock);
-}
-
-/* The library is there: what the environment asks for begins, and ends, with it. */
-
-__attribute__((constructor))
-static void begin(void)
-{
-	ka_trace_from_environment();
-}
-
-__attribute__((destructor))
-static void end(void)
-{
-	ka_trace_at_exit();
 }

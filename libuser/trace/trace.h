@@ -77,25 +77,14 @@ struct ka_traces {
 	struct ka_trace_entry entries[];
 };
 
-/* Runs that are traced. */
-extern size_t ka_trace_nr_runs;
-
 /* trace.c */
+void ka_trace_attach(void);
 void ka_trace_lock(void);
 void ka_trace_unlock(void);
-unsigned int ka_trace_due(struct ka_cache *cache, size_t size);
-void *ka_trace_block(struct ka_heap *heap, size_t whole, size_t size, unsigned int due);
-void ka_trace_run(void *run, size_t whole, size_t size, unsigned int due);
-bool ka_trace_give(struct ka_heap *heap, struct ka_pool *pool, void *block);
-void ka_trace_run_freed(const void *run);
-void ka_trace_block_resized(const void *block, size_t size);
-void ka_trace_heap_gone(const struct ka_heap *heap);
-void ka_trace_heap_gone_locked(const struct ka_heap *heap);
 void ka_trace_figures(struct ka_traces *traces);
 
 /* autotrace.c */
-void ka_trace_from_environment(void);
-void ka_trace_at_exit(void);
+void ka_traces_open(void);
 
 /* stack.c; with the lock of the traces held, but for the first two. */
 void *ka_trace_map(size_t size);
