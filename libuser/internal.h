@@ -46,6 +46,10 @@
 #define KA_SLOT_SHIFT	14
 #define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
 #define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
+#define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
+
+/* Bytes of the notes on a slot: struct ka_pool. */
+#define KA_SLOT_ENTRY	((size_t)64)
 
 /**
  * struct ka_window - The addresses of a heap, and what commits them.
@@ -53,6 +57,7 @@
  * @start: Its first byte, aligned to KA_ARENA_SIZE.
  * @nr_arenas: How many arenas it has room for.
  * @nr_notes: How many of these, the first ones, the notes may take.
+ * @most_notes: Bytes that the notes may take beside the limit.
  * @limit: How many of the others may be committed.
  * @fork: What a child has of it.
  * @io: Devices may have pinned its pages, used or not: none is purged.
@@ -70,6 +75,7 @@ struct ka_window {
 	char *start;
 	size_t nr_arenas;
 	size_t nr_notes;
+	size_t most_notes;
 	size_t limit;
 	enum ka_fork fork;
 	bool io;
@@ -326,7 +332,8 @@ struct ka_tally {
  *	the traces guards them.
  * @spare: What were pools of each class a moment ago, with their blocks linked.
  * @nr_spare: How many these are.
- * @spare_slots: Slots that they have.
+ * @spare_pages: Pages of runs that layers above keep for later.
+ * @drop_spare: Gives these runs back, with the heap's lock held.
  * @most_empty: How many arenas without a run may stay committed.
  * @emptied: Among these arenas are those that have become empty, and are not volatile.
  * @in_vain: A volatile one has been needed again since @decay_at was set.
@@ -367,7 +374,8 @@ struct ka_heap {
 	struct ka_pool_list traced[KA_CLASSES];
 	struct ka_pool *spare[KA_CLASSES];
 	size_t nr_spare;
-	size_t spare_slots;
+	size_t spare_pages;
+	void (*drop_spare)(struct ka_heap *heap);
 	size_t most_empty;
 	struct ka_emptied {
 		size_t first;
@@ -458,8 +466,8 @@ bool ka_runs_resize(struct ka_heap *heap, void *run, size_t size);
 enum ka_moved ka_runs_move(struct ka_heap *heap, void *run, void *other, size_t size);
 void ka_runs_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost);
 
-/* pool.c, likewise */
-void ka_pools_drop_spare(struct ka_heap *heap);
+/* pool.c; 0, or -1 with errno and a sentence. */
+int ka_pools_open(struct ka_heap *heap);
 
 /* list.c; all heaps, linked by @next. */
 extern struct ka_heap *ka_heaps;

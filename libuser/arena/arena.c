@@ -10,7 +10,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
-#include "pool/pool.h"
+#include "internal.h"
 
 /*
  * A heap's first arena is committed in parts, of 64 KiB: then a small heap costs
@@ -527,7 +527,7 @@ static void purge_excess(struct ka_heap *heap)
 {
 	size_t idle, most;
 
-	ka_pools_drop_spare(heap);
+	heap->drop_spare(heap);
 	idle = heap->idle;
 	most = most_idle(heap);
 	if (idle <= most)
@@ -562,7 +562,7 @@ static void purge_unneeded(struct ka_heap *heap)
 				 heap->decay_ms * 2 : LONGEST_DECAY_MS;
 	else if (heap->decay_ms > DECAY_MS)
 		heap->decay_ms /= 2;
-	ka_pools_drop_spare(heap);
+	heap->drop_spare(heap);
 	idle = heap->idle;
 	purge(heap, heap->least_idle, false);
 	heap->least_idle = heap->idle;
@@ -581,7 +581,7 @@ static void decay(struct ka_heap *heap)
 		return;
 	if (heap->window.source->pressed(&heap->window) && ka_arenas_trim(heap, NULL))
 		return;
-	if (heap->idle + heap->spare_slots * KA_SLOT_PAGES > most_idle(heap))
+	if (heap->idle + heap->spare_pages > most_idle(heap))
 		purge_excess(heap);
 	now = now_ms();
 	if (now < heap->decay_at)
@@ -615,7 +615,7 @@ bool ka_arenas_trim(struct ka_heap *heap, size_t *pages)
 	struct ka_notes *notes = heap->notes;
 	size_t idle, arenas;
 
-	ka_pools_drop_spare(heap);
+	heap->drop_spare(heap);
 	idle = heap->window.io ? 0 : heap->idle;
 	arenas = notes->stats.arenas;
 	if (pages)

@@ -7,7 +7,7 @@
  */
 #include <errno.h>
 
-#include "pool/pool.h"
+#include "internal.h"
 
 static size_t whole_pages(size_t size)
 {
@@ -28,7 +28,7 @@ size_t ka_notes_size(size_t nr_arenas)
 /* Bytes of the entries of the pools in so many arenas; whole pages. */
 size_t ka_notes_pools_size(size_t nr_arenas)
 {
-	return whole_pages(nr_arenas * KA_ARENA_SLOTS * sizeof(struct ka_pool));
+	return whole_pages(nr_arenas * KA_ARENA_SLOTS * KA_SLOT_ENTRY);
 }
 
 /*
@@ -94,8 +94,6 @@ int ka_notes_open(struct ka_heap *heap)
 	notes->pools_offset = whole_arenas(ka_notes_size(nr_arenas)) * KA_ARENA_SIZE;
 	notes->magic = KA_NOTES_MAGIC;
 	heap->notes = notes;
-	heap->start = heap->window.start + notes->nr_notes * KA_ARENA_SIZE;
-	heap->pools = (struct ka_pool *)(heap->window.start + notes->pools_offset);
 	return 0;
 }
 
@@ -143,7 +141,7 @@ int ka_notes_reach_pool(struct ka_heap *heap, size_t slot)
 /* Whether there is one. */
 bool ka_notes_have_pool(const struct ka_heap *heap, size_t slot)
 {
-	return slot < heap->notes->pools_pages * KA_PAGE_SIZE / sizeof(struct ka_pool);
+	return slot < heap->notes->pools_pages * KA_PAGE_SIZE / KA_SLOT_ENTRY;
 }
 
 /* Before and after a change, with the heap's lock held. */

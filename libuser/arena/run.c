@@ -322,7 +322,7 @@ void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
 	page = run_take(heap, pages, align, kind, zero);
 	/* Memory that is kept for nobody may be what is missing, or room in arenas. */
-	spare = heap->nr_spare;
+	spare = heap->spare_pages;
 	if (page == NO_PAGE && (ka_arenas_trim(heap, NULL) || spare))
 		page = run_take(heap, pages, align, kind, zero);
 	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;

@@ -20,9 +20,6 @@ static bool look_at_exit;
 static bool hooked;
 static uint64_t last_serial;
 
-/* Guards which domains have the hooks. */
-static struct ka_mutex installing = KA_MUTEX;
-
 /* Of a call that found something wrong. */
 struct call {
 	const char *prefix;
@@ -352,8 +349,8 @@ static void at_exit(void)
 	ka_records_unlock();
 }
 
-/* 0, or -1 with errno and a sentence. */
-static int begin(void)
+/* Before the first hook: 0, or -1 with errno and a sentence. */
+int ka_debug_begin(void)
 {
 	size_t quarantine = 0;
 
@@ -378,7 +375,7 @@ enum ka_hooks ka_hooks_wanted(void)
 		ka_ignore();
 		return KA_HOOKS_NONE;
 	}
-	if (begin()) {
+	if (ka_debug_begin()) {
 		ka_ignore();
 		ka_records_begin(QUARANTINE);
 	}
@@ -416,15 +413,24 @@ static void hook_free(void *context, void *block)
 	ka_layer_give(context, block, CALLER);
 }
 
-/* Once for a domain: the hooks, and what is below them from now on. */
+/**
+ * ka_debug_hook() - Put the hooks before a domain's allocator.
+ * @domain: The domain; once for each.
+ * @below: What is below them from now on.
+ * @heap: Returns the heap of the domains; NULL with errno and a sentence.
+ * @lost: Returns true if that heap is the parent's.
+ *
+ * Return: The hooks.
+ */
 const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
-					 const struct ka_allocator *below)
+					 const struct ka_allocator *below,
+					 struct ka_heap *(*heap)(void), bool (*lost)(void))
 {
 	struct ka_layer *layer = &layers[domain];
 
 	layer->below = *below;
-	layer->heap = ka_domain_heap;
-	layer->lost = ka_domain_lost;
+	layer->heap = heap;
+	layer->lost = lost;
 	hooks[domain] = (struct ka_allocator){
 		layer, hook_malloc, hook_calloc, hook_realloc, hook_free,
 	};
@@ -432,30 +438,8 @@ const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
 	return &hooks[domain];
 }
 
-static int install(enum ka_domain domain)
+/* Whether a domain has the hooks. */
+bool ka_debug_hooks(enum ka_domain domain)
 {
-	struct ka_allocator below;
-
-	if (layers[domain].heap)
-		return 0;
-	if (ka_allocator_get(domain, &below))
-		return -1;
-	return ka_allocator_set(domain, ka_debug_hook(domain, &below));
-}
-
-int ka_debug_install(void)
-{
-	struct ka_allocator unused;
-	int error = 0;
-
-	/* Whatever the environment wants is done first. */
-	ka_allocator_get(KA_DOMAIN_RAW, &unused);
-	ka_callers_prime();
-	ka_lock(&installing);
-	if (!layers[KA_DOMAIN_RAW].heap)
-		error = begin();
-	for (int domain = 0; !error && domain < KARENA_DOMAINS; domain++)
-		error = install((enum ka_domain)domain);
-	ka_unlock(&installing);
-	return error;
+	return layers[domain].heap;
 }

@@ -154,17 +154,17 @@ static inline size_t ka_count_other(const unsigned char *bytes, size_t size,
  * ends the program if it is wrong. @caller: where the program goes on.
  */
 enum ka_hooks ka_hooks_wanted(void);
+int ka_debug_begin(void);
 const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
-					 const struct ka_allocator *below);
+					 const struct ka_allocator *below,
+					 struct ka_heap *(*heap)(void), bool (*lost)(void));
+bool ka_debug_hooks(enum ka_domain domain);
 void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
 		    const void *caller);
 void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 		      const void *caller);
 void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller);
 size_t ka_layer_size(const struct ka_layer *layer, const void *block);
-
-/* domain.c: whether the domains' heap is the parent's. */
-bool ka_domain_lost(void);
 
 /* dump.c; with the lock held, but for the last two. */
 void ka_dump_block(const struct ka_record *record);

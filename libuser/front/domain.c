@@ -12,6 +12,7 @@
 
 #include "thread/cache.h"
 #include "check/debug.h"
+#include "front/domain.h"
 #include "front/private.h"
 #include "stats/tally.h"
 
@@ -185,12 +186,13 @@ static void decide(void)
 		ka_callers_prime();
 	counted = hooks == KA_HOOKS_COUNT;
 	if (counted)
-		counting = ka_tally_hooks(&by_default);
+		counting = ka_tally_hooks(&by_default, ka_domain_heap);
 	for (int i = 0; i < KARENA_DOMAINS; i++) {
 		const struct ka_allocator *first = &by_default;
 
 		if (hooks == KA_HOOKS_DEBUG)
-			first = ka_debug_hook((enum ka_domain)i, &by_default);
+			first = ka_debug_hook((enum ka_domain)i, &by_default, ka_domain_heap,
+					      ka_domain_lost);
 		else if (counting)
 			first = &counting[i];
 		__atomic_store_n(&allocators[i], first, __ATOMIC_RELEASE);

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/auxv.h>
 
 #include "trace/trace.h"
 
@@ -159,6 +158,7 @@ static int open_source(struct ka_window *window, const struct ka_source_type *ty
 	window->nr_arenas = window->nr_notes + nr_arenas;
 	if (options->limit && options->limit / KA_ARENA_SIZE < window->limit)
 		window->limit = options->limit / KA_ARENA_SIZE;
+	window->most_notes = ka_notes_most(window);
 	return type->open(window, options);
 }
 
@@ -226,55 +226,6 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 	return 0;
 }
 
-/* Where to find pools by their addresses: 0, or -1. */
-static int open_map(struct ka_heap *heap)
-{
-	struct ka_window *window = &heap->window;
-	size_t size = ka_window_map_size(window);
-
-	heap->map_size = 0;
-	if (window->claimed) {
-		heap->map = (void *)(window->start + ka_window_size(window));
-		return 0;
-	}
-	/* Addresses alone: pages of it come as arenas do. */
-	heap->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-	if (heap->map == MAP_FAILED)
-		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
-	heap->map_size = size;
-	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
-	ka_madvise(heap->map, size, MADV_NOHUGEPAGE);
-	return 0;
-}
-
-/*
- * A secret of the heap's own. The kernel has given the process 16 random bytes at its start:
- * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
- * the secret.
- */
-static void open_secret(struct ka_heap *heap)
-{
-	uint64_t random[2] = { 0 };
-	const void *bytes = (const void *)getauxval(AT_RANDOM);
-
-	if (bytes)
-		memcpy(random, bytes, sizeof(random));
-	random[0] += (uintptr_t)heap->window.start;
-	random[1] += ka_clock();
-	for (int i = 0; i < 4; i++) {
-		__uint128_t product = (__uint128_t)(random[0] | 1) *
-					    0x9e3779b97f4a7c15;
-
-		random[0] = random[1] ^ (uint64_t)product;
-		random[1] += (uint64_t)(product >> 64);
-	}
-	memcpy(heap->secret, random, sizeof(random));
-	/* What is encoded with it must stay as it is. */
-	if (!ka_secret)
-		ka_secret = random[0] * 0xd6e8feb86659fd93 ^ random[1];
-}
-
 /*
  * What a heap stands on, and the lists that it is in: 0, or -1. With @forgive, a wrong
  * variable is said on the standard error and ignored.
@@ -290,13 +241,12 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool for
 	    (show == KA_SHOW_WRONG && ka_stats_option() == show && !ignores(forgive)) ||
 	    open_heap(heap, options))
 		return -1;
-	if (open_map(heap)) {
+	if (ka_pools_open(heap)) {
 		heap->window.source->close(&heap->window);
 		return -1;
 	}
 	if (!heap->most_empty)
 		heap->most_empty = 1;
-	open_secret(heap);
 	ka_traces_open();
 	ka_arenas_begin(heap);
 	heap->lock = (struct ka_mutex)KA_MUTEX;

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "base/bits.h"
 #include "pool/pool.h"
@@ -27,7 +28,7 @@ static bool may_be_spare(const struct ka_heap *heap, size_t slots)
 	size_t most = heap->notes->stats.run_bytes / KA_SLOT_SIZE / 16;
 
 	most = most < FEW_SPARE ? FEW_SPARE : most < MOST_SPARE ? most : MOST_SPARE;
-	return heap->spare_slots + slots <= most;
+	return heap->spare_pages / KA_SLOT_PAGES + slots <= most;
 }
 
 /*
@@ -117,13 +118,13 @@ static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int class)
 		return NULL;
 	heap->spare[class] = spare->next;
 	heap->nr_spare--;
-	heap->spare_slots -= spare->slots;
+	heap->spare_pages -= spare->slots * KA_SLOT_PAGES;
 	__atomic_store_n(&spare->owner, KA_GONE, __ATOMIC_RELAXED);
 	return spare;
 }
 
 /* Give up all spare pools, with the heap's lock held. */
-void ka_pools_drop_spare(struct ka_heap *heap)
+static void drop_spare(struct ka_heap *heap)
 {
 	for (unsigned int class = 0; heap->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare;
@@ -147,8 +148,8 @@ static bool take_spare_slots(struct ka_heap *heap, unsigned int count, size_t al
 		return true;
 	}
 	/* Some are for their own class, but not many. */
-	if (heap->spare_slots > FEW_SPARE)
-		ka_pools_drop_spare(heap);
+	if (heap->spare_pages > FEW_SPARE * KA_SLOT_PAGES)
+		drop_spare(heap);
 	return false;
 }
 
@@ -248,7 +249,7 @@ static void make_spare(struct ka_heap *heap, struct ka_pool *pool)
 	pool->next = heap->spare[pool->class];
 	heap->spare[pool->class] = pool;
 	heap->nr_spare++;
-	heap->spare_slots += pool->slots;
+	heap->spare_pages += pool->slots * KA_SLOT_PAGES;
 }
 
 /* How to find out which block of a pool an address is: see block_at(). */
@@ -401,7 +402,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 		ka_run_give(heap, ka_pool_start(heap, pool));
 	/* Without pools nothing is spare where empty arenas are to go. */
 	if (!heap->notes->nr_pools && heap->most_empty != SIZE_MAX)
-		ka_pools_drop_spare(heap);
+		drop_spare(heap);
 	ka_arenas_decay(heap);
 	ka_stats_changed(heap);
 }
@@ -733,7 +734,7 @@ KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 	size_t slot = 0;
 
 	stats->runs -= heap->nr_spare;
-	stats->run_bytes -= heap->spare_slots * KA_SLOT_SIZE;
+	stats->run_bytes -= heap->spare_pages * KA_PAGE_SIZE;
 	stats->pools = heap->notes->nr_pools;
 	stats->pool_bytes = 0;
 	stats->blocks = 0;
@@ -753,4 +754,70 @@ KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 		stats->quantization_bytes += pool->slots * KA_SLOT_SIZE -
 					     (size_t)pool->capacity * pool->size;
 	}
+}
+
+/* Where to find pools by their addresses: 0, or -1. */
+static int open_map(struct ka_heap *heap)
+{
+	struct ka_window *window = &heap->window;
+	size_t size = ka_window_map_size(window);
+
+	heap->map_size = 0;
+	if (window->claimed) {
+		heap->map = (void *)(window->start + ka_window_size(window));
+		return 0;
+	}
+	/* Addresses alone: pages of it come as arenas do. */
+	heap->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+	if (heap->map == MAP_FAILED)
+		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
+	heap->map_size = size;
+	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
+	ka_madvise(heap->map, size, MADV_NOHUGEPAGE);
+	return 0;
+}
+
+/*
+ * A secret of the heap's own. The kernel has given the process 16 random bytes at its start:
+ * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
+ * the secret.
+ */
+static void open_secret(struct ka_heap *heap)
+{
+	uint64_t random[2] = { 0 };
+	const void *bytes = (const void *)getauxval(AT_RANDOM);
+
+	if (bytes)
+		memcpy(random, bytes, sizeof(random));
+	random[0] += (uintptr_t)heap->window.start;
+	random[1] += ka_clock();
+	for (int i = 0; i < 4; i++) {
+		__uint128_t product = (__uint128_t)(random[0] | 1) *
+					    0x9e3779b97f4a7c15;
+
+		random[0] = random[1] ^ (uint64_t)product;
+		random[1] += (uint64_t)(product >> 64);
+	}
+	memcpy(heap->secret, random, sizeof(random));
+	/* What is encoded with it must stay as it is. */
+	if (!ka_secret)
+		ka_secret = random[0] * 0xd6e8feb86659fd93 ^ random[1];
+}
+
+/**
+ * ka_pools_open() - Let a new heap have pools.
+ * @heap: The heap, which has its window and its notes.
+ *
+ * Return: 0, or -1 with errno and a sentence.
+ */
+int ka_pools_open(struct ka_heap *heap)
+{
+	if (open_map(heap))
+		return -1;
+	heap->start = heap->window.start + heap->notes->nr_notes * KA_ARENA_SIZE;
+	heap->pools = (struct ka_pool *)(heap->window.start + heap->notes->pools_offset);
+	heap->drop_spare = drop_spare;
+	open_secret(heap);
+	return 0;
 }

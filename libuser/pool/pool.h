@@ -100,12 +100,10 @@ struct ka_pool {
 	bool listed;
 };
 
-_Static_assert(sizeof(struct ka_pool) == 64, "a pool has a line of the cache");
+_Static_assert(sizeof(struct ka_pool) == KA_SLOT_ENTRY, "a pool has a line of the cache");
 
 /* How many pools of a list are looked at, to find the one to take from next. */
 #define KA_LOOK_AT	4
-
-#define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
 
 /* What stands for no pool: it has no block, and nobody owns it. */
 extern struct ka_pool ka_no_pool;

@@ -94,7 +94,7 @@ static void fill_in(struct karena_create *create, const struct karena_info *info
 	};
 	/* The notes are beside the limit that the caller gave. */
 	if (options->limit)
-		create->limit = window->limit * KA_ARENA_SIZE + ka_notes_most(window);
+		create->limit = window->limit * KA_ARENA_SIZE + window->most_notes;
 	if (info->features & KARENA_FEATURE_FORK)
 		create->fork = window->fork;
 	/* Before there were such heaps, every one could be pinned. */

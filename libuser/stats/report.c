@@ -32,7 +32,7 @@ static struct text text;
 static struct {
 	struct ka_stats stats;
 	struct ka_class classes[KA_CLASSES];
-	size_t nr_spare, spare_slots, notes_pages;
+	size_t nr_spare, spare_pages, notes_pages;
 	bool on_module;
 	char name[KA_NAME_SIZE];
 	const struct ka_tally *tallies;
@@ -155,7 +155,7 @@ static void report_runs(void)
 	value("# runs that are no pools", stats->runs - stats->pools);
 	value("# bytes in these", stats->run_bytes - stats->pool_bytes);
 	value("# spare runs, in unused pages", figures.nr_spare);
-	value("# bytes in these", figures.spare_slots * KA_SLOT_SIZE);
+	value("# bytes in these", figures.spare_pages * KA_PAGE_SIZE);
 	value("# bytes of notes beside the arenas", figures.notes_pages * KA_PAGE_SIZE);
 	line("\n");
 }
@@ -192,7 +192,7 @@ static void count(struct ka_heap *heap)
 	}
 	ka_stats_add_up(heap, stats);
 	figures.nr_spare = heap->nr_spare;
-	figures.spare_slots = heap->spare_slots;
+	figures.spare_pages = heap->spare_pages;
 	figures.notes_pages = heap->notes->pages + heap->notes->pools_pages;
 	figures.on_module = heap->window.control;
 	figures.tallies = heap->tallies;

@@ -13,11 +13,12 @@ struct ka_tally ka_tallies[KARENA_DOMAINS];
 
 /* The same for all domains. */
 static struct ka_allocator next;
+static struct ka_heap *(*domain_heap)(void);
 
 /* Of what is no block, 0: who is next says so. */
 static size_t size_of(const void *block)
 {
-	struct ka_heap *heap = ka_domain_heap();
+	struct ka_heap *heap = domain_heap();
 
 	return heap ? ka_heap_block_size(heap, block) : 0;
 }
@@ -69,14 +70,17 @@ static void count_free(void *context, void *block)
 /**
  * ka_tally_hooks() - Count what a program has of each domain, from its first block on.
  * @below: What takes and gives blocks of the domains' heap. Called once.
+ * @heap: Returns that heap; NULL with errno and a sentence.
  *
  * Return: What is to be behind each domain instead, in their order.
  */
-const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below)
+const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below,
+					  struct ka_heap *(*heap)(void))
 {
 	static struct ka_allocator hooks[KARENA_DOMAINS];
 
 	next = *below;
+	domain_heap = heap;
 	for (int i = 0; i < KARENA_DOMAINS; i++)
 		hooks[i] = (struct ka_allocator){
 			&ka_tallies[i], count_malloc, count_calloc, count_realloc,

@@ -12,6 +12,7 @@
 
 extern struct ka_tally ka_tallies[KARENA_DOMAINS];
 
-const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below);
+const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below,
+					  struct ka_heap *(*heap)(void));
 
 #endif /* KARENA_TALLY_H */
