@@ -267,22 +267,14 @@ struct ka_pool_list {
 	struct ka_pool *last;
 };
 
-/* When others see a heap's figures: KARENA_STATS. */
-enum ka_show {
-	KA_SHOW_WRONG		= -1,	/* with errno and a sentence */
-	KA_SHOW_LARGE		= 0,	/* from its second arena on */
-	KA_SHOW_NEVER		= 1,
-	KA_SHOW_ALWAYS		= 2,
-};
-
 /**
- * struct ka_shown - How a heap's figures are shown to others; see stats.c.
+ * struct ka_shown - How a heap's figures are shown to others; see publish.c.
  * @page: What they are written to: the module's statistics page, or @shown in the notes;
  *	NULL: nothing (KARENA_STATS=0).
  * @always: Not only when the heap has had two arenas at a time (KARENA_STATS=1).
  * @report: KARENA_MALLOCSTATS: the library prints the figures each time the arenas have
  *	doubled, and at exit.
- * @due: The thread that releases the heap's lock next prints the figures.
+ * @due: The thread that changes arenas or pools next prints the figures.
  * @reported: The most arenas there had been, when they were last printed.
  * @changes: Arenas committed and given back, when they were last written.
  * @next: When they may be written again, if arenas have changed.
@@ -312,6 +304,16 @@ struct ka_tally {
 } __attribute__((aligned(64)));
 
 /**
+ * struct ka_watch - What a layer above does when the heap's lock is released.
+ * @find_due: Return what is to be done; called with the lock held, if there were changes.
+ * @do_due: Do it; called when the lock has been released, if that is not 0.
+ */
+struct ka_watch {
+	unsigned int (*find_due)(struct ka_heap *heap);
+	void (*do_due)(struct ka_heap *heap, unsigned int due);
+};
+
+/**
  * struct ka_heap - A heap: what belongs to the process that calls, a child's copy
  *	of it among them. What is the same for all who see its memory is in @notes.
  * @start: Of its first slot, in the arena behind the notes.
@@ -324,6 +326,8 @@ struct ka_tally {
  * @serial: No other heap of the process has, or has had, this number.
  * @lock: Guards what no other does. What is above, each call reads without a lock, so it
  *	has a line of the cache to itself.
+ * @changed: Arenas or pools may have become more or fewer since it was taken.
+ * @watch: Looks at the heap then; NULL: nobody does.
  * @secret: What decides in which order pools have their blocks.
  * @window: Its addresses.
  * @notes: At their start; not to be touched when @inherited.
@@ -367,6 +371,8 @@ struct ka_heap {
 	uint64_t serial;
 
 	struct ka_mutex lock __attribute__((aligned(64)));
+	bool changed;
+	const struct ka_watch *watch;
 	uint64_t secret[2];
 	struct ka_window window;
 	struct ka_notes *notes;
@@ -400,27 +406,37 @@ struct ka_heap {
 	struct ka_heap *next;
 };
 
-/* report.c; the first prints what has become due while the heap was locked. */
-void ka_report_due(struct ka_heap *heap);
-void ka_report_wanted(struct ka_heap *heap);
-
 static inline void ka_heap_lock(struct ka_heap *heap)
 {
 	ka_lock(&heap->lock);
 }
 
+/* Arenas or pools may have become more or fewer; with the lock held. */
+static inline void ka_heap_changed(struct ka_heap *heap)
+{
+	heap->changed = true;
+}
+
+/* arena.c: what is to be done when the lock has been released, for heap->watch. */
+unsigned int ka_heap_find_due(struct ka_heap *heap);
+
 static inline void ka_heap_unlock(struct ka_heap *heap)
 {
-	bool due = heap->shown.due;
+	unsigned int due = heap->changed ? ka_heap_find_due(heap) : 0;
 
 	ka_unlock(&heap->lock);
 	if (__builtin_expect(due, 0))
-		ka_report_due(heap);
+		heap->watch->do_due(heap, due);
 }
 
-/* heap.c; the second sets errno and a sentence. */
+/* options.c; 0, or -1 with errno and a sentence. */
 int ka_option_size(size_t *size, const char *variable);
-int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive);
+bool ka_option_ignored(bool forgive);
+int ka_options_read(struct ka_options *options, const struct ka_options *wanted, bool forgive);
+
+/* open.c; likewise */
+int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options);
+void ka_heap_end(struct ka_heap *heap);
 
 /* error.c; true, with errno and a sentence. */
 bool ka_fail_inherited(void);
@@ -480,14 +496,6 @@ void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
 /* fork.c */
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
-
-/* stats.c; after the first two, with the heap's lock held. */
-enum ka_show ka_stats_option(void);
-void ka_stats_open(struct ka_heap *heap, const char *name, enum ka_show show);
-void ka_stats_changed(struct ka_heap *heap);
-void ka_stats_now(struct ka_heap *heap, struct ka_stats *stats);
-void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES]);
-void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats);
 
 /* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
 size_t ka_notes_size(size_t nr_arenas);

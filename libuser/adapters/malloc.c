@@ -22,6 +22,7 @@
 
 #include "thread/cache.h"
 #include "check/debug.h"
+#include "front/create.h"
 #include "front/private.h"
 
 #define PUBLIC	__attribute__((visibility("default")))

@@ -76,6 +76,12 @@ static inline void ka_unlock(struct ka_mutex *mutex)
 		ka_mutex_unlock(mutex);
 }
 
+/* Whether it is taken now. */
+static inline bool ka_try_lock(struct ka_mutex *mutex)
+{
+	return ka_is_forking() || ka_mutex_try(mutex);
+}
+
 /* Let a fork take a lock, before that of the lists, or behind it; once for each lock. */
 void ka_fork_takes(struct ka_mutex *lock);
 void ka_fork_takes_inner(struct ka_mutex *lock);

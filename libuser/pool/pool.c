@@ -221,7 +221,7 @@ static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t 
 	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
 	map(heap, ka_pool_slot(heap, pool), pool->slots, pool);
 	heap->notes->nr_pools++;
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 	return pool;
 }
 
@@ -404,7 +404,7 @@ static void give_back(struct ka_heap *heap, struct ka_pool *pool)
 	if (!heap->notes->nr_pools && heap->most_empty != SIZE_MAX)
 		drop_spare(heap);
 	ka_arenas_decay(heap);
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 }
 
 /**

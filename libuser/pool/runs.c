@@ -59,7 +59,7 @@ void *ka_runs_take(struct ka_heap *heap, size_t size, size_t align)
 		return NULL;
 	ka_heap_lock(heap);
 	run = ka_run_take(heap, size, align, pages_for(size), NULL);
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 	ka_heap_unlock(heap);
 	return run;
 }
@@ -105,7 +105,7 @@ int ka_runs_give(struct ka_heap *heap, void *run)
 		ka_run_give(heap, run);
 		ka_arenas_decay(heap);
 	}
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 	ka_heap_unlock(heap);
 	return found ? 0 : no_run(run);
 }
@@ -151,7 +151,7 @@ bool ka_runs_resize(struct ka_heap *heap, void *run, size_t size)
 		done = ka_run_resize(heap, run, size, &less);
 	if (less)
 		ka_arenas_decay(heap);
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 	ka_heap_unlock(heap);
 	return done;
 }
@@ -189,6 +189,6 @@ void ka_runs_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost)
 	ka_heap_lock(heap);
 	ka_run_give_gone(heap, run, size, lost);
 	ka_arenas_decay(heap);
-	ka_stats_changed(heap);
+	ka_heap_changed(heap);
 	ka_heap_unlock(heap);
 }

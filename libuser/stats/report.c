@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "pool/pool.h"
+#include "stats/stats.h"
 
 /* What is to be written next; after an error, nothing. */
 struct text {

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Heaps are made and given up here, where all layers are known.
+ */
+#include <errno.h>
+
+#include "stats/stats.h"
+#include "trace/trace.h"
+#include "front/create.h"
+
+/**
+ * ka_heap_open() - Make a heap.
+ * @heap: The heap; all zero but for what it has in @most_empty.
+ * @wanted: What the caller has set; or NULL.
+ * @forgive: A wrong variable is said on the standard error and ignored.
+ *
+ * Return: 0; -1 with errno and a sentence.
+ */
+int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive)
+{
+	enum ka_show show = ka_shown_option();
+	struct ka_options options;
+
+	if (ka_options_read(&options, wanted, forgive) ||
+	    (show == KA_SHOW_WRONG && ka_shown_option() == show &&
+	     !ka_option_ignored(forgive)) ||
+	    ka_heap_begin(heap, &options))
+		return -1;
+	ka_traces_open();
+	ka_shown_open(heap, options.name, show);
+	ka_heap_register(heap);
+	return 0;
+}
+
+struct ka_heap *ka_heap_create(const struct ka_options *wanted)
+{
+	/* Not from malloc: a heap may be what malloc itself stands on. */
+	struct ka_heap *heap = ka_mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS);
+
+	if (heap == MAP_FAILED) {
+		ka_fail(ENOMEM, "no memory for a heap");
+		return NULL;
+	}
+	if (!ka_heap_open(heap, wanted, false))
+		return heap;
+	ka_munmap(heap, sizeof(*heap));
+	return NULL;
+}
+
+void ka_heap_destroy(struct ka_heap *heap)
+{
+	if (!heap)
+		return;
+	ka_heap_unregister(heap);
+	ka_heap_end(heap);
+	ka_munmap(heap, sizeof(*heap));
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a heap stands on: a window of a source, the notes at its start, and no pool yet.
+ */
+#include <errno.h>
+
+#include "pool/pool.h"
+
+/*
+ * Addresses only. Without the module they cost nothing; of the module's, half is tried where
+ * there is no room for all, unless somebody has asked for a size.
+ */
+#define DEVICE_WINDOW	((size_t)64 << 30)
+#define EMBEDDED_WINDOW	((size_t)1 << 40)
+#define SMALLEST_WINDOW	(64 * KA_MIB)
+
+static int open_source(struct ka_window *window, const struct ka_source_type *type,
+		       const struct ka_options *options)
+{
+	size_t nr_arenas = options->window / KA_ARENA_SIZE;
+
+	*window = (struct ka_window){
+		.source = type,
+		.nr_notes = ka_notes_arenas(nr_arenas),
+		.limit = nr_arenas,
+		.fork = options->fork,
+		.io = options->io,
+	};
+	window->nr_arenas = window->nr_notes + nr_arenas;
+	if (options->limit && options->limit / KA_ARENA_SIZE < window->limit)
+		window->limit = options->limit / KA_ARENA_SIZE;
+	window->most_notes = ka_notes_most(window);
+	return type->open(window, options);
+}
+
+/* A window of the size that is wanted or, if none is, the largest that there is room for. */
+static int find_window(struct ka_window *window, const struct ka_source_type *type,
+		       struct ka_options options, size_t most)
+{
+	if (options.window)
+		return open_source(window, type, &options);
+	for (options.window = most; options.window >= SMALLEST_WINDOW; options.window /= 2) {
+		if (!open_source(window, type, &options))
+			return 0;
+		if (errno != ENOMEM)
+			break;
+	}
+	return -1;
+}
+
+static int open_window(struct ka_window *window, const struct ka_options *options)
+{
+	if (options->source != KA_SOURCE_EMBEDDED) {
+		if (!find_window(window, &ka_device, *options, DEVICE_WINDOW))
+			return 0;
+		if (options->source == KA_SOURCE_DEVICE)
+			return -1;
+	}
+	return find_window(window, &ka_embedded, *options, EMBEDDED_WINDOW);
+}
+
+static int open_heap(struct ka_heap *heap, struct ka_options options)
+{
+	struct ka_options wanted = options;
+	int error;
+
+	if (open_window(&heap->window, &options))
+		return -1;
+	if (!ka_notes_open(heap))
+		return 0;
+	error = errno;
+	heap->window.source->close(&heap->window);
+	if (wanted.source != KA_SOURCE_AUTO ||
+	    heap->window.source != &ka_device) {
+		errno = error;
+		return -1;
+	}
+	/* Not a page is to be had of the module, for want of locked memory perhaps. */
+	wanted.source = KA_SOURCE_EMBEDDED;
+	return open_heap(heap, wanted);
+}
+
+/**
+ * ka_heap_begin() - Let a heap have a window, which is empty.
+ * @heap: The heap; all zero but for what it has in @most_empty.
+ * @options: All options.
+ *
+ * Return: 0; -1 with errno and a sentence.
+ */
+int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options)
+{
+	if (open_heap(heap, *options))
+		return -1;
+	if (ka_pools_open(heap)) {
+		heap->window.source->close(&heap->window);
+		return -1;
+	}
+	if (!heap->most_empty)
+		heap->most_empty = 1;
+	ka_arenas_begin(heap);
+	heap->lock = (struct ka_mutex)KA_MUTEX;
+	return 0;
+}
+
+/**
+ * ka_heap_end() - Unmap all that a heap has.
+ * @heap: The heap.
+ */
+void ka_heap_end(struct ka_heap *heap)
+{
+	if (heap->window.claimed && !heap->window.source->frames && !heap->inherited)
+		ka_arenas_close(heap);
+	heap->window.source->close(&heap->window);
+	ka_munmap(heap->map, heap->map_size);
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The options of a heap: what the caller has set, and what the environment says of the rest.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+/* Bytes of the struct as it first was. */
+#define OPTIONS_MIN	offsetof(struct ka_options, fork)
+
+/* A size that the caller left open, from a variable; 0 if that is not set either. */
+int ka_option_size(size_t *size, const char *variable)
+{
+	const char *text = secure_getenv(variable);
+
+	if (*size || !text || !*text)
+		return 0;
+	if (ka_parse_size(text, size))
+		return ka_fail(EINVAL, "%s=%s is no size: give bytes, or a number"
+			       " with K, M, G or T", variable, text);
+	if (!*size)
+		return ka_fail(EINVAL, "%s=%s is no size: it must not be 0",
+			       variable, text);
+	return 0;
+}
+
+static int option_source(enum ka_source *source)
+{
+	const char *text = secure_getenv("KARENA_SOURCE");
+
+	if (*source != KA_SOURCE_AUTO || !text || !*text || !strcmp(text, "auto"))
+		return 0;
+	if (!strcmp(text, "device"))
+		*source = KA_SOURCE_DEVICE;
+	else if (!strcmp(text, "embedded"))
+		*source = KA_SOURCE_EMBEDDED;
+	else
+		return ka_fail(EINVAL, "KARENA_SOURCE=%s is no source: give auto,"
+			       " device or embedded", text);
+	return 0;
+}
+
+static int option_name(const char **name, bool look)
+{
+	const char *text = *name;
+
+	if (!text && look)
+		text = secure_getenv("KARENA_NAME");
+	if (!text || !*text) {
+		/* A program may be called anything; that is no error. */
+		text = program_invocation_short_name;
+		for (const char *c = text; *c; c++) {
+			if (*c < ' ' || *c > '~' || *c == '/')
+				text = "";
+		}
+		*name = text;
+		return 0;
+	}
+	for (const char *c = text; *c; c++) {
+		if (*c < ' ' || *c > '~' || *c == '/')
+			return ka_fail(EINVAL, "a heap's name is printable ASCII"
+				       " without '/'");
+	}
+	if (strlen(text) >= KA_NAME_SIZE)
+		return ka_fail(EINVAL, "the heap's name \"%.40s\" is too long: it"
+			       " may have %d characters", text, KA_NAME_SIZE - 1);
+	*name = text;
+	return 0;
+}
+
+/* Whether to go on without a variable, which is wrong; the user is told. */
+bool ka_option_ignored(bool forgive)
+{
+	if (forgive)
+		ka_ignore();
+	return forgive;
+}
+
+/* A size from the environment, as ka_option_size(), and no less than @least. */
+static int option_size(size_t *size, const char *variable, size_t least, bool forgive)
+{
+	size_t given = *size;
+	char text[32];
+	int error = ka_option_size(size, variable);
+
+	if (!error && *size && *size < least)
+		error = ka_fail(EINVAL, "a limit of %s is too small: an arena has 2 MiB",
+				ka_format_size(*size, text));
+	if (!error || given || !ka_option_ignored(forgive))
+		return error;
+	*size = 0;
+	return 0;
+}
+
+/* Fill in what the caller left open; window stays 0 if nobody set it. */
+static int complete_options(struct ka_options *options, bool forgive)
+{
+	if (option_source(&options->source) && !ka_option_ignored(forgive))
+		return -1;
+	if (option_name(&options->name, true) &&
+	    (!ka_option_ignored(forgive) || option_name(&options->name, false)))
+		return -1;
+	if (option_size(&options->window, "KARENA_WINDOW", 0, forgive) ||
+	    option_size(&options->limit, "KARENA_LIMIT", KA_ARENA_SIZE, forgive))
+		return -1;
+	if (options->window > SIZE_MAX / 2 && forgive) {
+		ka_fail(EFBIG, "a window of %zu bytes is too large", options->window);
+		ka_ignore();
+		options->window = 0;
+	}
+	if (options->source > KA_SOURCE_EMBEDDED)
+		return ka_fail(EINVAL, "%d is no source of arenas",
+			       (int)options->source);
+	if (options->fork > KA_FORK_NONE)
+		return ka_fail(EINVAL, "%d is no policy for fork",
+			       (int)options->fork);
+	if (options->io && options->fork == KA_FORK_COW)
+		return ka_fail(EINVAL, "a heap for I/O buffers is not copied at fork:"
+			       " choose KA_FORK_NONE or KA_FORK_SHARE");
+	/* What is above, no machine has, and the notes can still be added to it. */
+	if (options->window > SIZE_MAX / 2)
+		return ka_fail(EFBIG, "a window of %zu bytes is too large",
+			       options->window);
+	options->window = (options->window + KA_ARENA_SIZE - 1) &
+			  ~(KA_ARENA_SIZE - 1);
+	return 0;
+}
+
+/* Options as they were in an older version are shorter, in a newer one longer. */
+static int copy_options(struct ka_options *options, const struct ka_options *wanted)
+{
+	const char *from = (const char *)wanted;
+	size_t size = wanted->size;
+
+	if (size < OPTIONS_MIN || size > KA_PAGE_SIZE)
+		return ka_fail(EINVAL, "the size of struct ka_options is not set");
+	for (size_t i = sizeof(*options); i < size; i++) {
+		if (from[i])
+			return ka_fail(EINVAL, "an option is set that this version of"
+				       " the library does not know");
+	}
+	memcpy(options, from, size < sizeof(*options) ? size : sizeof(*options));
+	return 0;
+}
+
+/**
+ * ka_options_read() - Find out the options of a new heap.
+ * @options: Filled in; @window stays 0 if nobody has set it.
+ * @wanted: What the caller has set; or NULL.
+ * @forgive: A wrong variable is said on the standard error and ignored.
+ *
+ * Return: 0; -1 with errno and a sentence.
+ */
+int ka_options_read(struct ka_options *options, const struct ka_options *wanted, bool forgive)
+{
+	*options = (struct ka_options)KA_OPTIONS;
+	if (wanted && copy_options(options, wanted))
+		return -1;
+	return complete_options(options, forgive);
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+/*
+ * When a heap's figures are shown to other processes: in the module's statistics page or,
+ * without the module, in the notes at the start of the window, which a process that may read
+ * this one's memory finds by their first word. A thread that has changed arenas or pools, and
+ * has just released the heap's lock, writes them, as often as it costs no more than a
+ * hundredth of the time. It locks the heap once more to count, and not to write.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "stats/stats.h"
+
+#define NS_PER_S	1000000000ULL
+
+/* When arenas stay as they are, figures of pools and blocks may be as old as this. */
+#define POOLS_AFTER	(NS_PER_S / 10)
+
+/* After writing them, so many times what it took is waited. */
+#define COST_DIVISOR	100
+
+/* Bytes of the struct as it first was. */
+#define STATS_MIN	offsetof(struct ka_stats, pools)
+
+/* What is due when a heap's lock is released. */
+#define DUE_PAGE	1U
+#define DUE_REPORT	2U
+
+/* One thread writes at a time: this lock is taken before a heap's. */
+static struct ka_mutex lock = KA_MUTEX;
+
+static void register_lock(void)
+{
+	ka_fork_takes(&lock);
+}
+
+/**
+ * ka_shown_option() - Ask the environment when heaps are to be shown.
+ *
+ * Return: When; KA_SHOW_WRONG with errno and a sentence.
+ */
+enum ka_show ka_shown_option(void)
+{
+	const char *text = secure_getenv("KARENA_STATS");
+
+	if (!text || !*text)
+		return KA_SHOW_LARGE;
+	if (!strcmp(text, "0"))
+		return KA_SHOW_NEVER;
+	if (!strcmp(text, "1"))
+		return KA_SHOW_ALWAYS;
+	ka_fail(EINVAL, "KARENA_STATS=%s is unknown: give 0, to show a heap's figures to"
+		" nobody, or 1, to show them from its beginning on", text);
+	return KA_SHOW_WRONG;
+}
+
+/* The figures alone: not a member that says how to write or read them. */
+#define FIRST_WORD	(offsetof(struct karena_stats, arenas_allocated) / 8)
+#define NR_WORDS	(sizeof(struct karena_stats) / 8)
+
+/* Whoever reads it sees by the sequence what is half written. */
+static void write_page(const struct ka_heap *heap, struct karena_stats *page,
+		       const struct ka_stats *stats)
+{
+	struct karena_stats now = {
+		.arenas_allocated	= stats->arenas_allocated,
+		.arenas_reclaimed	= stats->arenas_reclaimed,
+		.arenas_highwater	= stats->arenas_highwater,
+		.arenas			= stats->arenas,
+		.pools			= stats->pools,
+		.bytes_blocks		= stats->used_bytes,
+		.bytes_available	= stats->free_bytes,
+		.bytes_unused_pools	= stats->available_bytes,
+		.bytes_headers		= stats->header_bytes,
+		.bytes_quantization	= stats->quantization_bytes,
+		.bytes_alignment	= stats->alignment_bytes,
+	};
+	const __u64 *from = (const __u64 *)&now;
+	__u64 *to = (__u64 *)page;
+	uint32_t odd = __atomic_load_n(&page->sequence, __ATOMIC_RELAXED) | 1;
+
+	for (int i = 0; heap->tallies && i < KARENA_DOMAINS; i++) {
+		now.domain[i].blocks = KA_READ(heap->tallies[i].blocks);
+		now.domain[i].bytes = KA_READ(heap->tallies[i].bytes);
+	}
+	__atomic_exchange_n(&page->sequence, odd, __ATOMIC_ACQ_REL);
+	__atomic_store_n(&page->version, KARENA_STATS_VERSION, __ATOMIC_RELAXED);
+	for (size_t i = FIRST_WORD; i < NR_WORDS; i++)
+		__atomic_store_n(&to[i], from[i], __ATOMIC_RELAXED);
+	__atomic_store_n(&page->sequence, odd + 1, __ATOMIC_RELEASE);
+}
+
+/* A module that is older than the page has none: NULL. */
+static struct karena_stats *module_page(const struct ka_window *window)
+{
+	const struct karena_control *control = window->control;
+
+	if (!control->stats_offset)
+		return NULL;
+	return (struct karena_stats *)((char *)window->control + control->stats_offset);
+}
+
+/* A small, short program does nothing for it; the module's page is there anyway. */
+static bool is_to_be_shown(const struct ka_heap *heap)
+{
+	return heap->shown.page &&
+	       (heap->shown.always || heap->notes->stats.arenas_highwater > 1);
+}
+
+/* Count; with the heap's lock held. */
+static void count(struct ka_heap *heap, struct ka_stats *stats)
+{
+	ka_stats_count(heap, stats);
+	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
+}
+
+/* What another thread is writing at the moment is new enough. */
+static void write_now(struct ka_heap *heap)
+{
+	struct ka_shown *shown = &heap->shown;
+	uint64_t began, now, next, next_pools;
+	struct ka_stats stats;
+
+	if (!ka_try_lock(&lock))
+		return;
+	ka_lock(&heap->lock);
+	began = ka_clock();
+	count(heap, &stats);
+	ka_unlock(&heap->lock);
+	write_page(heap, shown->page, &stats);
+	now = ka_clock();
+	next = now + (now - began) * COST_DIVISOR;
+	next_pools = now + POOLS_AFTER;
+	__atomic_store_n(&shown->next, next, __ATOMIC_RELAXED);
+	__atomic_store_n(&shown->next_pools, next_pools < next ? next : next_pools,
+			 __ATOMIC_RELAXED);
+	ka_unlock(&lock);
+}
+
+/* Arenas or pools may have become more or fewer; with the heap's lock held. */
+static unsigned int find_due(struct ka_heap *heap)
+{
+	const struct ka_stats *stats = &heap->notes->stats;
+	struct ka_shown *shown = &heap->shown;
+	unsigned int due;
+	bool arenas;
+
+	if (shown->report && stats->arenas_highwater / 2 >= shown->reported)
+		shown->due = stats->arenas_highwater > 0;
+	due = shown->due ? DUE_REPORT : 0;
+	if (!is_to_be_shown(heap))
+		return due;
+	arenas = stats->arenas_allocated + stats->arenas_reclaimed != shown->changes;
+	if (ka_clock_coarse() >= __atomic_load_n(arenas ? &shown->next : &shown->next_pools,
+						 __ATOMIC_RELAXED))
+		due |= DUE_PAGE;
+	return due;
+}
+
+/* Without the lock. */
+static void do_due(struct ka_heap *heap, unsigned int due)
+{
+	if (due & DUE_PAGE)
+		write_now(heap);
+	if (due & DUE_REPORT)
+		ka_report_due(heap);
+}
+
+/**
+ * ka_shown_open() - Let a new heap be shown.
+ * @heap: The heap.
+ * @name: Its name.
+ * @show: When.
+ */
+void ka_shown_open(struct ka_heap *heap, const char *name, enum ka_show show)
+{
+	static const struct ka_watch watch = { .find_due = find_due, .do_due = do_due };
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, register_lock);
+	ka_report_wanted(heap);
+	strncpy(heap->notes->name, name, sizeof(heap->notes->name) - 1);
+	heap->watch = &watch;
+	if (show == KA_SHOW_NEVER)
+		return;
+	heap->shown.page = heap->window.control ? module_page(&heap->window) :
+						  &heap->notes->shown;
+	heap->shown.always = show == KA_SHOW_ALWAYS || heap->window.control;
+	if (show == KA_SHOW_ALWAYS && heap->shown.page)
+		write_now(heap);
+}
+
+int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
+{
+	size_t size = stats->size;
+	struct ka_stats now;
+	bool shown;
+
+	if (size < STATS_MIN)
+		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
+	if (ka_refuse_inherited(heap))
+		return -1;
+	/* Others see the figures, too. */
+	ka_lock(&lock);
+	ka_heap_lock(heap);
+	count(heap, &now);
+	shown = is_to_be_shown(heap);
+	ka_heap_unlock(heap);
+	if (shown)
+		write_page(heap, heap->shown.page, &now);
+	ka_unlock(&lock);
+	now.size = size;
+	/* What a later version has more is left as it is. */
+	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));
+	return 0;
+}
