@@ -305,7 +305,8 @@ struct ka_tally {
 
 /**
  * struct ka_watch - What a layer above does when the heap's lock is released.
- * @find_due: Return what is to be done; called with the lock held, if there were changes.
+ * @find_due: Clear @changed of the heap and return what is to be done; called with the lock
+ *	held, if there were changes.
  * @do_due: Do it; called when the lock has been released, if that is not 0.
  */
 struct ka_watch {
@@ -327,7 +328,7 @@ struct ka_watch {
  * @lock: Guards what no other does. What is above, each call reads without a lock, so it
  *	has a line of the cache to itself.
  * @changed: Arenas or pools may have become more or fewer since it was taken.
- * @watch: Looks at the heap then; NULL: nobody does.
+ * @watch: Looks at the heap then.
  * @secret: What decides in which order pools have their blocks.
  * @window: Its addresses.
  * @notes: At their start; not to be touched when @inherited.
@@ -417,12 +418,9 @@ static inline void ka_heap_changed(struct ka_heap *heap)
 	heap->changed = true;
 }
 
-/* arena.c: what is to be done when the lock has been released, for heap->watch. */
-unsigned int ka_heap_find_due(struct ka_heap *heap);
-
 static inline void ka_heap_unlock(struct ka_heap *heap)
 {
-	unsigned int due = heap->changed ? ka_heap_find_due(heap) : 0;
+	unsigned int due = heap->changed ? heap->watch->find_due(heap) : 0;
 
 	ka_unlock(&heap->lock);
 	if (__builtin_expect(due, 0))

@@ -37,12 +37,6 @@
 /* What is allowed today is not all used up in a year. */
 #define MOST_TO_THIN	((size_t)4096)
 
-unsigned int ka_heap_find_due(struct ka_heap *heap)
-{
-	heap->changed = false;
-	return heap->watch ? heap->watch->find_due(heap) : 0;
-}
-
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
 static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
 {

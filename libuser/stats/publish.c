@@ -148,6 +148,7 @@ static unsigned int find_due(struct ka_heap *heap)
 	unsigned int due;
 	bool arenas;
 
+	heap->changed = false;
 	if (shown->report && stats->arenas_highwater / 2 >= shown->reported)
 		shown->due = stats->arenas_highwater > 0;
 	due = shown->due ? DUE_REPORT : 0;
