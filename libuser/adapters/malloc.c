@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "thread/cache.h"
+#include "check/checked.h"
 #include "check/debug.h"
 #include "front/create.h"
 #include "front/private.h"
@@ -32,8 +32,8 @@
 #define CALLER	__builtin_return_address(0)
 
 /* Until it is made, it has no slots. Its empty arenas stay as other free memory does. */
-static struct ka_heap heap = { .most_empty = SIZE_MAX };
-static struct ka_heap other_heap = { .most_empty = SIZE_MAX };
+static struct ka_heap heap = { .caches.pools.arenas.most_empty = SIZE_MAX };
+static struct ka_heap other_heap = { .caches.pools.arenas.most_empty = SIZE_MAX };
 static bool made;
 
 /* Not changed once the heap is made. */
@@ -87,7 +87,7 @@ static struct ka_heap *heap_in_use(void)
 
 static bool is_lost(void)
 {
-	return other_heap.inherited;
+	return ka_pools_of(&other_heap)->inherited;
 }
 
 static void *below_malloc(void *context, size_t size)
@@ -166,7 +166,7 @@ static void *SLOW take(size_t size)
 		return ka_layer_take(&layer, 0, size, KA_CLEAN, CALLER);
 	if (KA_CHECKED)
 		return or_no_memory(ka_checked_take(&other_heap, 0, size));
-	return or_no_memory(ka_block_take(&heap, &cache, size));
+	return or_no_memory(ka_block_take(&heap.caches, &cache, size));
 }
 
 PUBLIC void *malloc(size_t size)
@@ -191,20 +191,20 @@ static void SLOW give(void *block)
 	if (!made)
 		ka_fail(EINVAL, "no block begins at %p", block);
 	else if (KA_CHECKED ? !ka_checked_give(&other_heap, block) :
-			      !ka_block_give_slowly(&heap, &cache, block))
+			      !ka_block_give_slowly(&heap.caches, &cache, block))
 		return;
 	ka_die("free");
 }
 
 static void SLOW give_marked(struct ka_pool *pool, void *block)
 {
-	if (ka_block_give_marked(&heap, &cache, pool, block))
+	if (ka_block_give_marked(&heap.caches, &cache, pool, block))
 		ka_die("free");
 }
 
 PUBLIC void free(void *block)
 {
-	struct ka_pool *pool = ka_block_own(&heap, block);
+	struct ka_pool *pool = ka_block_own(ka_pools_of(&heap), block);
 
 	if (__builtin_expect(!pool, 0)) {
 		give(block);
@@ -227,7 +227,7 @@ static void *take_zeroed(size_t size)
 		return ka_layer_take(&layer, 0, size, 0, CALLER);
 	if (KA_CHECKED)
 		return or_no_memory(ka_checked_take(&other_heap, 0, size));
-	return or_no_memory(ka_block_zeroed(&heap, &cache, size));
+	return or_no_memory(ka_block_zeroed(&heap.caches, &cache, size));
 }
 
 PUBLIC void *calloc(size_t count, size_t size)
@@ -264,11 +264,11 @@ static void *SLOW first_realloc(void *block, size_t size)
  */
 static inline bool fits(const void *block, size_t size)
 {
-	const struct ka_pool *pool = ka_block_own(&heap, block);
+	const struct ka_pool *pool = ka_block_own(ka_pools_of(&heap), block);
 
 	return pool && size <= pool->size && size >= pool->size - pool->size / 4 &&
 	       (!ka_is_marked(block) || ka_next(block) == pool->free) &&
-	       ka_pool_begins_at(&heap, pool, block);
+	       ka_pool_begins_at(ka_pools_of(&heap), pool, block);
 }
 
 PUBLIC void *realloc(void *block, size_t size)
@@ -289,7 +289,7 @@ PUBLIC void *realloc(void *block, size_t size)
 	if (debugged)
 		return ka_layer_resize(&layer, block, size, CALLER);
 	other = KA_CHECKED ? ka_checked_resize(&other_heap, block, size) :
-			     ka_block_resize(&heap, &cache, block, size);
+			     ka_block_resize(&heap.caches, &cache, block, size);
 	if (!other && errno == EINVAL)
 		ka_die("realloc");
 	return or_no_memory(other);
@@ -328,7 +328,7 @@ static void *take_aligned(size_t align, size_t size)
 		return ka_layer_take(&layer, align, size, KA_CLEAN, CALLER);
 	if (KA_CHECKED)
 		return or_no_memory(ka_checked_take(&other_heap, align, size));
-	return or_no_memory(ka_block_take_aligned(&heap, &cache, align, size));
+	return or_no_memory(ka_block_take_aligned(&heap.caches, &cache, align, size));
 }
 
 /* glibc takes any alignment here, and rounds it up. */
@@ -478,7 +478,8 @@ static size_t usable_size(const void *block)
 {
 	if (debugged)
 		return ka_layer_size(&layer, block);
-	return KA_CHECKED ? ka_checked_size(&other_heap, block) : ka_block_size(&heap, block);
+	return KA_CHECKED ? ka_checked_size(&other_heap, block) :
+			    ka_block_size(&heap.caches, block);
 }
 
 PUBLIC size_t malloc_usable_size(void *block)
@@ -596,7 +597,7 @@ PUBLIC int malloc_trim(size_t pad)
 		return 0;
 	if (KA_CHECKED || debugged)
 		return ka_trim(&other_heap) > 0;
-	return !ka_refuse_inherited(&heap) && ka_cache_trim(&heap, &cache);
+	return !ka_refuse_inherited(ka_pools_of(&heap)) && ka_cache_trim(&heap.caches, &cache);
 }
 
 /* glibc's settings mean nothing here; it is no error to have them. */

@@ -10,7 +10,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
-#include "internal.h"
+#include "arena/arena.h"
 
 /*
  * A heap's first arena is committed in parts, of 64 KiB: then a small heap costs
@@ -38,10 +38,10 @@
 #define MOST_TO_THIN	((size_t)4096)
 
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
-static size_t end_of(struct ka_heap *heap, size_t first, size_t end, bool committed)
+static size_t end_of(struct ka_arenas *arenas, size_t first, size_t end, bool committed)
 {
 	while (first < end &&
-	       !ka_arena_at(heap->notes, first)->nr_backed == !committed)
+	       !ka_arena_at(arenas->notes, first)->nr_backed == !committed)
 		first++;
 	return first;
 }
@@ -56,56 +56,56 @@ static size_t idle_in(const struct ka_arena *arena)
 	return pages;
 }
 
-/* Looked at without the heap's lock: see may_be_thinned() in cache.c. */
+/* Looked at without the heap's lock: see may_be_thinned() in thread/cache.c. */
 static void set_huge(struct ka_arena *arena, bool huge)
 {
 	__atomic_store_n(&arena->huge, huge, __ATOMIC_RELAXED);
 }
 
 /* An empty arena has no memory any more. */
-static void forget_arena(struct ka_heap *heap, struct ka_arena *arena)
+static void forget_arena(struct ka_arenas *arenas, struct ka_arena *arena)
 {
-	heap->idle -= idle_in(arena);
+	arenas->idle -= idle_in(arena);
 	ka_change_bits(arena->touched, 0, KA_ARENA_PAGES, false);
 	ka_change_bits(arena->backed, 0, KA_ARENA_PAGES, false);
 	arena->nr_backed = 0;
 	set_huge(arena, false);
 	arena->is_volatile = false;
-	heap->notes->stats.arenas--;
-	heap->notes->stats.arenas_reclaimed++;
-	heap->notes->nr_empty--;
+	arenas->notes->stats.arenas--;
+	arenas->notes->stats.arenas_reclaimed++;
+	arenas->notes->nr_empty--;
 }
 
-static void release_arenas(struct ka_heap *heap, size_t first, size_t count)
+static void release_arenas(struct ka_arenas *arenas, size_t first, size_t count)
 {
-	heap->window.source->release(&heap->window, first, count);
+	arenas->window.source->release(&arenas->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		forget_arena(heap, ka_arena_at(heap->notes, i));
+		forget_arena(arenas, ka_arena_at(arenas->notes, i));
 }
 
 /* An empty arena is about to be used; false if the kernel has taken it meanwhile. */
-static bool take_back(struct ka_heap *heap, size_t index)
+static bool take_back(struct ka_arenas *arenas, size_t index)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 
 	if (!arena->is_volatile)
 		return true;
 	arena->is_volatile = false;
-	heap->in_vain = true;
-	if (heap->window.source->take_back(&heap->window, index))
+	arenas->in_vain = true;
+	if (arenas->window.source->take_back(&arenas->window, index))
 		return true;
-	forget_arena(heap, arena);
+	forget_arena(arenas, arena);
 	return false;
 }
 
-static int commit_failed(struct ka_heap *heap, size_t count, int error)
+static int commit_failed(struct ka_arenas *arenas, size_t count, int error)
 {
-	size_t arenas = heap->notes->stats.arenas;
+	size_t committed = arenas->notes->stats.arenas;
 
-	if (arenas + count > heap->window.limit)
+	if (committed + count > arenas->window.limit)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
-			       " arenas and needs %zu more", arenas,
-			       heap->window.limit, count);
+			       " arenas and needs %zu more", committed,
+			       arenas->window.limit, count);
 	/* Callers are promised ENOMEM, also if a sandbox or the limit of locked memory refuses. */
 	return ka_fail(error == EEXIST ? EEXIST : ENOMEM,
 		       "no memory for %zu more arenas: the machine, the"
@@ -113,10 +113,10 @@ static int commit_failed(struct ka_heap *heap, size_t count, int error)
 		       " memory (ulimit -l) has none left", count);
 }
 
-static void pages_committed(struct ka_heap *heap, size_t index, size_t from, size_t count)
+static void pages_committed(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
-	struct ka_notes *notes = heap->notes;
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_notes *notes = arenas->notes;
 
 	ka_change_bits(arena->backed, from, count, true);
 	arena->nr_backed = (uint16_t)(arena->nr_backed + count);
@@ -124,8 +124,8 @@ static void pages_committed(struct ka_heap *heap, size_t index, size_t from, siz
 	if (arena->nr_backed > count)
 		return;
 	arena->longest = KA_ARENA_PAGES;
-	if (index < heap->room_again)
-		heap->room_again = index;
+	if (index < arenas->room_again)
+		arenas->room_again = index;
 	notes->stats.arenas++;
 	notes->stats.arenas_allocated++;
 	notes->nr_empty++;
@@ -137,107 +137,107 @@ static void pages_committed(struct ka_heap *heap, size_t index, size_t from, siz
 
 /**
  * ka_arena_commit_pages() - Commit those pages of an arena that are not committed.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @index: The arena.
  * @from: The first page.
  * @pages: How many; parts of 64 KiB are committed whole.
  *
  * Return: 0, or -1 with errno and a sentence.
  */
-int ka_arena_commit_pages(struct ka_heap *heap, size_t index, size_t from, size_t pages)
+int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 	size_t end = (from + pages + PART_PAGES - 1) & ~(PART_PAGES - 1);
 	size_t at = ka_find_bit(arena->backed, from & ~(PART_PAGES - 1), false);
 
-	if (!arena->nr_backed && heap->notes->stats.arenas >= heap->window.limit)
-		return commit_failed(heap, 1, ENOMEM);
+	if (!arena->nr_backed && arenas->notes->stats.arenas >= arenas->window.limit)
+		return commit_failed(arenas, 1, ENOMEM);
 	while (at < end) {
 		size_t to = ka_find_bit(arena->backed, at, true);
 		int error;
 
 		to = to < end ? to : end;
-		error = heap->window.source->commit_pages(&heap->window, index, at,
+		error = arenas->window.source->commit_pages(&arenas->window, index, at,
 							  to - at);
 		/* The module's state word says by then that they were to be committed. */
-		if (error && !arena->nr_backed && heap->window.source->frames)
-			heap->window.source->release(&heap->window, index, 1);
+		if (error && !arena->nr_backed && arenas->window.source->frames)
+			arenas->window.source->release(&arenas->window, index, 1);
 		if (error)
-			return commit_failed(heap, 1, error);
-		pages_committed(heap, index, at, to - at);
+			return commit_failed(arenas, 1, error);
+		pages_committed(arenas, index, at, to - at);
 		at = ka_find_bit(arena->backed, to, false);
 	}
 	return 0;
 }
 
 /* All of the row is empty: it goes back. */
-static void release_row(struct ka_heap *heap, size_t first, size_t end)
+static void release_row(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	while (first < end) {
-		size_t from = end_of(heap, first, end, false);
+		size_t from = end_of(arenas, first, end, false);
 
-		first = end_of(heap, from, end, true);
+		first = end_of(arenas, from, end, true);
 		if (from < first)
-			release_arenas(heap, from, first - from);
+			release_arenas(arenas, from, first - from);
 	}
 }
 
 /* Arenas of a row that stay empty come to be volatile again. */
-static void leave_row(struct ka_heap *heap, size_t first, size_t end)
+static void leave_row(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
-		const struct ka_arena *arena = ka_arena_at(heap->notes, i);
+		const struct ka_arena *arena = ka_arena_at(arenas->notes, i);
 
 		if (arena->nr_backed && !arena->nr_used)
-			ka_arena_emptied(heap, i);
+			ka_arena_emptied(arenas, i);
 	}
 }
 
 /* Commit those of a row of arenas that are not committed, all or none. */
-static int commit_arenas(struct ka_heap *heap, size_t first, size_t count,
+static int commit_arenas(struct ka_arenas *arenas, size_t first, size_t count,
 			 enum ka_pages kind)
 {
 	size_t end = first + count, missing = 0, i, j;
 	int error = 0;
 
 	for (i = first; i < end; i++)
-		missing += !ka_arena_at(heap->notes, i)->nr_backed || !take_back(heap, i);
-	if (heap->notes->stats.arenas + missing > heap->window.limit) {
-		leave_row(heap, first, end);
-		return commit_failed(heap, missing, ENOMEM);
+		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !take_back(arenas, i);
+	if (arenas->notes->stats.arenas + missing > arenas->window.limit) {
+		leave_row(arenas, first, end);
+		return commit_failed(arenas, missing, ENOMEM);
 	}
 	for (i = first; i < end && !error; i = j) {
-		i = end_of(heap, i, end, true);
-		j = end_of(heap, i, end, false);
+		i = end_of(arenas, i, end, true);
+		j = end_of(arenas, i, end, false);
 		if (i == j)
 			break;
-		error = heap->window.source->commit(&heap->window, i, j - i, kind);
+		error = arenas->window.source->commit(&arenas->window, i, j - i, kind);
 		for (size_t k = i; !error && k < j; k++) {
-			pages_committed(heap, k, 0, KA_ARENA_PAGES);
-			set_huge(ka_arena_at(heap->notes, k), kind != KA_PAGES_SMALL &&
-				 !heap->window.source->frames);
+			pages_committed(arenas, k, 0, KA_ARENA_PAGES);
+			set_huge(ka_arena_at(arenas->notes, k), kind != KA_PAGES_SMALL &&
+				 !arenas->window.source->frames);
 		}
 	}
 	if (error) {
-		release_row(heap, first, end);
-		return commit_failed(heap, missing, error);
+		release_row(arenas, first, end);
+		return commit_failed(arenas, missing, error);
 	}
 	/* Of those that were there, some may have had a part only. */
 	for (i = first; i < end; i++) {
-		if (!ka_arena_commit_pages(heap, i, 0, KA_ARENA_PAGES))
+		if (!ka_arena_commit_pages(arenas, i, 0, KA_ARENA_PAGES))
 			continue;
-		release_row(heap, first, end);
+		release_row(arenas, first, end);
 		return -1;
 	}
 	return 0;
 }
 
 /* Whether a run is to be the first of a heap's first arena, and a small one. */
-static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
+static bool begins_in_parts(struct ka_arenas *arenas, size_t first, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, first);
+	struct ka_arena *arena = ka_arena_at(arenas->notes, first);
 
-	if (first != heap->window.nr_notes || pages > KA_ARENA_PAGES)
+	if (first != arenas->window.nr_notes || pages > KA_ARENA_PAGES)
 		return false;
 	if (pages < FIRST_RUN_PAGES)
 		arena->parts = true;
@@ -246,7 +246,7 @@ static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
 
 /**
  * ka_arenas_commit() - Commit what a run needs that begins with an arena of its own.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @first: The arena; it and those behind it have no run.
  * @count: How many.
  * @pages: The run's.
@@ -254,39 +254,39 @@ static bool begins_in_parts(struct ka_heap *heap, size_t first, size_t pages)
  *
  * Return: 0, or -1 with errno and a sentence; EEXIST: see ka_arenas_block().
  */
-int ka_arenas_commit(struct ka_heap *heap, size_t first, size_t count, size_t pages,
+int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_t pages,
 		     enum ka_pages kind)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = arenas->notes;
 	size_t end = first + count, fresh = 0;
 	int error;
 
 	/* What the limit refuses anyway needs no notes. */
 	if (end > notes->nr_touched)
 		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
-	if (notes->stats.arenas + fresh > heap->window.limit)
-		return commit_failed(heap, fresh, ENOMEM);
-	error = ka_notes_reach(heap, end);
+	if (notes->stats.arenas + fresh > arenas->window.limit)
+		return commit_failed(arenas, fresh, ENOMEM);
+	error = ka_notes_reach(arenas, end);
 	if (error)
-		return commit_failed(heap, count, error);
-	if (begins_in_parts(heap, first, pages))
-		return ka_arena_commit_pages(heap, first, 0, pages);
+		return commit_failed(arenas, count, error);
+	if (begins_in_parts(arenas, first, pages))
+		return ka_arena_commit_pages(arenas, first, 0, pages);
 	if (kind == KA_PAGES_HUGE && notes->stats.arenas + count <= SMALL_HEAP)
 		kind = KA_PAGES_SMALL;
-	return commit_arenas(heap, first, count, kind);
+	return commit_arenas(arenas, first, count, kind);
 }
 
 /**
  * ka_arenas_block() - Do without arenas where somebody else has mapped something.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @first: The first one; there are notes on all.
  * @count: How many; those that are committed are not concerned.
  *
  * Return: Whether there is one less to be found.
  */
-bool ka_arenas_block(struct ka_heap *heap, size_t first, size_t count)
+bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 	bool any = false;
 
 	for (size_t i = first; i < first + count; i++) {
@@ -307,21 +307,21 @@ bool ka_arenas_block(struct ka_heap *heap, size_t first, size_t count)
 
 /**
  * ka_arenas_close() - Unmap all arenas of a heap that goes, and nothing else.
- * @heap: The heap.
+ * @arenas: The heap's.
  */
-void ka_arenas_close(struct ka_heap *heap)
+void ka_arenas_close(struct ka_arenas *arenas)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = arenas->notes;
 
 	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
 		if (ka_arena_at(notes, i)->nr_backed)
-			heap->window.source->release(&heap->window, i, 1);
+			arenas->window.source->release(&arenas->window, i, 1);
 	}
 }
 
 /**
  * ka_arena_use() - A run is going to lie in a committed arena.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @index: The arena.
  * @from: The run's first page in it.
  * @pages: How many of its pages are in it.
@@ -329,11 +329,11 @@ void ka_arenas_close(struct ka_heap *heap)
  * Return: 0; 1 if the kernel has taken the arena, which is not committed any more; or
  * -1 with errno and a sentence.
  */
-int ka_arena_use(struct ka_heap *heap, size_t index, size_t from, size_t pages)
+int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
-	if (!take_back(heap, index))
+	if (!take_back(arenas, index))
 		return 1;
-	return ka_arena_commit_pages(heap, index, from, pages);
+	return ka_arena_commit_pages(arenas, index, from, pages);
 }
 
 static bool is_empty(const struct ka_notes *notes, size_t index)
@@ -345,18 +345,18 @@ static bool is_empty(const struct ka_notes *notes, size_t index)
 
 /**
  * ka_arenas_emptied() - Give back empty arenas, but for as many as may stay.
- * @heap: The heap.
+ * @arenas: The heap's.
  *
  * Those with the lowest addresses stay, where the next runs are looked for, and are
  * volatile until then.
  */
-void ka_arenas_emptied(struct ka_heap *heap)
+void ka_arenas_emptied(struct ka_arenas *arenas)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 	size_t end = notes->nr_touched;
 
-	while (notes->nr_empty > heap->most_empty) {
-		size_t first, most = notes->nr_empty - heap->most_empty;
+	while (notes->nr_empty > arenas->most_empty) {
+		size_t first, most = notes->nr_empty - arenas->most_empty;
 
 		while (!is_empty(notes, end - 1))
 			end--;
@@ -364,21 +364,21 @@ void ka_arenas_emptied(struct ka_heap *heap)
 		while (end - first < most && first > notes->nr_notes &&
 		       is_empty(notes, first - 1))
 			first--;
-		release_arenas(heap, first, end - first);
+		release_arenas(arenas, first, end - first);
 		end = first;
 	}
 }
 
 /**
  * ka_arena_pages_lost() - Pages of an arena are not mapped any more.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @index: The arena.
  * @from: The first page.
  * @count: How many, none of which is in use or has content.
  */
-void ka_arena_pages_lost(struct ka_heap *heap, size_t index, size_t from, size_t count)
+void ka_arena_pages_lost(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 	size_t backed = ka_count_bits(arena->backed, from, count);
 
 	if (!backed)
@@ -386,17 +386,17 @@ void ka_arena_pages_lost(struct ka_heap *heap, size_t index, size_t from, size_t
 	ka_change_bits(arena->backed, from, count, false);
 	arena->nr_backed = (uint16_t)(arena->nr_backed - backed);
 	if (!arena->nr_backed)
-		forget_arena(heap, arena);
+		forget_arena(arenas, arena);
 }
 
 /**
  * ka_arena_emptied() - An arena's last run has gone.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @index: The arena. If it is still there when the call is done, it becomes volatile.
  */
-void ka_arena_emptied(struct ka_heap *heap, size_t index)
+void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
 {
-	struct ka_emptied *emptied = &heap->emptied;
+	struct ka_emptied *emptied = &arenas->emptied;
 
 	if (!emptied->end || index < emptied->first)
 		emptied->first = index;
@@ -405,22 +405,22 @@ void ka_arena_emptied(struct ka_heap *heap, size_t index)
 }
 
 /* Where it takes a system call, not what has been needed again since the last look. */
-static bool may_give_up(const struct ka_heap *heap)
+static bool may_give_up(const struct ka_arenas *arenas)
 {
-	return heap->emptied.end && !heap->window.io &&
-	       (heap->window.source->frames || !heap->in_vain);
+	return arenas->emptied.end && !arenas->window.io &&
+	       (arenas->window.source->frames || !arenas->in_vain);
 }
 
 /* Those that have become empty, and are so still, become volatile. */
-static void give_up_emptied(struct ka_heap *heap)
+static void give_up_emptied(struct ka_arenas *arenas)
 {
-	for (size_t i = heap->emptied.first; i < heap->emptied.end; i++) {
-		struct ka_arena *arena = ka_arena_at(heap->notes, i);
+	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
+		struct ka_arena *arena = ka_arena_at(arenas->notes, i);
 
-		if (is_empty(heap->notes, i) && !arena->is_volatile)
-			arena->is_volatile = heap->window.source->give_up(&heap->window, i);
+		if (is_empty(arenas->notes, i) && !arena->is_volatile)
+			arena->is_volatile = arenas->window.source->give_up(&arenas->window, i);
 	}
-	heap->emptied.end = 0;
+	arenas->emptied.end = 0;
 }
 
 /* Of free pages, those that are not in rows of so many, are left alone. */
@@ -440,10 +440,10 @@ static void drop_short_rows(uint64_t *map, size_t pages)
  * Purge free pages of an arena: @all, or what is worth it. A call for each few pages
  * takes longer than they are worth; a huge page is split only if half of it comes free.
  */
-static void purge_pages(struct ka_heap *heap, size_t index, bool all)
+static void purge_pages(struct ka_arenas *arenas, size_t index, bool all)
 {
-	const struct ka_source_type *source = heap->window.source;
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	const struct ka_source_type *source = arenas->window.source;
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 	uint64_t map[KA_MAP_WORDS];
 	size_t idle = idle_in(arena);
 
@@ -453,7 +453,7 @@ static void purge_pages(struct ka_heap *heap, size_t index, bool all)
 		map[i] = arena->backed[i] & ~arena->used[i];
 	if (!all && !source->frames)
 		drop_short_rows(map, LEAST_ROW);
-	if (!source->purge(&heap->window, index, map))
+	if (!source->purge(&arenas->window, index, map))
 		return;
 	for (size_t i = 0; i < KA_MAP_WORDS; i++) {
 		arena->touched[i] &= ~map[i];
@@ -463,28 +463,28 @@ static void purge_pages(struct ka_heap *heap, size_t index, bool all)
 	if (source->frames)
 		arena->nr_backed = arena->nr_used;
 	set_huge(arena, false);
-	heap->idle -= idle - idle_in(arena);
+	arenas->idle -= idle - idle_in(arena);
 }
 
 /* Purge at least so many pages, the highest first, as far as there are such. */
-static void purge(struct ka_heap *heap, size_t pages, bool all)
+static void purge(struct ka_arenas *arenas, size_t pages, bool all)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 
 	if (!pages)
 		return;
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
 	for (size_t i = notes->nr_touched; i > notes->nr_notes && pages; i--) {
-		size_t idle = heap->idle;
+		size_t idle = arenas->idle;
 
 		if (is_empty(notes, i - 1))
-			release_arenas(heap, i - 1, 1);
+			release_arenas(arenas, i - 1, 1);
 		else if (ka_arena_at(notes, i - 1)->nr_backed)
-			purge_pages(heap, i - 1, all);
-		idle -= heap->idle;
+			purge_pages(arenas, i - 1, all);
+		idle -= arenas->idle;
 		pages -= idle < pages ? idle : pages;
 	}
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
 }
 
 static uint64_t now_ms(void)
@@ -494,144 +494,147 @@ static uint64_t now_ms(void)
 
 /**
  * ka_arenas_refilled() - Pages have got memory that had none.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @pages: How many.
  *
  * What was purged and is needed again at once was purged in vain: more is kept then.
  */
-void ka_arenas_refilled(struct ka_heap *heap, size_t pages)
+void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 {
-	size_t in_vain = pages < heap->not_refilled ? pages : heap->not_refilled;
+	size_t in_vain = pages < arenas->not_refilled ? pages : arenas->not_refilled;
 
-	heap->not_refilled -= in_vain;
-	heap->slack += in_vain;
+	arenas->not_refilled -= in_vain;
+	arenas->slack += in_vain;
 }
 
 /* For each pool that could have been where free pages went, one may be thinned. */
-static void may_thin(struct ka_heap *heap, size_t pages)
+static void may_thin(struct ka_arenas *arenas, size_t pages)
 {
-	size_t pools = heap->to_thin + pages / KA_SLOT_PAGES;
+	size_t pools = arenas->to_thin + pages / KA_SLOT_PAGES;
 
-	__atomic_store_n(&heap->to_thin, pools < MOST_TO_THIN ? pools : MOST_TO_THIN,
+	__atomic_store_n(&arenas->to_thin, pools < MOST_TO_THIN ? pools : MOST_TO_THIN,
 			 __ATOMIC_RELAXED);
 }
 
 /* How many pages may be idle. */
-static size_t most_idle(const struct ka_heap *heap)
+static size_t most_idle(const struct ka_arenas *arenas)
 {
-	return heap->slack + heap->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
+	return arenas->slack + arenas->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
 }
 
 /* Purge half of what may stay and all above it. */
-static void purge_excess(struct ka_heap *heap)
+static void purge_excess(struct ka_arenas *arenas)
 {
 	size_t idle, most;
 
-	heap->drop_spare(heap);
-	idle = heap->idle;
-	most = most_idle(heap);
+	arenas->drop_spare(arenas);
+	idle = arenas->idle;
+	most = most_idle(arenas);
 	if (idle <= most)
 		return;
-	purge(heap, idle - most / 2, false);
-	heap->purged += idle - heap->idle;
-	heap->not_refilled += idle - heap->idle;
-	may_thin(heap, idle - heap->idle);
+	purge(arenas, idle - most / 2, false);
+	arenas->purged += idle - arenas->idle;
+	arenas->not_refilled += idle - arenas->idle;
+	may_thin(arenas, idle - arenas->idle);
 	/* Of what cannot be purged, no more is to be looked for. */
-	if (heap->idle > most)
-		heap->slack += heap->idle - most;
+	if (arenas->idle > most)
+		arenas->slack += arenas->idle - most;
 }
 
 /**
- * ka_arenas_begin() - A new heap has nothing yet that can decay.
- * @heap: The heap.
+ * ka_arenas_begin() - Fill in what a new heap has of its arenas, beside window and notes.
+ * @arenas: The heap's.
  */
-void ka_arenas_begin(struct ka_heap *heap)
+void ka_arenas_begin(struct ka_arenas *arenas)
 {
-	heap->slack = LEAST_SLACK;
-	heap->decay_ms = DECAY_MS;
-	heap->decay_at = now_ms() + DECAY_MS;
+	if (!arenas->most_empty)
+		arenas->most_empty = 1;
+	arenas->lock = (struct ka_mutex)KA_MUTEX;
+	arenas->slack = LEAST_SLACK;
+	arenas->decay_ms = DECAY_MS;
+	arenas->decay_at = now_ms() + DECAY_MS;
 }
 
 /* What is the least that was free all the time, nobody has needed. */
-static void purge_unneeded(struct ka_heap *heap)
+static void purge_unneeded(struct ka_arenas *arenas)
 {
 	size_t idle;
 
-	if (heap->not_refilled * 2 < heap->purged)
-		heap->decay_ms = heap->decay_ms * 2 < LONGEST_DECAY_MS ?
-				 heap->decay_ms * 2 : LONGEST_DECAY_MS;
-	else if (heap->decay_ms > DECAY_MS)
-		heap->decay_ms /= 2;
-	heap->drop_spare(heap);
-	idle = heap->idle;
-	purge(heap, heap->least_idle, false);
-	heap->least_idle = heap->idle;
-	heap->in_vain = false;
-	heap->slack -= (heap->slack - LEAST_SLACK) / 16;
-	heap->purged = idle - heap->idle;
-	heap->not_refilled = heap->purged;
-	may_thin(heap, heap->purged);
+	if (arenas->not_refilled * 2 < arenas->purged)
+		arenas->decay_ms = arenas->decay_ms * 2 < LONGEST_DECAY_MS ?
+				 arenas->decay_ms * 2 : LONGEST_DECAY_MS;
+	else if (arenas->decay_ms > DECAY_MS)
+		arenas->decay_ms /= 2;
+	arenas->drop_spare(arenas);
+	idle = arenas->idle;
+	purge(arenas, arenas->least_idle, false);
+	arenas->least_idle = arenas->idle;
+	arenas->in_vain = false;
+	arenas->slack -= (arenas->slack - LEAST_SLACK) / 16;
+	arenas->purged = idle - arenas->idle;
+	arenas->not_refilled = arenas->purged;
+	may_thin(arenas, arenas->purged);
 }
 
-static void decay(struct ka_heap *heap)
+static void decay(struct ka_arenas *arenas)
 {
 	uint64_t now;
 
-	if (heap->idle < LEAST_IDLE || heap->window.io)
+	if (arenas->idle < LEAST_IDLE || arenas->window.io)
 		return;
-	if (heap->window.source->pressed(&heap->window) && ka_arenas_trim(heap, NULL))
+	if (arenas->window.source->pressed(&arenas->window) && ka_arenas_trim(arenas, NULL))
 		return;
-	if (heap->idle + heap->spare_pages > most_idle(heap))
-		purge_excess(heap);
+	if (arenas->idle + arenas->spare_pages > most_idle(arenas))
+		purge_excess(arenas);
 	now = now_ms();
-	if (now < heap->decay_at)
+	if (now < arenas->decay_at)
 		return;
-	heap->decay_at = now + heap->decay_ms;
-	purge_unneeded(heap);
+	arenas->decay_at = now + arenas->decay_ms;
+	purge_unneeded(arenas);
 }
 
 /**
  * ka_arenas_decay() - Purge what has not been needed for a while, or is too much.
- * @heap: The heap, to which runs have just been given back.
+ * @arenas: The heap's, to which runs have just been given back.
  *
  * What is empty then, and stays, is volatile.
  */
-void ka_arenas_decay(struct ka_heap *heap)
+void ka_arenas_decay(struct ka_arenas *arenas)
 {
-	decay(heap);
-	if (may_give_up(heap))
-		give_up_emptied(heap);
+	decay(arenas);
+	if (may_give_up(arenas))
+		give_up_emptied(arenas);
 }
 
 /**
  * ka_arenas_trim() - Purge all that is free.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @pages: How many pages have come free of their memory; or NULL.
  *
  * Return: Whether that is anything.
  */
-bool ka_arenas_trim(struct ka_heap *heap, size_t *pages)
+bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages)
 {
-	struct ka_notes *notes = heap->notes;
-	size_t idle, arenas;
+	struct ka_notes *notes = arenas->notes;
+	size_t idle, committed;
 
-	heap->drop_spare(heap);
-	idle = heap->window.io ? 0 : heap->idle;
-	arenas = notes->stats.arenas;
+	arenas->drop_spare(arenas);
+	idle = arenas->window.io ? 0 : arenas->idle;
+	committed = notes->stats.arenas;
 	if (pages)
 		*pages = 0;
 	if (!idle && !notes->nr_empty)
 		return false;
-	purge(heap, idle, true);
+	purge(arenas, idle, true);
 	/* Arenas that have never been used have nothing idle. */
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
 	for (size_t i = notes->nr_touched; notes->nr_empty && i > notes->nr_notes; i--) {
 		if (is_empty(notes, i - 1))
-			release_arenas(heap, i - 1, 1);
+			release_arenas(arenas, i - 1, 1);
 	}
-	ka_notes_change(heap);
-	idle = idle > heap->idle ? idle - heap->idle : 0;
+	ka_notes_change(arenas);
+	idle = idle > arenas->idle ? idle - arenas->idle : 0;
 	if (pages)
 		*pages = idle;
-	return idle || notes->stats.arenas < arenas;
+	return idle || notes->stats.arenas < committed;
 }

@@ -7,7 +7,7 @@
  */
 #include <errno.h>
 
-#include "internal.h"
+#include "arena/arena.h"
 
 static size_t whole_pages(size_t size)
 {
@@ -73,12 +73,12 @@ static int commit_pages(struct ka_window *window, size_t from, size_t end)
 }
 
 /* Commit and fill in the notes of a new heap: 0, or -1. */
-int ka_notes_open(struct ka_heap *heap)
+int ka_notes_open(struct ka_arenas *arenas)
 {
-	struct ka_notes *notes = (struct ka_notes *)heap->window.start;
-	size_t nr_arenas = heap->window.nr_arenas - heap->window.nr_notes;
+	struct ka_notes *notes = (struct ka_notes *)arenas->window.start;
+	size_t nr_arenas = arenas->window.nr_arenas - arenas->window.nr_notes;
 	size_t size = ka_notes_size(0);
-	int error = commit_pages(&heap->window, 0, size / KA_PAGE_SIZE);
+	int error = commit_pages(&arenas->window, 0, size / KA_PAGE_SIZE);
 
 	if (error)
 		return ka_fail(error, "no memory for the notes on a heap: the machine,"
@@ -86,19 +86,19 @@ int ka_notes_open(struct ka_heap *heap)
 			       " locked memory (ulimit -l) has none left");
 	notes->version = KA_NOTES_VERSION;
 	notes->entry_size = sizeof(struct ka_arena);
-	notes->start = (uintptr_t)heap->window.start;
-	notes->nr_arenas = heap->window.nr_arenas;
-	notes->nr_notes = heap->window.nr_notes;
-	notes->nr_touched = heap->window.nr_notes;
+	notes->start = (uintptr_t)arenas->window.start;
+	notes->nr_arenas = arenas->window.nr_arenas;
+	notes->nr_notes = arenas->window.nr_notes;
+	notes->nr_touched = arenas->window.nr_notes;
 	notes->pages = size / KA_PAGE_SIZE;
 	notes->pools_offset = whole_arenas(ka_notes_size(nr_arenas)) * KA_ARENA_SIZE;
 	notes->magic = KA_NOTES_MAGIC;
-	heap->notes = notes;
+	arenas->notes = notes;
 	return 0;
 }
 
 /* Commit further pages of one of the tables, which begins at @start pages. */
-static int reach(struct ka_heap *heap, size_t start, uint64_t *pages, size_t wanted)
+static int reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t wanted)
 {
 	int error = 0;
 
@@ -109,7 +109,7 @@ static int reach(struct ka_heap *heap, size_t start, uint64_t *pages, size_t wan
 
 		if (end > start + wanted)
 			end = start + wanted;
-		error = commit_pages(&heap->window, from, end);
+		error = commit_pages(&arenas->window, from, end);
 		if (!error)
 			*pages = end - start;
 	}
@@ -120,32 +120,32 @@ static int reach(struct ka_heap *heap, size_t start, uint64_t *pages, size_t wan
  * Let there be an entry for each arena up to @nr_arenas of the window: 0, or an errno.
  * What has been committed when it fails stays, for the next time.
  */
-int ka_notes_reach(struct ka_heap *heap, size_t nr_arenas)
+int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 
-	return reach(heap, 0, &notes->pages,
+	return reach(arenas, 0, &notes->pages,
 		     ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
 }
 
 /* Likewise, one for a pool that begins with a slot. */
-int ka_notes_reach_pool(struct ka_heap *heap, size_t slot)
+int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 	size_t size = ka_notes_pools_size(slot / KA_ARENA_SLOTS + 1);
 
-	return reach(heap, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
+	return reach(arenas, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
 		     size / KA_PAGE_SIZE);
 }
 
 /* Whether there is one. */
-bool ka_notes_have_pool(const struct ka_heap *heap, size_t slot)
+bool ka_notes_have_pool(const struct ka_arenas *arenas, size_t slot)
 {
-	return slot < heap->notes->pools_pages * KA_PAGE_SIZE / KA_SLOT_ENTRY;
+	return slot < arenas->notes->pools_pages * KA_PAGE_SIZE / KA_SLOT_ENTRY;
 }
 
 /* Before and after a change, with the heap's lock held. */
-void ka_notes_change(struct ka_heap *heap)
+void ka_notes_change(struct ka_arenas *arenas)
 {
-	__atomic_fetch_add(&heap->notes->sequence, 1, __ATOMIC_ACQ_REL);
+	__atomic_fetch_add(&arenas->notes->sequence, 1, __ATOMIC_ACQ_REL);
 }

@@ -7,7 +7,7 @@
 #include <errno.h>
 
 #include "base/bits.h"
-#include "internal.h"
+#include "arena/arena.h"
 
 #define NO_PAGE		((size_t)-1)
 
@@ -32,29 +32,29 @@ static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 }
 
 /* Arenas that have got free pages since the last search have room for any run. */
-static void look_again(struct ka_heap *heap)
+static void look_again(struct ka_arenas *arenas)
 {
-	size_t again = heap->room_again;
+	size_t again = arenas->room_again;
 
 	if (again == SIZE_MAX)
 		return;
 	for (int i = 0; i < KA_ROOM_CLASSES; i++) {
-		if (again < heap->first_room[i])
-			heap->first_room[i] = again;
+		if (again < arenas->first_room[i])
+			arenas->first_room[i] = again;
 	}
-	heap->room_again = SIZE_MAX;
+	arenas->room_again = SIZE_MAX;
 }
 
 /* Of what is not dense, no further page is to be where one is a whole huge page. */
-static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align,
+static size_t find_in_committed(struct ka_arenas *arenas, size_t pages, size_t align,
 				bool no_huge)
 {
 	unsigned int class = 63 - (unsigned int)__builtin_clzl(pages);
-	size_t *first = &heap->first_room[class], i;
-	struct ka_notes *notes = heap->notes;
+	size_t *first = &arenas->first_room[class], i;
+	struct ka_notes *notes = arenas->notes;
 	bool before = true;
 
-	look_again(heap);
+	look_again(arenas);
 	i = *first > notes->nr_notes ? *first : notes->nr_notes;
 	for (; i < notes->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(notes, i);
@@ -73,19 +73,19 @@ static size_t find_in_committed(struct ka_heap *heap, size_t pages, size_t align
 }
 
 /* Whole arenas in a row without a run, committed or not, or NO_PAGE. */
-static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
+static size_t find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = arenas->notes;
 	/* The window's start is aligned to an arena, perhaps to no more. */
-	uintptr_t base = (uintptr_t)heap->window.start / KA_ARENA_SIZE;
-	size_t nr_arenas = heap->window.nr_arenas, first;
+	uintptr_t base = (uintptr_t)arenas->window.start / KA_ARENA_SIZE;
+	size_t nr_arenas = arenas->window.nr_arenas, first;
 
-	if (heap->first_empty < notes->nr_notes)
-		heap->first_empty = notes->nr_notes;
-	while (heap->first_empty < notes->nr_touched &&
-	       ka_arena_at(notes, heap->first_empty)->nr_used)
-		heap->first_empty++;
-	first = heap->first_empty;
+	if (arenas->first_empty < notes->nr_notes)
+		arenas->first_empty = notes->nr_notes;
+	while (arenas->first_empty < notes->nr_touched &&
+	       ka_arena_at(notes, arenas->first_empty)->nr_used)
+		arenas->first_empty++;
+	first = arenas->first_empty;
 	first += -(base + first) & (align - 1);
 	while (first < nr_arenas && count <= nr_arenas - first) {
 		size_t i = first + count;
@@ -102,43 +102,43 @@ static size_t find_arenas(struct ka_heap *heap, size_t count, size_t align)
 }
 
 /* Pages that had been free, some of them idle, are in use, and so they are touched. */
-static void take_pages(struct ka_heap *heap, struct ka_arena *arena, size_t from,
+static void take_pages(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
 		       size_t pages)
 {
 	size_t idle = ka_count_bits(arena->touched, from, pages);
 
-	heap->idle -= idle;
-	ka_arenas_refilled(heap, pages - idle);
-	if (heap->idle < heap->least_idle)
-		heap->least_idle = heap->idle;
+	arenas->idle -= idle;
+	ka_arenas_refilled(arenas, pages - idle);
+	if (arenas->idle < arenas->least_idle)
+		arenas->least_idle = arenas->idle;
 	if (!arena->nr_used)
-		heap->notes->nr_empty--;
+		arenas->notes->nr_empty--;
 	ka_change_bits(arena->touched, from, pages, true);
 	arena->nr_used = (uint16_t)(arena->nr_used + pages);
 }
 
 /* Pages are free, and idle. */
-static void free_pages(struct ka_heap *heap, size_t index, size_t pages)
+static void free_pages(struct ka_arenas *arenas, size_t index, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(heap->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 
-	heap->idle += pages;
-	if (index < heap->room_again)
-		heap->room_again = index;
+	arenas->idle += pages;
+	if (index < arenas->room_again)
+		arenas->room_again = index;
 	arena->longest = KA_ARENA_PAGES;
 	arena->nr_used = (uint16_t)(arena->nr_used - pages);
 	if (arena->nr_used)
 		return;
-	if (index < heap->first_empty)
-		heap->first_empty = index;
-	heap->notes->nr_empty++;
-	ka_arena_emptied(heap, index);
+	if (index < arenas->first_empty)
+		arenas->first_empty = index;
+	arenas->notes->nr_empty++;
+	ka_arena_emptied(arenas, index);
 }
 
 /* Mark pages, which may reach over several arenas, as used or free. */
-static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool used)
+static void mark_pages(struct ka_arenas *arenas, size_t page, size_t pages, bool used)
 {
-	struct ka_notes *notes = heap->notes;
+	struct ka_notes *notes = arenas->notes;
 
 	notes->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
 	while (pages) {
@@ -149,16 +149,16 @@ static void mark_pages(struct ka_heap *heap, size_t page, size_t pages, bool use
 
 		ka_change_bits(arena->used, from, here, used);
 		if (used)
-			take_pages(heap, arena, from, here);
+			take_pages(arenas, arena, from, here);
 		else
-			free_pages(heap, page / KA_ARENA_PAGES, here);
+			free_pages(arenas, page / KA_ARENA_PAGES, here);
 		page += here;
 		pages -= here;
 	}
 }
 
 /* A place in the committed arenas, and what it needs is committed; or NO_PAGE. */
-static size_t find_place(struct ka_heap *heap, size_t pages, size_t align,
+static size_t find_place(struct ka_arenas *arenas, size_t pages, size_t align,
 			 enum ka_pages kind, int *error)
 {
 	size_t page;
@@ -166,18 +166,18 @@ static size_t find_place(struct ka_heap *heap, size_t pages, size_t align,
 	do {
 		page = NO_PAGE;
 		if (kind == KA_PAGES_SMALL)
-			page = find_in_committed(heap, pages, align, true);
+			page = find_in_committed(arenas, pages, align, true);
 		if (page == NO_PAGE)
-			page = find_in_committed(heap, pages, align, false);
+			page = find_in_committed(arenas, pages, align, false);
 		if (page == NO_PAGE)
 			return NO_PAGE;
-		*error = ka_arena_use(heap, page / KA_ARENA_PAGES, page % KA_ARENA_PAGES,
+		*error = ka_arena_use(arenas, page / KA_ARENA_PAGES, page % KA_ARENA_PAGES,
 				      pages);
 	} while (*error > 0);
 	return page;
 }
 
-static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, enum ka_pages kind)
+static size_t run_find(struct ka_arenas *arenas, size_t pages, size_t align, enum ka_pages kind)
 {
 	size_t page = NO_PAGE, first, count;
 	size_t arena_align = align > KA_ARENA_PAGES ? align / KA_ARENA_PAGES : 1;
@@ -185,30 +185,30 @@ static size_t run_find(struct ka_heap *heap, size_t pages, size_t align, enum ka
 
 	/* A run that fits into an arena lies in one. */
 	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
-		page = find_place(heap, pages, align, kind, &error);
+		page = find_place(arenas, pages, align, kind, &error);
 	if (page != NO_PAGE)
 		return error ? NO_PAGE : page;
 	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
-	while ((first = find_arenas(heap, count, arena_align)) != NO_PAGE) {
-		if (!ka_arenas_commit(heap, first, count, pages, kind))
+	while ((first = find_arenas(arenas, count, arena_align)) != NO_PAGE) {
+		if (!ka_arenas_commit(arenas, first, count, pages, kind))
 			return first * KA_ARENA_PAGES;
 		if (errno != EEXIST)
 			return NO_PAGE;
-		if (!ka_arenas_block(heap, first, count))
+		if (!ka_arenas_block(arenas, first, count))
 			break;
 	}
 	ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of %zu KiB",
-		(heap->window.nr_arenas - heap->window.nr_notes) * (KA_ARENA_SIZE / KA_MIB),
+		(arenas->window.nr_arenas - arenas->window.nr_notes) * (KA_ARENA_SIZE / KA_MIB),
 		pages * (KA_PAGE_SIZE / 1024));
 	return NO_PAGE;
 }
 
 /* Whether nothing in a run's pages has been in use since they were committed. */
-static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
+static bool is_untouched(const struct ka_arenas *arenas, size_t page, size_t pages)
 {
 	while (pages) {
 		const struct ka_arena *arena =
-			ka_arena_at(heap->notes, page / KA_ARENA_PAGES);
+			ka_arena_at(arenas->notes, page / KA_ARENA_PAGES);
 		size_t from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
@@ -222,34 +222,34 @@ static bool is_untouched(const struct ka_heap *heap, size_t page, size_t pages)
 }
 
 /* Which page of the window a run begins with. */
-static size_t run_page(const struct ka_heap *heap, const void *run)
+static size_t run_page(const struct ka_arenas *arenas, const void *run)
 {
-	return ((uintptr_t)run - (uintptr_t)heap->window.start) / KA_PAGE_SIZE;
+	return ((uintptr_t)run - (uintptr_t)arenas->window.start) / KA_PAGE_SIZE;
 }
 
 /**
  * ka_run_begins() - Whether a run begins at an address.
- * @heap: The heap, whose lock is held.
+ * @arenas: The heap's, whose lock is held.
  * @address: Any address.
  *
  * Return: True if one does, whoever has it.
  */
-bool ka_run_begins(const struct ka_heap *heap, const void *address)
+bool ka_run_begins(const struct ka_arenas *arenas, const void *address)
 {
-	size_t page = run_page(heap, address), index = page / KA_ARENA_PAGES;
+	size_t page = run_page(arenas, address), index = page / KA_ARENA_PAGES;
 	const struct ka_arena *arena;
 
-	if (!ka_window_contains(&heap->window, address) ||
-	    (uintptr_t)address % KA_PAGE_SIZE || index >= heap->notes->nr_touched)
+	if (!ka_window_contains(&arenas->window, address) ||
+	    (uintptr_t)address % KA_PAGE_SIZE || index >= arenas->notes->nr_touched)
 		return false;
-	arena = ka_arena_at(heap->notes, index);
+	arena = ka_arena_at(arenas->notes, index);
 	return arena->nr_backed && ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 }
 
 /* How many pages a run has: up to the next head or the next free page. */
-static size_t run_pages(const struct ka_heap *heap, size_t page)
+static size_t run_pages(const struct ka_arenas *arenas, size_t page)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = arenas->notes;
 	size_t end = page + 1;
 
 	for (;;) {
@@ -270,43 +270,43 @@ static size_t run_pages(const struct ka_heap *heap, size_t page)
 
 /**
  * ka_run_bytes() - The size of a run.
- * @heap: The heap, whose lock is held.
+ * @arenas: The heap's, whose lock is held.
  * @run: The run.
  *
  * Return: Bytes.
  */
-size_t ka_run_bytes(const struct ka_heap *heap, const void *run)
+size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run)
 {
-	return run_pages(heap, run_page(heap, run)) * KA_PAGE_SIZE;
+	return run_pages(arenas, run_page(arenas, run)) * KA_PAGE_SIZE;
 }
 
-static void change_head(struct ka_heap *heap, size_t page, bool head)
+static void change_head(struct ka_arenas *arenas, size_t page, bool head)
 {
-	ka_change_bits(ka_arena_at(heap->notes, page / KA_ARENA_PAGES)->head,
+	ka_change_bits(ka_arena_at(arenas->notes, page / KA_ARENA_PAGES)->head,
 		       page % KA_ARENA_PAGES, 1, head);
 }
 
-static size_t run_take(struct ka_heap *heap, size_t pages, size_t align,
+static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
 		       enum ka_pages kind, bool *zero)
 {
 	size_t page;
 
-	ka_notes_change(heap);
-	page = run_find(heap, pages, align, kind);
+	ka_notes_change(arenas);
+	page = run_find(arenas, pages, align, kind);
 	if (page != NO_PAGE) {
 		if (zero)
-			*zero = is_untouched(heap, page, pages);
-		change_head(heap, page, true);
-		mark_pages(heap, page, pages, true);
-		heap->notes->stats.runs++;
+			*zero = is_untouched(arenas, page, pages);
+		change_head(arenas, page, true);
+		mark_pages(arenas, page, pages, true);
+		arenas->notes->stats.runs++;
 	}
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
 	return page;
 }
 
 /**
  * ka_run_take() - Take a run, with the heap's lock held.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
  * @kind: What its pages may be.
@@ -314,50 +314,50 @@ static size_t run_take(struct ka_heap *heap, size_t pages, size_t align,
  *
  * Return: The run, or NULL with errno and a sentence.
  */
-void *ka_run_take(struct ka_heap *heap, size_t size, size_t align, enum ka_pages kind,
+void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
 		  bool *zero)
 {
 	size_t pages = size / KA_PAGE_SIZE, page, spare;
 
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
-	page = run_take(heap, pages, align, kind, zero);
+	page = run_take(arenas, pages, align, kind, zero);
 	/* Memory that is kept for nobody may be what is missing, or room in arenas. */
-	spare = heap->spare_pages;
-	if (page == NO_PAGE && (ka_arenas_trim(heap, NULL) || spare))
-		page = run_take(heap, pages, align, kind, zero);
-	return page == NO_PAGE ? NULL : heap->window.start + page * KA_PAGE_SIZE;
+	spare = arenas->spare_pages;
+	if (page == NO_PAGE && (ka_arenas_trim(arenas, NULL) || spare))
+		page = run_take(arenas, pages, align, kind, zero);
+	return page == NO_PAGE ? NULL : arenas->window.start + page * KA_PAGE_SIZE;
 }
 
-static void run_free(struct ka_heap *heap, size_t page)
+static void run_free(struct ka_arenas *arenas, size_t page)
 {
-	size_t pages = run_pages(heap, page);
+	size_t pages = run_pages(arenas, page);
 
-	ka_notes_change(heap);
-	change_head(heap, page, false);
-	mark_pages(heap, page, pages, false);
-	heap->notes->stats.runs--;
-	ka_arenas_emptied(heap);
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
+	change_head(arenas, page, false);
+	mark_pages(arenas, page, pages, false);
+	arenas->notes->stats.runs--;
+	ka_arenas_emptied(arenas);
+	ka_notes_change(arenas);
 }
 
 /**
  * ka_run_give() - Give a run back, with the heap's lock held.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @run: The run.
  *
  * What decays then is the caller's: it may itself be giving up what has decayed.
  */
-void ka_run_give(struct ka_heap *heap, void *run)
+void ka_run_give(struct ka_arenas *arenas, void *run)
 {
-	run_free(heap, run_page(heap, run));
+	run_free(arenas, run_page(arenas, run));
 }
 
 /* Whether some arenas have no run. */
-static bool are_empty(const struct ka_heap *heap, size_t first, size_t count)
+static bool are_empty(const struct ka_arenas *arenas, size_t first, size_t count)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = arenas->notes;
 
-	if (count > heap->window.nr_arenas - first)
+	if (count > arenas->window.nr_arenas - first)
 		return false;
 	for (size_t i = first; i < first + count && i < notes->nr_touched; i++) {
 		if (ka_arena_at(notes, i)->nr_used)
@@ -367,7 +367,7 @@ static bool are_empty(const struct ka_heap *heap, size_t first, size_t count)
 }
 
 /* Pages behind a run, in the arena that it ends in and in others: whether they were added. */
-static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
+static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 {
 	size_t index = end / KA_ARENA_PAGES, from = end % KA_ARENA_PAGES;
 	size_t here = from ? KA_ARENA_PAGES - from : 0, rest, count = 0;
@@ -376,16 +376,16 @@ static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
 	rest = pages - here;
 	if (rest)
 		count = (rest + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
-	if (here && ka_find_bit(ka_arena_at(heap->notes, index)->used, from, true) < from + here)
+	if (here && ka_find_bit(ka_arena_at(arenas->notes, index)->used, from, true) < from + here)
 		return false;
 	/* The first arena that is all the run's. */
 	index += !!from;
-	if (count && (!are_empty(heap, index, count) ||
-		      ka_arenas_commit(heap, index, count, rest, KA_PAGES_ANY)))
+	if (count && (!are_empty(arenas, index, count) ||
+		      ka_arenas_commit(arenas, index, count, rest, KA_PAGES_ANY)))
 		return false;
-	if (here && ka_arena_commit_pages(heap, index - 1, from, here))
+	if (here && ka_arena_commit_pages(arenas, index - 1, from, here))
 		return false;
-	mark_pages(heap, end, pages, true);
+	mark_pages(arenas, end, pages, true);
 	return true;
 }
 
@@ -393,60 +393,60 @@ static bool run_grow(struct ka_heap *heap, size_t end, size_t pages)
  * The same, so that the run has @pages. One that is larger than an arena is likely to grow
  * on, and takes all of its last one, where nothing else comes to lie in its way.
  */
-static bool run_grow_to(struct ka_heap *heap, size_t page, size_t old, size_t pages)
+static bool run_grow_to(struct ka_arenas *arenas, size_t page, size_t old, size_t pages)
 {
 	size_t roomy;
 
 	if (pages >= KA_ARENA_PAGES) {
 		roomy = ((page + pages + KA_ARENA_PAGES - 1) & ~(KA_ARENA_PAGES - 1)) - page;
-		if (run_grow(heap, page + old, roomy - old))
+		if (run_grow(arenas, page + old, roomy - old))
 			return true;
 	}
-	return run_grow(heap, page + old, pages - old);
+	return run_grow(arenas, page + old, pages - old);
 }
 
-static void run_shrink(struct ka_heap *heap, size_t end, size_t pages)
+static void run_shrink(struct ka_arenas *arenas, size_t end, size_t pages)
 {
-	mark_pages(heap, end - pages, pages, false);
-	ka_arenas_emptied(heap);
+	mark_pages(arenas, end - pages, pages, false);
+	ka_arenas_emptied(arenas);
 }
 
 /**
  * ka_run_resize() - Change a run's size where it is, with the heap's lock held.
- * @heap: The heap.
+ * @arenas: The heap's.
  * @run: The run.
  * @size: Bytes, more than 0; rounded up to whole pages.
  * @less: Set to true if pages have come free.
  *
  * Return: Whether it has that size from now on.
  */
-bool ka_run_resize(struct ka_heap *heap, void *run, size_t size, bool *less)
+bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 {
 	size_t pages = size / KA_PAGE_SIZE + !!(size % KA_PAGE_SIZE);
-	size_t page = run_page(heap, run), old = run_pages(heap, page);
+	size_t page = run_page(arenas, run), old = run_pages(arenas, page);
 	bool done = true;
 
-	ka_notes_change(heap);
+	ka_notes_change(arenas);
 	if (pages > old)
-		done = run_grow_to(heap, page, old, pages);
+		done = run_grow_to(arenas, page, old, pages);
 	else if (pages < old)
-		run_shrink(heap, page + old, old - pages);
-	ka_notes_change(heap);
+		run_shrink(arenas, page + old, old - pages);
+	ka_notes_change(arenas);
 	*less = pages < old;
 	return done;
 }
 
 /* Pages have no content any more; @lost: and are not mapped. */
-static void forget_pages(struct ka_heap *heap, size_t page, size_t pages, bool lost)
+static void forget_pages(struct ka_arenas *arenas, size_t page, size_t pages, bool lost)
 {
 	while (pages) {
 		size_t index = page / KA_ARENA_PAGES, from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ? KA_ARENA_PAGES - from : pages;
 
 		if (lost)
-			ka_arena_pages_lost(heap, index, from, here);
+			ka_arena_pages_lost(arenas, index, from, here);
 		else
-			ka_change_bits(ka_arena_at(heap->notes, index)->touched, from, here,
+			ka_change_bits(ka_arena_at(arenas->notes, index)->touched, from, here,
 				       false);
 		page += here;
 		pages -= here;
@@ -455,20 +455,20 @@ static void forget_pages(struct ka_heap *heap, size_t page, size_t pages, bool l
 
 /**
  * ka_run_give_gone() - Give back a run whose first pages have no content any more.
- * @heap: The heap, whose lock is held.
+ * @arenas: The heap's, whose lock is held.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
  * @lost: These pages are not mapped any more.
  */
-void ka_run_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost)
+void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost)
 {
-	size_t page = run_page(heap, run);
-	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(heap, page);
+	size_t page = run_page(arenas, run);
+	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(arenas, page);
 
-	forget_pages(heap, page, gone, false);
+	forget_pages(arenas, page, gone, false);
 	/* As free ones, which they are soon, they are not idle. */
-	heap->idle -= gone;
-	run_free(heap, page);
+	arenas->idle -= gone;
+	run_free(arenas, page);
 	if (lost)
-		forget_pages(heap, page, gone, true);
+		forget_pages(arenas, page, gone, true);
 }

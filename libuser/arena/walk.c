@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "arena/arena.h"
 #include "base/bits.h"
 
 /* Whether the notes are whole and of this version, and fit into the image. */

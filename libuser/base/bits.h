@@ -5,7 +5,7 @@
 #ifndef KARENA_BITS_H
 #define KARENA_BITS_H
 
-#include "internal.h"
+#include "base/base.h"
 
 static inline bool ka_test_bit(const uint64_t *map, size_t bit)
 {

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "thread/cache.h"
+#include "check/checked.h"
 
 #define TAIL		sizeof(uint64_t)
 
@@ -59,11 +59,11 @@ static int find_guarded(struct ka_heap *heap, const void *block, struct guarded 
 {
 	guarded->run = (char *)block;
 	guarded->lead = 0;
-	guarded->size = ka_runs_size(heap, block);
+	guarded->size = ka_runs_size(ka_pools_of(heap), block);
 	if (!guarded->size) {
 		guarded->run -= KA_PAGE_SIZE;
 		guarded->lead = KA_PAGE_SIZE;
-		guarded->size = ka_runs_size(heap, guarded->run);
+		guarded->size = ka_runs_size(ka_pools_of(heap), guarded->run);
 	}
 	if (guarded->size < guarded->lead + 2 * KA_PAGE_SIZE) {
 		if (guarded->size || errno == EINVAL)
@@ -110,7 +110,7 @@ static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
 	guarded.size = (size + TAIL + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 	guarded.usable = guarded.size - TAIL;
 	guarded.size += guarded.lead + KA_PAGE_SIZE;
-	guarded.run = ka_runs_zeroed(heap, guarded.size, align);
+	guarded.run = ka_runs_zeroed(ka_pools_of(heap), guarded.size, align);
 	if (!guarded.run)
 		return NULL;
 	block = guarded.run + guarded.lead;
@@ -129,11 +129,11 @@ static int give_guarded(struct ka_heap *heap, void *block)
 	has_guards = *tail_of(block, guarded.usable) & 1;
 	*tail_of(block, guarded.usable) = 0;
 	if (!has_guards)
-		return ka_runs_give(heap, guarded.run);
+		return ka_runs_give(ka_pools_of(heap), guarded.run);
 	if (ka_mprotect(guarded.run, guarded.size, PROT_READ | PROT_WRITE))
 		return 0;
 	__atomic_fetch_sub(&nr_guarded, 1, __ATOMIC_RELAXED);
-	return ka_runs_give(heap, guarded.run);
+	return ka_runs_give(ka_pools_of(heap), guarded.run);
 }
 
 /* Those of pools. */
@@ -171,14 +171,14 @@ static void check_clear(const struct ka_pool *pool, const void *block)
 
 static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size)
 {
-	void *block = ka_block_take_aligned(heap, cache, align, size + TAIL);
-	struct ka_pool *pool = block ? ka_pool_of(heap, block) : &ka_no_pool;
+	void *block = ka_block_take_aligned(&heap->caches, cache, align, size + TAIL);
+	struct ka_pool *pool = block ? ka_pool_of(ka_pools_of(heap), block) : &ka_no_pool;
 
 	if (!block)
 		return NULL;
 	/* A thread that ends may be given a run, if no pool has one: that has no guards. */
 	if (pool == &ka_no_pool) {
-		ka_runs_give(heap, block);
+		ka_runs_give(ka_pools_of(heap), block);
 		return take_guarded(heap, align, size);
 	}
 	check_clear(pool, block);
@@ -197,7 +197,7 @@ static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t ali
  */
 void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
 {
-	struct ka_cache *cache = ka_cache_of(heap);
+	struct ka_cache *cache = ka_cache_of(&heap->caches);
 
 	if (!cache)
 		return NULL;
@@ -208,19 +208,19 @@ void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
 
 static int give(struct ka_heap *heap, void *block)
 {
-	struct ka_pool *pool = ka_pool_of(heap, block);
-	struct ka_cache *cache = ka_cache_to_give(heap);
+	struct ka_pool *pool = ka_pool_of(ka_pools_of(heap), block);
+	struct ka_cache *cache = ka_cache_to_give(&heap->caches);
 
 	if (!cache)
 		return -1;
 	if (pool == &ka_no_pool)
 		return give_guarded(heap, block);
-	if (!ka_pool_begins_at(heap, pool, block))
+	if (!ka_pool_begins_at(ka_pools_of(heap), pool, block))
 		return ka_block_none_begins(block);
 	if (check_tail(pool, block))
 		return -1;
 	memset(block, 0, pool->size);
-	return ka_block_free(heap, cache, block);
+	return ka_block_free(&heap->caches, cache, block);
 }
 
 /**
@@ -250,13 +250,13 @@ int ka_checked_give(struct ka_heap *heap, void *block)
  */
 size_t ka_checked_size(struct ka_heap *heap, const void *block)
 {
-	struct ka_pool *pool = ka_pool_of(heap, block);
+	struct ka_pool *pool = ka_pool_of(ka_pools_of(heap), block);
 	struct guarded guarded;
 
 	if (pool == &ka_no_pool)
 		return find_guarded(heap, block, &guarded) || check_guarded(&guarded) ?
 		       0 : guarded.usable;
-	if (!ka_pool_begins_at(heap, pool, block)) {
+	if (!ka_pool_begins_at(ka_pools_of(heap), pool, block)) {
 		ka_block_none_begins(block);
 		return 0;
 	}

@@ -3,24 +3,17 @@
  * The checked build, libkarena-malloc-checked.so: in all of its files KA_CHECKED is 1. What
  * it does more than the other one stands behind that constant, or is called there:
  *
- *	pool.h			links of free blocks are encoded, and what they say is checked
- *	pool.c			what has been in use is cleared before it becomes blocks;
+ *	pool/pool.h		links of free blocks are encoded, and what they say is checked
+ *	pool/pool.c		what has been in use is cleared before it becomes blocks;
  *				a pool that is taken from again is looked at as a whole
- *	checked.c		blocks are cleared when they are freed, and have a tail;
+ *	check/checked.c		blocks are cleared when they are freed, and have a tail;
  *				runs have guards
  *	adapters/malloc.c	calls that, in place of the blocks that it knows
  */
 #ifndef KARENA_CHECKED_H
 #define KARENA_CHECKED_H
 
-#include "internal.h"
-
-#ifndef KA_CHECKED
-#define KA_CHECKED	0
-#endif
-
-/* Of the process; 0 until it has a heap. */
-extern uint64_t ka_secret;
+#include "heap/heap.h"
 
 /* checked.c; NULL and 0 with errno and a sentence. -1 likewise, of what is no block. */
 void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size);

@@ -18,7 +18,7 @@
 #include <karena/debug.h>
 #include <linux/karena.h>
 
-#include "internal.h"
+#include "heap/heap.h"
 
 /* As CPython has them: in what is fresh, what is freed, and around. */
 #define KA_CLEAN	0xcd

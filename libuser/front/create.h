@@ -5,7 +5,7 @@
 #ifndef KARENA_CREATE_H
 #define KARENA_CREATE_H
 
-#include "internal.h"
+#include "heap/heap.h"
 
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive);
 

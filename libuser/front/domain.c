@@ -10,7 +10,7 @@
 
 #include <karena/domain.h>
 
-#include "thread/cache.h"
+#include "heap/heap.h"
 #include "check/debug.h"
 #include "front/domain.h"
 #include "front/private.h"
@@ -48,7 +48,7 @@ static struct ka_heap *make_heap(void)
 	options.source = ka_private_source(true);
 	made = ka_heap_create(&options);
 	if (made) {
-		made->most_empty = SIZE_MAX;
+		ka_arenas_of(made)->most_empty = SIZE_MAX;
 		made->tallies = counted ? ka_tallies : NULL;
 	}
 	return made;
@@ -73,20 +73,20 @@ bool ka_domain_lost(void)
 {
 	const struct ka_heap *found = __atomic_load_n(&heap, __ATOMIC_ACQUIRE);
 
-	return found && found->inherited;
+	return found && ka_pools_of(found)->inherited;
 }
 
 /* The next time it is known where to look. */
 static __attribute__((noinline)) void *take(size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
-	struct ka_cache *cache = from ? ka_cache_of(from) : NULL;
+	struct ka_cache *cache = from ? ka_cache_of(&from->caches) : NULL;
 
 	if (!cache)
 		return NULL;
 	if (!cache->ended)
 		ka_domain_cache = cache;
-	return ka_block_alloc(from, cache, size);
+	return ka_block_alloc(&from->caches, cache, size);
 }
 
 static void *default_malloc(void *context, size_t size)
@@ -140,13 +140,13 @@ static __attribute__((noinline)) void give(void *block)
 static void default_free(void *context, void *block)
 {
 	struct ka_heap *from = KA_READ(heap);
-	struct ka_pool *pool = from ? ka_block_own(from, block) : NULL;
+	struct ka_pool *pool = from ? ka_block_own(ka_pools_of(from), block) : NULL;
 
 	(void)context;
 	if (__builtin_expect(!pool || ka_is_marked(block), 0))
 		give(block);
 	else if (__builtin_expect(!ka_pool_give(pool, block), 0))
-		ka_block_emptied(ka_cache_of(from), pool);
+		ka_block_emptied(ka_cache_of(&from->caches), pool);
 }
 
 static const struct ka_allocator by_default = {

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "internal.h"
+#include "heap/heap.h"
 
 /* Virtual only, as the heap's; halved until it fits. */
 #define IO_WINDOW	((size_t)16 << 30)
@@ -67,7 +67,7 @@ static struct ka_heap *create(void)
  */
 static void look_around(void)
 {
-	if (!heap || !heap->inherited)
+	if (!heap || !ka_pools_of(heap)->inherited)
 		return;
 	ka_heap_destroy(parents);
 	parents = heap;

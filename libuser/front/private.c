@@ -11,6 +11,7 @@
 
 #include "base/bits.h"
 #include "front/private.h"
+#include "heap/heap.h"
 
 #define ENOUGH_LOCKED	((rlim_t)1 << 30)
 
@@ -63,24 +64,24 @@ int ka_private_fail(int error, const char *sentence)
 
 char *ka_private_window(const struct ka_heap *heap, size_t *size)
 {
-	*size = heap->window.nr_arenas * KA_ARENA_SIZE;
-	return heap->window.start;
+	*size = ka_window_of(heap)->nr_arenas * KA_ARENA_SIZE;
+	return ka_window_of(heap)->start;
 }
 
 size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 {
 	size_t page = *from / KA_PAGE_SIZE, end;
 
-	ka_heap_lock(heap);
-	if (ka_refuse_inherited(heap)) {
-		ka_heap_unlock(heap);
+	ka_arenas_lock(ka_arenas_of(heap));
+	if (ka_refuse_inherited(ka_pools_of(heap))) {
+		ka_arenas_unlock(ka_arenas_of(heap));
 		return 0;
 	}
 	/* Who asks will pin what there is, free or not. */
-	heap->window.io = true;
-	page = find_page(heap->notes, page, true);
-	end = find_page(heap->notes, page, false);
-	ka_heap_unlock(heap);
+	ka_window_of(heap)->io = true;
+	page = find_page(ka_arenas_of(heap)->notes, page, true);
+	end = find_page(ka_arenas_of(heap)->notes, page, false);
+	ka_arenas_unlock(ka_arenas_of(heap));
 	*from = page * KA_PAGE_SIZE;
 	return (end - page) * KA_PAGE_SIZE;
 }

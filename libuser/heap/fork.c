@@ -5,7 +5,7 @@
  */
 #include <pthread.h>
 
-#include "thread/cache.h"
+#include "heap/heap.h"
 
 /* Whether the thread that forks is the only one; it holds no lock then. */
 static bool alone;
@@ -26,7 +26,7 @@ static void fork_prepare(void)
 		return;
 	ka_fork_lock();
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
-		ka_mutex_lock(&heap->lock);
+		ka_mutex_lock(&ka_arenas_of(heap)->lock);
 	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
 
@@ -37,7 +37,7 @@ static void fork_parent(void)
 		return;
 	__atomic_store_n(&ka_forking, 0, __ATOMIC_RELAXED);
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
-		ka_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&ka_arenas_of(heap)->lock);
 	ka_fork_unlock();
 }
 
@@ -51,12 +51,12 @@ static void keep_addresses(void *start, size_t size)
 
 static void inherit(struct ka_heap *heap)
 {
-	struct ka_window *window = &heap->window;
+	struct ka_window *window = ka_window_of(heap);
 
 	if (window->fork == KA_FORK_COW && window->source->copied(window))
 		return;
-	heap->inherited = true;
-	heap->nr_slots = 0;
+	ka_pools_of(heap)->inherited = true;
+	ka_pools_of(heap)->nr_slots = 0;
 	if (window->fork == KA_FORK_SHARE)
 		return;
 	/* The kernel gives away no addresses of a window that is claimed. */
@@ -72,11 +72,11 @@ static void inherit(struct ka_heap *heap)
 static void fork_child(void)
 {
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next) {
-		if (!heap->inherited)
+		if (!ka_pools_of(heap)->inherited)
 			inherit(heap);
-		if (heap->inherited)
-			ka_sampler->heap_gone(heap, true);
-		ka_caches_forked(heap, alone);
+		if (ka_pools_of(heap)->inherited)
+			ka_sampler->heap_gone(ka_window_of(heap), true);
+		ka_caches_forked(&heap->caches, alone);
 	}
 	fork_parent();
 }
@@ -100,7 +100,7 @@ void ka_heap_register(struct ka_heap *heap)
 	ka_lists_lock();
 	/* All heaps are locked while their process forks. */
 	if (ka_is_forking())
-		ka_mutex_lock(&heap->lock);
+		ka_mutex_lock(&ka_arenas_of(heap)->lock);
 	ka_heaps_add(heap);
 	ka_lists_unlock();
 }
@@ -113,9 +113,9 @@ void ka_heap_unregister(struct ka_heap *heap)
 {
 	ka_lists_lock();
 	if (ka_is_forking())
-		ka_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&ka_arenas_of(heap)->lock);
 	ka_heaps_remove(heap);
-	ka_caches_free(heap);
-	ka_sampler->heap_gone(heap, false);
+	ka_caches_free(&heap->caches);
+	ka_sampler->heap_gone(ka_window_of(heap), false);
 	ka_lists_unlock();
 }

@@ -4,7 +4,7 @@
  */
 #include <time.h>
 
-#include "thread/cache.h"
+#include "heap/heap.h"
 
 struct ka_heap *ka_heaps;
 
@@ -21,7 +21,7 @@ bool ka_heaps_any(void)
 void ka_heaps_hide_pools(void)
 {
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
-		ka_caches_hide_pools(heap);
+		ka_caches_hide_pools(&heap->caches);
 }
 
 /* An index for a heap, or KA_HEAPS if there are too many: it has no blocks then. */
@@ -42,10 +42,10 @@ void ka_heaps_add(struct ka_heap *heap)
 {
 	heap->next = ka_heaps;
 	ka_heaps = heap;
-	heap->serial = ++last_serial;
-	heap->index = free_index();
-	if (heap->index < KA_HEAPS)
-		by_index[heap->index] = heap;
+	ka_pools_of(heap)->serial = ++last_serial;
+	ka_pools_of(heap)->index = free_index();
+	if (ka_pools_of(heap)->index < KA_HEAPS)
+		by_index[ka_pools_of(heap)->index] = heap;
 }
 
 /**
@@ -59,8 +59,8 @@ void ka_heaps_remove(struct ka_heap *heap)
 	while (*link != heap)
 		link = &(*link)->next;
 	*link = heap->next;
-	if (heap->index < KA_HEAPS)
-		by_index[heap->index] = NULL;
+	if (ka_pools_of(heap)->index < KA_HEAPS)
+		by_index[ka_pools_of(heap)->index] = NULL;
 }
 
 /*
@@ -91,10 +91,10 @@ void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
 	if (!lock_soon(&ka_lists, &moments))
 		return;
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next) {
-		if (!lock_soon(&heap->lock, &moments))
+		if (!lock_soon(&ka_arenas_of(heap)->lock, &moments))
 			continue;
 		visit(heap);
-		ka_mutex_unlock(&heap->lock);
+		ka_mutex_unlock(&ka_arenas_of(heap)->lock);
 	}
 	ka_mutex_unlock(&ka_lists);
 }

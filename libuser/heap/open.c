@@ -4,7 +4,7 @@
  */
 #include <errno.h>
 
-#include "pool/pool.h"
+#include "heap/heap.h"
 
 /*
  * Addresses only. Without the module they cost nothing; of the module's, half is tried where
@@ -61,17 +61,17 @@ static int open_window(struct ka_window *window, const struct ka_options *option
 
 static int open_heap(struct ka_heap *heap, struct ka_options options)
 {
+	struct ka_window *window = ka_window_of(heap);
 	struct ka_options wanted = options;
 	int error;
 
-	if (open_window(&heap->window, &options))
+	if (open_window(window, &options))
 		return -1;
-	if (!ka_notes_open(heap))
+	if (!ka_notes_open(ka_arenas_of(heap)))
 		return 0;
 	error = errno;
-	heap->window.source->close(&heap->window);
-	if (wanted.source != KA_SOURCE_AUTO ||
-	    heap->window.source != &ka_device) {
+	window->source->close(window);
+	if (wanted.source != KA_SOURCE_AUTO || window->source != &ka_device) {
 		errno = error;
 		return -1;
 	}
@@ -91,14 +91,11 @@ int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options)
 {
 	if (open_heap(heap, *options))
 		return -1;
-	if (ka_pools_open(heap)) {
-		heap->window.source->close(&heap->window);
+	if (ka_pools_open(ka_pools_of(heap))) {
+		ka_window_of(heap)->source->close(ka_window_of(heap));
 		return -1;
 	}
-	if (!heap->most_empty)
-		heap->most_empty = 1;
-	ka_arenas_begin(heap);
-	heap->lock = (struct ka_mutex)KA_MUTEX;
+	ka_arenas_begin(ka_arenas_of(heap));
 	return 0;
 }
 
@@ -108,8 +105,11 @@ int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options)
  */
 void ka_heap_end(struct ka_heap *heap)
 {
-	if (heap->window.claimed && !heap->window.source->frames && !heap->inherited)
-		ka_arenas_close(heap);
-	heap->window.source->close(&heap->window);
-	ka_munmap(heap->map, heap->map_size);
+	struct ka_window *window = ka_window_of(heap);
+	struct ka_pools *pools = ka_pools_of(heap);
+
+	if (window->claimed && !window->source->frames && !pools->inherited)
+		ka_arenas_close(&pools->arenas);
+	window->source->close(window);
+	ka_munmap(pools->map, pools->map_size);
 }

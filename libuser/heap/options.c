@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "heap/heap.h"
 
 /* Bytes of the struct as it first was. */
 #define OPTIONS_MIN	offsetof(struct ka_options, fork)

@@ -4,6 +4,7 @@
  * has no use for them any more that others may have.
  */
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/auxv.h>
 
@@ -23,12 +24,12 @@ uint64_t ka_secret;
 /* Blocks of a pool that is thinned: any of 16 KiB has no more. */
 #define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
-static bool may_be_spare(const struct ka_heap *heap, size_t slots)
+static bool may_be_spare(const struct ka_pools *pools, size_t slots)
 {
-	size_t most = heap->notes->stats.run_bytes / KA_SLOT_SIZE / 16;
+	size_t most = pools->arenas.notes->stats.run_bytes / KA_SLOT_SIZE / 16;
 
 	most = most < FEW_SPARE ? FEW_SPARE : most < MOST_SPARE ? most : MOST_SPARE;
-	return heap->spare_pages / KA_SLOT_PAGES + slots <= most;
+	return pools->arenas.spare_pages / KA_SLOT_PAGES + slots <= most;
 }
 
 /*
@@ -61,31 +62,31 @@ static size_t pool_align(size_t size)
 	return size > KA_SLOT_SIZE && !(size & (size - 1)) ? size : KA_SLOT_SIZE;
 }
 
-static void map(struct ka_heap *heap, size_t slot, size_t count, struct ka_pool *pool)
+static void map(struct ka_pools *pools, size_t slot, size_t count, struct ka_pool *pool)
 {
 	for (size_t i = slot; i < slot + count; i++)
-		__atomic_store_n(&heap->map[i], pool, __ATOMIC_RELAXED);
+		__atomic_store_n(&pools->map[i], pool, __ATOMIC_RELAXED);
 }
 
 /* The map gets memory in steps of 64 KiB, of which one is for 64 arenas. */
 #define MAP_STEP	((size_t)64 << 10)
 
 /* Let the map have an entry for each of so many slots: 0, or an errno. */
-static int reach_map(struct ka_heap *heap, size_t nr_slots)
+static int reach_map(struct ka_pools *pools, size_t nr_slots)
 {
 	size_t size = (nr_slots * sizeof(void *) + MAP_STEP - 1) & ~(MAP_STEP - 1);
-	size_t most = ka_window_map_size(&heap->window);
-	char *end = (char *)heap->map + heap->map_size;
+	size_t most = ka_window_map_size(&pools->arenas.window);
+	char *end = (char *)pools->map + pools->map_size;
 
 	size = size < most ? size : most;
-	if (size <= heap->map_size)
+	if (size <= pools->map_size)
 		return 0;
-	if (ka_mmap(end, size - heap->map_size, PROT_READ | PROT_WRITE,
+	if (ka_mmap(end, size - pools->map_size, PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE) != end)
 		return ENOMEM;
 	/* A huge page would cost 2 MiB at the first touch. */
-	ka_madvise(end, size - heap->map_size, MADV_NOHUGEPAGE);
-	heap->map_size = size;
+	ka_madvise(end, size - pools->map_size, MADV_NOHUGEPAGE);
+	pools->map_size = size;
 	return 0;
 }
 
@@ -93,83 +94,86 @@ static int reach_map(struct ka_heap *heap, size_t nr_slots)
  * Let all slots of the arenas that have been touched be found: not to be pools. 0, or an
  * errno.
  */
-static int reach_slots(struct ka_heap *heap)
+static int reach_slots(struct ka_pools *pools)
 {
-	const struct ka_notes *notes = heap->notes;
+	const struct ka_notes *notes = pools->arenas.notes;
 	size_t end = (notes->nr_touched - notes->nr_notes) * KA_ARENA_SLOTS;
 	int error;
 
-	if (end <= heap->nr_slots)
+	if (end <= pools->nr_slots)
 		return 0;
-	error = reach_map(heap, end);
+	error = reach_map(pools, end);
 	if (error)
 		return error;
-	map(heap, heap->nr_slots, end - heap->nr_slots, &ka_no_pool);
-	__atomic_store_n(&heap->nr_slots, end, __ATOMIC_RELEASE);
+	map(pools, pools->nr_slots, end - pools->nr_slots, &ka_no_pool);
+	__atomic_store_n(&pools->nr_slots, end, __ATOMIC_RELEASE);
 	return 0;
 }
 
 /* The first of the spare pools of a class, or NULL. */
-static struct ka_pool *take_spare(struct ka_heap *heap, unsigned int class)
+static struct ka_pool *take_spare(struct ka_pools *pools, unsigned int class)
 {
-	struct ka_pool *spare = heap->spare[class];
+	struct ka_pool *spare = pools->spare[class];
 
 	if (!spare)
 		return NULL;
-	heap->spare[class] = spare->next;
-	heap->nr_spare--;
-	heap->spare_pages -= spare->slots * KA_SLOT_PAGES;
+	pools->spare[class] = spare->next;
+	pools->nr_spare--;
+	pools->arenas.spare_pages -= spare->slots * KA_SLOT_PAGES;
 	__atomic_store_n(&spare->owner, KA_GONE, __ATOMIC_RELAXED);
 	return spare;
 }
 
 /* Give up all spare pools, with the heap's lock held. */
-static void drop_spare(struct ka_heap *heap)
+static void drop_spare(struct ka_arenas *arenas)
 {
-	for (unsigned int class = 0; heap->nr_spare && class < KA_CLASSES; class++) {
+	struct ka_pools *pools = (struct ka_pools *)((char *)arenas -
+						     offsetof(struct ka_pools, arenas));
+
+	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare;
 
-		while ((spare = take_spare(heap, class)))
-			ka_run_give(heap, ka_pool_start(heap, spare));
+		while ((spare = take_spare(pools, class)))
+			ka_run_give(arenas, ka_pool_start(pools, spare));
 	}
 }
 
 /* Slots that a spare pool of another class has; false if there is none that fits. */
-static bool take_spare_slots(struct ka_heap *heap, unsigned int count, size_t align,
+static bool take_spare_slots(struct ka_pools *pools, unsigned int count, size_t align,
 			     size_t *slot)
 {
-	for (unsigned int class = 0; heap->nr_spare && class < KA_CLASSES; class++) {
-		struct ka_pool *spare = heap->spare[class];
+	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
+		struct ka_pool *spare = pools->spare[class];
 
 		if (!spare || spare->slots != count ||
-		    ((uintptr_t)ka_pool_start(heap, spare) & (align - 1)))
+		    ((uintptr_t)ka_pool_start(pools, spare) & (align - 1)))
 			continue;
-		*slot = ka_pool_slot(heap, take_spare(heap, class));
+		*slot = ka_pool_slot(pools, take_spare(pools, class));
 		return true;
 	}
 	/* Some are for their own class, but not many. */
-	if (heap->spare_pages > FEW_SPARE * KA_SLOT_PAGES)
-		drop_spare(heap);
+	if (pools->arenas.spare_pages > FEW_SPARE * KA_SLOT_PAGES)
+		drop_spare(&pools->arenas);
 	return false;
 }
 
 /* Slots for a pool's blocks, which its notes have been made for; the first one. */
-static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, size_t *slot,
+static bool take_slots(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
 		       bool *zero)
 {
-	char *run = ka_run_take(heap, count * KA_SLOT_SIZE, pool_align(size),
+	char *run = ka_run_take(&pools->arenas, count * KA_SLOT_SIZE, pool_align(size),
 				size <= KA_PAGE_SIZE ? KA_PAGES_HUGE : KA_PAGES_SMALL,
 				zero);
 	int error;
 
 	if (!run)
 		return false;
-	*slot = ka_slot_of(heap, run);
-	error = ka_notes_reach_pool(heap, *slot);
+	*slot = ka_slot_of(pools, run);
+	error = ka_notes_reach_pool(&pools->arenas, *slot);
 	if (!error)
-		error = reach_slots(heap);
+		error = reach_slots(pools);
 	if (error) {
-		ka_run_give(heap, run);
+		ka_run_give(&pools->arenas, run);
 		ka_fail(error, "no memory for the notes on a pool");
 		return false;
 	}
@@ -177,17 +181,17 @@ static bool take_slots(struct ka_heap *heap, unsigned int count, size_t size, si
 }
 
 /* A pool on slots that it has not been on. */
-static struct ka_pool *make_new(struct ka_heap *heap, unsigned int class)
+static struct ka_pool *make_new(struct ka_pools *pools, unsigned int class)
 {
 	size_t size = ka_class_size(class), slot;
 	unsigned int slots = pool_slots(size);
 	struct ka_pool *pool;
 	bool zero = false;
 
-	if (!take_spare_slots(heap, slots, pool_align(size), &slot) &&
-	    !take_slots(heap, slots, size, &slot, &zero))
+	if (!take_spare_slots(pools, slots, pool_align(size), &slot) &&
+	    !take_slots(pools, slots, size, &slot, &zero))
 		return NULL;
-	pool = &heap->pools[slot];
+	pool = &pools->entries[slot];
 	/*
 	 * Its owner stays KA_GONE until all is there: who freed the last block of what was
 	 * here before may only now look whether anybody owns that.
@@ -210,46 +214,46 @@ static struct ka_pool *make_new(struct ka_heap *heap, unsigned int class)
 }
 
 /* With the heap's lock held. A spare pool has all of its blocks linked still. */
-static struct ka_pool *make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+static struct ka_pool *make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
-	struct ka_pool *pool = take_spare(heap, class);
+	struct ka_pool *pool = take_spare(pools, class);
 
 	if (!pool)
-		pool = make_new(heap, class);
+		pool = make_new(pools, class);
 	if (!pool)
 		return NULL;
 	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
-	map(heap, ka_pool_slot(heap, pool), pool->slots, pool);
-	heap->notes->nr_pools++;
-	ka_heap_changed(heap);
+	map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
+	pools->arenas.notes->nr_pools++;
+	ka_arenas_changed(&pools->arenas);
 	return pool;
 }
 
 /**
  * ka_pool_make() - Make a pool.
- * @heap: The heap.
+ * @pools: The heap's.
  * @class: Of its blocks.
  * @owner: Whose it is to be.
  *
  * Return: The pool, without a free block yet; or NULL with errno and a sentence.
  */
-struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
 	struct ka_pool *pool;
 
-	ka_heap_lock(heap);
-	pool = make(heap, class, owner);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	pool = make(pools, class, owner);
+	ka_arenas_unlock(&pools->arenas);
 	return pool;
 }
 
-static void make_spare(struct ka_heap *heap, struct ka_pool *pool)
+static void make_spare(struct ka_pools *pools, struct ka_pool *pool)
 {
 	__atomic_store_n(&pool->owner, KA_SPARE, __ATOMIC_RELAXED);
-	pool->next = heap->spare[pool->class];
-	heap->spare[pool->class] = pool;
-	heap->nr_spare++;
-	heap->spare_pages += pool->slots * KA_SLOT_PAGES;
+	pool->next = pools->spare[pool->class];
+	pools->spare[pool->class] = pool;
+	pools->nr_spare++;
+	pools->arenas.spare_pages += pool->slots * KA_SLOT_PAGES;
 }
 
 /* How to find out which block of a pool an address is: see block_at(). */
@@ -259,7 +263,7 @@ struct ruler {
 	unsigned int shift;
 };
 
-static struct ruler ruler_of(const struct ka_heap *heap, const struct ka_pool *pool)
+static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool *pool)
 {
 	/* Of the odd numbers below 16, modulo 2^64: no size has a larger odd part. */
 	static const uint64_t inverses[] = {
@@ -269,7 +273,7 @@ static struct ruler ruler_of(const struct ka_heap *heap, const struct ka_pool *p
 	unsigned int shift = (unsigned int)__builtin_ctz(pool->size);
 
 	return (struct ruler){
-		.start = (uintptr_t)ka_pool_start(heap, pool),
+		.start = (uintptr_t)ka_pool_start(pools, pool),
 		.inverse = inverses[pool->size >> shift >> 1],
 		.shift = shift,
 	};
@@ -297,10 +301,10 @@ static inline bool is_wrong(struct ruler ruler, const struct ka_pool *pool,
 
 /* The program ends: of the blocks from @first on, one is wrong. */
 static void __attribute__((noreturn, cold))
-list_is_broken(const struct ka_heap *heap, const struct ka_pool *pool,
+list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
 	       const struct ka_free *first)
 {
-	struct ruler ruler = ruler_of(heap, pool);
+	struct ruler ruler = ruler_of(pools, pool);
 	const struct ka_free *last = first;
 	uint32_t left = pool->made;
 
@@ -321,21 +325,21 @@ void ka_pool_take_is_wrong(const struct ka_free *block)
  * The last of the blocks that others have freed. A block that is freed twice closes a
  * circle, and what is written to one that is free breaks the chain.
  */
-static struct ka_free *check_remote(const struct ka_heap *heap, const struct ka_pool *pool,
+static struct ka_free *check_remote(const struct ka_pools *pools, const struct ka_pool *pool,
 				    uint64_t remote)
 {
 	struct ka_free *block = ka_remote_first(remote), *last = block;
 	uint32_t left = ka_remote_count(remote), looks = KA_LOOKS;
-	struct ruler ruler = ruler_of(heap, pool);
+	struct ruler ruler = ruler_of(pools, pool);
 
 	for (; block; block = ka_next(block)) {
 		uint32_t few = KA_FEW_LOOKS;
 
 		if (is_wrong(ruler, pool, block, &left) ||
 		    (__builtin_expect(block->doubtful, 0) &&
-		     ka_pool_has_free(heap, pool, block,
+		     ka_pool_has_free(pools, pool, block,
 				      looks > KA_FEW_LOOKS ? &looks : &few)))
-			list_is_broken(heap, pool, block);
+			list_is_broken(pools, pool, block);
 		last = block;
 	}
 	return last;
@@ -343,27 +347,27 @@ static struct ka_free *check_remote(const struct ka_heap *heap, const struct ka_
 
 /**
  * ka_pool_check() - End the program if a pool's free blocks are not what they must be.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool.
  * @most: How many are looked at: the first ones.
  *
  * Of a child's pool, some blocks may have been lost at the fork.
  */
-void ka_pool_check(const struct ka_heap *heap, const struct ka_pool *pool, uint32_t most)
+void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most)
 {
-	struct ruler ruler = ruler_of(heap, pool);
+	struct ruler ruler = ruler_of(pools, pool);
 	uint32_t left = pool->made;
 
 	for (const struct ka_free *block = pool->free; block && most--;
 	     block = ka_next(block)) {
 		if (is_wrong(ruler, pool, block, &left))
-			list_is_broken(heap, pool, pool->free);
+			list_is_broken(pools, pool, pool->free);
 	}
 }
 
 /**
  * ka_pool_has_free() - Whether a block is in a pool's list of free ones.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool.
  * @block: Where a block of it begins.
  * @looks: How many free blocks are looked at, the last ones that were freed; on return, how
@@ -371,60 +375,60 @@ void ka_pool_check(const struct ka_heap *heap, const struct ka_pool *pool, uint3
  *
  * The program ends if the list is broken.
  */
-bool ka_pool_has_free(const struct ka_heap *heap, const struct ka_pool *pool,
+bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks)
 {
-	struct ruler ruler = ruler_of(heap, pool);
+	struct ruler ruler = ruler_of(pools, pool);
 	const struct ka_free *each = pool->free;
 	uint32_t left = pool->made;
 
 	for (; each && each != block && *looks; each = ka_next(each), --*looks) {
 		if (is_wrong(ruler, pool, each, &left))
-			list_is_broken(heap, pool, pool->free);
+			list_is_broken(pools, pool, pool->free);
 	}
 	return each == block;
 }
 
 /* With the heap's lock held, a pool that is empty and in no list. */
-static void give_back(struct ka_heap *heap, struct ka_pool *pool)
+static void give_back(struct ka_pools *pools, struct ka_pool *pool)
 {
 	size_t slots = pool->slots;
 
-	ka_pool_check(heap, pool, UINT32_MAX);
+	ka_pool_check(pools, pool, UINT32_MAX);
 
-	map(heap, ka_pool_slot(heap, pool), slots, &ka_no_pool);
+	map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
 	/* Who has just freed its last block may look at it still. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
-	heap->notes->nr_pools--;
-	if (may_be_spare(heap, slots))
-		make_spare(heap, pool);
+	pools->arenas.notes->nr_pools--;
+	if (may_be_spare(pools, slots))
+		make_spare(pools, pool);
 	else
-		ka_run_give(heap, ka_pool_start(heap, pool));
+		ka_run_give(&pools->arenas, ka_pool_start(pools, pool));
 	/* Without pools nothing is spare where empty arenas are to go. */
-	if (!heap->notes->nr_pools && heap->most_empty != SIZE_MAX)
-		drop_spare(heap);
-	ka_arenas_decay(heap);
-	ka_heap_changed(heap);
+	if (!pools->arenas.notes->nr_pools && pools->arenas.most_empty != SIZE_MAX)
+		drop_spare(&pools->arenas);
+	ka_arenas_decay(&pools->arenas);
+	ka_arenas_changed(&pools->arenas);
 }
 
 /**
  * ka_pool_give_back() - Give up a pool whose blocks are all free.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, in no list.
  */
-void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool)
 {
-	ka_heap_lock(heap);
-	give_back(heap, pool);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	give_back(pools, pool);
+	ka_arenas_unlock(&pools->arenas);
 }
 
 /**
  * ka_pool_collect_some() - Take what others have freed.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, of which they have, or who called its owner had.
  */
-void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 {
 	struct ka_free *last;
 	uint64_t remote;
@@ -435,7 +439,7 @@ void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool)
 	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
 	if (!remote)
 		return;
-	last = check_remote(heap, pool, remote);
+	last = check_remote(pools, pool, remote);
 	ka_link(last, pool->free);
 	pool->free = ka_remote_first(remote);
 	/* Who frees another one sees this, or is seen: ka_cache_give_back_empty(). */
@@ -444,14 +448,14 @@ void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool)
 }
 
 /* A number that nobody can tell who does not know the heap's secret. */
-static uint64_t draw(const struct ka_heap *heap)
+static uint64_t draw(const struct ka_pools *pools)
 {
 	static __thread uint64_t drawn;
 	__uint128_t product;
 
 	drawn += 2;
-	product = (__uint128_t)(heap->secret[0] ^ (drawn + ka_thread())) *
-		  (heap->secret[1] | 1);
+	product = (__uint128_t)(pools->secret[0] ^ (drawn + ka_thread())) *
+		  (pools->secret[1] | 1);
 	return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
@@ -461,10 +465,10 @@ static uint64_t draw(const struct ka_heap *heap)
  * in the order of its making takes twice as long: the processor does not foresee where it
  * goes on. Returns the first one.
  */
-static struct ka_free *link_at_random(const struct ka_heap *heap, char *start, size_t size,
+static struct ka_free *link_at_random(const struct ka_pools *pools, char *start, size_t size,
 				      uint32_t count)
 {
-	uint64_t random = draw(heap);
+	uint64_t random = draw(pools);
 	uint32_t step = 1, at = (uint32_t)((random >> 32) * count >> 32);
 	struct ka_free *first = (struct ka_free *)(start + at * size), *block = first, *next;
 
@@ -485,12 +489,12 @@ static struct ka_free *link_at_random(const struct ka_heap *heap, char *start, s
 
 /**
  * ka_pool_extend() - Link blocks that have never been in use, a page of them.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, without a free block, but with such.
  */
-void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 {
-	char *start = ka_pool_start(heap, pool) + (size_t)pool->made * pool->size;
+	char *start = ka_pool_start(pools, pool) + (size_t)pool->made * pool->size;
 	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size);
 	struct ka_free *first = (struct ka_free *)start;
 
@@ -504,7 +508,7 @@ void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool)
 		*first = (struct ka_free){ .mark = KA_FREED };
 		ka_link(first, NULL);
 	} else {
-		first = link_at_random(heap, start, pool->size, count);
+		first = link_at_random(pools, start, pool->size, count);
 	}
 	/* In this order: a child that is forked between them loses them, no more. */
 	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
@@ -543,22 +547,22 @@ static void unlink_from(struct ka_pool *pool, const char *end)
 
 /**
  * ka_pool_thin() - Give back the pages behind a pool's last block in use.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, not a current one.
  *
  * Return: How many pages have been given back. The blocks in them are as if never made.
  * On the module none are: it would have to cut huge frames up for that.
  */
-size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
+size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
 {
-	const struct ka_source_type *source = heap->window.source;
-	size_t first = ka_pool_slot(heap, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, end;
-	char *start = ka_pool_start(heap, pool);
+	const struct ka_source_type *source = pools->arenas.window.source;
+	size_t first = ka_pool_slot(pools, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, end;
+	char *start = ka_pool_start(pools, pool);
 	uint64_t map[KA_MAP_WORDS] = { 0 };
 	uint32_t keep;
 
 	pool->thin = true;
-	if (source->frames || heap->window.io || pool->capacity > MOST_THIN)
+	if (source->frames || pools->arenas.window.io || pool->capacity > MOST_THIN)
 		return 0;
 	keep = blocks_to_keep(pool, start);
 	from = ((size_t)keep * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
@@ -571,17 +575,19 @@ size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool)
 	pool->zero = false;
 	pool->made = keep;
 	ka_change_bits(map, first + from, end - from, true);
-	return source->purge(&heap->window, ka_pool_arena(heap, pool), map) ? end - from : 0;
+	if (!source->purge(&pools->arenas.window, ka_pool_arena(pools, pool), map))
+		return 0;
+	return end - from;
 }
 
 /* With the heap's lock held: on the shelf, or back if it is empty by now. */
-void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 {
-	struct ka_pool_list *shelf = &heap->shelf[pool->class];
+	struct ka_pool_list *shelf = &pools->shelf[pool->class];
 
 	ka_pool_link(shelf, pool);
 	for (;;) {
-		ka_pool_collect(heap, pool);
+		ka_pool_collect(pools, pool);
 		if (!pool->used)
 			break;
 		/* Who frees a block now finds it on the shelf, or we find the block. */
@@ -590,19 +596,19 @@ void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool)
 			return;
 	}
 	ka_pool_unlink(shelf, pool);
-	give_back(heap, pool);
+	give_back(pools, pool);
 }
 
 /**
  * ka_pool_shelve() - Leave a pool to whoever needs blocks of its class.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, in no list. If it is empty it goes back to the heap.
  */
-void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool)
 {
-	ka_heap_lock(heap);
-	ka_pool_shelve_locked(heap, pool);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	ka_pool_shelve_locked(pools, pool);
+	ka_arenas_unlock(&pools->arenas);
 }
 
 /* The best of the first pools on a shelf, or NULL. */
@@ -619,37 +625,37 @@ static struct ka_pool *choose(const struct ka_pool_list *shelf)
 
 /**
  * ka_pool_unshelve() - Take a pool from the shelf.
- * @heap: The heap.
+ * @pools: The heap's.
  * @class: Of its blocks.
  * @owner: Whose it is from now on.
  *
  * Return: The pool, or NULL.
  */
-struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner)
+struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
 	struct ka_pool *pool;
 
-	if (!__atomic_load_n(&heap->shelf[class].first, __ATOMIC_RELAXED))
+	if (!__atomic_load_n(&pools->shelf[class].first, __ATOMIC_RELAXED))
 		return NULL;
-	ka_heap_lock(heap);
-	pool = choose(&heap->shelf[class]);
+	ka_arenas_lock(&pools->arenas);
+	pool = choose(&pools->shelf[class]);
 	if (pool) {
-		ka_pool_unlink(&heap->shelf[class], pool);
+		ka_pool_unlink(&pools->shelf[class], pool);
 		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
 	}
-	ka_heap_unlock(heap);
+	ka_arenas_unlock(&pools->arenas);
 	return pool;
 }
 
 /**
  * ka_pool_adopt() - Become the owner of a pool that has none.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The pool.
  * @owner: Whose it is from now on.
  *
  * Return: Whether it had none. What others have freed of it is still to be collected.
  */
-bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
+bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
 {
 	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
 	bool mine = false;
@@ -663,24 +669,24 @@ bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner)
 						   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 	if (now != KA_SHELF)
 		return false;
-	ka_heap_lock(heap);
+	ka_arenas_lock(&pools->arenas);
 	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_SHELF) {
-		ka_pool_unlink(&heap->shelf[pool->class], pool);
+		ka_pool_unlink(&pools->shelf[pool->class], pool);
 		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
 		mine = true;
 	}
-	ka_heap_unlock(heap);
+	ka_arenas_unlock(&pools->arenas);
 	return mine;
 }
 
 /**
  * ka_pool_disown() - Give up a pool that is full.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, in no list, without a free block.
  *
  * Return: True; false if others have freed blocks meanwhile: it stays the caller's.
  */
-bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
+bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 {
 	uintptr_t owner = ka_pool_owner(pool);
 
@@ -692,19 +698,19 @@ bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool)
 	/* Who frees a block from here on adopts the pool, or we see the block. */
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
-	       !ka_pool_adopt(heap, pool, owner | KA_CALLED);
+	       !ka_pool_adopt(pools, pool, owner | KA_CALLED);
 }
 
 /**
  * ka_pool_leave() - Give up a pool: to the heap, to the shelf or, if it is full, to nobody.
- * @heap: The heap.
+ * @pools: The heap's.
  * @pool: The caller's pool, in no list.
  */
-void ka_pool_leave(struct ka_heap *heap, struct ka_pool *pool)
+void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool)
 {
-	ka_pool_collect(heap, pool);
-	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(heap, pool))
-		ka_pool_shelve(heap, pool);
+	ka_pool_collect(pools, pool);
+	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(pools, pool))
+		ka_pool_shelve(pools, pool);
 }
 
 /**
@@ -723,25 +729,25 @@ void ka_pool_call(struct ka_pool *pool)
 
 /**
  * ka_pool_figures() - What pools and blocks there are.
- * @heap: The heap, whose lock is held.
+ * @pools: The heap's, whose lock is held.
  * @stats: Its members for pools and blocks are filled in.
  *
  * Other threads go on: each pool is counted as it was at some moment. Spare runs
  * count as free.
  */
-KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
+KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
 {
 	size_t slot = 0;
 
-	stats->runs -= heap->nr_spare;
-	stats->run_bytes -= heap->spare_pages * KA_PAGE_SIZE;
-	stats->pools = heap->notes->nr_pools;
+	stats->runs -= pools->nr_spare;
+	stats->run_bytes -= pools->arenas.spare_pages * KA_PAGE_SIZE;
+	stats->pools = pools->arenas.notes->nr_pools;
 	stats->pool_bytes = 0;
 	stats->blocks = 0;
 	stats->block_bytes = 0;
 	stats->quantization_bytes = 0;
-	while (slot < heap->nr_slots) {
-		struct ka_pool *pool = heap->map[slot];
+	while (slot < pools->nr_slots) {
+		struct ka_pool *pool = pools->map[slot];
 		size_t used;
 
 		slot += pool == &ka_no_pool ? 1 : pool->slots;
@@ -757,24 +763,24 @@ KA_COUNTS void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats)
 }
 
 /* Where to find pools by their addresses: 0, or -1. */
-static int open_map(struct ka_heap *heap)
+static int open_map(struct ka_pools *pools)
 {
-	struct ka_window *window = &heap->window;
+	struct ka_window *window = &pools->arenas.window;
 	size_t size = ka_window_map_size(window);
 
-	heap->map_size = 0;
+	pools->map_size = 0;
 	if (window->claimed) {
-		heap->map = (void *)(window->start + ka_window_size(window));
+		pools->map = (void *)(window->start + ka_window_size(window));
 		return 0;
 	}
 	/* Addresses alone: pages of it come as arenas do. */
-	heap->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
-	if (heap->map == MAP_FAILED)
+	pools->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+	if (pools->map == MAP_FAILED)
 		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
-	heap->map_size = size;
+	pools->map_size = size;
 	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
-	ka_madvise(heap->map, size, MADV_NOHUGEPAGE);
+	ka_madvise(pools->map, size, MADV_NOHUGEPAGE);
 	return 0;
 }
 
@@ -783,14 +789,14 @@ static int open_map(struct ka_heap *heap)
  * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
  * the secret.
  */
-static void open_secret(struct ka_heap *heap)
+static void open_secret(struct ka_pools *pools)
 {
 	uint64_t random[2] = { 0 };
 	const void *bytes = (const void *)getauxval(AT_RANDOM);
 
 	if (bytes)
 		memcpy(random, bytes, sizeof(random));
-	random[0] += (uintptr_t)heap->window.start;
+	random[0] += (uintptr_t)pools->arenas.window.start;
 	random[1] += ka_clock();
 	for (int i = 0; i < 4; i++) {
 		__uint128_t product = (__uint128_t)(random[0] | 1) *
@@ -799,7 +805,7 @@ static void open_secret(struct ka_heap *heap)
 		random[0] = random[1] ^ (uint64_t)product;
 		random[1] += (uint64_t)(product >> 64);
 	}
-	memcpy(heap->secret, random, sizeof(random));
+	memcpy(pools->secret, random, sizeof(random));
 	/* What is encoded with it must stay as it is. */
 	if (!ka_secret)
 		ka_secret = random[0] * 0xd6e8feb86659fd93 ^ random[1];
@@ -807,17 +813,20 @@ static void open_secret(struct ka_heap *heap)
 
 /**
  * ka_pools_open() - Let a new heap have pools.
- * @heap: The heap, which has its window and its notes.
+ * @pools: The heap's, which has its window and its notes.
  *
  * Return: 0, or -1 with errno and a sentence.
  */
-int ka_pools_open(struct ka_heap *heap)
+int ka_pools_open(struct ka_pools *pools)
 {
-	if (open_map(heap))
+	const struct ka_notes *notes = pools->arenas.notes;
+	char *start = pools->arenas.window.start;
+
+	if (open_map(pools))
 		return -1;
-	heap->start = heap->window.start + heap->notes->nr_notes * KA_ARENA_SIZE;
-	heap->pools = (struct ka_pool *)(heap->window.start + heap->notes->pools_offset);
-	heap->drop_spare = drop_spare;
-	open_secret(heap);
+	pools->start = start + notes->nr_notes * KA_ARENA_SIZE;
+	pools->entries = (struct ka_pool *)(start + notes->pools_offset);
+	pools->arenas.drop_spare = drop_spare;
+	open_secret(pools);
 	return 0;
 }

@@ -25,7 +25,7 @@
 
 #include <sys/single_threaded.h>
 
-#include "check/checked.h"
+#include "arena/arena.h"
 
 /* No thread has one of these for its number. */
 #define KA_NOBODY	((uintptr_t)0)
@@ -102,27 +102,80 @@ struct ka_pool {
 
 _Static_assert(sizeof(struct ka_pool) == KA_SLOT_ENTRY, "a pool has a line of the cache");
 
+/* Pools with free blocks: which had the first of them longest ago is the first. */
+struct ka_pool_list {
+	struct ka_pool *first;
+	struct ka_pool *last;
+};
+
+/* Of the process, to encode links by in the checked build; 0 until there is a heap. */
+extern uint64_t ka_secret;
+
+/**
+ * struct ka_pools - The pools of a heap.
+ * @start: Of the heap's first slot, in the arena behind the notes.
+ * @map: The pool of each slot, or &ka_no_pool.
+ * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
+ * @map_size: How much of the map has memory, in bytes.
+ * @entries: The pools' entries in the notes.
+ * @inherited: The heap is the parent's; nothing can be done with it.
+ * @index: Where the threads' tables have their cache of the heap.
+ * @serial: No other heap of the process has, or has had, this number.
+ * @arenas: What the pools lie in, with the heap's lock. What is above, each call reads
+ *	without a lock, so it has a line of the cache to itself.
+ * @secret: What decides in which order pools have their blocks.
+ * @shelf: Pools of each class with free blocks that have no owner.
+ * @traced: Pools of each class with free blocks whose others are traced; the lock of
+ *	the traces guards them.
+ * @spare: What were pools of each class a moment ago, with their blocks linked.
+ * @nr_spare: How many these are.
+ */
+struct ka_pools {
+	char *start;
+	struct ka_pool **map;
+	size_t nr_slots;
+	size_t map_size;
+	struct ka_pool *entries;
+	bool inherited;
+	size_t index;
+	uint64_t serial;
+
+	struct ka_arenas arenas __attribute__((aligned(64)));
+	uint64_t secret[2];
+	struct ka_pool_list shelf[KA_CLASSES];
+	struct ka_pool_list traced[KA_CLASSES];
+	struct ka_pool *spare[KA_CLASSES];
+	size_t nr_spare;
+};
+
+/* True, with errno and a sentence, if the heap is the parent's. */
+static inline bool ka_refuse_inherited(const struct ka_pools *pools)
+{
+	/* It changes in a child before that runs, and never again. */
+	return __builtin_expect(pools->inherited, 0) && ka_fail_inherited();
+}
+
 /* How many pools of a list are looked at, to find the one to take from next. */
 #define KA_LOOK_AT	4
 
 /* What stands for no pool: it has no block, and nobody owns it. */
 extern struct ka_pool ka_no_pool;
 
-static inline size_t ka_pool_slot(const struct ka_heap *heap, const struct ka_pool *pool)
+static inline size_t ka_pool_slot(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	return (size_t)(pool - heap->pools);
+	return (size_t)(pool - pools->entries);
 }
 
-static inline char *ka_pool_start(const struct ka_heap *heap, const struct ka_pool *pool)
+static inline char *ka_pool_start(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	return heap->start + ka_pool_slot(heap, pool) * KA_SLOT_SIZE;
+	return pools->start + ka_pool_slot(pools, pool) * KA_SLOT_SIZE;
 }
 
 /* Whether a block, in use or not, begins at an address in a pool, which has 32 bits of them. */
-static inline bool ka_pool_begins_at(const struct ka_heap *heap, const struct ka_pool *pool,
+static inline bool ka_pool_begins_at(const struct ka_pools *pools, const struct ka_pool *pool,
 				     const void *block)
 {
-	return !((uint32_t)((uintptr_t)block - (uintptr_t)ka_pool_start(heap, pool)) %
+	return !((uint32_t)((uintptr_t)block - (uintptr_t)ka_pool_start(pools, pool)) %
 		 pool->size);
 }
 
@@ -150,35 +203,25 @@ static inline bool ka_is_marked(const void *block)
 }
 
 /* Which arena of the window it lies in. */
-static inline size_t ka_pool_arena(const struct ka_heap *heap, const struct ka_pool *pool)
+static inline size_t ka_pool_arena(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	return heap->notes->nr_notes + ka_pool_slot(heap, pool) / KA_ARENA_SLOTS;
+	return pools->arenas.notes->nr_notes + ka_pool_slot(pools, pool) / KA_ARENA_SLOTS;
 }
 
-/*
- * To read what another thread may be changing: a load, and the compiler may make it an
- * operand, which it does not with those of stdatomic.
- */
-#ifdef __SANITIZE_THREAD__
-#define KA_READ(value)	__atomic_load_n(&(value), __ATOMIC_RELAXED)
-#else
-#define KA_READ(value)	(value)
-#endif
-
 /* The slot that an address lies in; no less than heap->nr_slots outside of all arenas. */
-static inline size_t ka_slot_of(const struct ka_heap *heap, const void *address)
+static inline size_t ka_slot_of(const struct ka_pools *pools, const void *address)
 {
-	return ((uintptr_t)address - (uintptr_t)heap->start) >> KA_SLOT_SHIFT;
+	return ((uintptr_t)address - (uintptr_t)pools->start) >> KA_SLOT_SHIFT;
 }
 
 /* The pool that an address lies in; or &ka_no_pool. */
-static inline struct ka_pool *ka_pool_of(const struct ka_heap *heap, const void *address)
+static inline struct ka_pool *ka_pool_of(const struct ka_pools *pools, const void *address)
 {
-	size_t slot = ka_slot_of(heap, address);
+	size_t slot = ka_slot_of(pools, address);
 
-	if (slot >= __atomic_load_n(&heap->nr_slots, __ATOMIC_ACQUIRE))
+	if (slot >= __atomic_load_n(&pools->nr_slots, __ATOMIC_ACQUIRE))
 		return &ka_no_pool;
-	return __atomic_load_n(&heap->map[slot], __ATOMIC_RELAXED);
+	return __atomic_load_n(&pools->map[slot], __ATOMIC_RELAXED);
 }
 
 /* No address of a process has more bits, unless it asks for such; the library does not. */
@@ -254,31 +297,41 @@ static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *
 #define KA_LOOKS	1024
 #define KA_FEW_LOOKS	16
 
-/* pool.c */
-struct ka_pool *ka_pool_make(struct ka_heap *heap, unsigned int class, uintptr_t owner);
+/* runs.c, which takes the heap's lock; see there. */
+void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align);
+void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align);
+int ka_runs_give(struct ka_pools *pools, void *run);
+size_t ka_runs_size(struct ka_pools *pools, const void *run);
+bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size);
+enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size);
+void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost);
+
+/* pool.c; the first: 0, or -1 with errno and a sentence. */
+int ka_pools_open(struct ka_pools *pools);
+struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner);
 void ka_pool_take_is_wrong(const struct ka_free *block) __attribute__((noreturn, cold));
-void ka_pool_check(const struct ka_heap *heap, const struct ka_pool *pool, uint32_t most);
-bool ka_pool_has_free(const struct ka_heap *heap, const struct ka_pool *pool,
+void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most);
+bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks);
-void ka_pool_give_back(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_collect_some(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_extend(struct ka_heap *heap, struct ka_pool *pool);
-size_t ka_pool_thin(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_shelve(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_shelve_locked(struct ka_heap *heap, struct ka_pool *pool);
-struct ka_pool *ka_pool_unshelve(struct ka_heap *heap, unsigned int class, uintptr_t owner);
-bool ka_pool_adopt(struct ka_heap *heap, struct ka_pool *pool, uintptr_t owner);
-bool ka_pool_disown(struct ka_heap *heap, struct ka_pool *pool);
-void ka_pool_leave(struct ka_heap *heap, struct ka_pool *pool);
+void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool);
+size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool);
+struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner);
+bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner);
+bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
-void ka_pool_figures(struct ka_heap *heap, struct ka_stats *stats);
+void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats);
 
 /* Take what others have freed of the caller's pool; whether there was anything. */
-static inline bool ka_pool_collect(struct ka_heap *heap, struct ka_pool *pool)
+static inline bool ka_pool_collect(struct ka_pools *pools, struct ka_pool *pool)
 {
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
 		return false;
-	ka_pool_collect_some(heap, pool);
+	ka_pool_collect_some(pools, pool);
 	return true;
 }
 

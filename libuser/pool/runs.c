@@ -16,34 +16,34 @@ static enum ka_pages pages_for(size_t size)
 
 /**
  * ka_runs_zeroed() - Take a run that is all zero.
- * @heap: The heap.
+ * @pools: The heap's.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
  *
  * Return: The run, or NULL with errno and a sentence.
  */
-void *ka_runs_zeroed(struct ka_heap *heap, size_t size, size_t align)
+void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
 {
 	bool zero;
 	void *run;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(pools))
 		return NULL;
-	ka_heap_lock(heap);
-	run = ka_run_take(heap, size, align, pages_for(size), &zero);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	run = ka_run_take(&pools->arenas, size, align, pages_for(size), &zero);
+	ka_arenas_unlock(&pools->arenas);
 	return run && !zero ? memset(run, 0, size) : run;
 }
 
 /**
  * ka_runs_take() - Take a run.
- * @heap: The heap.
+ * @pools: The heap's.
  * @size: Bytes.
  * @align: A power of two, in bytes; or 0.
  *
  * Return: The run, or NULL with errno and a sentence.
  */
-void *ka_runs_take(struct ka_heap *heap, size_t size, size_t align)
+void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
 {
 	void *run;
 
@@ -55,30 +55,30 @@ void *ka_runs_take(struct ka_heap *heap, size_t size, size_t align)
 		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
 		return NULL;
 	}
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(pools))
 		return NULL;
-	ka_heap_lock(heap);
-	run = ka_run_take(heap, size, align, pages_for(size), NULL);
-	ka_heap_changed(heap);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	run = ka_run_take(&pools->arenas, size, align, pages_for(size), NULL);
+	ka_arenas_changed(&pools->arenas);
+	ka_arenas_unlock(&pools->arenas);
 	return run;
 }
 
 /* Whether a run is a spare pool's. */
-static bool is_spare(const struct ka_heap *heap, const void *run)
+static bool is_spare(const struct ka_pools *pools, const void *run)
 {
-	size_t slot = ka_slot_of(heap, run);
+	size_t slot = ka_slot_of(pools, run);
 
-	return heap->nr_spare && (uintptr_t)run % KA_SLOT_SIZE == 0 &&
-	       ka_notes_have_pool(heap, slot) &&
-	       __atomic_load_n(&heap->pools[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
+	return pools->nr_spare && (uintptr_t)run % KA_SLOT_SIZE == 0 &&
+	       ka_notes_have_pool(&pools->arenas, slot) &&
+	       __atomic_load_n(&pools->entries[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
 }
 
 /* Whether one of the program's runs begins at an address; with the heap's lock held. */
-static bool is_run(const struct ka_heap *heap, const void *address)
+static bool is_run(const struct ka_pools *pools, const void *address)
 {
-	return ka_pool_of(heap, address) == &ka_no_pool && ka_run_begins(heap, address) &&
-	       !is_spare(heap, address);
+	return ka_pool_of(pools, address) == &ka_no_pool &&
+	       ka_run_begins(&pools->arenas, address) && !is_spare(pools, address);
 }
 
 static int no_run(const void *address)
@@ -88,45 +88,45 @@ static int no_run(const void *address)
 
 /**
  * ka_runs_give() - Give a run back.
- * @heap: The heap.
+ * @pools: The heap's.
  * @run: The run, or whatever the caller takes for one.
  *
  * Return: 0; -1 with errno and a sentence if no run of the program begins there.
  */
-int ka_runs_give(struct ka_heap *heap, void *run)
+int ka_runs_give(struct ka_pools *pools, void *run)
 {
 	bool found;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(pools))
 		return -1;
-	ka_heap_lock(heap);
-	found = is_run(heap, run);
+	ka_arenas_lock(&pools->arenas);
+	found = is_run(pools, run);
 	if (found) {
-		ka_run_give(heap, run);
-		ka_arenas_decay(heap);
+		ka_run_give(&pools->arenas, run);
+		ka_arenas_decay(&pools->arenas);
 	}
-	ka_heap_changed(heap);
-	ka_heap_unlock(heap);
+	ka_arenas_changed(&pools->arenas);
+	ka_arenas_unlock(&pools->arenas);
 	return found ? 0 : no_run(run);
 }
 
 /**
  * ka_runs_size() - The size of a run.
- * @heap: The heap.
+ * @pools: The heap's.
  * @run: The run, or whatever the caller takes for one.
  *
  * Return: Bytes; 0 with errno and a sentence if no run of the program begins there.
  */
-size_t ka_runs_size(struct ka_heap *heap, const void *run)
+size_t ka_runs_size(struct ka_pools *pools, const void *run)
 {
 	size_t size = 0;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(pools))
 		return 0;
-	ka_heap_lock(heap);
-	if (is_run(heap, run))
-		size = ka_run_bytes(heap, run);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	if (is_run(pools, run))
+		size = ka_run_bytes(&pools->arenas, run);
+	ka_arenas_unlock(&pools->arenas);
 	if (!size)
 		no_run(run);
 	return size;
@@ -134,31 +134,31 @@ size_t ka_runs_size(struct ka_heap *heap, const void *run)
 
 /**
  * ka_runs_resize() - Change a run's size where it is.
- * @heap: The heap.
+ * @pools: The heap's.
  * @run: The run.
  * @size: Bytes, more than 0; rounded up to whole pages.
  *
  * Return: Whether it has that size from now on.
  */
-bool ka_runs_resize(struct ka_heap *heap, void *run, size_t size)
+bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size)
 {
 	bool done = false, less = false;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(pools))
 		return false;
-	ka_heap_lock(heap);
-	if (is_run(heap, run))
-		done = ka_run_resize(heap, run, size, &less);
+	ka_arenas_lock(&pools->arenas);
+	if (is_run(pools, run))
+		done = ka_run_resize(&pools->arenas, run, size, &less);
 	if (less)
-		ka_arenas_decay(heap);
-	ka_heap_changed(heap);
-	ka_heap_unlock(heap);
+		ka_arenas_decay(&pools->arenas);
+	ka_arenas_changed(&pools->arenas);
+	ka_arenas_unlock(&pools->arenas);
 	return done;
 }
 
 /**
  * ka_runs_move() - Let another run have a run's content, by its pages.
- * @heap: The heap.
+ * @pools: The heap's.
  * @run: The run, which has no content afterwards.
  * @other: The other one, which has been in use for nothing.
  * @size: Bytes of the first, all of which the other has room for.
@@ -166,29 +166,28 @@ bool ka_runs_resize(struct ka_heap *heap, void *run, size_t size)
  * Return: What has become of the content; of KA_NOWHERE there are errno and a sentence.
  * The caller gives back the run that has no content (ka_runs_give_gone()).
  */
-enum ka_moved ka_runs_move(struct ka_heap *heap, void *run, void *other, size_t size)
+enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size)
 {
-	enum ka_moved moved = KA_NOT_MOVED;
+	struct ka_window *window = &pools->arenas.window;
 
 	/* Without the lock: both are the caller's. */
-	if (heap->window.source->move && !heap->window.io &&
-	    heap->window.fork != KA_FORK_SHARE)
-		moved = heap->window.source->move(&heap->window, run, other, size);
-	return moved;
+	if (!window->source->move || window->io || window->fork == KA_FORK_SHARE)
+		return KA_NOT_MOVED;
+	return window->source->move(window, run, other, size);
 }
 
 /**
  * ka_runs_give_gone() - Give back a run whose first pages have no content any more.
- * @heap: The heap.
+ * @pools: The heap's.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
  * @lost: These pages are not mapped any more.
  */
-void ka_runs_give_gone(struct ka_heap *heap, void *run, size_t size, bool lost)
+void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost)
 {
-	ka_heap_lock(heap);
-	ka_run_give_gone(heap, run, size, lost);
-	ka_arenas_decay(heap);
-	ka_heap_changed(heap);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&pools->arenas);
+	ka_run_give_gone(&pools->arenas, run, size, lost);
+	ka_arenas_decay(&pools->arenas);
+	ka_arenas_changed(&pools->arenas);
+	ka_arenas_unlock(&pools->arenas);
 }

@@ -6,7 +6,7 @@
 #ifndef KARENA_CLAIM_H
 #define KARENA_CLAIM_H
 
-#include "internal.h"
+#include "source/source.h"
 
 bool ka_claim(struct ka_window *window);
 void ka_unclaim(struct ka_window *window);

@@ -107,7 +107,7 @@ static struct karena_stats *module_page(const struct ka_window *window)
 static bool is_to_be_shown(const struct ka_heap *heap)
 {
 	return heap->shown.page &&
-	       (heap->shown.always || heap->notes->stats.arenas_highwater > 1);
+	       (heap->shown.always || ka_arenas_of(heap)->notes->stats.arenas_highwater > 1);
 }
 
 /* Count; with the heap's lock held. */
@@ -126,10 +126,10 @@ static void write_now(struct ka_heap *heap)
 
 	if (!ka_try_lock(&lock))
 		return;
-	ka_lock(&heap->lock);
+	ka_lock(&ka_arenas_of(heap)->lock);
 	began = ka_clock();
 	count(heap, &stats);
-	ka_unlock(&heap->lock);
+	ka_unlock(&ka_arenas_of(heap)->lock);
 	write_page(heap, shown->page, &stats);
 	now = ka_clock();
 	next = now + (now - began) * COST_DIVISOR;
@@ -140,30 +140,39 @@ static void write_now(struct ka_heap *heap)
 	ka_unlock(&lock);
 }
 
-/* Arenas or pools may have become more or fewer; with the heap's lock held. */
-static unsigned int find_due(struct ka_heap *heap)
+static struct ka_heap *heap_of(struct ka_arenas *arenas)
 {
-	const struct ka_stats *stats = &heap->notes->stats;
+	return (struct ka_heap *)((char *)arenas -
+				  offsetof(struct ka_heap, caches.pools.arenas));
+}
+
+/* Arenas or pools may have become more or fewer; with the heap's lock held. */
+static unsigned int find_due(struct ka_arenas *arenas)
+{
+	const struct ka_stats *stats = &arenas->notes->stats;
+	struct ka_heap *heap = heap_of(arenas);
 	struct ka_shown *shown = &heap->shown;
 	unsigned int due;
-	bool arenas;
+	bool other;
 
-	heap->changed = false;
+	arenas->changed = false;
 	if (shown->report && stats->arenas_highwater / 2 >= shown->reported)
 		shown->due = stats->arenas_highwater > 0;
 	due = shown->due ? DUE_REPORT : 0;
 	if (!is_to_be_shown(heap))
 		return due;
-	arenas = stats->arenas_allocated + stats->arenas_reclaimed != shown->changes;
-	if (ka_clock_coarse() >= __atomic_load_n(arenas ? &shown->next : &shown->next_pools,
+	other = stats->arenas_allocated + stats->arenas_reclaimed != shown->changes;
+	if (ka_clock_coarse() >= __atomic_load_n(other ? &shown->next : &shown->next_pools,
 						 __ATOMIC_RELAXED))
 		due |= DUE_PAGE;
 	return due;
 }
 
 /* Without the lock. */
-static void do_due(struct ka_heap *heap, unsigned int due)
+static void do_due(struct ka_arenas *arenas, unsigned int due)
 {
+	struct ka_heap *heap = heap_of(arenas);
+
 	if (due & DUE_PAGE)
 		write_now(heap);
 	if (due & DUE_REPORT)
@@ -180,16 +189,17 @@ void ka_shown_open(struct ka_heap *heap, const char *name, enum ka_show show)
 {
 	static const struct ka_watch watch = { .find_due = find_due, .do_due = do_due };
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	const struct ka_window *window = ka_window_of(heap);
+	struct ka_notes *notes = ka_arenas_of(heap)->notes;
 
 	pthread_once(&once, register_lock);
 	ka_report_wanted(heap);
-	strncpy(heap->notes->name, name, sizeof(heap->notes->name) - 1);
-	heap->watch = &watch;
+	strncpy(notes->name, name, sizeof(notes->name) - 1);
+	ka_arenas_of(heap)->watch = &watch;
 	if (show == KA_SHOW_NEVER)
 		return;
-	heap->shown.page = heap->window.control ? module_page(&heap->window) :
-						  &heap->notes->shown;
-	heap->shown.always = show == KA_SHOW_ALWAYS || heap->window.control;
+	heap->shown.page = window->control ? module_page(window) : &notes->shown;
+	heap->shown.always = show == KA_SHOW_ALWAYS || window->control;
 	if (show == KA_SHOW_ALWAYS && heap->shown.page)
 		write_now(heap);
 }
@@ -202,14 +212,14 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 
 	if (size < STATS_MIN)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	/* Others see the figures, too. */
 	ka_lock(&lock);
-	ka_heap_lock(heap);
+	ka_arenas_lock(ka_arenas_of(heap));
 	count(heap, &now);
 	shown = is_to_be_shown(heap);
-	ka_heap_unlock(heap);
+	ka_arenas_unlock(ka_arenas_of(heap));
 	if (shown)
 		write_page(heap, heap->shown.page, &now);
 	ka_unlock(&lock);

@@ -179,10 +179,11 @@ static void report_domains(void)
 /* Count, with the heap locked. Threads go on: of two counts of blocks the rows' is taken. */
 static void count(struct ka_heap *heap)
 {
+	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
 	struct ka_stats *stats = &figures.stats;
 
-	*stats = heap->notes->stats;
-	ka_pool_figures(heap, stats);
+	*stats = notes->stats;
+	ka_pool_figures(ka_pools_of(heap), stats);
 	ka_stats_classes(heap, figures.classes);
 	stats->blocks = 0;
 	stats->block_bytes = 0;
@@ -191,12 +192,12 @@ static void count(struct ka_heap *heap)
 		stats->block_bytes += figures.classes[i].blocks * figures.classes[i].size;
 	}
 	ka_stats_add_up(heap, stats);
-	figures.nr_spare = heap->nr_spare;
-	figures.spare_pages = heap->spare_pages;
-	figures.notes_pages = heap->notes->pages + heap->notes->pools_pages;
-	figures.on_module = heap->window.control;
+	figures.nr_spare = ka_pools_of(heap)->nr_spare;
+	figures.spare_pages = ka_arenas_of(heap)->spare_pages;
+	figures.notes_pages = notes->pages + notes->pools_pages;
+	figures.on_module = ka_window_of(heap)->control;
 	figures.tallies = heap->tallies;
-	memcpy(figures.name, heap->notes->name, sizeof(figures.name));
+	memcpy(figures.name, notes->name, sizeof(figures.name));
 	heap->shown.reported = stats->arenas_highwater;
 	heap->shown.due = false;
 }
@@ -229,9 +230,9 @@ void ka_report_due(struct ka_heap *heap)
 
 	if (ka_is_forking() || !ka_mutex_try(&lock))
 		return;
-	ka_mutex_lock(&heap->lock);
+	ka_mutex_lock(&ka_arenas_of(heap)->lock);
 	count(heap);
-	ka_mutex_unlock(&heap->lock);
+	ka_mutex_unlock(&ka_arenas_of(heap)->lock);
 	report(STDERR_FILENO);
 	ka_mutex_unlock(&lock);
 	errno = before;
@@ -240,7 +241,7 @@ void ka_report_due(struct ka_heap *heap)
 /* With the heap's lock held. */
 static void report_last(struct ka_heap *heap)
 {
-	if (!heap->shown.report || heap->inherited)
+	if (!heap->shown.report || ka_pools_of(heap)->inherited)
 		return;
 	count(heap);
 	report(STDERR_FILENO);
@@ -279,12 +280,12 @@ int ka_heap_print_stats(struct ka_heap *heap, int fd)
 {
 	int error;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	ka_lock(&lock);
-	ka_lock(&heap->lock);
+	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap);
-	ka_unlock(&heap->lock);
+	ka_unlock(&ka_arenas_of(heap)->lock);
 	error = report(fd);
 	ka_unlock(&lock);
 	if (error)

@@ -13,7 +13,7 @@
  */
 void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats)
 {
-	const struct ka_window *window = &heap->window;
+	const struct ka_window *window = ka_window_of(heap);
 
 	stats->window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
 	stats->limit = window->limit * KA_ARENA_SIZE;
@@ -36,8 +36,8 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 
 	for (unsigned int i = 0; i < KA_CLASSES; i++)
 		classes[i] = (struct ka_class){ .size = ka_class_size(i) };
-	while (slot < heap->nr_slots) {
-		const struct ka_pool *pool = heap->map[slot];
+	while (slot < ka_pools_of(heap)->nr_slots) {
+		const struct ka_pool *pool = ka_pools_of(heap)->map[slot];
 		struct ka_class *class = &classes[pool->class];
 		size_t used;
 
@@ -58,8 +58,8 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
  */
 void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats)
 {
-	*stats = heap->notes->stats;
-	ka_pool_figures(heap, stats);
+	*stats = ka_arenas_of(heap)->notes->stats;
+	ka_pool_figures(ka_pools_of(heap), stats);
 	ka_stats_add_up(heap, stats);
 }
 
@@ -67,11 +67,11 @@ int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr)
 {
 	struct ka_class all[KA_CLASSES];
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	ka_heap_lock(heap);
+	ka_arenas_lock(ka_arenas_of(heap));
 	ka_stats_classes(heap, all);
-	ka_heap_unlock(heap);
+	ka_arenas_unlock(ka_arenas_of(heap));
 	memcpy(classes, all, (nr < KA_CLASSES ? nr : KA_CLASSES) * sizeof(*all));
 	return KA_CLASSES;
 }

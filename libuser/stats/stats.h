@@ -5,7 +5,7 @@
 #ifndef KARENA_STATS_H
 #define KARENA_STATS_H
 
-#include "pool/pool.h"
+#include "heap/heap.h"
 
 /* When others see a heap's figures: KARENA_STATS. */
 enum ka_show {

@@ -8,7 +8,7 @@
 #include <karena/domain.h>
 #include <linux/karena.h>
 
-#include "internal.h"
+#include "heap/heap.h"
 
 extern struct ka_tally ka_tallies[KARENA_DOMAINS];
 

@@ -5,7 +5,7 @@
  * KARENA_SOURCE names.
  */
 #include "common.h"
-#include "thread/cache.h"
+#include "heap/heap.h"
 
 #define NR_THREADS	4
 
@@ -217,7 +217,7 @@ TEST_F(block, what_looks_as_if_it_were_free_can_be_freed)
 
 		for (int i = 0; i < 100; i++) {
 			struct ka_free *block = ka_heap_malloc(self->heap, size);
-			struct ka_pool *pool = ka_pool_of(self->heap, block);
+			struct ka_pool *pool = ka_pool_of(ka_pools_of(self->heap), block);
 
 			blocks[i] = block;
 			if (way % WAYS == UNWRITTEN)
@@ -273,7 +273,7 @@ static void take_page(struct ka_heap *heap, uint8_t order[IN_A_PAGE])
 	for (size_t i = 0; i < IN_A_PAGE; i++) {
 		char *block = ka_heap_malloc(heap, 64);
 
-		order[i] = (uint8_t)((block - heap->start) / 64);
+		order[i] = (uint8_t)((block - ka_pools_of(heap)->start) / 64);
 	}
 }
 
@@ -882,7 +882,7 @@ static size_t take_full(struct ka_heap *heap, size_t size, void *blocks[], size_
 	size_t capacity, count = 0;
 
 	blocks[count++] = ka_heap_malloc(heap, size);
-	capacity = ka_pool_of(heap, blocks[0])->capacity;
+	capacity = ka_pool_of(ka_pools_of(heap), blocks[0])->capacity;
 	while (count < most / capacity * capacity)
 		blocks[count++] = ka_heap_malloc(heap, size);
 	return count;
@@ -893,7 +893,7 @@ static bool waits(struct ka_heap *heap, void *block)
 {
 	if (ka_heap_free(heap, block))
 		abort();
-	return ka_pool_of(heap, block)->listed;
+	return ka_pool_of(ka_pools_of(heap), block)->listed;
 }
 
 TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
@@ -997,8 +997,8 @@ static void *frees_last(void *data)
 /* As if each owner were just past its look whether it has been called. */
 static void take_calls_back(struct ka_heap *heap)
 {
-	for (size_t slot = 0; slot < heap->nr_slots; slot++) {
-		struct ka_pool *pool = heap->map[slot];
+	for (size_t slot = 0; slot < ka_pools_of(heap)->nr_slots; slot++) {
+		struct ka_pool *pool = ka_pools_of(heap)->map[slot];
 
 		if (pool != &ka_no_pool)
 			__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
@@ -1085,7 +1085,7 @@ TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
 		blocks[i] = ka_heap_malloc(self->heap, 600);
 		ASSERT_NE(NULL, blocks[i]);
 	}
-	pool = ka_pool_of(self->heap, blocks[0]);
+	pool = ka_pool_of(ka_pools_of(self->heap), blocks[0]);
 	EXPECT_EQ(ka_thread(), pool->owner);
 	ASSERT_TRUE(free_elsewhere(self->heap, blocks[0]));
 	EXPECT_EQ(ka_thread() | KA_CALLED, pool->owner);
@@ -1103,7 +1103,7 @@ TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
 	/* Who takes all there is has taken that, too; to be called in vain does no harm. */
 	for (int i = 0; i < 2 * pool->capacity; i++)
 		ASSERT_NE(NULL, blocks[i % 2] = ka_heap_malloc(self->heap, 600));
-	pool = ka_pool_of(self->heap, blocks[0]);
+	pool = ka_pool_of(ka_pools_of(self->heap), blocks[0]);
 	ka_pool_call(pool);
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[0]));
 	EXPECT_EQ(ka_thread(), pool->owner);
@@ -1297,13 +1297,13 @@ static void hold_and_use_up(struct ka_heap *heap)
 		ka_heap_free(heap, ka_heap_malloc(heap, LARGE));
 	for (int i = 0; i < NR_LARGE; i++) {
 		blocks[i] = ka_heap_malloc(heap, LARGE);
-		if (ka_pool_of(heap, blocks[i]) == watched.pool)
+		if (ka_pool_of(ka_pools_of(heap), blocks[i]) == watched.pool)
 			watched.blocks++;
 		if (watched.blocks > watched.most)
 			watched.most = watched.blocks;
 	}
 	for (int i = 0; i < NR_LARGE; i++) {
-		if (ka_pool_of(heap, blocks[i]) == watched.pool)
+		if (ka_pool_of(ka_pools_of(heap), blocks[i]) == watched.pool)
 			watched.blocks--;
 		ka_heap_free(heap, blocks[i]);
 	}
@@ -1319,7 +1319,7 @@ TEST_F_TIMEOUT(block, a_child_never_finds_fewer_blocks_in_use_than_there_are, SL
 	if (kernel_is_slow())
 		SKIP(return, "a debug kernel takes minutes for a signal after each step");
 	block = ka_heap_malloc(self->heap, LARGE);
-	watched.pool = ka_pool_of(self->heap, block);
+	watched.pool = ka_pool_of(ka_pools_of(self->heap), block);
 	ka_heap_free(self->heap, block);
 	ASSERT_EQ(0, sigaction(SIGTRAP, &action, &before));
 	step_by_step(true);
@@ -1375,7 +1375,7 @@ static bool goes_well_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_he
 		/* It is taken for a block that is free until something is written to it. */
 		void *block = ka_heap_malloc(heap, 600);
 
-		called.pool = ka_pool_of(heap, block);
+		called.pool = ka_pool_of(ka_pools_of(heap), block);
 		called.steps = 0;
 		called.at += each;
 		if (!ka_is_marked(block))

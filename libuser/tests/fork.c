@@ -4,7 +4,7 @@
  * that KARENA_SOURCE names.
  */
 #include "common.h"
-#include "internal.h"
+#include "heap/heap.h"
 #include "stamp.h"
 
 /* A line between a parent and its child, on which each waits for the other. */
@@ -345,7 +345,7 @@ static void check_nothing_is_there(struct ka_heap *heap, char *run)
 	CHECK(ka_heap_stats(heap, &stats) == -1 && errno == EOWNERDEAD);
 	CHECK(ka_heap_descriptor(heap) == -1 && errno == EOWNERDEAD);
 	/* Nothing else comes to lie there. Nor does the kernel give away what is claimed. */
-	CHECK(heap->window.claimed ||
+	CHECK(ka_window_of(heap)->claimed ||
 	      mmap(run, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
 		   MAP_FIXED_NOREPLACE, -1, 0) != run);
 	CHECK(ka_heap_contains(heap, run));

@@ -9,7 +9,7 @@
 #include <linux/karena.h>
 
 #include "common.h"
-#include "internal.h"
+#include "heap/heap.h"
 
 static int lowest_free_fd(void)
 {
@@ -257,8 +257,8 @@ TEST(windows_do_not_overlap)
 		heaps[i] = i % 3 ? make(64 * MIB, 0, KA_FORK_COW) : ka_heap_create(NULL);
 		ASSERT_NE(NULL, heaps[i]);
 		for (int j = 0; j < i; j++) {
-			EXPECT_FALSE(ka_heap_contains(heaps[i], heaps[j]->start));
-			EXPECT_FALSE(ka_heap_contains(heaps[j], heaps[i]->start));
+			EXPECT_FALSE(ka_heap_contains(heaps[i], ka_pools_of(heaps[j])->start));
+			EXPECT_FALSE(ka_heap_contains(heaps[j], ka_pools_of(heaps[i])->start));
 		}
 	}
 	for (int i = 0; i < 30; i++)
@@ -272,9 +272,9 @@ TEST(what_others_have_mapped_in_a_window_stays)
 	int nr = 0;
 
 	ASSERT_NE(NULL, heap);
-	if (!heap->window.claimed || on_device())
+	if (!ka_window_of(heap)->claimed || on_device())
 		SKIP(return, "the window is reserved, or its mapping grows");
-	foreign = heap->start + 3 * KA_ARENA_SIZE + 7 * KA_PAGE_SIZE;
+	foreign = ka_pools_of(heap)->start + 3 * KA_ARENA_SIZE + 7 * KA_PAGE_SIZE;
 	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
 	*foreign = 'f';
@@ -286,7 +286,7 @@ TEST(what_others_have_mapped_in_a_window_stays)
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_EQ(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
 	EXPECT_EQ(2 * MIB, ka_run_size(heap, runs[2]));
-	EXPECT_NE(0, ka_run_free(heap, heap->start + 3 * KA_ARENA_SIZE));
+	EXPECT_NE(0, ka_run_free(heap, ka_pools_of(heap)->start + 3 * KA_ARENA_SIZE));
 	for (int i = 0; i < nr; i++)
 		EXPECT_EQ(0, ka_run_free(heap, runs[i]));
 	EXPECT_GE(1, figures(heap).arenas);
@@ -301,9 +301,9 @@ TEST(what_others_have_mapped_behind_a_mapping_ends_it)
 	int nr = 0;
 
 	ASSERT_NE(NULL, heap);
-	if (!heap->window.claimed || !on_device())
+	if (!ka_window_of(heap)->claimed || !on_device())
 		SKIP(return, "the window is reserved, or the heap goes on behind it");
-	foreign = heap->start + 20 * KA_ARENA_SIZE;
+	foreign = ka_pools_of(heap)->start + 20 * KA_ARENA_SIZE;
 	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
 	*foreign = 'f';
@@ -325,7 +325,7 @@ TEST(a_window_shrinks_again)
 	char *runs[60];
 
 	ASSERT_NE(NULL, heap);
-	if (!heap->window.claimed)
+	if (!ka_window_of(heap)->claimed)
 		SKIP(return, "the window is reserved");
 	for (int round = 0; round < 3; round++) {
 		for (int i = 0; i < 60; i++)

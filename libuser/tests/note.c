@@ -9,7 +9,7 @@
 #include <linux/karena.h>
 
 #include "common.h"
-#include "internal.h"
+#include "heap/heap.h"
 #include "stamp.h"
 
 #define RUNS	400
@@ -59,10 +59,10 @@ static void fill(struct ka_heap *heap, struct known *known, unsigned int seed)
 			ka_run_free(heap, runs[i]);
 			continue;
 		}
-		learn(known, (size_t)(runs[i] - heap->window.start),
+		learn(known, (size_t)(runs[i] - ka_window_of(heap)->start),
 		      ka_run_size(heap, runs[i]));
 		stamp(runs[i], ka_run_size(heap, runs[i]), (unsigned int)(runs[i] -
-		      heap->window.start) / KA_PAGE_SIZE);
+		      ka_window_of(heap)->start) / KA_PAGE_SIZE);
 	}
 	qsort(known->runs, known->nr, sizeof(*known->runs), compare_runs);
 }
@@ -79,8 +79,8 @@ static bool agrees(const void *image, size_t size, const struct known *known)
 /* Bytes of the notes that are in memory. */
 static size_t notes_memory(const struct ka_heap *heap)
 {
-	return resident_from(heap->window.start,
-			     heap->window.nr_notes * KA_ARENA_SIZE);
+	return resident_from(ka_window_of(heap)->start,
+			     ka_window_of(heap)->nr_notes * KA_ARENA_SIZE);
 }
 
 /* What the module says that a heap has; its directory comes a moment later. */
@@ -133,13 +133,14 @@ TEST(a_block_costs_a_page_of_each_table)
 	struct ka_heap *heap = make(window, 0, KA_FORK_COW);
 
 	ASSERT_NE(NULL, heap);
-	ASSERT_LT(2, heap->window.nr_notes);
+	ASSERT_LT(2, ka_window_of(heap)->nr_notes);
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
 	/* On the module what is committed is there: entries of an arena's pools have two. */
 	EXPECT_EQ((on_device() ? 3 : 2) * KA_PAGE_SIZE, notes_memory(heap));
-	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)heap->map,
+	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)ka_pools_of(heap)->map,
 					      window / KA_SLOT_SIZE * sizeof(void *)));
-	EXPECT_EQ(heap->window.start + heap->window.nr_notes * KA_ARENA_SIZE, heap->start);
+	EXPECT_EQ(ka_window_of(heap)->start + ka_window_of(heap)->nr_notes * KA_ARENA_SIZE,
+		  ka_pools_of(heap)->start);
 	ka_heap_destroy(heap);
 }
 
@@ -152,7 +153,7 @@ TEST(notes_grow_page_by_page)
 	while (ka_run_alloc(heap, 30 * MIB, 2 * MIB)) {
 		arenas += 15;
 		EXPECT_EQ(ka_notes_size(arenas),
-			  heap->notes->pages * KA_PAGE_SIZE);
+			  ka_arenas_of(heap)->notes->pages * KA_PAGE_SIZE);
 		EXPECT_GE(ka_notes_size(arenas),
 			  notes_memory(heap));
 	}
@@ -170,14 +171,14 @@ TEST(notes_reach_as_far_as_a_run)
 
 	ASSERT_NE(NULL, heap);
 	/* More than one arena of notes. */
-	ASSERT_LE(2, heap->window.nr_notes);
+	ASSERT_LE(2, ka_window_of(heap)->nr_notes);
 	run = ka_run_alloc(heap, 3 * MIB, (size_t)16 << 30);
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 3 * MIB);
 	EXPECT_EQ(3 * MIB, ka_run_size(heap, run));
 	EXPECT_EQ(2, figures(heap).arenas);
-	learn(&known, (size_t)(run - heap->window.start), 3 * MIB);
-	EXPECT_TRUE(agrees(heap->window.start, ka_window_size(&heap->window),
+	learn(&known, (size_t)(run - ka_window_of(heap)->start), 3 * MIB);
+	EXPECT_TRUE(agrees(ka_window_of(heap)->start, ka_window_size(ka_window_of(heap)),
 			   &known));
 	EXPECT_EQ(0, ka_run_free(heap, run));
 	ka_heap_destroy(heap);
@@ -208,8 +209,8 @@ TEST(the_notes_do_not_count)
 	/* To the last byte of the limit and of the window. */
 	EXPECT_NE(NULL, ka_run_alloc(heap, 8 * MIB, 0));
 	EXPECT_EQ(4, figures(heap).arenas);
-	EXPECT_FALSE(ka_heap_contains(heap, heap->notes));
-	EXPECT_EQ(-1, ka_run_free(heap, heap->notes));
+	EXPECT_FALSE(ka_heap_contains(heap, ka_arenas_of(heap)->notes));
+	EXPECT_EQ(-1, ka_run_free(heap, ka_arenas_of(heap)->notes));
 	EXPECT_EQ(EINVAL, errno);
 	ka_heap_destroy(heap);
 }
@@ -220,15 +221,15 @@ TEST(the_walk_finds_every_run)
 	struct known known = {};
 
 	ASSERT_NE(NULL, heap);
-	EXPECT_TRUE(agrees(heap->window.start, ka_window_size(&heap->window),
+	EXPECT_TRUE(agrees(ka_window_of(heap)->start, ka_window_size(ka_window_of(heap)),
 			   &known));
 	for (unsigned int seed = 1; seed <= 3; seed++) {
 		fill(heap, &known, seed);
 		EXPECT_LT(100, known.nr);
-		EXPECT_TRUE(agrees(heap->window.start,
-				   ka_window_size(&heap->window), &known));
+		EXPECT_TRUE(agrees(ka_window_of(heap)->start,
+				   ka_window_size(ka_window_of(heap)), &known));
 		for (size_t i = 0; i < known.nr; i++)
-			ka_run_free(heap, heap->window.start +
+			ka_run_free(heap, ka_window_of(heap)->start +
 				    known.runs[i].offset);
 	}
 	ka_heap_destroy(heap);
@@ -237,20 +238,20 @@ TEST(the_walk_finds_every_run)
 /* The notes of a heap at another address, in a room as large as its window. */
 static void *copy_of(const struct ka_heap *heap)
 {
-	void *copy = mmap(NULL, ka_window_size(&heap->window),
+	void *copy = mmap(NULL, ka_window_size(ka_window_of(heap)),
 			  PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
 			  MAP_NORESERVE, -1, 0);
 
 	if (copy == MAP_FAILED)
 		abort();
-	memcpy(copy, heap->notes, heap->notes->pages * KA_PAGE_SIZE);
+	memcpy(copy, ka_arenas_of(heap)->notes, ka_arenas_of(heap)->notes->pages * KA_PAGE_SIZE);
 	return copy;
 }
 
 TEST(notes_elsewhere_are_as_good)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
-	size_t size = ka_window_size(&heap->window);
+	size_t size = ka_window_size(ka_window_of(heap));
 	struct known known;
 	void *copy;
 
@@ -273,7 +274,7 @@ TEST(notes_elsewhere_are_as_good)
 TEST(notes_that_lie_are_refused)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
-	size_t size = ka_window_size(&heap->window);
+	size_t size = ka_window_size(ka_window_of(heap));
 	struct ka_notes *notes;
 	struct known known;
 
@@ -301,7 +302,7 @@ TEST(notes_that_lie_are_refused)
 	/* As it was, it is walked. */
 	munmap(notes, size);
 	memset(&known, 0, sizeof(known));
-	EXPECT_EQ(0, ka_walk(heap->notes, size, learn, &known));
+	EXPECT_EQ(0, ka_walk(ka_arenas_of(heap)->notes, size, learn, &known));
 	EXPECT_EQ(1, known.nr);
 	ka_heap_destroy(heap);
 }
@@ -329,9 +330,10 @@ TEST(notes_that_change_in_a_walk_are_what_they_were)
 	for (int i = 0; i < 10; i++)
 		ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
 	changing.notes = copy_of(heap);
-	EXPECT_EQ(0, ka_walk(changing.notes, ka_window_size(&heap->window), change, &changing));
+	EXPECT_EQ(0, ka_walk(changing.notes, ka_window_size(ka_window_of(heap)), change,
+			     &changing));
 	EXPECT_EQ(10, changing.known.nr);
-	munmap(changing.notes, ka_window_size(&heap->window));
+	munmap(changing.notes, ka_window_size(ka_window_of(heap)));
 	ka_heap_destroy(heap);
 }
 
@@ -340,14 +342,14 @@ TEST(the_notes_are_whole_between_calls)
 	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
 	void *run = ka_run_alloc(heap, MIB, 0);
 
-	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
 	EXPECT_EQ(NULL, ka_run_alloc(heap, 16 * MIB, 0));
-	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
 	EXPECT_EQ(-1, ka_run_free(heap, (char *)run + 1));
-	EXPECT_EQ(0, heap->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
 	EXPECT_EQ(0, ka_run_free(heap, run));
-	EXPECT_EQ(0, heap->notes->sequence & 1);
-	EXPECT_EQ(4, heap->notes->sequence / 2 + 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
+	EXPECT_EQ(4, ka_arenas_of(heap)->notes->sequence / 2 + 1);
 	ka_heap_destroy(heap);
 }
 
@@ -402,7 +404,7 @@ TEST(a_snapshot_explains_itself_to_another_process)
 	ASSERT_LE(0, image) TH_LOG("%s", strerror(errno));
 	/* What the heap does from now on does not concern the image. */
 	for (size_t i = 0; i < known.nr; i++) {
-		char *run = heap->window.start + known.runs[i].offset;
+		char *run = ka_window_of(heap)->start + known.runs[i].offset;
 
 		memset(run, 0x55, known.runs[i].size);
 		if (i % 2)

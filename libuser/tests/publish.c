@@ -469,7 +469,7 @@ TEST_F_TIMEOUT(publish, who_reads_while_they_are_written_sees_whole_ones, SLOW)
 	NOT_ON_THE_MODULE();
 	figures(heap);
 	reading = true;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &heap->notes->shown));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &ka_arenas_of(heap)->notes->shown));
 	for (int i = 0; i < 100000; i++) {
 		void *run = ka_run_alloc(heap, (1 + (size_t)rand_r(&seed) % 300) *
 					 KA_PAGE_SIZE, 0);

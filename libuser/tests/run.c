@@ -4,7 +4,7 @@
  * Runs on the source that KARENA_SOURCE names.
  */
 #include "common.h"
-#include "internal.h"
+#include "heap/heap.h"
 #include "stamp.h"
 
 FIXTURE(run) {
@@ -184,7 +184,7 @@ TEST(only_arenas_of_pools_are_to_have_huge_pages)
 		char open = 0;
 
 		ASSERT_NE(NULL, heap);
-		if (!heap->window.claimed)
+		if (!ka_window_of(heap)->claimed)
 			open = 'n';
 		small = ka_run_alloc(heap, KA_PAGE_SIZE, 0);
 		EXPECT_EQ('n', advice(small));

@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 
 #include "common.h"
-#include "internal.h"
+#include "heap/heap.h"
 
 /* Read the notes of the heap whose window begins at an address, if there is one. */
 static inline bool shown_at(pid_t pid, unsigned long start, struct ka_notes *notes)

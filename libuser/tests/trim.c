@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "common.h"
-#include "pool/pool.h"
+#include "heap/heap.h"
 
 #define NR_SMALL	((size_t)200000)
 
@@ -32,9 +32,10 @@ FIXTURE_TEARDOWN(trim)
 /* Bytes of a heap that are in memory, but for its notes. */
 static size_t resident_in(const struct ka_heap *heap)
 {
-	size_t arenas = heap->notes->nr_touched - heap->notes->nr_notes;
+	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
+	size_t arenas = notes->nr_touched - notes->nr_notes;
 
-	return resident_from(heap->window.start + heap->notes->nr_notes * KA_ARENA_SIZE,
+	return resident_from(ka_window_of(heap)->start + notes->nr_notes * KA_ARENA_SIZE,
 			     arenas * KA_ARENA_SIZE);
 }
 
@@ -128,7 +129,7 @@ static bool fill_up(struct ka_heap *heap, char **blocks)
 
 TEST_F_TIMEOUT(trim, what_is_behind_a_pools_last_block_goes, SLOW)
 {
-	bool thins = self->heap->window.source == &ka_embedded;
+	bool thins = ka_window_of(self->heap)->source == &ka_embedded;
 	size_t pools, before, gone;
 
 	leave_the_first(self->heap, self->blocks);
@@ -150,10 +151,10 @@ static size_t thinned(const struct ka_heap *heap)
 {
 	size_t count = 0;
 
-	for (size_t i = 0; i < heap->nr_slots; i++) {
-		const struct ka_pool *pool = heap->map[i];
+	for (size_t i = 0; i < ka_pools_of(heap)->nr_slots; i++) {
+		const struct ka_pool *pool = ka_pools_of(heap)->map[i];
 
-		count += pool == &heap->pools[i] && pool->thin &&
+		count += pool == &ka_pools_of(heap)->entries[i] && pool->thin &&
 			 pool->made < pool->capacity;
 	}
 	return count;
@@ -162,7 +163,7 @@ static size_t thinned(const struct ka_heap *heap)
 TEST_F_TIMEOUT(trim, pools_are_thinned_while_others_go, SLOW)
 {
 	thin_out(self->heap, self->blocks, 1000);
-	EXPECT_EQ(self->heap->window.source == &ka_embedded, thinned(self->heap) > 0);
+	EXPECT_EQ(ka_window_of(self->heap)->source == &ka_embedded, thinned(self->heap) > 0);
 	for (size_t i = 0; i < NR_SMALL; i += 1000)
 		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
 	thin_out(self->heap, self->blocks, 1000);
@@ -235,7 +236,7 @@ TEST_F_TIMEOUT(trim, what_is_needed_again_and_again_stays, SLOW)
 
 	NOT_WITH_SANITIZERS();
 	/* As malloc's heap and that of the domains are made. */
-	self->heap->most_empty = SIZE_MAX;
+	ka_arenas_of(self->heap)->most_empty = SIZE_MAX;
 	for (int i = 0; i < 12; i++)
 		use_much(self->heap, runs);
 	before = faults();
@@ -312,13 +313,13 @@ static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap
 
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 2 * MIB);
-	index = (size_t)((char *)run - heap->window.start) / KA_ARENA_SIZE;
+	index = (size_t)((char *)run - ka_window_of(heap)->start) / KA_ARENA_SIZE;
 	EXPECT_EQ(0, ka_run_free(heap, run));
-	EXPECT_EQ(3, heap->window.states[index] & 7);
+	EXPECT_EQ(3, ka_window_of(heap)->states[index] & 7);
 	/* Taken back with what was in it. */
 	again = ka_run_alloc(heap, 2 * MIB, 0);
 	ASSERT_EQ(run, again);
-	EXPECT_EQ(2, heap->window.states[index] & 7);
+	EXPECT_EQ(2, ka_window_of(heap)->states[index] & 7);
 	EXPECT_EQ(1, *(char *)again);
 	/* Or, when the kernel has taken it, as here, new and zero. */
 	EXPECT_EQ(0, ka_run_free(heap, again));
@@ -374,9 +375,9 @@ TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
 /* Whether the arena that an address lies in is. */
 static bool is_volatile(const struct ka_heap *heap, const char *address)
 {
-	size_t index = (size_t)(address - heap->window.start) / KA_ARENA_SIZE;
+	size_t index = (size_t)(address - ka_window_of(heap)->start) / KA_ARENA_SIZE;
 
-	return ka_arena_at(heap->notes, index)->is_volatile;
+	return ka_arena_at(ka_arenas_of(heap)->notes, index)->is_volatile;
 }
 
 TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
@@ -384,7 +385,7 @@ TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
 	char *run = ka_run_alloc(self->heap, 4 * MIB, 0);
 
 	ASSERT_NE(NULL, run);
-	EXPECT_TRUE(ka_runs_resize(self->heap, run, 2 * MIB));
+	EXPECT_TRUE(ka_runs_resize(ka_pools_of(self->heap), run, 2 * MIB));
 	EXPECT_FALSE(is_volatile(self->heap, run));
 	EXPECT_TRUE(is_volatile(self->heap, run + 2 * MIB));
 }
@@ -402,10 +403,10 @@ static bool becomes_volatile(struct ka_heap *heap)
 TEST_F(trim, what_is_needed_again_and_again_is_volatile_where_that_costs_nothing)
 {
 	/* No look in between. */
-	self->heap->decay_at = UINT64_MAX;
+	ka_arenas_of(self->heap)->decay_at = UINT64_MAX;
 	for (int i = 0; i < 10; i++)
 		EXPECT_EQ(on_device() || i < 1, becomes_volatile(self->heap));
-	self->heap->decay_at = 0;
+	ka_arenas_of(self->heap)->decay_at = 0;
 	EXPECT_TRUE(becomes_volatile(self->heap));
 }
 

@@ -51,17 +51,17 @@ static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_
 }
 
 /* Let a pool have linked blocks, if it has any at all; @fresh if none was ever in use. */
-static bool provide(struct ka_heap *heap, struct ka_pool *pool, bool *fresh)
+static bool provide(struct ka_caches *caches, struct ka_pool *pool, bool *fresh)
 {
 	*fresh = false;
 	if (pool->free)
 		return true;
-	ka_pool_collect(heap, pool);
+	ka_pool_collect(&caches->pools, pool);
 	if (pool->free)
 		return true;
 	if (pool->made == pool->capacity)
 		return false;
-	ka_pool_extend(heap, pool);
+	ka_pool_extend(&caches->pools, pool);
 	*fresh = true;
 	return true;
 }
@@ -76,7 +76,7 @@ static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 		return;
 	if (shared && pool->used <= pool->capacity / 2) {
 		ka_cache_unlist(cache, pool);
-		ka_pool_shelve(cache->heap, pool);
+		ka_pool_shelve(&cache->caches->pools, pool);
 		return;
 	}
 	/* It stays listed all the time: who frees its last block waits for the lock. */
@@ -100,7 +100,7 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 	locked = ka_cache_lock(cache);
 	for (pool = cache->by->partial[class].first; pool && count < KA_LOOK_AT;
 	     pool = pool->next) {
-		shared |= ka_pool_collect(cache->heap, pool);
+		shared |= ka_pool_collect(&cache->caches->pools, pool);
 		pools[count++] = pool;
 		if (!best || ka_pool_is_better(pool, best))
 			best = pool;
@@ -123,16 +123,16 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 #define LOOKED_AT	(KA_CHECKED ? UINT32_MAX : 8)
 
 /* The thread's pool of a class from which blocks are to be taken next, or NULL. */
-static struct ka_pool *next_pool(struct ka_heap *heap, struct ka_cache *cache,
+static struct ka_pool *next_pool(struct ka_caches *caches, struct ka_cache *cache,
 				 unsigned int class)
 {
 	struct ka_pool *pool = choose(cache, class);
 
 	if (!pool)
-		pool = ka_pool_unshelve(heap, class, ka_thread());
+		pool = ka_pool_unshelve(&caches->pools, class, ka_thread());
 	if (!pool)
-		return ka_pool_make(heap, class, ka_thread());
-	ka_pool_check(heap, pool, LOOKED_AT);
+		return ka_pool_make(&caches->pools, class, ka_thread());
+	ka_pool_check(&caches->pools, pool, LOOKED_AT);
 	return pool;
 }
 
@@ -146,21 +146,21 @@ static void keep_pool(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /* A pool without a block; what it is given back meanwhile makes it one to take from. */
-static void put_away(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+static void put_away(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
-	if (!ka_pool_disown(heap, pool))
+	if (!ka_pool_disown(&caches->pools, pool))
 		keep_pool(cache, pool);
 }
 
 /* The current pool has no block any more; no table shows it by the next call. */
-static void used_up(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+static void used_up(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint8_t *emptied = &cache->by->emptied[pool->class];
 
 	/* A thread that uses pools up has many blocks: see hold(). */
 	*emptied = pool->capacity < *emptied ? (uint8_t)(*emptied - pool->capacity) : 0;
 	ka_pool_let_go(pool);
-	put_away(heap, cache, pool);
+	put_away(caches, cache, pool);
 }
 
 /* From which blocks are taken next; or &ka_no_pool. */
@@ -173,29 +173,29 @@ static void make_current(struct ka_cache *cache, unsigned int class, struct ka_p
 }
 
 /* A pool with a linked block becomes the current one; or NULL. */
-static struct ka_pool *refill(struct ka_heap *heap, struct ka_cache *cache,
+static struct ka_pool *refill(struct ka_caches *caches, struct ka_cache *cache,
 			      unsigned int class, bool *fresh)
 {
 	struct ka_pool *pool = cache->by->current[class];
 
 	cache->looks = KA_LOOKS;
 	if (pool != &ka_no_pool) {
-		if (provide(heap, pool, fresh))
+		if (provide(caches, pool, fresh))
 			return pool;
-		used_up(heap, cache, pool);
+		used_up(caches, cache, pool);
 	}
-	while ((pool = next_pool(heap, cache, class)) && !provide(heap, pool, fresh))
-		put_away(heap, cache, pool);
+	while ((pool = next_pool(caches, cache, class)) && !provide(caches, pool, fresh))
+		put_away(caches, cache, pool);
 	make_current(cache, class, pool ? pool : &ka_no_pool);
 	return pool;
 }
 
 /* A run for a block that no pool is to have. */
-static void *take_run(struct ka_heap *heap, size_t align, size_t size)
+static void *take_run(struct ka_caches *caches, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
-	return pages < size ? no_block(size) : ka_runs_take(heap, pages, align);
+	return pages < size ? no_block(size) : ka_runs_take(&caches->pools, pages, align);
 }
 
 /*
@@ -232,12 +232,12 @@ static void trace_run_freed(const void *run)
 		ka_sampler->run_freed(run);
 }
 
-/* A run for a block, traced if it is to be: with room for @size bytes, of which @asked are used. */
-static void *take_block_run(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+/* A run for a block, traced if it is to be: for @size bytes, of which @asked are used. */
+static void *take_block_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			    size_t size, size_t asked)
 {
 	unsigned int due = trace_due(cache, size);
-	void *block = take_run(heap, align, asked);
+	void *block = take_run(caches, align, asked);
 
 	if (block && due)
 		ka_sampler->add_run(block, size, asked, due);
@@ -248,40 +248,40 @@ static void *take_block_run(struct ka_heap *heap, struct ka_cache *cache, size_t
  * A thread without a cache, none yet or none any more, may have a pool for a moment: a
  * child that is forked meanwhile has to look for it.
  */
-static void late(struct ka_heap *heap, unsigned int count)
+static void late(struct ka_caches *caches, unsigned int count)
 {
-	__atomic_fetch_add(&heap->nr_late, count, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&caches->nr_late, count, __ATOMIC_SEQ_CST);
 }
 
 /* For a thread that has ended its cache: one block of a pool that goes back to the shelf. */
-static void *take_one(struct ka_heap *heap, unsigned int class)
+static void *take_one(struct ka_caches *caches, unsigned int class)
 {
 	struct ka_pool *pool;
 	void *block = NULL;
 	bool fresh;
 
-	late(heap, 1);
-	pool = ka_pool_unshelve(heap, class, ka_thread());
+	late(caches, 1);
+	pool = ka_pool_unshelve(&caches->pools, class, ka_thread());
 	if (!pool)
-		pool = ka_pool_make(heap, class, ka_thread());
+		pool = ka_pool_make(&caches->pools, class, ka_thread());
 	if (pool) {
-		provide(heap, pool, &fresh);
+		provide(caches, pool, &fresh);
 		block = ka_pool_take(pool);
-		ka_pool_leave(heap, pool);
+		ka_pool_leave(&caches->pools, pool);
 	}
-	late(heap, -1U);
-	return block || !pool ? block : take_run(heap, 0, ka_class_size(class));
+	late(caches, -1U);
+	return block || !pool ? block : take_run(caches, 0, ka_class_size(class));
 }
 
-static void *take_small(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+static void *take_small(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool;
 	bool fresh;
 
-	if (cache->ended || (!cache->heap && !ka_cache_begin(heap, cache)))
-		return take_one(heap, class);
-	pool = refill(heap, cache, class, &fresh);
+	if (cache->ended || (!cache->caches && !ka_cache_begin(caches, cache)))
+		return take_one(caches, class);
+	pool = refill(caches, cache, class, &fresh);
 	if (!pool)
 		return NULL;
 	if (!is_shown(cache, size, pool))
@@ -290,19 +290,19 @@ static void *take_small(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 }
 
 /* Take a block that has room for @size bytes; the program has asked for no more. */
-static void *take(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size,
+static void *take(struct ka_caches *caches, struct ka_cache *cache, size_t align, size_t size,
 		  size_t asked)
 {
 	unsigned int due;
 	void *block;
 
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(&caches->pools))
 		return NULL;
 	if (size > KA_BLOCK_MAX)
-		return take_block_run(heap, cache, align, size, asked);
+		return take_block_run(caches, cache, align, size, asked);
 	due = trace_due(cache, size);
-	block = due ? ka_sampler->take(heap, size, asked, due) : NULL;
-	return block ? block : take_small(heap, cache, size);
+	block = due ? ka_sampler->take(&caches->pools, size, asked, due) : NULL;
+	return block ? block : take_small(caches, cache, size);
 }
 
 /*
@@ -324,33 +324,33 @@ static void *try_larger_traced(struct ka_cache *cache, size_t size)
 
 /**
  * ka_block_take() - Take a block, whatever it takes.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's; it is begun if need be.
  * @size: Bytes.
  *
  * Return: As ka_block_alloc().
  */
-void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	void *block = ka_block_try_traced(cache, size);
 
 	if (!block)
 		block = try_larger_traced(cache, size);
 	size = size ? size : 1;
-	return block ? block : take(heap, cache, 0, size, size);
+	return block ? block : take(caches, cache, 0, size, size);
 }
 
 /* From a page on, what the pool has linked just now is one block, zero but for its link. */
-static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+static void *take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool = cache->by->current[class];
 	bool fresh;
 	void *block;
 
-	if (pool->free || !cache->heap || cache->ended || heap->inherited)
+	if (pool->free || !cache->caches || cache->ended || caches->pools.inherited)
 		return NULL;
-	pool = refill(heap, cache, class, &fresh);
+	pool = refill(caches, cache, class, &fresh);
 	if (!pool || !fresh || !pool->zero)
 		return NULL;
 	block = ka_pool_take(pool);
@@ -359,31 +359,31 @@ static void *take_fresh(struct ka_heap *heap, struct ka_cache *cache, size_t siz
 }
 
 /* What has never been in use, and so is zero; or NULL, also where blocks are traced. */
-static void *try_zero(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+static void *try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
 	if (size < KA_PAGE_SIZE || pages < size || (KA_READ(ka_trace_generation) & 1))
 		return NULL;
-	return size > KA_BLOCK_MAX ? ka_runs_zeroed(heap, pages, 0) :
-				     take_fresh(heap, cache, size);
+	return size > KA_BLOCK_MAX ? ka_runs_zeroed(&caches->pools, pages, 0) :
+				     take_fresh(caches, cache, size);
 }
 
 /**
  * ka_block_zeroed() - Take a block that is all zero.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @size: Bytes.
  *
  * Return: As ka_block_alloc(). What has never been in use is not cleared again.
  */
-void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
-	void *block = try_zero(heap, cache, size);
+	void *block = try_zero(caches, cache, size);
 
 	if (block)
 		return block;
-	block = ka_block_alloc(heap, cache, size);
+	block = ka_block_alloc(caches, cache, size);
 	return block ? memset(block, 0, size) : NULL;
 }
 
@@ -399,24 +399,24 @@ static size_t power_of_two(size_t size)
 
 /**
  * ka_block_take_aligned() - Take a block with an alignment.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @align: A power of two.
  * @size: Bytes.
  *
  * Return: As ka_block_alloc().
  */
-void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			    size_t size)
 {
 	size_t least;
 	void *block;
 
 	if (align <= KA_CLASS_STEP)
-		return ka_block_alloc(heap, cache, size);
+		return ka_block_alloc(caches, cache, size);
 	size = size ? size : 1;
 	if (size > KA_BLOCK_MAX || align > KA_BLOCK_MAX)
-		return take(heap, cache, align, size > align ? size : align, size);
+		return take(caches, cache, align, size > align ? size : align, size);
 	/*
 	 * Pools are aligned to a slot, and their blocks to what divides their size, as
 	 * the alignment does that of the class for a multiple of it. To more than a slot
@@ -426,7 +426,7 @@ void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t
 	if (align > KA_SLOT_SIZE)
 		least = power_of_two(least);
 	block = ka_block_try(cache, least);
-	return block ? block : take(heap, cache, align, least, size);
+	return block ? block : take(caches, cache, align, least, size);
 }
 
 /* The errors of a wrong pointer: -1 with errno and a sentence. */
@@ -442,7 +442,7 @@ int ka_block_freed_twice(const void *block)
 
 static bool is_late(const struct ka_cache *cache)
 {
-	return cache->ended || !cache->heap;
+	return cache->ended || !cache->caches;
 }
 
 /* Whether a pool has no block for its owner, who has taken all. */
@@ -480,13 +480,13 @@ static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
 }
 
 /* The pool is the thread's now, has free blocks or will, and is in no list. */
-static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool)
+static void adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
-	ka_pool_collect(heap, pool);
+	ka_pool_collect(&caches->pools, pool);
 	if (!pool->used || is_late(cache)) {
-		ka_pool_shelve(heap, pool);
+		ka_pool_shelve(&caches->pools, pool);
 	} else if (is_next(cache, pool)) {
-		used_up(heap, cache, cache->by->current[pool->class]);
+		used_up(caches, cache, cache->by->current[pool->class]);
 		make_current(cache, pool->class, pool);
 	} else {
 		keep_pool(cache, pool);
@@ -494,30 +494,30 @@ static void adopted(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool
 }
 
 /* Whether a block of the thread's pool is among the free ones that may be looked at. */
-static bool has_free(struct ka_heap *heap, struct ka_cache *cache,
+static bool has_free(struct ka_caches *caches, struct ka_cache *cache,
 		     const struct ka_pool *pool, const void *block)
 {
-	bool many = cache->heap && cache->looks > KA_FEW_LOOKS;
+	bool many = cache->caches && cache->looks > KA_FEW_LOOKS;
 	uint32_t few = KA_FEW_LOOKS;
 
-	return ka_pool_has_free(heap, pool, block, many ? &cache->looks : &few);
+	return ka_pool_has_free(&caches->pools, pool, block, many ? &cache->looks : &few);
 }
 
 /*
  * The same, of all that others have freed as well. With the cache's lock held if the pool may
  * be in a list.
  */
-static bool is_free(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+static bool is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 		    void *block)
 {
 	if (!ka_is_marked(block))
 		return false;
-	ka_pool_collect(heap, pool);
-	return has_free(heap, cache, pool, block);
+	ka_pool_collect(&caches->pools, pool);
+	return has_free(caches, cache, pool, block);
 }
 
 /* Leave a block to the pool's owner; if it has none by now, become that. */
-static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+static int give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 		       struct ka_free *block)
 {
 	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
@@ -532,29 +532,29 @@ static int give_remote(struct ka_heap *heap, struct ka_cache *cache, struct ka_p
 		       (uint64_t)(ka_remote_count(remote) + 1) << KA_REMOTE_BITS;
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
-	if (ka_pool_adopt(heap, pool, ka_thread())) {
-		adopted(heap, cache, pool);
+	if (ka_pool_adopt(&caches->pools, pool, ka_thread())) {
+		adopted(caches, cache, pool);
 		return 0;
 	}
 	if (!remote)
 		ka_pool_call(pool);
 	if (__atomic_load_n(&pool->listed, __ATOMIC_SEQ_CST) && !ka_pool_in_use(pool))
-		ka_caches_emptied(heap, pool);
+		ka_caches_emptied(caches, pool);
 	return 0;
 }
 
 /* Become the owner of a pool that has none, or leave the block to whoever it is. */
-static int give_or_adopt(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+static int give_or_adopt(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			 void *block)
 {
 	bool twice;
 
-	if (!ka_pool_adopt(heap, pool, ka_thread()))
-		return give_remote(heap, cache, pool, block);
-	twice = is_free(heap, cache, pool, block);
+	if (!ka_pool_adopt(&caches->pools, pool, ka_thread()))
+		return give_remote(caches, cache, pool, block);
+	twice = is_free(caches, cache, pool, block);
 	if (!twice)
 		ka_pool_give(pool, block);
-	adopted(heap, cache, pool);
+	adopted(caches, cache, pool);
 	return twice ? ka_block_freed_twice(block) : 0;
 }
 
@@ -584,14 +584,14 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 
 	if (cache->by->current[class] == pool) {
 		if (hold(cache, pool)) {
-			ka_pool_check(cache->heap, pool, UINT32_MAX);
+			ka_pool_check(&cache->caches->pools, pool, UINT32_MAX);
 			return;
 		}
 		ka_cache_drop_current(cache, class);
 	} else {
 		ka_cache_unlist(cache, pool);
 	}
-	ka_pool_give_back(cache->heap, pool);
+	ka_pool_give_back(&cache->caches->pools, pool);
 	ka_cache_thin(cache, class);
 }
 
@@ -603,11 +603,11 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 static int give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
 {
 	bool locked = ka_cache_lock(cache);
-	bool twice = is_free(cache->heap, cache, pool, block);
+	bool twice = is_free(cache->caches, cache, pool, block);
 
 	if (!twice) {
 		ka_pool_give(pool, block);
-		ka_pool_collect_some(cache->heap, pool);
+		ka_pool_collect_some(&cache->caches->pools, pool);
 	}
 	if (!pool->used)
 		give_back_emptied(cache, pool);
@@ -619,10 +619,10 @@ static int give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
  * Whether a marked block may be free: what a program has written where its link would be is
  * mostly none; and what is taken and given back, unwritten, is linked to the first one still.
  */
-static bool may_be_free(const struct ka_heap *heap, const struct ka_pool *pool,
+static bool may_be_free(const struct ka_caches *caches, const struct ka_pool *pool,
 			const struct ka_free *block)
 {
-	uintptr_t start = (uintptr_t)ka_pool_start(heap, pool);
+	uintptr_t start = (uintptr_t)ka_pool_start(&caches->pools, pool);
 	bool others = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
 	const struct ka_free *next = ka_next(block);
 
@@ -634,20 +634,20 @@ static bool may_be_free(const struct ka_heap *heap, const struct ka_pool *pool,
 
 /**
  * ka_block_give_marked() - Give back a block of the thread's own pool that may be free.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @pool: The pool.
  * @block: The block, or whatever the caller takes for one.
  *
  * Return: As ka_block_free().
  */
-int ka_block_give_marked(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			 void *block)
 {
-	if (may_be_free(heap, pool, block)) {
+	if (may_be_free(caches, pool, block)) {
 		if (cache->looks > KA_FEW_LOOKS)
-			return ka_block_give_slowly(heap, cache, block);
-		if (has_free(heap, cache, pool, block))
+			return ka_block_give_slowly(caches, cache, block);
+		if (has_free(caches, cache, pool, block))
 			return ka_block_freed_twice(block);
 	}
 	if (!ka_pool_give(pool, block))
@@ -655,65 +655,66 @@ int ka_block_give_marked(struct ka_heap *heap, struct ka_cache *cache, struct ka
 	return 0;
 }
 
-static int give_to_pool(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+static int give_to_pool(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			void *block)
 {
 	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
 	int error;
 
-	if (!ka_pool_begins_at(heap, pool, block))
+	if (!ka_pool_begins_at(&caches->pools, pool, block))
 		return ka_block_none_begins(block);
 	if ((owner & ~KA_CALLED) == ka_thread())
 		return give_own(cache, pool, block);
 	if (owner == KA_TRACED)
-		return ka_sampler->give(heap, pool, block) ? 0 : ka_block_freed_twice(block);
-	if (!cache->heap && !cache->ended && ka_cache_has_given_many())
-		ka_cache_begin(heap, cache);
+		return ka_sampler->give(&caches->pools, pool, block) ?
+		       0 : ka_block_freed_twice(block);
+	if (!cache->caches && !cache->ended && ka_cache_has_given_many())
+		ka_cache_begin(caches, cache);
 	if (!is_late(cache))
-		return give_or_adopt(heap, cache, pool, block);
-	late(heap, 1);
-	error = give_or_adopt(heap, cache, pool, block);
-	late(heap, -1U);
+		return give_or_adopt(caches, cache, pool, block);
+	late(caches, 1);
+	error = give_or_adopt(caches, cache, pool, block);
+	late(caches, -1U);
 	return error;
 }
 
 /**
  * ka_block_free_run() - Give back a run.
- * @heap: The heap.
+ * @caches: The heap's.
  * @run: The run, a block or not; or whatever the caller takes for one.
  *
  * Return: 0; -1 with errno and a sentence if no run of the program begins there.
  */
-int ka_block_free_run(struct ka_heap *heap, void *run)
+int ka_block_free_run(struct ka_caches *caches, void *run)
 {
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(&caches->pools))
 		return -1;
 	/* Before others can have it. */
 	trace_run_freed(run);
-	return ka_runs_give(heap, run);
+	return ka_runs_give(&caches->pools, run);
 }
 
 /**
  * ka_block_give_slowly() - Give back a block that is not of the thread's own pools.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @block: The block, or whatever the caller takes for one.
  *
  * Return: As ka_block_free().
  */
-int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block)
+int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {
-	struct ka_pool *pool = ka_pool_of(heap, block);
+	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 	int before = errno, error;
 
 	if (!block)
 		return 0;
-	if (ka_refuse_inherited(heap))
+	if (ka_refuse_inherited(&caches->pools))
 		return -1;
 	if (pool != &ka_no_pool)
-		error = give_to_pool(heap, cache, pool, block);
+		error = give_to_pool(caches, cache, pool, block);
 	else
-		error = ka_block_free_run(heap, block);
+		error = ka_block_free_run(caches, block);
 	/* What has been freed is no reason for an errno. */
 	if (!error)
 		errno = before;
@@ -739,18 +740,18 @@ void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 
 /**
  * ka_block_size() - How many bytes of a block can be used.
- * @heap: The heap.
+ * @caches: The heap's.
  * @block: The block.
  *
  * Return: Bytes; 0 with errno and a sentence if no block begins there.
  */
-size_t ka_block_size(struct ka_heap *heap, const void *block)
+size_t ka_block_size(struct ka_caches *caches, const void *block)
 {
-	struct ka_pool *pool = ka_pool_of(heap, block);
+	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 
 	if (pool == &ka_no_pool)
-		return ka_runs_size(heap, block);
-	if (ka_pool_begins_at(heap, pool, block))
+		return ka_runs_size(&caches->pools, block);
+	if (ka_pool_begins_at(&caches->pools, pool, block))
 		return pool->size;
 	ka_block_none_begins(block);
 	return 0;
@@ -760,15 +761,15 @@ size_t ka_block_size(struct ka_heap *heap, const void *block)
  * The pool of a marked block if the thread can ask it, as its owner; or NULL. It is looked
  * up once: when another thread frees a block, it calls the owner, who is not seen then.
  */
-static const struct ka_pool *pool_to_ask(const struct ka_heap *heap, const void *block)
+static const struct ka_pool *pool_to_ask(const struct ka_caches *caches, const void *block)
 {
-	return ka_is_marked(block) ? ka_block_own(heap, block) : NULL;
+	return ka_is_marked(block) ? ka_block_own(&caches->pools, block) : NULL;
 }
 
 /* A block stays where it is: if it is traced, or is to be, its size is another. */
-static void resized(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
+static void resized(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
 {
-	const struct ka_pool *pool = ka_pool_of(heap, block);
+	const struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 	unsigned int due;
 
 	if (pool == &ka_no_pool) {
@@ -782,34 +783,35 @@ static void resized(struct ka_heap *heap, struct ka_cache *cache, void *block, s
 }
 
 /* Whether a block has another size from now on where it is. */
-static bool resize_here(struct ka_heap *heap, void *block, size_t old, size_t size)
+static bool resize_here(struct ka_caches *caches, void *block, size_t old, size_t size)
 {
 	if (size <= old && size >= old - old / 4)
 		return true;
-	return size > GROWING_MIN && ka_pool_of(heap, block) == &ka_no_pool &&
-	       ka_runs_resize(heap, block, size);
+	return size > GROWING_MIN && ka_pool_of(&caches->pools, block) == &ka_no_pool &&
+	       ka_runs_resize(&caches->pools, block, size);
 }
 
 /* What is to take the place of a block. */
-static void *take_other(struct ka_heap *heap, struct ka_cache *cache, size_t old, size_t size)
+static void *take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old, size_t size)
 {
 	void *other = NULL;
 
 	if (size > old && size > GROWING_MIN)
-		other = take_block_run(heap, cache, 0, size, size);
+		other = take_block_run(caches, cache, 0, size, size);
 	/* At the limit, a pool may have one still. */
-	return other ? other : ka_block_alloc(heap, cache, size);
+	return other ? other : ka_block_alloc(caches, cache, size);
 }
 
 /* Below this, copying is faster than a system call. */
 #define MOVED_MIN	(64 * KA_PAGE_SIZE)
 
 /* Whether it is worth it to move a block's pages. */
-static bool moves(struct ka_heap *heap, const void *block, const void *other, size_t old,
+static bool moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
 		  size_t size)
 {
-	return old >= MOVED_MIN && size >= old && ka_pool_of(heap, block) == &ka_no_pool &&
-	       ka_pool_of(heap, other) == &ka_no_pool;
+	return old >= MOVED_MIN && size >= old &&
+	       ka_pool_of(&caches->pools, block) == &ka_no_pool &&
+	       ka_pool_of(&caches->pools, other) == &ka_no_pool;
 }
 
 /*
@@ -817,16 +819,16 @@ static bool moves(struct ka_heap *heap, const void *block, const void *other, si
  * content then; NULL with errno and a sentence, and the block as it was: there are no
  * addresses left for the pages of the other one, which is free. False: nothing was done.
  */
-static bool move_pages(struct ka_heap *heap, void *block, void **other, size_t size)
+static bool move_pages(struct ka_caches *caches, void *block, void **other, size_t size)
 {
-	enum ka_moved moved = ka_runs_move(heap, block, *other, size);
+	enum ka_moved moved = ka_runs_move(&caches->pools, block, *other, size);
 
 	if (moved == KA_MOVED) {
 		trace_run_freed(block);
-		ka_runs_give_gone(heap, block, 0, false);
+		ka_runs_give_gone(&caches->pools, block, 0, false);
 	} else if (moved == KA_NOWHERE) {
 		trace_run_freed(*other);
-		ka_runs_give_gone(heap, *other, size, true);
+		ka_runs_give_gone(&caches->pools, *other, size, true);
 		*other = NULL;
 		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
 	}
@@ -835,7 +837,7 @@ static bool move_pages(struct ka_heap *heap, void *block, void **other, size_t s
 
 /**
  * ka_block_resize() - Change a block's size.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @block: The block.
  * @size: Bytes; 0 is as 1.
@@ -844,35 +846,35 @@ static bool move_pages(struct ka_heap *heap, void *block, void **other, size_t s
  * block as it was. It stays where it is if it fits and no more than a quarter would
  * come free, as in CPython's obmalloc.
  */
-void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block, size_t size)
+void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
 {
-	size_t old = ka_block_size(heap, block);
+	size_t old = ka_block_size(caches, block);
 	const struct ka_pool *asked;
 	void *other;
 
 	if (!old)
 		return NULL;
-	asked = pool_to_ask(heap, block);
-	if (asked && may_be_free(heap, asked, block) && has_free(heap, cache, asked, block)) {
+	asked = pool_to_ask(caches, block);
+	if (asked && may_be_free(caches, asked, block) && has_free(caches, cache, asked, block)) {
 		ka_block_freed_twice(block);
 		return NULL;
 	}
 	size = size ? size : 1;
-	other = resize_here(heap, block, old, size) ? block :
-						      take_other(heap, cache, old, size);
+	other = resize_here(caches, block, old, size) ? block :
+						      take_other(caches, cache, old, size);
 	if (!other && size > old)
 		return NULL;
 	/* Without another, one that is to be smaller stays. */
 	if (!other || other == block) {
-		resized(heap, cache, block, size);
+		resized(caches, cache, block, size);
 		return block;
 	}
-	if (moves(heap, block, other, old, size) && move_pages(heap, block, &other, old))
+	if (moves(caches, block, other, old, size) && move_pages(caches, block, &other, old))
 		return other;
 	memcpy(other, block, size < old ? size : old);
 	/* It is known to be in use. */
 	if (asked)
 		((struct ka_free *)block)->mark = 0;
-	ka_block_free(heap, cache, block);
+	ka_block_free(caches, cache, block);
 	return other;
 }

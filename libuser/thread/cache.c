@@ -106,8 +106,8 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 	if (used != ka_remote_count(__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST)))
 		return false;
 	ka_cache_unlist(cache, pool);
-	ka_pool_collect(cache->heap, pool);
-	ka_pool_give_back(cache->heap, pool);
+	ka_pool_collect(&cache->caches->pools, pool);
+	ka_pool_give_back(&cache->caches->pools, pool);
 	return true;
 }
 
@@ -190,13 +190,13 @@ void ka_cache_hide(struct ka_cache *cache)
 
 /**
  * ka_caches_hide_pools() - Let each thread's next call be a slow one.
- * @heap: The heap. The lock of the lists is held.
+ * @caches: The heap's. The lock of the lists is held.
  *
  * The pools stay what they are, and come to be shown again as they are needed.
  */
-void ka_caches_hide_pools(struct ka_heap *heap)
+void ka_caches_hide_pools(struct ka_caches *caches)
 {
-	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next)
+	for (struct ka_cache *cache = caches->first; cache; cache = cache->of_heap.next)
 		ka_cache_hide(cache);
 }
 
@@ -221,11 +221,11 @@ void ka_cache_leave_all(struct ka_cache *cache)
 		pool = cache->by->current[class];
 		if (pool != &ka_no_pool) {
 			ka_cache_drop_current(cache, class);
-			ka_pool_leave(cache->heap, pool);
+			ka_pool_leave(&cache->caches->pools, pool);
 		}
 		while ((pool = cache->by->partial[class].first)) {
 			ka_cache_unlist(cache, pool);
-			ka_pool_leave(cache->heap, pool);
+			ka_pool_leave(&cache->caches->pools, pool);
 		}
 	}
 	forget(cache);
@@ -240,11 +240,11 @@ static void drop_empty(struct ka_cache *cache)
 
 		if (pool == &ka_no_pool)
 			continue;
-		ka_pool_collect(cache->heap, pool);
+		ka_pool_collect(&cache->caches->pools, pool);
 		if (pool->used > pool->held)
 			continue;
 		ka_cache_drop_current(cache, class);
-		ka_pool_give_back(cache->heap, pool);
+		ka_pool_give_back(&cache->caches->pools, pool);
 	}
 }
 
@@ -275,9 +275,9 @@ static size_t thin_all(struct ka_cache *cache)
 
 		for (pool = cache->by->partial[class].first; pool; pool = next) {
 			next = pool->next;
-			ka_pool_collect(cache->heap, pool);
+			ka_pool_collect(&cache->caches->pools, pool);
 			if (!ka_cache_give_back_empty(cache, pool))
-				pages += ka_pool_thin(cache->heap, pool);
+				pages += ka_pool_thin(&cache->caches->pools, pool);
 		}
 	}
 	ka_cache_unlock(cache, locked);
@@ -286,17 +286,17 @@ static size_t thin_all(struct ka_cache *cache)
 
 /**
  * ka_caches_emptied() - The last block of another thread's pool may have been freed.
- * @heap: The heap.
+ * @caches: The heap's.
  * @pool: The pool, or what it has become by now. If it is in a list and empty, it goes
  *	back to the heap: its owner may not look at it for long.
  */
-void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
+void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool)
 {
 	/* Its owner may hold that lock, and wait for one that is held for the fork. */
 	if (ka_is_forking())
 		return;
 	ka_lists_lock();
-	for (struct ka_cache *cache = heap->caches; cache; cache = cache->of_heap.next) {
+	for (struct ka_cache *cache = caches->first; cache; cache = cache->of_heap.next) {
 		if (cache->thread != ka_pool_owner(pool))
 			continue;
 		ka_mutex_lock(&cache->lock);
@@ -313,20 +313,22 @@ void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool)
  * Whether it is worth a look: of all that have been made, few blocks are in use. A few
  * pages are not worth splitting a huge one for: that is done when half of it comes free.
  */
-static bool may_be_thinned(const struct ka_heap *heap, const struct ka_pool *pool)
+static bool may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
 {
-	size_t arena = ka_pool_arena(heap, pool);
+	const struct ka_arena *arena = ka_arena_at(caches->pools.arenas.notes,
+						   ka_pool_arena(&caches->pools, pool));
 
 	return !pool->thin && pool->used <= pool->capacity / 8 &&
-	       !__atomic_load_n(&ka_arena_at(heap->notes, arena)->huge, __ATOMIC_RELAXED);
+	       !__atomic_load_n(&arena->huge, __ATOMIC_RELAXED);
 }
 
 /* Take the right to thin one pool. */
-static bool begin_thinning(struct ka_heap *heap)
+static bool begin_thinning(struct ka_caches *caches)
 {
-	size_t left = __atomic_load_n(&heap->to_thin, __ATOMIC_RELAXED);
+	size_t *to_thin = &caches->pools.arenas.to_thin;
+	size_t left = __atomic_load_n(to_thin, __ATOMIC_RELAXED);
 
-	while (left && !__atomic_compare_exchange_n(&heap->to_thin, &left, left - 1, true,
+	while (left && !__atomic_compare_exchange_n(to_thin, &left, left - 1, true,
 						    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		;
 	return left;
@@ -341,38 +343,38 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 {
 	struct ka_pool *pool = cache->by->partial[class].first;
 
-	if (!pool || !__atomic_load_n(&cache->heap->to_thin, __ATOMIC_RELAXED))
+	if (!pool || !__atomic_load_n(&cache->caches->pools.arenas.to_thin, __ATOMIC_RELAXED))
 		return;
 	ka_pool_move_back(&cache->by->partial[class], pool);
-	if (may_be_thinned(cache->heap, pool) && begin_thinning(cache->heap))
-		ka_pool_thin(cache->heap, pool);
+	if (may_be_thinned(cache->caches, pool) && begin_thinning(cache->caches))
+		ka_pool_thin(&cache->caches->pools, pool);
 }
 
 /**
  * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The calling thread's.
  *
  * Return: How many pages have been given back.
  */
-size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache)
+size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache)
 {
 	size_t thinned = 0, pages;
 
-	if (cache->heap) {
+	if (cache->caches) {
 		drop_empty(cache);
 		thinned = thin_all(cache);
 	}
 	ka_lists_lock();
-	for (struct ka_cache *each = heap->caches; each; each = each->of_heap.next) {
+	for (struct ka_cache *each = caches->first; each; each = each->of_heap.next) {
 		/* Another's lock may be held by who waits for one that a fork has. */
 		if (each != cache && !ka_is_forking())
 			give_back_empty_ones(each);
 	}
 	ka_lists_unlock();
-	ka_heap_lock(heap);
-	ka_arenas_trim(heap, &pages);
-	ka_heap_unlock(heap);
+	ka_arenas_lock(&caches->pools.arenas);
+	ka_arenas_trim(&caches->pools.arenas, &pages);
+	ka_arenas_unlock(&caches->pools.arenas);
 	return pages + thinned;
 }
 
@@ -459,7 +461,7 @@ static void thread_ends(void *data)
 	while (mine) {
 		struct ka_cache *cache = mine;
 
-		if (!cache->heap->inherited)
+		if (!cache->caches->pools.inherited)
 			ka_cache_leave_all(cache);
 		end(cache);
 	}
@@ -476,25 +478,25 @@ static void make_key(void)
 
 /**
  * ka_cache_begin() - Let a cache be known.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's, which has nothing.
  *
  * Return: Whether something will end it with its thread. Else it has ended by now; or,
  * where there is no memory for it, nothing has been done.
  */
-bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
+bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 {
 	pthread_once(&once, make_key);
 	if (!cache->own && !get_page(cache))
 		return false;
 	ka_lists_lock();
-	cache->heap = heap;
+	cache->caches = caches;
 	cache->thread = ka_thread();
-	cache->of_heap.next = heap->caches;
-	cache->of_heap.link = &heap->caches;
-	if (heap->caches)
-		heap->caches->of_heap.link = &cache->of_heap.next;
-	heap->caches = cache;
+	cache->of_heap.next = caches->first;
+	cache->of_heap.link = &caches->first;
+	if (caches->first)
+		caches->first->of_heap.link = &cache->of_heap.next;
+	caches->first = cache;
 	cache->of_thread.next = mine;
 	cache->of_thread.link = &mine;
 	if (mine)
@@ -511,7 +513,7 @@ bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache)
 	return false;
 }
 
-static struct ka_cache *cache_make(struct ka_heap *heap)
+static struct ka_cache *cache_make(struct ka_caches *caches)
 {
 	static const struct ka_cache empty = { KA_CACHE_INIT };
 	struct with_page *made = pages(sizeof(*made));
@@ -522,25 +524,31 @@ static struct ka_cache *cache_make(struct ka_heap *heap)
 	made->by = ka_none_by_class;
 	made->cache.by = &made->by;
 	made->cache.own = true;
-	return ka_cache_begin(heap, &made->cache) ? &made->cache : &ended;
+	return ka_cache_begin(caches, &made->cache) ? &made->cache : &ended;
+}
+
+/* Whether the thread has a cache of a heap in its table. */
+static inline bool is_in_table(const struct ka_pools *pools)
+{
+	return table && table[pools->index].serial == pools->serial;
 }
 
 /**
  * ka_cache_of() - The calling thread's cache of a heap.
- * @heap: The heap.
+ * @caches: The heap's.
  *
  * Return: The cache, made if need be; NULL with errno and a sentence.
  */
-struct ka_cache *ka_cache_of(struct ka_heap *heap)
+struct ka_cache *ka_cache_of(struct ka_caches *caches)
 {
 	struct entry *entry;
 
 	/* The table has an entry more, for heaps that have found no index. */
-	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
-		return table[heap->index].cache;
+	if (__builtin_expect(is_in_table(&caches->pools), 1))
+		return table[caches->pools.index].cache;
 	if (thread_ended)
 		return &ended;
-	if (heap->index == KA_HEAPS) {
+	if (caches->pools.index == KA_HEAPS) {
 		ka_fail(ENOMEM, "%zu heaps have blocks already", KA_HEAPS);
 		return NULL;
 	}
@@ -548,8 +556,8 @@ struct ka_cache *ka_cache_of(struct ka_heap *heap)
 		table = pages(TABLE_SIZE);
 	if (!table)
 		goto err;
-	entry = &table[heap->index];
-	entry->cache = cache_make(heap);
+	entry = &table[caches->pools.index];
+	entry->cache = cache_make(caches);
 	if (!entry->cache)
 		goto err;
 	if (entry->cache == &ended) {
@@ -559,7 +567,7 @@ struct ka_cache *ka_cache_of(struct ka_heap *heap)
 		table = NULL;
 		return &ended;
 	}
-	entry->serial = heap->serial;
+	entry->serial = caches->pools.serial;
 	return entry->cache;
 
 err:
@@ -591,37 +599,37 @@ bool ka_cache_has_given_many(void)
 
 /**
  * ka_cache_to_give() - The calling thread's cache of a heap, to give a block back.
- * @heap: The heap.
+ * @caches: The heap's.
  *
  * Return: As ka_cache_of(); but a thread that has given few blocks, and taken none, has that
  * of one that has ended.
  */
-struct ka_cache *ka_cache_to_give(struct ka_heap *heap)
+struct ka_cache *ka_cache_to_give(struct ka_caches *caches)
 {
-	if (__builtin_expect(table && table[heap->index].serial == heap->serial, 1))
-		return table[heap->index].cache;
-	return ka_cache_has_given_many() ? ka_cache_of(heap) : &ended;
+	if (__builtin_expect(is_in_table(&caches->pools), 1))
+		return table[caches->pools.index].cache;
+	return ka_cache_has_given_many() ? ka_cache_of(caches) : &ended;
 }
 
 /**
  * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
- * @heap: The heap. The lock of the lists is held.
+ * @caches: The heap's. The lock of the lists is held.
  */
-void ka_caches_free(struct ka_heap *heap)
+void ka_caches_free(struct ka_caches *caches)
 {
-	while (heap->caches)
-		cache_free(heap->caches);
+	while (caches->first)
+		cache_free(caches->first);
 }
 
 /* The pools of threads that a child does not have are left to all. */
-static void leave_orphans(struct ka_heap *heap)
+static void leave_orphans(struct ka_caches *caches)
 {
 	size_t slot = 0;
 
-	while (slot < heap->nr_slots) {
-		struct ka_pool *pool = &heap->pools[slot];
+	while (slot < caches->pools.nr_slots) {
+		struct ka_pool *pool = &caches->pools.entries[slot];
 
-		if (heap->map[slot] != pool) {
+		if (caches->pools.map[slot] != pool) {
 			slot++;
 			continue;
 		}
@@ -630,25 +638,25 @@ static void leave_orphans(struct ka_heap *heap)
 		    pool->owner != KA_TRACED && ka_pool_owner(pool) != ka_thread()) {
 			ka_pool_let_go(pool);
 			pool->listed = false;
-			ka_pool_shelve_locked(heap, pool);
+			ka_pool_shelve_locked(&caches->pools, pool);
 		}
 	}
 }
 
 /**
  * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
- * @heap: The heap. Its lock, and that of the lists, are held.
+ * @caches: The heap's. Its lock, and that of the lists, are held.
  * @alone: There were none: others that there are now the child has started since.
  *
  * Whatever a thread was doing to its pools, what it has stored by then is in the
  * order of the program: at worst a block is lost, or a pool never becomes empty.
  */
-void ka_caches_forked(struct ka_heap *heap, bool alone)
+void ka_caches_forked(struct ka_caches *caches, bool alone)
 {
-	struct ka_cache *cache = heap->caches, *next, *own = NULL;
+	struct ka_cache *cache = caches->first, *next, *own = NULL;
 	bool others = false;
 
-	if (alone && !heap->inherited)
+	if (alone && !caches->pools.inherited)
 		return;
 	for (; cache; cache = next) {
 		next = cache->of_heap.next;
@@ -660,14 +668,14 @@ void ka_caches_forked(struct ka_heap *heap, bool alone)
 		/* Its thread's own storage is nobody's now. */
 		give_page(cache);
 	}
-	heap->caches = own;
+	caches->first = own;
 	if (own) {
 		own->of_heap.next = NULL;
-		own->of_heap.link = &heap->caches;
+		own->of_heap.link = &caches->first;
 	}
-	if (heap->inherited && own)
+	if (caches->pools.inherited && own)
 		forget(own);
-	else if ((others || heap->nr_late) && !heap->inherited)
-		leave_orphans(heap);
-	heap->nr_late = 0;
+	else if ((others || caches->nr_late) && !caches->pools.inherited)
+		leave_orphans(caches);
+	caches->nr_late = 0;
 }

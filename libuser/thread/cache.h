@@ -23,6 +23,9 @@
 
 #include "pool/pool.h"
 
+/* How many heaps there may be at a time whose blocks are used. */
+#define KA_HEAPS	((size_t)1024)
+
 /**
  * struct ka_by_class - What a cache has of each class, in a page of its own.
  * @traced: As @direct, while blocks are traced; that of no bytes never has one.
@@ -50,7 +53,7 @@ struct ka_by_class {
  * @generation: The value of ka_trace_generation that the tables are for.
  * @looks: How many free blocks may be looked at; see KA_LOOKS.
  * @lock: Guards @by->partial, as soon as there is a second thread.
- * @heap: The heap; NULL as long as the cache is in no list.
+ * @caches: Those of the heap, which it is one of; NULL as long as it is in no list.
  * @thread: Whose it is.
  * @of_heap: In the heap's list of caches.
  * @of_thread: In the thread's.
@@ -65,7 +68,7 @@ struct ka_cache {
 	unsigned int generation;
 	uint32_t looks;
 	struct ka_mutex lock;
-	struct ka_heap *heap;
+	struct ka_caches *caches;
 	uintptr_t thread;
 	struct {
 		struct ka_cache *next;
@@ -73,6 +76,18 @@ struct ka_cache {
 	} of_heap, of_thread;
 	bool own;
 	bool ended;
+};
+
+/**
+ * struct ka_caches - The caches of a heap.
+ * @pools: The heap's pools.
+ * @first: The cache of a thread that has pools of the heap, and so on.
+ * @nr_late: How many threads without a cache have a pool for a moment.
+ */
+struct ka_caches {
+	struct ka_pools pools;
+	struct ka_cache *first;
+	unsigned int nr_late;
 };
 
 /* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
@@ -94,17 +109,17 @@ extern const struct ka_by_class ka_none_by_class;
  * @give: Give back a block of one of the tracer's pools. Return whether it was in use.
  * @run_freed: A run is about to be freed, or anything else.
  * @resized: A block of a tracer's pool has got another size where it is.
- * @heap_gone: A heap goes with all that is in it; with the lock of the lists held. @locked:
- *	it goes in a child, which has the locks that the fork has taken.
+ * @heap_gone: The heap of a window goes with all that is in it; with the lock of the lists
+ *	held. @locked: it goes in a child, which has the locks that the fork has taken.
  */
 struct ka_sampler {
 	size_t (*draw)(void);
-	void *(*take)(struct ka_heap *heap, size_t whole, size_t size, unsigned int due);
+	void *(*take)(struct ka_pools *pools, size_t whole, size_t size, unsigned int due);
 	void (*add_run)(void *run, size_t whole, size_t size, unsigned int due);
-	bool (*give)(struct ka_heap *heap, struct ka_pool *pool, void *block);
+	bool (*give)(struct ka_pools *pools, struct ka_pool *pool, void *block);
 	void (*run_freed)(const void *run);
 	void (*resized)(const void *block, size_t size);
-	void (*heap_gone)(const struct ka_heap *heap, bool locked);
+	void (*heap_gone)(const struct ka_window *window, bool locked);
 };
 
 /* NULL until there is a heap. */
@@ -124,10 +139,10 @@ extern __thread struct ka_cache *ka_domain_cache
 	__attribute__((tls_model("initial-exec")));
 
 /* cache.c; the first returns NULL with errno and a sentence. */
-struct ka_cache *ka_cache_of(struct ka_heap *heap);
-struct ka_cache *ka_cache_to_give(struct ka_heap *heap);
+struct ka_cache *ka_cache_of(struct ka_caches *caches);
+struct ka_cache *ka_cache_to_give(struct ka_caches *caches);
 bool ka_cache_has_given_many(void);
-bool ka_cache_begin(struct ka_heap *heap, struct ka_cache *cache);
+bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_hide(struct ka_cache *cache);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
@@ -138,27 +153,27 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
 bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_leave_all(struct ka_cache *cache);
-size_t ka_cache_trim(struct ka_heap *heap, struct ka_cache *cache);
-void ka_caches_emptied(struct ka_heap *heap, struct ka_pool *pool);
-void ka_caches_free(struct ka_heap *heap);
-void ka_caches_hide_pools(struct ka_heap *heap);
-void ka_caches_forked(struct ka_heap *heap, bool alone);
+size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache);
+void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool);
+void ka_caches_free(struct ka_caches *caches);
+void ka_caches_hide_pools(struct ka_caches *caches);
+void ka_caches_forked(struct ka_caches *caches, bool alone);
 
 /* block.c; NULL, -1 and 0 with errno and a sentence. */
-void *ka_block_take(struct ka_heap *heap, struct ka_cache *cache, size_t size);
-void *ka_block_take_aligned(struct ka_heap *heap, struct ka_cache *cache, size_t align,
+void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size);
+void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			    size_t size);
-void *ka_block_zeroed(struct ka_heap *heap, struct ka_cache *cache, size_t size);
-int ka_block_give_slowly(struct ka_heap *heap, struct ka_cache *cache, void *block);
-int ka_block_give_marked(struct ka_heap *heap, struct ka_cache *cache, struct ka_pool *pool,
+void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size);
+int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block);
+int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			 void *block);
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
-void *ka_block_resize(struct ka_heap *heap, struct ka_cache *cache, void *block,
+void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block,
 		      size_t size);
 int ka_block_none_begins(const void *address);
 int ka_block_freed_twice(const void *block);
-size_t ka_block_size(struct ka_heap *heap, const void *block);
-int ka_block_free_run(struct ka_heap *heap, void *run);
+size_t ka_block_size(struct ka_caches *caches, const void *block);
+int ka_block_free_run(struct ka_caches *caches, void *run);
 
 /* What is going to be returned had better be where it is returned: no move then. */
 #ifdef __x86_64__
@@ -224,29 +239,29 @@ static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 
 /**
  * ka_block_alloc() - Take a block.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @size: Bytes; 0 is as 1.
  *
  * Return: The block; NULL with errno and a sentence.
  */
-static inline void *ka_block_alloc(struct ka_heap *heap, struct ka_cache *cache, size_t size)
+static inline void *ka_block_alloc(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	void *block = ka_block_try(cache, size);
 
-	return __builtin_expect(!block, 0) ? ka_block_take(heap, cache, size) : block;
+	return __builtin_expect(!block, 0) ? ka_block_take(caches, cache, size) : block;
 }
 
 /* The pool of a block if it is the thread's; else NULL. */
-static inline struct ka_pool *ka_block_own(const struct ka_heap *heap, const void *block)
+static inline struct ka_pool *ka_block_own(const struct ka_pools *pools, const void *block)
 {
-	size_t slot = ka_slot_of(heap, block);
+	size_t slot = ka_slot_of(pools, block);
 	struct ka_pool *pool;
 
-	if (__builtin_expect(slot >= KA_READ(heap->nr_slots), 0))
+	if (__builtin_expect(slot >= KA_READ(pools->nr_slots), 0))
 		return NULL;
 	/* Another thread may just have let the slot of a run be found. */
-	pool = KA_READ(heap->map[slot]);
+	pool = KA_READ(pools->map[slot]);
 	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
 }
 
@@ -278,20 +293,20 @@ static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 
 /**
  * ka_block_free() - Give a block back.
- * @heap: The heap.
+ * @caches: The heap's.
  * @cache: The thread's.
  * @block: The block; NULL does nothing.
  *
  * Return: 0; -1 with errno and a sentence if it is none, as far as that is seen.
  */
-static inline int ka_block_free(struct ka_heap *heap, struct ka_cache *cache, void *block)
+static inline int ka_block_free(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {
-	struct ka_pool *pool = ka_block_own(heap, block);
+	struct ka_pool *pool = ka_block_own(&caches->pools, block);
 
 	if (__builtin_expect(!pool, 0))
-		return ka_block_give_slowly(heap, cache, block);
+		return ka_block_give_slowly(caches, cache, block);
 	if (__builtin_expect(ka_is_marked(block), 0))
-		return ka_block_give_marked(heap, cache, pool, block);
+		return ka_block_give_marked(caches, cache, pool, block);
 	if (__builtin_expect(!ka_pool_give(pool, block), 0))
 		ka_block_emptied(cache, pool);
 	return 0;

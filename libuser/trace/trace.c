@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
  * Whether blocks are traced, and which are: a table from each to its size and stack.
- * The pools that traced blocks lie in are the tracer's, in heap->traced.
+ * The pools that traced blocks lie in are the tracer's, in @traced of struct ka_pools.
  *
  * To start or to stop, the tables from which threads take are emptied: each thread's
- * next call is a slow one, which sees what has changed (trace_due() in block.c).
+ * next call is a slow one, which sees what has changed (trace_due() in thread/block.c).
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -207,36 +207,36 @@ static bool has_free(const struct ka_pool *pool)
 }
 
 /* A block of the tracer's pools of a class, or NULL. */
-static void *take_block(struct ka_heap *heap, unsigned int class)
+static void *take_block(struct ka_pools *pools, unsigned int class)
 {
-	struct ka_pool_list *list = &heap->traced[class];
+	struct ka_pool_list *list = &pools->traced[class];
 	struct ka_pool *pool = list->first;
 	void *block;
 
 	if (!pool) {
-		pool = ka_pool_make(heap, class, KA_TRACED);
+		pool = ka_pool_make(pools, class, KA_TRACED);
 		if (!pool)
 			return NULL;
 		ka_pool_link(list, pool);
 	}
 	if (!pool->free)
-		ka_pool_extend(heap, pool);
+		ka_pool_extend(pools, pool);
 	block = ka_pool_take(pool);
 	if (!has_free(pool))
 		ka_pool_unlink(list, pool);
 	return block;
 }
 
-static void give_block(struct ka_heap *heap, struct ka_pool *pool, void *block)
+static void give_block(struct ka_pools *pools, struct ka_pool *pool, void *block)
 {
-	struct ka_pool_list *list = &heap->traced[pool->class];
+	struct ka_pool_list *list = &pools->traced[pool->class];
 
 	if (!has_free(pool))
 		ka_pool_link(list, pool);
 	if (ka_pool_give(pool, block))
 		return;
 	ka_pool_unlink(list, pool);
-	ka_pool_give_back(heap, pool);
+	ka_pool_give_back(pools, pool);
 }
 
 static size_t draw(void)
@@ -258,7 +258,7 @@ static struct entry prepare(size_t whole, size_t size, unsigned int due,
 	return entry;
 }
 
-static void *take_traced(struct ka_heap *heap, size_t whole, size_t size, unsigned int due)
+static void *take_traced(struct ka_pools *pools, size_t whole, size_t size, unsigned int due)
 {
 	void *frames[KA_TRACE_FRAMES];
 	int count = look(frames);
@@ -269,7 +269,7 @@ static void *take_traced(struct ka_heap *heap, size_t whole, size_t size, unsign
 	ka_trace_lock();
 	entry = prepare(whole, size, due, frames, count);
 	if (entry.stack)
-		entry.block = take_block(heap, ka_class_of(whole));
+		entry.block = take_block(pools, ka_class_of(whole));
 	if (entry.block)
 		add(entry);
 	ka_trace_unlock();
@@ -294,7 +294,7 @@ static void add_run(void *run, size_t whole, size_t size, unsigned int due)
 	ka_trace_unlock();
 }
 
-static bool give_traced(struct ka_heap *heap, struct ka_pool *pool, void *block)
+static bool give_traced(struct ka_pools *pools, struct ka_pool *pool, void *block)
 {
 	struct entry *entry;
 
@@ -302,7 +302,7 @@ static bool give_traced(struct ka_heap *heap, struct ka_pool *pool, void *block)
 	entry = find_entry(block);
 	if (entry) {
 		take_out((size_t)(entry - entries));
-		give_block(heap, pool, block);
+		give_block(pools, pool, block);
 	}
 	ka_trace_unlock();
 	return entry;
@@ -344,11 +344,11 @@ static void block_resized(const void *block, size_t size)
 	ka_trace_unlock();
 }
 
-/* Forget the blocks of a heap. */
-static void heap_gone(const struct ka_heap *heap, bool locked)
+/* Forget the blocks of a window's heap. */
+static void heap_gone(const struct ka_window *window, bool locked)
 {
-	uintptr_t start = (uintptr_t)heap->window.start;
-	size_t size = ka_window_size(&heap->window), slot = 0;
+	size_t size = ka_window_size(window), slot = 0;
+	uintptr_t start = (uintptr_t)window->start;
 
 	if (!locked)
 		ka_trace_lock();
@@ -386,7 +386,7 @@ static void next_generation(void)
 {
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
-	 * Who shows a pool later sees this, who has shown one earlier is seen; block.c.
+	 * Who shows a pool later sees this, who has shown one earlier is seen: thread/block.c.
 	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
 	 */
 	if (ka_syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))

@@ -20,7 +20,7 @@
 
 #include <karena/trace.h>
 
-#include "thread/cache.h"
+#include "heap/heap.h"
 
 #define KA_TRACE_FRAMES	64
 

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What all layers of the library stand on: sizes, errors, locks, system calls. Each folder
+ * has a header of its name, or of what it is about; it includes those of lower layers, and
+ * none of upper ones (see layers):
+ *
+ *	base		sizes, classes, errors, locks, system calls, the clock
+ *	source		windows, and what commits their arenas: the module, or plain mmap
+ *	arena		arenas and their notes; runs of pages
+ *	pool		pools: runs that are cut into blocks; the runs of the program
+ *	thread		caches: the pools of a thread; blocks
+ *	heap		heaps: options, what a program asks of one, what a fork makes of it
+ *	stats		figures: counted, shown to other processes, printed
+ *	trace		which blocks are in use, and where they were allocated
+ *	check		the debug hooks, and the checked build
+ *	front		domains, buffers for input and output; heaps are made here
+ *
+ * struct ka_heap consists of a struct for each layer, in which that of the layer below is a
+ * member: a function is called with the struct of its own layer, and knows no more.
+ */
+#ifndef KARENA_BASE_H
+#define KARENA_BASE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <karena/karena.h>
+
+#include "base/class.h"
+#include "base/lock.h"
+#include "base/sys.h"
+
+#define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
+#define KA_MIB		((size_t)1 << 20)
+
+/* One bit a page. */
+#define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
+
+/* Pools are made of slots of 16 KiB, to find the pool of an address by. */
+#define KA_SLOT_SHIFT	14
+#define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
+#define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
+#define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
+
+/* Bytes of the notes on a slot: struct ka_pool. */
+#define KA_SLOT_ENTRY	((size_t)64)
+
+/* Of the checked build 1: see check/checked.h. */
+#ifndef KA_CHECKED
+#define KA_CHECKED	0
+#endif
+
+/*
+ * To read what another thread may be changing: a load, and the compiler may make it an
+ * operand, which it does not with those of stdatomic.
+ */
+#ifdef __SANITIZE_THREAD__
+#define KA_READ(value)	__atomic_load_n(&(value), __ATOMIC_RELAXED)
+#else
+#define KA_READ(value)	(value)
+#endif
+
+/* error.c; the first sets errno too, and returns -1; the second likewise, and true. */
+int ka_fail(int error, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+bool ka_fail_inherited(void);
+void ka_ignore(void);
+void ka_die(const char *what) __attribute__((noreturn, cold));
+
+/* size.c */
+int ka_parse_size(const char *text, size_t *size);
+const char *ka_format_size(size_t size, char buffer[static 32]);
+
+#endif /* KARENA_BASE_H */
