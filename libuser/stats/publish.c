@@ -104,10 +104,9 @@ static struct karena_stats *module_page(const struct ka_window *window)
 }
 
 /* A small, short program does nothing for it; the module's page is there anyway. */
-static bool is_to_be_shown(const struct ka_heap *heap)
+static inline bool is_to_be_shown(const struct ka_shown *shown, const struct ka_stats *stats)
 {
-	return heap->shown.page &&
-	       (heap->shown.always || ka_arenas_of(heap)->notes->stats.arenas_highwater > 1);
+	return shown->page && (shown->always || stats->arenas_highwater > 1);
 }
 
 /* Count; with the heap's lock held. */
@@ -146,26 +145,33 @@ static struct ka_heap *heap_of(struct ka_arenas *arenas)
 				  offsetof(struct ka_heap, caches.pools.arenas));
 }
 
+/* Whether KARENA_MALLOCSTATS wants the figures now; with the heap's lock held. */
+static __attribute__((noinline)) bool is_report_due(struct ka_shown *shown,
+						    const struct ka_stats *stats)
+{
+	if (stats->arenas_highwater / 2 >= shown->reported)
+		shown->due = stats->arenas_highwater > 0;
+	return shown->due;
+}
+
 /* Arenas or pools may have become more or fewer; with the heap's lock held. */
 static unsigned int find_due(struct ka_arenas *arenas)
 {
 	const struct ka_stats *stats = &arenas->notes->stats;
-	struct ka_heap *heap = heap_of(arenas);
-	struct ka_shown *shown = &heap->shown;
-	unsigned int due;
-	bool other;
+	struct ka_shown *shown = &heap_of(arenas)->shown;
+	unsigned int due = 0;
+	uint64_t next;
 
 	arenas->changed = false;
-	if (shown->report && stats->arenas_highwater / 2 >= shown->reported)
-		shown->due = stats->arenas_highwater > 0;
-	due = shown->due ? DUE_REPORT : 0;
-	if (!is_to_be_shown(heap))
+	if (__builtin_expect(shown->report, 0))
+		due = is_report_due(shown, stats) ? DUE_REPORT : 0;
+	if (!is_to_be_shown(shown, stats))
 		return due;
-	other = stats->arenas_allocated + stats->arenas_reclaimed != shown->changes;
-	if (ka_clock_coarse() >= __atomic_load_n(other ? &shown->next : &shown->next_pools,
-						 __ATOMIC_RELAXED))
-		due |= DUE_PAGE;
-	return due;
+	if (stats->arenas_allocated + stats->arenas_reclaimed != shown->changes)
+		next = __atomic_load_n(&shown->next, __ATOMIC_RELAXED);
+	else
+		next = __atomic_load_n(&shown->next_pools, __ATOMIC_RELAXED);
+	return ka_clock_coarse() < next ? due : due | DUE_PAGE;
 }
 
 /* Without the lock. */
@@ -218,7 +224,7 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 	ka_lock(&lock);
 	ka_arenas_lock(ka_arenas_of(heap));
 	count(heap, &now);
-	shown = is_to_be_shown(heap);
+	shown = is_to_be_shown(&heap->shown, &now);
 	ka_arenas_unlock(ka_arenas_of(heap));
 	if (shown)
 		write_page(heap, heap->shown.page, &now);
