@@ -10,7 +10,9 @@ INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 OUT := $(CURDIR)/build
 
-VERSION := $(shell sed -n 's/^VERSION := //p' libuser/Makefile)
+VERSION := $(shell sed -n 's/^.define KARENA_VERSION\t*"\(.*\)"/\1/p' \
+	libuser/include/karena/karena.h)
+ABI := $(shell sed -n 's/^ABI := //p' libuser/Makefile)
 # Of the kernel that KDIR belongs to, which need not be the running one.
 RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
@@ -22,7 +24,7 @@ report := $(OUT)/bench/report
 kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
 # Built only where liburing is.
-uring_library = $(OUT)/lib/libkarena-uring.so.$(VERSION)
+uring_library = $(OUT)/lib/libkarena-uring.so.$(ABI)
 
 # A page can be read by each name in its NAME line. Of a page: its own place below
 # MANDIR, and those of the others, which name it.
@@ -142,13 +144,13 @@ fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
 install: library $(if $(RELEASE),module,no-module)
 	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(INCLUDEDIR)/karena $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(OUT)/lib/libkarena.so.$(VERSION) $(OUT)/lib/libkarena.a \
-		$(OUT)/lib/libkarena-malloc.so.$(VERSION) \
-		$(OUT)/lib/libkarena-malloc-checked.so.$(VERSION) $(DESTDIR)$(LIBDIR)
-	cp -P $(OUT)/lib/libkarena-malloc.so $(OUT)/lib/libkarena-malloc.so.0 \
+	install -m 644 $(OUT)/lib/libkarena.so.$(ABI) $(OUT)/lib/libkarena.a \
+		$(OUT)/lib/libkarena-malloc.so.$(ABI) \
+		$(OUT)/lib/libkarena-malloc-checked.so.$(ABI) $(DESTDIR)$(LIBDIR)
+	cp -P $(OUT)/lib/libkarena-malloc.so $(OUT)/lib/libkarena-malloc.so.1 \
 		$(OUT)/lib/libkarena-malloc-checked.so \
-		$(OUT)/lib/libkarena-malloc-checked.so.0 $(DESTDIR)$(LIBDIR)
-	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.0 $(DESTDIR)$(LIBDIR)
+		$(OUT)/lib/libkarena-malloc-checked.so.1 $(DESTDIR)$(LIBDIR)
+	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.1 $(DESTDIR)$(LIBDIR)
 	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
 	install -m 644 libuser/include/karena/karena.h libuser/include/karena/domain.h \
 		libuser/include/karena/debug.h libuser/include/karena/trace.h \
@@ -160,7 +162,7 @@ install: library $(if $(RELEASE),module,no-module)
 		set -e; \
 		install -m 644 $(uring_library) $(OUT)/lib/libkarena-uring.a \
 			$(DESTDIR)$(LIBDIR); \
-		cp -P $(OUT)/lib/libkarena-uring.so $(OUT)/lib/libkarena-uring.so.0 \
+		cp -P $(OUT)/lib/libkarena-uring.so $(OUT)/lib/libkarena-uring.so.1 \
 			$(DESTDIR)$(LIBDIR); \
 		install -m 644 libuser/include/karena/uring.h \
 			$(DESTDIR)$(INCLUDEDIR)/karena; \
@@ -190,18 +192,18 @@ endif
 endif
 
 uninstall:
-	rm -f $(DESTDIR)$(LIBDIR)/libkarena.so $(DESTDIR)$(LIBDIR)/libkarena.so.0 \
-		$(DESTDIR)$(LIBDIR)/libkarena.so.$(VERSION) \
+	rm -f $(DESTDIR)$(LIBDIR)/libkarena.so $(DESTDIR)$(LIBDIR)/libkarena.so.1 \
+		$(DESTDIR)$(LIBDIR)/libkarena.so.$(ABI) \
 		$(DESTDIR)$(LIBDIR)/libkarena.a \
 		$(DESTDIR)$(LIBDIR)/libkarena-uring.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.0 \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.1 \
 		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.0 \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.1 \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.$(ABI) \
 		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.0 \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.$(VERSION) \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.$(VERSION) \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.1 \
+		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.$(ABI) \
+		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.$(ABI) \
 		$(DESTDIR)$(LIBDIR)/libkarena-uring.a \
 		$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc \
 		$(DESTDIR)$(INCLUDEDIR)/karena/uring.h \

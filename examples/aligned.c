@@ -66,7 +66,7 @@ int main(void)
 		printf("%s: %ld, at byte %zu of a line, in a block of %zu bytes\n",
 		       counters[i]->name, counters[i]->value,
 		       (size_t)((uintptr_t)counters[i] % LINE),
-		       ka_heap_block_size(heap, counters[i]));
+		       ka_heap_usable_size(heap, counters[i]));
 		if (ka_heap_free(heap, counters[i]))
 			die("a counter", ka_error());
 	}

@@ -60,7 +60,7 @@ int main(void)
 			continue;
 		heap = NULL;
 	}
-	nr = heap ? ka_heap_classes(heap, classes, 128) : -1;
+	nr = heap ? ka_heap_classes(heap, classes, 128, sizeof(struct ka_class)) : -1;
 	if (nr < 0 || ka_heap_stats(heap, &stats)) {
 		fprintf(stderr, "stats: %s\n", ka_error());
 		return 1;

@@ -64,7 +64,7 @@ int main(int argc, char **argv)
 		printf("%+td bytes in %+td blocks, now %zu in %zu, at %p\n",
 		       entry->more_bytes, entry->more_blocks, entry->bytes, entry->blocks,
 		       entry->nr_frames ? entry->frames[0] : NULL);
-	ka_traced_memory(NULL, &peak);
+	ka_trace_memory(NULL, &peak);
 	printf("%zu bytes at most\n", peak);
 	stacks = ka_trace_snapshot(KA_TRACE_BY_STACK);
 	if (!stacks || (argc > 1 && ka_trace_write(stacks, argv[1], KA_TRACE_FOLDED)))

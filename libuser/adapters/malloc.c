@@ -596,7 +596,7 @@ PUBLIC int malloc_trim(size_t pad)
 	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
 		return 0;
 	if (KA_CHECKED || debugged)
-		return ka_trim(&other_heap) > 0;
+		return ka_heap_trim(&other_heap) > 0;
 	return !ka_refuse_inherited(ka_pools_of(&heap)) && ka_cache_trim(&heap.caches, &cache);
 }
 

@@ -205,6 +205,7 @@ bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages);
 void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
 		  bool *zero);
 void ka_run_give(struct ka_arenas *arenas, void *run);
+void ka_runs_forget(struct ka_arenas *arenas);
 bool ka_run_begins(const struct ka_arenas *arenas, const void *address);
 size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run);
 bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less);

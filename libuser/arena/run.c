@@ -341,6 +341,22 @@ static void run_free(struct ka_arenas *arenas, size_t page)
 }
 
 /**
+ * ka_runs_forget() - Free all runs of a heap.
+ * @arenas: The heap's, with the lock held. None of the runs is a pool.
+ */
+void ka_runs_forget(struct ka_arenas *arenas)
+{
+	const struct ka_notes *notes = arenas->notes;
+
+	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
+		size_t head;
+
+		while ((head = ka_find_bit(ka_arena_at(notes, i)->head, 0, true)) < KA_ARENA_PAGES)
+			run_free(arenas, i * KA_ARENA_PAGES + head);
+	}
+}
+
+/**
  * ka_run_give() - Give a run back, with the heap's lock held.
  * @arenas: The heap's.
  * @run: The run.

@@ -310,15 +310,24 @@ static size_t look_at_all(const struct call *call)
 size_t ka_debug_check(const void *block)
 {
 	const struct call call = { "", "ka_debug_check", CALLER };
-	size_t count = 1;
 
 	if (!__atomic_load_n(&hooked, __ATOMIC_ACQUIRE))
 		return 0;
 	ka_records_lock();
-	if (block)
-		look_up(&call, NULL, block);
-	else
-		count = look_at_all(&call);
+	look_up(&call, NULL, block);
+	ka_records_unlock();
+	return 1;
+}
+
+size_t ka_debug_check_all(void)
+{
+	const struct call call = { "", "ka_debug_check_all", CALLER };
+	size_t count;
+
+	if (!__atomic_load_n(&hooked, __ATOMIC_ACQUIRE))
+		return 0;
+	ka_records_lock();
+	count = look_at_all(&call);
 	ka_records_unlock();
 	return count;
 }

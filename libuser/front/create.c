@@ -18,16 +18,18 @@
  */
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive)
 {
-	enum ka_show show = ka_shown_option();
+	enum ka_show show = KA_SHOW_LARGE;
 	struct ka_options options;
 
-	if (ka_options_read(&options, wanted, forgive) ||
-	    (show == KA_SHOW_WRONG && ka_shown_option() == show &&
-	     !ka_option_ignored(forgive)) ||
+	if (ka_options_read(&options, wanted, forgive))
+		return -1;
+	if (!options.ignore_environment)
+		show = ka_shown_option();
+	if ((show == KA_SHOW_WRONG && !ka_option_ignored(forgive)) ||
 	    ka_heap_begin(heap, &options))
 		return -1;
 	ka_traces_open();
-	ka_shown_open(heap, options.name, show);
+	ka_shown_open(heap, &options, show);
 	ka_heap_register(heap);
 	return 0;
 }

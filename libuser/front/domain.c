@@ -49,6 +49,7 @@ static struct ka_heap *make_heap(void)
 	made = ka_heap_create(&options);
 	if (made) {
 		ka_arenas_of(made)->most_empty = SIZE_MAX;
+		made->permanent = true;
 		made->tallies = counted ? ka_tallies : NULL;
 	}
 	return made;
@@ -315,6 +316,8 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
 {
 	const struct ka_tally *tally;
 
+	if (stats->size < sizeof(*stats))
+		return ka_fail(EINVAL, "the size of struct ka_domain_stats is not set");
 	if (check_domain(domain))
 		return -1;
 	need_decision();
@@ -327,6 +330,38 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
 	stats->blocks = KA_READ(tally->blocks);
 	stats->bytes = KA_READ(tally->bytes);
 	return 0;
+}
+
+static void *heap_malloc(void *context, size_t size)
+{
+	return ka_heap_malloc(context, size);
+}
+
+static void *heap_calloc(void *context, size_t count, size_t size)
+{
+	return ka_heap_calloc(context, count, size);
+}
+
+static void *heap_realloc(void *context, void *block, size_t size)
+{
+	return ka_heap_realloc(context, block, size);
+}
+
+static void heap_free(void *context, void *block)
+{
+	if (ka_heap_free(context, block))
+		ka_die("free");
+}
+
+void ka_heap_allocator(struct ka_heap *of, struct ka_allocator *allocator)
+{
+	*allocator = (struct ka_allocator){
+		.context	= of,
+		.malloc		= heap_malloc,
+		.calloc		= heap_calloc,
+		.realloc	= heap_realloc,
+		.free		= heap_free,
+	};
 }
 
 static void *too_large(size_t count, size_t size)

@@ -57,6 +57,7 @@ static struct ka_heap *create(void)
 		if (errno != ENOMEM || options.window < smallest)
 			return NULL;
 	}
+	made->permanent = true;
 	return made;
 }
 

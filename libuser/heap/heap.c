@@ -31,7 +31,52 @@ int ka_heap_descriptor(struct ka_heap *heap)
 	return window->source->descriptor(window);
 }
 
-size_t ka_trim(struct ka_heap *heap)
+int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
+{
+	struct ka_window wanted = *ka_window_of(heap);
+	size_t most = wanted.nr_arenas - wanted.nr_notes;
+	char text[32];
+
+	wanted.limit = limit ? limit / KA_ARENA_SIZE : most;
+	if (!wanted.limit || wanted.limit > most)
+		return ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
+			       ka_format_size(limit, text));
+	if (ka_refuse_inherited(ka_pools_of(heap)))
+		return -1;
+	wanted.most_notes = ka_notes_most(&wanted);
+	/* Without the lock, as it opens a file. */
+	if (wanted.source->set_limit && wanted.source->set_limit(&wanted))
+		return -1;
+	ka_arenas_lock(ka_arenas_of(heap));
+	ka_window_of(heap)->limit = wanted.limit;
+	ka_window_of(heap)->most_notes = wanted.most_notes;
+	ka_arenas_changed(ka_arenas_of(heap));
+	ka_arenas_unlock(ka_arenas_of(heap));
+	return 0;
+}
+
+int ka_heap_reset(struct ka_heap *heap)
+{
+	if (ka_refuse_inherited(ka_pools_of(heap)))
+		return -1;
+	if (heap->permanent)
+		return ka_fail(EINVAL, "the heap of the domains cannot be reset");
+	ka_lists_lock();
+	ka_caches_free(&heap->caches);
+	heap->caches.nr_late = 0;
+	ka_heaps_renumber(heap);
+	ka_sampler->heap_gone(ka_window_of(heap), false);
+	ka_lists_unlock();
+	ka_arenas_lock(ka_arenas_of(heap));
+	ka_pools_forget(ka_pools_of(heap));
+	ka_runs_forget(ka_arenas_of(heap));
+	ka_arenas_decay(ka_arenas_of(heap));
+	ka_arenas_changed(ka_arenas_of(heap));
+	ka_arenas_unlock(ka_arenas_of(heap));
+	return 0;
+}
+
+size_t ka_heap_trim(struct ka_heap *heap)
 {
 	struct ka_cache *cache;
 
@@ -120,7 +165,60 @@ int ka_heap_free(struct ka_heap *heap, void *block)
 	return cache ? ka_block_free(&heap->caches, cache, block) : -1;
 }
 
-size_t ka_heap_block_size(struct ka_heap *heap, const void *block)
+size_t ka_heap_usable_size(struct ka_heap *heap, const void *block)
 {
 	return ka_refuse_inherited(ka_pools_of(heap)) ? 0 : ka_block_size(&heap->caches, block);
+}
+
+size_t ka_heap_expand(struct ka_heap *heap, void *block, size_t size)
+{
+	struct ka_cache *cache = ka_cache_of(&heap->caches);
+
+	return cache && !ka_refuse_inherited(ka_pools_of(heap)) ?
+	       ka_block_expand(&heap->caches, cache, block, size) : 0;
+}
+
+int ka_heap_free_sized(struct ka_heap *heap, void *block, size_t size)
+{
+	size_t usable;
+
+	if (!block)
+		return 0;
+	usable = ka_heap_usable_size(heap, block);
+	if (!usable)
+		return -1;
+	if (size > usable)
+		return ka_fail(EINVAL, "the block at %p has %zu bytes, and not %zu", block,
+			       usable, size);
+	return ka_heap_free(heap, block);
+}
+
+size_t ka_heap_malloc_batch(struct ka_heap *heap, size_t size, void **blocks, size_t nr)
+{
+	struct ka_cache *cache = ka_cache_of(&heap->caches);
+	size_t done = 0;
+
+	for (; cache && done < nr; done++) {
+		blocks[done] = ka_block_alloc(&heap->caches, cache, size);
+		if (!blocks[done])
+			break;
+	}
+	return done;
+}
+
+size_t ka_heap_free_batch(struct ka_heap *heap, void *const *blocks, size_t nr)
+{
+	size_t done = 0;
+
+	while (done < nr && !ka_heap_free(heap, blocks[done]))
+		done++;
+	return done;
+}
+
+size_t ka_good_size(size_t size)
+{
+	if (size <= KA_BLOCK_MAX)
+		return ka_class_size(ka_class_of(size ? size : 1));
+	return size > SIZE_MAX - KA_PAGE_SIZE ? size :
+	       (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 }

@@ -47,6 +47,7 @@ struct ka_tally {
  * struct ka_heap - A heap, a child's copy of one among them.
  * @caches: What the layers below have of it.
  * @next: In the list of all heaps, whose lock guards it.
+ * @permanent: Threads keep addresses of their caches elsewhere, so it cannot be reset.
  * @shown: How others see its figures.
  * @tallies: What the program has of each domain; NULL: it is not the domains' heap, or
  *	that is not counted.
@@ -54,6 +55,7 @@ struct ka_tally {
 struct ka_heap {
 	struct ka_caches caches;
 	struct ka_heap *next;
+	bool permanent;
 	struct ka_shown shown;
 	const struct ka_tally *tallies;
 };
@@ -67,6 +69,7 @@ struct ka_heap {
 extern struct ka_heap *ka_heaps;
 void ka_heaps_add(struct ka_heap *heap);
 void ka_heaps_remove(struct ka_heap *heap);
+void ka_heaps_renumber(struct ka_heap *heap);
 void ka_heaps_hide_pools(void);
 bool ka_heaps_any(void);
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));

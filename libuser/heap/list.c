@@ -63,6 +63,28 @@ void ka_heaps_remove(struct ka_heap *heap)
 		by_index[ka_pools_of(heap)->index] = NULL;
 }
 
+/**
+ * ka_heaps_renumber() - Give a heap a new number, by which no thread finds its cache.
+ * @heap: The heap. The lock of the lists is held.
+ */
+void ka_heaps_renumber(struct ka_heap *heap)
+{
+	ka_pools_of(heap)->serial = ++last_serial;
+}
+
+struct ka_heap *ka_heap_of(const void *address)
+{
+	struct ka_heap *heap;
+
+	ka_lists_lock();
+	for (heap = ka_heaps; heap; heap = heap->next) {
+		if (ka_window_contains(ka_window_of(heap), address))
+			break;
+	}
+	ka_lists_unlock();
+	return heap;
+}
+
 /*
  * The thread that has called exit() may hold a lock, and another one may never release
  * it: whether the lock is taken before @moments, of a millisecond, are over.

@@ -81,12 +81,12 @@ bool ka_option_ignored(bool forgive)
 	return forgive;
 }
 
-/* A size from the environment, as ka_option_size(), and no less than @least. */
+/* A size from the environment, as ka_option_size(), if there is a @variable; at least @least. */
 static int option_size(size_t *size, const char *variable, size_t least, bool forgive)
 {
 	size_t given = *size;
 	char text[32];
-	int error = ka_option_size(size, variable);
+	int error = variable ? ka_option_size(size, variable) : 0;
 
 	if (!error && *size && *size < least)
 		error = ka_fail(EINVAL, "a limit of %s is too small: an arena has 2 MiB",
@@ -97,16 +97,21 @@ static int option_size(size_t *size, const char *variable, size_t least, bool fo
 	return 0;
 }
 
-/* Fill in what the caller left open; window stays 0 if nobody set it. */
+/*
+ * Fill in the options that the caller left open, from the environment unless the caller
+ * ignores that; window stays 0 if nobody set it.
+ */
 static int complete_options(struct ka_options *options, bool forgive)
 {
-	if (option_source(&options->source) && !ka_option_ignored(forgive))
+	bool look = !options->ignore_environment;
+
+	if (look && option_source(&options->source) && !ka_option_ignored(forgive))
 		return -1;
-	if (option_name(&options->name, true) &&
+	if (option_name(&options->name, look) &&
 	    (!ka_option_ignored(forgive) || option_name(&options->name, false)))
 		return -1;
-	if (option_size(&options->window, "KARENA_WINDOW", 0, forgive) ||
-	    option_size(&options->limit, "KARENA_LIMIT", KA_ARENA_SIZE, forgive))
+	if (option_size(&options->window, look ? "KARENA_WINDOW" : NULL, 0, forgive) ||
+	    option_size(&options->limit, look ? "KARENA_LIMIT" : NULL, KA_ARENA_SIZE, forgive))
 		return -1;
 	if (options->window > SIZE_MAX / 2 && forgive) {
 		ka_fail(EFBIG, "a window of %zu bytes is too large", options->window);

@@ -138,6 +138,29 @@ static void drop_spare(struct ka_arenas *arenas)
 	}
 }
 
+/**
+ * ka_pools_forget() - Let no pool of a heap be one any more, whatever is in it.
+ * @pools: The heap's, with its lock held. No thread has a cache of them. Their runs stay.
+ */
+void ka_pools_forget(struct ka_pools *pools)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		while (take_spare(pools, class))
+			;
+	}
+	for (size_t slot = 0; slot < pools->nr_slots; slot++) {
+		struct ka_pool *pool = pools->map[slot];
+
+		if (pool == &ka_no_pool)
+			continue;
+		__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
+		__atomic_store_n(&pools->map[slot], &ka_no_pool, __ATOMIC_RELAXED);
+	}
+	memset(pools->shelf, 0, sizeof(pools->shelf));
+	memset(pools->traced, 0, sizeof(pools->traced));
+	pools->arenas.notes->nr_pools = 0;
+}
+
 /* Slots that a spare pool of another class has; false if there is none that fits. */
 static bool take_spare_slots(struct ka_pools *pools, unsigned int count, size_t align,
 			     size_t *slot)

@@ -313,6 +313,7 @@ void ka_pool_take_is_wrong(const struct ka_free *block) __attribute__((noreturn,
 void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most);
 bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks);
+void ka_pools_forget(struct ka_pools *pools);
 void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool);

@@ -85,6 +85,14 @@ static int choose_fork(struct ka_window *window, const struct karena_info *info)
 	return 0;
 }
 
+/* The module counts the notes, too, which do not count against the limit of the caller. */
+static size_t limit_of(const struct ka_window *window)
+{
+	size_t limit = window->limit * KA_ARENA_SIZE + window->most_notes;
+
+	return limit < ka_window_size(window) ? limit : ka_window_size(window);
+}
+
 static void fill_in(struct karena_create *create, const struct karena_info *info,
 		    const struct ka_window *window, const struct ka_options *options)
 {
@@ -92,9 +100,8 @@ static void fill_in(struct karena_create *create, const struct karena_info *info
 		.size = sizeof(*create),
 		.window = ka_window_size(window),
 	};
-	/* The notes are beside the limit that the caller gave. */
 	if (options->limit)
-		create->limit = window->limit * KA_ARENA_SIZE + window->most_notes;
+		create->limit = limit_of(window);
 	if (info->features & KARENA_FEATURE_FORK)
 		create->fork = window->fork;
 	/* Before there were such heaps, every one could be pinned. */
@@ -325,6 +332,41 @@ static int device_descriptor(const struct ka_window *window)
 	return fd;
 }
 
+static int ask_limit(int fd, struct karena_limit *limit)
+{
+	if (!ioctl(fd, KARENA_LIMIT, limit))
+		return 0;
+	switch (errno) {
+	case EPERM:
+		return ka_fail(errno, "root has set a lower limit for the heap");
+	case ENOTTY:
+		return ka_fail(EOPNOTSUPP, "the module is too old to change a limit: install"
+			       " both from one release");
+	default:
+		return ka_fail(errno, "the module does not change the limit: %s",
+			       strerror(errno));
+	}
+}
+
+static int device_set_limit(const struct ka_window *window)
+{
+	struct karena_limit limit = {
+		.size = sizeof(limit),
+		.flags = KARENA_LIMIT_HARD,
+		.hard = limit_of(window),
+	};
+	int before, fd, ret = -1;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+	fd = open_descriptor(window);
+	if (fd >= 0) {
+		ret = ask_limit(fd, &limit);
+		close(fd);
+	}
+	pthread_setcancelstate(before, NULL);
+	return ret;
+}
+
 static int open_heap(struct ka_window *window, const struct ka_options *options)
 {
 	struct karena_create create;
@@ -531,6 +573,7 @@ const struct ka_source_type ka_device = {
 	.take_back	= device_take_back,
 	.pressed	= device_pressed,
 	.copied		= device_copied,
+	.set_limit	= device_set_limit,
 	.descriptor	= device_descriptor,
 	.close		= device_close,
 };

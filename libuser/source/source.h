@@ -79,6 +79,8 @@ enum ka_moved {
  * @copied: In a child: whether the window, of KA_FORK_COW, is a copy of its own.
  * @move: Let pages have the content of others, which are zero afterwards, by mapping their
  *	memory there, as far as that can be done. NULL: never.
+ * @set_limit: Let the kernel enforce window->limit: 0, or -1 with errno and a message.
+ *	NULL: the library alone does.
  * @descriptor: A descriptor of the window's file, or -1 with errno and a sentence.
  * @close: Give up the window and all that is committed.
  */
@@ -97,6 +99,7 @@ struct ka_source_type {
 	bool (*pressed)(struct ka_window *window);
 	bool (*copied)(struct ka_window *window);
 	enum ka_moved (*move)(struct ka_window *window, char *from, char *to, size_t size);
+	int (*set_limit)(const struct ka_window *window);
 	int (*descriptor)(const struct ka_window *window);
 	void (*close)(struct ka_window *window);
 };

@@ -188,10 +188,10 @@ static void do_due(struct ka_arenas *arenas, unsigned int due)
 /**
  * ka_shown_open() - Let a new heap be shown.
  * @heap: The heap.
- * @name: Its name.
+ * @options: Its options.
  * @show: When.
  */
-void ka_shown_open(struct ka_heap *heap, const char *name, enum ka_show show)
+void ka_shown_open(struct ka_heap *heap, const struct ka_options *options, enum ka_show show)
 {
 	static const struct ka_watch watch = { .find_due = find_due, .do_due = do_due };
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -199,8 +199,9 @@ void ka_shown_open(struct ka_heap *heap, const char *name, enum ka_show show)
 	struct ka_notes *notes = ka_arenas_of(heap)->notes;
 
 	pthread_once(&once, register_lock);
-	ka_report_wanted(heap);
-	strncpy(notes->name, name, sizeof(notes->name) - 1);
+	if (!options->ignore_environment)
+		ka_report_wanted(heap);
+	strncpy(notes->name, options->name, sizeof(notes->name) - 1);
 	ka_arenas_of(heap)->watch = &watch;
 	if (show == KA_SHOW_NEVER)
 		return;

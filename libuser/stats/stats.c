@@ -2,9 +2,13 @@
 /*
  * A heap's figures: counted when somebody wants them, from what pools and arenas know anyway.
  */
+#include <errno.h>
 #include <string.h>
 
 #include "stats/stats.h"
+
+/* Of this struct as it first was. */
+#define CLASS_MIN	sizeof(struct ka_class)
 
 /**
  * ka_stats_add_up() - Fill in the figures that follow from others.
@@ -63,15 +67,21 @@ void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats)
 	ka_stats_add_up(heap, stats);
 }
 
-int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr)
+int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr,
+		    size_t entry_size)
 {
 	struct ka_class all[KA_CLASSES];
+	size_t known = entry_size < sizeof(*all) ? entry_size : sizeof(*all);
 
+	if (entry_size < CLASS_MIN)
+		return ka_fail(EINVAL, "the size of struct ka_class is not set");
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	ka_arenas_lock(ka_arenas_of(heap));
 	ka_stats_classes(heap, all);
 	ka_arenas_unlock(ka_arenas_of(heap));
-	memcpy(classes, all, (nr < KA_CLASSES ? nr : KA_CLASSES) * sizeof(*all));
+	/* The caller's entries may have more members, which stay as they are, or fewer. */
+	for (size_t i = 0; i < nr && i < KA_CLASSES; i++)
+		memcpy((char *)classes + i * entry_size, &all[i], known);
 	return KA_CLASSES;
 }

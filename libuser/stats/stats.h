@@ -26,6 +26,6 @@ void ka_report_wanted(struct ka_heap *heap);
 
 /* publish.c */
 enum ka_show ka_shown_option(void);
-void ka_shown_open(struct ka_heap *heap, const char *name, enum ka_show show);
+void ka_shown_open(struct ka_heap *heap, const struct ka_options *options, enum ka_show show);
 
 #endif /* KARENA_STATS_H */

@@ -20,7 +20,7 @@ static size_t size_of(const void *block)
 {
 	struct ka_heap *heap = domain_heap();
 
-	return heap ? ka_heap_block_size(heap, block) : 0;
+	return heap ? ka_heap_usable_size(heap, block) : 0;
 }
 
 static void add(struct ka_tally *tally, size_t blocks, size_t bytes)

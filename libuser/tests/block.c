@@ -66,7 +66,7 @@ TEST_F(block, every_size_has_a_block_that_wastes_little)
 		size_t usable;
 
 		ASSERT_NE(NULL, block) TH_LOG("%zu: %s", size, ka_error());
-		usable = ka_heap_block_size(self->heap, block);
+		usable = ka_heap_usable_size(self->heap, block);
 		ASSERT_LE(size, usable);
 		ASSERT_LE(usable - size, size > 128 ? usable / 8 : 16) TH_LOG("%zu", size);
 		ASSERT_EQ(0, (uintptr_t)block % 16);
@@ -100,7 +100,7 @@ TEST_F(block, alignment_is_as_asked)
 				blocks[i] = ka_heap_aligned_alloc(self->heap, align, size);
 				ASSERT_NE(NULL, blocks[i]);
 				ASSERT_EQ(0, (uintptr_t)blocks[i] % align);
-				ASSERT_LE(size, ka_heap_block_size(self->heap, blocks[i]));
+				ASSERT_LE(size, ka_heap_usable_size(self->heap, blocks[i]));
 				memset(blocks[i], 1, size);
 			}
 			for (int i = 0; i < 3; i++)
@@ -156,7 +156,7 @@ TEST_F(block, what_is_no_block_is_refused)
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(-1, ka_heap_free(self->heap, large + KA_PAGE_SIZE));
 	EXPECT_EQ(-1, ka_run_free(self->heap, block));
-	EXPECT_EQ(0, ka_heap_block_size(self->heap, block + 1));
+	EXPECT_EQ(0, ka_heap_usable_size(self->heap, block + 1));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(NULL, ka_heap_realloc(self->heap, &local, 10));
 	EXPECT_EQ(EINVAL, errno);
@@ -251,7 +251,7 @@ TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
 		errno = 0;
 		EXPECT_EQ(-1, ka_heap_free(self->heap, block));
 		EXPECT_EQ(EINVAL, errno);
-		EXPECT_EQ(0, ka_heap_block_size(self->heap, block));
+		EXPECT_EQ(0, ka_heap_usable_size(self->heap, block));
 		EXPECT_EQ(NULL, ka_heap_realloc(self->heap, block, 2 * sizes[i]));
 		EXPECT_EQ(EINVAL, errno);
 		EXPECT_EQ(-1, ka_run_free(self->heap, block));
@@ -335,7 +335,7 @@ TEST_F(block, realloc_stays_where_it_can)
 	memset(large, 1, 900 * 1024);
 	fill(large, 512 * 1024, 78);
 	EXPECT_EQ(large, ka_heap_realloc(self->heap, large, 300 * 1024));
-	EXPECT_EQ(300 * 1024, ka_heap_block_size(self->heap, large));
+	EXPECT_EQ(300 * 1024, ka_heap_usable_size(self->heap, large));
 	EXPECT_TRUE(has(large, 300 * 1024, 78));
 	same = ka_heap_realloc(self->heap, large, 100);
 	EXPECT_TRUE(has(same, 4, 78));
@@ -357,10 +357,10 @@ TEST_F(block, what_has_grown_grows_on_where_it_is)
 	/* It is a run by now. */
 	EXPECT_EQ(0, figures(self->heap).blocks);
 	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, 2 * large));
-	EXPECT_EQ(2 * large, ka_heap_block_size(self->heap, grown));
+	EXPECT_EQ(2 * large, ka_heap_usable_size(self->heap, grown));
 	EXPECT_TRUE(has(grown, small, 79));
 	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, large));
-	EXPECT_EQ(large, ka_heap_block_size(self->heap, grown));
+	EXPECT_EQ(large, ka_heap_usable_size(self->heap, grown));
 	block = ka_heap_realloc(self->heap, grown, small);
 	EXPECT_EQ(1, figures(self->heap).blocks);
 	EXPECT_TRUE(has(block, small, 79));
@@ -450,7 +450,7 @@ static const char *step(struct model *model)
 	}
 	if (held->block) {
 		kept = size < held->size ? size : held->size;
-		old = ka_heap_block_size(model->heap, held->block);
+		old = ka_heap_usable_size(model->heap, held->block);
 		block = ka_heap_realloc(model->heap, held->block, size);
 		if (!block)
 			return "realloc";
@@ -485,7 +485,7 @@ static const char *play(struct model *model, long steps)
 		wrong = step(model);
 		/* What lies between the blocks may go at any moment. */
 		if (rand_r(&model->seed) % 1000 == 0)
-			ka_trim(model->heap);
+			ka_heap_trim(model->heap);
 	}
 	return wrong;
 }
@@ -537,7 +537,7 @@ static size_t in_pools(const struct model *model, size_t *bytes)
 		if (!model->held[i].block || model->held[i].run)
 			continue;
 		blocks++;
-		*bytes += ka_heap_block_size(model->heap, model->held[i].block);
+		*bytes += ka_heap_usable_size(model->heap, model->held[i].block);
 	}
 	return blocks;
 }
@@ -607,7 +607,7 @@ static void *player_main(void *data)
 			player->wrong = exchange(player);
 		/* What gives back, or leaves, what others free into at this moment. */
 		if (i % 1024 == 0)
-			ka_trim(player->model.heap);
+			ka_heap_trim(player->model.heap);
 		if (i % 1024 == 512 && !player->wrong && ka_heap_idle(player->model.heap))
 			player->wrong = "it cannot be idle";
 	}
@@ -1023,7 +1023,7 @@ static size_t kept_by_the_last(struct taker *taker, bool called, bool trim)
 	if (figures(taker->heap).blocks)
 		abort();
 	if (trim)
-		ka_trim(taker->heap);
+		ka_heap_trim(taker->heap);
 	kept = figures(taker->heap).pools;
 	pthread_barrier_wait(&taker->barrier);
 	pthread_join(thread, NULL);
@@ -1360,7 +1360,7 @@ static bool make_larger(struct ka_heap *heap, void *block)
 
 static bool look_and_free(struct ka_heap *heap, void *block)
 {
-	return ka_heap_block_size(heap, block) >= 600 && !ka_heap_free(heap, block);
+	return ka_heap_usable_size(heap, block) >= 600 && !ka_heap_free(heap, block);
 }
 
 /* Whether all goes well, whenever the owner is called while it does that. */
@@ -1422,7 +1422,7 @@ TEST_F(block, a_child_uses_no_heap_of_the_parents)
 		CHECK(!ka_heap_malloc(heap, 100) && errno == EOWNERDEAD);
 		CHECK(ka_heap_free(heap, block) && errno == EOWNERDEAD);
 		CHECK(!ka_heap_realloc(heap, block, 10) && errno == EOWNERDEAD);
-		CHECK(!ka_heap_block_size(heap, block) && errno == EOWNERDEAD);
+		CHECK(!ka_heap_usable_size(heap, block) && errno == EOWNERDEAD);
 		CHECK(!ka_heap_aligned_alloc(heap, 64, 100) && errno == EOWNERDEAD);
 		CHECK(!ka_heap_calloc(heap, 1, 2 * KA_PAGE_SIZE) && errno == EOWNERDEAD);
 		CHECK(ka_heap_idle(heap) && errno == EOWNERDEAD);

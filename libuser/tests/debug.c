@@ -29,7 +29,7 @@ TEST(layout_and_patterns_are_those_of_cpython)
 		EXPECT_TRUE(all_are(block + 35, 8, 0xfd));
 		families[i].free(block);
 	}
-	EXPECT_EQ(6, ka_debug_check(NULL));
+	EXPECT_EQ(6, ka_debug_check_all());
 }
 
 TEST(realloc_leaves_nothing_where_the_block_was)
@@ -85,7 +85,7 @@ TEST(what_is_too_large_is_no_memory_and_nothing_is_lost)
 	EXPECT_EQ(NULL, ka_mem_realloc(block, 9 * MIB));
 	EXPECT_TRUE(all_are(block, 100, 1));
 	EXPECT_EQ(1, ka_debug_check(block));
-	EXPECT_EQ(1, ka_debug_check(NULL));
+	EXPECT_EQ(1, ka_debug_check_all());
 	errno = 7;
 	ka_mem_free(block);
 	EXPECT_EQ(7, errno);
@@ -110,11 +110,11 @@ TEST(the_quarantine_has_a_bound)
 	EXPECT_LE(62, others);
 	EXPECT_GT(1000, others);
 	EXPECT_LT((size_t)62 << 10, ka_quarantine_bytes());
-	EXPECT_EQ(62, ka_debug_check(NULL));
+	EXPECT_EQ(62, ka_debug_check_all());
 	/* What is larger than all of it goes at once, and all else before. */
 	ka_mem_free(ka_mem_malloc(100000));
 	EXPECT_EQ(0, ka_quarantine_bytes());
-	EXPECT_EQ(0, ka_debug_check(NULL));
+	EXPECT_EQ(0, ka_debug_check_all());
 	EXPECT_EQ(0, figures(ka_domain_heap()).blocks);
 }
 
@@ -151,10 +151,10 @@ TEST_F_TIMEOUT(guards, without_room_for_them_it_goes_on, SLOW)
 	/* The last have none, and can be looked at where others' guard is. */
 	last = blocks[BLOCKS - 1];
 	EXPECT_LE(0, (int)last[16]);
-	EXPECT_EQ(BLOCKS, ka_debug_check(NULL));
+	EXPECT_EQ(BLOCKS, ka_debug_check_all());
 	for (int i = 0; i < BLOCKS; i++)
 		ka_obj_free(blocks[i]);
-	EXPECT_EQ(8, ka_debug_check(NULL));
+	EXPECT_EQ(8, ka_debug_check_all());
 	EXPECT_EQ(8, figures(ka_domain_heap()).runs);
 	/* And there is room again. */
 	blocks[0] = ka_mem_malloc(16);
@@ -206,7 +206,7 @@ TEST(wrong_settings_are_said_and_ignored)
 static void nothing_is_there(unsigned char *block)
 {
 	block = ka_mem_malloc(16);
-	CHECK(block && ka_debug_check(NULL) == 0 && ka_debug_check(block + 1) == 0);
+	CHECK(block && ka_debug_check_all() == 0 && ka_debug_check(block + 1) == 0);
 	CHECK(ka_debug_dump(block) == -1);
 	ka_raw_free(block);
 }
@@ -270,7 +270,7 @@ TEST(a_program_can_install_them_once)
 	ASSERT_EQ(0, ka_debug_install());
 	ASSERT_EQ(0, ka_debug_install());
 	block = take_here(16);
-	EXPECT_EQ(1, ka_debug_check(NULL));
+	EXPECT_EQ(1, ka_debug_check_all());
 	EXPECT_EQ(1, mallocs);
 	child = run(overflows, block);
 	EXPECT_TRUE(said(&child, "Debug", "ka_mem_free: bad trailing pad byte"));
@@ -365,10 +365,10 @@ TEST_F_TIMEOUT(threads, share_blocks, SLOW)
 	setenv("KARENA_QUARANTINE", "16K", 1);
 	start_threads(self->threads);
 	for (int i = 0; i < 100; i++)
-		ka_debug_check(NULL);
+		ka_debug_check_all();
 	EXPECT_EQ(0, end_threads(self->threads));
 	EXPECT_GE((size_t)16 << 10, ka_quarantine_bytes());
-	EXPECT_LT(0, ka_debug_check(NULL));
+	EXPECT_LT(0, ka_debug_check_all());
 }
 
 static void goes_on(unsigned char *block)
@@ -378,7 +378,7 @@ static void goes_on(unsigned char *block)
 	for (int i = 0; i < 500; i++)
 		ka_obj_free(ka_obj_malloc((size_t)i));
 	ka_mem_free(block);
-	CHECK(ka_debug_check(NULL) > 0);
+	CHECK(ka_debug_check_all() > 0);
 }
 
 TEST_F_TIMEOUT(threads, a_child_goes_on_whatever_they_do, SLOW)

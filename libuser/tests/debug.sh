@@ -38,6 +38,6 @@ check another_domain ends domain \
 	"ka_raw_free: bad ID: Allocated using API 'm', verified using API 'r'"
 check double_free ends twice "ka_mem_free: double free"
 check pointer_inside ends inside "ka_mem_free: bad pointer: 0x* is 2 bytes behind the start*"
-check stale_pointer ends stale "ka_debug_check: write after free"
+check stale_pointer ends stale "ka_debug_check_all: write after free"
 check mistakes_are_listed lists_them
 plan

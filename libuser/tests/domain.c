@@ -77,13 +77,13 @@ TEST_F(domain, a_size_of_0_is_as_1)
 		EXPECT_NE(NULL, blocks[i]);
 		for (int j = 0; j < i; j++)
 			EXPECT_NE(blocks[i], blocks[j]);
-		EXPECT_LE(1, ka_heap_block_size(ka_domain_heap(), blocks[i]));
+		EXPECT_LE(1, ka_heap_usable_size(ka_domain_heap(), blocks[i]));
 	}
 	for (int i = 0; i < 4; i++)
 		self->of->free(blocks[i]);
 	block = self->of->realloc(self->of->malloc(5000), 0);
 	EXPECT_NE(NULL, block);
-	EXPECT_GE(5000 / 2, ka_heap_block_size(ka_domain_heap(), block));
+	EXPECT_GE(5000 / 2, ka_heap_usable_size(ka_domain_heap(), block));
 	self->of->free(block);
 	self->of->free(NULL);
 }
@@ -415,7 +415,7 @@ TEST(a_child_goes_on_with_blocks_of_its_parent)
 
 static bool has(const struct family *of, size_t blocks, size_t bytes)
 {
-	struct ka_domain_stats stats;
+	struct ka_domain_stats stats = KA_DOMAIN_STATS;
 
 	return !ka_domain_stats(of->domain, &stats) && stats.blocks == blocks &&
 	       stats.bytes == bytes;
@@ -510,7 +510,7 @@ TEST(what_is_no_block_ends_a_program_that_counts)
 /* A child counts no block of threads that it has not got, but for one of each. */
 TEST(what_threads_have_is_counted_across_a_fork)
 {
-	struct ka_domain_stats stats;
+	struct ka_domain_stats stats = KA_DOMAIN_STATS;
 	pthread_t threads[2];
 	pid_t child;
 
@@ -533,7 +533,7 @@ TEST(what_threads_have_is_counted_across_a_fork)
 
 TEST(what_is_not_counted_is_no_figure)
 {
-	struct ka_domain_stats stats;
+	struct ka_domain_stats stats = KA_DOMAIN_STATS;
 
 	EXPECT_EQ(-1, ka_domain_stats((enum ka_domain)3, &stats));
 	EXPECT_EQ(EINVAL, errno);

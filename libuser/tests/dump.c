@@ -234,7 +234,7 @@ static void writes_to_freed(unsigned char *block)
 	give_here(block);
 	block[3] = 1;
 	block[-16] = 2;
-	ka_debug_check(NULL);
+	ka_debug_check_all();
 }
 
 static void lets_freed_go(unsigned char *block)
@@ -276,7 +276,7 @@ TEST(a_write_to_a_freed_block_is_seen_later)
 		"        at p-16: 0x02 *** OUCH\n"
 		"        at p+3: 0x01 *** OUCH\n" SERIAL
 		"    Data at p: dd dd dd 01 dd dd dd dd dd dd dd dd dd dd dd dd\n",
-		block), "ka_debug_check: write after free"));
+		block), "ka_debug_check_all: write after free"));
 	EXPECT_TRUE(shows(&child, TAKEN, take_here));
 	EXPECT_TRUE(shows(&child, GIVEN, give_here));
 	child = run(lets_freed_go, block);
@@ -294,7 +294,7 @@ TEST(a_write_to_a_freed_block_is_seen_later)
 static void overflows_and_checks(unsigned char *block)
 {
 	block[20] = 1;
-	ka_debug_check(NULL);
+	ka_debug_check_all();
 }
 
 static void overflows_and_checks_it(unsigned char *block)
@@ -311,7 +311,7 @@ TEST(blocks_in_use_are_checked_when_asked_and_at_exit)
 	begin("debug");
 	block = take_here(16);
 	child = run(overflows_and_checks, block);
-	EXPECT_TRUE(said(&child, "Debug", "ka_debug_check: bad trailing pad byte"));
+	EXPECT_TRUE(said(&child, "Debug", "ka_debug_check_all: bad trailing pad byte"));
 	child = run(overflows_and_checks_it, block);
 	EXPECT_TRUE(said(&child, "Debug", "ka_debug_check: bad trailing pad byte"));
 	child = run(overflows_and_exits, block);

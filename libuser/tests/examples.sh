@@ -129,6 +129,27 @@ page_runs() {
 	[ -n "$output" ] && [[ $output == *"$(page_words "$page")"* ]]
 }
 
+# warns WORD STATEMENT: gcc has a warning of that name for it, and none without attributes.
+warns() {
+	local output status=0
+	cat >"$dir/warns.c" <<-END
+		#include <karena/debug.h>
+		#include <karena/trace.h>
+		char *statement(struct ka_heap *heap, char *text);
+		char *statement(struct ka_heap *heap, char *text)
+		{
+			(void)heap;
+			$2
+			return text;
+		}
+	END
+	set -- "$1" gcc -O2 -Wall -Wextra -Werror -I"$here/../include" -c -o /dev/null "$dir/warns.c"
+	"${@:2}" -DKARENA_NO_ATTRIBUTES || return
+	output=$("${@:2}" 2>&1) || status=$?
+	echo "$output"
+	[ $status -eq 1 ] && [[ $output == *"[-Werror=$1]"* ]]
+}
+
 head -c $((3 << 20)) /dev/urandom >"$dir/blocks"
 head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
 { seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
@@ -152,6 +173,19 @@ check stats_says_what_is_wrong fails "stats: KARENA_SOURCE=disk is no source" \
 	env KARENA_SOURCE=disk "$examples/stats"
 check cxx_counts_words words_are_counted
 check cxx_throws_when_the_heap_is_full a_full_heap_is_an_exception
+check a_heap_that_is_made_and_lost_is_warned_of warns unused-result 'ka_heap_create(NULL);'
+check a_resized_block_that_is_lost_is_warned_of warns unused-result \
+	'ka_mem_realloc(text, 10);'
+check memory_of_another_allocator_is_warned_of warns mismatched-dealloc \
+	'ka_heap_free(heap, ka_obj_malloc(10));'
+check another_domain_is_warned_of warns mismatched-dealloc \
+	'ka_raw_free(ka_mem_malloc(10));'
+check a_block_that_is_no_run_is_warned_of warns mismatched-dealloc \
+	'ka_run_free(heap, ka_heap_malloc(heap, 10));'
+check a_use_after_a_free_is_warned_of warns use-after-free \
+	'text = ka_heap_malloc(heap, 10); ka_heap_free(heap, text); text[0] = 1;'
+check a_write_behind_a_block_is_warned_of warns array-bounds \
+	'text = ka_io_alloc(10); if (text) text[10] = 1;'
 for page in "$pages"/*.[37]; do
 	rm -f "$dir"/page*
 	[ -z "$(page_programs "$page")" ] ||

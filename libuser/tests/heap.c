@@ -234,7 +234,7 @@ TEST(a_window_takes_no_address_space)
 		ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, NULL));
 		pthread_join(thread, NULL);
 		ka_run_free(heap, run);
-		ka_trim(heap);
+		ka_heap_trim(heap);
 	}
 	ka_heap_destroy(before);
 	ka_heap_destroy(after);
@@ -333,7 +333,7 @@ TEST(a_window_shrinks_again)
 		EXPECT_LE(before + 118 * MIB, mapped_size());
 		for (int i = 0; i < 60; i++)
 			ASSERT_EQ(0, ka_run_free(heap, runs[(i * 7 + round) % 60]));
-		ka_trim(heap);
+		ka_heap_trim(heap);
 		EXPECT_GE(before + 16 * MIB, mapped_size());
 	}
 	ka_heap_destroy(heap);

@@ -353,7 +353,7 @@ key_without_memory() {
 			pthread_join(thread, NULL);
 		}
 		ka_heap_stats(ka_domain_heap(), &stats);
-		ka_trim(ka_domain_heap());
+		ka_heap_trim(ka_domain_heap());
 		/* Each thread has left its blocks in the pools of those before. */
 		return !refused || stats.pools > 4 || stats.blocks != 401;
 	}
@@ -423,9 +423,9 @@ limited() {
 
 # MAKE-VARIABLE...: those replace the defaults, and nothing that the library needs.
 builds_with() {
-	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.0.1.0" \
+	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.1.0.0" \
 		>log 2>&1 || { cat log; return 1; }
-	LD_PRELOAD=$dir/flags/lib/libkarena-malloc.so.0.1.0 timeout 60 /usr/bin/perl -e '
+	LD_PRELOAD=$dir/flags/lib/libkarena-malloc.so.1.0.0 timeout 60 /usr/bin/perl -e '
 		my %h = map { $_ => "x" x $_ } 1 .. 2000; print "done\n"' | grep -qx done
 	local done=$?
 	rm -rf flags

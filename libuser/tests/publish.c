@@ -287,7 +287,7 @@ TEST_F(publish, a_sandbox_for_malloc_is_wide_enough)
 			for (size_t i = 0; i < 1000; i++)
 				ka_heap_free(heap, blocks[i]);
 		}
-		ka_trim(heap);
+		ka_heap_trim(heap);
 		CHECK(figures(heap).arenas < 3);
 		_exit(0);
 	}

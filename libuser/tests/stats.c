@@ -103,7 +103,7 @@ static void drop(struct user *user, int heap, int at)
 static void resize(struct user *user, int heap, struct held *held, size_t size)
 {
 	struct ka_heap *in = user->scene->heaps[heap];
-	size_t old = ka_heap_block_size(in, held->block);
+	size_t old = ka_heap_usable_size(in, held->block);
 	void *block = ka_heap_realloc(in, held->block, size);
 
 	if (!block)
@@ -111,7 +111,7 @@ static void resize(struct user *user, int heap, struct held *held, size_t size)
 	learn(&user->known[heap], held, -1);
 	held->run = is_run_now(block != held->block, held->run, old, size);
 	held->block = block;
-	held->size = ka_heap_block_size(in, block);
+	held->size = ka_heap_usable_size(in, block);
 	learn(&user->known[heap], held, 1);
 }
 
@@ -208,7 +208,7 @@ static const char *differences(struct ka_heap *heap, const struct known *known)
 
 	if (ka_heap_stats(heap, &stats) || !add_up(&stats))
 		return "the sum";
-	if (ka_heap_classes(heap, classes, CLASSES) != CLASSES)
+	if (ka_heap_classes(heap, classes, CLASSES, sizeof(struct ka_class)) != CLASSES)
 		return "how many classes there are";
 	for (unsigned int i = 0; i < CLASSES; i++) {
 		snprintf(text, sizeof(text), "size %zu: %zu blocks, not %zu",
@@ -345,9 +345,9 @@ TEST_F(stats, figures_of_an_empty_heap_and_of_short_arrays)
 
 	EXPECT_TRUE(add_up(&stats));
 	EXPECT_EQ(0, stats.arenas);
-	EXPECT_EQ(CLASSES, ka_heap_classes(heap, classes, 0));
+	EXPECT_EQ(CLASSES, ka_heap_classes(heap, classes, 0, sizeof(struct ka_class)));
 	EXPECT_EQ(0, classes[0].size);
-	EXPECT_EQ(CLASSES, ka_heap_classes(heap, classes, 2));
+	EXPECT_EQ(CLASSES, ka_heap_classes(heap, classes, 2, sizeof(struct ka_class)));
 	EXPECT_EQ(16, classes[0].size);
 	EXPECT_EQ(32, classes[1].size);
 	EXPECT_EQ(7, classes[2].size);
@@ -489,7 +489,7 @@ TEST_F_TIMEOUT(stats, the_text_is_byte_for_byte_in_the_layout, SLOW)
 	}
 	for (unsigned int i = 0; i < CLASSES; i++)
 		ASSERT_NE(NULL, ka_heap_malloc(heap, class_size(i)));
-	ka_heap_classes(heap, classes, CLASSES);
+	ka_heap_classes(heap, classes, CLASSES, sizeof(struct ka_class));
 	stats = figures(heap);
 	text_of(heap, text, sizeof(text));
 	EXPECT_TRUE(eat(&at, "Heap \"one of text\" of process %d, %s.", (int)getpid(),
@@ -520,7 +520,8 @@ TEST_F(stats, what_cannot_be_written_is_an_error)
 	if (!child) {
 		CHECK(ka_heap_print_stats(heap, STDERR_FILENO) && errno == EOWNERDEAD);
 		errno = 0;
-		CHECK(ka_heap_classes(heap, &class, 1) == -1 && errno == EOWNERDEAD);
+		CHECK(ka_heap_classes(heap, &class, 1, sizeof(class)) == -1 &&
+		      errno == EOWNERDEAD);
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));

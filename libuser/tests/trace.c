@@ -61,7 +61,7 @@ static size_t now(void)
 {
 	size_t current;
 
-	ka_traced_memory(&current, NULL);
+	ka_trace_memory(&current, NULL);
 	return current;
 }
 
@@ -69,7 +69,7 @@ static size_t most(void)
 {
 	size_t peak;
 
-	ka_traced_memory(NULL, &peak);
+	ka_trace_memory(NULL, &peak);
 	return peak;
 }
 
@@ -122,7 +122,7 @@ TEST_F_TIMEOUT(trace, all_blocks_are_traced_exactly, SLOW)
 		for (int j = 0; j < 20; j++) {
 			blocks[i][j] = here(self->heap, sizes[i]);
 			ASSERT_NE(NULL, blocks[i][j]);
-			ASSERT_LE(sizes[i], ka_heap_block_size(self->heap, blocks[i][j]));
+			ASSERT_LE(sizes[i], ka_heap_usable_size(self->heap, blocks[i][j]));
 			memset(blocks[i][j], i, sizes[i]);
 			bytes += sizes[i] ? sizes[i] : 1;
 		}

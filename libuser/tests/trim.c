@@ -73,11 +73,11 @@ TEST_F_TIMEOUT(trim, of_a_heap_with_few_blocks_left_most_goes, SLOW)
 	thin_out(self->heap, self->blocks, 1000);
 	NOT_WITH_VALGRIND("keeps what is given back");
 	before = resident_in(self->heap);
-	EXPECT_LT(0, ka_trim(self->heap));
+	EXPECT_LT(0, ka_heap_trim(self->heap));
 	after = resident_in(self->heap);
 	/* Two hundred pools of 16 KiB. */
 	EXPECT_LE(after, before > 8 * MIB ? 4 * MIB : before);
-	EXPECT_EQ(0, ka_trim(self->heap));
+	EXPECT_EQ(0, ka_heap_trim(self->heap));
 	for (size_t i = 0; i < NR_SMALL; i += 1000) {
 		EXPECT_EQ((char)(i % 251), self->blocks[i][0]);
 		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
@@ -135,12 +135,12 @@ TEST_F_TIMEOUT(trim, what_is_behind_a_pools_last_block_goes, SLOW)
 	leave_the_first(self->heap, self->blocks);
 	pools = figures(self->heap).pools;
 	before = resident_in(self->heap);
-	gone = ka_trim(self->heap);
+	gone = ka_heap_trim(self->heap);
 	EXPECT_LE(thins ? 100 * 3 * KA_PAGE_SIZE : 0, gone);
 	EXPECT_EQ(pools, figures(self->heap).pools);
 	EXPECT_TRUE(fill_up(self->heap, self->blocks));
 	leave_the_first(self->heap, self->blocks);
-	ka_trim(self->heap);
+	ka_heap_trim(self->heap);
 	if (thins && !getenv("VALGRIND"))
 		EXPECT_LE(resident_in(self->heap), before / 2);
 	EXPECT_TRUE(fill_up(self->heap, self->blocks));
@@ -277,7 +277,7 @@ TEST_F_TIMEOUT(trim, calloc_is_zero_whatever_was_there, SLOW)
 			memset(blocks[which].start, 0xff, blocks[which].size);
 		ka_heap_free(self->heap, blocks[which].start);
 		if (i % 1000 == 0)
-			ka_trim(self->heap);
+			ka_heap_trim(self->heap);
 		blocks[which].size = size;
 		blocks[which].start = ka_heap_calloc(self->heap, 1, size);
 		ASSERT_NE(NULL, blocks[which].start);
@@ -418,13 +418,13 @@ TEST_F_TIMEOUT(trim, a_child_has_what_was_there_and_goes_on, SLOW)
 	child = fork();
 	ASSERT_LE(0, child);
 	if (!child) {
-		ka_trim(self->heap);
+		ka_heap_trim(self->heap);
 		for (size_t i = 0; i < NR_SMALL; i += 1000)
 			CHECK(self->blocks[i][199] == (char)(i % 251));
 		thin_out(self->heap, self->blocks, 100);
 		_exit(0);
 	}
-	ka_trim(self->heap);
+	ka_heap_trim(self->heap);
 	thin_out(self->heap, self->blocks, 100);
 	EXPECT_EQ(0, child_status(child));
 }
@@ -445,7 +445,7 @@ TEST(what_devices_may_have_pinned_stays)
 	memset(run, 1, MIB);
 	EXPECT_NE(NULL, stays);
 	EXPECT_EQ(0, ka_run_free(heap, run));
-	EXPECT_EQ(0, ka_trim(heap));
+	EXPECT_EQ(0, ka_heap_trim(heap));
 	EXPECT_LE(MIB, resident_from(run, MIB));
 	ka_heap_destroy(heap);
 }

@@ -791,6 +791,31 @@ static bool resize_here(struct ka_caches *caches, void *block, size_t old, size_
 	       ka_runs_resize(&caches->pools, block, size);
 }
 
+/**
+ * ka_block_expand() - Make a block larger where it is.
+ * @caches: The heap's.
+ * @cache: The thread's.
+ * @block: The block.
+ * @size: Bytes that it must have room for.
+ *
+ * Return: Its usable size, at least @size; 0 with errno and a message.
+ */
+size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
+{
+	size_t usable = ka_block_size(caches, block);
+
+	if (!usable || size <= usable)
+		return usable;
+	if (ka_pool_of(&caches->pools, block) != &ka_no_pool ||
+	    !ka_runs_resize(&caches->pools, block, size)) {
+		ka_fail(ENOMEM, "a block of %zu bytes has no room for %zu where it is", usable,
+			size);
+		return 0;
+	}
+	resized(caches, cache, block, size);
+	return ka_runs_size(&caches->pools, block);
+}
+
 /* What is to take the place of a block. */
 static void *take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old, size_t size)
 {

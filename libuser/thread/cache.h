@@ -170,6 +170,8 @@ int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struc
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
 void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block,
 		      size_t size);
+size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
+		       size_t size);
 int ka_block_none_begins(const void *address);
 int ka_block_freed_twice(const void *block);
 size_t ka_block_size(struct ka_caches *caches, const void *block);

@@ -445,7 +445,7 @@ bool ka_trace_active(void)
 	return __atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED) & 1;
 }
 
-void ka_traced_memory(size_t *now, size_t *most)
+void ka_trace_memory(size_t *now, size_t *most)
 {
 	ka_trace_lock();
 	if (now)

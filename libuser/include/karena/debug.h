@@ -1,25 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Debug hooks: what is behind the domains puts pads around each block, fills what is
- * fresh and what is freed, and knows of each block who took it and who gave it back. A
- * call that finds something wrong says what, on the standard error, with the stacks of
- * these calls, and ends the program with SIGABRT.
+ * Debug hooks: an allocator in front of that of each domain. It puts pads around each
+ * block, fills new and freed memory with patterns, and records which call allocated each
+ * block and which one freed it. A call that finds an error prints it to standard error with
+ * the stacks of these calls, and aborts the program.
  *
- * The environment has them without a change to a program, at the first call of a
- * domain, and for libkarena-malloc.so likewise:
+ * The environment installs the hooks without a change to the program, at the first call
+ * of a domain. libkarena-malloc.so reads the same variables:
  *
- *	KARENA_MALLOC=debug	the hooks
- *	KARENA_MALLOC=guard	the hooks, and behind each block a page that cannot be
- *				touched
- *	KARENA_QUARANTINE=SIZE	how many bytes of freed blocks are kept from being used
- *				again, 1M by default; the oldest go first
+ *	KARENA_MALLOC=debug	install the hooks
+ *	KARENA_MALLOC=guard	install the hooks, and put an inaccessible page behind each
+ *				block
+ *	KARENA_QUARANTINE=SIZE	keep that many bytes of freed blocks from being allocated
+ *				again, 1M by default; the oldest leave first
  *
- * With KARENA_MALLOC empty, "default", or "count" (see ka_domain_stats()), there are
- * none; anything else ends the program with a sentence and status 125.
+ * If KARENA_MALLOC is empty, "default", or "count" (see ka_domain_stats()), there are no
+ * hooks. With any other value the program ends with a message and status 125.
  *
- * Layout, patterns and texts are those of CPython's PyMem_SetupDebugHooks() (PEP 445,
- * Objects/obmalloc.c). All functions may be called by several threads at once, and in a
- * child after fork(); none from a signal handler.
+ * Layout, patterns and messages are those of CPython's PyMem_SetupDebugHooks() (PEP 445,
+ * Objects/obmalloc.c).
+ *
+ * Threads: several threads may call all functions at once. Fork: a child may call them.
+ * Signals: a signal handler must not call any of them.
  */
 #ifndef KARENA_DEBUG_H
 #define KARENA_DEBUG_H
@@ -33,37 +35,45 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /**
- * ka_debug_install() - Put the debug hooks before what is behind all three domains.
+ * ka_debug_install() - Install the debug hooks in all three domains.
  *
- * Once for each domain and process: where they are, by the environment or an earlier
- * call, nothing is done. To be called before the first block is taken: one from before
- * is no block to them. They call the malloc and free of what was there; realloc and
- * calloc are theirs.
+ * Does nothing where they are installed already, by the environment or an earlier call. A
+ * program calls this before it allocates its first block, since the hooks report earlier
+ * blocks as invalid. The hooks call malloc and free of the allocator that was there, and
+ * implement realloc and calloc themselves.
  *
- * Return: 0, or -1 with errno: EINVAL, KARENA_QUARANTINE is no size; ENOMEM, no memory.
+ * Return: 0, or -1 with errno: EINVAL, KARENA_QUARANTINE is not a size; ENOMEM, no memory.
  */
 int ka_debug_install(void);
 
 /**
- * ka_debug_check() - Look whether all is well.
- * @block: A block that is in use, of any domain; or NULL: all of them, and those in
- *	quarantine.
+ * ka_debug_check() - Check a block.
+ * @block: An allocated block of any domain.
  *
- * What is wrong ends the program. What was written to a freed block is seen here, when
- * the block leaves the quarantine, and, where the environment asked for the hooks, at
- * exit.
+ * Aborts the program if the call finds an error.
  *
- * Return: How many blocks were looked at; 0 without the hooks.
+ * Return: 1, the block is sound; 0, there are no hooks.
  */
 size_t ka_debug_check(const void *block);
 
 /**
- * ka_debug_dump() - Write what is known of a block on the standard error.
- * @address: Any address in or around the block.
+ * ka_debug_check_all() - Check all allocated blocks and those in quarantine.
  *
- * In use or in quarantine; that something is wrong with it is shown, but ends nothing.
+ * Aborts the program if the call finds an error. The hooks also detect a write to a freed
+ * block when the block leaves the quarantine and, if the environment installed them, at
+ * exit.
  *
- * Return: 0, or -1 with errno: EINVAL, no block is there, as far as the hooks know.
+ * Return: The number of checked blocks; 0 without the hooks.
+ */
+size_t ka_debug_check_all(void);
+
+/**
+ * ka_debug_dump() - Print what the hooks know about a block to standard error.
+ * @address: Any address in or around the block, which is allocated or in quarantine.
+ *
+ * Shows errors in the block and does not abort.
+ *
+ * Return: 0, or -1 with errno: EINVAL, the hooks know no block there.
  */
 int ka_debug_dump(const void *address);
 

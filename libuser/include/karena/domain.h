@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Domains: three families of calls that a runtime takes its memory from, raw, mem and
- * obj, as CPython has them. A block goes back through the family that it came from.
+ * Domains: three sets of functions that a runtime allocates its memory with, raw, mem and
+ * obj, as in CPython. A block must be freed by the set that allocated it.
  *
- * By default all three lie in one heap of the process, which the first call makes. The
- * functions behind a family can be read and replaced at any time, also by ones that
- * call those that were there before.
+ * By default all three use one heap of the process, which the first call creates. A program
+ * can read and replace the allocator behind a domain at any time. The new allocator may call
+ * the old one.
  *
- * All functions may be called by several threads at once, and across fork() as the
- * heap's (KA_FORK_COW); none from a signal handler.
+ * Threads: several threads may call all functions at once. Signals: a signal handler must
+ * not call any of them. Fork: a child has a copy of the blocks (KA_FORK_COW).
  */
 #ifndef KARENA_DOMAIN_H
 #define KARENA_DOMAIN_H
+
+#include <stddef.h>
 
 #include <karena/karena.h>
 
@@ -22,10 +24,11 @@ extern "C" {
 #pragma GCC visibility push(default)
 
 /**
- * enum ka_domain - The families.
- * @KA_DOMAIN_RAW: For what is no object, and wherever no lock of the runtime is held.
- * @KA_DOMAIN_MEM: For buffers of objects.
- * @KA_DOMAIN_OBJ: For objects.
+ * enum ka_domain - The domains.
+ * @KA_DOMAIN_RAW: Memory for other things than objects, and wherever the program holds no
+ *	lock of the runtime.
+ * @KA_DOMAIN_MEM: Buffers of objects.
+ * @KA_DOMAIN_OBJ: Objects.
  */
 enum ka_domain {
 	KA_DOMAIN_RAW		= 0,
@@ -34,15 +37,17 @@ enum ka_domain {
 };
 
 /**
- * struct ka_allocator - What is behind a family.
- * @context: Passed to each of them.
- * @malloc: Take @size bytes, which may be 0.
- * @calloc: Take @count times @size bytes that are all zero; the product fits.
+ * struct ka_allocator - An allocator: four functions and what they are called with.
+ * @context: First argument of each function.
+ * @malloc: Allocate @size bytes, which may be 0.
+ * @calloc: Allocate @count times @size zeroed bytes. The product does not overflow.
  * @realloc: Change the size of @block, which may be NULL.
- * @free: Give back @block, which may be NULL.
+ * @free: Free @block, which may be NULL.
  *
- * Each must do with sizes from 0 to PTRDIFF_MAX, and return NULL with errno, and leave
- * everything as it was, when it cannot. They are called by several threads at once.
+ * Each function accepts sizes from 0 to PTRDIFF_MAX. One that fails returns NULL, sets
+ * errno and changes nothing. Several threads call them at once.
+ *
+ * The layout is that of CPython's PyMemAllocatorEx, so this struct never grows.
  */
 struct ka_allocator {
 	void *context;
@@ -53,133 +58,166 @@ struct ka_allocator {
 };
 
 /**
- * ka_domain_heap() - The heap that the domains have by default.
+ * ka_domain_heap() - Get the heap that the domains use by default.
  *
- * It is made from the environment: KARENA_SOURCE, KARENA_LIMIT, KARENA_WINDOW and
- * KARENA_NAME. It is never destroyed.
+ * The first call creates it from the environment: KARENA_SOURCE, KARENA_LIMIT,
+ * KARENA_WINDOW and KARENA_NAME. The program must not destroy it.
  *
- * Return: The heap; NULL with errno as ka_heap_create() has it.
+ * Return: The heap; NULL with errno as ka_heap_create().
  */
 struct ka_heap *ka_domain_heap(void);
 
 /**
- * ka_allocator_get() - Read what is behind a family.
- * @domain: The family.
+ * ka_allocator_get() - Read the allocator of a domain.
+ * @domain: The domain.
  * @allocator: Filled in.
  *
- * Return: 0, or -1 with errno: EINVAL, there is no such family.
+ * Return: 0, or -1 with errno: EINVAL, there is no such domain.
  */
 int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator);
 
 /**
- * ka_allocator_set() - Replace what is behind a family.
- * @domain: The family.
- * @allocator: Copied. Calls that have begun end with what was there before.
+ * ka_allocator_set() - Replace the allocator of a domain.
+ * @domain: The domain.
+ * @allocator: The new allocator, which is copied. Calls that have begun end in the old one.
  *
- * Blocks that are in use then come back to the new functions: unless there are none,
- * these must call those that were there before. The idea is that of PEP 445.
+ * The program frees its live blocks through the new allocator. Unless there are none, the
+ * new allocator must pass them to the old one. PEP 445 is the model.
  *
- * Return: 0, or -1 with errno: EINVAL, there is no such family, or a function is
- * missing; ENOMEM, no memory for the copy.
+ * Return: 0, or -1 with errno: EINVAL, there is no such domain, or a function is missing;
+ * ENOMEM, no memory for the copy.
  */
 int ka_allocator_set(enum ka_domain domain, const struct ka_allocator *allocator);
 
 /**
- * ka_allocator_replace() - As ka_allocator_set(), unless another thread was faster.
- * @domain: The family.
- * @expected: What the new functions call: what ka_allocator_get() has filled in. If something
- *	else is behind the family, it is filled in with that.
- * @allocator: Copied.
+ * ka_allocator_replace() - Replace the allocator of a domain if it is the expected one.
+ * @domain: The domain.
+ * @expected: The allocator that the new one calls, as ka_allocator_get() filled it in. If
+ *	the domain has another one by now, the call stores that here.
+ * @allocator: The new allocator, which is copied.
  *
- * Two threads that each put functions in front of those that they have read lose one pair
- * by ka_allocator_set(); by this the second one sees it, and tries again.
+ * If two threads each put an allocator in front of the one that they have read,
+ * ka_allocator_set() loses one of the two. Here the second thread sees the first one's
+ * allocator, and tries again.
  *
- * Return: 0, or -1 with errno: EAGAIN, @expected is filled in anew; or as ka_allocator_set()
- * has it.
+ * Return: 0, or -1 with errno: EAGAIN, the domain has another allocator, which is in
+ * @expected now; or as ka_allocator_set().
  */
 int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
 			 const struct ka_allocator *allocator);
 
 /**
- * struct ka_domain_stats - Figures of a family.
- * @blocks: Blocks that the program has.
- * @bytes: Bytes that can be used in these.
+ * ka_heap_allocator() - Get an allocator that uses a heap.
+ * @heap: The heap.
+ * @allocator: Filled in with functions that call ka_heap_malloc() and so on.
+ *
+ * For ka_allocator_set(), and for libraries that let a program choose their allocator. The
+ * function @free ends the program with a message if ka_heap_free() fails.
+ */
+void ka_heap_allocator(struct ka_heap *heap, struct ka_allocator *allocator);
+
+/**
+ * struct ka_domain_stats - Statistics of a domain. Initialise it with KA_DOMAIN_STATS.
+ * @size: sizeof(struct ka_domain_stats).
+ * @blocks: Allocated blocks.
+ * @bytes: Usable bytes of these blocks.
  */
 struct ka_domain_stats {
+	size_t size;
 	size_t blocks;
 	size_t bytes;
 };
 
+/** KA_DOMAIN_STATS - Statistics of which only the size is set. */
+#define KA_DOMAIN_STATS	{ sizeof(struct ka_domain_stats), 0, 0 }
+
 /**
- * ka_domain_stats() - What the program has of a family.
- * @domain: The family.
- * @stats: Filled in.
+ * ka_domain_stats() - Read the statistics of a domain.
+ * @domain: The domain.
+ * @stats: Filled in. The caller has set its size.
  *
- * All families take from one heap, whose figures have no cost; to tell them apart each
- * call has to count, so they are told apart only where the environment, when the first
- * call is made, has KARENA_MALLOC=count. Blocks of what ka_allocator_set() put behind a
- * family are not counted but where it calls what was there before. What other threads
- * do at the same time is there or not.
+ * All domains share a heap, whose statistics cost nothing. To tell the domains apart, each
+ * call has to count, so the library only does that if the environment has
+ * KARENA_MALLOC=count at the first call. A block that an allocator of the program's own
+ * allocates counts only if that allocator calls the old one. Calls of other threads during
+ * this one may or may not be counted.
  *
- * Return: 0, or -1 with errno: EINVAL, there is no such family; ENODATA, it is not
- * counted; EOWNERDEAD, the heap is the parent's.
+ * Return: 0, or -1 with errno: EINVAL, there is no such domain, or the size is not that of
+ * any version; ENODATA, domains are not counted; EOWNERDEAD, the heap belongs to the
+ * parent.
  */
 int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats);
 
 /**
- * ka_raw_malloc() - Take a block.
- * @size: Bytes; 0 is as 1.
- *
- * Return: The block, aligned to 16 bytes, its content not defined, another one each
- * time; NULL with errno: ENOMEM, no memory, the limit, or more than PTRDIFF_MAX.
- */
-void *ka_raw_malloc(size_t size);
-
-/**
- * ka_raw_calloc() - Take a block that is all zero.
- * @count: How many items it is for; 0 is as 1 byte.
- * @size: Bytes of each; likewise.
- *
- * Return: As ka_raw_malloc(); a product above PTRDIFF_MAX is ENOMEM.
- */
-void *ka_raw_calloc(size_t count, size_t size);
-
-/**
- * ka_raw_realloc() - Change the size of a block.
- * @block: The block; NULL: as ka_raw_malloc().
- * @size: Bytes; 0 is as 1, and does not free.
- *
- * Return: The block, perhaps elsewhere, with its content up to the smaller of both
- * sizes; NULL with errno as ka_raw_malloc(), and the block as it was.
- */
-void *ka_raw_realloc(void *block, size_t size);
-
-/**
- * ka_raw_free() - Give back a block.
+ * ka_raw_free() - Free a block of the domain raw.
  * @block: The block; NULL does nothing.
  *
- * Keeps errno. What is no block, as far as that is seen, ends the program with a
- * sentence on the standard error.
+ * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * message to standard error and aborts the program.
  */
 void ka_raw_free(void *block);
 
-/** ka_mem_malloc() - As ka_raw_malloc(), of the family mem. */
-void *ka_mem_malloc(size_t size);
-/** ka_mem_calloc() - As ka_raw_calloc(), of the family mem. */
-void *ka_mem_calloc(size_t count, size_t size);
-/** ka_mem_realloc() - As ka_raw_realloc(), of the family mem. */
-void *ka_mem_realloc(void *block, size_t size);
-/** ka_mem_free() - As ka_raw_free(), of the family mem. */
-void ka_mem_free(void *block);
+/**
+ * ka_raw_realloc() - Change the size of a block of the domain raw.
+ * @block: The block; NULL allocates a block.
+ * @size: New size in bytes; 0 counts as 1 and does not free the block.
+ *
+ * Return: The block, perhaps at another address, with its content up to the smaller size;
+ * NULL with errno as ka_raw_malloc(), and the block is unchanged.
+ */
+void *ka_raw_realloc(void *block, size_t size)
+	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_raw_free, 1);
 
-/** ka_obj_malloc() - As ka_raw_malloc(), of the family obj. */
-void *ka_obj_malloc(size_t size);
-/** ka_obj_calloc() - As ka_raw_calloc(), of the family obj. */
-void *ka_obj_calloc(size_t count, size_t size);
-/** ka_obj_realloc() - As ka_raw_realloc(), of the family obj. */
-void *ka_obj_realloc(void *block, size_t size);
-/** ka_obj_free() - As ka_raw_free(), of the family obj. */
+/**
+ * ka_raw_malloc() - Allocate a block in the domain raw.
+ * @size: Bytes; 0 counts as 1.
+ *
+ * Return: The block, aligned to 16 bytes, with undefined content. No two live blocks have
+ * the same address. NULL with errno: ENOMEM, no memory, the limit, or more than
+ * PTRDIFF_MAX bytes.
+ */
+void *ka_raw_malloc(size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
+	KA_FREED_BY(ka_raw_free, 1) KA_FREED_BY(ka_raw_realloc, 1);
+
+/**
+ * ka_raw_calloc() - Allocate a zeroed block in the domain raw.
+ * @count: Number of items; 0 counts as 1 byte.
+ * @size: Bytes of an item; 0 counts as 1 byte.
+ *
+ * Return: As ka_raw_malloc(). A product above PTRDIFF_MAX fails with ENOMEM.
+ */
+void *ka_raw_calloc(size_t count, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
+	KA_FREED_BY(ka_raw_free, 1) KA_FREED_BY(ka_raw_realloc, 1);
+
+/** ka_mem_free() - As ka_raw_free(), in the domain mem. */
+void ka_mem_free(void *block);
+/** ka_mem_realloc() - As ka_raw_realloc(), in the domain mem. */
+void *ka_mem_realloc(void *block, size_t size)
+	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_mem_free, 1);
+/** ka_mem_malloc() - As ka_raw_malloc(), in the domain mem. */
+void *ka_mem_malloc(size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
+	KA_FREED_BY(ka_mem_free, 1) KA_FREED_BY(ka_mem_realloc, 1);
+/** ka_mem_calloc() - As ka_raw_calloc(), in the domain mem. */
+void *ka_mem_calloc(size_t count, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
+	KA_FREED_BY(ka_mem_free, 1) KA_FREED_BY(ka_mem_realloc, 1);
+
+/** ka_obj_free() - As ka_raw_free(), in the domain obj. */
 void ka_obj_free(void *block);
+/** ka_obj_realloc() - As ka_raw_realloc(), in the domain obj. */
+void *ka_obj_realloc(void *block, size_t size)
+	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_obj_free, 1);
+/** ka_obj_malloc() - As ka_raw_malloc(), in the domain obj. */
+void *ka_obj_malloc(size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
+	KA_FREED_BY(ka_obj_free, 1) KA_FREED_BY(ka_obj_realloc, 1);
+/** ka_obj_calloc() - As ka_raw_calloc(), in the domain obj. */
+void *ka_obj_calloc(size_t count, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
+	KA_FREED_BY(ka_obj_free, 1) KA_FREED_BY(ka_obj_realloc, 1);
 
 #pragma GCC visibility pop
 

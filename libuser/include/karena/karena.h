@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * libkarena: a private heap of 2 MiB arenas, from the karena kernel module or,
- * without it, from plain mmap.
+ * libkarena: private heaps made of 2 MiB arenas. The arenas come from the karena kernel
+ * module or, without it, from plain mmap.
  *
- * A heap is a window of addresses, of which arenas are committed as they are
- * needed. Runs of whole pages are cut from the arenas; an arena with no run in it
- * goes back, but for one that is kept for the next run. Blocks of any size lie in
- * pools, which are runs.
+ * A heap reserves a window of addresses and commits its arenas as it needs them. A run is
+ * a number of whole pages in the arenas. A block has any size; blocks up to 256 KiB lie in
+ * pools, which are runs cut into blocks of one size. The heap releases an arena when its
+ * last run is freed, and keeps one empty arena for the next run.
  *
- * Functions that fail set errno and leave one sentence, for people, in ka_error().
- * All may be called by several threads at once, but for ka_heap_destroy(), which
- * must be the last call on its heap. None may be called from a signal handler.
+ * Errors: a function that fails sets errno, and ka_error() returns a message.
  *
- * Fork: the child has a copy of each heap, unless the heap was made otherwise; see
- * enum ka_fork.
+ * Threads: several threads may call all functions at once, also on one heap, with two
+ * exceptions. ka_heap_destroy() and ka_heap_reset() need the heap for themselves.
+ *
+ * Signals: a signal handler must not call any of these functions.
+ *
+ * Fork: a child has a copy of each heap, unless the creator of the heap chose otherwise
+ * (enum ka_fork).
+ *
+ * Structs: every struct that a caller fills in or declares begins with its size, so that
+ * later versions can add members. Each has an initialiser (KA_OPTIONS, KA_STATS, ...).
  */
 #ifndef KARENA_KARENA_H
 #define KARENA_KARENA_H
@@ -28,22 +34,59 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
+/* The version of this header. ka_version() tells that of the library. */
+#define KARENA_VERSION_MAJOR	0
+#define KARENA_VERSION_MINOR	2
+#define KARENA_VERSION_PATCH	0
+#define KARENA_VERSION		"0.2.0"
+
+/** KARENA_VERSION_NUMBER - To compare in #if: 200 is version 0.2.0. */
+#define KARENA_VERSION_NUMBER	(KARENA_VERSION_MAJOR * 10000 + \
+				 KARENA_VERSION_MINOR * 100 + KARENA_VERSION_PATCH)
+
+/*
+ * Attributes that let a compiler check callers: the caller must use the result; which
+ * argument is the size of the allocated memory; and which functions free that memory. So
+ * gcc warns of memory that is used after it was freed, or freed by the wrong function. A
+ * program that defines KARENA_NO_ATTRIBUTES does without.
+ */
+#if defined(__GNUC__) && !defined(KARENA_NO_ATTRIBUTES)
+#define KA_MUST_USE			__attribute__((warn_unused_result))
+#define KA_ALLOC_SIZE(size)		__attribute__((alloc_size(size)))
+#define KA_ALLOC_PRODUCT(count, size)	__attribute__((alloc_size(count, size)))
+#define KA_ALLOC_ALIGN(align)		__attribute__((alloc_align(align)))
+#define KA_MALLOC			__attribute__((malloc))
+#else
+#define KA_MUST_USE
+#define KA_ALLOC_SIZE(size)
+#define KA_ALLOC_PRODUCT(count, size)
+#define KA_ALLOC_ALIGN(align)
+#define KA_MALLOC
+#endif
+#if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__) && \
+	!defined(KARENA_NO_ATTRIBUTES)
+#define KA_FREED_BY(function, argument)	__attribute__((malloc(function, argument)))
+#else
+#define KA_FREED_BY(function, argument)
+#endif
+
 /** KA_ARENA_SIZE - Size and alignment of an arena in bytes. */
 #define KA_ARENA_SIZE	((size_t)2 << 20)
 
-/** KA_PAGE_SIZE - Runs are multiples of this, in bytes. */
+/** KA_PAGE_SIZE - Size of a page in bytes; the size of a run is a multiple of it. */
 #define KA_PAGE_SIZE	((size_t)4096)
 
-/** KA_NAME_SIZE - Size of a heap's name in bytes, its final NUL included. */
+/** KA_NAME_SIZE - Size of a heap's name in bytes, including the final NUL. */
 #define KA_NAME_SIZE	32
 
-/** struct ka_heap - A heap; its members are the library's own. */
+/** struct ka_heap - A heap; its members are private. */
 struct ka_heap;
 
 /**
- * enum ka_source - Where a heap's arenas come from.
- * @KA_SOURCE_AUTO: The module when it can be used, else plain mmap.
- * @KA_SOURCE_DEVICE: The module: huge frames, a limit the kernel keeps, sysfs.
+ * enum ka_source - Where a heap gets its arenas from.
+ * @KA_SOURCE_AUTO: The module if the process can use it, else plain mmap.
+ * @KA_SOURCE_DEVICE: The module. Arenas are huge pages, the kernel enforces the limit, and
+ *	sysfs shows the heap.
  * @KA_SOURCE_EMBEDDED: Plain mmap.
  */
 enum ka_source {
@@ -54,15 +97,15 @@ enum ka_source {
 
 /**
  * enum ka_fork - What a child has of a heap after fork().
- * @KA_FORK_COW: A copy of its own, made page by page as one of the two writes.
- *	Every call works in both. The module must know how to (KARENA_FEATURE_FORK);
- *	with an older one it is as NONE.
- * @KA_FORK_SHARE: The same memory: what one writes the other sees. The heap stays
- *	the parent's; in the child ka_run_alloc(), ka_run_free() and the calls that
- *	read the heap's notes fail with EOWNERDEAD. On plain mmap, the child cannot
- *	touch the arenas that the parent commits after the fork.
- * @KA_FORK_NONE: Nothing: the addresses are kept from being used for something
- *	else, a touch is SIGSEGV, calls on the heap fail with EOWNERDEAD.
+ * @KA_FORK_COW: A copy of its own. The kernel copies a page when parent or child writes
+ *	to it. All functions work in both processes. A module without
+ *	KARENA_FEATURE_FORK cannot copy heaps; there this means KA_FORK_NONE.
+ * @KA_FORK_SHARE: The same memory: each process sees what the other writes. Only the
+ *	parent manages the heap. In the child ka_run_alloc(), ka_run_free() and the
+ *	functions that read the heap's metadata fail with EOWNERDEAD. On plain mmap, the
+ *	child cannot touch arenas that the parent commits after the fork.
+ * @KA_FORK_NONE: Nothing. The addresses stay reserved, touching them raises SIGSEGV, and
+ *	functions fail with EOWNERDEAD.
  */
 enum ka_fork {
 	KA_FORK_COW		= 0,
@@ -71,22 +114,26 @@ enum ka_fork {
 };
 
 /**
- * struct ka_options - What a heap is to be. Begin with KA_OPTIONS.
- * @size: sizeof(struct ka_options), so that later versions can add members.
- * @source: AUTO: as the environment's KARENA_SOURCE says (auto, device, embedded).
- * @window: Bytes of address space, rounded up to whole arenas. 0: KARENA_WINDOW,
- *	or else 1 TiB, on the module 64 GiB, or less where the process has no room for
- *	that.
- * @limit: Bytes that may be committed at most, at least one arena. 0:
- *	KARENA_LIMIT, or else as many as the window has.
- * @name: Printable ASCII without '/', at most 31 characters; shown in sysfs and in
- *	/proc/PID/maps. NULL: KARENA_NAME, or else the program's name.
- * @fork: What a child has of it.
- * @io: It is for I/O buffers, which a device may pin for long. @fork must not be
- *	COW. ka_io_alloc() has a heap of this kind.
+ * struct ka_options - Options of a heap. Initialise them with KA_OPTIONS.
+ * @size: sizeof(struct ka_options).
+ * @source: Source of the arenas. AUTO: the source that KARENA_SOURCE names (auto, device,
+ *	embedded).
+ * @window: Address space in bytes, rounded up to whole arenas. 0: KARENA_WINDOW or, if
+ *	that is not set, 1 TiB on plain mmap and 64 GiB on the module, or less if the
+ *	process has less room.
+ * @limit: Most bytes to commit, at least one arena, rounded down to whole arenas. 0:
+ *	KARENA_LIMIT or, if that is not set, the size of the window.
+ * @name: Printable ASCII without '/', at most 31 characters. Sysfs and /proc/PID/maps
+ *	show it. NULL: KARENA_NAME or, if that is not set, the name of the program.
+ * @fork: What a child has of the heap.
+ * @io: The heap is for I/O buffers, which devices may pin for a long time. @fork must not
+ *	be KA_FORK_COW. ka_io_alloc() uses such a heap.
+ * @ignore_environment: Ignore KARENA_SOURCE, KARENA_WINDOW, KARENA_LIMIT, KARENA_NAME,
+ *	KARENA_STATS and KARENA_MALLOCSTATS. For libraries, whose users do not mean their
+ *	heaps when they set a variable for the program.
  *
- * The members from @fork on may be left out. Sizes in the environment are bytes, or
- * have a suffix K, M, G or T.
+ * A caller may leave out the members from @fork on (@size says so). Sizes in the
+ * environment are bytes, or numbers with a suffix K, M, G or T.
  */
 struct ka_options {
 	size_t size;
@@ -96,46 +143,46 @@ struct ka_options {
 	const char *name;
 	enum ka_fork fork;
 	bool io;
+	bool ignore_environment;
 };
 
 /**
- * KA_OPTIONS - Options that leave everything to the environment and defaults.
+ * KA_OPTIONS - Options that leave everything to the environment and the defaults.
  *
- * In the order of the members, as C++ before C++20 knows no other way.
+ * The values are in the order of the members: C++ before C++20 has no designators.
  */
 #define KA_OPTIONS	{ sizeof(struct ka_options), KA_SOURCE_AUTO, 0, 0, NULL, \
-			  KA_FORK_COW, false }
+			  KA_FORK_COW, false, false }
 
 /**
- * struct ka_stats - Figures of a heap. Bytes are bytes, the rest are counts.
- * @size: sizeof(struct ka_stats), set by the caller.
+ * struct ka_stats - Statistics of a heap. Initialise it with KA_STATS.
+ * @size: sizeof(struct ka_stats).
  * @window: Bytes of address space.
- * @limit: Bytes that may be committed.
- * @arenas_allocated: Arenas committed since the heap was made.
- * @arenas_reclaimed: Arenas given back since then.
- * @arenas_highwater: The most arenas there have been at a time.
- * @arenas: Arenas now; the difference of the first two.
+ * @limit: Most bytes to commit.
+ * @arenas_allocated: Arenas committed since the creation of the heap.
+ * @arenas_reclaimed: Arenas released since then.
+ * @arenas_highwater: Most arenas committed at a time.
+ * @arenas: Arenas committed now: @arenas_allocated minus @arenas_reclaimed.
  * @runs: Runs in use.
- * @run_bytes: Bytes in these.
- * @available_bytes: Bytes of the arenas that are in no run; with @run_bytes it
- *	adds up to @arenas times KA_ARENA_SIZE.
- * @pools: Pools, which are runs that are cut into blocks of one size.
- * @pool_bytes: Bytes in these; the rest of @run_bytes is in other runs.
- * @blocks: Blocks in use of pools.
- * @block_bytes: Bytes in these, those at their ends that nobody asked for included.
- * @quantization_bytes: Bytes of pools that are too few for another block.
- * @used_bytes: Bytes in use: @block_bytes, and the runs that are no pools.
- * @free_bytes: Bytes in free blocks of pools.
- * @header_bytes: Bytes of arenas lost to headers: 0, as these are in the notes, which
- *	have arenas of their own.
- * @alignment_bytes: Bytes of arenas lost to alignment: 0, as what is left between runs
- *	is available.
+ * @run_bytes: Bytes of these runs.
+ * @available_bytes: Bytes of arenas outside of runs. @run_bytes and @available_bytes add
+ *	up to @arenas times KA_ARENA_SIZE.
+ * @pools: Pools: runs cut into blocks of one size.
+ * @pool_bytes: Bytes of these pools, included in @run_bytes.
+ * @blocks: Allocated blocks in pools.
+ * @block_bytes: Bytes of these blocks, including the unused bytes at their ends.
+ * @quantization_bytes: Bytes at the ends of pools, too few for another block.
+ * @used_bytes: Allocated bytes: @block_bytes and all runs except pools.
+ * @free_bytes: Bytes of free blocks in pools.
+ * @header_bytes: Bytes of arenas used by headers: 0, as metadata has its own arenas.
+ * @alignment_bytes: Bytes of arenas lost to alignment: 0, as gaps between runs are
+ *	available.
  *
  * @used_bytes, @free_bytes, @available_bytes, @header_bytes, @quantization_bytes and
- * @alignment_bytes add up to @arenas times KA_ARENA_SIZE, always. These are the six
- * figures of CPython's PYTHONMALLOCSTATS.
+ * @alignment_bytes always add up to @arenas times KA_ARENA_SIZE. CPython's
+ * PYTHONMALLOCSTATS prints the same six numbers.
  *
- * The members from @pools on may be left out, and those from @used_bytes on.
+ * A caller may leave out the members from @pools on, or those from @used_bytes on.
  */
 struct ka_stats {
 	size_t size;
@@ -159,12 +206,16 @@ struct ka_stats {
 	size_t alignment_bytes;
 };
 
+/** KA_STATS - Statistics of which only the size is set. */
+#define KA_STATS	{ sizeof(struct ka_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
+			  0, 0, 0, 0, 0 }
+
 /**
- * struct ka_class - Figures of a heap's blocks of one size.
+ * struct ka_class - Statistics of one size of blocks.
  * @size: Bytes of a block.
- * @pools: Pools that are cut into such blocks.
- * @blocks: Blocks in use of these.
- * @free_blocks: The others; with @blocks it adds up to what @pools have room for.
+ * @pools: Pools of such blocks.
+ * @blocks: Allocated blocks.
+ * @free_blocks: Free blocks in @pools.
  */
 struct ka_class {
 	size_t size;
@@ -174,27 +225,28 @@ struct ka_class {
 };
 
 /**
- * ka_heap_create() - Make a heap.
- * @options: What it is to be, or NULL for KA_OPTIONS.
- *
- * Opens /dev/karena for a moment; keeps no descriptor. Commits one page, for the
- * library's notes, beside the limit.
- *
- * Return: The heap, or NULL with errno: EINVAL, a bad option or variable of the
- * environment; ENOENT, EACCES and the like, the module cannot be used; EPROTO, it
- * is of another version; EOPNOTSUPP, it is too old for the option; EFBIG, the
- * window is too large; ENOMEM, no memory or no address space.
- */
-struct ka_heap *ka_heap_create(const struct ka_options *options);
-
-/**
- * ka_heap_destroy() - Give back a heap with all that is in it.
- * @heap: The heap, or NULL.
+ * ka_heap_destroy() - Destroy a heap and free all its memory.
+ * @heap: The heap, or NULL. No other thread may use it.
  */
 void ka_heap_destroy(struct ka_heap *heap);
 
 /**
- * ka_heap_source() - Where a heap's arenas come from.
+ * ka_heap_create() - Create a heap.
+ * @options: Options of the heap; NULL for KA_OPTIONS.
+ *
+ * Opens /dev/karena for a moment and keeps no descriptor. Commits one page of metadata,
+ * which does not count against the limit.
+ *
+ * Return: The heap, or NULL with errno: EINVAL, an option or an environment variable is
+ * invalid; ENOENT, EACCES and the like, the process cannot use the module; EPROTO, the
+ * module has another version of the interface; EOPNOTSUPP, the module is too old for an
+ * option; EFBIG, the window is too large; ENOMEM, no memory or no address space.
+ */
+struct ka_heap *ka_heap_create(const struct ka_options *options)
+	KA_MUST_USE KA_FREED_BY(ka_heap_destroy, 1);
+
+/**
+ * ka_heap_source() - Get the source of a heap's arenas.
  * @heap: The heap.
  *
  * Return: KA_SOURCE_DEVICE or KA_SOURCE_EMBEDDED.
@@ -202,268 +254,392 @@ void ka_heap_destroy(struct ka_heap *heap);
 enum ka_source ka_heap_source(const struct ka_heap *heap);
 
 /**
- * ka_heap_id() - A heap's number.
+ * ka_heap_id() - Get the number of a heap.
  * @heap: The heap.
  *
- * Return: The name of its directory in /sys/class/misc/karena/heaps, in a child
- * that of its copy; 0 without the module.
+ * Return: The name of the heap's directory in /sys/class/misc/karena/heaps. A child's copy
+ * has its own. 0 without the module.
  */
 uint64_t ka_heap_id(const struct ka_heap *heap);
 
 /**
- * ka_heap_contains() - Whether an address is in a heap's window.
+ * ka_heap_contains() - Check whether an address lies in a heap's window.
  * @heap: The heap.
  * @address: Any address.
  *
- * Return: True for all addresses of the window, whether committed or not. The
- * notes at its start do not count.
+ * Return: True for all addresses of the window, committed or not, except those of the
+ * metadata at its start.
  */
 bool ka_heap_contains(const struct ka_heap *heap, const void *address);
 
 /**
- * ka_heap_descriptor() - A descriptor of the heap's file.
- * @heap: The heap.
+ * ka_heap_of() - Find the heap of an address.
+ * @address: Any address.
  *
- * For what the module offers beyond this library: its calls on a heap, poll(),
- * io_uring; see karena(4). The library needs none and keeps none.
- *
- * Return: A new descriptor, closed on exec, to be closed by the caller; -1 with
- * errno: EOPNOTSUPP, the heap is not on the module; EOWNERDEAD, it is the
- * parent's; or as open() has it.
+ * Return: The heap whose window contains the address, as ka_heap_contains() says; NULL if
+ * it lies in no heap of this process. Heaps of the parent count.
  */
-int ka_heap_descriptor(struct ka_heap *heap);
+struct ka_heap *ka_heap_of(const void *address);
 
 /**
- * ka_heap_stats() - Read a heap's figures.
+ * ka_heap_descriptor() - Open a descriptor of a heap's file.
  * @heap: The heap.
- * @stats: Filled in; its member size must be set.
  *
- * Other threads go on: their blocks are counted at some moment of the call.
+ * For the parts of the module's interface that this library does not cover: ioctls on a
+ * heap, poll(), io_uring; see karena(4). The library itself keeps no descriptor.
  *
- * Return: 0, or -1 with errno: EINVAL, that size is no version's; EOWNERDEAD, the
- * heap is the parent's.
+ * Return: A new descriptor with close-on-exec, which the caller closes. -1 with errno:
+ * EOPNOTSUPP, the heap is not on the module; EOWNERDEAD, the heap belongs to the parent;
+ * or an error of open().
+ */
+int ka_heap_descriptor(struct ka_heap *heap) KA_MUST_USE;
+
+/**
+ * ka_heap_set_limit() - Change the limit of a heap.
+ * @heap: The heap.
+ * @limit: Most bytes to commit, at least one arena, rounded down to whole arenas; 0: the
+ *	size of the window.
+ *
+ * A heap that has more keeps it, and commits nothing until it has less. On the module the
+ * kernel enforces the limit, and the call opens /dev/karena for a moment. If the call fails
+ * the limit is unchanged.
+ *
+ * Return: 0, or -1 with errno: EINVAL, less than one arena or more than the window; EPERM,
+ * root has set a lower limit; EOWNERDEAD, the heap belongs to the parent; or an error of
+ * open().
+ */
+int ka_heap_set_limit(struct ka_heap *heap, size_t limit);
+
+/**
+ * ka_heap_stats() - Read the statistics of a heap.
+ * @heap: The heap.
+ * @stats: Filled in. The caller has set its size.
+ *
+ * Other threads do not wait: the call counts their blocks at some moment while it runs.
+ *
+ * Return: 0, or -1 with errno: EINVAL, the size is not that of any version; EOWNERDEAD,
+ * the heap belongs to the parent.
  */
 int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats);
 
 /**
- * ka_heap_classes() - Read a heap's figures size by size, as ka_heap_stats() does.
+ * ka_heap_classes() - Read the statistics of a heap for each size of blocks.
  * @heap: The heap.
- * @classes: Filled in, the smallest size first, whether there are pools of it or not.
- * @nr: How many there is room for.
+ * @classes: Filled in with all sizes of blocks in pools, the smallest first.
+ * @nr: Entries that @classes has room for.
+ * @entry_size: sizeof(struct ka_class).
  *
- * Blocks that are larger than the last size are runs, which struct ka_stats has.
+ * Larger blocks are runs, which struct ka_stats counts.
  *
- * Return: How many sizes there are, which may be more than @nr; -1 with errno:
- * EOWNERDEAD, the heap is the parent's.
+ * Return: The number of sizes, which may be more than @nr; -1 with errno: EINVAL,
+ * @entry_size is not that of any version; EOWNERDEAD, the heap belongs to the parent.
  */
-int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr);
+int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr,
+		    size_t entry_size);
 
 /**
- * ka_heap_print_stats() - Write a heap's figures as text.
+ * ka_heap_print_stats() - Print the statistics of a heap.
  * @heap: The heap.
- * @fd: The descriptor to write to. The heap is not locked while it is written.
+ * @fd: Descriptor to write to. The heap is not locked while the call writes.
  *
- * The layout is that of CPython's PYTHONMALLOCSTATS; ka_domain_stats() says when the
- * domains have a section. With KARENA_MALLOCSTATS in the environment, other than empty
- * and "0", it is written to the standard error when the heap has its first arena, each
- * time the most arenas it has had have doubled, and at exit. Allocates nothing.
+ * The layout is that of CPython's PYTHONMALLOCSTATS. The domains have a section if they
+ * are counted; see ka_domain_stats(). If KARENA_MALLOCSTATS is set, and is not empty or
+ * "0", the library prints the same to standard error for each heap: when it commits its
+ * first arena, each time the highest number of arenas has doubled, and at exit. Printing
+ * allocates no memory.
  *
- * Return: 0, or -1 with errno: EOWNERDEAD, the heap is the parent's; or as write() has
- * it.
+ * Return: 0, or -1 with errno: EOWNERDEAD, the heap belongs to the parent; or an error of
+ * write().
  */
 int ka_heap_print_stats(struct ka_heap *heap, int fd);
 
 /**
- * ka_heap_malloc() - Take a block.
+ * ka_heap_free() - Free a block.
  * @heap: The heap.
- * @size: Bytes; 0 is as 1.
+ * @block: A block that any thread allocated; NULL does nothing.
  *
- * Return: The block, aligned to 16 bytes and, if its size is a power of two, to that;
- * above 256 KiB, to a page. What is in it is not defined. NULL with errno: ENOMEM, no
- * memory, no room in the window, or the limit; EOWNERDEAD, the heap is the parent's.
- */
-void *ka_heap_malloc(struct ka_heap *heap, size_t size);
-
-/**
- * ka_heap_calloc() - Take a block that is all zero.
- * @heap: The heap.
- * @count: How many items it is for.
- * @size: Bytes of each; an overflow of the product is ENOMEM.
- *
- * Return: As ka_heap_malloc().
- */
-void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size);
-
-/**
- * ka_heap_realloc() - Change the size of a block.
- * @heap: The heap.
- * @block: The block; NULL: as ka_heap_malloc().
- * @size: Bytes; 0 is as 1.
- *
- * Return: The block, perhaps elsewhere, with its content up to the smaller of both
- * sizes. NULL with errno, and the block as it was: as ka_heap_malloc(), or EINVAL, no
- * block begins there.
- */
-void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size);
-
-/**
- * ka_heap_aligned_alloc() - Take a block with an alignment.
- * @heap: The heap.
- * @align: In bytes, a power of two.
- * @size: Bytes; 0 is as 1.
- *
- * Return: As ka_heap_malloc(), or NULL with EINVAL, a bad alignment.
- */
-void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size);
-
-/**
- * ka_heap_free() - Give back a block.
- * @heap: The heap.
- * @block: Of any thread; NULL does nothing.
- *
- * Return: 0; -1 with errno: EINVAL, no block begins there, or it is free already, as far as
- * that is seen at once; EOWNERDEAD, the heap is the parent's. What is seen later ends the
- * program: see *Misuse* in library.rst.
+ * Return: 0; -1 with errno: EINVAL, no block begins there, or the block is free already and
+ * the call can see that; EOWNERDEAD, the heap belongs to the parent. A misuse that the
+ * library finds later ends the program: see *Misuse* in the library's documentation.
  */
 int ka_heap_free(struct ka_heap *heap, void *block);
 
 /**
- * ka_heap_block_size() - How many bytes of a block can be used.
+ * ka_heap_free_sized() - Free a block whose size is known.
+ * @heap: The heap.
+ * @block: The block; NULL does nothing.
+ * @size: The size that it was allocated with, or that ka_heap_usable_size() or
+ *	ka_heap_expand() returned.
+ *
+ * Checks the size: a caller that frees an object of another type than it allocated
+ * mostly has a wrong one. C23's free_sized() is the model.
+ *
+ * Return: As ka_heap_free(); also EINVAL, the block is smaller than @size.
+ */
+int ka_heap_free_sized(struct ka_heap *heap, void *block, size_t size);
+
+/**
+ * ka_heap_realloc() - Change the size of a block.
+ * @heap: The heap.
+ * @block: The block; NULL allocates a block.
+ * @size: New size in bytes; 0 counts as 1.
+ *
+ * Return: The block, perhaps at another address, with its content up to the smaller size.
+ * NULL with errno, and the block is unchanged: as ka_heap_malloc(), or EINVAL, no block
+ * begins there.
+ */
+void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size)
+	KA_MUST_USE KA_ALLOC_SIZE(3) KA_FREED_BY(ka_heap_free, 2);
+
+/**
+ * ka_heap_malloc() - Allocate a block.
+ * @heap: The heap.
+ * @size: Bytes; 0 counts as 1.
+ *
+ * Return: The block. Its content is undefined. It is aligned to 16 bytes; if its size is a
+ * power of two, to that size; above 256 KiB, to a page. NULL with errno: ENOMEM, no
+ * memory, no room in the window, or the limit; EOWNERDEAD, the heap belongs to the parent.
+ */
+void *ka_heap_malloc(struct ka_heap *heap, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(2)
+	KA_FREED_BY(ka_heap_free, 2) KA_FREED_BY(ka_heap_free_sized, 2)
+	KA_FREED_BY(ka_heap_realloc, 2);
+
+/**
+ * ka_heap_calloc() - Allocate a zeroed block.
+ * @heap: The heap.
+ * @count: Number of items.
+ * @size: Bytes of an item. If the product overflows, the call fails with ENOMEM.
+ *
+ * Return: As ka_heap_malloc().
+ */
+void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(2, 3)
+	KA_FREED_BY(ka_heap_free, 2) KA_FREED_BY(ka_heap_free_sized, 2)
+	KA_FREED_BY(ka_heap_realloc, 2);
+
+/**
+ * ka_heap_aligned_alloc() - Allocate an aligned block.
+ * @heap: The heap.
+ * @align: Alignment in bytes, a power of two.
+ * @size: Bytes; 0 counts as 1. Need not be a multiple of @align.
+ *
+ * Return: As ka_heap_malloc(), or NULL with EINVAL: @align is not a power of two.
+ */
+void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(3) KA_ALLOC_ALIGN(2)
+	KA_FREED_BY(ka_heap_free, 2) KA_FREED_BY(ka_heap_free_sized, 2)
+	KA_FREED_BY(ka_heap_realloc, 2);
+
+/**
+ * ka_heap_malloc_batch() - Allocate several blocks of one size.
+ * @heap: The heap.
+ * @size: Bytes of each; 0 counts as 1.
+ * @blocks: Filled in.
+ * @nr: Number of blocks.
+ *
+ * The heap is looked up once. Without memory the call allocates as many as it can.
+ *
+ * Return: The number of allocated blocks; if that is less than @nr, with errno as
+ * ka_heap_malloc().
+ */
+size_t ka_heap_malloc_batch(struct ka_heap *heap, size_t size, void **blocks, size_t nr)
+	KA_MUST_USE;
+
+/**
+ * ka_heap_free_batch() - Free several blocks, of any sizes.
+ * @heap: The heap.
+ * @blocks: The blocks; a NULL among them does nothing.
+ * @nr: Number of entries.
+ *
+ * Stops at the first entry that ka_heap_free() would refuse.
+ *
+ * Return: The number of entries done; if that is less than @nr, with errno as
+ * ka_heap_free().
+ */
+size_t ka_heap_free_batch(struct ka_heap *heap, void *const *blocks, size_t nr);
+
+/**
+ * ka_heap_expand() - Make a block larger where it is.
+ * @heap: The heap.
+ * @block: The block.
+ * @size: Bytes that it must have room for.
+ *
+ * Never moves the block. A block larger than 256 KiB grows into free pages behind it; a
+ * smaller one has room for its usable size. jemalloc's xallocx() is the model.
+ *
+ * Return: The usable size, at least @size; 0 with errno: ENOMEM, there is no room, and the
+ * block is unchanged; EINVAL, no block begins there; EOWNERDEAD, the heap belongs to the
+ * parent.
+ */
+size_t ka_heap_expand(struct ka_heap *heap, void *block, size_t size);
+
+/**
+ * ka_heap_usable_size() - Get the usable size of a block.
  * @heap: The heap.
  * @block: The block.
  *
- * Return: Bytes, at least those that were asked for; 0 with errno: EINVAL, no block
- * begins there; EOWNERDEAD, the heap is the parent's.
+ * Return: Bytes, at least as many as the program asked for; 0 with errno: EINVAL, no block
+ * begins there; EOWNERDEAD, the heap belongs to the parent.
  */
-size_t ka_heap_block_size(struct ka_heap *heap, const void *block);
+size_t ka_heap_usable_size(struct ka_heap *heap, const void *block);
 
 /**
- * ka_trim() - Give back all memory that the heap keeps for later.
- * @heap: The heap.
+ * ka_good_size() - Round a size up to one that wastes nothing.
+ * @size: Bytes; 0 counts as 1.
  *
- * That of free pages, of empty arenas, of empty pools (but those from which other threads
- * last took blocks) and, but on the module, of the pages behind the last block in use of
- * the calling thread's pools. By itself, a heap gives back what nobody has needed for a
- * fifth of a second, or what is more than 8 MiB and an eighth of what is in use; but only
- * when it is called, for it has no thread of its own. The idea is that of malloc_trim(3).
+ * For containers that can use all of a block: the usable size of a block that
+ * ka_heap_malloc() allocates for @size. The name is that of malloc_good_size() of macOS.
  *
- * Return: How many bytes have been given back; 0, also with errno, EOWNERDEAD, if the
- * heap is the parent's.
+ * Return: Bytes, at least @size; @size itself where rounding up would overflow.
  */
-size_t ka_trim(struct ka_heap *heap);
+size_t ka_good_size(size_t size);
 
 /**
- * ka_heap_idle() - Say that the calling thread will not take blocks for a while.
+ * ka_heap_trim() - Return all cached memory to the system.
  * @heap: The heap.
  *
- * Its pools, which it would take blocks from next, are left to the other threads, and
- * those that are empty go back to the heap. Its next call that takes a block is as a
- * thread's first. The idea is that of TCMalloc's MarkThreadIdle() and of jemalloc's
- * thread.idle.
+ * Releases free pages, empty arenas and empty pools, except pools that other threads
+ * allocated from last. On plain mmap it also releases the pages behind the last allocated
+ * block of the calling thread's pools. A heap returns memory by itself when nobody needed
+ * it for a fifth of a second, or when it is more than 8 MiB and more than an eighth of the
+ * memory in use; but a heap has no thread of its own and does so only inside a call.
+ * malloc_trim(3) is the model.
  *
- * Return: 0; or -1 with errno: EOWNERDEAD, the heap is the parent's.
+ * Return: The number of returned bytes; 0 with errno EOWNERDEAD if the heap belongs to the
+ * parent.
+ */
+size_t ka_heap_trim(struct ka_heap *heap);
+
+/**
+ * ka_heap_reset() - Free all blocks and runs of a heap.
+ * @heap: The heap. No other thread may use it.
+ *
+ * As ka_heap_destroy() and ka_heap_create() with the same options, but the heap keeps its
+ * window, its number and its totals. For work in phases, whose objects all die at the end
+ * of a phase. mimalloc's mi_heap_destroy() is the model.
+ *
+ * Return: 0, or -1 with errno: EINVAL, the heap is that of the domains or of
+ * ka_io_alloc(); EOWNERDEAD, the heap belongs to the parent.
+ */
+int ka_heap_reset(struct ka_heap *heap);
+
+/**
+ * ka_heap_idle() - Tell a heap that the calling thread will not allocate for a while.
+ * @heap: The heap.
+ *
+ * Other threads can use the thread's pools then, and its empty pools return to the heap.
+ * The thread's next allocation takes as long as its first one. TCMalloc's MarkThreadIdle()
+ * and jemalloc's thread.idle are the models.
+ *
+ * Return: 0, or -1 with errno: EOWNERDEAD, the heap belongs to the parent.
  */
 int ka_heap_idle(struct ka_heap *heap);
 
 /**
- * ka_run_alloc() - Take a run of pages.
+ * ka_run_free() - Free a run.
  * @heap: The heap.
- * @size: Bytes, a multiple of KA_PAGE_SIZE; may be more than an arena.
- * @align: Alignment in bytes, a power of two; 0: KA_PAGE_SIZE.
+ * @run: A run that ka_run_alloc() returned; NULL does nothing.
  *
- * Return: The run, committed; what is in it is not defined. NULL with errno:
- * EINVAL, a bad size or alignment; ENOMEM, no memory, no room in the window, or
- * the limit; EOWNERDEAD, the heap is the parent's.
- */
-void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align);
-
-/**
- * ka_run_free() - Give back a run.
- * @heap: The heap.
- * @run: What ka_run_alloc() returned; NULL does nothing.
- *
- * Return: 0, or -1 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap
- * is the parent's.
+ * Return: 0, or -1 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap belongs
+ * to the parent.
  */
 int ka_run_free(struct ka_heap *heap, void *run);
 
 /**
- * ka_run_size() - The size of a run.
+ * ka_run_alloc() - Allocate a run of pages.
  * @heap: The heap.
- * @run: What ka_run_alloc() returned.
+ * @size: Bytes, a multiple of KA_PAGE_SIZE; may be more than an arena.
+ * @align: Alignment in bytes, a power of two; 0: KA_PAGE_SIZE.
  *
- * Return: Bytes; 0 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap
- * is the parent's.
+ * Return: The run, committed. Its content is undefined. NULL with errno: EINVAL, an
+ * invalid size or alignment; ENOMEM, no memory, no room in the window, or the limit;
+ * EOWNERDEAD, the heap belongs to the parent.
+ */
+void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(2) KA_FREED_BY(ka_run_free, 2);
+
+/**
+ * ka_run_size() - Get the size of a run.
+ * @heap: The heap.
+ * @run: A run that ka_run_alloc() returned.
+ *
+ * Return: Bytes; 0 with errno: EINVAL, no run begins there; EOWNERDEAD, the heap belongs
+ * to the parent.
  */
 size_t ka_run_size(struct ka_heap *heap, const void *run);
 
 /**
- * ka_io_alloc() - Take a buffer for input and output.
- * @size: Bytes; 0 is as 1.
+ * ka_io_free() - Free an I/O buffer.
+ * @buffer: A buffer that ka_io_alloc() returned; NULL does nothing. No I/O may use it any
+ *	more.
  *
- * Whole pages, aligned to a page, as O_DIRECT and the fixed buffers of io_uring
- * want them. All buffers of the process lie in one heap, which the first call
- * makes: on the source that KARENA_SOURCE names, with at most KARENA_IO_LIMIT bytes
- * (by default, 16 GiB). A child has none of them after fork(), so that what a
- * device writes into a buffer never meets a copy of it; its first call makes a heap
- * of its own.
- *
- * Return: The buffer; what is in it is not defined. NULL with errno: ENOMEM, no
- * memory, or the limit; or as ka_heap_create() has it.
- */
-void *ka_io_alloc(size_t size);
-
-/**
- * ka_io_calloc() - Take a buffer that is all zero.
- * @count: How many items it is for.
- * @size: Bytes of each; an overflow of the product is ENOMEM.
- *
- * Return: As ka_io_alloc().
- */
-void *ka_io_calloc(size_t count, size_t size);
-
-/**
- * ka_io_realloc() - Change the size of a buffer.
- * @buffer: What ka_io_alloc() returned; NULL: as ka_io_alloc().
- * @size: Bytes; 0 is as 1.
- *
- * Return: The buffer, perhaps elsewhere, with its content up to the smaller of both
- * sizes. NULL with errno, and the old buffer as it was: as ka_io_alloc() or, for
- * the buffer, ka_io_free().
- */
-void *ka_io_realloc(void *buffer, size_t size);
-
-/**
- * ka_io_free() - Give back a buffer.
- * @buffer: What ka_io_alloc() returned; NULL does nothing.
- *
- * No input or output may still go on in it.
- *
- * Return: 0, or -1 with errno: EINVAL, no buffer begins there; EOWNERDEAD, it is
- * the parent's.
+ * Return: 0, or -1 with errno: EINVAL, no buffer begins there; EOWNERDEAD, the buffer
+ * belongs to the parent.
  */
 int ka_io_free(void *buffer);
 
 /**
- * ka_io_size() - The size of a buffer.
- * @buffer: What ka_io_alloc() returned.
+ * ka_io_realloc() - Change the size of an I/O buffer.
+ * @buffer: A buffer that ka_io_alloc() returned; NULL allocates a buffer.
+ * @size: New size in bytes; 0 counts as 1.
  *
- * Return: Bytes, all of which can be used; 0 with errno as ka_io_free() has it.
+ * Return: The buffer, perhaps at another address, with its content up to the smaller size.
+ * NULL with errno, and the buffer is unchanged: as ka_io_alloc() or ka_io_free().
+ */
+void *ka_io_realloc(void *buffer, size_t size)
+	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_io_free, 1);
+
+/**
+ * ka_io_alloc() - Allocate an I/O buffer.
+ * @size: Bytes; 0 counts as 1.
+ *
+ * A buffer is whole pages, aligned to a page, as O_DIRECT and the fixed buffers of
+ * io_uring need it. All buffers of a process lie in one heap, which the first call
+ * creates, on the source that KARENA_SOURCE names and with a limit of KARENA_IO_LIMIT
+ * bytes (default 16 GiB). A child does not inherit buffers, so a device never writes into
+ * a copied page; the child's first call creates its own heap.
+ *
+ * Return: The buffer. Its content is undefined. NULL with errno: ENOMEM, no memory, or the
+ * limit; or as ka_heap_create().
+ */
+void *ka_io_alloc(size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
+	KA_FREED_BY(ka_io_free, 1) KA_FREED_BY(ka_io_realloc, 1);
+
+/**
+ * ka_io_calloc() - Allocate a zeroed I/O buffer.
+ * @count: Number of items.
+ * @size: Bytes of an item. If the product overflows, the call fails with ENOMEM.
+ *
+ * Return: As ka_io_alloc().
+ */
+void *ka_io_calloc(size_t count, size_t size)
+	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
+	KA_FREED_BY(ka_io_free, 1) KA_FREED_BY(ka_io_realloc, 1);
+
+/**
+ * ka_io_size() - Get the size of an I/O buffer.
+ * @buffer: A buffer that ka_io_alloc() returned.
+ *
+ * Return: Bytes, all of them usable; 0 with errno as ka_io_free().
  */
 size_t ka_io_size(const void *buffer);
 
 /**
- * ka_error() - Why the last call of this thread that failed has failed.
+ * ka_error() - Get the message of the calling thread's last failure.
  *
- * Return: A sentence without a final full stop or newline, valid until the next
- * call that fails in this thread.
+ * Only valid after a function has failed: a function that succeeds does not change it.
+ *
+ * Return: A message without a final full stop or newline. It stays valid until the next
+ * failure in this thread.
  */
 const char *ka_error(void);
 
 /**
- * ka_version() - The library's version.
+ * ka_version() - Get the version of the library.
  *
- * Return: Such as "0.1.0".
+ * Return: A string such as "0.2.0".
  */
 const char *ka_version(void);
 

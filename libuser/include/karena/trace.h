@@ -1,20 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tracing: where the blocks that are in use were allocated. For each block that is
- * traced, its size and the stack of calls that led to it are kept until it is freed.
+ * Tracing: where a program allocated the blocks that it has. For each traced block the
+ * library keeps the size and the stack of the allocating call until the block is freed.
  *
- * Blocks of all heaps of the process are traced, with ka_heap_malloc() and its kin
- * and with the domains, and no runs that ka_run_alloc() gives. With an interval of 1
- * each block is traced, and all figures are exact. With a larger one about one block in
- * so many bytes is, and stands for the others: figures are estimates without a bias,
- * whose error shrinks as the interval does. That is the Poisson sampling of tcmalloc
- * and jemalloc; the calls are those of Python's tracemalloc.
+ * Tracing covers the blocks of all heaps of the process, also those of the domains, but
+ * not the runs of ka_run_alloc(). With an interval of 1 the library traces each block, and
+ * all numbers are exact. With a larger interval it traces about one block in that many
+ * bytes, and each traced block stands for others: the numbers are estimates without bias,
+ * and a smaller interval makes their error smaller. Tcmalloc and jemalloc sample in the
+ * same way (a Poisson process); the functions are those of Python's tracemalloc.
  *
- * All functions may be called by several threads at once, and across fork(): a child
- * goes on with a copy of the traces. None may be called from a signal handler.
+ * Threads: several threads may call all functions at once. Fork: a child continues with a
+ * copy of the traces. Signals: a signal handler must not call any of them.
  *
- * The environment can ask for tracing: KARENA_TRACE is the interval, and at exit the
- * traces are written to KARENA_TRACE_FILE.
+ * The environment can start tracing: KARENA_TRACE is the interval, and the library writes
+ * the traces to KARENA_TRACE_FILE at exit.
+ *
+ * struct ka_trace_entry belongs to the library, so later versions can add members at its
+ * end.
  */
 #ifndef KARENA_TRACE_H
 #define KARENA_TRACE_H
@@ -27,14 +30,14 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-/** struct ka_traces - Traces of one moment; its members are the library's own. */
+/** struct ka_traces - A snapshot of the traces; its members are private. */
 struct ka_traces;
 
 /**
- * enum ka_trace_by - What makes one entry of a snapshot.
+ * enum ka_trace_by - Which blocks form one entry of a snapshot.
  * @KA_TRACE_BY_STACK: All blocks with the same stack.
- * @KA_TRACE_BY_SITE: All blocks with the same innermost frame, the call of an
- *	allocating function.
+ * @KA_TRACE_BY_SITE: All blocks with the same innermost frame: the call of an allocating
+ *	function.
  */
 enum ka_trace_by {
 	KA_TRACE_BY_STACK	= 0,
@@ -42,11 +45,11 @@ enum ka_trace_by {
 };
 
 /**
- * enum ka_trace_format - How a snapshot is written.
- * @KA_TRACE_FOLDED: A line for each entry with blocks in use: its functions, the
- *	outermost first, with ';' between them, a space, and the bytes. Tools that draw
- *	flame graphs read it. Of a difference there are two numbers, before and after.
- * @KA_TRACE_JSON: All there is, as library.rst describes it.
+ * enum ka_trace_format - File format of a snapshot.
+ * @KA_TRACE_FOLDED: One line for each entry with allocated blocks: its functions, the
+ *	outermost first, separated by ';', then a space and the bytes. Tools that draw
+ *	flame graphs read this. A difference has two numbers, before and after.
+ * @KA_TRACE_JSON: All data; the library's documentation describes the members.
  */
 enum ka_trace_format {
 	KA_TRACE_FOLDED		= 0,
@@ -54,17 +57,17 @@ enum ka_trace_format {
 };
 
 /**
- * struct ka_trace_entry - Blocks that were allocated at one place.
- * @frames: Return addresses, the innermost first; the library's own are left out.
- * @nr_frames: How many these are.
- * @bytes: Bytes in use, as they were asked for.
- * @blocks: Blocks in use.
- * @total_bytes: Bytes that were allocated since tracing started.
- * @total_blocks: Blocks that were.
- * @more_bytes: Of a difference: by how much @bytes has grown. Else 0.
- * @more_blocks: Likewise.
+ * struct ka_trace_entry - The blocks that one place in the program allocated.
+ * @frames: Return addresses, the innermost first, without those of the library.
+ * @nr_frames: Number of frames.
+ * @bytes: Allocated bytes now, as the program asked for them.
+ * @blocks: Allocated blocks now.
+ * @total_bytes: Bytes allocated since tracing started.
+ * @total_blocks: Blocks allocated since tracing started.
+ * @more_bytes: In a difference: how much @bytes has grown. Otherwise 0.
+ * @more_blocks: In a difference: how much @blocks has grown. Otherwise 0.
  *
- * realloc is a new allocation.
+ * A block that realloc changes counts as a new one.
  */
 struct ka_trace_entry {
 	const void *const *frames;
@@ -78,100 +81,109 @@ struct ka_trace_entry {
 };
 
 /**
- * ka_trace_start() - Begin to trace, and forget what was traced before.
- * @interval: Bytes between traced blocks, on average; 1: all blocks.
- * @frames: How many frames to keep of each stack, from 1 to 64.
+ * ka_trace_start() - Start tracing, and drop all earlier traces.
+ * @interval: Average number of bytes between traced blocks; 1: all blocks.
+ * @frames: Frames to keep of each stack, from 1 to 64.
  *
- * Whatever is allocated after it has returned, by any thread, is traced. Blocks that
- * are in use already are not.
+ * When the call has returned, all threads trace their allocations. Blocks that were
+ * allocated before are not traced.
  *
- * Return: 0, or -1 with errno: EINVAL, a number is wrong; EBUSY, tracing is on.
+ * Return: 0, or -1 with errno: EINVAL, an argument is out of range; EBUSY, tracing is on.
  */
 int ka_trace_start(size_t interval, size_t frames);
 
 /**
- * ka_trace_stop() - Trace no more blocks.
+ * ka_trace_stop() - Stop tracing new blocks.
  *
- * Traces stay until tracing starts again: those of blocks that are freed go as before.
- * Without tracing it does nothing.
+ * The traces stay until tracing starts again, and the trace of a freed block still goes
+ * away. Does nothing if tracing is off.
  */
 void ka_trace_stop(void);
 
-/** ka_trace_active() - Whether tracing is on. */
+/** ka_trace_active() - Check whether tracing is on. */
 bool ka_trace_active(void);
 
 /**
- * ka_traced_memory() - How many bytes are in use in blocks that were traced.
- * @current: Now; or NULL.
- * @peak: The most since tracing started, or since ka_trace_reset_peak(); or NULL.
+ * ka_trace_memory() - Get the number of bytes allocated in traced blocks.
+ * @current: Bytes now; or NULL.
+ * @peak: Most bytes since tracing started or since ka_trace_reset_peak(); or NULL.
  */
-void ka_traced_memory(size_t *current, size_t *peak);
+void ka_trace_memory(size_t *current, size_t *peak);
 
-/** ka_trace_reset_peak() - Let the peak be what is in use now. */
+/** ka_trace_reset_peak() - Set the peak to the current number of bytes. */
 void ka_trace_reset_peak(void);
 
-/** ka_trace_cost() - How many bytes of memory traces and snapshots take. */
+/** ka_trace_cost() - Get the number of bytes used by traces and snapshots. */
 size_t ka_trace_cost(void);
 
 /**
- * ka_trace_of() - Where a block was allocated.
+ * ka_trace_of() - Get the stack that allocated a block.
  * @block: The block.
- * @frames: Filled in: return addresses, the innermost first.
- * @most: How many of them there is room for.
+ * @frames: Filled in with return addresses, the innermost first.
+ * @most: Entries that @frames has room for.
  *
- * Return: How many were filled in; 0, the block is not traced.
+ * Return: The number of frames filled in; 0, the block is not traced.
  */
 size_t ka_trace_of(const void *block, const void **frames, size_t most);
 
-/**
- * ka_trace_snapshot() - All traces as they are now.
- * @by: What makes an entry.
- *
- * The entry with most bytes in use is the first. Its memory is not from a heap.
- *
- * Return: The snapshot, for ka_trace_free(); NULL with errno: ENOMEM; EINVAL, there is
- * no such grouping.
- */
-struct ka_traces *ka_trace_snapshot(enum ka_trace_by by);
+/** ka_trace_free() - Free a snapshot; NULL does nothing. */
+void ka_trace_free(struct ka_traces *traces);
 
 /**
- * ka_trace_compare() - What has changed between two snapshots.
- * @before: The earlier one.
- * @after: The later one, with the same grouping.
+ * ka_trace_snapshot() - Take a snapshot of all traces.
+ * @by: Which blocks form one entry.
  *
- * Its entries are those of either, with @after's figures; the one whose bytes have
- * changed most, up or down, is the first.
+ * The entry with most allocated bytes is the first. A snapshot takes no memory from a
+ * heap.
  *
- * Return: The difference, for ka_trace_free(); NULL with errno: ENOMEM; EINVAL, they
- * are grouped differently, or one is a difference.
+ * Return: The snapshot; NULL with errno: ENOMEM, no memory; EINVAL, there is no such
+ * grouping.
+ */
+struct ka_traces *ka_trace_snapshot(enum ka_trace_by by)
+	KA_MUST_USE KA_FREED_BY(ka_trace_free, 1);
+
+/**
+ * ka_trace_compare() - Compute the difference of two snapshots.
+ * @before: The earlier snapshot.
+ * @after: The later snapshot, with the same grouping.
+ *
+ * The difference has the entries of both snapshots, with the numbers of @after. The entry
+ * whose bytes changed most, up or down, is the first.
+ *
+ * Return: The difference; NULL with errno: ENOMEM, no memory; EINVAL, the groupings differ,
+ * or one of the two is a difference itself.
  */
 struct ka_traces *ka_trace_compare(const struct ka_traces *before,
-				   const struct ka_traces *after);
+				   const struct ka_traces *after)
+	KA_MUST_USE KA_FREED_BY(ka_trace_free, 1);
 
-/** ka_trace_count() - How many entries a snapshot has. */
+/** ka_trace_count() - Get the number of entries of a snapshot. */
 size_t ka_trace_count(const struct ka_traces *traces);
 
-/** ka_trace_entry() - An entry; NULL if there are not so many. It goes with @traces. */
+/**
+ * ka_trace_entry() - Get an entry of a snapshot.
+ * @traces: The snapshot.
+ * @index: Number of the entry, from 0.
+ *
+ * Return: The entry, valid until the snapshot is freed; NULL if there is none.
+ */
 const struct ka_trace_entry *ka_trace_entry(const struct ka_traces *traces, size_t index);
 
 /**
- * ka_trace_write() - Write a snapshot, or a difference, to a file.
- * @traces: What to write.
- * @path: The file, made or overwritten.
- * @format: How.
+ * ka_trace_write() - Write a snapshot or a difference to a file.
+ * @traces: The snapshot.
+ * @path: Path of the file, which is created or overwritten.
+ * @format: Format of the file.
  *
- * Functions have the names that dladdr() finds, those of the dynamic symbols: a program
- * that is linked with -rdynamic has its own among them. Others are the name of the
- * file that they are in, and where.
+ * Functions appear under the names that dladdr() finds, those of dynamic symbols. A program
+ * that is linked with -rdynamic has all its functions among them. Other functions appear
+ * as the name of their file and an offset.
  *
- * Return: 0, or -1 with errno: EINVAL, there is no such format; what open() and write()
- * fail with.
+ * Return: 0, or -1 with errno: EINVAL, there is no such format; or an error of open() or
+ * write().
  */
 int ka_trace_write(const struct ka_traces *traces, const char *path,
 		   enum ka_trace_format format);
-
-/** ka_trace_free() - Give up a snapshot; NULL does nothing. */
-void ka_trace_free(struct ka_traces *traces);
 
 #pragma GCC visibility pop
 
