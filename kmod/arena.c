@@ -164,11 +164,9 @@ static void state_committed(struct karena_arena *arena, u32 committed)
 /* For what has been charged. */
 static struct folio *huge_alloc(struct karena_heap *heap, int node)
 {
-	struct folio *folio = karena_reserve_take(heap, node);
+	struct folio *folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node,
+						 KARENA_FRAME_GFP);
 
-	if (!folio)
-		folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node,
-					   KARENA_FRAME_GFP);
 	/* Orphans that have come free are charged to its cgroup still. */
 	if (!folio && karena_folio_reap(heap))
 		folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node,

@@ -200,11 +200,6 @@ bool karena_folio_bad(struct folio *folio)
 void karena_folio_put(struct folio *folio)
 {
 	karena_key_clear(folio);
-	/* Only karena_reserve_take() sets it. */
-	if (folio->private) {
-		folio->private = NULL;
-		karena_reserve_put();
-	}
 	if (folio_test_large(folio) && karena_folio_bad(folio)) {
 		atomic_long_inc(&nr_poisoned);
 		pr_warn("karena: a frame is never used again: memory failure within %#lx-%#lx\n",

@@ -727,13 +727,6 @@ long karena_ready_total(void);
 int karena_ready_init(void);
 void karena_ready_exit(void);
 
-/* reserve.c */
-struct folio *karena_reserve_take(struct karena_heap *heap, int node);
-void karena_reserve_put(void);
-long karena_reserve_frames(void);
-void karena_reserve_init(struct kthread_worker *worker);
-void karena_reserve_exit(void);
-
 /* group.c */
 int karena_group_join(struct karena_heap *heap, struct mem_cgroup *memcg, int node,
 		      gfp_t gfp, struct karena_group **group);

@@ -98,7 +98,6 @@ static void __exit karena_exit(void)
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
 	karena_fs_exit();
-	/* What it frees may have come from the reserve, which is told. */
 	karena_folio_exit();
 	karena_ready_exit();
 	karena_reclaim_exit();

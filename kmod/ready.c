@@ -508,7 +508,6 @@ int karena_ready_init(void)
 		return PTR_ERR(worker);
 	}
 	set_user_nice(worker->task, READY_NICE);
-	karena_reserve_init(worker);
 	return 0;
 }
 
@@ -517,7 +516,6 @@ int karena_ready_init(void)
  */
 void karena_ready_exit(void)
 {
-	karena_reserve_exit();
 	kthread_destroy_worker(worker);
 	kmem_cache_destroy(ready_cache);
 }

@@ -83,7 +83,6 @@ GLOBAL_SHOW(nr_heaps, "%ld", atomic_long_read(&karena_nr_heaps));
 GLOBAL_SHOW(limit, "%llu", (u64)karena_limit() << PAGE_SHIFT);
 GLOBAL_SHOW(committed, "%llu", (u64)karena_committed() << PAGE_SHIFT);
 GLOBAL_SHOW(ready_frames, "%ld", karena_ready_total());
-GLOBAL_SHOW(reserve_frames, "%ld", karena_reserve_frames());
 GLOBAL_SHOW(huge_arenas, "%ld", atomic_long_read(&karena_nr_huge));
 GLOBAL_SHOW(sparse_arenas, "%ld", atomic_long_read(&karena_nr_sparse));
 GLOBAL_SHOW(sparse_pages, "%ld", atomic_long_read(&karena_nr_sparse_pages));
@@ -100,7 +99,6 @@ static struct attribute *karena_attrs[] = {
 	&dev_attr_limit.attr,
 	&dev_attr_committed.attr,
 	&dev_attr_ready_frames.attr,
-	&dev_attr_reserve_frames.attr,
 	&dev_attr_huge_arenas.attr,
 	&dev_attr_sparse_arenas.attr,
 	&dev_attr_sparse_pages.attr,

@@ -131,7 +131,7 @@ TEST_F(node, without_a_policy_that_of_the_thread_holds)
 	EXPECT_EQ(4, arenas_on(heap, 8, 4, 0));
 }
 
-/* Neither ready frames nor the reserve may stand in the way of it. */
+/* Ready frames may not stand in the way of it. */
 TEST_F(node, the_threads_policy_holds_for_ready_frames_too)
 {
 	struct heap *heap = &self->heap;
@@ -142,28 +142,6 @@ TEST_F(node, the_threads_policy_holds_for_ready_frames_too)
 	ASSERT_EQ(0, set_policy(MPOL_DEFAULT, 0));
 	EXPECT_EQ(4, arenas_on(heap, 0, 4, 1));
 	EXPECT_EQ(4, heap_ready(heap, 0, 4));
-}
-
-TEST_F(node, policies_hold_for_the_reserve_too)
-{
-	struct heap *heap = &self->heap, bound;
-	int err;
-
-	ASSERT_EQ(0, open_on(&bound, KARENA_POLICY_BIND, 1));
-	ASSERT_EQ(0, write_text(PARAMETERS "/reserve", "16M"));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
-	err = heap_commit(&bound, 0, 8);
-	EXPECT_EQ(0, err);
-	EXPECT_TRUE(figure_becomes("reserve_frames", 4));
-	EXPECT_EQ(0, set_policy(MPOL_BIND, 1 << 1));
-	err = heap_commit(heap, 0, 8);
-	EXPECT_EQ(0, err);
-	EXPECT_EQ(0, set_policy(MPOL_DEFAULT, 0));
-	EXPECT_EQ(0, write_text(PARAMETERS "/reserve", "0"));
-	EXPECT_EQ(8, arenas_on(&bound, 0, 8, 1));
-	EXPECT_EQ(8, arenas_on(heap, 0, 8, 1));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 0));
-	heap_destroy(&bound);
 }
 
 /* A thread on node 0; whole arenas, parts, and what remains of an arena. */

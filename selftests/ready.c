@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Ready frames: cleared ahead by a worker, as the process asks or because its heap
- * grows fast; what they count against, who takes them, and when they go. And the
- * administrator's reserve.
+ * grows fast; what they count against, who takes them, and when they go.
  */
 #include <pthread.h>
 
@@ -10,7 +9,6 @@
 
 #define DISK		"/dev/vda"
 #define AHEAD		PARAMETERS "/ahead"
-#define RESERVE		PARAMETERS "/reserve"
 #define ANY		KARENA_NODE_ANY
 
 static void msleep(unsigned int milliseconds)
@@ -24,16 +22,13 @@ static int keep_ahead(const char *frames)
 	return write_text(AHEAD, frames);
 }
 
-TEST(eight_are_kept_ahead_and_nothing_in_reserve_by_default)
+TEST(eight_are_kept_ahead_by_default)
 {
 	char text[32];
 
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, read_text(AHEAD, text, sizeof(text)));
 	EXPECT_STREQ("8\n", text);
-	ASSERT_EQ(0, read_text(RESERVE, text, sizeof(text)));
-	EXPECT_STREQ("0\n", text);
-	EXPECT_EQ(0, figure("reserve_frames"));
 }
 
 /* Where counts are exact, nothing is to be kept but what is asked for. */
@@ -741,125 +736,6 @@ TEST_F_TIMEOUT(ready_ahead, the_parameter_bounds_it_and_0_turns_it_off, SLOW)
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
 	EXPECT_EQ(-EINVAL, write_text(AHEAD, "-1"));
 	EXPECT_EQ(-EINVAL, write_text(AHEAD, "many"));
-}
-
-FIXTURE(ready_reserve) {
-	struct heap heap;
-};
-
-FIXTURE_SETUP(ready_reserve)
-{
-	REQUIRE_MODULE();
-	ASSERT_EQ(0, run_on(0));
-	ASSERT_EQ(0, keep_ahead("0"));
-	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
-}
-
-FIXTURE_TEARDOWN(ready_reserve)
-{
-	heap_destroy(&self->heap);
-	EXPECT_EQ(0, write_text(RESERVE, "0"));
-	EXPECT_EQ(0, keep_ahead("8"));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 0));
-	EXPECT_TRUE(figure_becomes("committed", 0));
-}
-
-TEST_F(ready_reserve, it_becomes_as_large_as_the_parameter_says)
-{
-	EXPECT_EQ(0, figure("reserve_frames"));
-	ASSERT_EQ(0, write_text(RESERVE, "16M"));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
-	/* Rounded down. */
-	ASSERT_EQ(0, write_text(RESERVE, "5000000"));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 2));
-	ASSERT_EQ(0, write_text(RESERVE, "1M"));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 0));
-	EXPECT_EQ(-EINVAL, write_text(RESERVE, "many"));
-	EXPECT_EQ(-EINVAL, write_text(RESERVE, "12 apples"));
-	/* It is nobody's: no heap has committed it. */
-	EXPECT_EQ(0, figure("committed"));
-	EXPECT_EQ(0, figure("ready_frames"));
-}
-
-TEST_F_TIMEOUT(ready_reserve, what_comes_of_it_is_zero_and_it_is_refilled, SLOW)
-{
-	struct heap *heap = &self->heap;
-
-	ASSERT_EQ(0, heap_commit(heap, 0, 48));
-	memset(heap->window, 0xa5, 48 * ARENA);
-	ASSERT_EQ(0, heap_release(heap, 0, 48));
-	ASSERT_EQ(0, write_text(RESERVE, "16M"));
-	for (int round = 0; round < 4; round++) {
-		ASSERT_TRUE(figure_becomes("reserve_frames", 8));
-		ASSERT_EQ(0, heap_commit(heap, 0, 8));
-		EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
-		EXPECT_EQ(8 * ARENA, heap_figure(heap, "committed"));
-		memset(heap->window, 0xa5, 8 * ARENA);
-		ASSERT_EQ(0, heap_release(heap, 0, 8));
-	}
-	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
-}
-
-/* Else a heap could have all memory of the machine that way, charged to nobody. */
-TEST_F(ready_reserve, what_a_heap_has_of_it_is_not_replaced)
-{
-	struct heap *heap = &self->heap;
-
-	ASSERT_EQ(0, write_text(RESERVE, "16M"));
-	ASSERT_TRUE(figure_becomes("reserve_frames", 8));
-	ASSERT_EQ(0, heap_commit(heap, 0, 6));
-	EXPECT_EQ(2, figure("reserve_frames"));
-	usleep(500000);
-	EXPECT_EQ(2, figure("reserve_frames"));
-	/* What is demoted is given up, too. */
-	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, ARENA - 4096));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 3));
-	/* And what reclaim takes. */
-	give_back(heap, 5);
-	shrink_everything();
-	EXPECT_TRUE(figure_becomes("reserve_frames", 4));
-	ASSERT_EQ(0, heap_release(heap, 0, 6));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 8));
-	/* What is above a smaller reserve is not put back there. */
-	ASSERT_EQ(0, heap_commit(heap, 0, 8));
-	ASSERT_EQ(0, write_text(RESERVE, "2M"));
-	ASSERT_EQ(0, heap_release(heap, 0, 8));
-	EXPECT_TRUE(figure_becomes("reserve_frames", 1));
-}
-
-TEST_F(ready_reserve, limits_hold_for_it)
-{
-	struct heap *heap = &self->heap;
-
-	ASSERT_EQ(0, write_text(RESERVE, "16M"));
-	ASSERT_TRUE(figure_becomes("reserve_frames", 8));
-	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 4 * ARENA, 0));
-	EXPECT_EQ(0, heap_commit(heap, 0, 4));
-	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
-}
-
-/* The reserve is the administrator's: what comes of it is charged to nobody. */
-static void commit_from_the_reserve(struct child *child)
-{
-	struct heap heap;
-	long before;
-
-	(void)child;
-	CHECK(group_enter());
-	CHECK(!heap_open(&heap, 16 * ARENA, 0));
-	before = group_figure("memory.current", NULL);
-	CHECK(!heap_commit(&heap, 0, 4));
-	memset(heap.window, 1, 4 * ARENA);
-	CHECK(group_figure("memory.current", NULL) < before + (long)(2 * ARENA));
-}
-
-TEST_F(ready_reserve, a_commit_takes_from_it)
-{
-	ASSERT_EQ(0, group_make());
-	ASSERT_EQ(0, write_text(RESERVE, "32M"));
-	ASSERT_TRUE(figure_becomes("reserve_frames", 16));
-	EXPECT_EQ(0, in_child(commit_from_the_reserve));
-	EXPECT_EQ(0, group_remove());
 }
 
 FIXTURE(ready_call) {
