@@ -85,8 +85,8 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 		/* The commit that has made it ACTIVE has come between. */
 		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
 	}
-	err = karena_arena_commit(heap, page, count, count == 1,
-				  may_wait(vmf) ? &again : NULL);
+	karena_sysfs_add(heap);
+	err = karena_commit(heap, page, count, count == 1, may_wait(vmf) ? &again : NULL);
 	if (again)
 		return wait_fault(vmf, heap);
 	return err ? VM_FAULT_OOM : 0;

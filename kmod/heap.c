@@ -127,7 +127,7 @@ static void heap_empty(struct karena_heap *heap)
 
 			if (READ_ONCE(chunk->arenas[i].frame) &&
 			    !arena_wanted(heap, index))
-				karena_arena_release(heap, index, all);
+				karena_release(heap, index, all);
 			cond_resched();
 		}
 	}

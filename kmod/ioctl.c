@@ -183,9 +183,12 @@ static int call_attach(struct karena_call *call)
 static int call_limit(struct karena_call *call)
 {
 	struct karena_limit *limit = &call->args.limit;
+	int err = karena_limit_call(call->heap, limit);
 
-	return karena_limit_call(call->heap, limit) ?:
-	       call_answer(call, sizeof(*limit));
+	if (err)
+		return err;
+	karena_ready_fit(call->heap);
+	return call_answer(call, sizeof(*limit));
 }
 
 static int call_ready(struct karena_call *call)

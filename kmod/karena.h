@@ -67,7 +67,7 @@
 #include <linux/kobject.h>
 #include <linux/kthread.h>
 #include <linux/list_bl.h>
-#include <linux/mm_types.h>
+#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/rbtree.h>
@@ -562,8 +562,10 @@ struct karena_place {
 	bool used;
 };
 
-/* main.c */
+/* base.c */
 extern struct workqueue_struct *karena_workqueue;
+int karena_base_init(void);
+void karena_base_exit(void);
 
 /* heap.c */
 struct file *karena_heap_create(const struct karena_create *create, kgid_t gid);
@@ -600,14 +602,10 @@ void karena_arena_unlock(struct karena_arena *arena);
 void karena_arena_freeze(struct karena_arena *arena);
 void karena_arena_thaw(struct karena_arena *arena);
 struct page *karena_arena_page(struct karena_arena *arena, unsigned long i);
-int karena_arena_commit(struct karena_heap *heap, unsigned long page,
-			unsigned long count, bool single, bool *again);
 bool karena_arena_has(struct karena_heap *heap, unsigned long page);
 bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 			    struct karena_place *place);
 void karena_arena_unlock_page(struct karena_place *place);
-void karena_arena_release(struct karena_heap *heap, unsigned long index,
-			  const unsigned long *gone);
 void karena_arena_empty(struct karena_arena *arena);
 void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 		       struct karena_frame *base);
@@ -617,14 +615,20 @@ void karena_arena_destroy_all(struct karena_heap *heap);
 int karena_arena_init(void);
 void karena_arena_exit(void);
 
+/* commit.c */
+int karena_commit(struct karena_heap *heap, unsigned long page, unsigned long count,
+		  bool single, bool *again);
+void karena_release(struct karena_heap *heap, unsigned long index,
+		    const unsigned long *gone);
+
 /* purge.c */
 bool karena_purge(struct karena_arena *arena, u32 word);
 
 /* sparse.c */
+void karena_sparse_trim(struct karena_arena *arena);
+void karena_sparse_set(struct karena_arena *arena, unsigned long i, struct folio *folio);
 struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
 				  gfp_t gfp);
-int karena_sparse_commit(struct karena_arena *arena, unsigned long first,
-			 unsigned long count);
 void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which);
 void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which);
 int karena_sparse_hold(struct karena_frame *frame);
@@ -715,6 +719,7 @@ void karena_key_clear(struct folio *folio);
 
 /* ready.c */
 struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any);
+void karena_ready_fit(struct karena_heap *heap);
 void karena_ready_committed(struct karena_heap *heap, int node);
 struct folio *karena_ready_give_up(struct karena_heap *heap);
 unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
@@ -747,7 +752,7 @@ int karena_reclaim_init(void);
 void karena_reclaim_exit(void);
 
 /* limit.c */
-int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare);
+int karena_charge(struct karena_heap *heap, unsigned long pages);
 void karena_uncharge(struct karena_heap *heap, unsigned long pages);
 void karena_charge_heap(struct karena_heap *heap, long pages);
 void karena_charge_all(long pages);

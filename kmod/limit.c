@@ -219,8 +219,14 @@ void karena_charge_committed(struct karena_heap *heap, unsigned long pages)
 	atomic_long_add(pages, &committed_pages);
 }
 
-/* With the family's lock held. */
-static int charge_commit(struct karena_heap *heap, unsigned long pages)
+/**
+ * karena_charge() - Count pages that are about to be committed.
+ * @heap: The heap, with the family's lock held.
+ * @pages: How many.
+ *
+ * Return: 0, or -ENOMEM at the limit of the heap, of all heaps together or of the process.
+ */
+int karena_charge(struct karena_heap *heap, unsigned long pages)
 {
 	int err = charge_outer(heap, pages, karena_limit());
 
@@ -232,53 +238,6 @@ static int charge_commit(struct karena_heap *heap, unsigned long pages)
 	else
 		karena_charge_committed(heap, pages);
 	return err;
-}
-
-/* What is ready makes room. */
-static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
-			   struct folio **spare)
-{
-	int err;
-
-	spin_lock(&heap->family->lock);
-	err = charge_commit(heap, pages);
-	if (err) {
-		*spare = karena_ready_give_up(heap);
-		if (*spare)
-			err = charge_commit(heap, pages);
-	}
-	spin_unlock(&heap->family->lock);
-	if (err && *spare) {
-		karena_folio_put(*spare);
-		*spare = NULL;
-	}
-	return err;
-}
-
-/**
- * karena_charge() - Count pages that are about to be committed.
- * @heap: The heap.
- * @pages: How many.
- * @spare: Out: a ready frame that made room for them, the caller's to use or to free;
- *	or NULL.
- *
- * Orphans may be free by now, or in a moment.
- *
- * Context: May sleep until another thread has freed orphans.
- * Return: 0; -ENOMEM at the limit of the heap, of all heaps together or of the
- * process; -EAGAIN there, if karena_folio_wait() may help.
- */
-int karena_charge(struct karena_heap *heap, unsigned long pages, struct folio **spare)
-{
-	int err;
-
-	*spare = NULL;
-	err = charge_or_trade(heap, pages, spare);
-	if (!err)
-		return 0;
-	karena_folio_reap(heap);
-	err = charge_or_trade(heap, pages, spare);
-	return err && karena_folio_passing(heap) ? -EAGAIN : err;
 }
 
 /**
@@ -339,15 +298,6 @@ static int set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 	return 0;
 }
 
-/* Ready frames are the first that a new limit leaves no room for. */
-static void limits_changed(struct karena_heap *heap)
-{
-	while (READ_ONCE(heap->charged) > READ_ONCE(heap->limit) &&
-	       karena_ready_drop(heap, 1, NUMA_NO_NODE))
-		;
-	karena_pressure_check(heap);
-}
-
 /**
  * karena_limit_pages() - What a soft limit is in pages.
  * @bytes: The limit, 0 for none.
@@ -365,7 +315,7 @@ unsigned long karena_limit_pages(u64 bytes)
  * @heap: The heap.
  * @bytes: The limit.
  *
- * Return: 0 or -EINVAL.
+ * Return: 0 or -EINVAL. After 0 the caller calls karena_ready_fit().
  */
 int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 {
@@ -376,8 +326,6 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 	if (!err)
 		set_bit(KARENA_HEAP_LIMITED, &heap->flags);
 	spin_unlock(&heap->family->lock);
-	if (!err)
-		limits_changed(heap);
 	return err;
 }
 
@@ -393,7 +341,8 @@ static bool may_raise(struct karena_heap *heap)
  * @heap: The heap.
  * @call: The caller's wish, and where the answer goes.
  *
- * Return: 0, -EINVAL or -EPERM; when it fails no limit is changed.
+ * Return: 0, -EINVAL or -EPERM; when it fails no limit is changed. After 0 the caller calls
+ * karena_ready_fit().
  */
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 {
@@ -411,8 +360,6 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 	call->hard = (u64)heap->limit << PAGE_SHIFT;
 	call->soft = (u64)heap->soft_limit << PAGE_SHIFT;
 	spin_unlock(&heap->family->lock);
-	if (!err)
-		limits_changed(heap);
 	return err;
 }
 

@@ -6,15 +6,8 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
-#include <linux/workqueue.h>
 
 #include "karena.h"
-
-#define CREATE_TRACE_POINTS
-#include "trace.h"
-
-/* All work items of the module; see karena.h. */
-struct workqueue_struct *karena_workqueue;
 
 /* Set when nothing can fail any more: until then no heap can be made. */
 static bool karena_up;
@@ -48,12 +41,12 @@ static int __init karena_init(void)
 	/* A huge frame is what one PMD maps. */
 	BUILD_BUG_ON(PMD_SHIFT != KARENA_ARENA_SHIFT);
 	karena_limit_init();
-	karena_workqueue = alloc_workqueue("karena", WQ_UNBOUND, 0);
-	if (!karena_workqueue)
-		return -ENOMEM;
+	err = karena_base_init();
+	if (err)
+		return err;
 	err = karena_arena_init();
 	if (err)
-		goto err_workqueue;
+		goto err_base;
 	err = karena_frame_init();
 	if (err)
 		goto err_arena;
@@ -88,8 +81,8 @@ err_frame:
 	karena_frame_exit();
 err_arena:
 	karena_arena_exit();
-err_workqueue:
-	destroy_workqueue(karena_workqueue);
+err_base:
+	karena_base_exit();
 	return err;
 }
 
@@ -103,7 +96,7 @@ static void __exit karena_exit(void)
 	karena_reclaim_exit();
 	karena_frame_exit();
 	karena_arena_exit();
-	destroy_workqueue(karena_workqueue);
+	karena_base_exit();
 }
 
 module_init(karena_init);

@@ -43,10 +43,11 @@ static int commit_part(struct karena_heap *heap, unsigned long page,
 	default:
 		break;
 	}
-	err = karena_arena_commit(heap, page, count, false, &again);
+	karena_sysfs_add(heap);
+	err = karena_commit(heap, page, count, false, &again);
 	if (again) {
 		karena_folio_wait(heap);
-		err = karena_arena_commit(heap, page, count, false, NULL);
+		err = karena_commit(heap, page, count, false, NULL);
 	}
 	return err;
 }
@@ -90,7 +91,7 @@ static void release_flush(struct release *release)
 {
 	if (!release->any)
 		return;
-	karena_arena_release(release->heap, release->index, release->gone);
+	karena_release(release->heap, release->index, release->gone);
 	bitmap_zero(release->gone, KARENA_ARENA_PAGES);
 	release->any = false;
 	cond_resched();

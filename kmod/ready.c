@@ -239,6 +239,18 @@ unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
 }
 
 /**
+ * karena_ready_fit() - Free the ready frames that a new limit leaves no room for.
+ * @heap: The heap, whose limits have changed. It is told if it is above its soft limit.
+ */
+void karena_ready_fit(struct karena_heap *heap)
+{
+	while (READ_ONCE(heap->charged) > READ_ONCE(heap->limit) &&
+	       karena_ready_drop(heap, 1, NUMA_NO_NODE))
+		;
+	karena_pressure_check(heap);
+}
+
+/**
  * karena_ready_committed() - Keep up with a heap that has committed a huge frame.
  * @heap: The heap.
  * @node: Where the frame is.

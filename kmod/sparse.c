@@ -28,24 +28,11 @@
 /* How often a frame is tried that a fault under way may hold; 20 to 50 us each. */
 #define FREEZE_TRIES	50
 
-static int frame_make(struct karena_arena *arena)
-{
-	struct karena_heap *heap = arena->heap;
-	struct karena_frame *frame;
-
-	frame = karena_frame_sparse(heap, karena_folio_node(heap, arena->index),
-				    KARENA_GFP);
-	if (!frame)
-		return -ENOMEM;
-	spin_lock(&heap->family->lock);
-	karena_frame_give(arena, frame);
-	spin_unlock(&heap->family->lock);
-	karena_frame_count(heap, 0, 1, 0);
-	return 0;
-}
-
-/* With CHANGING held: without pages and a base, the arena needs no frame. */
-static void frame_remove_empty(struct karena_arena *arena)
+/**
+ * karena_sparse_trim() - Free a sparse frame that has neither pages nor a base.
+ * @arena: The arena, with a sparse frame and CHANGING held.
+ */
+void karena_sparse_trim(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
 	struct karena_frame *frame = arena->frame;
@@ -57,6 +44,18 @@ static void frame_remove_empty(struct karena_arena *arena)
 	spin_unlock(&heap->family->lock);
 	karena_frame_count(heap, 0, -1, 0);
 	karena_frame_discard(frame);
+}
+
+/**
+ * karena_sparse_set() - Prepare a new page for a sparse frame.
+ * @arena: The arena.
+ * @i: The page's number in the arena.
+ * @folio: The page, of order 0.
+ */
+void karena_sparse_set(struct karena_arena *arena, unsigned long i, struct folio *folio)
+{
+	karena_key_set(arena->heap, folio, arena->index * KARENA_ARENA_PAGES + i);
+	set_page_private(folio_page(folio, 0), 0);
 }
 
 /**
@@ -75,71 +74,9 @@ struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
 
 	folio = karena_folio_alloc(heap, 0, karena_folio_node(heap, arena->index),
 				   gfp);
-	if (folio) {
-		karena_key_set(heap, folio, arena->index * KARENA_ARENA_PAGES + i);
-		set_page_private(folio_page(folio, 0), 0);
-	}
+	if (folio)
+		karena_sparse_set(arena, i, folio);
 	return folio;
-}
-
-static int page_commit(struct karena_arena *arena, unsigned long i)
-{
-	struct karena_heap *heap = arena->heap;
-	struct karena_frame *frame = arena->frame;
-	struct folio *folio, *spare;
-	int err;
-
-	err = karena_charge(heap, 1, &spare);
-	if (err)
-		return err;
-	/* A ready frame is of no use to who could not commit. */
-	if (spare)
-		karena_folio_put(spare);
-	folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
-	/* Orphans that have come free are charged to its cgroup still. */
-	if (!folio && karena_folio_reap(heap))
-		folio = karena_sparse_alloc(arena, i, KARENA_FRAME_GFP);
-	if (!folio) {
-		karena_uncharge(heap, 1);
-		return -ENOMEM;
-	}
-	karena_frame_count(heap, 0, 0, 1);
-	spin_lock(&heap->family->lock);
-	if (!frame->nr_pages++)
-		frame->node = folio_nid(folio);
-	frame->pages[i] = folio_page(folio, 0);
-	spin_unlock(&heap->family->lock);
-	return 0;
-}
-
-/**
- * karena_sparse_commit() - Commit the missing ones of an arena's pages.
- * @arena: The arena, without a huge frame, with CHANGING held.
- * @first: The first page.
- * @count: How many pages.
- *
- * Return: 0, or -ENOMEM: then the pages before the one that failed are committed.
- */
-int karena_sparse_commit(struct karena_arena *arena, unsigned long first,
-			 unsigned long count)
-{
-	unsigned long i;
-	int err = 0;
-
-	/* Below a page that has not been copied is the base's. */
-	if (arena->base)
-		return 0;
-	if (!arena->frame)
-		err = frame_make(arena);
-	if (err)
-		return err;
-	for (i = first; i < first + count && !err; i++) {
-		if (!arena->frame->pages[i])
-			err = page_commit(arena, i);
-		cond_resched();
-	}
-	frame_remove_empty(arena);
-	return err;
 }
 
 static void settle(struct folio *folio)
@@ -226,7 +163,7 @@ void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone
 	}
 	karena_arena_thaw(arena);
 	karena_frame_count(heap, 0, 0, -(long)pages);
-	frame_remove_empty(arena);
+	karena_sparse_trim(arena);
 }
 
 /* What becomes of an arena that is demoted. */

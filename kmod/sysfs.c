@@ -258,9 +258,12 @@ static ssize_t heap_limit_store(struct karena_heap *heap, const char *text,
 				size_t size)
 {
 	u64 bytes;
-	int err = kstrtou64(text, 0, &bytes);
+	int err = kstrtou64(text, 0, &bytes) ?: karena_limit_by_root(heap, bytes);
 
-	return err ?: karena_limit_by_root(heap, bytes) ?: size;
+	if (err)
+		return err;
+	karena_ready_fit(heap);
+	return size;
 }
 
 static struct heap_attribute heap_attr_limit = {
