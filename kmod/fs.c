@@ -115,6 +115,17 @@ static struct file_system_type karena_fs_type = {
 };
 
 /**
+ * karena_fs_owns() - Ask whether a file is one of the module's.
+ * @file: The file.
+ *
+ * Return: True if it is that of a heap, family, share or snapshot.
+ */
+bool karena_fs_owns(const struct file *file)
+{
+	return file->f_path.mnt == karena_mnt;
+}
+
+/**
  * karena_fs_file() - Make a file of an inode.
  * @inode: The inode.
  * @heap_name: What it is called after "karena:".

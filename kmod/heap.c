@@ -7,9 +7,9 @@
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>
-#include <linux/falloc.h>
 #include <linux/file.h>
 #include <linux/hash.h>
+#include <linux/interval_tree_generic.h>
 #include <linux/list_bl.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -23,6 +23,8 @@
 #include "karena.h"
 
 static atomic64_t karena_last_id = ATOMIC64_INIT(0);
+
+atomic_long_t karena_nr_heaps;
 
 /* All heaps but snapshots, by their numbers. */
 static DEFINE_XARRAY(registry);
@@ -85,7 +87,7 @@ static void heap_destroy(struct karena_heap *heap)
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
 	atomic_long_dec(&karena_nr_heaps);
-	karena_sysfs_free(heap);
+	karena_dir_free(heap);
 	fput(family->file);
 }
 
@@ -97,19 +99,59 @@ void karena_heap_put(struct karena_heap *heap)
 {
 	if (!refcount_dec_and_test(&heap->users))
 		return;
-	karena_sysfs_remove(heap);
+	karena_dir_remove(heap);
 	heap_destroy(heap);
 }
 
-static bool arena_wanted(struct karena_heap *heap, unsigned long index)
+static inline unsigned long share_first(const struct karena_share_range *share)
+{
+	return share->first;
+}
+
+static inline unsigned long share_last(const struct karena_share_range *share)
+{
+	return share->first + share->count - 1;
+}
+
+INTERVAL_TREE_DEFINE(struct karena_share_range, node, unsigned long, subtree_last,
+		     share_first, share_last, static inline, share_tree)
+
+/**
+ * karena_heap_share() - Add a share to its heap.
+ * @heap: The heap, with the mm held for reading: it is not being cloned.
+ * @share: The share.
+ */
+void karena_heap_share(struct karena_heap *heap, struct karena_share_range *share)
+{
+	mmap_assert_locked(heap->mm);
+	spin_lock(&heap->family->lock);
+	share_tree_insert(share, &heap->shares);
+	spin_unlock(&heap->family->lock);
+}
+
+/**
+ * karena_heap_unshare() - Remove a share from its heap, if it was added.
+ * @heap: The heap.
+ * @share: The share.
+ */
+void karena_heap_unshare(struct karena_heap *heap, struct karena_share_range *share)
+{
+	spin_lock(&heap->family->lock);
+	if (!RB_EMPTY_NODE(&share->node))
+		share_tree_remove(share, &heap->shares);
+	spin_unlock(&heap->family->lock);
+}
+
+static bool arena_is_shared(struct karena_heap *heap, unsigned long index)
 {
 	unsigned long first = index * KARENA_ARENA_PAGES;
-	bool wanted;
+	bool shared;
 
 	spin_lock(&heap->family->lock);
-	wanted = karena_share_touches(heap, first, first + KARENA_ARENA_PAGES - 1);
+	shared = share_tree_iter_first(&heap->shares, first,
+				       first + KARENA_ARENA_PAGES - 1);
 	spin_unlock(&heap->family->lock);
-	return wanted;
+	return shared;
 }
 
 /* Nobody drives it any more: what is in no share goes. */
@@ -126,7 +168,7 @@ static void heap_empty(struct karena_heap *heap)
 			unsigned long index = number * KARENA_CHUNK + i;
 
 			if (READ_ONCE(chunk->arenas[i].frame) &&
-			    !arena_wanted(heap, index))
+			    !arena_is_shared(heap, index))
 				karena_release(heap, index, all);
 			cond_resched();
 		}
@@ -147,20 +189,14 @@ bool karena_heap_end(struct karena_heap *heap)
 	       queue_work(karena_workqueue, &heap->end_work);
 }
 
-/* A process closes a descriptor, perhaps because it ends. */
-static int heap_flush(struct file *file, fl_owner_t id)
-{
-	struct karena_heap *heap = file->private_data;
-
-	if (atomic_read(&heap->mappings))
-		return 0;
-	get_file(file);
-	if (!karena_heap_end(heap))
-		fput(file);
-	return 0;
-}
-
-static int heap_release(struct inode *inode, struct file *file)
+/**
+ * karena_heap_release() - The file of a heap or snapshot is gone.
+ * @inode: Its inode.
+ * @file: The file.
+ *
+ * Return: 0.
+ */
+int karena_heap_release(struct inode *inode, struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
 
@@ -172,8 +208,14 @@ static int heap_release(struct inode *inode, struct file *file)
 	return 0;
 }
 
-/* The heap of a family that a process drives: its file, with a reference; or NULL. */
-static struct file *family_find(struct karena_family *family, struct mm_struct *mm)
+/**
+ * karena_heap_find() - Find the heap of a family that a process drives.
+ * @family: The family.
+ * @mm: The address space of the process.
+ *
+ * Return: The heap's file, with a reference, or NULL.
+ */
+struct file *karena_heap_find(struct karena_family *family, struct mm_struct *mm)
 {
 	struct hlist_bl_head *bucket = hash_bucket(family, mm);
 	struct hlist_bl_node *node;
@@ -209,59 +251,18 @@ struct file *karena_heap_mine(struct file *file)
 
 	if (heap->mm == current->mm || heap->fork == KARENA_FORK_SHARE)
 		return get_file(file);
-	mine = family_find(heap->family, current->mm);
+	mine = karena_heap_find(heap->family, current->mm);
 	return mine ?: ERR_PTR(-EPERM);
 }
 
-/* Takes over the reference to the heap's file. */
-static long punch_hole(struct file *mine, int mode, loff_t offset, loff_t len)
-{
-	long err = -EOPNOTSUPP;
-
-	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		err = karena_range_release(mine->private_data, offset, len);
-	fput(mine);
-	return err;
-}
-
-static long heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
-{
-	struct file *mine = karena_heap_mine(file);
-
-	return IS_ERR(mine) ? PTR_ERR(mine) : punch_hole(mine, mode, offset, len);
-}
-
-/* MADV_REMOVE arrives here, without mmap_lock. */
-static long window_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
-{
-	struct file *mine = family_find(file->private_data, current->mm);
-
-	return mine ? punch_hole(mine, mode, offset, len) : -EPERM;
-}
-
-static const struct file_operations heap_fops = {
-	.owner			= THIS_MODULE,
-	.mmap			= karena_mmap,
-	.get_unmapped_area	= thp_get_unmapped_area,
-	.fallocate		= heap_fallocate,
-	.unlocked_ioctl		= karena_heap_ioctl,
-	.uring_cmd		= karena_heap_uring_cmd,
-	.poll			= karena_pressure_poll,
-	.fsync			= noop_fsync,
-	.flush			= heap_flush,
-	.release		= heap_release,
-	.llseek			= noop_llseek,
-};
-
-static const struct file_operations snapshot_fops = {
-	.owner			= THIS_MODULE,
-	.mmap			= karena_mmap_snapshot,
-	.get_unmapped_area	= thp_get_unmapped_area,
-	.release		= heap_release,
-	.llseek			= noop_llseek,
-};
-
-static int window_release(struct inode *inode, struct file *file)
+/**
+ * karena_family_release() - The file that the windows of a family map is gone.
+ * @inode: Its inode.
+ * @file: The file.
+ *
+ * Return: 0.
+ */
+int karena_family_release(struct inode *inode, struct file *file)
 {
 	struct karena_family *family = file->private_data;
 
@@ -269,28 +270,6 @@ static int window_release(struct inode *inode, struct file *file)
 	karena_pressure_forget(family);
 	kfree(family);
 	return 0;
-}
-
-/* Nobody has a descriptor of it. */
-static const struct file_operations window_fops = {
-	.owner			= THIS_MODULE,
-	.get_unmapped_area	= thp_get_unmapped_area,
-	.fallocate		= window_fallocate,
-	.fsync			= noop_fsync,
-	.release		= window_release,
-	.llseek			= noop_llseek,
-};
-
-/**
- * karena_heap_find() - The clone of a heap that a process has.
- * @heap: The heap.
- * @mm: The process's.
- *
- * Return: The clone's file, with a reference, or NULL.
- */
-struct file *karena_heap_find(struct karena_heap *heap, struct mm_struct *mm)
-{
-	return family_find(heap->family, mm);
 }
 
 /**
@@ -320,8 +299,11 @@ struct file *karena_heap_by_id(u64 id)
  */
 struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma)
 {
-	return vma->vm_file && vma->vm_file->f_op == &window_fops ?
-	       vma->vm_private_data : NULL;
+	struct karena_heap *heap = vma->vm_private_data;
+
+	if (!vma->vm_file || !karena_fs_owns(vma->vm_file))
+		return NULL;
+	return heap && karena_is_window(vma, heap) ? heap : NULL;
 }
 
 /* In a time namespace, monotonic time is not what the kernel's own is. */
@@ -340,7 +322,7 @@ static struct karena_heap *heap_alloc(struct karena_family *family,
 
 	if (!heap)
 		return NULL;
-	karena_sysfs_prepare(heap);
+	karena_dir_prepare(heap);
 	heap->family = family;
 	heap->nr_arenas = nr_arenas;
 	heap->id = atomic64_inc_return(&karena_last_id);
@@ -368,7 +350,7 @@ err_pressure:
 err_key:
 	karena_key_abandon(heap);
 err:
-	karena_sysfs_free(heap);
+	karena_dir_free(heap);
 	return NULL;
 }
 
@@ -406,7 +388,8 @@ static void heap_publish(struct karena_heap *heap, struct file *file)
 	xa_store(&registry, heap->id, heap, GFP_KERNEL | __GFP_NOFAIL);
 }
 
-static struct karena_family *family_alloc(const char *name, loff_t size)
+static struct karena_family *family_alloc(const char *name, loff_t size,
+					  const struct file_operations *fops)
 {
 	struct karena_family *family = kzalloc(sizeof(*family), KARENA_GFP);
 	struct inode *inode;
@@ -421,7 +404,7 @@ static struct karena_family *family_alloc(const char *name, loff_t size)
 	inode = karena_fs_inode(size);
 	file = ERR_CAST(inode);
 	if (!IS_ERR(inode)) {
-		file = karena_fs_file(inode, name, O_RDWR, &window_fops);
+		file = karena_fs_file(inode, name, O_RDWR, fops);
 		family->mapping = inode->i_mapping;
 		iput(inode);
 	}
@@ -438,10 +421,16 @@ static struct karena_family *family_alloc(const char *name, loff_t size)
  * karena_heap_create() - Make a heap for the calling process.
  * @create: The checked wishes of the caller.
  * @gid: The group that may read the heap's directory in sysfs.
+ * @heap_fops: The operations of its file, and of the files of its clones; released by
+ *	karena_heap_release().
+ * @window_fops: Those of the file that its window maps; released by
+ *	karena_family_release().
  *
  * Return: The heap's file, or an ERR_PTR.
  */
-struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
+struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
+				const struct file_operations *heap_fops,
+				const struct file_operations *window_fops)
 {
 	unsigned long nr_arenas = create->window >> KARENA_ARENA_SHIFT;
 	struct karena_family *family;
@@ -449,7 +438,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	struct file *file;
 
 	family = family_alloc(create->name, create->window +
-			      karena_control_size(nr_arenas));
+			      karena_control_size(nr_arenas), window_fops);
 	if (IS_ERR(family))
 		return ERR_CAST(family);
 	heap = heap_alloc(family, nr_arenas, KARENA_GFP);
@@ -472,7 +461,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid)
 	heap->memlock = karena_limit_memlock();
 	heap->pid = get_pid(task_tgid(current));
 	heap_for_mm(heap, current->mm);
-	file = karena_heap_file(heap, O_RDWR, &heap_fops, heap);
+	file = karena_heap_file(heap, O_RDWR, heap_fops, heap);
 	if (IS_ERR(file))
 		heap_destroy(heap);
 	else
@@ -522,14 +511,15 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 
 /**
  * karena_heap_open_clone() - Let a clone be a child's heap.
+ * @heap: The heap it is a clone of.
  * @clone: The clone.
  *
  * Return: Its file, or NULL without memory: then the clone is gone.
  */
-struct file *karena_heap_open_clone(struct karena_heap *clone)
+struct file *karena_heap_open_clone(struct karena_heap *heap, struct karena_heap *clone)
 {
 	struct file *file = karena_fs_file_certain(clone->family->mapping->host,
-						   clone->name, O_RDWR, &heap_fops);
+						   clone->name, O_RDWR, heap->file->f_op);
 
 	if (!IS_ERR(file)) {
 		file->private_data = clone;
@@ -545,15 +535,17 @@ struct file *karena_heap_open_clone(struct karena_heap *clone)
 /**
  * karena_heap_open_snapshot() - Let a clone be a snapshot.
  * @clone: The clone.
+ * @fops: The operations of its file; released by karena_heap_release().
  *
  * Return: Its file, or an ERR_PTR: then the clone is gone.
  */
-struct file *karena_heap_open_snapshot(struct karena_heap *clone)
+struct file *karena_heap_open_snapshot(struct karena_heap *clone,
+				       const struct file_operations *fops)
 {
 	struct file *file = ERR_PTR(-ENOMEM);
 
 	if (!test_bit(KARENA_HEAP_INCOMPLETE, &clone->flags))
-		file = karena_heap_file(clone, O_RDONLY, &snapshot_fops, clone);
+		file = karena_heap_file(clone, O_RDONLY, fops, clone);
 	if (IS_ERR(file))
 		heap_destroy(clone);
 	else
@@ -561,13 +553,8 @@ struct file *karena_heap_open_snapshot(struct karena_heap *clone)
 	return file;
 }
 
-/**
- * karena_heap_adopt() - A child has come to its clone for the first time.
- * @heap: The clone.
- *
- * While it was being made, the child had neither a number nor namespaces of its own.
- */
-void karena_heap_adopt(struct karena_heap *heap)
+/* A child uses its clone for the first time. At the fork it had no pid nor namespaces. */
+static void heap_adopt(struct karena_heap *heap)
 {
 	struct pid *pid;
 
@@ -578,6 +565,19 @@ void karena_heap_adopt(struct karena_heap *heap)
 	WRITE_ONCE(heap->memlock, karena_limit_memlock());
 	if (cmpxchg(&heap->pid, NULL, pid))
 		put_pid(pid);
+}
+
+/**
+ * karena_heap_touch() - Note that a heap is used.
+ * @heap: The heap, about to commit; or a clone in a fault.
+ *
+ * A clone becomes its process's with the first touch. The heap gets its directory.
+ */
+void karena_heap_touch(struct karena_heap *heap)
+{
+	if (!READ_ONCE(heap->pid) && !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
+		heap_adopt(heap);
+	karena_dir_add(heap);
 }
 
 /**

@@ -1,15 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The calls on /dev/karena: one row of a table each, structs that begin with
- * their size.
+ * The calls on /dev/karena and on heaps, by ioctl() and through io_uring: one row of a table
+ * each, with structs that begin with their size. The tables of operations of a heap's file
+ * and of its window are here, too, because KARENA_CREATE makes these files.
  */
 #include <linux/build_bug.h>
 #include <linux/ctype.h>
+#include <linux/err.h>
 #include <linux/file.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/uaccess.h>
 
+#include "compat.h"
 #include "karena.h"
+
+static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags);
 
 union karena_args {
 	struct karena_info info;
@@ -119,6 +126,31 @@ static bool fork_valid(const struct karena_create *create)
 	return !(create->flags & KARENA_CREATE_IO) || create->fork != KARENA_FORK_COW;
 }
 
+/* A heap's descriptor. */
+static const struct file_operations heap_fops = {
+	.owner			= THIS_MODULE,
+	.mmap			= karena_mmap,
+	.get_unmapped_area	= thp_get_unmapped_area,
+	.fallocate		= karena_heap_fallocate,
+	.unlocked_ioctl		= heap_ioctl,
+	.uring_cmd		= heap_uring_cmd,
+	.poll			= karena_heap_poll,
+	.fsync			= noop_fsync,
+	.flush			= karena_heap_flush,
+	.release		= karena_heap_release,
+	.llseek			= noop_llseek,
+};
+
+/* The file that the windows of a family map. No process has a descriptor of it. */
+static const struct file_operations window_fops = {
+	.owner			= THIS_MODULE,
+	.get_unmapped_area	= thp_get_unmapped_area,
+	.fallocate		= karena_window_fallocate,
+	.fsync			= noop_fsync,
+	.release		= karena_family_release,
+	.llseek			= noop_llseek,
+};
+
 static int call_create(struct karena_call *call)
 {
 	struct karena_create *create = &call->args.create;
@@ -136,7 +168,8 @@ static int call_create(struct karena_call *call)
 		return -EINVAL;
 
 	/* Who may open the device node may read of its heaps. */
-	file = karena_heap_create(create, file_inode(call->file)->i_gid);
+	file = karena_heap_create(create, file_inode(call->file)->i_gid, &heap_fops,
+				  &window_fops);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	heap = file->private_data;
@@ -328,15 +361,8 @@ long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return call_run(&call, cmd, device_calls, ARRAY_SIZE(device_calls));
 }
 
-/**
- * karena_heap_ioctl() - A call on a heap.
- * @file: The heap.
- * @cmd: KARENA_LIMIT and its like.
- * @arg: Address of the call's struct.
- *
- * Return: As karena_ioctl().
- */
-long karena_heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
+/* A call on a heap: KARENA_LIMIT and its like. */
+static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct file *mine = karena_heap_mine(file);
 	struct karena_call call = { .file = file, .user = (void __user *)arg };
@@ -348,4 +374,34 @@ long karena_heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	ret = call_run(&call, cmd, heap_calls, ARRAY_SIZE(heap_calls));
 	fput(mine);
 	return ret;
+}
+
+static bool call_waits(unsigned int cmd)
+{
+	return cmd == KARENA_COMMIT || cmd == KARENA_RELEASE;
+}
+
+/*
+ * The same calls on the same structs from a submission queue entry. What allocates and clears
+ * runs in the ring's workers, which have the process's mm, after -EAGAIN. The ring cancels
+ * what is queued, and interrupts what runs as a signal does.
+ */
+static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
+{
+	const struct karena_uring *call = karena_uring_payload(cmd);
+	unsigned int number = cmd->cmd_op;
+	u64 arg = READ_ONCE(call->arg);
+	long ret;
+
+	if (READ_ONCE(call->reserved))
+		return -EINVAL;
+	if (number == KARENA_SNAPSHOT || number == KARENA_SHARE)
+		return -ENOTTY;
+	if (call_waits(number) && flags & IO_URING_F_NONBLOCK) {
+		karena_uring_keep(cmd, flags);
+		return -EAGAIN;
+	}
+	ret = heap_ioctl(cmd->file, number, arg);
+	/* Nobody restarts a request. */
+	return ret == -ERESTARTNOHAND ? -EINTR : ret;
 }

@@ -568,24 +568,33 @@ int karena_base_init(void);
 void karena_base_exit(void);
 
 /* heap.c */
-struct file *karena_heap_create(const struct karena_create *create, kgid_t gid);
+extern atomic_long_t karena_nr_heaps;
+struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
+				const struct file_operations *heap_fops,
+				const struct file_operations *window_fops);
 struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct *mm);
-struct file *karena_heap_open_clone(struct karena_heap *clone);
-struct file *karena_heap_open_snapshot(struct karena_heap *clone);
+struct file *karena_heap_open_clone(struct karena_heap *heap, struct karena_heap *clone);
+struct file *karena_heap_open_snapshot(struct karena_heap *clone,
+				       const struct file_operations *fops);
 struct file *karena_heap_file(struct karena_heap *heap, int flags,
 			      const struct file_operations *fops, void *data);
 struct file *karena_heap_mine(struct file *file);
-struct file *karena_heap_find(struct karena_heap *heap, struct mm_struct *mm);
+struct file *karena_heap_find(struct karena_family *family, struct mm_struct *mm);
 struct file *karena_heap_by_id(u64 id);
 struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma);
 void karena_heap_put(struct karena_heap *heap);
-void karena_heap_adopt(struct karena_heap *heap);
+void karena_heap_touch(struct karena_heap *heap);
+int karena_heap_release(struct inode *inode, struct file *file);
+int karena_family_release(struct inode *inode, struct file *file);
+void karena_heap_share(struct karena_heap *heap, struct karena_share_range *share);
+void karena_heap_unshare(struct karena_heap *heap, struct karena_share_range *share);
 bool karena_heap_end(struct karena_heap *heap);
 void karena_heap_end_work(struct work_struct *work);
 
 /* fs.c */
 extern struct inode *karena_keys;
 struct inode *karena_fs_inode(loff_t size);
+bool karena_fs_owns(const struct file *file);
 struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flags,
 			    const struct file_operations *fops);
 struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
@@ -650,8 +659,9 @@ void karena_cow_gone(struct karena_family *family);
 void karena_cow_begin(struct karena_family *family);
 void karena_cow_end(struct karena_family *family);
 
-/* fork.c */
-struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm);
+/* clone.c */
+struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
+				 struct karena_windows *windows);
 
 /* snapshot.c */
 struct file *karena_snapshot_open(struct karena_heap *heap,
@@ -661,11 +671,6 @@ struct file *karena_snapshot_find(const struct karena_snapshot *call);
 /* share.c */
 struct file *karena_share_open(struct karena_heap *heap,
 			       const struct karena_share *call);
-bool karena_share_touches(struct karena_heap *heap, unsigned long first,
-			  unsigned long last);
-
-/* uring.c */
-int karena_heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags);
 
 /* range.c */
 bool karena_range_valid(const struct karena_heap *heap, u64 offset, u64 length);
@@ -748,6 +753,8 @@ int karena_groups_init(struct shrinker *shrinker);
 void karena_groups_exit(void);
 
 /* reclaim.c */
+extern atomic_long_t karena_nr_reclaimed;
+extern atomic_long_t karena_nr_reclaimed_ready;
 int karena_reclaim_init(void);
 void karena_reclaim_exit(void);
 
@@ -775,7 +782,8 @@ void karena_limit_init(void);
 void karena_pressure_raise(struct karena_heap *heap, u32 level);
 void karena_pressure_check(struct karena_heap *heap);
 bool karena_pressure_low(struct mem_cgroup *memcg);
-__poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table);
+__poll_t karena_pressure_poll(struct karena_heap *heap, struct file *file,
+			      struct poll_table_struct *table);
 int karena_pressure_prepare(struct karena_heap *heap, gfp_t gfp);
 void karena_pressure_stop(struct karena_heap *heap);
 void karena_pressure_forget(struct karena_family *family);
@@ -801,13 +809,18 @@ u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
 			  unsigned long *first, unsigned long *count);
 
 /* fault.c */
+vm_fault_t karena_fault(struct vm_fault *vmf);
+vm_fault_t karena_page_mkwrite(struct vm_fault *vmf);
+vm_fault_t karena_huge_fault(struct vm_fault *vmf);
+
+/* map.c */
+struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct *mm);
 int karena_mmap(struct file *file, struct vm_area_struct *vma);
 int karena_mmap_snapshot(struct file *file, struct vm_area_struct *vma);
 void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma);
-bool karena_is_window(struct vm_area_struct *vma, struct karena_heap *heap);
-void karena_window_protect(struct vm_area_struct *vma);
 
 /* window.c */
+bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap *heap);
 bool karena_windows_any(struct karena_heap *heap);
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows);
 void karena_windows_put(struct karena_windows *windows);
@@ -818,20 +831,26 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
 			    unsigned long to);
 bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to);
 
+/* file.c */
+long karena_heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len);
+long karena_window_fallocate(struct file *file, int mode, loff_t offset, loff_t len);
+__poll_t karena_heap_poll(struct file *file, struct poll_table_struct *table);
+int karena_heap_flush(struct file *file, fl_owner_t id);
+
 /* ioctl.c */
 long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
-long karena_heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* dir.c */
+void karena_dir_prepare(struct karena_heap *heap);
+void karena_dir_free(struct karena_heap *heap);
+void karena_dir_add(struct karena_heap *heap);
+void karena_dir_remove(struct karena_heap *heap);
+int karena_dir_init(struct kobject *device, const struct sysfs_ops *ops,
+		    const struct attribute_group *group, const struct attribute *limit);
+void karena_dir_exit(void);
 
 /* sysfs.c */
-extern const struct kobj_type karena_heap_ktype;
 extern const struct attribute_group *karena_groups[];
-extern atomic_long_t karena_nr_heaps;
-extern atomic_long_t karena_nr_reclaimed;
-extern atomic_long_t karena_nr_reclaimed_ready;
-void karena_sysfs_prepare(struct karena_heap *heap);
-void karena_sysfs_free(struct karena_heap *heap);
-void karena_sysfs_add(struct karena_heap *heap);
-void karena_sysfs_remove(struct karena_heap *heap);
 int karena_sysfs_init(struct miscdevice *device);
 void karena_sysfs_exit(void);
 

@@ -4,7 +4,6 @@
  * its control region and by poll(). A level lasts for a second after its last
  * cause, or as long as the heap is above its soft limit.
  */
-#include <linux/file.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/poll.h>
@@ -154,32 +153,24 @@ bool karena_pressure_low(struct mem_cgroup *memcg)
 
 /**
  * karena_pressure_poll() - Report EPOLLPRI when pressure has risen.
- * @file: The heap's file.
- * @table: Who polls.
- *
- * A descriptor that has come to another process reports of the heap it was made for. A wait
- * is for the heap that the descriptor stood for when the wait began.
+ * @heap: The heap.
+ * @file: The file that is polled; its family is the heap's.
+ * @table: The waiting process's table.
  *
  * Return: EPOLLPRI, until the process has noted the rise or the level has fallen to
  * NONE.
  */
-__poll_t karena_pressure_poll(struct file *file, struct poll_table_struct *table)
+__poll_t karena_pressure_poll(struct karena_heap *heap, struct file *file,
+			      struct poll_table_struct *table)
 {
-	struct file *mine = karena_heap_mine(file);
-	struct karena_heap *heap;
-	__poll_t events = 0;
 	u32 seen;
 
-	if (IS_ERR(mine))
-		mine = get_file(file);
-	heap = mine->private_data;
 	poll_wait(file, &heap->pressure_wait->queue, table);
 	seen = READ_ONCE(karena_control(heap)->pressure_seen) >> 2;
 	if (READ_ONCE(heap->pressure) &&
 	    seen != (READ_ONCE(heap->pressure_events) & (U32_MAX >> 2)))
-		events = EPOLLPRI;
-	fput(mine);
-	return events;
+		return EPOLLPRI;
+	return 0;
 }
 
 /**

@@ -43,7 +43,7 @@ static int commit_part(struct karena_heap *heap, unsigned long page,
 	default:
 		break;
 	}
-	karena_sysfs_add(heap);
+	karena_heap_touch(heap);
 	err = karena_commit(heap, page, count, false, &again);
 	if (again) {
 		karena_folio_wait(heap);

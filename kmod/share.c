@@ -5,24 +5,10 @@
  * faults of the heap.
  */
 #include <linux/file.h>
-#include <linux/interval_tree_generic.h>
 #include <linux/mm.h>
 #include <linux/slab.h>
 
 #include "karena.h"
-
-static inline unsigned long share_first(const struct karena_share_range *share)
-{
-	return share->first;
-}
-
-static inline unsigned long share_last(const struct karena_share_range *share)
-{
-	return share->first + share->count - 1;
-}
-
-INTERVAL_TREE_DEFINE(struct karena_share_range, node, unsigned long, subtree_last,
-		     share_first, share_last, static inline, share_tree)
 
 static int share_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -54,10 +40,7 @@ static int share_release(struct inode *inode, struct file *file)
 	struct karena_share_range *share = file->private_data;
 	struct karena_heap *heap = share->heap;
 
-	spin_lock(&heap->family->lock);
-	if (!RB_EMPTY_NODE(&share->node))
-		share_tree_remove(share, &heap->shares);
-	spin_unlock(&heap->family->lock);
+	karena_heap_unshare(heap, share);
 	kfree(share);
 	karena_heap_put(heap);
 	return 0;
@@ -109,24 +92,7 @@ struct file *karena_share_open(struct karena_heap *heap,
 		fput(file);
 		return ERR_PTR(-EINTR);
 	}
-	spin_lock(&heap->family->lock);
-	share_tree_insert(share, &heap->shares);
-	spin_unlock(&heap->family->lock);
+	karena_heap_share(heap, share);
 	mmap_read_unlock(heap->mm);
 	return file;
-}
-
-/**
- * karena_share_touches() - Look for a share that a range of pages is a part of.
- * @heap: The heap, with the family's lock held.
- * @first: The first page.
- * @last: The last one.
- *
- * Return: True if there is one with any of these pages.
- */
-bool karena_share_touches(struct karena_heap *heap, unsigned long first,
-			  unsigned long last)
-{
-	lockdep_assert_held(&heap->family->lock);
-	return share_tree_iter_first(&heap->shares, first, last);
 }

@@ -7,9 +7,18 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/sched/mm.h>
 
 #include "karena.h"
+
+static const struct file_operations snapshot_fops = {
+	.owner			= THIS_MODULE,
+	.mmap			= karena_mmap_snapshot,
+	.get_unmapped_area	= thp_get_unmapped_area,
+	.release		= karena_heap_release,
+	.llseek			= noop_llseek,
+};
 
 /* With the mm held for writing. */
 static struct file *snapshot_make(struct karena_heap *heap)
@@ -17,7 +26,8 @@ static struct file *snapshot_make(struct karena_heap *heap)
 	/* Its pages are kept from the heap's process's own. */
 	if (!karena_limit_allows(heap, READ_ONCE(heap->committed)))
 		return ERR_PTR(-ENOMEM);
-	return karena_heap_open_snapshot(karena_clone(heap, heap->mm));
+	return karena_heap_open_snapshot(karena_map_clone(heap, heap->mm),
+					 &snapshot_fops);
 }
 
 /**

@@ -10,7 +10,6 @@
  */
 #include <linux/bitmap.h>
 #include <linux/delay.h>
-#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>

@@ -1,74 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What sysfs shows: the figures of all heaps in the device's own directory, those of each
+ * The files in sysfs: the figures of all heaps in the device's own directory, those of each
  * heap in heaps/ID below it. A file has one value; the files events and statistics have a
  * line for each of several. The files of a heap are its owner's and the device node's
- * group's to read.
- *
- * The kernel's memory for a directory is charged to no memory cgroup: 5 KiB, as kernfs
- * takes 230 bytes a file. So a heap has few files, and a user few directories.
+ * group's to read. dir.c makes and removes the directories.
  */
-#include <linux/completion.h>
-#include <linux/cred.h>
+#include <linux/device.h>
 #include <linux/kobject.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
-#include <linux/module.h>
-#include <linux/moduleparam.h>
 #include <linux/pid.h>
-#include <linux/slab.h>
 #include <linux/sysfs.h>
 #include <linux/user_namespace.h>
-#include <linux/xarray.h>
 
 #include "compat.h"
 #include "karena.h"
-
-atomic_long_t karena_nr_heaps;
-
-/* A child that is gone sooner needs no directory, which costs more than all else. */
-#define CLONE_DELAY	(HZ / 10)
-
-static struct kobject *heaps_dir;
-
-static unsigned int directories = 4096;
-module_param(directories, uint, 0644);
-MODULE_PARM_DESC(directories, "most heaps of a user that have a directory in sysfs (default: 4096)");
-
-/* How many directories each user has, or is about to: a value for each kuid. */
-static DEFINE_XARRAY(users);
-
-/*
- * The user who answers for what is made: outside the initial user namespace, the owner of
- * the outermost one, who has as many numbers as it pleases.
- */
-static kuid_t answerable(void)
-{
-	struct user_namespace *ns = current_user_ns();
-	kuid_t uid = current_euid();
-
-	for (; ns != &init_user_ns; ns = ns->parent)
-		uid = ns->owner;
-	return uid;
-}
-
-/* Count a directory more, if the user may have it, or one less. */
-static bool directory_count(kuid_t user, int change)
-{
-	unsigned long index = __kuid_val(user), count;
-	void *entry = NULL;
-	bool done = false;
-
-	xa_lock(&users);
-	count = xa_to_value(xa_load(&users, index) ?: xa_mk_value(0)) + change;
-	if (count)
-		entry = xa_mk_value(count);
-	if (change < 0 || count <= READ_ONCE(directories))
-		done = !xa_is_err(__xa_store(&users, index, entry,
-					     GFP_NOWAIT | __GFP_NOWARN));
-	xa_unlock(&users);
-	return done;
-}
 
 #define GLOBAL_SHOW(_name, _format, _value)				\
 static ssize_t _name##_show(struct device *device,			\
@@ -321,150 +267,22 @@ static const struct sysfs_ops heap_sysfs_ops = {
 	.store	= heap_store,
 };
 
-static void heap_released(struct kobject *kobj)
-{
-	complete(container_of(kobj, struct karena_heap, kobj)->released);
-}
-
-static void heap_ownership(karena_kobj_const struct kobject *kobj, kuid_t *uid,
-			   kgid_t *gid)
-{
-	const struct karena_heap *heap = container_of(kobj, struct karena_heap,
-						      kobj);
-
-	*uid = test_bit(KARENA_HEAP_ROOTS, &heap->flags) ? GLOBAL_ROOT_UID :
-							   heap->uid;
-	*gid = heap->gid;
-}
-
-const struct kobj_type karena_heap_ktype = {
-	.release	= heap_released,
-	.sysfs_ops	= &heap_sysfs_ops,
-	.get_ownership	= heap_ownership,
-};
-
-/* The one file that can be written to. Made as root's, and never another's. */
-static int heap_add_limit(struct karena_heap *heap)
-{
-	int err;
-
-	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
-	err = sysfs_create_file(&heap->kobj, &heap_attr_limit.attr);
-	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
-	return err;
-}
-
-static void heap_add(struct work_struct *work)
-{
-	struct karena_heap *heap = container_of(work, struct karena_heap,
-						sysfs_work.work);
-
-	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
-		goto err;
-	/* Not as the type's default: those are removed one by one, these at once. */
-	if (sysfs_create_group(&heap->kobj, &heap_group))
-		goto err_dir;
-	if (heap_add_limit(heap))
-		goto err_dir;
-	set_bit(KARENA_HEAP_IN_SYSFS, &heap->flags);
-	return;
-
-err_dir:
-	kobject_del(&heap->kobj);
-err:
-	directory_count(heap->answerable, -1);
-	clear_bit(KARENA_HEAP_NAMED, &heap->flags);
-}
-
 /**
- * karena_sysfs_prepare() - Make a new heap ready for a directory.
- * @heap: The heap; karena_sysfs_free() frees it from here on.
- */
-void karena_sysfs_prepare(struct karena_heap *heap)
-{
-	kobject_init(&heap->kobj, &karena_heap_ktype);
-	heap->answerable = answerable();
-	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add);
-}
-
-/**
- * karena_sysfs_free() - Free a heap.
- * @heap: The heap, without a directory, and in nobody else's use.
- *
- * A kernel that is built to find faults (CONFIG_DEBUG_KOBJECT_RELEASE) releases a kobject
- * after some seconds, when the module could be gone. The caller's file holds the module.
- */
-void karena_sysfs_free(struct karena_heap *heap)
-{
-	DECLARE_COMPLETION_ONSTACK(released);
-
-	heap->released = &released;
-	kobject_put(&heap->kobj);
-	wait_for_completion(&released);
-	kfree(heap);
-}
-
-/**
- * karena_sysfs_add() - See to it that a heap gets its directory.
- * @heap: The heap, about to commit its first arena; a clone, touched for the first time.
- *
- * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
- * itself took while it held its own lock. Without memory, or when its user has as many as
- * it may, the heap does without, and its next commit tries again.
- */
-void karena_sysfs_add(struct karena_heap *heap)
-{
-	if (test_bit(KARENA_HEAP_NAMED, &heap->flags) ||
-	    test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
-		return;
-	if (!READ_ONCE(heap->pid))
-		karena_heap_adopt(heap);
-	/* Perhaps another process has looked into it before its own. */
-	if (!READ_ONCE(heap->pid) ||
-	    test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
-		return;
-	if (directory_count(heap->answerable, 1))
-		queue_delayed_work(karena_workqueue, &heap->sysfs_work,
-				   heap->parent ? CLONE_DELAY : 0);
-	else
-		clear_bit(KARENA_HEAP_NAMED, &heap->flags);
-}
-
-/**
- * karena_sysfs_remove() - Remove a heap's directory, if it has one.
- * @heap: The heap, which nobody commits to any more.
- *
- * Returns when nobody reads there any more.
- */
-void karena_sysfs_remove(struct karena_heap *heap)
-{
-	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
-		return;
-	cancel_delayed_work_sync(&heap->sysfs_work);
-	/* Without memory the work may have given it up. */
-	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
-		return;
-	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
-		kobject_del(&heap->kobj);
-	directory_count(heap->answerable, -1);
-}
-
-/**
- * karena_sysfs_init() - Make the directory of the heaps' directories.
+ * karena_sysfs_init() - Begin to show figures.
  * @device: The device, registered.
  *
  * Return: 0 or -ENOMEM.
  */
 int karena_sysfs_init(struct miscdevice *device)
 {
-	heaps_dir = kobject_create_and_add("heaps", &device->this_device->kobj);
-	return heaps_dir ? 0 : -ENOMEM;
+	return karena_dir_init(&device->this_device->kobj, &heap_sysfs_ops, &heap_group,
+			       &heap_attr_limit.attr);
 }
 
 /**
- * karena_sysfs_exit() - Remove it; no heap is left.
+ * karena_sysfs_exit() - End; no heap is left.
  */
 void karena_sysfs_exit(void)
 {
-	kobject_put(heaps_dir);
+	karena_dir_exit();
 }

@@ -12,6 +12,21 @@
 #include "compat.h"
 #include "karena.h"
 
+/**
+ * karena_is_window() - Ask whether a mapping is of a heap's window or control region.
+ * @vma: The mapping.
+ * @heap: The heap.
+ *
+ * The mappings of shares and snapshots are of files of their own.
+ *
+ * Return: True if it is, and was made by the heap's process or, with the policy SHARE, by
+ * one of its processes.
+ */
+bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap *heap)
+{
+	return vma->vm_file == heap->family->file && vma->vm_private_data == heap;
+}
+
 /* Of the control region, too; they may be anywhere: mremap() moves them. */
 static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
 {
@@ -84,7 +99,6 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 		struct vm_area_struct *vma = windows->vmas[i];
 
 		vma_start_write(vma);
-		karena_window_protect(vma);
 		if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
 			start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
 		found |= start == heap->start;

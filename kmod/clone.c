@@ -30,7 +30,7 @@ struct clone {
 	long pages;			/* that are committed in it */
 	unsigned long lost;		/* arenas that it could not have */
 	unsigned long first, end;	/* arenas that were the heap's alone */
-	struct karena_windows windows;	/* where they are mapped */
+	struct karena_windows *windows;	/* where they are mapped */
 	bool protect;			/* to make them read-only is enough */
 };
 
@@ -96,9 +96,9 @@ static void protect_flush(struct clone *clone)
 	unsigned long to = clone->end * KARENA_ARENA_PAGES;
 
 	if (clone->protect)
-		karena_windows_protect(&clone->windows, from, to);
+		karena_windows_protect(clone->windows, from, to);
 	else
-		karena_windows_unmap(&clone->windows, from, to);
+		karena_windows_unmap(clone->windows, from, to);
 	clone->first = 0;
 	clone->end = 0;
 }
@@ -208,7 +208,7 @@ static void clone_control(struct clone *clone)
 {
 	unsigned long window = clone->heap->nr_arenas * KARENA_ARENA_PAGES;
 
-	karena_windows_unmap(&clone->windows, window, window + clone->heap->nr_control);
+	karena_windows_unmap(clone->windows, window, window + clone->heap->nr_control);
 	karena_control_copy(clone->heap, clone->clone);
 }
 
@@ -253,7 +253,7 @@ static bool arena_held(struct karena_arena *arena)
 static void clone_stop_writes(struct clone *clone)
 {
 	if (clone->protect)
-		karena_windows_unmap(&clone->windows, 0,
+		karena_windows_unmap(clone->windows, 0,
 				     clone->heap->nr_arenas * KARENA_ARENA_PAGES);
 	clone->protect = false;
 }
@@ -361,16 +361,17 @@ static void heap_thaw(struct karena_heap *heap)
 /**
  * karena_clone() - Make a clone of a heap.
  * @heap: The heap, whose mm is held for writing.
- * @mm: Whose the clone is.
+ * @mm: The address space of the clone; for a snapshot, the heap's own.
+ * @windows: All mappings of the heap in its process, prepared for copy-on-write.
  *
- * Return: The clone, which knows no file yet; never NULL.
+ * Return: The clone, which has no file yet; never NULL.
  */
-struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm)
+struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
+				 struct karena_windows *windows)
 {
-	struct clone clone = { .heap = heap };
+	struct clone clone = { .heap = heap, .windows = windows };
 	bool public;
 
-	karena_windows_get(heap, &clone.windows);
 	/* fork() flushes the TLB, who makes a snapshot does not. */
 	clone.protect = mm != heap->mm && karena_windows_can_protect(heap);
 	clone.clone = karena_heap_clone(heap, mm);
@@ -386,7 +387,6 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm)
 	if (public)
 		heap_thaw(heap);
 	up_write(&heap->cloning);
-	karena_windows_put(&clone.windows);
 	clear_bit(KARENA_HEAP_CLONING, &clone.clone->flags);
 	trace_karena_clone(heap, clone.clone->id, clone.pages);
 	return clone.clone;

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Operations on the descriptors of heaps that are no calls of karena's own: fallocate(),
+ * poll() and close(). In a child, an inherited descriptor stands for the child's clone.
+ */
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/falloc.h>
+#include <linux/poll.h>
+
+#include "karena.h"
+
+/* Takes over the reference to the heap's file. */
+static long file_punch_hole(struct file *mine, int mode, loff_t offset, loff_t len)
+{
+	long err = -EOPNOTSUPP;
+
+	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
+		err = karena_range_release(mine->private_data, offset, len);
+	fput(mine);
+	return err;
+}
+
+/**
+ * karena_heap_fallocate() - Release a range of a heap: fallocate() on its descriptor.
+ * @file: The heap's file.
+ * @mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
+ * @offset: Where the range begins, in bytes.
+ * @len: Its length in bytes.
+ *
+ * Return: 0; -EOPNOTSUPP for another mode; -EPERM; or as karena_range_release().
+ */
+long karena_heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct file *mine = karena_heap_mine(file);
+
+	return IS_ERR(mine) ? PTR_ERR(mine) : file_punch_hole(mine, mode, offset, len);
+}
+
+/**
+ * karena_window_fallocate() - Release a range of a window: MADV_REMOVE.
+ * @file: The file that the windows of a family map.
+ * @mode: As for karena_heap_fallocate().
+ * @offset: Likewise.
+ * @len: Likewise.
+ *
+ * Context: Without mmap_lock.
+ * Return: As karena_heap_fallocate().
+ */
+long karena_window_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
+{
+	struct file *mine = karena_heap_find(file->private_data, current->mm);
+
+	return mine ? file_punch_hole(mine, mode, offset, len) : -EPERM;
+}
+
+/**
+ * karena_heap_poll() - Report EPOLLPRI when pressure has risen.
+ * @file: The heap's file.
+ * @table: The waiting process's table.
+ *
+ * A process that has got the descriptor from another one waits for the heap that it was made
+ * for. A wait stays with the heap that the descriptor stood for when the wait began.
+ *
+ * Return: EPOLLPRI or 0; see karena_pressure_poll().
+ */
+__poll_t karena_heap_poll(struct file *file, struct poll_table_struct *table)
+{
+	struct file *mine = karena_heap_mine(file);
+	__poll_t events;
+
+	if (IS_ERR(mine))
+		mine = get_file(file);
+	events = karena_pressure_poll(mine->private_data, file, table);
+	fput(mine);
+	return events;
+}
+
+/**
+ * karena_heap_flush() - A process closes a descriptor of a heap, perhaps because it ends.
+ * @file: The heap's file.
+ * @id: The table of descriptors.
+ *
+ * Return: 0.
+ */
+int karena_heap_flush(struct file *file, fl_owner_t id)
+{
+	struct karena_heap *heap = file->private_data;
+
+	if (atomic_read(&heap->mappings))
+		return 0;
+	get_file(file);
+	if (!karena_heap_end(heap))
+		fput(file);
+	return 0;
+}
