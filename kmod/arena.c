@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Arenas: the slots of a window, and how a frame, huge or sparse, enters and leaves
- * one. What is special to sparse frames is in sparse.c, to frames that others have,
- * too, in cow.c. The rules of references are in folio.c, those of the locks in
- * karena.h.
+ * Arenas: the slots of a window. How a heap finds them, how their frames and pages are
+ * looked up, locked, frozen and unmapped, and how all are freed with the heap. sparse.c,
+ * cow.c and commit.c change their frames. base.h has the rules of locks, folio.c those of
+ * references.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
-#include "karena.h"
+#include "arena.h"
 #include "trace.h"
 
 static struct kmem_cache *chunk_cache;
@@ -146,6 +146,33 @@ struct page *karena_arena_page(struct karena_arena *arena, unsigned long i)
 }
 
 /**
+ * karena_arena_set_frame() - Give an arena a frame.
+ * @arena: The arena, with CHANGING and the family's lock held.
+ * @frame: Its frame from now on, or NULL.
+ */
+void karena_arena_set_frame(struct karena_arena *arena, struct karena_frame *frame)
+{
+	lockdep_assert_held(&arena->heap->family->lock);
+	arena->frame = frame;
+}
+
+/**
+ * karena_arena_shared() - Ask whether other arenas have a page as well.
+ * @arena: The arena, with the family's lock held.
+ * @page: One of its pages.
+ *
+ * Return: True if they have. The answer stays right while CHANGING is held, or the lock of the
+ * page's folio.
+ */
+bool karena_arena_shared(struct karena_arena *arena, struct page *page)
+{
+	lockdep_assert_held(&arena->heap->family->lock);
+	if (PageCompound(page))
+		return (arena->base ?: arena->frame)->owners > 1;
+	return page_private(page);
+}
+
+/**
  * karena_arena_has() - Whether a page is committed.
  * @heap: The heap.
  * @page: Which page of the window.
@@ -209,7 +236,7 @@ static bool arena_look_again(struct karena_arena *arena, unsigned long i,
 	huge = karena_arena_huge(arena);
 	still = !arena_frozen(arena) && place->page == karena_arena_page(arena, i);
 	if (still) {
-		place->shared = karena_frame_shared(arena, place->page);
+		place->shared = karena_arena_shared(arena, place->page);
 		place->by_pages = arena->base;
 		place->used = huge && huge->used;
 		if (huge)
@@ -333,8 +360,29 @@ void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
  */
 void karena_arena_empty(struct karena_arena *arena)
 {
-	karena_frame_give(arena, NULL);
+	karena_arena_set_frame(arena, NULL);
 	arena->base = NULL;
+}
+
+/**
+ * karena_arena_count_volatile() - Count the arenas whose state words say VOLATILE.
+ * @heap: The heap.
+ *
+ * Return: Their number. The kernel believes what the process writes.
+ */
+unsigned long karena_arena_count_volatile(struct karena_heap *heap)
+{
+	unsigned long number, i, count = 0;
+	struct karena_chunk *chunk;
+	u32 *state;
+
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			state = karena_state(heap, number * KARENA_CHUNK + i);
+			count += KARENA_STATE(READ_ONCE(*state)) == KARENA_VOLATILE;
+		}
+	}
+	return count;
 }
 
 /* With the heap hidden from reclaim and no other user left. */

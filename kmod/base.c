@@ -4,7 +4,7 @@
  */
 #include <linux/workqueue.h>
 
-#include "karena.h"
+#include "base.h"
 
 #define CREATE_TRACE_POINTS
 #include "trace.h"

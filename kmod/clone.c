@@ -19,7 +19,7 @@
 #include <linux/mm.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "heap.h"
 #include "trace.h"
 
 /* A clone under way, and which neighbouring arenas the heap must not write to any more. */

@@ -10,7 +10,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
-#include "karena.h"
+#include "arena.h"
 #include "trace.h"
 
 /* Charge pages to be committed. A ready frame that makes room for them becomes @spare. */
@@ -103,7 +103,7 @@ static int arena_commit_huge(struct karena_arena *arena)
 	karena_frame_count(heap, 1, 0, 0);
 	frame->owners = 1;
 	spin_lock(&heap->family->lock);
-	karena_frame_give(arena, frame);
+	karena_arena_set_frame(arena, frame);
 	spin_unlock(&heap->family->lock);
 	karena_ready_committed(heap, folio_nid(folio));
 	return 0;
@@ -145,7 +145,7 @@ static int arena_commit_pages(struct karena_arena *arena, unsigned long first,
 		if (!frame)
 			return -ENOMEM;
 		spin_lock(&heap->family->lock);
-		karena_frame_give(arena, frame);
+		karena_arena_set_frame(arena, frame);
 		spin_unlock(&heap->family->lock);
 		karena_frame_count(heap, 0, 1, 0);
 	}
@@ -242,7 +242,7 @@ static void arena_release_huge(struct karena_arena *arena)
 	/* A fault that has looked the page up maps it before this unmaps it. */
 	folio_lock(frame->folio);
 	spin_lock(&heap->family->lock);
-	karena_frame_give(arena, NULL);
+	karena_arena_set_frame(arena, NULL);
 	spin_unlock(&heap->family->lock);
 	folio_unlock(frame->folio);
 	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);

@@ -11,7 +11,7 @@
 #include <linux/slab.h>
 #include <linux/wait_bit.h>
 
-#include "karena.h"
+#include "folio.h"
 
 #define PART_OFFSET	512	/* in the first page */
 #define STATS_PAGE	1
@@ -123,27 +123,6 @@ u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
 	*first = page * STATES_PER_PAGE;
 	*count = min(heap->nr_arenas - *first, STATES_PER_PAGE);
 	return karena_state(heap, *first);
-}
-
-/**
- * karena_control_volatile() - Count the state words that say VOLATILE.
- * @heap: The heap.
- *
- * Return: Their number. What the process writes is believed.
- */
-unsigned long karena_control_volatile(struct karena_heap *heap)
-{
-	unsigned long number, i, count = 0;
-	struct karena_chunk *chunk;
-	u32 *state;
-
-	xa_for_each(&heap->chunks, number, chunk) {
-		for (i = 0; i < KARENA_CHUNK; i++) {
-			state = karena_state(heap, number * KARENA_CHUNK + i);
-			count += KARENA_STATE(READ_ONCE(*state)) == KARENA_VOLATILE;
-		}
-	}
-	return count;
 }
 
 /**

@@ -10,8 +10,8 @@
 #include <linux/pagemap.h>
 #include <linux/workqueue.h>
 
+#include "arena.h"
 #include "compat.h"
-#include "karena.h"
 #include "trace.h"
 
 /* Less is not worth to unmap an arena in use, which comes back page by page. */
@@ -44,7 +44,7 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	folio_lock(base->folio);
 	spin_lock(&heap->family->lock);
 	arena->base = base;
-	karena_frame_give(arena, frame);
+	karena_arena_set_frame(arena, frame);
 	spin_unlock(&heap->family->lock);
 	folio_unlock(base->folio);
 	atomic_long_inc(&heap->based);
@@ -61,7 +61,7 @@ static struct page *page_to_copy(struct karena_arena *arena, unsigned long i,
 	spin_lock(&arena->heap->family->lock);
 	page = karena_arena_page(arena, i);
 	if (karena_page_real(page) && !force &&
-	    !karena_frame_shared(arena, page))
+	    !karena_arena_shared(arena, page))
 		page = NULL;
 	spin_unlock(&arena->heap->family->lock);
 	return page;
@@ -332,7 +332,7 @@ static bool promote_try(struct karena_arena *arena)
 	if (done) {
 		spin_lock(&heap->family->lock);
 		arena->base = NULL;
-		karena_frame_give(arena, base);
+		karena_arena_set_frame(arena, base);
 		spin_unlock(&heap->family->lock);
 	}
 	promote_let_go(frame, held);

@@ -17,7 +17,7 @@
 #include <linux/xarray.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "heap.h"
 
 /* A child that is gone sooner needs no directory, which costs more than all else. */
 #define CLONE_DELAY	(HZ / 10)

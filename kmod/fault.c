@@ -14,7 +14,7 @@
 #include <asm/pgalloc.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "map.h"
 #include "trace.h"
 
 static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)

@@ -8,7 +8,7 @@
 #include <linux/falloc.h>
 #include <linux/poll.h>
 
-#include "karena.h"
+#include "file.h"
 
 /* Takes over the reference to the heap's file. */
 static long file_punch_hole(struct file *mine, int mode, loff_t offset, loff_t len)

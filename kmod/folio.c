@@ -26,7 +26,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "folio.h"
 
 /* Each until it is uncharged. */
 static atomic_long_t nr_orphans;

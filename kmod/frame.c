@@ -10,7 +10,7 @@
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
-#include "karena.h"
+#include "frame.h"
 
 static struct kmem_cache *frame_cache;
 
@@ -115,17 +115,6 @@ void karena_frame_discard(struct karena_frame *frame)
 }
 
 /**
- * karena_frame_give() - Make a frame an arena's.
- * @arena: The arena, with CHANGING and the family's lock held.
- * @frame: Its frame from now on, or NULL.
- */
-void karena_frame_give(struct karena_arena *arena, struct karena_frame *frame)
-{
-	lockdep_assert_held(&arena->heap->family->lock);
-	arena->frame = frame;
-}
-
-/**
  * karena_frame_leave() - An arena lets go of a huge frame.
  * @heap: The heap the arena is in; it has removed and unmapped it.
  * @frame: The frame.
@@ -168,22 +157,6 @@ void karena_page_leave(struct karena_heap *heap, struct folio *folio, bool count
 		karena_folio_free(heap, folio, counted);
 	else if (counted)
 		karena_charge_heap(heap, -1);
-}
-
-/**
- * karena_frame_shared() - Whether others have a page, too.
- * @arena: The arena, with the family's lock held.
- * @page: One of its pages.
- *
- * Return: Whether they have. Without the lock of the page's folio, and without CHANGING,
- * the answer may become wrong at once.
- */
-bool karena_frame_shared(struct karena_arena *arena, struct page *page)
-{
-	lockdep_assert_held(&arena->heap->family->lock);
-	if (PageCompound(page))
-		return (arena->base ?: arena->frame)->owners > 1;
-	return page_private(page);
 }
 
 /**

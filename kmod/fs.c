@@ -13,8 +13,8 @@
 #include <linux/pseudo_fs.h>
 #include <linux/sched/task.h>
 
+#include "base.h"
 #include "compat.h"
-#include "karena.h"
 
 #define KARENA_MAGIC	0x6b61726e	/* "karn" */
 

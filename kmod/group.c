@@ -23,7 +23,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "frame.h"
 
 /* How often the members are told that memory is low. */
 #define TELL_EVERY	(HZ / 4)

@@ -20,7 +20,7 @@
 #include <linux/xarray.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "heap.h"
 
 static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 

@@ -13,7 +13,7 @@
 #include <linux/uaccess.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "file.h"
 
 static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags);

@@ -21,7 +21,7 @@
 #include <linux/idr.h>
 #include <linux/mm.h>
 
-#include "karena.h"
+#include "folio.h"
 
 /* Indices of a heap: more than the largest window and its control region have pages. */
 #define RANGE_SHIFT	29

@@ -18,7 +18,7 @@
 #include <linux/sched/signal.h>
 #include <linux/user_namespace.h>
 
-#include "karena.h"
+#include "folio.h"
 
 #define NOT_SET	ULONG_MAX
 

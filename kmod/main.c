@@ -7,7 +7,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 
-#include "karena.h"
+#include "file.h"
 
 /* Set when nothing can fail any more: until then no heap can be made. */
 static bool karena_up;

@@ -8,7 +8,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "map.h"
 
 /*
  * The fault handler needs no mmap_lock. Kernels with per-VMA locks call it without

@@ -12,7 +12,7 @@
 #include <linux/workqueue.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "folio.h"
 #include "trace.h"
 
 #define LASTS	HZ

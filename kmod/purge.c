@@ -6,7 +6,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
-#include "karena.h"
+#include "arena.h"
 
 /*
  * A page that is taken unasked. Its lock keeps faults away, which hold it until they
@@ -21,7 +21,7 @@ static bool page_hold(struct karena_arena *arena, struct page *page)
 
 	if (!folio_trylock(folio))
 		return false;
-	if (karena_frame_shared(arena, page) || folio_ref_freeze(folio, 1))
+	if (karena_arena_shared(arena, page) || folio_ref_freeze(folio, 1))
 		return true;
 	folio_unlock(folio);
 	return false;
@@ -31,7 +31,7 @@ static void page_let_go(struct karena_arena *arena, struct page *page, bool *sha
 {
 	struct folio *folio = page_folio(page);
 
-	if (karena_frame_shared(arena, page))
+	if (karena_arena_shared(arena, page))
 		*shared = true;
 	else
 		folio_ref_unfreeze(folio, 1);

@@ -11,7 +11,7 @@
 #include <linux/sched/signal.h>
 #include <linux/uaccess.h>
 
-#include "karena.h"
+#include "heap.h"
 
 /**
  * karena_range_valid() - Whether a range is one of the window's.

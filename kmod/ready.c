@@ -18,7 +18,7 @@
 #include <linux/slab.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "frame.h"
 #include "trace.h"
 
 /* A heap grows fast when it commits again within this. */

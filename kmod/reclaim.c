@@ -18,8 +18,8 @@
 #include <linux/mm.h>
 #include <linux/shrinker.h>
 
+#include "arena.h"
 #include "compat.h"
-#include "karena.h"
 #include "trace.h"
 
 /* How many arenas one call takes at most: 32 MiB. */

@@ -8,7 +8,7 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 
-#include "karena.h"
+#include "map.h"
 
 static int share_mmap(struct file *file, struct vm_area_struct *vma)
 {

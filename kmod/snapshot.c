@@ -10,7 +10,7 @@
 #include <linux/module.h>
 #include <linux/sched/mm.h>
 
-#include "karena.h"
+#include "map.h"
 
 static const struct file_operations snapshot_fops = {
 	.owner			= THIS_MODULE,

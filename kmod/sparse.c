@@ -14,8 +14,8 @@
 #include <linux/pagemap.h>
 #include <linux/slab.h>
 
+#include "arena.h"
 #include "compat.h"
-#include "karena.h"
 #include "trace.h"
 
 /* A huge frame of which this many pages go is not worth keeping. */
@@ -39,7 +39,7 @@ void karena_sparse_trim(struct karena_arena *arena)
 	if (frame->nr_pages || arena->base)
 		return;
 	spin_lock(&heap->family->lock);
-	karena_frame_give(arena, NULL);
+	karena_arena_set_frame(arena, NULL);
 	spin_unlock(&heap->family->lock);
 	karena_frame_count(heap, 0, -1, 0);
 	karena_frame_discard(frame);
@@ -281,7 +281,7 @@ static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
 	karena_charge_all(demotion->copies);
 	spin_lock(&heap->family->lock);
 	if (!based)
-		karena_frame_give(arena, demotion->frame);
+		karena_arena_set_frame(arena, demotion->frame);
 	arena->base = NULL;
 	arena->frame->node = huge->node;
 	cmpxchg(karena_state(heap, arena->index), KARENA_ACTIVE,

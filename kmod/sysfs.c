@@ -14,7 +14,7 @@
 #include <linux/user_namespace.h>
 
 #include "compat.h"
-#include "karena.h"
+#include "file.h"
 
 #define GLOBAL_SHOW(_name, _format, _value)				\
 static ssize_t _name##_show(struct device *device,			\
@@ -120,7 +120,7 @@ HEAP_SHOW(ready_frames, "%lu", READ_ONCE(heap->nr_ready));
 HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->huge));
 HEAP_SHOW(sparse_arenas, "%ld", atomic_long_read(&heap->sparse));
 HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->sparse_pages));
-HEAP_SHOW(volatile_arenas, "%lu", karena_control_volatile(heap));
+HEAP_SHOW(volatile_arenas, "%lu", karena_arena_count_volatile(heap));
 HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure));
 
 /* The heap's events, counted since it was made. */

@@ -10,7 +10,7 @@
 
 #include <linux/tracepoint.h>
 
-#include "karena.h"
+#include "base.h"
 
 TRACE_EVENT(karena_commit,
 

@@ -9,8 +9,8 @@
 #include <linux/sched/mm.h>
 #include <linux/sort.h>
 
+#include "arena.h"
 #include "compat.h"
-#include "karena.h"
 
 /**
  * karena_is_window() - Ask whether a mapping is of a heap's window or control region.

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What all files of the module use: heaps and families, and the functions of base.c and fs.c.
+ * Each layer of the module has a header, which includes those of the layers below:
+ *
+ *	base.h, folio.h, frame.h, arena.h, heap.h, map.h, file.h
+ *
+ * A file calls only functions of files below it; selftests/layers has the order.
+ *
+ * Lock order, the outermost first:
+ *
+ *	mmap_lock, or the lock of a VMA
+ *	heap->cloning
+ *	CHANGING, a bit of an arena
+ *	folio lock
+ *	family->lock
+ *
+ * On their own: the list_lru of groups, group->lock, heap->by_mm, and heap->reaping. Memory is
+ * allocated with neither a folio lock nor family->lock held. unmap_mapping_range(), which takes
+ * i_mmap_rwsem and the page table locks, is called with at most CHANGING and a folio lock
+ * held. Under CHANGING, mmap_lock is only tried. No directory of sysfs is made or removed under
+ * mmap_lock.
+ *
+ * mmap_lock: heap->start. The cloner of a heap holds it for writing, with the locks of all VMAs
+ *	of the window, so no thread of the process is in a fault there. A share is added with it
+ *	held for reading.
+ * heap->cloning: Held for reading with CHANGING, except by reclaim, which takes only volatile
+ *	arenas, as no clone gets these. The cloner holds it for writing, and changes no arena of
+ *	the heap.
+ * CHANGING: The frame and the base of an arena. The holder may sleep and allocate. Reclaim
+ *	only tries it. The cloner takes it for sparse arenas, to keep reclaim away.
+ * FROZEN: A bit of an arena that the holder of CHANGING sets and clears under family->lock.
+ *	While it is set, faults wait and get no reference to the frame, and nothing is
+ *	allocated. HEAP_FROZEN is the same for all arenas of a heap, while it is cloned.
+ * folio lock: A folio leaves its arena, or its arena is frozen, only while the folio is locked
+ *	or its count is frozen; it gets another owner only when no fault is in progress there. A
+ *	fault locks the folio and looks at the arena again. So the page that it returns is still
+ *	the arena's, and is mapped writable only if the arena owns it alone. Other owners leave
+ *	under family->lock alone. The lock also protects folio->index, once the folio is in
+ *	use; folio->mapping is set before the first mapping, and cleared by the freeing thread.
+ * family->lock: For all heaps of the family: the frames of arenas and their owners, the
+ *	kernel's writes to state words, limits and charges, ready frames, orphans, pressure,
+ *	shares, and the list of heaps.
+ * heap->chunks: The lock of the xarray protects insertions. Look-ups take no lock, as a chunk
+ *	stays until the heap is destroyed.
+ * list_lru of groups: The anchors. Reclaim finds a group there, and gets a reference to it
+ *	unless it is being freed, and does nothing else, as all memory cgroups may share the
+ *	lock.
+ * group->lock: The members of a group. Reclaim keeps one heap at a time by heap->purges, and
+ *	holds no lock between two heaps.
+ * heap->purges: A count of reclaim at work in the heap, raised under the lock of a group of
+ *	which the heap is a member. The heap is destroyed when it is 0.
+ * heap->by_mm: A bit lock in each bucket of the hash table of heaps. The file of a heap in a
+ *	bucket is not freed.
+ * heap->reaping: A mutex that is held to free orphans; see folio.c.
+ *
+ * Lifetime: a heap lives as long as its file, which its descriptors and mappings hold. After
+ * that, the arenas that shares cover live until the last share is closed. A family lives as long
+ * as the file that all of its windows map; each heap holds it. Both files hold the module. An
+ * open attribute of sysfs does not: kernfs waits until it is closed. The inode can outlive the
+ * files, by O_PATH, and holds the module, too.
+ */
+#ifndef _KARENA_BASE_H
+#define _KARENA_BASE_H
+
+#include <linux/atomic.h>
+#include <linux/fs.h>
+#include <linux/kobject.h>
+#include <linux/kthread.h>
+#include <linux/list_bl.h>
+#include <linux/mm.h>
+#include <linux/mutex.h>
+#include <linux/rbtree.h>
+#include <linux/refcount.h>
+#include <linux/rwsem.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+
+#include <uapi/linux/karena.h>
+
+#define KARENA_ARENA_ORDER	(KARENA_ARENA_SHIFT - PAGE_SHIFT)
+#define KARENA_ARENA_PAGES	(KARENA_ARENA_SIZE >> PAGE_SHIFT)
+
+/* 1 TiB: the state words of such a window take 2 MiB. */
+#define KARENA_WINDOW_MAX	(KARENA_ARENA_SIZE << 19)
+
+/* The size of the inode of all futex keys, and of the inodes that windows map. */
+#define KARENA_KEYS_SIZE	(MAX_LFS_FILESIZE & PAGE_MASK)
+
+/* For small structures, charged to the owner. At a limit the allocation fails. */
+#define KARENA_GFP	(GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/* For small structures of a clone, as fork() cannot fail. */
+#define KARENA_CLONE_GFP	(GFP_KERNEL_ACCOUNT | __GFP_NOFAIL)
+
+/* For a copy, as for a page of anonymous memory. It may start the OOM killer. */
+#define KARENA_COPY_GFP	(GFP_HIGHUSER | __GFP_ACCOUNT)
+
+/*
+ * For a clone's copy of a page that a device holds: fork() cannot fail, and must not start
+ * the OOM killer for it.
+ */
+#define KARENA_OWN_GFP	(KARENA_COPY_GFP | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+/*
+ * For a frame: cleared once, whether or not init_on_alloc is on, and charged. At a limit
+ * the allocation fails, and never starts the OOM killer.
+ */
+#define KARENA_FRAME_GFP	(GFP_HIGHUSER | __GFP_ACCOUNT | __GFP_ZERO | \
+				 __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
+struct completion;
+struct karena_member;
+struct karena_ready_frames;
+struct karena_wait;
+struct pid;
+
+/**
+ * struct karena_family - A heap and its clones. All of their windows map one inode.
+ * @lock: See the top.
+ * @heaps: The heaps, the latest first; snapshots are not among them.
+ * @file: The file that their windows map. Each heap holds it.
+ * @mapping: The mapping of its inode: it has all mappings of these windows and no others.
+ * @shared: The policy is SHARE: there is one heap, which all processes drive.
+ * @gone_work: Lets heaps promote arenas after an owner of shared frames has gone.
+ * @left_waits: Queues of destroyed heaps on which processes still wait.
+ */
+struct karena_family {
+	spinlock_t lock;	/* see the top */
+	struct list_head heaps;
+	struct file *file;
+	struct address_space *mapping;
+	bool shared;
+	struct delayed_work gone_work;
+	struct list_head left_waits;
+};
+
+/**
+ * struct karena_heap - One process's private heap.
+ * @kobj: Its directory in sysfs.
+ * @released: Completed when @kobj is released; see karena_dir_free().
+ * @sysfs_work: Adds the directory after the first commit.
+ * @flags: Bits of enum karena_heap_flag.
+ * @id: Its number, which is never used again.
+ * @name: The name that the creator gave it.
+ * @family: The family of the heap and its clones.
+ * @sibling: In the family's list of heaps.
+ * @by_mm: In the hash table by which a process's heap is found; see heap.c.
+ * @file: Its file; not counted.
+ * @mm: The one address space that may map and drive it. The structure is held, the mappings
+ *	are not.
+ * @users: References: of its file, and of shares.
+ * @mappings: The number of VMAs of it.
+ * @end_work: Empties it when its process has ended and its descriptors have not.
+ * @pid: Its process; NULL in a clone until the child has touched it.
+ * @uid: The user that made it.
+ * @answerable: The user whose quota its directory counts against.
+ * @gid: The group of the device node it was made through.
+ * @clock: The offset of its process's CLOCK_MONOTONIC, in units of the state words.
+ * @policy: Of enum karena_policy.
+ * @node: The NUMA node of @policy.
+ * @fork: Of enum karena_fork.
+ * @parent: The number of the heap it is a clone of, or 0.
+ * @first_key: The index of the window's first page in futex keys.
+ * @start: The address of the window, or 0; mmap_lock protects it.
+ * @nr_arenas: Arenas in the window.
+ * @control: The pages of the control region; NULL where none has been needed yet.
+ * @nr_control: The number of these pages.
+ * @limit: Pages it may commit. The family's lock protects this and all members up to
+ *	@shares.
+ * @soft_limit: Pages above which it is under pressure.
+ * @committed: Pages it has committed, is about to commit, or holds as orphans.
+ * @charged: @committed and its ready pages.
+ * @memlock: The RLIMIT_MEMLOCK of its process at the last look, in pages.
+ * @orphans: Folios that were released but are pinned.
+ * @nr_orphans: The number of these.
+ * @reaping: Held to free orphans: each is charged until it is free, and a commit that needs
+ *	the room waits.
+ * @wait_after: No commit waits for orphans before this, in jiffies.
+ * @ready: Its ready frames, once it has had any.
+ * @nr_ready: The number of these.
+ * @ahead: How many frames the module keeps ready by itself, on @ahead_node.
+ * @ahead_node: The node of the last commit.
+ * @last_commit: When a huge frame was last committed, in jiffies.
+ * @fill_after: No frame is made ready before this, in jiffies.
+ * @pressure: Of enum karena_pressure.
+ * @pressure_events: How often it has risen.
+ * @pressure_until: When each level ends, in jiffies.
+ * @pressure_wait: The queue of processes that wait for a rise; may outlive the heap.
+ * @shares: Ranges that other processes may map.
+ * @orphan_work: Frees orphans that are no longer pinned.
+ * @pressure_work: Lets pressure fall.
+ * @cloning: See the top.
+ * @promote_work: Makes arenas huge again that are no longer shared.
+ * @ready_work: Fills and drains @ready.
+ * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
+ * @huge: Arenas with a huge frame.
+ * @sparse: Arenas with a sparse frame.
+ * @sparse_pages: Pages of these.
+ * @based: Arenas with a base.
+ * @demoted: Huge frames made sparse.
+ * @promoted: Sparse frames made huge.
+ * @copies: Shared pages that were copied.
+ * @faults: Faults taken in the window.
+ * @refused: Commits that failed for want of memory or at a limit.
+ * @members: Its memberships in groups, which are only added to until it is destroyed.
+ * @purges: Reclaim at work in it; see the top.
+ * @reclaimed: Arenas that reclaim took from it.
+ * @reclaimed_ready: Ready frames that reclaim took from it.
+ */
+struct karena_heap {
+	struct kobject kobj;
+	struct completion *released;
+	struct delayed_work sysfs_work;
+	unsigned long flags;
+	u64 id;
+	char name[KARENA_NAME_SIZE];
+	struct karena_family *family;
+	struct list_head sibling;
+	struct hlist_bl_node by_mm;
+	struct file *file;
+	struct mm_struct *mm;
+	refcount_t users;
+	atomic_t mappings;
+	struct work_struct end_work;
+	struct pid *pid;
+	kuid_t uid;
+	kuid_t answerable;
+	kgid_t gid;
+	u32 clock;
+	u32 policy;
+	int node;
+	u32 fork;
+	u64 parent;
+	pgoff_t first_key;
+	unsigned long start;
+	unsigned long nr_arenas;
+	struct page **control;
+	unsigned long nr_control;
+
+	unsigned long limit;
+	unsigned long soft_limit;
+	unsigned long committed;
+	unsigned long charged;
+	unsigned long memlock;
+	struct list_head orphans;
+	unsigned long nr_orphans;
+	struct mutex reaping;	/* see above */
+	unsigned long wait_after;
+	struct karena_ready_frames *ready;
+	unsigned long nr_ready;
+	unsigned int ahead;
+	int ahead_node;
+	unsigned long last_commit;
+	unsigned long fill_after;
+	u32 pressure;
+	u32 pressure_events;
+	unsigned long pressure_until[KARENA_PRESSURE_HIGH + 1];
+	struct karena_wait *pressure_wait;
+	struct rb_root_cached shares;
+
+	struct delayed_work orphan_work;
+	struct delayed_work pressure_work;
+	struct rw_semaphore cloning;
+	struct delayed_work promote_work;
+	struct kthread_delayed_work ready_work;
+	struct xarray chunks;
+	atomic_long_t huge;
+	atomic_long_t sparse;
+	atomic_long_t sparse_pages;
+	atomic_long_t based;
+	atomic_long_t demoted;
+	atomic_long_t promoted;
+	atomic_long_t copies;
+	atomic_long_t faults;
+	atomic_long_t refused;
+	struct karena_member *members;
+	atomic_t purges;
+	atomic_long_t reclaimed;
+	atomic_long_t reclaimed_ready;
+};
+
+/**
+ * enum karena_heap_flag - Bits of heap->flags.
+ * @KARENA_HEAP_NAMED: Its directory is being added, or has been.
+ * @KARENA_HEAP_IN_SYSFS: Its directory has been added.
+ * @KARENA_HEAP_LIMITED: Root has set its limit.
+ * @KARENA_HEAP_ROOTS: The file of sysfs that is being made is root's.
+ * @KARENA_HEAP_FROZEN: All of its arenas are frozen, under the family's lock.
+ * @KARENA_HEAP_SCATTERED: Its window has been moved, or is mapped twice.
+ * @KARENA_HEAP_CLONING: A clone that is being made.
+ * @KARENA_HEAP_INCOMPLETE: A clone that lacks arenas of the heap: there was no memory to copy
+ *	pages that devices hold.
+ * @KARENA_HEAP_IO: For I/O buffers; it is never cloned.
+ * @KARENA_HEAP_COW: It has been cloned, or is a clone.
+ * @KARENA_HEAP_SNAPSHOT: A snapshot, which no process drives.
+ */
+enum karena_heap_flag {
+	KARENA_HEAP_NAMED,
+	KARENA_HEAP_IN_SYSFS,
+	KARENA_HEAP_LIMITED,
+	KARENA_HEAP_ROOTS,
+	KARENA_HEAP_FROZEN,
+	KARENA_HEAP_SCATTERED,
+	KARENA_HEAP_CLONING,
+	KARENA_HEAP_INCOMPLETE,
+	KARENA_HEAP_IO,
+	KARENA_HEAP_COW,
+	KARENA_HEAP_SNAPSHOT,
+};
+
+/* Returns true if a heap has shares; without the family's lock, as of this moment. */
+static inline bool karena_has_shares(const struct karena_heap *heap)
+{
+	return READ_ONCE(heap->shares.rb_root.rb_node);
+}
+
+static inline u64 karena_window_size(const struct karena_heap *heap)
+{
+	return (u64)heap->nr_arenas << KARENA_ARENA_SHIFT;
+}
+
+/* base.c */
+extern struct workqueue_struct *karena_workqueue;
+int karena_base_init(void);
+void karena_base_exit(void);
+
+/* fs.c */
+extern struct inode *karena_keys;
+struct inode *karena_fs_inode(loff_t size);
+bool karena_fs_owns(const struct file *file);
+struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flags,
+			    const struct file_operations *fops);
+struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
+				    int flags, const struct file_operations *fops);
+int karena_fs_init(void);
+void karena_fs_exit(void);
+
+#endif /* _KARENA_BASE_H */
