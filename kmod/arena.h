@@ -67,12 +67,10 @@ enum karena_arena_flag {
  * struct karena_windows - A process's mappings of a window.
  * @vmas: The mappings, by their offsets.
  * @nr: The number of mappings: a window may be mapped in parts.
- * @overlap: The mappings may overlap: the window has been moved, or is mapped twice.
  */
 struct karena_windows {
 	struct vm_area_struct **vmas;
 	unsigned int nr;
-	bool overlap;
 };
 
 /**

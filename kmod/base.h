@@ -289,7 +289,6 @@ struct karena_heap {
  * @KARENA_HEAP_LIMITED: Root has set its limit.
  * @KARENA_HEAP_ROOTS: The file of sysfs that is being made is root's.
  * @KARENA_HEAP_FROZEN: All of its arenas are frozen, under the family's lock.
- * @KARENA_HEAP_SCATTERED: Its window has been moved, or is mapped twice.
  * @KARENA_HEAP_CLONING: A clone that is being made.
  * @KARENA_HEAP_INCOMPLETE: A clone that lacks arenas of the heap: there was no memory to copy
  *	pages that devices hold.
@@ -303,7 +302,6 @@ enum karena_heap_flag {
 	KARENA_HEAP_LIMITED,
 	KARENA_HEAP_ROOTS,
 	KARENA_HEAP_FROZEN,
-	KARENA_HEAP_SCATTERED,
 	KARENA_HEAP_CLONING,
 	KARENA_HEAP_INCOMPLETE,
 	KARENA_HEAP_IO,

@@ -87,9 +87,7 @@ static void page_install(struct karena_arena *arena, unsigned long i,
 /* Whether the arenas are mapped elsewhere than where a fault comes from. */
 static bool mapped_elsewhere(struct karena_heap *heap)
 {
-	return heap->fork == KARENA_FORK_SHARE ||
-	       test_bit(KARENA_HEAP_SCATTERED, &heap->flags) ||
-	       karena_has_shares(heap);
+	return heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
 }
 
 /*

@@ -499,8 +499,6 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 	spin_unlock(&heap->family->lock);
 	if (test_bit(KARENA_HEAP_LIMITED, &heap->flags))
 		set_bit(KARENA_HEAP_LIMITED, &clone->flags);
-	if (test_bit(KARENA_HEAP_SCATTERED, &heap->flags))
-		set_bit(KARENA_HEAP_SCATTERED, &clone->flags);
 	set_bit(KARENA_HEAP_CLONING, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &clone->flags);
 	set_bit(KARENA_HEAP_COW, &heap->flags);

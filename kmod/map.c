@@ -44,10 +44,21 @@ static struct mempolicy *no_policy(KARENA_POLICY_ARGS)
 static void vm_open(struct vm_area_struct *vma);
 static void vm_close(struct vm_area_struct *vma);
 
+/*
+ * A window stays where it is, as its arenas are unmapped by its address. The core asks when
+ * a mapping would move or get a second place, and takes its entries back then; it does not
+ * ask when a mapping grows in place.
+ */
+static int vm_mremap(struct vm_area_struct *vma)
+{
+	return -EINVAL;
+}
+
 /* Of a heap that has never been cloned: devices may pin its pages for long. */
 static const struct vm_operations_struct window_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
+	.mremap		= vm_mremap,
 	.fault		= karena_fault,
 	.map_pages	= map_no_pages,
 	NO_POLICY
@@ -57,6 +68,7 @@ static const struct vm_operations_struct window_vm_ops = {
 static const struct vm_operations_struct cow_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
+	.mremap		= vm_mremap,
 	.fault		= karena_fault,
 	.huge_fault	= map_huge_fault,
 	.page_mkwrite	= karena_page_mkwrite,
@@ -143,9 +155,6 @@ static void vm_open(struct vm_area_struct *vma)
 
 	if (!heap)
 		return;
-	if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES &&
-	    vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT) != heap->start)
-		set_bit(KARENA_HEAP_SCATTERED, &heap->flags);
 	if (vma->vm_mm == heap->mm || heap->fork == KARENA_FORK_SHARE)
 		mapping_get(heap);
 	else

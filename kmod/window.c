@@ -27,7 +27,7 @@ bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap
 	return vma->vm_file == heap->family->file && vma->vm_private_data == heap;
 }
 
-/* Of the control region, too; they may be anywhere: mremap() moves them. */
+/* The control region's mappings are among them, and may lie anywhere. */
 static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
 {
 	VMA_ITERATOR(vmi, heap->mm, 0);
@@ -81,8 +81,6 @@ bool karena_windows_any(struct karena_heap *heap)
  */
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
 {
-	unsigned long start = 0;
-	bool found = false;
 	unsigned int i;
 
 	lockdep_assert_held_write(&heap->mm->mmap_lock);
@@ -95,18 +93,9 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
 				 KARENA_CLONE_GFP);
 	find_windows(heap, windows->vmas);
-	for (i = 0; i < windows->nr; i++) {
-		struct vm_area_struct *vma = windows->vmas[i];
-
-		vma_start_write(vma);
-		if (vma->vm_pgoff < heap->nr_arenas * KARENA_ARENA_PAGES)
-			start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
-		found |= start == heap->start;
-	}
-	if (!found && start)
-		heap->start = start;
+	for (i = 0; i < windows->nr; i++)
+		vma_start_write(windows->vmas[i]);
 	sort(windows->vmas, windows->nr, sizeof(*windows->vmas), by_offset, NULL);
-	windows->overlap = test_bit(KARENA_HEAP_SCATTERED, &heap->flags);
 }
 
 /**
@@ -118,14 +107,14 @@ void karena_windows_put(struct karena_windows *windows)
 	kvfree(windows->vmas);
 }
 
-/* The first mapping that ends behind a page. */
+/*
+ * The first mapping that ends behind a page. Those of the window do not overlap; those of the
+ * control region may, and are unmapped as a whole.
+ */
 static unsigned int first_window(struct karena_windows *windows, unsigned long page)
 {
 	unsigned int low = 0, high = windows->nr;
 
-	/* One mapping may reach over others that begin behind it. */
-	if (windows->overlap)
-		return 0;
 	while (low < high) {
 		unsigned int middle = low + (high - low) / 2;
 		struct vm_area_struct *vma = windows->vmas[middle];
@@ -300,10 +289,9 @@ bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned 
 	if (!mmget_not_zero(mm))
 		return true;
 	if (mmap_read_trylock(mm)) {
-		done = !test_bit(KARENA_HEAP_SCATTERED, &heap->flags);
-		if (done)
-			unmap_in_place(heap, from, to);
+		unmap_in_place(heap, from, to);
 		mmap_read_unlock(mm);
+		done = true;
 	}
 	/* Reclaim must not be the one that tears an address space down. */
 	mmput_async(mm);

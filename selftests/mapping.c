@@ -311,16 +311,8 @@ TEST_F(mapping, a_child_does_not_inherit_a_heap_that_is_not_to_be)
 	EXPECT_EQ(42, arena(&self->heap, 0)[0]);
 }
 
-static char *move_part(struct heap *heap, char *to, size_t at, size_t size)
+TEST_F(mapping, data_survives_mprotect)
 {
-	return mremap(heap->window + at, size, size, MREMAP_MAYMOVE | MREMAP_FIXED,
-		      to + at);
-}
-
-TEST_F(mapping, data_survives_mprotect_and_mremap)
-{
-	char *moved;
-
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 8));
 	for (int i = 0; i < 8; i++)
 		memset(arena(&self->heap, i), 'a' + i, ARENA);
@@ -329,19 +321,47 @@ TEST_F(mapping, data_survives_mprotect_and_mremap)
 	EXPECT_EQ(SIGSEGV, touch(arena(&self->heap, 3) + 8192));
 	ASSERT_EQ(0, mprotect(arena(&self->heap, 3) + 8192, 4096,
 			      PROT_READ | PROT_WRITE));
-	/* What has been split stays so, and mremap() moves a mapping at a time. */
-	moved = self->heap.window + 64 * ARENA;
-	ASSERT_EQ(moved, move_part(&self->heap, moved, 0, 3 * ARENA + 8192));
-	ASSERT_EQ(moved + 3 * ARENA + 8192,
-		  move_part(&self->heap, moved, 3 * ARENA + 8192, 4096));
-	ASSERT_EQ(moved + 3 * ARENA + 12288,
-		  move_part(&self->heap, moved, 3 * ARENA + 12288,
-			    5 * ARENA - 12288));
-	self->heap.window = moved;
 	for (int i = 0; i < 8; i++)
 		EXPECT_EQ(0, count_other(arena(&self->heap, i), ARENA, 'a' + i));
 	EXPECT_EQ(0, heap_release(&self->heap, 0, 8));
 	EXPECT_EQ(SIGBUS, touch(arena(&self->heap, 5)));
+}
+
+static void *move(char *from, size_t size, size_t new_size, char *to)
+{
+	return mremap(from, size, new_size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+}
+
+static void expect_refused(struct __test_metadata *_metadata, void *moved)
+{
+	EXPECT_EQ(MAP_FAILED, moved);
+	EXPECT_EQ(EINVAL, errno);
+}
+
+/* Neither the window nor the control region; what they have stays. */
+TEST_F(mapping, nothing_moves_it_or_maps_it_twice)
+{
+	struct heap *heap = &self->heap;
+	char *place = mmap(NULL, 8 * ARENA, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	ASSERT_NE(MAP_FAILED, place);
+	place = (char *)(((uintptr_t)place + ARENA - 1) & ~(ARENA - 1));
+	ASSERT_EQ(0, heap_commit(heap, 0, 4));
+	for (int i = 0; i < 4; i++)
+		memset(arena(heap, i), 'a' + i, ARENA);
+	expect_refused(_metadata, move(arena(heap, 1), ARENA, ARENA, place));
+	expect_refused(_metadata, move(arena(heap, 2), 4096, 4096, place + 4096));
+	expect_refused(_metadata, move(arena(heap, 0), 0, ARENA, place + 2 * ARENA));
+	expect_refused(_metadata, move((char *)heap->control, heap->control_size,
+				       heap->control_size, place + 4 * ARENA));
+	for (int i = 0; i < 4; i++) {
+		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, 'a' + i));
+		memset(arena(heap, i), 'A' + i, ARENA);
+	}
+	EXPECT_EQ(0, heap_release(heap, 1, 2));
+	EXPECT_EQ(SIGBUS, touch(arena(heap, 1)));
+	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 'D'));
 }
 
 /* The control region lies behind the window in the file, and then nothing. */

@@ -1382,50 +1382,6 @@ TEST_F(snapshot, a_shared_heap_has_images_when_its_creator_is_gone)
 	close(creator.line);
 }
 
-/* mremap() moves the window, in parts or a second time, and the image stays. */
-TEST_F(snapshot, a_window_that_was_moved_is_the_heaps_still)
-{
-	struct heap *heap = &self->heap;
-	char *reserve, *moved, *twice;
-	struct image image;
-
-	ASSERT_EQ(0, populate(heap));
-	reserve = mmap(NULL, 8 * ARENA, PROT_NONE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	ASSERT_NE(MAP_FAILED, reserve);
-	reserve = (char *)(((uintptr_t)reserve + ARENA - 1) & ~(ARENA - 1));
-	moved = mremap(arena(heap, 1), ARENA, ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
-		       reserve);
-	if (moved != MAP_FAILED)
-		memset(moved, 'm', PAGE);
-	twice = mremap(arena(heap, 0), 0, ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
-		       reserve + 4 * ARENA);
-	if (twice != MAP_FAILED)
-		memset(twice, 't', PAGE);
-	ASSERT_EQ(0, heap_snapshot(heap, &image));
-	if (moved != MAP_FAILED) {
-		EXPECT_EQ(0, count_other(image.window + ARENA, PAGE, 'm'));
-		memset(moved, 'n', 2 * PAGE);
-		EXPECT_EQ(0, count_other(image.window + ARENA, PAGE, 'm'));
-		EXPECT_EQ(0, count_other(image.window + ARENA + PAGE, PAGE, 7 + 2));
-		EXPECT_EQ(0, count_other(moved, 2 * PAGE, 'n'));
-	}
-	if (twice != MAP_FAILED) {
-		/* Both are the same memory, before a copy and after it. */
-		EXPECT_EQ(0, count_other(heap->window, PAGE, 't'));
-		memset(twice, 'u', 2 * PAGE);
-		EXPECT_EQ(0, count_other(image.window, PAGE, 't'));
-		EXPECT_EQ(0, count_other(image.window + PAGE, PAGE, 7 + 1));
-		EXPECT_EQ(0, count_other(heap->window, 2 * PAGE, 'u'));
-		memset(heap->window, 'v', 2 * PAGE);
-		EXPECT_EQ(0, count_other(twice, 2 * PAGE, 'v'));
-		munmap(twice, ARENA);
-	}
-	if (moved != MAP_FAILED)
-		munmap(moved, ARENA);
-	image_destroy(&image);
-}
-
 /*
  * The words belong to the moment, too: a thread takes an arena back, says so in another,
  * and takes that back before it gives the arena back.
