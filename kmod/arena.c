@@ -78,22 +78,48 @@ struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long i
 	return karena_arena(heap, index);
 }
 
+#ifdef CONFIG_LOCKDEP
+/* To lockdep, CHANGING of all arenas is one lock: no thread waits for a second one. */
+static struct lockdep_map changing_map =
+	STATIC_LOCKDEP_MAP_INIT("karena CHANGING", &changing_map);
+#endif
+
 /**
- * karena_arena_lock() - Begin to change an arena: take CHANGING.
+ * karena_arena_lock() - Take CHANGING.
  * @arena: The arena.
+ *
+ * Context: May sleep. With heap->cloning held for reading, or the arena is a clone's that is
+ * being made.
  */
 void karena_arena_lock(struct karena_arena *arena)
 {
+	mutex_acquire(&changing_map, 0, 0, _RET_IP_);
 	wait_on_bit_lock(&arena->flags, KARENA_ARENA_CHANGING,
 			 TASK_UNINTERRUPTIBLE);
 }
 
 /**
- * karena_arena_unlock() - End to change an arena.
+ * karena_arena_trylock() - Take CHANGING, for reclaim.
+ * @arena: The arena.
+ *
+ * Return: True if it was free.
+ */
+bool karena_arena_trylock(struct karena_arena *arena)
+{
+	if (test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags))
+		return false;
+	mutex_acquire(&changing_map, 0, 1, _RET_IP_);
+	return true;
+}
+
+/**
+ * karena_arena_unlock() - Drop CHANGING.
  * @arena: The arena.
  */
 void karena_arena_unlock(struct karena_arena *arena)
 {
+	karena_arena_assert_locked(arena);
+	mutex_release(&changing_map, _RET_IP_);
 	clear_and_wake_up_bit(KARENA_ARENA_CHANGING, &arena->flags);
 }
 
@@ -105,6 +131,7 @@ void karena_arena_freeze(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
 
+	karena_arena_assert_locked(arena);
 	spin_lock(&heap->family->lock);
 	set_bit(KARENA_ARENA_FROZEN, &arena->flags);
 	spin_unlock(&heap->family->lock);
@@ -118,6 +145,7 @@ void karena_arena_thaw(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
 
+	karena_arena_assert_locked(arena);
 	spin_lock(&heap->family->lock);
 	clear_bit(KARENA_ARENA_FROZEN, &arena->flags);
 	spin_unlock(&heap->family->lock);
@@ -152,6 +180,7 @@ struct page *karena_arena_page(struct karena_arena *arena, unsigned long i)
  */
 void karena_arena_set_frame(struct karena_arena *arena, struct karena_frame *frame)
 {
+	karena_arena_assert_locked(arena);
 	lockdep_assert_held(&arena->heap->family->lock);
 	arena->frame = frame;
 }
@@ -195,6 +224,7 @@ bool karena_arena_has(struct karena_heap *heap, unsigned long page)
 /* With the family's lock held. */
 static bool arena_frozen(struct karena_arena *arena)
 {
+	lockdep_assert_held(&arena->heap->family->lock);
 	return test_bit(KARENA_ARENA_FROZEN, &arena->flags) ||
 	       test_bit(KARENA_HEAP_FROZEN, &arena->heap->flags);
 }
@@ -311,6 +341,7 @@ void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 {
 	loff_t page = arena->index * KARENA_ARENA_PAGES + first;
 
+	karena_arena_assert_locked(arena);
 	if (karena_window_unmap(arena->heap, page, page + count))
 		return;
 	unmap_mapping_range(arena->heap->family->mapping, page << PAGE_SHIFT,
@@ -411,6 +442,8 @@ static void chunk_leave(struct karena_heap *heap, struct karena_chunk *chunk)
 	for (i = 0; i < KARENA_CHUNK; i++) {
 		struct karena_frame *frame = chunk->arenas[i].frame;
 
+		/* Neither reclaim nor a commit is at work in a heap that is destroyed. */
+		WARN_ON_ONCE(test_bit(KARENA_ARENA_CHANGING, &chunk->arenas[i].flags));
 		if (!frame || !frame->folio || frame->owners == 1)
 			continue;
 		frame->owners--;

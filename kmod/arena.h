@@ -5,9 +5,21 @@
 #ifndef _KARENA_ARENA_H
 #define _KARENA_ARENA_H
 
+#include <linux/bitops.h>
+#include <linux/lockdep.h>
 #include <linux/mm_types.h>
 
 #include "frame.h"
+
+/**
+ * enum karena_arena_flag - Bits of arena->flags; see base.h.
+ * @KARENA_ARENA_CHANGING: A bit lock.
+ * @KARENA_ARENA_FROZEN: Faults wait.
+ */
+enum karena_arena_flag {
+	KARENA_ARENA_CHANGING,
+	KARENA_ARENA_FROZEN,
+};
 
 /**
  * struct karena_arena - A slot of the window.
@@ -42,6 +54,12 @@ static inline struct karena_frame *karena_arena_huge(struct karena_arena *arena)
 	return arena->frame && arena->frame->folio ? arena->frame : NULL;
 }
 
+/* The caller holds CHANGING; checked with CONFIG_LOCKDEP. */
+static inline void karena_arena_assert_locked(const struct karena_arena *arena)
+{
+	lockdep_assert(test_bit(KARENA_ARENA_CHANGING, &arena->flags));
+}
+
 /* Arenas are allocated so many at a time, so that cloning a heap is fast. */
 #define KARENA_CHUNK	64
 
@@ -51,16 +69,6 @@ static inline struct karena_frame *karena_arena_huge(struct karena_arena *arena)
  */
 struct karena_chunk {
 	struct karena_arena arenas[KARENA_CHUNK];
-};
-
-/**
- * enum karena_arena_flag - Bits of arena->flags; see base.h.
- * @KARENA_ARENA_CHANGING: A bit lock.
- * @KARENA_ARENA_FROZEN: Faults wait.
- */
-enum karena_arena_flag {
-	KARENA_ARENA_CHANGING,
-	KARENA_ARENA_FROZEN,
 };
 
 /**
@@ -104,6 +112,7 @@ struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long index,
 				       gfp_t gfp);
 void karena_arena_lock(struct karena_arena *arena);
+bool karena_arena_trylock(struct karena_arena *arena);
 void karena_arena_unlock(struct karena_arena *arena);
 void karena_arena_freeze(struct karena_arena *arena);
 void karena_arena_thaw(struct karena_arena *arena);

@@ -5,7 +5,6 @@
  * base from then on; nobody else notices. When nobody shares the base any more, the
  * arena can be made huge again: then the copies are put in their places.
  */
-#include <linux/highmem.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/workqueue.h>
@@ -37,6 +36,9 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	struct karena_frame *base = arena->frame, *frame;
 	struct karena_heap *heap = arena->heap;
 
+	karena_arena_assert_locked(arena);
+	if (WARN_ON_ONCE(arena->base))
+		return -ENOMEM;
 	frame = karena_frame_sparse(heap, base->node, gfp);
 	if (!frame)
 		return -ENOMEM;
@@ -126,7 +128,7 @@ static int page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		folio_unlock(from);
 		return -EAGAIN;
 	}
-	if (!karena_copy_page(folio_page(folio, 0), old)) {
+	if (!karena_page_copy(folio_page(folio, 0), old)) {
 		folio_unlock(from);
 		return -EHWPOISON;
 	}
@@ -306,10 +308,7 @@ static bool promote_copy(struct karena_frame *frame, struct folio *huge)
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		struct page *page = frame->pages[i];
 
-		if (page == KARENA_ZERO)
-			clear_highpage(folio_page(huge, i));
-		else if (page && (PageHWPoison(page) ||
-				  !karena_copy_page(folio_page(huge, i), page)))
+		if (page && !karena_page_copy(folio_page(huge, i), page))
 			return false;
 	}
 	return true;

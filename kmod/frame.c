@@ -5,11 +5,13 @@
  * arena has its own, but the pages in them belong to several. How many owners there are
  * is the family's lock's; what more than one owns nobody writes to.
  */
+#include <linux/highmem.h>
 #include <linux/memcontrol.h>
 #include <linux/mm.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
+#include "compat.h"
 #include "frame.h"
 
 static struct kmem_cache *frame_cache;
@@ -110,8 +112,25 @@ struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp
  */
 void karena_frame_discard(struct karena_frame *frame)
 {
+	WARN_ON_ONCE(frame->owners);
 	kfree(frame->pages);
 	kmem_cache_free(frame_cache, frame);
+}
+
+/**
+ * karena_page_copy() - Copy a page of a frame.
+ * @to: The copy, which no process has mapped.
+ * @from: The page, or KARENA_ZERO. No process writes to it.
+ *
+ * Return: False if the hardware could not read it; the core has been told.
+ */
+bool karena_page_copy(struct page *to, struct page *from)
+{
+	if (from == KARENA_ZERO) {
+		clear_highpage(to);
+		return true;
+	}
+	return !PageHWPoison(from) && karena_copy_page(to, from);
 }
 
 /**
@@ -127,6 +146,7 @@ void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
 	bool last;
 
 	spin_lock(&heap->family->lock);
+	WARN_ON_ONCE(!frame->owners);
 	last = !--frame->owners;
 	spin_unlock(&heap->family->lock);
 	if (last) {

@@ -163,6 +163,7 @@ void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long p
 struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *folio);
 struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp_t gfp);
 void karena_frame_discard(struct karena_frame *frame);
+bool karena_page_copy(struct page *to, struct page *from);
 void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
 			bool counted);
 void karena_page_leave(struct karena_heap *heap, struct folio *folio, bool counted);

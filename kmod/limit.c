@@ -252,6 +252,7 @@ void karena_charge_heap(struct karena_heap *heap, long pages)
 	spin_lock(&heap->family->lock);
 	WRITE_ONCE(heap->charged, heap->charged + pages);
 	WRITE_ONCE(heap->committed, heap->committed + pages);
+	WARN_ON_ONCE((long)heap->committed < 0 || heap->charged < heap->committed);
 	spin_unlock(&heap->family->lock);
 	atomic64_add(pages, &heap->mm->pinned_vm);
 }
@@ -262,8 +263,8 @@ void karena_charge_heap(struct karena_heap *heap, long pages)
  */
 void karena_charge_all(long pages)
 {
-	atomic_long_add(pages, &charged_pages);
-	atomic_long_add(pages, &committed_pages);
+	WARN_ON_ONCE(atomic_long_add_return(pages, &charged_pages) < 0);
+	WARN_ON_ONCE(atomic_long_add_return(pages, &committed_pages) < 0);
 }
 
 /**

@@ -57,6 +57,7 @@ static bool purge_take(struct karena_arena *arena, bool *shared)
 	unsigned long n, held;
 	struct page *page;
 
+	karena_arena_assert_locked(arena);
 	lockdep_assert_held(&arena->heap->family->lock);
 	for (held = 0; held <= KARENA_ARENA_PAGES; held++) {
 		page = purge_page(arena, held);
@@ -127,7 +128,7 @@ bool karena_purge(struct karena_arena *arena, u32 word)
 {
 	bool taken = false;
 
-	if (!test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags)) {
+	if (karena_arena_trylock(arena)) {
 		if (arena->frame)
 			taken = arena_purge(arena, word);
 		karena_arena_unlock(arena);

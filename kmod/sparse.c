@@ -36,6 +36,7 @@ void karena_sparse_trim(struct karena_arena *arena)
 	struct karena_heap *heap = arena->heap;
 	struct karena_frame *frame = arena->frame;
 
+	karena_arena_assert_locked(arena);
 	if (frame->nr_pages || arena->base)
 		return;
 	spin_lock(&heap->family->lock);
@@ -132,9 +133,11 @@ static struct folio *page_set(struct karena_arena *arena, unsigned long i,
 	struct karena_frame *frame = arena->frame;
 	struct page *old = frame->pages[i];
 
+	karena_arena_assert_locked(arena);
 	spin_lock(&arena->heap->family->lock);
 	frame->pages[i] = page;
 	frame->nr_pages += karena_page_real(page) - karena_page_real(old);
+	WARN_ON_ONCE(frame->nr_pages > KARENA_ARENA_PAGES);
 	spin_unlock(&arena->heap->family->lock);
 	return karena_page_real(old) ? page_folio(old) : NULL;
 }
@@ -258,11 +261,8 @@ static bool demote_copy(struct demotion *demotion, struct folio *huge)
 	unsigned long i;
 
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		struct page *page = folio_page(huge, i);
-
-		if (!demotion->fresh[i] || demote_old(demotion, i))
-			continue;
-		if (PageHWPoison(page) || !karena_copy_page(demotion->fresh[i], page))
+		if (demotion->fresh[i] && !demote_old(demotion, i) &&
+		    !karena_page_copy(demotion->fresh[i], folio_page(huge, i)))
 			return false;
 	}
 	return true;
