@@ -356,8 +356,8 @@ static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		if (karena_page_real(frame->pages[i]))
-			karena_page_leave(heap, page_folio(frame->pages[i]),
-					  counted);
+			karena_page_put(heap, page_folio(frame->pages[i]),
+					counted);
 	}
 	karena_frame_count(heap, 0, 0, -(long)frame->nr_pages);
 	karena_frame_discard(frame);
@@ -374,7 +374,7 @@ void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 {
 	if (frame->folio) {
 		karena_frame_count(heap, -1, 0, 0);
-		karena_frame_leave(heap, frame, true);
+		karena_frame_put(heap, frame, true);
 		return;
 	}
 	karena_frame_count(heap, 0, -1, 0);
@@ -382,7 +382,7 @@ void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 	if (!base)
 		return;
 	atomic_long_dec(&heap->based);
-	karena_frame_leave(heap, base, true);
+	karena_frame_put(heap, base, true);
 }
 
 /**
@@ -425,16 +425,16 @@ static void arena_destroy(struct karena_arena *arena)
 	arena->frame = NULL;
 	arena->base = NULL;
 	if (frame->folio) {
-		karena_frame_leave(heap, frame, false);
+		karena_frame_put(heap, frame, false);
 		return;
 	}
 	frame_free(heap, frame, false);
 	if (base)
-		karena_frame_leave(heap, base, false);
+		karena_frame_put(heap, base, false);
 }
 
 /* What others have, too, is let go of at once: most of a child's. */
-static void chunk_leave(struct karena_heap *heap, struct karena_chunk *chunk)
+static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *chunk)
 {
 	unsigned long i;
 
@@ -465,7 +465,7 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	karena_frame_count(heap, -atomic_long_read(&heap->huge),
 			   -atomic_long_read(&heap->sparse), 0);
 	xa_for_each(&heap->chunks, number, chunk) {
-		chunk_leave(heap, chunk);
+		chunk_leave_shared(heap, chunk);
 		for (i = 0; i < KARENA_CHUNK; i++) {
 			if (chunk->arenas[i].frame)
 				arena_destroy(&chunk->arenas[i]);

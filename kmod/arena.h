@@ -140,7 +140,7 @@ struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
 				  gfp_t gfp);
 void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which);
 void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which);
-int karena_sparse_hold(struct karena_frame *frame);
+int karena_sparse_hold_huge(struct karena_frame *frame);
 void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone);
 bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone);
 
@@ -150,12 +150,12 @@ extern atomic_long_t karena_nr_promoted;
 int karena_cow_split(struct karena_arena *arena, gfp_t gfp);
 int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
 		    unsigned long page);
-int karena_cow_own(struct karena_arena *arena,
-		   bool (*held)(struct karena_arena *arena, struct page *page));
+int karena_cow_copy_held(struct karena_arena *arena,
+			 bool (*held)(struct karena_arena *arena, struct page *page));
 bool karena_cow_promote(struct karena_heap *heap, unsigned long page);
 unsigned long karena_cow_shared(struct karena_heap *heap);
 void karena_cow_prepare(struct karena_heap *heap);
-void karena_cow_gone(struct karena_family *family);
+void karena_cow_queue_promote(struct karena_family *family);
 void karena_cow_begin(struct karena_family *family);
 void karena_cow_end(struct karena_family *family);
 

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Clones: what fork() makes of a heap for the child, and what a snapshot is. A clone
- * has all frames of the heap at one moment; from then on they belong to both, and the
- * first write of either side to a page of them is a fault, which copies it (cow.c).
+ * has all frames that the heap had at one moment. From then on both own them, and the first
+ * write of either to a page of them is a fault, which copies the page (cow.c).
  *
- * The mm of the heap's process is held for writing meanwhile, so none of its threads is
- * in a fault of the window; heap->cloning is, too, so nobody changes an arena of it but
- * reclaim, which takes what is volatile and that the clone does not get. The state words
- * are unmapped first. Each frame becomes the clone's; then the process
- * can write no more to those that were its alone: its mappings of them become read-only
- * or go. Until then, and as long as a processor's TLB has the old entry, other threads may
- * write there, which both see; who comes to a page that is read-only already waits until
- * all is over. What was written after that is not the clone's, so that the clone shows
- * one moment. Where other processes have the same memory, they lose all of it first,
- * and wait.
+ * The mm of the heap's process is held for writing, so none of its threads is in a fault of
+ * the window. heap->cloning is held for writing, so no thread changes an arena except reclaim,
+ * which takes only volatile arenas, and these are not inherited. First the state words are
+ * unmapped. Then the clone becomes an owner of each frame, and the mappings of those that the
+ * heap owned alone become read-only or are removed. Until then, and as long as the TLB of a
+ * processor has the old entry, other threads may still write there, and both heaps see it. A
+ * thread that hits a write-protected page waits until the clone is complete. What it writes then
+ * is not the clone's, so the clone shows one moment. Where other processes map the same memory,
+ * all of it is unmapped there first, and they wait.
  */
 #include <linux/bitmap.h>
 #include <linux/mm.h>
@@ -34,14 +33,14 @@ struct clone {
 	bool protect;			/* to make them read-only is enough */
 };
 
-/* With the family's lock held: the clone's, too. Whether it was the heap's alone. */
-static bool share_huge(struct karena_frame *frame)
+/* Make the clone an owner. Returns true if the heap owned it alone. The family's lock is held. */
+static bool huge_add_owner(struct karena_frame *frame)
 {
 	return frame->owners++ == 1;
 }
 
-/* Likewise, the pages of a sparse frame; the clone gets a frame of its own. */
-static bool share_pages(struct karena_frame *from, struct karena_frame *to)
+/* The same for the pages of a sparse frame. The clone has a frame of its own for them. */
+static bool frame_share_pages(struct karena_frame *from, struct karena_frame *to)
 {
 	bool alone = false;
 	unsigned long i;
@@ -60,18 +59,18 @@ static bool share_pages(struct karena_frame *from, struct karena_frame *to)
 }
 
 /*
- * With the family's lock held: what the heap's arena has becomes the clone's, too. Whether
- * any of it was the heap's alone.
+ * Share all that the heap's arena has with the clone's. Returns true if the heap owned any of
+ * it alone. The family's lock is held.
  */
-static bool share_arena(struct karena_arena *from, struct karena_arena *to,
+static bool arena_share(struct karena_arena *from, struct karena_arena *to,
 			struct karena_frame *mine)
 {
 	struct karena_frame *frame = from->frame;
 	bool alone;
 
-	alone = frame->pages ? share_pages(frame, mine) : share_huge(frame);
+	alone = frame->pages ? frame_share_pages(frame, mine) : huge_add_owner(frame);
 	if (from->base)
-		alone |= share_huge(from->base);
+		alone |= huge_add_owner(from->base);
 	to->base = from->base;
 	to->frame = mine;
 	return alone;
@@ -89,8 +88,8 @@ static void clone_count(struct clone *clone, struct karena_arena *arena)
 						       KARENA_ARENA_PAGES;
 }
 
-/* The process writes no more to what was its alone. */
-static void protect_flush(struct clone *clone)
+/* Stop the process from writing to what it owned alone. */
+static void clone_flush_protect(struct clone *clone)
 {
 	unsigned long from = clone->first * KARENA_ARENA_PAGES;
 	unsigned long to = clone->end * KARENA_ARENA_PAGES;
@@ -103,16 +102,16 @@ static void protect_flush(struct clone *clone)
 	clone->end = 0;
 }
 
-static void protect_add(struct clone *clone, unsigned long index)
+static void clone_add_protect(struct clone *clone, unsigned long index)
 {
 	if (clone->end != index) {
-		protect_flush(clone);
+		clone_flush_protect(clone);
 		clone->first = index;
 	}
 	clone->end = index + 1;
 }
 
-/* Whether the clone has what the heap has there: what is volatile it has not. */
+/* Returns true if the clone inherits this arena. VOLATILE and BUSY arenas are not inherited. */
 static bool clone_state(struct clone *clone, struct karena_arena *from)
 {
 	u32 word = READ_ONCE(*karena_state(clone->heap, from->index));
@@ -132,8 +131,8 @@ static bool clone_state(struct clone *clone, struct karena_arena *from)
 }
 
 /*
- * A sparse arena: the clone gets a frame of its own. CHANGING keeps reclaim away, which
- * may be at work there, whatever the process has made of the word since.
+ * Clone a sparse arena, for which the clone gets a frame of its own. CHANGING keeps reclaim
+ * away, which may be at work there: the process may have changed the state word since.
  */
 static void clone_sparse(struct clone *clone, struct karena_arena *from,
 			 struct karena_arena *to)
@@ -147,16 +146,16 @@ static void clone_sparse(struct clone *clone, struct karena_arena *from,
 		goto unlock;
 	mine = karena_frame_sparse(heap, from->frame->node, KARENA_CLONE_GFP);
 	spin_lock(&heap->family->lock);
-	alone = share_arena(from, to, mine);
+	alone = arena_share(from, to, mine);
 	spin_unlock(&heap->family->lock);
 	clone_count(clone, to);
 	if (alone)
-		protect_add(clone, from->index);
+		clone_add_protect(clone, from->index);
 unlock:
 	karena_arena_unlock(from);
 }
 
-/* Neighbouring arenas: the huge ones at once, nothing of which sleeps. */
+/* Clone neighbouring arenas: all huge ones under one lock, then the sparse ones. */
 static void clone_chunk(struct clone *clone, struct karena_arena *from,
 			struct karena_arena *to)
 {
@@ -172,7 +171,7 @@ static void clone_chunk(struct clone *clone, struct karena_arena *from,
 			__set_bit(i, sparse);
 			continue;
 		}
-		if (share_arena(&from[i], &to[i], from[i].frame))
+		if (arena_share(&from[i], &to[i], from[i].frame))
 			__set_bit(i, alone);
 		clone_count(clone, &to[i]);
 	}
@@ -181,7 +180,7 @@ static void clone_chunk(struct clone *clone, struct karena_arena *from,
 		if (test_bit(i, sparse))
 			clone_sparse(clone, &from[i], &to[i]);
 		else if (test_bit(i, alone))
-			protect_add(clone, from[i].index);
+			clone_add_protect(clone, from[i].index);
 	}
 }
 
@@ -197,27 +196,18 @@ static void clone_arenas(struct clone *clone)
 					      KARENA_CLONE_GFP));
 		cond_resched();
 	}
-	protect_flush(clone);
+	clone_flush_protect(clone);
 	karena_frame_count(heap, clone->huge, clone->sparse, clone->sparse_pages);
 	atomic_long_add(clone->based, &heap->based);
 	karena_charge_heap(heap, clone->pages);
 }
 
-/* From here on, who comes to the state words waits; nobody else changes them now. */
-static void clone_control(struct clone *clone)
-{
-	unsigned long window = clone->heap->nr_arenas * KARENA_ARENA_PAGES;
-
-	karena_windows_unmap(clone->windows, window, window + clone->heap->nr_control);
-	karena_control_copy(clone->heap, clone->clone);
-}
-
 /*
- * Whether somebody besides the two heaps has a page that was the heap's alone, of which
- * only entries for all of a huge frame are left: a device, or who copies to it. Linux 6.1
- * tells pins by direct I/O from no other reference.
+ * Returns true if anything but the two heaps and PMDs that map it references a huge folio that
+ * the heap owned alone: DMA, or a copy in progress. Linux 6.1 cannot tell pins by direct I/O
+ * from other references.
  */
-static bool huge_held(struct karena_frame *huge)
+static bool huge_is_held(struct karena_frame *huge)
 {
 	struct folio *folio = huge->folio;
 
@@ -226,36 +216,27 @@ static bool huge_held(struct karena_frame *huge)
 	return huge->owners == 2 || folio_maybe_dma_pinned(folio);
 }
 
-static bool page_held(struct karena_arena *arena, struct page *page)
+static bool page_is_held(struct karena_arena *arena, struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
 	if (folio_test_large(folio))
-		return huge_held(karena_arena_huge(arena));
+		return huge_is_held(karena_arena_huge(arena));
 	return (page_private(page) == 1 && folio_ref_count(folio) > 1) ||
 	       folio_maybe_dma_pinned(folio);
 }
 
-static bool arena_held(struct karena_arena *arena)
+static bool arena_is_held(struct karena_arena *arena)
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	struct page **pages = arena->frame->pages;
-	bool held = huge && huge_held(huge);
+	bool held = huge && huge_is_held(huge);
 	unsigned long i;
 
 	for (i = 0; pages && i < KARENA_ARENA_PAGES && !held; i++)
 		held = karena_page_real(pages[i]) &&
-		       page_held(arena, pages[i]);
+		       page_is_held(arena, pages[i]);
 	return held;
-}
-
-/* Before pages are copied, no thread may write to any: what they have is the moment. */
-static void clone_stop_writes(struct clone *clone)
-{
-	if (clone->protect)
-		karena_windows_unmap(clone->windows, 0,
-				     clone->heap->nr_arenas * KARENA_ARENA_PAGES);
-	clone->protect = false;
 }
 
 /*
@@ -277,7 +258,7 @@ static void clone_lose(struct clone *clone, struct karena_arena *arena)
 	clone->lost++;
 }
 
-/* A pin stays with the heap's page. All that there are, are there now. */
+/* Copy what devices hold for the clone: a pin stays with the heap's page. */
 static void clone_pinned(struct clone *clone)
 {
 	struct karena_chunk *chunk;
@@ -289,14 +270,19 @@ static void clone_pinned(struct clone *clone)
 			struct karena_arena *arena = &chunk->arenas[i];
 
 			cond_resched();
-			if (!arena->frame || !arena_held(arena))
+			if (!arena->frame || !arena_is_held(arena))
 				continue;
-			clone_stop_writes(clone);
-			/* Once memory is short, to ask again takes long. */
+			/* Nothing may be written any more to what is copied as of now. */
+			if (clone->protect)
+				karena_windows_unmap(clone->windows, 0,
+						     clone->heap->nr_arenas *
+						     KARENA_ARENA_PAGES);
+			clone->protect = false;
+			/* Once memory is short, another try takes long. */
 			if (err != -ENOMEM)
-				err = karena_cow_own(arena, page_held);
-			/* The reference that held the arena may be gone by now. */
-			if (err && arena_held(arena))
+				err = karena_cow_copy_held(arena, page_is_held);
+			/* The reference that held the arena may have been dropped. */
+			if (err && arena_is_held(arena))
 				clone_lose(clone, arena);
 		}
 	}
@@ -307,8 +293,8 @@ static void clone_pinned(struct clone *clone)
 			    clone->lost);
 }
 
-/* Wait for faults that have looked at a frame before. */
-static void settle_all(struct karena_heap *heap)
+/* Wait for faults that have looked up a page before the heap was frozen. */
+static void heap_settle(struct karena_heap *heap)
 {
 	struct karena_chunk *chunk;
 	unsigned long number, i;
@@ -324,13 +310,7 @@ static void settle_all(struct karena_heap *heap)
 	}
 }
 
-/* Whether other processes have the same memory, for whom mmap_lock says nothing. */
-static bool is_public(struct karena_heap *heap)
-{
-	return heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
-}
-
-static void set_frozen(struct karena_heap *heap, bool frozen)
+static void heap_set_frozen(struct karena_heap *heap, bool frozen)
 {
 	spin_lock(&heap->family->lock);
 	if (frozen)
@@ -340,11 +320,11 @@ static void set_frozen(struct karena_heap *heap, bool frozen)
 	spin_unlock(&heap->family->lock);
 }
 
-/* Nobody at all has any of it mapped from here on, or comes to. */
+/* Unmap the heap in all processes, and keep them from mapping any of it again. */
 static void heap_freeze(struct karena_heap *heap)
 {
-	set_frozen(heap, true);
-	settle_all(heap);
+	heap_set_frozen(heap, true);
+	heap_settle(heap);
 	karena_control_settle(heap);
 	unmap_mapping_range(heap->family->mapping, 0, karena_window_size(heap) +
 			    karena_control_size(heap->nr_arenas), 1);
@@ -352,7 +332,7 @@ static void heap_freeze(struct karena_heap *heap)
 
 static void heap_thaw(struct karena_heap *heap)
 {
-	set_frozen(heap, false);
+	heap_set_frozen(heap, false);
 	/* Pairs with the check before the sleep in wait_on_bit(). */
 	smp_mb__after_atomic();
 	wake_up_bit(&heap->flags, KARENA_HEAP_FROZEN);
@@ -369,19 +349,23 @@ static void heap_thaw(struct karena_heap *heap)
 struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
 				 struct karena_windows *windows)
 {
+	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
 	struct clone clone = { .heap = heap, .windows = windows };
 	bool public;
 
-	/* fork() flushes the TLB, who makes a snapshot does not. */
+	/* fork() flushes the TLB, a snapshot does not. */
 	clone.protect = mm != heap->mm && karena_windows_can_protect(heap);
 	clone.clone = karena_heap_clone(heap, mm);
 	down_write(&heap->cloning);
 	if (mm != heap->mm)
 		karena_group_inherit(heap, clone.clone);
-	public = is_public(heap);
+	/* Other processes map the memory: holding this mm does not stop their faults. */
+	public = heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
 	if (public)
 		heap_freeze(heap);
-	clone_control(&clone);
+	/* From here on, a touch of the state words waits, and no other thread changes them. */
+	karena_windows_unmap(windows, window, window + heap->nr_control);
+	karena_control_copy(heap, clone.clone);
 	clone_arenas(&clone);
 	clone_pinned(&clone);
 	if (public)

@@ -230,7 +230,7 @@ void karena_control_free(struct karena_heap *heap)
 }
 
 /* What is volatile is not the clone's, and reclaim must not see it there. */
-static void copy_states(const u32 *from, u32 *to, unsigned long nr)
+static void states_copy(const u32 *from, u32 *to, unsigned long nr)
 {
 	unsigned long i;
 
@@ -260,7 +260,7 @@ void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 		if (!page)
 			continue;
 		copy = karena_control_page(clone, i, KARENA_CLONE_GFP);
-		copy_states(page_address(page), page_address(copy), nr);
+		states_copy(page_address(page), page_address(copy), nr);
 	}
 }
 

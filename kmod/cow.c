@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copy-on-write: what becomes of a frame that several have. Who writes to a page of it
- * gets a copy of that page alone, in a sparse frame above the huge one, which is its
- * base from then on; nobody else notices. When nobody shares the base any more, the
- * arena can be made huge again: then the copies are put in their places.
+ * Copy-on-write: frames with several owners. A write to a page of such a frame copies that
+ * page alone, into a sparse frame above the huge one, which becomes the arena's base. Other
+ * owners notice nothing. When the base is no longer shared, the arena can be made huge again:
+ * promotion puts the copies into their places in the base.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -13,10 +13,10 @@
 #include "compat.h"
 #include "trace.h"
 
-/* Less is not worth to unmap an arena in use, which comes back page by page. */
+/* With fewer copies, unmapping an arena in use costs more than promotion gains. */
 #define PROMOTE_PAGES	(KARENA_ARENA_PAGES / 8)
 
-/* Until then there may be the next child. */
+/* A delay, because another fork() often follows. */
 #define PROMOTE_AFTER	HZ
 
 atomic_long_t karena_nr_copies;
@@ -42,7 +42,7 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	frame = karena_frame_sparse(heap, base->node, gfp);
 	if (!frame)
 		return -ENOMEM;
-	/* Faults have to know that the arena is mapped by pages from now on. */
+	/* From now on, faults map the arena by pages. */
 	folio_lock(base->folio);
 	spin_lock(&heap->family->lock);
 	arena->base = base;
@@ -54,9 +54,9 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	return 0;
 }
 
-/* With CHANGING held; forced, whether or not others have it, too. */
-static struct page *page_to_copy(struct karena_arena *arena, unsigned long i,
-				 bool force)
+/* The page to copy, if it is shared or @force is set; else NULL. CHANGING is held. */
+static struct page *arena_page_to_copy(struct karena_arena *arena, unsigned long i,
+				       bool force)
 {
 	struct page *page;
 
@@ -69,9 +69,9 @@ static struct page *page_to_copy(struct karena_arena *arena, unsigned long i,
 	return page;
 }
 
-/* With CHANGING held: the page is the arena's from now on, and counted. */
-static void page_install(struct karena_arena *arena, unsigned long i,
-			 struct folio *folio, bool more)
+/* Put a copy into the arena and count it. CHANGING is held. */
+static void arena_install_page(struct karena_arena *arena, unsigned long i,
+			       struct folio *folio, bool more)
 {
 	struct karena_heap *heap = arena->heap;
 
@@ -86,24 +86,19 @@ static void page_install(struct karena_arena *arena, unsigned long i,
 	trace_karena_copy(heap, arena->index * KARENA_ARENA_PAGES + i);
 }
 
-/* Whether the arenas are mapped elsewhere than where a fault comes from. */
-static bool mapped_elsewhere(struct karena_heap *heap)
-{
-	return heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
-}
-
 /*
- * Unmap a page where the process has it, if it has it. What others have mapped is not
- * touched, unless they have this arena, not a copy of it.
+ * Unmap a page where the faulting process has mapped it, and in all processes that map this
+ * arena. Mappings of the arenas of relatives stay.
  */
-static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
-		       unsigned long i)
+static void arena_unmap_page(struct karena_arena *arena, struct vm_area_struct *vma,
+			     unsigned long i)
 {
 	unsigned long page = arena->index * KARENA_ARENA_PAGES + i;
+	struct karena_heap *heap = arena->heap;
 
 	if (!vma)
 		return;
-	if (mapped_elsewhere(arena->heap))
+	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap))
 		karena_arena_unmap(arena, i, 1);
 	else
 		karena_zap(vma, vma->vm_start +
@@ -111,20 +106,20 @@ static void page_unmap(struct karena_arena *arena, struct vm_area_struct *vma,
 }
 
 /*
- * With CHANGING held. Under the lock of the folio, so that no fault writes to what it
- * has found to be the arena's alone meanwhile, and unmapped before another thread can
- * write to the copy: nobody reads the old page after that. 0; -EHWPOISON; or -EAGAIN when
- * the page is another by now.
+ * Copy a page and put the copy into the arena. CHANGING is held. The folio lock keeps faults
+ * from making the old page writable as the arena's alone. The old page is unmapped before
+ * another thread can write to the copy, so no thread reads it after that. Returns 0;
+ * -EHWPOISON; or -EAGAIN when the arena has another page by now.
  */
-static int page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
-		     unsigned long i, struct page *old, struct folio *folio,
-		     bool force)
+static int arena_copy_page(struct karena_arena *arena, struct vm_area_struct *vma,
+			   unsigned long i, struct page *old, struct folio *folio,
+			   bool force)
 {
 	struct folio *from = page_folio(old);
 	bool small = !folio_test_large(from);
 
 	folio_lock(from);
-	if (page_to_copy(arena, i, force) != old) {
+	if (arena_page_to_copy(arena, i, force) != old) {
 		folio_unlock(from);
 		return -EAGAIN;
 	}
@@ -132,19 +127,19 @@ static int page_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		folio_unlock(from);
 		return -EHWPOISON;
 	}
-	page_unmap(arena, vma, i);
-	page_install(arena, i, folio, !small);
+	arena_unmap_page(arena, vma, i);
+	arena_install_page(arena, i, folio, !small);
 	folio_unlock(from);
 	if (small)
-		karena_page_leave(arena->heap, from, false);
+		karena_page_put(arena->heap, from, false);
 	return 0;
 }
 
 /*
- * With CHANGING held, on an arena that needs its base no more: it is sparse, if the state
- * word can tell the process. Whether it is.
+ * Drop the base of an arena that has copies of all its pages, if the state word can tell the
+ * process that the arena is sparse. CHANGING is held. Returns true if it was done.
  */
-static bool leave_base(struct karena_arena *arena)
+static bool arena_leave_base(struct karena_arena *arena)
 {
 	u32 *state = karena_state(arena->heap, arena->index), word;
 	struct karena_frame *base = arena->base;
@@ -158,7 +153,7 @@ static bool leave_base(struct karena_arena *arena)
 	if (arena->base)
 		return false;
 	atomic_long_dec(&heap->based);
-	karena_frame_leave(heap, base, false);
+	karena_frame_put(heap, base, false);
 	return true;
 }
 
@@ -166,12 +161,12 @@ static bool leave_base(struct karena_arena *arena)
 static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		      unsigned long i, gfp_t gfp, bool force)
 {
-	struct page *old = page_to_copy(arena, i, force);
+	struct page *old = arena_page_to_copy(arena, i, force);
 	struct karena_heap *heap = arena->heap;
 	struct folio *folio;
 	int err = 0;
 
-	/* Another thread was faster, or the others are gone. */
+	/* Another thread has copied it, or the page is no longer shared. */
 	if (!old)
 		return 0;
 	if (PageHWPoison(old))
@@ -183,15 +178,15 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 	if (!folio)
 		return -ENOMEM;
 	if (old == KARENA_ZERO)
-		page_install(arena, i, folio, true);
+		arena_install_page(arena, i, folio, true);
 	else
-		err = page_copy(arena, vma, i, old, folio, force);
+		err = arena_copy_page(arena, vma, i, old, folio, force);
 	if (err)
 		karena_folio_put(folio);
-	/* Somebody else may be alone with the base then. */
+	/* Then another arena may be the only owner of the base. */
 	if (arena->base && arena->frame->nr_pages == KARENA_ARENA_PAGES &&
-	    leave_base(arena))
-		karena_cow_gone(heap->family);
+	    arena_leave_base(arena))
+		karena_cow_queue_promote(heap->family);
 	return err == -EHWPOISON ? err : 0;
 }
 
@@ -219,15 +214,14 @@ int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
 }
 
 /**
- * karena_cow_own() - Give a clone copies of the pages of an arena that the heap must keep.
- * @arena: The clone's arena, which nobody else knows yet.
- * @held: Which these are: a device may be writing to them. Of a huge frame, whose pages
- *	nobody can tell apart, all.
+ * karena_cow_copy_held() - Copy the pages of a clone's arena that devices hold.
+ * @arena: The clone's arena, which no other thread knows yet.
+ * @held: Says whether a device may be writing to a page. Of a huge frame, all pages or none.
  *
  * Return: 0, or -ENOMEM or -EHWPOISON: the arena is not to be used then.
  */
-int karena_cow_own(struct karena_arena *arena,
-		   bool (*held)(struct karena_arena *arena, struct page *page))
+int karena_cow_copy_held(struct karena_arena *arena,
+			 bool (*held)(struct karena_arena *arena, struct page *page))
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	bool all = huge && held(arena, folio_page(huge->folio, 0));
@@ -239,7 +233,7 @@ int karena_cow_own(struct karena_arena *arena,
 		struct page *page = karena_arena_page(arena, i);
 		bool small = karena_page_real(page) && !PageCompound(page);
 
-		/* Even if the heap has let go of it; with the last goes the base. */
+		/* Even if the heap no longer has it. Copying the last page drops the base. */
 		if (small ? held(arena, page) : page && all)
 			err = arena_copy(arena, NULL, i, KARENA_OWN_GFP, true);
 		cond_resched();
@@ -249,10 +243,10 @@ int karena_cow_own(struct karena_arena *arena,
 }
 
 /*
- * With CHANGING held: whether nobody else has, or pins, anything of the arena, and the
- * hardware can read all of it.
+ * Returns true if the arena owns all of its pages alone, no device pins the base, and the
+ * hardware can read all pages. CHANGING is held.
  */
-static bool promote_possible(struct karena_arena *arena)
+static bool arena_can_promote(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	unsigned long i;
@@ -273,8 +267,8 @@ static bool promote_possible(struct karena_arena *arena)
 	return possible;
 }
 
-/* Freeze the counts of the first pages, or unfreeze them; how many there are. */
-static unsigned long promote_hold(struct karena_frame *frame)
+/* Freeze the counts of pages up to the first that is in use. Returns where that is. */
+static unsigned long frame_freeze_pages(struct karena_frame *frame)
 {
 	unsigned long i;
 
@@ -288,7 +282,7 @@ static unsigned long promote_hold(struct karena_frame *frame)
 	return i;
 }
 
-static void promote_let_go(struct karena_frame *frame, unsigned long held)
+static void frame_unfreeze_pages(struct karena_frame *frame, unsigned long held)
 {
 	while (held--) {
 		struct page *page = frame->pages[held];
@@ -298,8 +292,8 @@ static void promote_let_go(struct karena_frame *frame, unsigned long held)
 	}
 }
 
-/* No process can reach the pages of the base that this overwrites: copies hide them. */
-static bool promote_copy(struct karena_frame *frame, struct folio *huge)
+/* Copy pages into the base. No process can reach those that this overwrites. */
+static bool frame_copy_pages(struct karena_frame *frame, struct folio *huge)
 {
 	unsigned long i;
 
@@ -314,30 +308,30 @@ static bool promote_copy(struct karena_frame *frame, struct folio *huge)
 	return true;
 }
 
-/* With CHANGING held, the arena frozen. */
-static bool promote_try(struct karena_arena *arena)
+/* Make the base the frame, if nobody uses it. CHANGING is held, the arena frozen. */
+static bool arena_try_promote(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
 	unsigned long held = 0;
 	bool done;
 
-	if (karena_sparse_hold(base) <= 0)
+	if (karena_sparse_hold_huge(base) <= 0)
 		return false;
-	held = promote_hold(frame);
-	done = held == KARENA_ARENA_PAGES && promote_copy(frame, base->folio);
+	held = frame_freeze_pages(frame);
+	done = held == KARENA_ARENA_PAGES && frame_copy_pages(frame, base->folio);
 	if (done) {
 		spin_lock(&heap->family->lock);
 		arena->base = NULL;
 		karena_arena_set_frame(arena, base);
 		spin_unlock(&heap->family->lock);
 	}
-	promote_let_go(frame, held);
+	frame_unfreeze_pages(frame, held);
 	folio_ref_unfreeze(base->folio, 1);
 	return done;
 }
 
-/* With CHANGING held: put the copies into the base, and make it the frame. */
+/* Put the copies into the base and make it the frame. CHANGING is held. */
 static bool arena_promote(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame;
@@ -345,10 +339,10 @@ static bool arena_promote(struct karena_arena *arena)
 	bool done;
 	unsigned long i;
 
-	if (!promote_possible(arena))
+	if (!arena_can_promote(arena))
 		return false;
 	karena_sparse_freeze(arena, NULL);
-	done = promote_try(arena);
+	done = arena_try_promote(arena);
 	karena_arena_thaw(arena);
 	trace_karena_promote(heap, arena->index, done ? frame->nr_pages : 0);
 	if (!done)
@@ -366,11 +360,11 @@ static bool arena_promote(struct karena_arena *arena)
 }
 
 /**
- * karena_cow_promote() - Make an arena huge again that a process has not mapped.
+ * karena_cow_promote() - Make an unmapped arena huge again.
  * @heap: The heap.
  * @page: A page of the window, in that arena.
  *
- * Return: Whether it was done. Not when others have a page of it, too, or pin one.
+ * Return: True if it was done: no page of it is shared or pinned.
  */
 bool karena_cow_promote(struct karena_heap *heap, unsigned long page)
 {
@@ -385,8 +379,8 @@ bool karena_cow_promote(struct karena_heap *heap, unsigned long page)
 	return done;
 }
 
-/* With the family's lock held: pages of an arena that others have, too. */
-static unsigned long arena_shared(struct karena_arena *arena)
+/* Count the shared pages of an arena. The family's lock is held. */
+static unsigned long arena_count_shared(struct karena_arena *arena)
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	struct page **pages = arena->frame->pages;
@@ -405,7 +399,7 @@ static unsigned long arena_shared(struct karena_arena *arena)
 }
 
 /**
- * karena_cow_shared() - Count the pages that others have, too.
+ * karena_cow_shared() - Count a heap's shared pages.
  * @heap: The heap.
  *
  * Return: Their number.
@@ -421,7 +415,7 @@ unsigned long karena_cow_shared(struct karena_heap *heap)
 		for (i = 0; i < KARENA_CHUNK; i++) {
 			spin_lock(&heap->family->lock);
 			if (chunk->arenas[i].frame)
-				count += arena_shared(&chunk->arenas[i]);
+				count += arena_count_shared(&chunk->arenas[i]);
 			spin_unlock(&heap->family->lock);
 		}
 		cond_resched();
@@ -429,7 +423,7 @@ unsigned long karena_cow_shared(struct karena_heap *heap)
 	return count;
 }
 
-static void promote_work(struct work_struct *work)
+static void heap_promote_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						promote_work.work);
@@ -440,7 +434,7 @@ static void promote_work(struct work_struct *work)
 		for (i = 0; i < KARENA_CHUNK; i++) {
 			struct karena_arena *arena = &chunk->arenas[i];
 
-			/* To be looked at again with CHANGING held. */
+			/* Only a hint without CHANGING. */
 			if (!READ_ONCE(arena->base))
 				continue;
 			down_read(&heap->cloning);
@@ -461,10 +455,10 @@ static void promote_work(struct work_struct *work)
 void karena_cow_prepare(struct karena_heap *heap)
 {
 	init_rwsem(&heap->cloning);
-	INIT_DELAYED_WORK(&heap->promote_work, promote_work);
+	INIT_DELAYED_WORK(&heap->promote_work, heap_promote_work);
 }
 
-static void gone_work(struct work_struct *work)
+static void family_gone_work(struct work_struct *work)
 {
 	struct karena_family *family = container_of(work, struct karena_family,
 						    gone_work.work);
@@ -479,11 +473,11 @@ static void gone_work(struct work_struct *work)
 }
 
 /**
- * karena_cow_gone() - Let heaps promote arenas that an owner of their frames has left.
- * @family: The owner's family. One look at its heaps serves all owners that leave within a
- *	second.
+ * karena_cow_queue_promote() - Let a family's heaps look for arenas to promote.
+ * @family: The family of a heap that no longer owns some frames. One look serves all such
+ *	heaps of a second.
  */
-void karena_cow_gone(struct karena_family *family)
+void karena_cow_queue_promote(struct karena_family *family)
 {
 	queue_delayed_work(karena_workqueue, &family->gone_work, PROMOTE_AFTER);
 }
@@ -494,7 +488,7 @@ void karena_cow_gone(struct karena_family *family)
  */
 void karena_cow_begin(struct karena_family *family)
 {
-	INIT_DELAYED_WORK(&family->gone_work, gone_work);
+	INIT_DELAYED_WORK(&family->gone_work, family_gone_work);
 }
 
 /**

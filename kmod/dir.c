@@ -39,7 +39,7 @@ static DEFINE_XARRAY(users);
  * The user who answers for what is made: outside the initial user namespace, the owner of
  * the outermost one, who has as many numbers as it pleases.
  */
-static kuid_t answerable(void)
+static kuid_t user_answerable(void)
 {
 	struct user_namespace *ns = current_user_ns();
 	kuid_t uid = current_euid();
@@ -99,7 +99,7 @@ static int heap_add_limit(struct karena_heap *heap)
 	return err;
 }
 
-static void heap_add(struct work_struct *work)
+static void heap_add_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						sysfs_work.work);
@@ -128,8 +128,8 @@ err:
 void karena_dir_prepare(struct karena_heap *heap)
 {
 	kobject_init(&heap->kobj, &heap_ktype);
-	heap->answerable = answerable();
-	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add);
+	heap->answerable = user_answerable();
+	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add_work);
 }
 
 /**

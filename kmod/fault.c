@@ -30,7 +30,7 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
  * A commit that is refused may succeed in a moment. That is waited for without the lock that
  * the fault came with, and the fault is taken again.
  */
-static vm_fault_t wait_fault(struct vm_fault *vmf, struct karena_heap *heap)
+static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	struct file *file = get_file(heap->file);
 
@@ -40,7 +40,7 @@ static vm_fault_t wait_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	return VM_FAULT_RETRY;
 }
 
-static bool may_wait(const struct vm_fault *vmf)
+static bool fault_may_wait(const struct vm_fault *vmf)
 {
 	return fault_flag_allow_retry_first(vmf->flags) &&
 	       !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
@@ -51,7 +51,7 @@ static bool may_wait(const struct vm_fault *vmf)
  * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
  * even when REQUESTED, so that the bug shows whether or not there is memory.
  */
-static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
+static vm_fault_t fault_commit(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	unsigned long page = vmf->pgoff, count = 1;
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
@@ -75,9 +75,9 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
 		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
 	}
 	karena_heap_touch(heap);
-	err = karena_commit(heap, page, count, count == 1, may_wait(vmf) ? &again : NULL);
+	err = karena_commit(heap, page, count, count == 1, fault_may_wait(vmf) ? &again : NULL);
 	if (again)
-		return wait_fault(vmf, heap);
+		return fault_wait(vmf, heap);
 	return err ? VM_FAULT_OOM : 0;
 }
 
@@ -85,7 +85,7 @@ static vm_fault_t commit_fault(struct vm_fault *vmf, struct karena_heap *heap)
  * A page that others have, too, is copied for who writes to it. If there is no memory
  * for that, whoever wrote is told so, by a signal where there is no other way.
  */
-static vm_fault_t copy_fault(struct vm_fault *vmf, struct karena_heap *heap)
+static vm_fault_t fault_copy(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	switch (karena_cow_copy(heap, vmf->vma, vmf->pgoff)) {
 	case 0:
@@ -97,14 +97,14 @@ static vm_fault_t copy_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	}
 }
 
-static bool must_copy(struct vm_fault *vmf, const struct karena_place *place)
+static bool fault_must_copy(struct vm_fault *vmf, const struct karena_place *place)
 {
 	return place->page == KARENA_ZERO ||
 	       (place->shared && vmf->flags & FAULT_FLAG_WRITE);
 }
 
 /* Whether a thread that waits for a futex there has no need to write: a read-only share. */
-static bool is_read_only_share(struct vm_fault *vmf)
+static bool fault_in_read_only_share(struct vm_fault *vmf)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
 
@@ -113,11 +113,11 @@ static bool is_read_only_share(struct vm_fault *vmf)
 }
 
 /* Whether it would wait with another heap's key, which cannot be changed; see key.c. */
-static bool wrong_key(struct vm_fault *vmf, const struct karena_place *place)
+static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place *place)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
 
-	return place->shared && is_read_only_share(vmf) &&
+	return place->shared && fault_in_read_only_share(vmf) &&
 	       !karena_key_is(heap, place->page, vmf->pgoff);
 }
 
@@ -126,7 +126,7 @@ static bool wrong_key(struct vm_fault *vmf, const struct karena_place *place)
  * empty, and hide the pages that the arena has above it: there it gets its page table
  * first. False: the fault is to be taken again.
  */
-static bool map_by_pages(struct vm_fault *vmf)
+static bool fault_add_table(struct vm_fault *vmf)
 {
 	struct mm_struct *mm = vmf->vma->vm_mm;
 	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
@@ -145,31 +145,31 @@ static bool map_by_pages(struct vm_fault *vmf)
 }
 
 /* An arena of copies, not mapped yet, may as well be huge, if nobody shares it. */
-static bool may_promote(struct vm_fault *vmf, const struct karena_place *place)
+static bool fault_may_promote(struct vm_fault *vmf, const struct karena_place *place)
 {
 	return place->by_pages && !place->shared && pmd_none(*vmf->pmd);
 }
 
 /* The page, locked; 0 when there is none, else what the fault returns. */
-static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
-			     struct karena_place *place)
+static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap,
+				  struct karena_place *place)
 {
 	bool tried = false, copied = false;
 	vm_fault_t ret;
 
 	for (;;) {
 		if (!karena_arena_lock_page(heap, vmf->pgoff, place)) {
-			ret = commit_fault(vmf, heap);
-		} else if (must_copy(vmf, place)) {
+			ret = fault_commit(vmf, heap);
+		} else if (fault_must_copy(vmf, place)) {
 			karena_arena_unlock_page(place);
-			ret = copy_fault(vmf, heap);
-		} else if (!copied && wrong_key(vmf, place)) {
+			ret = fault_copy(vmf, heap);
+		} else if (!copied && fault_has_wrong_key(vmf, place)) {
 			karena_arena_unlock_page(place);
 			/* Without memory for a copy, the page can be read all the same. */
 			karena_cow_copy(heap, vmf->vma, vmf->pgoff);
 			copied = true;
 			ret = 0;
-		} else if (!tried && may_promote(vmf, place)) {
+		} else if (!tried && fault_may_promote(vmf, place)) {
 			karena_arena_unlock_page(place);
 			karena_cow_promote(heap, vmf->pgoff);
 			tried = true;
@@ -187,7 +187,7 @@ static vm_fault_t window_get(struct vm_fault *vmf, struct karena_heap *heap,
  * empty, must not. A frame that comes from the allocator has no bad page; to look costs
  * something, so a frame's first fault does not.
  */
-static bool must_map_by_pages(struct vm_fault *vmf, const struct karena_place *place)
+static bool fault_needs_table(struct vm_fault *vmf, const struct karena_place *place)
 {
 	if (place->by_pages)
 		return true;
@@ -200,13 +200,13 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	struct karena_place place;
 	vm_fault_t ret;
 
-	ret = window_get(vmf, heap, &place);
+	ret = window_get_page(vmf, heap, &place);
 	if (ret)
 		return ret;
 	/* What the heap has alone by now may have come from a relative, with its key. */
-	if (!place.shared && is_read_only_share(vmf))
+	if (!place.shared && fault_in_read_only_share(vmf))
 		karena_key_claim(heap, place.page, vmf->pgoff);
-	if (must_map_by_pages(vmf, &place) && !map_by_pages(vmf))
+	if (fault_needs_table(vmf, &place) && !fault_add_table(vmf))
 		ret = VM_FAULT_NOPAGE;
 	else
 		ret = fault_page(vmf, place.page);
@@ -289,7 +289,7 @@ vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	if (!karena_arena_lock_page(heap, vmf->pgoff, &place))
 		return VM_FAULT_NOPAGE;
 	if (place.page == vmf->page && !place.shared &&
-	    (!place.by_pages || map_by_pages(vmf))) {
+	    (!place.by_pages || fault_add_table(vmf))) {
 		karena_key_claim(heap, place.page, vmf->pgoff);
 		/* The core has a reference of its own. */
 		put_page(place.page);
@@ -297,7 +297,7 @@ vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	}
 	karena_arena_unlock_page(&place);
 	if (place.page == vmf->page && place.shared)
-		ret = copy_fault(vmf, heap) ?: VM_FAULT_NOPAGE;
+		ret = fault_copy(vmf, heap) ?: VM_FAULT_NOPAGE;
 	else if (place.page != vmf->page)
 		/* It is about to be unmapped, or should have been. */
 		karena_zap(vmf->vma, vmf->address & PAGE_MASK, PAGE_SIZE);
@@ -305,7 +305,7 @@ vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 }
 
 /* With the folio locked: if it is what one entry maps, a write there may go on. */
-static bool make_writable(struct vm_fault *vmf, struct folio *folio)
+static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
 {
 	bool ours = pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
 	struct mm_struct *mm = vmf->vma->vm_mm;
@@ -344,7 +344,7 @@ vm_fault_t karena_huge_fault(struct vm_fault *vmf)
 	if (!place.shared && !place.by_pages &&
 	    !karena_folio_bad(page_folio(place.page))) {
 		karena_key_claim(heap, place.page, vmf->pgoff);
-		done = make_writable(vmf, page_folio(place.page));
+		done = pmd_make_writable(vmf, page_folio(place.page));
 	}
 	karena_arena_unlock_page(&place);
 	if (!done)

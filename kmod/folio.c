@@ -37,8 +37,8 @@ static atomic_long_t nr_poisoned;
 /* How often they are looked at: nobody tells when a pin is let go. */
 #define REAP_EVERY	HZ
 
-static void abandoned_fn(struct work_struct *work);
-static DECLARE_DELAYED_WORK(abandoned_work, abandoned_fn);
+static void abandoned_work_fn(struct work_struct *work);
+static DECLARE_DELAYED_WORK(abandoned_work, abandoned_work_fn);
 
 /* How many orphans are looked at with a lock held. */
 #define REAP_SLICE	64
@@ -76,7 +76,7 @@ int karena_folio_node(const struct karena_heap *heap, unsigned long index)
 }
 
 #ifdef CONFIG_NUMA
-static int policy_node(struct mempolicy *policy, int local)
+static int policy_find_node(struct mempolicy *policy, int local)
 {
 	switch (policy->mode) {
 	case MPOL_LOCAL:
@@ -102,7 +102,7 @@ int karena_folio_local_node(void)
 
 #ifdef CONFIG_NUMA
 	if (current->mempolicy)
-		node = policy_node(current->mempolicy, node);
+		node = policy_find_node(current->mempolicy, node);
 #endif
 	return karena_folio_node_allowed(node) ? node : NUMA_NO_NODE;
 }
@@ -242,7 +242,7 @@ void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool count
  * Look at some orphans, with their lock held. Those without a pin are moved to a list, the
  * others to the end of their own. Returns how many were moved.
  */
-static unsigned long collect_orphans(struct list_head *orphans, struct list_head *free)
+static unsigned long orphans_collect(struct list_head *orphans, struct list_head *free)
 {
 	struct folio *folio, *next;
 	unsigned long seen = 0, moved = 0;
@@ -262,7 +262,7 @@ static unsigned long collect_orphans(struct list_head *orphans, struct list_head
 	return moved;
 }
 
-static void free_orphans(struct karena_heap *heap, struct list_head *free)
+static void orphans_free(struct karena_heap *heap, struct list_head *free)
 {
 	struct folio *folio, *next;
 
@@ -280,16 +280,16 @@ static void free_orphans(struct karena_heap *heap, struct list_head *free)
 }
 
 /* With heap->reaping held. Returns how many were freed. */
-static unsigned long reap_slice(struct karena_heap *heap)
+static unsigned long heap_reap_slice(struct karena_heap *heap)
 {
 	unsigned long moved;
 	LIST_HEAD(free);
 
 	spin_lock(&heap->family->lock);
-	moved = collect_orphans(&heap->orphans, &free);
+	moved = orphans_collect(&heap->orphans, &free);
 	WRITE_ONCE(heap->nr_orphans, heap->nr_orphans - moved);
 	spin_unlock(&heap->family->lock);
-	free_orphans(heap, &free);
+	orphans_free(heap, &free);
 	return moved;
 }
 
@@ -303,7 +303,7 @@ void karena_folio_reap_some(struct karena_heap *heap)
 {
 	if (!READ_ONCE(heap->nr_orphans) || !mutex_trylock(&heap->reaping))
 		return;
-	reap_slice(heap);
+	heap_reap_slice(heap);
 	mutex_unlock(&heap->reaping);
 }
 
@@ -312,7 +312,7 @@ void karena_folio_reap_some(struct karena_heap *heap)
  * frees orphans, as they are charged until they are free. True if any were freed, or another
  * thread may have freed some.
  */
-static bool reap_heap(struct karena_heap *heap)
+static bool heap_reap(struct karena_heap *heap)
 {
 	bool any = false;
 	long left;
@@ -322,7 +322,7 @@ static bool reap_heap(struct karena_heap *heap)
 		any = true;
 	}
 	for (left = READ_ONCE(heap->nr_orphans); left > 0; left -= REAP_SLICE) {
-		any |= reap_slice(heap);
+		any |= heap_reap_slice(heap);
 		cond_resched();
 	}
 	mutex_unlock(&heap->reaping);
@@ -330,7 +330,7 @@ static bool reap_heap(struct karena_heap *heap)
 }
 
 /* Free some orphans of heaps that are gone; true if any were freed. */
-static bool reap_abandoned(void)
+static bool abandoned_reap(void)
 {
 	unsigned long moved;
 	LIST_HEAD(free);
@@ -338,10 +338,10 @@ static bool reap_abandoned(void)
 	if (!READ_ONCE(nr_abandoned))
 		return false;
 	spin_lock(&abandoned_lock);
-	moved = collect_orphans(&abandoned, &free);
+	moved = orphans_collect(&abandoned, &free);
 	WRITE_ONCE(nr_abandoned, nr_abandoned - moved);
 	spin_unlock(&abandoned_lock);
-	free_orphans(NULL, &free);
+	orphans_free(NULL, &free);
 	return moved;
 }
 
@@ -354,13 +354,13 @@ static bool reap_abandoned(void)
  */
 bool karena_folio_reap(struct karena_heap *heap)
 {
-	bool any = reap_heap(heap);
+	bool any = heap_reap(heap);
 
-	return reap_abandoned() || any;
+	return abandoned_reap() || any;
 }
 
 /* Returns true if one of the first orphans is not pinned by a device. */
-static bool any_but_pinned(struct karena_heap *heap)
+static bool heap_has_passing(struct karena_heap *heap)
 {
 	struct folio *folio;
 	unsigned int seen = 0;
@@ -389,7 +389,7 @@ static bool any_but_pinned(struct karena_heap *heap)
  */
 bool karena_folio_passing(struct karena_heap *heap)
 {
-	return READ_ONCE(heap->nr_orphans) && any_but_pinned(heap) &&
+	return READ_ONCE(heap->nr_orphans) && heap_has_passing(heap) &&
 	       time_after_eq(jiffies, READ_ONCE(heap->wait_after));
 }
 
@@ -404,32 +404,32 @@ void karena_folio_wait(struct karena_heap *heap)
 	int waits;
 
 	for (waits = 0; waits < MOST_WAITS; waits++) {
-		if (reap_heap(heap) || fatal_signal_pending(current) ||
-		    !any_but_pinned(heap))
+		if (heap_reap(heap) || fatal_signal_pending(current) ||
+		    !heap_has_passing(heap))
 			return;
 		schedule_timeout_killable(msecs_to_jiffies(10));
 	}
-	if (!reap_heap(heap))
+	if (!heap_reap(heap))
 		WRITE_ONCE(heap->wait_after, jiffies + HZ);
 }
 
-static void orphan_work(struct work_struct *work)
+static void heap_orphan_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						orphan_work.work);
 
-	reap_heap(heap);
+	heap_reap(heap);
 	if (!list_empty(&heap->orphans))
 		queue_delayed_work(karena_workqueue, &heap->orphan_work,
 				   REAP_EVERY);
 }
 
-static void abandoned_fn(struct work_struct *work)
+static void abandoned_work_fn(struct work_struct *work)
 {
 	long left;
 
 	for (left = READ_ONCE(nr_abandoned); left > 0; left -= REAP_SLICE) {
-		reap_abandoned();
+		abandoned_reap();
 		cond_resched();
 	}
 	if (READ_ONCE(nr_abandoned))
@@ -445,7 +445,7 @@ void karena_folio_prepare(struct karena_heap *heap)
 	INIT_LIST_HEAD(&heap->orphans);
 	mutex_init(&heap->reaping);
 	heap->wait_after = jiffies;
-	INIT_DELAYED_WORK(&heap->orphan_work, orphan_work);
+	INIT_DELAYED_WORK(&heap->orphan_work, heap_orphan_work);
 }
 
 /**
@@ -490,5 +490,5 @@ long karena_folio_poisoned(void)
 void karena_folio_exit(void)
 {
 	cancel_delayed_work_sync(&abandoned_work);
-	free_orphans(NULL, &abandoned);
+	orphans_free(NULL, &abandoned);
 }

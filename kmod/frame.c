@@ -134,13 +134,13 @@ bool karena_page_copy(struct page *to, struct page *from)
 }
 
 /**
- * karena_frame_leave() - An arena lets go of a huge frame.
+ * karena_frame_put() - An arena lets go of a huge frame.
  * @heap: The heap the arena is in; it has removed and unmapped it.
  * @frame: The frame.
  * @counted: Whether the heap counts it as committed.
  */
-void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
-			bool counted)
+void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
+		      bool counted)
 {
 	struct folio *folio = frame->folio;
 	bool last;
@@ -158,12 +158,12 @@ void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
 }
 
 /**
- * karena_page_leave() - A sparse frame lets go of a page.
+ * karena_page_put() - A sparse frame lets go of a page.
  * @heap: The heap the frame is in; it has removed and unmapped the page.
  * @folio: The page.
  * @counted: Whether the heap counts it as committed.
  */
-void karena_page_leave(struct karena_heap *heap, struct folio *folio, bool counted)
+void karena_page_put(struct karena_heap *heap, struct folio *folio, bool counted)
 {
 	struct page *page = folio_page(folio, 0);
 	bool last;

@@ -164,9 +164,9 @@ struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *f
 struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp_t gfp);
 void karena_frame_discard(struct karena_frame *frame);
 bool karena_page_copy(struct page *to, struct page *from);
-void karena_frame_leave(struct karena_heap *heap, struct karena_frame *frame,
-			bool counted);
-void karena_page_leave(struct karena_heap *heap, struct folio *folio, bool counted);
+void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
+		      bool counted);
+void karena_page_put(struct karena_heap *heap, struct folio *folio, bool counted);
 int karena_frame_init(void);
 void karena_frame_exit(void);
 

@@ -55,7 +55,7 @@ static u64 memcg_number(struct mem_cgroup *memcg)
 #endif
 }
 
-static void tell_work(struct work_struct *work);
+static void group_tell_work(struct work_struct *work);
 
 /* With groups_lock held. */
 static struct karena_group *group_find(u64 memcg)
@@ -81,7 +81,7 @@ static struct karena_group *group_make(u64 memcg, gfp_t gfp)
 	refcount_set(&group->users, 1);
 	spin_lock_init(&group->lock);
 	INIT_LIST_HEAD(&group->members);
-	INIT_WORK(&group->tell_work, tell_work);
+	INIT_WORK(&group->tell_work, group_tell_work);
 	return group;
 }
 
@@ -344,8 +344,8 @@ void karena_purge_put(struct karena_heap *heap)
 }
 
 /* With the group's lock held: where the next look begins. */
-static void cursor_set(struct karena_look *look, struct karena_member *member,
-		       unsigned long from, unsigned long stop, bool found)
+static void group_set_cursor(struct karena_look *look, struct karena_member *member,
+			     unsigned long from, unsigned long stop, bool found)
 {
 	struct karena_group *group = look->group;
 
@@ -357,8 +357,8 @@ static void cursor_set(struct karena_look *look, struct karena_member *member,
 }
 
 /* At a member whose heap is kept. */
-static unsigned long look_at(struct karena_look *look, struct karena_member *member,
-			     unsigned long page, unsigned long end)
+static unsigned long member_look_at(struct karena_look *look, struct karena_member *member,
+				    unsigned long page, unsigned long end)
 {
 	struct karena_group *group = look->group;
 	bool found = look->found;
@@ -366,15 +366,15 @@ static unsigned long look_at(struct karena_look *look, struct karena_member *mem
 
 	stop = look->pages(look, member->heap, page, end);
 	spin_lock(&group->lock);
-	cursor_set(look, member, page, stop, found);
+	group_set_cursor(look, member, page, stop, found);
 	spin_unlock(&group->lock);
 	cond_resched();
 	return stop;
 }
 
 /* Keep the next member's heap, the first one's after the last, in place of this one's. */
-static struct karena_member *look_move(struct karena_group *group,
-				       struct karena_member *member)
+static struct karena_member *member_move_on(struct karena_group *group,
+					    struct karena_member *member)
 {
 	struct karena_heap *heap = member->heap;
 
@@ -414,13 +414,13 @@ bool karena_group_look(struct karena_look *look)
 	while (member) {
 		unsigned long end = again ? first_page :
 					    karena_control_word_pages(member->heap);
-		unsigned long stop = look_at(look, member, page, end);
+		unsigned long stop = member_look_at(look, member, page, end);
 
 		if (stop < end || again) {
 			karena_purge_put(member->heap);
 			return stop == end;
 		}
-		member = look_move(group, member);
+		member = member_move_on(group, member);
 		/* It may have left: then the look ends when it wants to see no more. */
 		again = member == first;
 		page = 0;
@@ -429,7 +429,7 @@ bool karena_group_look(struct karena_look *look)
 }
 
 /* Tell all members that memory is low; with a reference to the group. */
-static void tell_work(struct work_struct *work)
+static void group_tell_work(struct work_struct *work)
 {
 	struct karena_group *group = container_of(work, struct karena_group, tell_work);
 	struct karena_member *member;
@@ -446,7 +446,7 @@ static void tell_work(struct work_struct *work)
 
 		if (atomic_long_read(&heap->huge) || atomic_long_read(&heap->sparse))
 			karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
-		member = look_move(group, member);
+		member = member_move_on(group, member);
 		cond_resched();
 	}
 	if (member)

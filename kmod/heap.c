@@ -83,7 +83,7 @@ static void heap_destroy(struct karena_heap *heap)
 	karena_control_free(heap);
 	karena_key_abandon(heap);
 	if (test_bit(KARENA_HEAP_COW, &heap->flags))
-		karena_cow_gone(family);
+		karena_cow_queue_promote(family);
 	put_pid(heap->pid);
 	mmdrop(heap->mm);
 	atomic_long_dec(&karena_nr_heaps);

@@ -85,7 +85,7 @@ void karena_key_set(struct karena_heap *heap, struct folio *folio, pgoff_t page)
 }
 
 /* The index of the folio of a page of the window, if it is to be the heap's. */
-static pgoff_t key_of(struct karena_heap *heap, struct page *page, pgoff_t number)
+static pgoff_t heap_key_of(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
 	return heap->first_key + number - folio_page_idx(page_folio(page), page);
 }
@@ -100,7 +100,7 @@ static pgoff_t key_of(struct karena_heap *heap, struct page *page, pgoff_t numbe
  */
 bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
-	return page_folio(page)->index == key_of(heap, page, number);
+	return page_folio(page)->index == heap_key_of(heap, page, number);
 }
 
 /**
@@ -112,7 +112,7 @@ bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
 void karena_key_claim(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
 	if (!karena_key_is(heap, page, number))
-		WRITE_ONCE(page_folio(page)->index, key_of(heap, page, number));
+		WRITE_ONCE(page_folio(page)->index, heap_key_of(heap, page, number));
 }
 
 /**

@@ -84,7 +84,7 @@ unsigned long karena_limit_memlock(void)
 	       ULONG_MAX : rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
 }
 
-static bool above_memlock(struct karena_heap *heap, unsigned long pinned)
+static bool heap_above_memlock(struct karena_heap *heap, unsigned long pinned)
 {
 	pinned += READ_ONCE(heap->mm->locked_vm);
 	/* The thread that makes frames ready has no limit of its own. */
@@ -116,7 +116,7 @@ bool karena_limit_exceeded(struct karena_heap *heap)
  */
 bool karena_limit_allows(struct karena_heap *heap, unsigned long pages)
 {
-	return !above_memlock(heap, atomic64_read(&heap->mm->pinned_vm) + pages);
+	return !heap_above_memlock(heap, atomic64_read(&heap->mm->pinned_vm) + pages);
 }
 
 /* Of all heaps together and of the process. */
@@ -132,7 +132,7 @@ static int charge_outer(struct karena_heap *heap, unsigned long pages,
 			return -ENOMEM;
 	} while (!atomic_long_try_cmpxchg(&charged_pages, &old, old + pages));
 	do {
-		if (above_memlock(heap, pinned + pages)) {
+		if (heap_above_memlock(heap, pinned + pages)) {
 			atomic_long_sub(pages, &charged_pages);
 			return -ENOMEM;
 		}
@@ -288,7 +288,7 @@ void karena_limit_abandon(struct karena_heap *heap)
 }
 
 /* With the family's lock held. */
-static int set_limit(struct karena_heap *heap, u64 bytes, bool raise)
+static int heap_set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 {
 	lockdep_assert_held(&heap->family->lock);
 	if (bytes < KARENA_ARENA_SIZE || bytes > karena_window_size(heap))
@@ -323,7 +323,7 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 	int err;
 
 	spin_lock(&heap->family->lock);
-	err = set_limit(heap, bytes, true);
+	err = heap_set_limit(heap, bytes, true);
 	if (!err)
 		set_bit(KARENA_HEAP_LIMITED, &heap->flags);
 	spin_unlock(&heap->family->lock);
@@ -331,7 +331,7 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 }
 
 /* Who may raise what root has set. */
-static bool may_raise(struct karena_heap *heap)
+static bool heap_may_raise(struct karena_heap *heap)
 {
 	return test_bit(KARENA_HEAP_LIMITED, &heap->flags) &&
 	       capable(CAP_SYS_RESOURCE);
@@ -347,7 +347,7 @@ static bool may_raise(struct karena_heap *heap)
  */
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 {
-	bool raise = may_raise(heap);
+	bool raise = heap_may_raise(heap);
 	int err = 0;
 
 	if (call->flags & ~(KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT))
@@ -355,7 +355,7 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 	spin_lock(&heap->family->lock);
 	raise |= !test_bit(KARENA_HEAP_LIMITED, &heap->flags);
 	if (call->flags & KARENA_LIMIT_HARD)
-		err = set_limit(heap, call->hard, raise);
+		err = heap_set_limit(heap, call->hard, raise);
 	if (!err && call->flags & KARENA_LIMIT_SOFT)
 		WRITE_ONCE(heap->soft_limit, karena_limit_pages(call->soft));
 	call->hard = (u64)heap->limit << PAGE_SHIFT;

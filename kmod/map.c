@@ -14,12 +14,12 @@
  * The fault handler needs no mmap_lock. Kernels with per-VMA locks call it without
  * mmap_lock only if there is a map_pages.
  */
-static vm_fault_t map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
+static vm_fault_t vm_map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
 {
 	return 0;
 }
 
-static vm_fault_t map_huge_fault(KARENA_HUGE_ARGS)
+static vm_fault_t vm_huge_fault(KARENA_HUGE_ARGS)
 {
 	return karena_huge_order(order) ? karena_huge_fault(vmf) : VM_FAULT_FALLBACK;
 }
@@ -29,14 +29,14 @@ static vm_fault_t map_huge_fault(KARENA_HUGE_ARGS)
  * Without a policy that asks for it, NUMA balancing does not unmap what is here to
  * see who touches it: a frame does not migrate.
  */
-static struct mempolicy *no_policy(KARENA_POLICY_ARGS)
+static struct mempolicy *vm_no_policy(KARENA_POLICY_ARGS)
 {
 	return NULL;
 }
 #endif
 
 #ifdef CONFIG_NUMA
-#define NO_POLICY	.get_policy = no_policy,
+#define NO_POLICY	.get_policy = vm_no_policy,
 #else
 #define NO_POLICY
 #endif
@@ -60,7 +60,7 @@ static const struct vm_operations_struct window_vm_ops = {
 	.close		= vm_close,
 	.mremap		= vm_mremap,
 	.fault		= karena_fault,
-	.map_pages	= map_no_pages,
+	.map_pages	= vm_map_no_pages,
 	NO_POLICY
 };
 
@@ -70,18 +70,18 @@ static const struct vm_operations_struct cow_vm_ops = {
 	.close		= vm_close,
 	.mremap		= vm_mremap,
 	.fault		= karena_fault,
-	.huge_fault	= map_huge_fault,
+	.huge_fault	= vm_huge_fault,
 	.page_mkwrite	= karena_page_mkwrite,
-	.map_pages	= map_no_pages,
+	.map_pages	= vm_map_no_pages,
 	NO_POLICY
 };
 
 /* Of snapshots and shares, whose files hold the heap: any process's. */
 static const struct vm_operations_struct alias_vm_ops = {
 	.fault		= karena_fault,
-	.huge_fault	= map_huge_fault,
+	.huge_fault	= vm_huge_fault,
 	.page_mkwrite	= karena_page_mkwrite,
-	.map_pages	= map_no_pages,
+	.map_pages	= vm_map_no_pages,
 	NO_POLICY
 };
 
@@ -132,7 +132,7 @@ struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct 
 }
 
 /* The clone that a child's mapping is to be of: made with the first of them. */
-static struct karena_heap *fork_heap(struct karena_heap *heap, struct mm_struct *mm)
+static struct karena_heap *heap_fork(struct karena_heap *heap, struct mm_struct *mm)
 {
 	struct file *file;
 
@@ -158,7 +158,7 @@ static void vm_open(struct vm_area_struct *vma)
 	if (vma->vm_mm == heap->mm || heap->fork == KARENA_FORK_SHARE)
 		mapping_get(heap);
 	else
-		vma->vm_private_data = fork_heap(heap, vma->vm_mm);
+		vma->vm_private_data = heap_fork(heap, vma->vm_mm);
 	/* A split one has been, if it had to. */
 	if (vma->vm_mm != heap->mm && !test_bit(KARENA_HEAP_IO, &heap->flags))
 		window_protect(vma);
@@ -171,7 +171,7 @@ static void vm_close(struct vm_area_struct *vma)
 }
 
 /* Whether all of a window can lie where a mapping of its arenas is to be. */
-static bool has_room(unsigned long window, struct vm_area_struct *vma)
+static bool window_has_room(unsigned long window, struct vm_area_struct *vma)
 {
 	unsigned long before = vma->vm_pgoff << PAGE_SHIFT;
 
@@ -184,7 +184,7 @@ static bool has_room(unsigned long window, struct vm_area_struct *vma)
  * With mmap_lock held for writing: arenas of the window. The first mapping says where all
  * of it lies.
  */
-static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
+static int window_map(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
 	unsigned long start = vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT);
@@ -197,45 +197,45 @@ static int map_window(struct karena_heap *heap, struct vm_area_struct *vma)
 	/* A window that was unmapped, or whose mmap() failed later on, may be mapped anew. */
 	if (heap->start && (vma->vm_mm != heap->mm || karena_windows_any(heap)))
 		return -EBUSY;
-	if (!has_room(window, vma))
+	if (!window_has_room(window, vma))
 		return -EINVAL;
 	heap->start = start;
 	return 0;
 }
 
 /* What is asked to be mapped is the window, parts of it, or the control region. */
-static bool in_window(const struct karena_heap *heap, struct vm_area_struct *vma)
+static bool vma_in_window(const struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff + vma_pages(vma) <= heap->nr_arenas * KARENA_ARENA_PAGES;
 }
 
-static bool is_control(const struct karena_heap *heap, struct vm_area_struct *vma)
+static bool vma_is_control(const struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff == heap->nr_arenas * KARENA_ARENA_PAGES &&
 	       vma_pages(vma) == heap->nr_control;
 }
 
 /* Without another look at the mapping: it has been, or is not the owner's. */
-static bool may_be_cloned(struct karena_heap *heap, struct mm_struct *mm)
+static bool heap_may_be_cloned(struct karena_heap *heap, struct mm_struct *mm)
 {
 	return !test_bit(KARENA_HEAP_IO, &heap->flags) &&
 	       (test_bit(KARENA_HEAP_COW, &heap->flags) || mm != heap->mm);
 }
 
-static int map_heap(struct karena_heap *heap, struct vm_area_struct *vma)
+static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long flags = VM_DONTDUMP;
 	int err = 0;
 
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
-	if (in_window(heap, vma))
-		err = map_window(heap, vma);
-	else if (!is_control(heap, vma))
+	if (vma_in_window(heap, vma))
+		err = window_map(heap, vma);
+	else if (!vma_is_control(heap, vma))
 		err = -EINVAL;
 	if (err)
 		return err;
-	vma->vm_ops = may_be_cloned(heap, vma->vm_mm) ? &cow_vm_ops : &window_vm_ops;
+	vma->vm_ops = heap_may_be_cloned(heap, vma->vm_mm) ? &cow_vm_ops : &window_vm_ops;
 	vma->vm_private_data = heap;
 	/* A child's would hold the parent's heap. */
 	vma_set_file(vma, heap->family->file);
@@ -270,7 +270,7 @@ int karena_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (IS_ERR(mine))
 		return PTR_ERR(mine);
-	err = map_heap(mine->private_data, vma);
+	err = heap_map(mine->private_data, vma);
 	fput(mine);
 	return err;
 }
@@ -301,11 +301,11 @@ int karena_mmap_snapshot(struct file *file, struct vm_area_struct *vma)
 
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	if (in_window(heap, vma)) {
+	if (vma_in_window(heap, vma)) {
 		if (!IS_ALIGNED(vma->vm_start | vma->vm_end, KARENA_ARENA_SIZE) ||
 		    !IS_ALIGNED(vma->vm_pgoff, KARENA_ARENA_PAGES))
 			return -EINVAL;
-	} else if (!is_control(heap, vma)) {
+	} else if (!vma_is_control(heap, vma)) {
 		return -EINVAL;
 	}
 	karena_map_alias(heap, vma);

@@ -20,7 +20,7 @@
 /* Memory is low when less than one part in so many is available. */
 #define LOW_PART	16
 
-static bool above_soft_limit(const struct karena_heap *heap)
+static bool heap_above_soft_limit(const struct karena_heap *heap)
 {
 	unsigned long soft = READ_ONCE(heap->soft_limit);
 
@@ -82,12 +82,12 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
 void karena_pressure_check(struct karena_heap *heap)
 {
 	if (READ_ONCE(heap->pressure) < KARENA_PRESSURE_SOME &&
-	    above_soft_limit(heap))
+	    heap_above_soft_limit(heap))
 		karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 }
 
 /* With the family's lock held: the highest level that has not come to its end. */
-static u32 level_now(struct karena_heap *heap)
+static u32 pressure_level_now(struct karena_heap *heap)
 {
 	u32 level;
 
@@ -96,11 +96,11 @@ static u32 level_now(struct karena_heap *heap)
 		    time_before(jiffies, heap->pressure_until[level]))
 			return level;
 	}
-	return above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
+	return heap_above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
 }
 
 /* The level falls, or this runs again when it may. */
-static void pressure_work(struct work_struct *work)
+static void heap_pressure_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						pressure_work.work);
@@ -108,7 +108,7 @@ static void pressure_work(struct work_struct *work)
 	u32 level;
 
 	spin_lock(&heap->family->lock);
-	level = level_now(heap);
+	level = pressure_level_now(heap);
 	if (level != heap->pressure)
 		pressure_show(heap, level);
 	if (level)
@@ -188,14 +188,14 @@ int karena_pressure_prepare(struct karena_heap *heap, gfp_t gfp)
 		return -ENOMEM;
 	init_waitqueue_head(&wait->queue);
 	heap->pressure_wait = wait;
-	INIT_DELAYED_WORK(&heap->pressure_work, pressure_work);
+	INIT_DELAYED_WORK(&heap->pressure_work, heap_pressure_work);
 	heap->pressure_until[KARENA_PRESSURE_SOME] = jiffies;
 	heap->pressure_until[KARENA_PRESSURE_HIGH] = jiffies;
 	return 0;
 }
 
 /* With the family's lock held. */
-static void free_empty_waits(struct karena_family *family)
+static void family_free_waits(struct karena_family *family)
 {
 	struct karena_wait *wait, *next;
 
@@ -223,7 +223,7 @@ void karena_pressure_stop(struct karena_heap *heap)
 	cancel_delayed_work_sync(&heap->pressure_work);
 	spin_lock(&family->lock);
 	list_add(&heap->pressure_wait->left, &family->left_waits);
-	free_empty_waits(family);
+	family_free_waits(family);
 	spin_unlock(&family->lock);
 }
 

@@ -29,7 +29,7 @@ bool karena_range_valid(const struct karena_heap *heap, u64 offset, u64 length)
 	       length <= window - offset;
 }
 
-static int commit_part(struct karena_heap *heap, unsigned long page,
+static int part_commit(struct karena_heap *heap, unsigned long page,
 		       unsigned long count)
 {
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
@@ -61,7 +61,7 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 		unsigned long next = min(end, ALIGN(page + 1, KARENA_ARENA_PAGES));
 		int err;
 
-		err = commit_part(heap, page, next - page);
+		err = part_commit(heap, page, next - page);
 		if (err)
 			return err;
 		page = next;
@@ -101,8 +101,8 @@ static void release_flush(struct release *release)
  * Skip whole arenas of a chunk that has never been made. They have no memory; an arena may
  * have been requested, and there was none for it. Returns the page to go on with.
  */
-static unsigned long skip_chunk(struct karena_heap *heap, unsigned long page,
-				unsigned long end)
+static unsigned long release_skip_chunk(struct karena_heap *heap, unsigned long page,
+					unsigned long end)
 {
 	unsigned long index = page / KARENA_ARENA_PAGES;
 	unsigned long stop = min(end / KARENA_ARENA_PAGES, ALIGN(index + 1, KARENA_CHUNK));
@@ -139,7 +139,7 @@ static int release_range(struct release *release, u64 offset, u64 length)
 
 	while (page < end) {
 		from = page;
-		page = skip_chunk(release->heap, page, end);
+		page = release_skip_chunk(release->heap, page, end);
 		if (page == from)
 			page = release_part(release, page, end);
 		cond_resched();
@@ -221,7 +221,7 @@ struct list {
 	u64 left;		/* bytes that the ranges to come may have together */
 };
 
-static int try_range(struct list *list, const struct karena_range *range)
+static int list_try_range(struct list *list, const struct karena_range *range)
 {
 	if (range->reserved || range->length > list->left ||
 	    !karena_range_valid(list->heap, range->offset, range->length))
@@ -236,7 +236,7 @@ static int try_range(struct list *list, const struct karena_range *range)
  * Try each range once. After a signal without a handler the core may begin a commit again. Not
  * a release: what has been released by then, another thread may have committed since.
  */
-static int try_ranges(struct list *list, const struct karena_ranges *call)
+static int list_try_ranges(struct list *list, const struct karena_ranges *call)
 {
 	u64 address = call->ranges;
 	int first = 0, err;
@@ -251,7 +251,7 @@ static int try_ranges(struct list *list, const struct karena_ranges *call)
 		if (err)
 			return err;
 		range.result = i && signal_pending(current) ? -EINTR :
-							      try_range(list, &range);
+							      list_try_range(list, &range);
 		err = range_put(range.result, address);
 		if (err)
 			return err;
@@ -275,7 +275,7 @@ int karena_ranges_commit(struct karena_heap *heap, const struct karena_ranges *c
 {
 	struct list list = { .heap = heap, .left = karena_window_size(heap) };
 
-	return try_ranges(&list, call);
+	return list_try_ranges(&list, call);
 }
 
 /**
@@ -291,7 +291,7 @@ int karena_ranges_release(struct karena_heap *heap, const struct karena_ranges *
 	struct list list = {
 		.heap = heap, .release = &release, .left = karena_window_size(heap),
 	};
-	int err = try_ranges(&list, call);
+	int err = list_try_ranges(&list, call);
 
 	release_done(&release);
 	return err;

@@ -310,7 +310,7 @@ static int ready_lacking(struct karena_heap *heap)
 	return found;
 }
 
-static bool owner_low(struct karena_heap *heap)
+static bool heap_is_low(struct karena_heap *heap)
 {
 	struct mem_cgroup *memcg = karena_folio_memcg(heap);
 	bool low = karena_pressure_low(memcg);
@@ -324,7 +324,7 @@ static bool ready_fill(struct karena_heap *heap, int node)
 	struct folio *folio;
 
 	/* After the process's end it would be charged to nobody. */
-	if (!atomic_read(&heap->mm->mm_users) || owner_low(heap) ||
+	if (!atomic_read(&heap->mm->mm_users) || heap_is_low(heap) ||
 	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
 		return false;
 	folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
@@ -372,7 +372,7 @@ static void ready_work(struct kthread_work *work)
 }
 
 /* The node that a call means, or NUMA_NO_NODE for all together. */
-static int call_node(struct karena_heap *heap, const struct karena_ready *call)
+static int call_find_node(struct karena_heap *heap, const struct karena_ready *call)
 {
 	bool single = heap->policy == KARENA_POLICY_PREFER ||
 		      heap->policy == KARENA_POLICY_BIND;
@@ -389,7 +389,7 @@ static int call_node(struct karena_heap *heap, const struct karena_ready *call)
  * With the family's lock held. Of all nodes together what they have stays, as far as it
  * is wanted, and the rest is made where the caller would commit.
  */
-static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
+static void heap_set_wanted(struct karena_heap *heap, int node, unsigned int count)
 {
 	struct karena_ready_node *at = heap->ready->node;
 	int i;
@@ -416,7 +416,7 @@ static void set_wanted(struct karena_heap *heap, int node, unsigned int count)
  */
 int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 {
-	int node = call_node(heap, call);
+	int node = call_find_node(heap, call);
 	struct karena_ready_frames *ready;
 	unsigned long have;
 
@@ -433,7 +433,7 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 		return -ENOMEM;
 	spin_lock(&heap->family->lock);
 	heap->ahead = 0;
-	set_wanted(heap, node, call->count);
+	heap_set_wanted(heap, node, call->count);
 	spin_unlock(&heap->family->lock);
 	ready_trim(heap);
 	ready_run(heap, 0);

@@ -81,7 +81,7 @@ static u32 arena_word(struct karena_arena *arena)
 }
 
 /* How long ago something was; what seems to be in the future is new. */
-static u32 age(u32 now, u32 then)
+static u32 age_between(u32 now, u32 then)
 {
 	u32 past = (now - then) & AGE_MASK;
 
@@ -89,7 +89,7 @@ static u32 age(u32 now, u32 then)
 }
 
 /* Whether one is to go before another. */
-static bool before(const struct candidate *one, const struct candidate *other)
+static bool candidate_goes_before(const struct candidate *one, const struct candidate *other)
 {
 	if (one->shared != other->shared)
 		return other->shared;
@@ -97,7 +97,7 @@ static bool before(const struct candidate *one, const struct candidate *other)
 }
 
 /* With the family's lock held. */
-static void consider(struct candidates *candidates, struct karena_arena *arena, bool here)
+static void candidates_add(struct candidates *candidates, struct karena_arena *arena, bool here)
 {
 	struct candidate new = { .arena = arena, .word = arena_word(arena), .here = here };
 	struct karena_frame *huge = karena_arena_huge(arena);
@@ -106,25 +106,25 @@ static void consider(struct candidates *candidates, struct karena_arena *arena, 
 	if (KARENA_STATE(new.word) != KARENA_VOLATILE)
 		return;
 	new.shared = huge && huge->owners > 1;
-	new.age = age(candidates->now + arena->heap->clock, new.word >> 4);
+	new.age = age_between(candidates->now + arena->heap->clock, new.word >> 4);
 	/* One that was tried and is pinned does not stand in the others' way. */
 	if (new.word == READ_ONCE(arena->tried_word))
-		new.age = min(new.age, age(candidates->now,
-					   READ_ONCE(arena->tried)));
+		new.age = min(new.age, age_between(candidates->now,
+						   READ_ONCE(arena->tried)));
 	if (i == BATCH) {
-		if (!before(&new, &candidates->of[i - 1]))
+		if (!candidate_goes_before(&new, &candidates->of[i - 1]))
 			return;
 		karena_purge_put(candidates->of[--i].arena->heap);
 	} else {
 		candidates->nr++;
 	}
-	for (; i && before(&new, &candidates->of[i - 1]); i--)
+	for (; i && candidate_goes_before(&new, &candidates->of[i - 1]); i--)
 		candidates->of[i] = candidates->of[i - 1];
 	candidates->of[i] = new;
 	karena_purge_get(arena->heap);
 }
 
-static void found(struct look *look, int node, unsigned long frames)
+static void look_count(struct look *look, int node, unsigned long frames)
 {
 	look->look.found = true;
 	if (node == look->node)
@@ -145,9 +145,9 @@ static void look_arena(struct look *look, struct karena_heap *heap, unsigned lon
 	spin_lock(&heap->family->lock);
 	frame = arena->frame;
 	if (frame && frame->group == look->look.group) {
-		found(look, frame->node, 1);
+		look_count(look, frame->node, 1);
 		if (look->candidates)
-			consider(look->candidates, arena, frame->node == look->node);
+			candidates_add(look->candidates, arena, frame->node == look->node);
 	}
 	spin_unlock(&heap->family->lock);
 }
@@ -174,7 +174,7 @@ static void look_ready(struct look *look, struct karena_heap *heap)
 		return;
 	for (node = 0; node < nr_node_ids; node++) {
 		if (READ_ONCE(ready->node[node].nr))
-			found(look, node, READ_ONCE(ready->node[node].nr));
+			look_count(look, node, READ_ONCE(ready->node[node].nr));
 	}
 	if (!heaps || heaps->nr == BATCH)
 		return;
@@ -204,7 +204,7 @@ static unsigned long look_pages(struct karena_look *karena_look, struct karena_h
 }
 
 /* Whether nothing is left that has not been looked at. */
-static bool look_at(struct look *look, struct karena_group **groups, unsigned int nr)
+static bool look_at_groups(struct look *look, struct karena_group **groups, unsigned int nr)
 {
 	bool all = true;
 	unsigned int i;
@@ -256,7 +256,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 	if (!karena_groups_get(sc, groups, &nr))
 		return SHRINK_EMPTY;
 	groups_tell(sc, groups, nr);
-	all = look_at(&look, groups, nr);
+	all = look_at_groups(&look, groups, nr);
 	groups_put(groups, nr);
 	frames = look.here ?: look.others ?: !all;
 	most = 2 * clamp_t(unsigned long, frames / 8, 1, BATCH);
@@ -281,7 +281,7 @@ static unsigned long arena_pages(struct karena_arena *arena)
 }
 
 /* How many pages came free. */
-static unsigned long purge(struct candidate *candidate, u32 now)
+static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 {
 	struct karena_arena *arena = candidate->arena;
 	struct karena_heap *heap = arena->heap;
@@ -305,8 +305,8 @@ static unsigned long purge(struct candidate *candidate, u32 now)
  * has not seen everything, others may have unshared ones: shared ones are taken only when
  * looks at as many members as there are have found none.
  */
-static bool may_take_shared(const struct look *look, struct karena_group **groups,
-			    unsigned int nr)
+static bool look_may_take_shared(const struct look *look, struct karena_group **groups,
+				 unsigned int nr)
 {
 	bool alone = look->candidates->nr && !look->candidates->of[0].shared;
 	unsigned long seen = look->members, all = 0;
@@ -321,8 +321,8 @@ static bool may_take_shared(const struct look *look, struct karena_group **group
 	return alone || seen >= all;
 }
 
-static unsigned long purge_oldest(struct candidates *candidates, bool shared,
-				  unsigned long pages, unsigned long *scanned)
+static unsigned long candidates_purge(struct candidates *candidates, bool shared,
+				      unsigned long pages, unsigned long *scanned)
 {
 	unsigned long freed = 0;
 	unsigned int i;
@@ -332,15 +332,15 @@ static unsigned long purge_oldest(struct candidates *candidates, bool shared,
 
 		if ((!freed || freed < pages) && (shared || !candidates->of[i].shared)) {
 			*scanned += KARENA_ARENA_PAGES;
-			freed += purge(&candidates->of[i], candidates->now);
+			freed += candidate_purge(&candidates->of[i], candidates->now);
 		}
 		karena_purge_put(heap);
 	}
 	return freed;
 }
 
-static unsigned long drop_ready(struct karena_heap *heap, unsigned long pages,
-				int node)
+static unsigned long heap_drop_ready(struct karena_heap *heap, unsigned long pages,
+				     int node)
 {
 	unsigned long frames = DIV_ROUND_UP(pages, KARENA_ARENA_PAGES);
 
@@ -354,25 +354,25 @@ static unsigned long drop_ready(struct karena_heap *heap, unsigned long pages,
 }
 
 /* Those of the node that is short first. */
-static unsigned long purge_ready(struct heaps *heaps, unsigned long pages, int node)
+static unsigned long heaps_drop_ready(struct heaps *heaps, unsigned long pages, int node)
 {
 	unsigned long freed = 0;
 	unsigned int i;
 
 	for (i = 0; i < heaps->nr && freed < pages; i++)
-		freed += drop_ready(heaps->of[i], pages - freed, node);
+		freed += heap_drop_ready(heaps->of[i], pages - freed, node);
 	for (i = 0; i < heaps->nr; i++) {
 		if (!freed && pages)
-			freed = drop_ready(heaps->of[i], pages, NUMA_NO_NODE);
+			freed = heap_drop_ready(heaps->of[i], pages, NUMA_NO_NODE);
 		karena_purge_put(heaps->of[i]);
 	}
 	return freed;
 }
 
 /* Take what a look at some groups finds. Returns the pages freed, and those tried. */
-static noinline_for_stack unsigned long take(struct shrink_control *sc,
-					     struct karena_group **groups,
-					     unsigned int nr, unsigned long *scanned)
+static noinline_for_stack unsigned long groups_take(struct shrink_control *sc,
+						    struct karena_group **groups,
+						    unsigned int nr, unsigned long *scanned)
 {
 	struct candidates candidates = { .now = ktime_get_coarse_ns() >> 20 };
 	struct heaps heaps = {};
@@ -383,10 +383,10 @@ static noinline_for_stack unsigned long take(struct shrink_control *sc,
 	unsigned long freed, ready;
 	bool shared;
 
-	shared = look_at(&look, groups, nr);
-	shared |= may_take_shared(&look, groups, nr);
-	freed = purge_oldest(&candidates, shared, sc->nr_to_scan, scanned);
-	ready = purge_ready(&heaps, sc->nr_to_scan - min(freed, sc->nr_to_scan), sc->nid);
+	shared = look_at_groups(&look, groups, nr);
+	shared |= look_may_take_shared(&look, groups, nr);
+	freed = candidates_purge(&candidates, shared, sc->nr_to_scan, scanned);
+	ready = heaps_drop_ready(&heaps, sc->nr_to_scan - min(freed, sc->nr_to_scan), sc->nid);
 	*scanned += ready;
 	return freed + ready;
 }
@@ -402,7 +402,7 @@ static unsigned long reclaim_scan(struct shrinker *self,
 	if (!smp_load_acquire(&reclaim_up) || !(sc->gfp_mask & __GFP_FS))
 		return SHRINK_STOP;
 	karena_groups_get(sc, groups, &nr);
-	freed = take(sc, groups, nr, &scanned);
+	freed = groups_take(sc, groups, nr, &scanned);
 	groups_put(groups, nr);
 	if (!scanned)
 		return SHRINK_STOP;

@@ -72,7 +72,7 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
  * exported, and its result is. The file belongs to the address space that it was opened
  * for, also when the process runs another program since.
  */
-static bool is_memory_of(struct file *file, struct mm_struct *mm)
+static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
 {
 	const struct qstr *name = &file->f_path.dentry->d_name;
 
@@ -82,7 +82,7 @@ static bool is_memory_of(struct file *file, struct mm_struct *mm)
 }
 
 /* 0 if the caller may look into a heap. */
-static int may_look(struct karena_heap *heap, const struct karena_snapshot *call)
+static int heap_may_look(struct karena_heap *heap, const struct karena_snapshot *call)
 {
 	struct file *memory;
 	bool may;
@@ -94,7 +94,7 @@ static int may_look(struct karena_heap *heap, const struct karena_snapshot *call
 	memory = fget(call->memory);
 	if (!memory)
 		return -EBADF;
-	may = is_memory_of(memory, heap->mm);
+	may = file_is_memory_of(memory, heap->mm);
 	fput(memory);
 	return may ? 0 : -EPERM;
 }
@@ -112,7 +112,7 @@ struct file *karena_snapshot_find(const struct karena_snapshot *call)
 
 	if (!file)
 		return ERR_PTR(-ENOENT);
-	err = may_look(file->private_data, call);
+	err = heap_may_look(file->private_data, call);
 	if (!err)
 		return file;
 	fput(file);

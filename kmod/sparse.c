@@ -79,7 +79,7 @@ struct folio *karena_sparse_alloc(struct karena_arena *arena, unsigned long i,
 	return folio;
 }
 
-static void settle(struct folio *folio)
+static void folio_settle(struct folio *folio)
 {
 	folio_lock(folio);
 	folio_unlock(folio);
@@ -97,10 +97,10 @@ void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which
 	unsigned long i;
 
 	if (huge)
-		settle(huge->folio);
+		folio_settle(huge->folio);
 	for (i = 0; pages && i < KARENA_ARENA_PAGES; i++) {
 		if (karena_page_real(pages[i]) && (!which || test_bit(i, which)))
-			settle(page_folio(pages[i]));
+			folio_settle(page_folio(pages[i]));
 	}
 }
 
@@ -127,8 +127,8 @@ void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which
 }
 
 /* With CHANGING held, of a frozen arena; what it had there before, or NULL. */
-static struct folio *page_set(struct karena_arena *arena, unsigned long i,
-			      struct page *page)
+static struct folio *arena_set_page(struct karena_arena *arena, unsigned long i,
+				    struct page *page)
 {
 	struct karena_frame *frame = arena->frame;
 	struct page *old = frame->pages[i];
@@ -157,11 +157,11 @@ void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone
 
 	karena_sparse_freeze(arena, gone);
 	for_each_set_bit(i, gone, KARENA_ARENA_PAGES) {
-		folio = page_set(arena, i, empty);
+		folio = arena_set_page(arena, i, empty);
 		if (!folio)
 			continue;
 		pages++;
-		karena_page_leave(heap, folio, !arena->base);
+		karena_page_put(heap, folio, !arena->base);
 	}
 	karena_arena_thaw(arena);
 	karena_frame_count(heap, 0, 0, -(long)pages);
@@ -178,12 +178,12 @@ struct demotion {
 	unsigned long copies;		/* how many of these are fresh */
 };
 
-static struct page *demote_old(struct demotion *demotion, unsigned long i)
+static struct page *demotion_old_page(struct demotion *demotion, unsigned long i)
 {
 	return demotion->arena->base ? demotion->frame->pages[i] : NULL;
 }
 
-static void demote_cancel(struct demotion *demotion)
+static void demotion_cancel(struct demotion *demotion)
 {
 	unsigned long i;
 
@@ -197,7 +197,7 @@ static void demote_cancel(struct demotion *demotion)
 }
 
 /* All that it takes, or nothing. */
-static bool demote_prepare(struct demotion *demotion)
+static bool demotion_prepare(struct demotion *demotion)
 {
 	struct karena_arena *arena = demotion->arena;
 	struct folio *folio;
@@ -210,7 +210,7 @@ static bool demote_prepare(struct demotion *demotion)
 	if (!demotion->frame || !demotion->fresh)
 		goto err;
 	for_each_clear_bit(i, demotion->gone, KARENA_ARENA_PAGES) {
-		struct page *old = demote_old(demotion, i);
+		struct page *old = demotion_old_page(demotion, i);
 
 		if (karena_page_real(old))
 			continue;
@@ -225,12 +225,12 @@ static bool demote_prepare(struct demotion *demotion)
 	return true;
 
 err:
-	demote_cancel(demotion);
+	demotion_cancel(demotion);
 	return false;
 }
 
 /**
- * karena_sparse_hold() - Make sure that nobody writes to a huge frame, or comes to.
+ * karena_sparse_hold_huge() - Make sure that nobody writes to a huge frame, or comes to.
  * @frame: The huge frame, or base, of a frozen arena.
  *
  * What several have nobody writes to. The count of one that is the arena's alone is
@@ -238,7 +238,7 @@ err:
  *
  * Return: 0, 1 when the count is frozen, or -EBUSY when somebody pins it.
  */
-int karena_sparse_hold(struct karena_frame *frame)
+int karena_sparse_hold_huge(struct karena_frame *frame)
 {
 	struct folio *folio = frame->folio;
 	int tries;
@@ -256,12 +256,12 @@ int karena_sparse_hold(struct karena_frame *frame)
 }
 
 /* No more than half a frame: as long as clearing it takes. */
-static bool demote_copy(struct demotion *demotion, struct folio *huge)
+static bool demotion_copy(struct demotion *demotion, struct folio *huge)
 {
 	unsigned long i;
 
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (demotion->fresh[i] && !demote_old(demotion, i) &&
+		if (demotion->fresh[i] && !demotion_old_page(demotion, i) &&
 		    !karena_page_copy(demotion->fresh[i], folio_page(huge, i)))
 			return false;
 	}
@@ -269,7 +269,7 @@ static bool demote_copy(struct demotion *demotion, struct folio *huge)
 }
 
 /* With CHANGING held, the arena frozen. */
-static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
+static void demotion_finish(struct demotion *demotion, struct karena_frame *huge)
 {
 	struct karena_arena *arena = demotion->arena;
 	struct karena_heap *heap = arena->heap;
@@ -290,10 +290,10 @@ static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
 	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
 		if (!demotion->fresh[i] && !test_bit(i, demotion->gone))
 			continue;
-		folio = page_set(arena, i, demotion->fresh[i]);
+		folio = arena_set_page(arena, i, demotion->fresh[i]);
 		if (folio) {
 			left++;
-			karena_page_leave(heap, folio, false);
+			karena_page_put(heap, folio, false);
 		}
 	}
 	kfree(demotion->fresh);
@@ -302,25 +302,25 @@ static void demote_finish(struct demotion *demotion, struct karena_frame *huge)
 	karena_frame_count(heap, based ? 0 : -1, based ? 0 : 1,
 			   (long)demotion->copies - (long)left);
 	atomic_long_inc(&heap->demoted);
-	karena_frame_leave(heap, huge, false);
+	karena_frame_put(heap, huge, false);
 	karena_charge_heap(heap, (long)demotion->stay - (long)KARENA_ARENA_PAGES);
 }
 
 /* With CHANGING held. */
-static bool demote(struct demotion *demotion, struct karena_frame *huge)
+static bool demotion_run(struct demotion *demotion, struct karena_frame *huge)
 {
 	struct karena_arena *arena = demotion->arena;
 	bool copied = false;
 	int held;
 
 	karena_sparse_freeze(arena, NULL);
-	held = karena_sparse_hold(huge);
+	held = karena_sparse_hold_huge(huge);
 	if (held >= 0)
-		copied = demote_copy(demotion, huge->folio);
+		copied = demotion_copy(demotion, huge->folio);
 	if (held > 0)
 		folio_ref_unfreeze(huge->folio, 1);
 	if (copied)
-		demote_finish(demotion, huge);
+		demotion_finish(demotion, huge);
 	karena_arena_thaw(arena);
 	return copied;
 }
@@ -349,11 +349,11 @@ bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 	    READ_ONCE(*state) != KARENA_ACTIVE ||
 	    folio_maybe_dma_pinned(huge->folio))
 		return false;
-	if (!demote_prepare(&demotion))
+	if (!demotion_prepare(&demotion))
 		return false;
-	done = demote(&demotion, huge);
+	done = demotion_run(&demotion, huge);
 	if (!done)
-		demote_cancel(&demotion);
+		demotion_cancel(&demotion);
 	trace_karena_demote(arena->heap, arena->index, done ? demotion.stay : 0);
 	return done;
 }

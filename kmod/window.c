@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A process's mappings of its heap. While the heap is cloned all of them are found, unmapped
- * or made read-only with the mm held for writing, when no thread of the process is in a
- * fault there. When pages leave an arena, they are unmapped with the mm held for reading.
+ * A process's mappings of its heap. While a heap is cloned, its mappings are found and
+ * unmapped or made read-only with the mm held for writing, when no thread of the process is in
+ * a fault there. Pages that leave an arena are unmapped with the mm held for reading.
  */
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -28,7 +28,7 @@ bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap
 }
 
 /* The control region's mappings are among them, and may lie anywhere. */
-static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct **vmas)
+static unsigned int windows_find(struct karena_heap *heap, struct vm_area_struct **vmas)
 {
 	VMA_ITERATOR(vmi, heap->mm, 0);
 	struct vm_area_struct *vma;
@@ -44,7 +44,7 @@ static unsigned int find_windows(struct karena_heap *heap, struct vm_area_struct
 	return nr;
 }
 
-static int by_offset(const void *one, const void *other)
+static int vma_compare_offset(const void *one, const void *other)
 {
 	const struct vm_area_struct *a = *(struct vm_area_struct * const *)one;
 	const struct vm_area_struct *b = *(struct vm_area_struct * const *)other;
@@ -53,7 +53,7 @@ static int by_offset(const void *one, const void *other)
 }
 
 /**
- * karena_windows_any() - Whether a process has any of a window mapped.
+ * karena_windows_any() - Ask whether a process has any of a window mapped.
  * @heap: The heap, whose mm is held for writing.
  *
  * Return: True if it has; the control region does not count.
@@ -74,10 +74,9 @@ bool karena_windows_any(struct karena_heap *heap)
 /**
  * karena_windows_get() - Find a process's mappings of its heap, for copy-on-write.
  * @heap: The heap, whose mm is held for writing.
- * @windows: Out: they, until karena_windows_put().
+ * @windows: Filled in; to be released by karena_windows_put().
  *
- * From here until the mm is let go, no thread of the process is in a fault there, and
- * the core maps no page writable that has not been asked for.
+ * As long as the mm is held, no thread of the process is in a fault there.
  */
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
 {
@@ -86,16 +85,16 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 	lockdep_assert_held_write(&heap->mm->mmap_lock);
 	windows->nr = 0;
 	windows->vmas = NULL;
-	/* What is left of a shared heap has no owner, and others have it mapped. */
+	/* The process has ended, and other processes still have its shared heap mapped. */
 	if (!atomic_read(&heap->mm->mm_users))
 		return;
-	windows->nr = find_windows(heap, NULL);
+	windows->nr = windows_find(heap, NULL);
 	windows->vmas = kvcalloc(windows->nr, sizeof(*windows->vmas),
 				 KARENA_CLONE_GFP);
-	find_windows(heap, windows->vmas);
+	windows_find(heap, windows->vmas);
 	for (i = 0; i < windows->nr; i++)
 		vma_start_write(windows->vmas[i]);
-	sort(windows->vmas, windows->nr, sizeof(*windows->vmas), by_offset, NULL);
+	sort(windows->vmas, windows->nr, sizeof(*windows->vmas), vma_compare_offset, NULL);
 }
 
 /**
@@ -111,7 +110,7 @@ void karena_windows_put(struct karena_windows *windows)
  * The first mapping that ends behind a page. Those of the window do not overlap; those of the
  * control region may, and are unmapped as a whole.
  */
-static unsigned int first_window(struct karena_windows *windows, unsigned long page)
+static unsigned int windows_first(struct karena_windows *windows, unsigned long page)
 {
 	unsigned int low = 0, high = windows->nr;
 
@@ -127,15 +126,15 @@ static unsigned int first_window(struct karena_windows *windows, unsigned long p
 	return low;
 }
 
-/* Do something with the mappings of a range of pages, as far as there are any. */
-static void windows_each(struct karena_windows *windows, unsigned long from,
-			 unsigned long to,
-			 void (*what)(struct vm_area_struct *vma, unsigned long start,
-				      unsigned long stop))
+/* Call a function for each mapping of a range of pages. */
+static void windows_for_each(struct karena_windows *windows, unsigned long from,
+			     unsigned long to,
+			     void (*what)(struct vm_area_struct *vma, unsigned long start,
+					  unsigned long stop))
 {
 	unsigned int i;
 
-	for (i = first_window(windows, from); i < windows->nr; i++) {
+	for (i = windows_first(windows, from); i < windows->nr; i++) {
 		struct vm_area_struct *vma = windows->vmas[i];
 		unsigned long start = max(from, vma->vm_pgoff);
 		unsigned long stop = min(to, vma->vm_pgoff + vma_pages(vma));
@@ -148,7 +147,7 @@ static void windows_each(struct karena_windows *windows, unsigned long from,
 	}
 }
 
-static void unmap(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
+static void vma_unmap(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
 {
 	karena_zap(vma, start, stop - start);
 }
@@ -157,16 +156,16 @@ static void unmap(struct vm_area_struct *vma, unsigned long start, unsigned long
  * karena_windows_unmap() - Unmap pages of the window or of the control region.
  * @windows: Of karena_windows_get().
  * @from: The first page.
- * @to: The one after the last.
+ * @to: The page after the last.
  */
 void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
 			  unsigned long to)
 {
-	windows_each(windows, from, to, unmap);
+	windows_for_each(windows, from, to, vma_unmap);
 }
 
-/* Where the entry for a huge frame is at an address, or NULL where there is no table. */
-static pmd_t *find_pmd(struct mm_struct *mm, unsigned long address)
+/* Find the entry for a huge frame at an address; NULL where there is no table. */
+static pmd_t *pmd_find(struct mm_struct *mm, unsigned long address)
 {
 	pgd_t *pgd = pgd_offset(mm, address);
 	p4d_t *p4d;
@@ -181,8 +180,8 @@ static pmd_t *find_pmd(struct mm_struct *mm, unsigned long address)
 	return pud_none(*pud) ? NULL : pmd_offset(pud, address);
 }
 
-/* Make the entry for a huge frame read-only. Whether there are small pages instead. */
-static bool protect_huge(struct vm_area_struct *vma, unsigned long address, pmd_t *pmd)
+/* Make the entry for a huge frame read-only. Returns true if there are small pages instead. */
+static bool pmd_protect(struct vm_area_struct *vma, unsigned long address, pmd_t *pmd)
 {
 	struct mm_struct *mm = vma->vm_mm;
 	spinlock_t *lock = pmd_lock(mm, pmd);
@@ -191,7 +190,7 @@ static bool protect_huge(struct vm_area_struct *vma, unsigned long address, pmd_
 	address &= PMD_MASK;
 	if (pmd_trans_huge(*pmd)) {
 		pmdp_set_wrprotect(mm, address, pmd);
-		/* What is dirty newer kernels' mprotect() takes for writable. */
+		/* mprotect() of newer kernels makes dirty entries writable. */
 		set_pmd_at(mm, address, pmd, pmd_mkclean(*pmd));
 	} else {
 		pages = !pmd_none(*pmd);
@@ -200,16 +199,16 @@ static bool protect_huge(struct vm_area_struct *vma, unsigned long address, pmd_
 	return pages;
 }
 
-/* Small pages next to each other are unmapped at once. */
-static void protect(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
+/* Make huge entries read-only, and unmap neighbouring small pages with one call. */
+static void vma_protect(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
 {
 	unsigned long address, next, zap = stop;
 	pmd_t *pmd;
 
 	for (address = start; address < stop; address = next) {
 		next = pmd_addr_end(address, stop);
-		pmd = find_pmd(vma->vm_mm, address);
-		if (pmd && protect_huge(vma, address, pmd)) {
+		pmd = pmd_find(vma->vm_mm, address);
+		if (pmd && pmd_protect(vma, address, pmd)) {
 			zap = min(zap, address);
 		} else if (zap < address) {
 			karena_zap(vma, zap, address - zap);
@@ -221,10 +220,10 @@ static void protect(struct vm_area_struct *vma, unsigned long start, unsigned lo
 }
 
 /**
- * karena_windows_can_protect() - Whether karena_windows_protect() is allowed.
+ * karena_windows_can_protect() - Ask whether karena_windows_protect() is allowed.
  * @heap: The heap that is cloned.
  *
- * Return: Whether it is: nobody else has to be told of what becomes read-only.
+ * Return: True if no MMU notifier has to be told what becomes read-only.
  */
 bool karena_windows_can_protect(struct karena_heap *heap)
 {
@@ -235,63 +234,57 @@ bool karena_windows_can_protect(struct karena_heap *heap)
  * karena_windows_protect() - Make pages of the window read-only.
  * @windows: Of karena_windows_get().
  * @from: The first page.
- * @to: The one after the last.
+ * @to: The page after the last.
  *
- * What is mapped huge stays so; small pages are unmapped. As fork() does with anonymous
- * memory, and for the same fork() to flush the TLB for both: until then threads of
- * the process may go on to write where they have written before.
+ * Huge entries stay; small pages are unmapped. The caller's fork() flushes the TLB
+ * afterwards, as it does for anonymous memory. Until then, threads of the process can write
+ * where they have written before.
  */
 void karena_windows_protect(struct karena_windows *windows, unsigned long from,
 			    unsigned long to)
 {
-	windows_each(windows, from, to, protect);
-}
-
-/* With the mm held for reading: unmap pages where the window lies. */
-static void unmap_in_place(struct karena_heap *heap, unsigned long from, unsigned long to)
-{
-	VMA_ITERATOR(vmi, heap->mm, heap->start + (from << PAGE_SHIFT));
-	unsigned long start = heap->start + (from << PAGE_SHIFT);
-	unsigned long stop = heap->start + (to << PAGE_SHIFT);
-	struct vm_area_struct *vma;
-
-	for_each_vma_range(vmi, vma, stop) {
-		if (karena_is_window(vma, heap))
-			unmap(vma, max(start, vma->vm_start), min(stop, vma->vm_end));
-	}
+	windows_for_each(windows, from, to, vma_protect);
 }
 
 /**
- * karena_window_unmap() - Unmap pages in the heap's own process, if nobody else maps them.
+ * karena_window_unmap() - Unmap pages in the heap's own process, if no other process maps them.
  * @heap: The heap. No fault maps these pages any more, or the caller finds out.
  * @from: The first page.
- * @to: The one after the last.
+ * @to: The page after the last.
  *
  * Clones have arenas of their own in the same place of the file, and keep their mappings
  * there. Other processes map the heap's arenas only with the policy SHARE and
  * through shares and snapshots. A share that is made from here on finds no page.
  *
- * The mm is held for reading, so that its mappings stay. It is only tried, because callers
- * hold CHANGING, and may be in reclaim or in a fault. A process that has ended maps nothing
- * new; an entry that its exit has not removed yet holds a reference.
+ * The mm is held for reading, so that its mappings stay. The lock is only tried, because
+ * callers hold CHANGING, and may be in reclaim or in a fault. A process that has ended maps
+ * nothing new; an entry that its exit has not removed yet holds a reference.
  *
  * Return: True if it was done; else the pages have to be unmapped in all mappings of the
  * file.
  */
 bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to)
 {
+	unsigned long start = heap->start + (from << PAGE_SHIFT);
+	unsigned long stop = heap->start + (to << PAGE_SHIFT);
 	struct mm_struct *mm = heap->mm;
-	bool done = false;
+	struct vm_area_struct *vma;
+	VMA_ITERATOR(vmi, mm, start);
+	bool done;
 
 	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap) ||
 	    test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
 		return false;
 	if (!mmget_not_zero(mm))
 		return true;
-	if (mmap_read_trylock(mm)) {
-		unmap_in_place(heap, from, to);
+	done = mmap_read_trylock(mm);
+	if (done) {
+		for_each_vma_range(vmi, vma, stop) {
+			if (karena_is_window(vma, heap))
+				vma_unmap(vma, max(start, vma->vm_start),
+					  min(stop, vma->vm_end));
+		}
 		mmap_read_unlock(mm);
-		done = true;
 	}
 	/* Reclaim must not be the one that tears an address space down. */
 	mmput_async(mm);
