@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * karena: the tool. It has one command, run, which starts a program with its
- * runtime's memory on karena.
+ * karena: the tool. Its only command, run, starts a program whose language runtime
+ * allocates its memory from karena.
  */
 #include <errno.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
+#include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,7 @@
 
 #include <karena/karena.h>
 
-/* As env(1) and timeout(1) have it. */
+/* The same exit statuses as those of env(1) and timeout(1). */
 enum {
 	EXIT_KARENA	= 125,
 	EXIT_NOT_RUN	= 126,
@@ -27,38 +29,49 @@ static const char help[] =
 	"Usage: karena run [OPTION]... COMMAND [ARGUMENT]...\n"
 	"       karena --help | --version\n"
 	"\n"
-	"Start COMMAND with the memory of its Python on karena. Programs that\n"
-	"it starts get the same; those that are no CPython are left alone.\n"
+	"Run COMMAND with the memory of its Python in a heap of karena. Programs\n"
+	"that COMMAND starts use karena, too. Programs other than CPython run\n"
+	"unchanged.\n"
 	"\n"
-	"  -s, --source=SOURCE  device:   the kernel module, or fail\n"
-	"                       embedded: plain mmap, no module needed\n"
-	"                       auto:     device if it works, else embedded\n"
-	"  -l, --limit=SIZE     memory that the heap may have at most; beyond\n"
-	"                       it, Python turns to malloc, or with domains\n"
-	"                       has a MemoryError\n"
-	"  -w, --window=SIZE    address space of the heap (64G)\n"
-	"  -n, --name=NAME      the heap's name in sysfs (the command's)\n"
-	"  -p, --python=WHAT    arena:   pymalloc's arenas (the default)\n"
-	"                       domains: all blocks of Python, by karena's own\n"
-	"                       allocator; PYTHONMALLOC undoes it\n"
-	"  -h, --help           this text\n"
-	"  -V, --version        the version\n"
+	"  -s, --source=SOURCE  source of the memory:\n"
+	"                       device    the kernel module, or fail\n"
+	"                       embedded  plain mmap, which needs no module\n"
+	"                       auto      device if it works, else embedded (default)\n"
+	"  -l, --limit=SIZE     most memory of the heap, at least 2M; at the limit\n"
+	"                       Python allocates from malloc or, with domains,\n"
+	"                       raises MemoryError (default: the window)\n"
+	"  -w, --window=SIZE    address space of the heap (default: 1T, or 64G on\n"
+	"                       the module)\n"
+	"  -n, --name=NAME      name of the heap in sysfs (default: the command)\n"
+	"  -p, --python=WHAT    memory of Python that comes from the heap:\n"
+	"                       arena    the arenas of pymalloc (default)\n"
+	"                       domains  all blocks, by karena's own allocator;\n"
+	"                                setting PYTHONMALLOC undoes this\n"
+	"  -h, --help           print this text\n"
+	"  -V, --version        print the version\n"
 	"\n"
-	"A SIZE is bytes, or has a suffix K, M, G or T. The options set the\n"
-	"variables KARENA_SOURCE, KARENA_LIMIT, KARENA_WINDOW, KARENA_NAME and\n"
-	"KARENA_PYTHON, which can be set instead.\n"
+	"A SIZE is a number of bytes, or a number with a suffix K, M, G or T.\n"
+	"The options set the variables KARENA_SOURCE, KARENA_LIMIT, KARENA_WINDOW,\n"
+	"KARENA_NAME and KARENA_PYTHON, which you can set instead.\n"
 	"\n"
-	"While COMMAND runs, see /sys/class/misc/karena/heaps/*.\n"
+	"While COMMAND runs on the module, /sys/class/misc/karena/heaps/* has\n"
+	"statistics of the heap.\n"
 	"\n"
-	"Fork: a child has a copy of the heap, made as the two write; so\n"
-	"os.fork() and all that is built on it work.\n"
+	"os.fork() works: the child has a copy of the heap. The kernel copies a\n"
+	"page when parent or child writes to it.\n"
 	"\n"
-	"Exit status: COMMAND's; 125 if karena fails, 126 if COMMAND cannot\n"
-	"be run, 127 if it is not found.\n";
+	"Exit status: that of COMMAND; 125 if karena fails, 126 if COMMAND cannot\n"
+	"be run, 127 if COMMAND is not found.\n";
 
-static _Noreturn void fail(const char *sentence)
+static _Noreturn void __attribute__((format(printf, 1, 2))) fail(const char *format, ...)
 {
-	fprintf(stderr, "karena: %s\n", sentence);
+	va_list arguments;
+
+	fputs("karena: ", stderr);
+	va_start(arguments, format);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	fputc('\n', stderr);
 	exit(EXIT_KARENA);
 }
 
@@ -71,10 +84,10 @@ static _Noreturn void usage(void)
 static void set_variable(const char *name, const char *value)
 {
 	if (setenv(name, value, 1))
-		fail("no memory for the environment");
+		fail("cannot set %s: out of memory", name);
 }
 
-/* Beside the tool, as in the build tree and below a prefix, or where installed. */
+/* Relative to the tool, as in the build tree and under a prefix; else where installed. */
 static const char *find_adapter(char path[static PATH_MAX])
 {
 	char self[PATH_MAX];
@@ -89,8 +102,7 @@ static const char *find_adapter(char path[static PATH_MAX])
 	if (snprintf(path, PATH_MAX, "%s/" ADAPTER, KARENA_LIBDIR) < PATH_MAX &&
 	    !access(path, R_OK))
 		return path;
-	fail("there is no adapter " KARENA_LIBDIR "/" ADAPTER
-	     ": install karena again");
+	fail("cannot find the adapter %s: install karena again", path);
 }
 
 static void preload(const char *library)
@@ -99,40 +111,45 @@ static void preload(const char *library)
 	char *both;
 
 	if (strpbrk(library, " :"))
-		fail("the adapter's path has a space or a colon in it, which"
-		     " LD_PRELOAD cannot express");
+		fail("the path of the adapter, '%s', has a space or a colon, which"
+		     " LD_PRELOAD does not allow: install karena elsewhere", library);
 	if (!old || !*old) {
 		set_variable("LD_PRELOAD", library);
 		return;
 	}
 	if (asprintf(&both, "%s:%s", library, old) < 0)
-		fail("no memory for the environment");
+		fail("cannot set LD_PRELOAD: out of memory");
 	set_variable("LD_PRELOAD", both);
 	free(both);
 }
 
-/* Find out here, in one sentence, what the program would find out later. */
+/* Report settings that are invalid before COMMAND starts; it would fail or ignore them. */
 static void try_heap(void)
 {
 	struct ka_heap *heap = ka_heap_create(NULL);
 
 	if (!heap)
-		fail(ka_error());
+		fail("cannot create a heap: %s", ka_error());
 	ka_heap_destroy(heap);
 }
 
-/* Python looks at PYTHONMALLOC after the adapter, and takes its own allocators. */
-static void check_python(void)
+static void check_python(const char *setting, const char *what)
+{
+	if (strcmp(what, "arena") != 0 && strcmp(what, "domains") != 0)
+		fail("%s: unknown value '%s' (choose arena or domains)", setting, what);
+}
+
+/* Python reads PYTHONMALLOC after the adapter has run, and then uses its own allocators. */
+static void check_environment(void)
 {
 	const char *what = getenv("KARENA_PYTHON"), *other = getenv("PYTHONMALLOC");
 
-	if (!what || !*what || !strcmp(what, "arena"))
+	if (!what || !*what)
 		return;
-	if (strcmp(what, "domains") != 0)
-		fail("Python's arena or domains can be on karena, nothing else");
-	if (other && *other)
-		fprintf(stderr, "karena: PYTHONMALLOC=%s takes Python's domains back"
-			" from karena\n", other);
+	check_python("KARENA_PYTHON", what);
+	if (!strcmp(what, "domains") && other && *other)
+		fprintf(stderr, "karena: PYTHONMALLOC=%s undoes KARENA_PYTHON=domains:"
+			" unset it to run Python on karena\n", other);
 }
 
 static void name_heap(const char *command)
@@ -150,6 +167,47 @@ static void name_heap(const char *command)
 	set_variable("KARENA_NAME", name);
 }
 
+/* The library finds the other errors in a size; this message names the option. */
+static void set_size(const char *option, const char *variable, const char *text)
+{
+	size_t digits = strspn(text, "0123456789");
+	const char *end = text + digits;
+	bool is_zero = strspn(text, "0") == digits;
+
+	if (*text && (is_zero || (*end && (!strchr("KMGTkmgt", *end) || end[1]))))
+		fail("%s: invalid size '%s' (examples: 512M, 2G)", option, text);
+	set_variable(variable, text);
+}
+
+static void set_source(const char *text)
+{
+	if (*text && strcmp(text, "device") != 0 && strcmp(text, "embedded") != 0 &&
+	    strcmp(text, "auto") != 0)
+		fail("--source: unknown source '%s' (choose device, embedded or auto)",
+		     text);
+	set_variable("KARENA_SOURCE", text);
+}
+
+static void set_name(const char *text)
+{
+	for (const char *c = text; *c; c++) {
+		if (*c < ' ' || *c > '~' || *c == '/')
+			fail("--name: invalid name '%s' (use printable ASCII without"
+			     " '/')", text);
+	}
+	if (strlen(text) >= KA_NAME_SIZE)
+		fail("--name: '%s' is too long (at most %d characters)", text,
+		     KA_NAME_SIZE - 1);
+	set_variable("KARENA_NAME", text);
+}
+
+static void set_python(const char *text)
+{
+	if (*text)
+		check_python("--python", text);
+	set_variable("KARENA_PYTHON", text);
+}
+
 static const struct option options[] = {
 	{ "source",	required_argument,	NULL, 's' },
 	{ "limit",	required_argument,	NULL, 'l' },
@@ -161,7 +219,7 @@ static const struct option options[] = {
 	{ NULL, 0, NULL, 0 },
 };
 
-/* Options up to the first word that is none. */
+/* Stops at the first word that is not an option. */
 static void parse_options(int argc, char **argv)
 {
 	int option;
@@ -170,19 +228,19 @@ static void parse_options(int argc, char **argv)
 	       -1) {
 		switch (option) {
 		case 's':
-			set_variable("KARENA_SOURCE", optarg);
+			set_source(optarg);
 			break;
 		case 'l':
-			set_variable("KARENA_LIMIT", optarg);
+			set_size("--limit", "KARENA_LIMIT", optarg);
 			break;
 		case 'w':
-			set_variable("KARENA_WINDOW", optarg);
+			set_size("--window", "KARENA_WINDOW", optarg);
 			break;
 		case 'n':
-			set_variable("KARENA_NAME", optarg);
+			set_name(optarg);
 			break;
 		case 'p':
-			set_variable("KARENA_PYTHON", optarg);
+			set_python(optarg);
 			break;
 		case 'h':
 			fputs(help, stdout);
@@ -203,26 +261,33 @@ static _Noreturn void run(int argc, char **argv)
 	parse_options(argc, argv);
 	argv += optind;
 	if (!*argv) {
-		fputs("karena: run needs a command\n", stderr);
+		fputs("karena: run: no COMMAND (example: karena run python3 program.py)\n",
+		      stderr);
 		usage();
 	}
-	check_python();
+	check_environment();
 	name_heap(*argv);
 	try_heap();
 	preload(find_adapter(path));
 	execvp(*argv, argv);
-	fprintf(stderr, "karena: cannot run %s: %s\n", *argv, strerror(errno));
+	fprintf(stderr, "karena: cannot run '%s': %s\n", *argv, strerror(errno));
 	exit(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_NOT_RUN);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc > 1 && !strcmp(argv[1], "run"))
+	/* getopt() begins its messages with this name, also behind "run". */
+	argv[0] = program_invocation_short_name;
+	if (argc > 1 && !strcmp(argv[1], "run")) {
+		argv[1] = argv[0];
 		run(argc - 1, argv + 1);
+	}
 	parse_options(argc, argv);
 	if (argc > optind)
-		fprintf(stderr, "karena: there is no command %s\n", argv[optind]);
+		fprintf(stderr, "karena: unknown command '%s' (to run a program: karena"
+			" run %s)\n", argv[optind], argv[optind]);
 	else
-		fputs("karena: no command given\n", stderr);
+		fputs("karena: no command (to run a program: karena run COMMAND)\n",
+		      stderr);
 	usage();
 }
