@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * Blocks with an alignment:
+ * Aligned blocks:
  *
  *	cc -pthread aligned.c -o aligned $(pkg-config --cflags --libs karena)
  *	./aligned
  *
- * Each thread has a counter, in a cache line of its own, as two processors that write
- * to one line wait for each other. A block whose size is a power of two is aligned to
- * its size by itself; one of any other size says what it needs.
+ * Each thread has a counter in a cache line of its own, because processors that write to
+ * the same line wait for each other. If the size of a block is a power of two, the block is
+ * aligned to it anyway. For other sizes the program asks for the alignment.
  */
 #include <pthread.h>
 #include <stdint.h>
@@ -23,7 +23,7 @@
 
 struct counter {
 	volatile long value;
-	char name[88];		/* 96 bytes together: two lines */
+	char name[88];		/* makes 96 bytes: two lines */
 };
 
 static void die(const char *what, const char *why)
@@ -48,18 +48,18 @@ int main(void)
 	pthread_t threads[THREADS];
 
 	if (!heap)
-		die("a heap", ka_error());
+		die("cannot create a heap", ka_error());
 	for (int i = 0; i < THREADS; i++) {
 		int err;
 
 		counters[i] = ka_heap_aligned_alloc(heap, LINE, sizeof(*counters[i]));
 		if (!counters[i])
-			die("a counter", ka_error());
+			die("cannot allocate a counter", ka_error());
 		counters[i]->value = 0;
 		snprintf(counters[i]->name, sizeof(counters[i]->name), "thread %d", i);
 		err = pthread_create(&threads[i], NULL, count, counters[i]);
 		if (err)
-			die("a thread", strerror(err));
+			die("cannot create a thread", strerror(err));
 	}
 	for (int i = 0; i < THREADS; i++) {
 		pthread_join(threads[i], NULL);
@@ -68,7 +68,7 @@ int main(void)
 		       (size_t)((uintptr_t)counters[i] % LINE),
 		       ka_heap_usable_size(heap, counters[i]));
 		if (ka_heap_free(heap, counters[i]))
-			die("a counter", ka_error());
+			die("cannot free a counter", ka_error());
 	}
 	ka_heap_destroy(heap);
 	return 0;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * The containers of C++ on a heap, as a memory resource:
+ * A memory resource, with which the containers of C++ allocate from a heap:
  *
  *	c++ -std=c++17 cxx.cc -o cxx $(pkg-config --cflags --libs karena)
  *	./cxx <FILE
  *
- * Counts the words of the standard input and prints the most frequent ones. The map
- * and its strings lie in the heap; no memory is a std::bad_alloc.
+ * Counts the words of standard input and prints the most frequent ones. The map and its
+ * strings lie in the heap. If the heap has no memory, it throws std::bad_alloc.
  */
 #include <algorithm>
 #include <cstddef>

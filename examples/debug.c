@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
- * Mistakes, and what the debug hooks say of them: one for each name that can be given.
+ * Makes the memory error that its argument names, and shows what the debug hooks print:
  *
- * The hooks are installed by a call, so nothing in the environment is needed; with
- * KARENA_MALLOC=guard there, a write behind a block is a SIGSEGV instead. Ends with
- * SIGABRT, unless the mistake is none.
+ *	cc debug.c -o debug $(pkg-config --cflags --libs karena)
+ *	./debug ERROR
+ *
+ * The program installs the hooks itself, so it needs no variable in the environment. With
+ * KARENA_MALLOC=guard, a write behind a block raises SIGSEGV instead. The hooks abort the
+ * program, unless ERROR is none.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* With these attributes gcc finds most of the mistakes without the hooks. */
+/* With the attributes, gcc itself warns about most of these errors. */
 #define KARENA_NO_ATTRIBUTES
 #include <karena/debug.h>
 
@@ -21,7 +24,7 @@ static char *copy(const char *text, size_t size)
 	return block ? strcpy(block, text) : NULL;
 }
 
-/* Works: the hooks notice nothing. */
+/* No error. */
 static void none(void)
 {
 	char *block = copy("karena", 7);
@@ -29,7 +32,7 @@ static void none(void)
 	ka_mem_free(ka_mem_realloc(block, 100));
 }
 
-/* Forgets that a string ends with a NUL. */
+/* Allocates no room for the final NUL. */
 static void overflow(void)
 {
 	ka_mem_free(copy("karena", 6));
@@ -61,7 +64,7 @@ static void inside(void)
 	ka_mem_free(strchr(copy("karena", 7), 'r'));
 }
 
-/* Keeps the old address of a block that has moved. */
+/* Writes to the old address of a block that has moved. */
 static void stale(void)
 {
 	char *block = copy("karena", 7);
@@ -74,7 +77,7 @@ static void stale(void)
 static const struct {
 	const char *name;
 	void (*make)(void);
-} mistakes[] = {
+} errors[] = {
 	{ "none", none },
 	{ "overflow", overflow },
 	{ "underflow", underflow },
@@ -84,7 +87,7 @@ static const struct {
 	{ "stale", stale },
 };
 
-#define NR_MISTAKES	(sizeof(mistakes) / sizeof(*mistakes))
+#define NR_ERRORS	(sizeof(errors) / sizeof(*errors))
 
 int main(int argc, char **argv)
 {
@@ -92,17 +95,17 @@ int main(int argc, char **argv)
 		fprintf(stderr, "debug: %s\n", ka_error());
 		return 1;
 	}
-	for (size_t i = 0; argc == 2 && i < NR_MISTAKES; i++) {
-		if (strcmp(argv[1], mistakes[i].name) != 0)
+	for (size_t i = 0; argc == 2 && i < NR_ERRORS; i++) {
+		if (strcmp(argv[1], errors[i].name) != 0)
 			continue;
-		mistakes[i].make();
-		/* Writes to freed blocks are looked for when one asks. */
-		printf("%zu blocks are as they should be\n", ka_debug_check_all());
+		errors[i].make();
+		/* Without this call the hooks find a write to a freed block later. */
+		printf("%zu blocks have no errors\n", ka_debug_check_all());
 		return 0;
 	}
-	fprintf(stderr, "usage: debug MISTAKE, which is one of");
-	for (size_t i = 0; i < NR_MISTAKES; i++)
-		fprintf(stderr, " %s", mistakes[i].name);
+	fprintf(stderr, "usage: debug ERROR, one of");
+	for (size_t i = 0; i < NR_ERRORS; i++)
+		fprintf(stderr, " %s", errors[i].name);
 	fprintf(stderr, "\n");
 	return 2;
 }

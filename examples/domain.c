@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * An allocator on top of another, which counts:
+ * An allocator that counts calls and passes them on to another one:
  *
  *	cc domain.c -o domain $(pkg-config --cflags --libs karena)
  *	./domain
  *
- * What is behind the family obj is read, and replaced by functions that count and call
- * what was there before. Blocks that were in use before are freed through them, too.
- * Several threads may do so at once, so the counts are atomic.
+ * The program reads the allocator of the domain obj and replaces it with one that counts
+ * and calls the old one. It also frees blocks that the old one allocated. Several threads
+ * may call an allocator at once, so the counts are atomic.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@
 
 struct counts {
 	struct ka_allocator below;
-	size_t taken, resized, freed;
+	size_t allocated, resized, freed;
 };
 
 static void die(const char *what)
@@ -36,7 +36,7 @@ static void *counting_malloc(void *context, size_t size)
 {
 	struct counts *counts = context;
 
-	add(&counts->taken);
+	add(&counts->allocated);
 	return counts->below.malloc(counts->below.context, size);
 }
 
@@ -44,7 +44,7 @@ static void *counting_calloc(void *context, size_t count, size_t size)
 {
 	struct counts *counts = context;
 
-	add(&counts->taken);
+	add(&counts->allocated);
 	return counts->below.calloc(counts->below.context, count, size);
 }
 
@@ -52,7 +52,7 @@ static void *counting_realloc(void *context, void *block, size_t size)
 {
 	struct counts *counts = context;
 
-	add(block ? &counts->resized : &counts->taken);
+	add(block ? &counts->resized : &counts->allocated);
 	return counts->below.realloc(counts->below.context, block, size);
 }
 
@@ -76,18 +76,18 @@ int main(void)
 
 	if (!before || ka_allocator_get(KA_DOMAIN_OBJ, &counts.below) ||
 	    ka_allocator_set(KA_DOMAIN_OBJ, &counting))
-		die("the allocator");
+		die("cannot replace the allocator");
 
 	for (size_t i = 0; i < BLOCKS; i++) {
 		blocks[i] = i % 2 ? ka_obj_malloc(i) : ka_obj_calloc(i, 1);
 		if (!blocks[i])
-			die("a block");
+			die("cannot allocate a block");
 	}
 	for (size_t i = 0; i < BLOCKS; i += 10) {
 		char *larger = ka_obj_realloc(blocks[i], 2 * i);
 
 		if (!larger)
-			die("a larger block");
+			die("cannot make a block larger");
 		blocks[i] = larger;
 	}
 	for (size_t i = 0; i < BLOCKS; i++)
@@ -95,9 +95,9 @@ int main(void)
 	ka_obj_free(before);
 
 	if (ka_allocator_set(KA_DOMAIN_OBJ, &counts.below))
-		die("the allocator before");
-	ka_obj_free(ka_obj_malloc(100));	/* nobody counts it */
-	printf("%zu taken, %zu resized, %zu freed\n", counts.taken, counts.resized,
+		die("cannot restore the allocator");
+	ka_obj_free(ka_obj_malloc(100));	/* not counted */
+	printf("%zu allocated, %zu resized, %zu freed\n", counts.allocated, counts.resized,
 	       counts.freed);
 	return 0;
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * A heap of one's own, with a name and a limit:
+ * A heap with a name and a limit:
  *
  *	cc -pthread heap.c -o heap $(pkg-config --cflags --libs karena)
  *	./heap
  *
- * Four threads build lists in it. Then it is filled until its limit refuses a block,
- * which is an error and not the end of the program, and given back at once with all
- * that is in it: nobody frees a list.
+ * Four threads build lists in the heap. Then the program allocates blocks until the heap is
+ * at its limit, which is an error and does not end the program. It destroys the heap with
+ * all blocks in it, and does not free the lists.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -18,7 +18,7 @@
 #include <karena/karena.h>
 
 #define THREADS		4
-#define NODES		100000	/* of each thread's list */
+#define NODES		100000	/* in the list of each thread */
 
 struct node {
 	struct node *next;
@@ -39,7 +39,7 @@ static void *build(void *list)
 		struct node *node = ka_heap_malloc(heap, sizeof(*node));
 
 		if (!node)
-			die("a node", ka_error());
+			die("cannot allocate a node", ka_error());
 		*node = (struct node){ *(struct node **)list, i };
 		*(struct node **)list = node;
 	}
@@ -57,26 +57,26 @@ int main(void)
 	options.limit = (size_t)32 << 20;
 	heap = ka_heap_create(&options);
 	if (!heap)
-		die("a heap", ka_error());
+		die("cannot create a heap", ka_error());
 
 	for (int i = 0; i < THREADS; i++) {
 		int err = pthread_create(&threads[i], NULL, build, &lists[i]);
 
 		if (err)
-			die("a thread", strerror(err));
+			die("cannot create a thread", strerror(err));
 	}
 	for (int i = 0; i < THREADS; i++) {
 		pthread_join(threads[i], NULL);
 		for (struct node *node = lists[i]; node; node = node->next)
 			sum += node->value;
 	}
-	printf("%d lists of %d nodes, their sum is %ld\n", THREADS, NODES, sum);
+	printf("%d lists of %d nodes with the sum %ld\n", THREADS, NODES, sum);
 
 	while (ka_heap_malloc(heap, 100000))
 		blocks++;
 	if (errno != ENOMEM)
-		die("a block", ka_error());
-	printf("%ld blocks more, then: %s\n", blocks, ka_error());
+		die("cannot allocate a block", ka_error());
+	printf("%ld more blocks, then: %s\n", blocks, ka_error());
 
 	ka_heap_destroy(heap);
 	return 0;

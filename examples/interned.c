@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * A table of interned strings that many processes have once.
+ * A table of interned strings that many processes share.
  *
  * One process builds the table in the arenas of a heap, seals it and sends it to its
- * workers. They map it read-only and look strings up; none can change it, nor can who
- * gets hold of the descriptor later. The table has no addresses in it, but offsets, so
- * that each may map it anywhere. Nothing is a file, nothing has a name, and when the last
- * process that has it ends, it is gone.
+ * workers. They map it read-only and look strings up. No worker can change the table, nor
+ * can any process that gets the descriptor later. The table contains offsets instead of
+ * addresses, so each process may map it anywhere. It needs no file and no name, and the
+ * kernel frees it when the last process that has it ends.
  *
- * What it costs stands beside what it would cost if each worker had a copy. Exits with
- * 1 when anything is wrong, with 2 when there is no module.
+ * The program prints what the shared table costs, and what a copy for each worker would
+ * cost. The exit status is 1 after an error, and 2 if there is no module.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -34,17 +34,17 @@
 #endif
 
 #define WORKERS		8
-#define STRINGS		200000	/* that differ */
+#define STRINGS		200000	/* different ones */
 #define TIMES		3	/* how often each is interned */
-#define LOOKUPS		100000	/* of each worker, one in ten in vain */
+#define LOOKUPS		100000	/* of each worker; one in ten finds nothing */
 
 #define MIB		1048576.0
 
-/* Offsets in this file are from the begin of the table; 0 is no string. */
+/* Offsets count from the start of the table; 0: no string. */
 struct table {
 	uint32_t strings;
 	uint32_t slots;		/* a power of two */
-	uint32_t size;		/* bytes in use, these included */
+	uint32_t size;		/* bytes in use, including this header */
 	uint32_t slot[];
 };
 
@@ -87,7 +87,7 @@ static const char *text(const struct table *table, uint32_t offset)
 	return (const char *)table + offset;
 }
 
-/* The slot that a string is in, or would be in. */
+/* Find the slot of a string, or the free slot where it belongs. */
 static uint32_t find(const struct table *table, const char *string)
 {
 	uint32_t slot = hash(string) & (table->slots - 1);
@@ -97,7 +97,7 @@ static uint32_t find(const struct table *table, const char *string)
 	return slot;
 }
 
-/* The one copy of a string: its offset, by which two strings can be compared. */
+/* Intern a string. Returns its offset; equal strings have equal offsets. */
 static uint32_t intern(struct table *table, const char *string)
 {
 	uint32_t *slot = &table->slot[find(table, string)];
@@ -119,7 +119,7 @@ static uint32_t lookup(const struct table *table, const char *string)
 	return table->slot[find(table, string)];
 }
 
-/* Names as programs have them. */
+/* Make a name like those in programs. */
 static void name(char *string, size_t size, uint32_t number)
 {
 	static const char *const parts[] = {
@@ -143,7 +143,7 @@ static void build(struct table *table)
 		}
 	}
 	if (table->strings != STRINGS)
-		die("%u strings instead of %u", table->strings, STRINGS);
+		die("the table has %u strings instead of %u", table->strings, STRINGS);
 }
 
 /* The heap. */
@@ -154,8 +154,8 @@ struct heap {
 };
 
 /*
- * A heap of which a child inherits nothing: workers that are forked after the table is
- * built have the share alone, as those have that come later or from elsewhere.
+ * Create a heap that children do not inherit. Workers that are forked after the table is
+ * built have only the share, like any process that receives it later.
  */
 static void heap_open(struct heap *heap)
 {
@@ -175,17 +175,17 @@ static void heap_open(struct heap *heap)
 	}
 	heap->fd = ioctl(device, KARENA_CREATE, &create);
 	if (heap->fd < 0)
-		die("no heap: %s", strerror(errno));
+		die("cannot create a heap: %s", strerror(errno));
 	close(device);
 	heap->window = mmap(NULL, TABLE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			    heap->fd, 0);
 	if (heap->window == MAP_FAILED)
-		die("no window: %s", strerror(errno));
+		die("cannot map the window: %s", strerror(errno));
 	if (ioctl(heap->fd, KARENA_COMMIT, &commit))
-		die("no memory: %s", strerror(errno));
+		die("cannot commit the heap: %s", strerror(errno));
 }
 
-/* Give back what the table has not needed, and seal what it has. */
+/* Release the memory that the table does not need, and seal the rest. */
 static int seal(const struct heap *heap, size_t size)
 {
 	struct karena_range rest = { .offset = size, .length = TABLE_SIZE - size };
@@ -196,14 +196,14 @@ static int seal(const struct heap *heap, size_t size)
 	int fd;
 
 	if (rest.length && ioctl(heap->fd, KARENA_RELEASE, &release))
-		die("cannot release: %s", strerror(errno));
+		die("cannot release memory: %s", strerror(errno));
 	fd = ioctl(heap->fd, KARENA_SHARE, &share);
 	if (fd < 0)
-		die("cannot share: %s", strerror(errno));
+		die("cannot share the table: %s", strerror(errno));
 	return fd;
 }
 
-/* From one process to another. */
+/* Messages from one process to another. */
 
 struct message {
 	uint64_t size;
@@ -216,7 +216,7 @@ union control {
 	char space[CMSG_SPACE(sizeof(int))];
 };
 
-/* With a descriptor, or with -1. */
+/* Send a message with a descriptor; -1: without one. */
 static void put(int line, const struct message *message, int fd)
 {
 	struct iovec data = { (void *)message, sizeof(*message) };
@@ -232,7 +232,7 @@ static void put(int line, const struct message *message, int fd)
 		memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
 	}
 	if (sendmsg(line, &header, MSG_NOSIGNAL) != sizeof(*message))
-		die("the other side is gone");
+		die("the other process has ended");
 }
 
 static int get(int line, struct message *message)
@@ -246,7 +246,7 @@ static int get(int line, struct message *message)
 	int fd = -1;
 
 	if (recvmsg(line, &header, MSG_CMSG_CLOEXEC | MSG_WAITALL) != sizeof(*message))
-		die("the other side is gone");
+		die("the other process has ended");
 	if (header.msg_controllen && control.header.cmsg_type == SCM_RIGHTS)
 		memcpy(&fd, CMSG_DATA(&control.header), sizeof(int));
 	return fd;
@@ -269,18 +269,18 @@ static void check(const struct table *table, uint32_t seed)
 		offset = lookup(table, string);
 		if (i % 10 == 0 ? offset != 0 :
 				  !offset || strcmp(text(table, offset), string))
-			die("%s is not as it was interned", string);
+			die("the table has a wrong entry for %s", string);
 	}
 }
 
-/* Each page of it. */
+/* Touch each page. */
 static void touch(const void *memory, size_t size)
 {
 	for (size_t at = 0; at < size; at += 4096)
 		(void)*((const volatile char *)memory + at);
 }
 
-/* What a mapping costs: its pages, and its part of those that others have, too. */
+/* Read the cost of a mapping: its pages (RSS), and its proportion of shared pages (PSS). */
 static void read_smaps(const void *memory, struct message *message)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -303,13 +303,13 @@ static void read_smaps(const void *memory, struct message *message)
 			message->pss = atof(line + 4);
 	}
 	if (!found)
-		die("smaps does not have the table");
+		die("smaps does not contain the table");
 	fclose(file);
 }
 
 /*
- * Linux 6.1 does not count those huge pages of a copy that NUMA balancing has unmapped, to
- * see who touches them.
+ * Measure a mapping, several times if necessary: Linux 6.1 does not count the huge pages
+ * of a copy that NUMA balancing has unmapped in order to see which node touches them.
  */
 static void measure(const void *memory, size_t size, struct message *message)
 {
@@ -319,7 +319,7 @@ static void measure(const void *memory, size_t size, struct message *message)
 		if (message->rss * 1024 >= (double)size)
 			return;
 	}
-	die("of the table %.0f KiB are mapped", message->rss);
+	die("only %.0f KiB of the table are mapped", message->rss);
 }
 
 static long faults(void)
@@ -330,7 +330,7 @@ static long faults(void)
 	return usage.ru_minflt;
 }
 
-/* The table as it was sent, mapped or copied, with what that cost. */
+/* Receive the table, map or copy it, and measure what that costs. */
 static const struct table *receive(int line, bool copied, struct message *message)
 {
 	int fd = get(line, message);
@@ -342,7 +342,7 @@ static const struct table *receive(int line, bool copied, struct message *messag
 	table = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
 	if (table == MAP_FAILED)
 		die("cannot map the table: %s", strerror(errno));
-	/* It is sealed: not to be written to, whoever has it, whatever they do. */
+	/* The table is sealed: no process can make a writable mapping. */
 	if (!mprotect(table, size, PROT_READ | PROT_WRITE) || errno != EACCES ||
 	    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) != MAP_FAILED)
 		die("the table is not sealed");
@@ -373,7 +373,7 @@ static void work(int line, uint32_t number)
 		table = receive(line, copied, &message);
 		size = message.size;
 		check(table, number);
-		/* All have it, so that each one's part can be said. */
+		/* Measure when all workers have it: PSS depends on their number. */
 		put(line, &message, -1);
 		get(line, &message);
 		measure(table, size, &message);
@@ -390,10 +390,10 @@ static int start(pid_t *pid, uint32_t number)
 	int ends[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
-		die("no sockets: %s", strerror(errno));
+		die("cannot create sockets: %s", strerror(errno));
 	*pid = fork();
 	if (*pid < 0)
-		die("no worker: %s", strerror(errno));
+		die("cannot fork a worker: %s", strerror(errno));
 	if (!*pid) {
 		close(ends[0]);
 		work(ends[1], number);
@@ -403,7 +403,7 @@ static int start(pid_t *pid, uint32_t number)
 	return ends[0];
 }
 
-/* One round of all workers: what they have cost together. */
+/* Run one round of all workers. Returns the sum of their costs. */
 static struct message run(const int *lines, size_t size, int fd)
 {
 	struct message sum = { .size = size }, one;
@@ -448,16 +448,16 @@ int main(void)
 	heap_open(&heap);
 	table = (struct table *)heap.window;
 	build(table);
-	/* Whole arenas: an arena that is given back in part has smaller pages. */
+	/* Share whole arenas: an arena that is released in part has smaller pages. */
 	size = (table->size + KARENA_ARENA_SIZE - 1) & ~(KARENA_ARENA_SIZE - 1);
 	fd = seal(&heap, size);
-	printf("%u strings, each interned %d times: %.1f MiB, in %zu arenas\n",
+	printf("%u strings, each interned %d times: %.1f MiB in %zu arenas\n",
 	       table->strings, TIMES, table->size / MIB, size / KARENA_ARENA_SIZE);
 	fflush(stdout);
 
 	for (int i = 0; i < WORKERS; i++)
 		lines[i] = start(&pids[i], i);
-	/* The builder's own mapping is one more among whom the pages are divided. */
+	/* The mapping of this process would count in the PSS of the workers. */
 	munmap(heap.window, TABLE_SIZE);
 	shared = run(lines, size, fd);
 	copied = run(lines, size, fd);
@@ -468,13 +468,13 @@ int main(void)
 			die("a worker has failed");
 	}
 
-	printf("what %d workers cost, and each of them\n", WORKERS);
+	printf("cost of %d workers together, and of each\n", WORKERS);
 	report("shared, sealed", &shared);
 	report("a copy each", &copied);
-	printf("shared, they cost %.1f times less\n", copied.pss / shared.pss);
-	/* Each has all of it, and all together have it once. */
+	printf("sharing the table costs %.1f times less\n", copied.pss / shared.pss);
+	/* Each worker maps the whole table, and all together pay for it once. */
 	if (shared.rss * 1024 < (double)WORKERS * size ||
 	    shared.pss * 1024 > 1.1 * size || copied.pss < (WORKERS - 1) * shared.pss)
-		die("these figures are wrong");
+		die("these numbers are wrong");
 	return 0;
 }

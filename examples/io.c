@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * Count the lines of a file, read past the page cache into a buffer for I/O:
+ * Counts the lines of a file, which it reads into an I/O buffer without the page cache:
  *
  *	cc io.c -o io $(pkg-config --cflags --libs karena)
  *	./io FILE
  *
- * O_DIRECT wants memory that is aligned, as ka_io_alloc() has it. Where a file system
- * does not know O_DIRECT, the file is read as others are.
+ * O_DIRECT needs aligned memory, which ka_io_alloc() allocates. If the file system does not
+ * support O_DIRECT, the program reads the file through the page cache.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -59,9 +59,9 @@ int main(int argc, char **argv)
 		die(argv[1], strerror(errno));
 	buffer = ka_io_alloc(SIZE);
 	if (!buffer)
-		die("a buffer", ka_error());
+		die("cannot allocate a buffer", ka_error());
 
-	/* Behind a part of a page there is nothing, and nothing aligned. */
+	/* A partial page is the end of the file; reading on would not be aligned. */
 	do {
 		length = read(fd, buffer, ka_io_size(buffer));
 		if (length < 0)
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
 
 	printf("%s: %zu lines, %zu bytes, %s\n", argv[1], lines, bytes, how);
 	if (ka_io_free(buffer))
-		die("the buffer", ka_error());
+		die("cannot free the buffer", ka_error());
 	close(fd);
 	return 0;
 }

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs of whole pages, cut up by the program itself:
+ * Runs of whole pages that the program itself divides:
  *
  *	cc run.c -o run $(pkg-config --cflags --libs karena)
  *	./run <FILE
  *
- * Lines of the standard input are kept one behind the other in runs of 64 KiB, each of
- * which begins with the address of the one before. They are printed from the last to
- * the first, as tac(1) does, and go back run by run: no line is freed.
+ * The program stores the lines of standard input one after the other in runs of 64 KiB.
+ * Each run begins with the address of the previous one. The program prints the lines from
+ * the last to the first, like tac(1), and frees whole runs instead of single lines.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ struct line {
 
 struct run {
 	struct run *before;
-	size_t used;		/* bytes, these included */
+	size_t used;		/* bytes, including this header */
 };
 
 static struct ka_heap *heap;
@@ -38,10 +38,10 @@ static void die(const char *what, const char *why)
 	exit(1);
 }
 
-/* Bytes of the last run, or of a new one, which is larger if it has to be. */
-static void *take(size_t size)
+/* Allocate from the last run, or from a new one, which is larger if the line needs it. */
+static void *allocate(size_t size)
 {
-	void *taken;
+	void *memory;
 
 	size = (size + 15) & ~(size_t)15;
 	if (!last || ka_run_size(heap, last) - last->used < size) {
@@ -49,13 +49,13 @@ static void *take(size_t size)
 		struct run *run = ka_run_alloc(heap, runs * RUN_SIZE, 0);
 
 		if (!run)
-			die("a run", ka_error());
+			die("cannot allocate a run", ka_error());
 		*run = (struct run){ last, sizeof(*run) };
 		last = run;
 	}
-	taken = (char *)last + last->used;
+	memory = (char *)last + last->used;
 	last->used += size;
-	return taken;
+	return memory;
 }
 
 int main(void)
@@ -67,16 +67,16 @@ int main(void)
 
 	heap = ka_heap_create(NULL);
 	if (!heap)
-		die("a heap", ka_error());
+		die("cannot create a heap", ka_error());
 	while ((length = getline(&text, &room, stdin)) >= 0) {
-		struct line *next = take(sizeof(*next) + (size_t)length);
+		struct line *next = allocate(sizeof(*next) + (size_t)length);
 
 		*next = (struct line){ line, (size_t)length };
 		memcpy(next->text, text, next->length);
 		line = next;
 	}
 	if (ferror(stdin))
-		die("the standard input", strerror(errno));
+		die("cannot read standard input", strerror(errno));
 	for (; line; line = line->before)
 		fwrite(line->text, 1, line->length, stdout);
 	while (last) {
@@ -86,7 +86,7 @@ int main(void)
 		runs++;
 		bytes += ka_run_size(heap, run);
 		if (ka_run_free(heap, run))
-			die("a run", ka_error());
+			die("cannot free a run", ka_error());
 	}
 	fprintf(stderr, "run: %zu runs, %zu bytes\n", runs, bytes);
 	free(text);

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
- * Where a program's memory is: words of the standard input are counted in a table whose
- * blocks lie in a heap of their own, and at the end the heap says, size by size, what it
- * took. The same is printed for any program, without a change to it, by
+ * Statistics of a heap:
+ *
+ *	cc stats.c -o stats $(pkg-config --cflags --libs karena)
+ *	./stats <FILE
+ *
+ * Counts the words of standard input in a table whose blocks lie in a heap, and prints the
+ * statistics of the heap for each size of blocks. This prints the same for any program,
+ * without a change to it:
  *
  *	KARENA_MALLOCSTATS=1 LD_PRELOAD=libkarena-malloc.so PROGRAM
  *
- * Exits with 1 when there is no memory.
+ * The exit status is 1 if there is no memory.
  */
 #include <stdio.h>
 #include <string.h>
@@ -70,8 +75,9 @@ int main(void)
 			printf("%8zu words of up to %zu letters\n", classes[i].blocks,
 			       classes[i].size - sizeof(struct word) - 1);
 	}
-	printf("%8zu bytes in use, %zu free, %zu never used, of %zu\n", stats.used_bytes,
-	       stats.free_bytes, stats.available_bytes, stats.arenas * KA_ARENA_SIZE);
+	printf("%8zu bytes allocated, %zu free in pools, %zu outside of runs, of %zu\n",
+	       stats.used_bytes, stats.free_bytes, stats.available_bytes,
+	       stats.arenas * KA_ARENA_SIZE);
 	fflush(stdout);
 	return ka_heap_print_stats(heap, 1) ? 1 : 0;
 }

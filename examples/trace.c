@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * What has a program's memory grown by, and where? Two snapshots are compared, the
- * places that have grown most are shown, and all is written for a flame graph:
+ * Finds the calls that made the memory of a program grow:
  *
- *	trace [FILE.folded]
+ *	cc -rdynamic trace.c -o trace $(pkg-config --cflags --libs karena)
+ *	./trace [FILE.folded]
  *
- * Linked with -rdynamic, so that the program's own functions have names.
+ * The program compares two snapshots and prints the places in the code that grew most. It
+ * writes all traces to FILE.folded, for a flame graph. With -rdynamic, the traces have the
+ * names of the program's own functions.
  */
 #include <stdio.h>
 #include <string.h>
@@ -15,7 +17,7 @@
 
 static char *names[1000];
 
-/* Not static, so that they have names. */
+/* Not static, so that the traces have their names. */
 void read_names(void);
 void sort_names(void);
 
@@ -34,7 +36,7 @@ __attribute__((noinline)) void sort_names(void)
 
 	if (copy)
 		memcpy(copy, names, sizeof(names));
-	/* And forgets to free it. */
+	/* The leak: this function does not free the copy. */
 	__asm__ volatile("" : "+r" (copy));
 }
 
@@ -51,7 +53,7 @@ int main(int argc, char **argv)
 	size_t peak;
 
 	if (ka_trace_start(1, 16))
-		return failed("start");
+		return failed("cannot start tracing");
 	read_names();
 	before = ka_trace_snapshot(KA_TRACE_BY_SITE);
 	for (int i = 0; i < 3; i++)
@@ -59,16 +61,16 @@ int main(int argc, char **argv)
 	after = ka_trace_snapshot(KA_TRACE_BY_SITE);
 	difference = before && after ? ka_trace_compare(before, after) : NULL;
 	if (!difference)
-		return failed("snapshot");
+		return failed("cannot compare snapshots");
 	for (size_t i = 0; (entry = ka_trace_entry(difference, i)); i++)
-		printf("%+td bytes in %+td blocks, now %zu in %zu, at %p\n",
+		printf("%+td bytes in %+td blocks, now %zu bytes in %zu blocks, at %p\n",
 		       entry->more_bytes, entry->more_blocks, entry->bytes, entry->blocks,
 		       entry->nr_frames ? entry->frames[0] : NULL);
 	ka_trace_memory(NULL, &peak);
-	printf("%zu bytes at most\n", peak);
+	printf("%zu bytes at the peak\n", peak);
 	stacks = ka_trace_snapshot(KA_TRACE_BY_STACK);
 	if (!stacks || (argc > 1 && ka_trace_write(stacks, argv[1], KA_TRACE_FOLDED)))
-		return failed("write");
+		return failed("cannot write the traces");
 	ka_trace_free(stacks);
 	ka_trace_free(difference);
 	ka_trace_free(after);

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * Read a file or block device past the page cache, by io_uring into arenas:
+ * Reads a file or block device into arenas, with io_uring and without the page cache:
  *
  *	cc -o uring-read uring-read.c $(pkg-config --cflags --libs karena-uring)
  *	./uring-read FILE
  *
- * The arenas are the ring's fixed buffers, whose pages the kernel looks up and pins
- * once and not for each read; where it takes none, plain reads do. What arrived is
- * compared with what read(2) gives. Prints one line.
+ * The arenas are the fixed buffers of the ring, so the kernel looks up and pins their
+ * pages once instead of at each read. If the kernel cannot pin them, the program uses plain
+ * reads. It compares the data with those that read(2) returns, and prints one line.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,8 +23,8 @@
 
 #include <karena/uring.h>
 
-#define BLOCK		((size_t)1 << 20)	/* of a request */
-#define BLOCKS		32			/* in flight */
+#define BLOCK		((size_t)1 << 20)	/* of one request */
+#define BLOCKS		32			/* requests at a time */
 #define SIZE		(BLOCK * BLOCKS)
 
 static struct io_uring ring;
@@ -37,7 +37,7 @@ static void die(const char *what, const char *why)
 	exit(1);
 }
 
-/* Ask for the rest of a block, of which so much has arrived. */
+/* Prepare a read of the rest of a block, of which @done bytes have arrived. */
 static void prepare(char *run, size_t index, size_t done, off_t offset)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
@@ -49,7 +49,7 @@ static void prepare(char *run, size_t index, size_t done, off_t offset)
 	if (buffers) {
 		buffer = ka_uring_buffer_index(buffers, to, length);
 		if (buffer < 0)
-			die("fixed buffers", ka_error());
+			die("cannot find the fixed buffer", ka_error());
 		io_uring_prep_read_fixed(sqe, file, to, length, offset, buffer);
 	} else {
 		io_uring_prep_read(sqe, file, to, length, offset);
@@ -57,7 +57,7 @@ static void prepare(char *run, size_t index, size_t done, off_t offset)
 	io_uring_sqe_set_data64(sqe, index);
 }
 
-/* Fill the run from the file: how many bytes there were, all of them before its end. */
+/* Fill the run from the file, up to its end. Returns the number of bytes. */
 static size_t fill(char *run, off_t offset, off_t end)
 {
 	size_t wanted = end - offset < (off_t)SIZE ? (size_t)(end - offset) : SIZE;
@@ -74,15 +74,15 @@ static size_t fill(char *run, off_t offset, off_t end)
 		if (err >= 0)
 			err = io_uring_wait_cqe(&ring, &cqe);
 		if (err < 0)
-			die("io_uring", strerror(-err));
+			die("cannot submit to the ring", strerror(-err));
 		if (cqe->res < 0)
-			die("read", strerror(-cqe->res));
+			die("cannot read", strerror(-cqe->res));
 		index = io_uring_cqe_get_data64(cqe);
 		length = wanted - index * BLOCK;
 		if (length > BLOCK)
 			length = BLOCK;
 		if (!cqe->res && done[index] < length)
-			die("read", "the file became shorter");
+			die("cannot read", "the file became shorter");
 		done[index] += cqe->res;
 		io_uring_cqe_seen(&ring, cqe);
 		if (done[index] < length)
@@ -102,9 +102,10 @@ static void verify(int again, const char *run, size_t length, off_t offset)
 				    offset);
 
 		if (got <= 0)
-			die("read(2)", got ? strerror(errno) : "an early end");
+			die("cannot read with read(2)",
+			    got ? strerror(errno) : "early end of file");
 		if (memcmp(block, run, got))
-			die("what arrived", "it is not what read(2) gives");
+			die("wrong data", "read(2) returned other data than io_uring");
 		run += got;
 		offset += got;
 		length -= got;
@@ -119,7 +120,7 @@ static double seconds(void)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* Past the page cache where the file's file system can. */
+/* Returns true if the file system supports O_DIRECT, which bypasses the page cache. */
 static bool open_file(const char *path)
 {
 	struct stat stat_of;
@@ -147,7 +148,7 @@ static struct ka_heap *make_heap(char **run)
 	heap = ka_heap_create(&options);
 	*run = heap ? ka_run_alloc(heap, SIZE, KA_ARENA_SIZE) : NULL;
 	if (!*run)
-		die("arenas", ka_error());
+		die("cannot allocate arenas", ka_error());
 	return heap;
 }
 
@@ -173,11 +174,11 @@ int main(int argc, char **argv)
 	heap = make_heap(&run);
 	err = io_uring_queue_init(BLOCKS, &ring, 0);
 	if (err)
-		die("io_uring", strerror(-err));
+		die("cannot create a ring", strerror(-err));
 	range = (struct iovec){ run, SIZE };
 	buffers = ka_uring_register(&ring, heap, &range, 1);
 	if (!buffers)
-		fprintf(stderr, "uring-read: without fixed buffers: %s\n", ka_error());
+		fprintf(stderr, "uring-read: no fixed buffers: %s\n", ka_error());
 
 	for (at = 0; at < end;) {
 		size_t length;
@@ -192,7 +193,7 @@ int main(int argc, char **argv)
 	       (long long)end, time > 0 ? end / time / (1 << 20) : 0,
 	       direct ? "O_DIRECT" : "no O_DIRECT",
 	       buffers ? "fixed buffers" : "plain reads",
-	       ka_heap_source(heap) == KA_SOURCE_DEVICE ? "of the module" :
+	       ka_heap_source(heap) == KA_SOURCE_DEVICE ? "on the module" :
 	       "on plain mmap");
 
 	io_uring_queue_exit(&ring);

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example for tracing says what it is to say. BUILD is the build directory.
+# The example for tracing finds the leak and names functions. BUILD is the build directory.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -13,9 +13,9 @@ finds_the_leak() {
 	local output
 	output=$("$example" "$folded") || return
 	echo "$output"
-	[[ $output == "+24000 bytes in +3 blocks, now 24000 in 3, at 0x"* ]] &&
-	[[ $output == *"+0 bytes in +0 blocks, now 64000 in 1000, at 0x"* ]] &&
-	[[ $output == *"88000 bytes at most" ]]
+	[[ $output == "+24000 bytes in +3 blocks, now 24000 bytes in 3 blocks, at 0x"* ]] &&
+	[[ $output == *"+0 bytes in +0 blocks, now 64000 bytes in 1000 blocks, at 0x"* ]] &&
+	[[ $output == *"88000 bytes at the peak" ]]
 }
 
 names_functions() {

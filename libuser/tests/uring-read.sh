@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example that reads by io_uring: what it reads, past the page cache or not, by
-# which kind of request, and what it says about bad input. BUILD is the build
-# directory; runs on the source that KARENA_SOURCE names.
+# The example that reads with io_uring: the data, with and without the page cache and fixed
+# buffers, and its messages about invalid input. BUILD is the build directory. The tests use
+# the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -12,7 +12,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 case $KARENA_SOURCE in
-device)	arenas="of the module" ;;
+device)	arenas="on the module" ;;
 *)	arenas="on plain mmap" ;;
 esac
 # Before 6.5, no memory of the module is a fixed buffer.
