@@ -15,7 +15,7 @@
  *				again, 1M by default; the oldest leave first
  *
  * If KARENA_MALLOC is empty, "default", or "count" (see ka_domain_stats()), there are no
- * hooks. With any other value the program ends with a message and status 125.
+ * hooks. The library ignores any other value with a message on standard error.
  *
  * Layout, patterns and messages are those of CPython's PyMem_SetupDebugHooks() (PEP 445,
  * Objects/obmalloc.c).
