@@ -20,7 +20,7 @@ MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
 results := $(OUT)/bench/results
 report := $(OUT)/bench/report
-# The results of the last run that is kept, and its pictures; its report is $(kept).md.
+# The results of the last run that is kept, and three pictures; $(kept).md is about them.
 kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
 # Built only where liburing is.
@@ -50,9 +50,9 @@ help:
 	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      compare malloc with others, here, in time and memory'
 	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
-	@echo 'make bench-report  write build/bench/report/report.html anew from the results'
+	@echo 'make bench-report  write build/bench/report/tables.md from the results'
 	@echo 'make bench-check  compare the results with those that are kept'
-	@echo 'make bench-keep  keep the report and the results in Documentation'
+	@echo 'make bench-keep  keep the results and the pictures in Documentation'
 	@echo 'make lint       the static checkers alone'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove what install put there'
@@ -127,12 +127,12 @@ bench-report:
 bench-check:
 	selftests/bench/check $(kept)/results.jsonl $(results)/*.jsonl
 
+# The numbers in $(kept).md are written by hand; test_report.py names those that are out of date.
 bench-keep: bench-report
 	@mkdir -p $(kept)
-	rm -f $(kept)/*.svg
 	cp $(report)/*.svg $(kept)
 	cat $(results)/*.jsonl >$(kept)/results.jsonl
-	sed 's,^!\[\(.*\)\](,![\1](performance/,' $(report)/report.md >$(kept).md
+	selftests/bench/test_report.py
 
 lint: runner
 	@selftests/check -k lint

@@ -46,13 +46,6 @@ class Series(typing.NamedTuple):
     def median(self):
         return statistics.median(self.values)
 
-    def quartiles(self):
-        """The first and the third; of less than three values, the ends."""
-        if len(self.values) < 3:
-            return min(self.values), max(self.values)
-        first, _, third = statistics.quantiles(self.values, n=4, method="inclusive")
-        return first, third
-
 
 def append(path, key, unit, values):
     """Add values to a file; without a path, to none."""

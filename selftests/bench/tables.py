@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tables for people, and lines that say what is promised."""
+"""Tables on the terminal, and a line for each goal."""
 
 import math
 import statistics
@@ -74,13 +74,13 @@ class Table:
 
 
 def print_outcomes(outcomes):
-    """What has been promised of what was measured, and whether it is kept."""
+    """A line for each goal that was measured."""
     for outcome in outcomes:
         if not outcome.figure:
             continue
-        promise = outcome.promise
+        goal = outcome.goal
         notes = [outcome.case] if outcome.case else []
         notes += ["within the noise"] if outcome.doubtful() else []
-        print(f"{outcome.status():<6} {promise.what}, to {promise.against}:"
-              f" {outcome.figure.value:.2f}{promise.suffix()} {promise.required()}"
+        print(f"{outcome.status():<6} {goal.what}, to {goal.against}:"
+              f" {outcome.figure.value:.2f}{goal.suffix()} {goal.required()}"
               + (f" ({'; '.join(notes)})" if notes else ""))

@@ -1,16 +1,21 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""That the report says what the results say, of results that are made up. TAP."""
+"""Tests of the report with made-up results, and of the numbers in performance.md. TAP."""
 
-import re
+import importlib.machinery
+import importlib.util
+import pathlib
 import sys
 
 sys.dont_write_bytecode = True
 
-import promises
-import remarks
-import sections
+import goals
+import pictures
+import results
 from results import Key, Series
+
+HERE = pathlib.Path(__file__).resolve().parent
+DOCUMENT = HERE.parent.parent / "Documentation" / "performance.md"
 
 STEADY = [99.0, 100.0, 101.0, 100.0, 100.0]
 NOISY = [60.0, 80.0, 100.0, 120.0, 140.0]
@@ -28,9 +33,9 @@ def times(factor, values=None):
 
 
 def outcome(results, what, against):
-    """The first outcome of a promise."""
-    return next(one for one in promises.outcomes(results)
-                if (one.promise.what, one.promise.against) == (what, against))
+    """The first outcome of a goal."""
+    return next(one for one in goals.outcomes(results)
+                if (one.goal.what, one.goal.against) == (what, against))
 
 
 MEAN = ("time of the cases, geometric mean", "mimalloc")
@@ -38,33 +43,32 @@ FORK = ("fork and end of a child, 512 MiB in use", "MADV_HUGEPAGE")
 
 
 def what_is_absent_is_not_measured():
-    return all(one.status() == promises.NOT_MEASURED for one in promises.outcomes({}))
+    return all(one.status() == goals.NOT_MEASURED for one in goals.outcomes({}))
 
 
 def karena_alone_is_not_measured():
     results = row("native", "cases", "churn", "ms", karena=times(1))
-    return outcome(results, *MEAN).status() == promises.NOT_MEASURED
+    return outcome(results, *MEAN).status() == goals.NOT_MEASURED
 
 
 def a_mean_is_geometric():
     results = row("native", "cases", "a", "ms", karena=times(0.4), mimalloc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(1.6), mimalloc=times(1))
     found = outcome(results, *MEAN)
-    return abs(found.figure.value - 0.8) < 1e-9 and found.status() == promises.MET
+    return abs(found.figure.value - 0.8) < 1e-9 and found.status() == goals.MET
 
 
 def a_case_without_the_base_is_in_no_mean():
     results = row("native", "cases", "a", "ms", karena=times(0.4), mimalloc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(0.9), mimalloc=times(1))
     results |= row("native", "cases", "c", "ms", karena=times(7))
-    mean = sections.build(results)[0].mean("native", "karena")
-    return abs(mean.value - 0.6) < 1e-9
+    return abs(outcome(results, *MEAN).figure.value - 0.6) < 1e-9
 
 
 def a_limit_is_a_limit():
     results = row("native", "cases", "a", "ms", karena=times(0.95), mimalloc=times(1))
     found = outcome(results, *MEAN)
-    return found.status() == promises.MISSED and not found.doubtful()
+    return found.status() == goals.MISSED and not found.doubtful()
 
 
 def noise_over_a_limit_is_said():
@@ -97,39 +101,48 @@ def at_least_is_the_other_way():
     results = row("6.1", "fork", "fork, exit, wait", "us", karena=times(1),
                   MADV_HUGEPAGE=times(4))
     found = outcome(results, *FORK)
-    return found.status() == promises.MET and abs(found.figure.value - 4) < 1e-9
+    return found.status() == goals.MET and abs(found.figure.value - 4) < 1e-9
 
 
 def counted_instructions_are_a_time():
     results = row("6.1 counted", "fork", "fork, exit, wait", "instructions",
                   karena=times(1), MADV_HUGEPAGE=times(2))
-    found = [one for one in promises.outcomes(results) if one.figure]
+    found = [one for one in goals.outcomes(results) if one.figure]
     return [(one.place, one.status(), one.figure.value) for one in found] == [
-        ("6.1 counted", promises.MISSED, 2)]
+        ("6.1 counted", goals.MISSED, 2)]
 
 
 def units_are_the_same_before_they_are_compared():
     results = row("native", "cases peak", "tiny", "MiB", karena=times(0.02))
     results |= row("native", "cases peak", "tiny", "KiB", glibc=times(1948 / 100))
     found = outcome(results, "memory of a tiny process", "glibc")
-    return found.status() == promises.MET and abs(found.figure.value - 100) < 1e-6
+    return found.status() == goals.MET and abs(found.figure.value - 100) < 1e-6
+
+
+def load_report():
+    """The program without the ending .py, as a module."""
+    loader = importlib.machinery.SourceFileLoader("report", str(HERE / "report"))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader("report", loader))
+    loader.exec_module(module)
+    return module
 
 
 def found_losses(results):
-    return sections.losses(sections.build(results))
+    """(case, best) of each loss."""
+    return [(name[2], best) for _, name, _, best in load_report().losses(results)]
 
 
 def a_loss_is_against_the_best():
     results = row("native", "cases", "a", "ms", karena=times(1.1), mimalloc=times(2),
                   glibc=times(1))
-    losses = found_losses(results)
-    return len(losses) == 1 and losses[0].best.key.contender == "glibc"
+    return found_losses(results) == [("a", "glibc")]
 
 
 def the_worst_loss_is_first():
     results = row("native", "cases", "a", "ms", karena=times(1.1), glibc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(1.9), glibc=times(1))
-    return [loss.cell.key.case for loss in found_losses(results)] == ["b", "a"]
+    return [case for case, _ in found_losses(results)] == ["b", "a"]
 
 
 def noise_is_no_loss():
@@ -142,22 +155,42 @@ def fewer_in_a_second_is_a_loss():
                   glibc=times(1))
     results |= row("native", "redis", "get", "requests/s", karena=times(1.1),
                    glibc=times(1))
-    return [loss.cell.key.case for loss in found_losses(results)] == ["set"]
+    return [case for case, _ in found_losses(results)] == ["set"]
 
 
-def every_remark_on_a_promise_has_one():
-    known = [one.promise.what for one in promises.outcomes({})]
-    stale = [remark["promise"] for remark in remarks.load() if "promise" in remark
-             and not any(re.fullmatch(remark["promise"], what) for what in known)]
-    print("".join(f"# {pattern}\n" for pattern in stale), end="")
-    return not stale
+def there_is_no_picture_without_results():
+    return not pictures.draw({})
 
 
-def what_has_no_remark_has_no_cause():
-    causes = remarks.Causes([{"group": "heap", "text": "because"}])
-    key = Key("6.1", "fork", "a", "karena")
-    return (causes.of_case(key) is None and causes.of_promise("a", "b", "6.1") is None
-            and causes.of_case(key._replace(group="heap")) == 1)
+# The numbers of the document that the results have, by the goal that each is of.
+NUMBERS = [
+    ("time of the cases, geometric mean", "mimalloc", "native", "{:.2f}"),
+    ("time of the cases, the worst", "the best peer", "native", "{:.2f}"),
+    ("peak memory of the cases, geometric mean", "mimalloc", "native", "{:.2f}"),
+    ("peak memory of the cases, geometric mean", "the best peer", "native", "{:.2f}"),
+    ("time of the programs, geometric mean", "mimalloc", "native", "{:.2f}"),
+    ("memory that stays of 3 million blocks, 1 in 2,000 kept", "its peak", "native",
+     "{:.1f} %"),
+    ("malloc(16)", "rpmalloc's 13", "native", "{:.0f}"),
+    ("free of 16 bytes", "rpmalloc's 19", "native", "{:.0f}"),
+    ("time of programs in Python, geometric mean", "pymalloc", "native", "{:.2f}"),
+    ("2 MiB committed and touched, ready", "pages of 4 KiB", "6.1", "{:.1f}"),
+    ("2 MiB committed and touched, none ready", "pages of 4 KiB", "6.1", "{:.2f}"),
+    ("2 MiB given back and used again", "MADV_DONTNEED", "6.1", "{:.1f}"),
+    ("fork and end of a child, 512 MiB in use", "pages of 4 KiB", "6.1", "{:.1f}"),
+]
+
+
+def the_document_has_the_numbers_of_the_results():
+    found = results.load(DOCUMENT.with_suffix("") / "results.jsonl")
+    text = DOCUMENT.read_text(encoding="utf-8")
+    by_goal = {(one.goal.what, one.goal.against, one.place): one.figure
+               for one in goals.outcomes(found)}
+    missing = [(name, number) for *name, form in NUMBERS
+               for number in [form.format(by_goal[tuple(name)].value)]
+               if f"**{number}**" not in text]
+    print("".join(f"# {', '.join(name)}: {number}\n" for name, number in missing), end="")
+    return not missing
 
 
 TESTS = [
@@ -169,7 +202,7 @@ TESTS = [
     counted_instructions_are_a_time,
     units_are_the_same_before_they_are_compared, a_loss_is_against_the_best,
     the_worst_loss_is_first, noise_is_no_loss, fewer_in_a_second_is_a_loss,
-    every_remark_on_a_promise_has_one, what_has_no_remark_has_no_cause,
+    there_is_no_picture_without_results, the_document_has_the_numbers_of_the_results,
 ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Units of results: what kind of value each is of, and how a value is written."""
+"""Units of results: their kinds, and how values are written."""
 
 KINDS = {
     "ns": "time", "us": "time", "ms": "time", "s": "time",
@@ -14,14 +14,14 @@ FACTORS = {
 
 
 def kind(unit):
-    """Time, memory, share, rate; or count, of what is counted one by one."""
+    """Time, memory, share, rate, or count."""
     if "/s" in unit:
         return "rate"
     return KINDS.get(unit, "count")
 
 
 def factor(unit):
-    """How much it is of the unit without a prefix."""
+    """The factor to the unit without a prefix."""
     return FACTORS.get(unit, 1)
 
 
@@ -30,17 +30,17 @@ def more_is_better(unit):
 
 
 def exact(unit):
-    """Whether another load of the machine changes nothing of it."""
+    """Whether the load of the machine has no influence on it."""
     return kind(unit) == "count"
 
 
 def text(value):
-    """Three digits that matter, and no exponent."""
+    """Three significant digits, without an exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def text_ratio(value):
-    """Two digits behind the point as long as they say something."""
+    """Two decimal places below 10, one below 100."""
     return f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else text(value)

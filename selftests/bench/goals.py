@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What karena promises, and whether the results keep it.
+"""The goals, and whether results meet them.
 
-A promise names the series that it is about by patterns, which have to match all of a
-name. When there are none, it is not measured, and never met.
+A goal names its series by patterns, each of which has to match a whole name. A goal without
+a series is not measured, and never met.
 """
 
 import re
@@ -20,8 +20,10 @@ HUGE = "MADV_HUGEPAGE"
 
 
 class Select(typing.NamedTuple):
-    """Series of results: of a group, cases of it, and a kind of unit; that of time is
-    where instructions are counted in its place that of these."""
+    """The series of a group's cases with one kind of unit.
+
+    Where instructions are counted in place of time, "time" selects the instructions.
+    """
 
     group: str
     case: str = ".*"
@@ -45,12 +47,12 @@ class Select(typing.NamedTuple):
 
 
 def chosen(row, pattern):
-    """The figures of a row whose contender matches."""
+    """The figures of a row whose contender matches a pattern."""
     return [figure for name, figure in row.items() if re.fullmatch(pattern, name)]
 
 
 def ratios(rows, ours, base):
-    """(ratio of ours to base, case) of all that have both; base may be a function."""
+    """(ratio of ours to base, case) of each row with both; base may be a function."""
     pairs = []
     for case, row in rows.items():
         others = [base(row)] if callable(base) else chosen(row, base)
@@ -60,13 +62,13 @@ def ratios(rows, ours, base):
 
 
 def best_peer(row):
-    """The least of the figures that are not karena's."""
+    """The smallest figure of another contender than karena."""
     peers = [figure for name, figure in row.items() if not re.fullmatch(KARENA, name)]
     return min(peers, key=lambda figure: figure.value, default=None)
 
 
 def extreme(pick, pairs):
-    """The (figure, case) that pick, which is min or max, picks; the case, if it says."""
+    """The (figure, case) with the smallest or largest figure; pick is min or max."""
     pairs = list(pairs)
     if not pairs:
         return None
@@ -74,8 +76,8 @@ def extreme(pick, pairs):
     return figure, case if len({case for _, case in pairs}) > 1 else ""
 
 
-# Each of these makes a function of results and place, which returns a figure and the
-# case that it is of, or how many, or nothing where that is clear; or else None.
+# Each of these returns a function of results and place, which returns None or a figure and
+# the case that it comes from (or the number of cases; nothing where there is only one).
 
 def mean(select, base, ours=KARENA):
     """The geometric mean of the ratios."""
@@ -94,14 +96,14 @@ def worst(select, base=best_peer, ours=KARENA):
 
 
 def least(select, base, ours=KARENA):
-    """How many times ours the base is, where that is least."""
+    """The lowest ratio of the base to ours."""
     def evaluate(results, place):
         return extreme(min, ratios(select.rows(results, place), base, ours))
     return evaluate
 
 
 def highest(select, ours=KARENA):
-    """The highest of the figures themselves."""
+    """The highest figure."""
     def evaluate(results, place):
         rows = select.rows(results, place)
         return extreme(max, ((figure, case) for case, row in rows.items()
@@ -110,7 +112,7 @@ def highest(select, ours=KARENA):
 
 
 def highest_sum(select, piece, ours=KARENA):
-    """The highest sum of figures whose cases differ only where the pattern matches."""
+    """The highest sum of the figures of cases that differ only in the pattern."""
     def evaluate(results, place):
         sums = {}
         for case, row in select.rows(results, place).items():
@@ -122,7 +124,7 @@ def highest_sum(select, piece, ours=KARENA):
 
 
 def more(select, base, ours=KARENA):
-    """How much more than the base, at most, in KiB."""
+    """The largest difference to the base, in KiB."""
     def evaluate(results, place):
         return extreme(max, (
             ((one - other).times(1 / 1024), case)
@@ -132,7 +134,7 @@ def more(select, base, ours=KARENA):
 
 
 def part(select, whole, ours=KARENA):
-    """What some series are of others, in %."""
+    """One series in percent of another."""
     def evaluate(results, place):
         for row in select.rows(results, place).values():
             for whole_row in whole.rows(results, place).values():
@@ -146,10 +148,16 @@ def part(select, whole, ours=KARENA):
 
 
 def never(_results, _place):
-    """Of what no benchmark is there for."""
+    """For a goal without a benchmark."""
 
 
-class Promise(typing.NamedTuple):
+def value(evaluate, found, place="native"):
+    """The figure of an evaluation alone, or None."""
+    outcome = evaluate(found, place)
+    return outcome[0] if outcome else None
+
+
+class Goal(typing.NamedTuple):
     what: str
     against: str
     bound: str          # "<=" or ">="
@@ -164,7 +172,7 @@ class Promise(typing.NamedTuple):
     def suffix(self):
         return f" {self.unit}" if self.unit else ""
 
-    def kept(self, value):
+    def met(self, value):
         return value <= self.limit if self.bound == "<=" else value >= self.limit
 
 
@@ -181,93 +189,95 @@ ALL = CLOCK + COUNTED
 
 
 def mallocs():
-    """The promises of cases and of programs, which are the same."""
+    """The goals for allocation patterns and for programs, which are the same."""
     for what, time, peak in (("cases", CASES, CASES_PEAK),
                              ("programs", PROGRAMS, PROGRAMS_PEAK)):
-        yield Promise(f"time of the {what}, geometric mean", "mimalloc", "<=", 0.9,
-                      mean(time, "mimalloc"))
-        yield Promise(f"time of the {what}, geometric mean", "the best peer", "<=", 0.95,
-                      mean(time, best_peer))
-        yield Promise(f"time of the {what}, the worst", "the best peer", "<=", 1.15,
-                      worst(time))
-        yield Promise(f"peak memory of the {what}, geometric mean", "mimalloc", "<=", 0.65,
-                      mean(peak, "mimalloc"))
-        yield Promise(f"peak memory of the {what}, geometric mean", "the best peer", "<=",
-                      0.9, mean(peak, best_peer))
-    yield Promise("memory of a tiny process", "glibc", "<=", 300,
-                  more(Select("cases peak", "tiny", "memory"), "glibc"), unit="KiB more")
-    yield Promise("memory that stays of 3 million blocks, 1 in 2,000 kept", "its peak",
-                  "<=", 20, part(Select("cases end", "tuples", "memory"),
-                                 Select("cases peak", "tuples", "memory")), unit="%")
+        yield Goal(f"time of the {what}, geometric mean", "mimalloc", "<=", 0.9,
+                   mean(time, "mimalloc"))
+        yield Goal(f"time of the {what}, geometric mean", "the best peer", "<=", 0.95,
+                   mean(time, best_peer))
+        yield Goal(f"time of the {what}, the worst", "the best peer", "<=", 1.15,
+                   worst(time))
+        yield Goal(f"peak memory of the {what}, geometric mean", "mimalloc", "<=", 0.65,
+                   mean(peak, "mimalloc"))
+        yield Goal(f"peak memory of the {what}, geometric mean", "the best peer", "<=",
+                   0.9, mean(peak, best_peer))
+    yield Goal("memory of a tiny process", "glibc", "<=", 300,
+               more(Select("cases peak", "tiny", "memory"), "glibc"), unit="KiB more")
+    yield Goal("memory that stays of 3 million blocks, 1 in 2,000 kept", "its peak",
+               "<=", 20, part(Select("cases end", "tuples", "memory"),
+                              Select("cases peak", "tuples", "memory")), unit="%")
 
 
 def instructions():
-    """The promises of single calls."""
-    yield Promise("malloc(16)", "rpmalloc's 13", "<=", 13,
-                  highest(Select(COUNTS, "malloc-16(-batch)?", "count")),
-                  unit="instructions")
-    yield Promise("free of 16 bytes", "rpmalloc's 19", "<=", 19,
-                  highest(Select(COUNTS, "free-16(-batch)?", "count")),
-                  unit="instructions")
-    yield Promise("malloc and free of 1 KiB to 256 KiB", "tcmalloc's 74", "<=", 74,
-                  highest_sum(Select(COUNTS, r"(malloc|free)-\d{4,}(-batch)?", "count"),
-                              "(malloc|free)-"), unit="instructions")
-    yield Promise("an object of a type cache", "rpmalloc", "<=", 8, never,
-                  unit="instructions")
+    """The goals for single calls."""
+    yield Goal("malloc(16)", "rpmalloc's 13", "<=", 13,
+               highest(Select(COUNTS, "malloc-16(-batch)?", "count")),
+               unit="instructions")
+    yield Goal("free of 16 bytes", "rpmalloc's 19", "<=", 19,
+               highest(Select(COUNTS, "free-16(-batch)?", "count")),
+               unit="instructions")
+    yield Goal("malloc and free of 1 KiB to 256 KiB", "tcmalloc's 74", "<=", 74,
+               highest_sum(Select(COUNTS, r"(malloc|free)-\d{4,}(-batch)?", "count"),
+                           "(malloc|free)-"), unit="instructions")
+    yield Goal("an object of a type cache", "rpmalloc", "<=", 8, never,
+               unit="instructions")
 
 
 def pythons():
-    """The promises of CPython's domains."""
-    yield Promise("time of programs in Python, geometric mean", "pymalloc", "<=", 0.91,
-                  mean(PYTHON, "python3"))
-    yield Promise("time of programs in Python, the worst", "pymalloc", "<=", 1.02,
-                  worst(PYTHON))
-    yield Promise("peak memory of programs in Python, the worst", "pymalloc", "<=", 1.02,
-                  worst(PYTHON_PEAK))
-    yield Promise("memory that stays of 3 million tuples, 1 in 2,000 kept", "its peak",
-                  "<=", 20, part(Select("python end", "tuples.*", "memory"),
-                                 Select("python peak", "tuples.*", "memory")), unit="%")
-    yield Promise("the same with pools that share pages", "its peak", "<=", 6, never,
-                  unit="%")
+    """The goals for CPython's domains."""
+    yield Goal("time of programs in Python, geometric mean", "pymalloc", "<=", 0.91,
+               mean(PYTHON, "python3"))
+    yield Goal("time of programs in Python, the worst", "pymalloc", "<=", 1.02,
+               worst(PYTHON))
+    yield Goal("peak memory of programs in Python, the worst", "pymalloc", "<=", 1.02,
+               worst(PYTHON_PEAK))
+    yield Goal("memory that stays of 3 million tuples, 1 in 2,000 kept", "its peak",
+               "<=", 20, part(Select("python end", "tuples.*", "memory"),
+                              Select("python peak", "tuples.*", "memory")), unit="%")
+    yield Goal("the same with pools that share pages", "its peak", "<=", 6, never,
+               unit="%")
 
 
 def tracing():
-    """The promises of sampled tracing, one block in 512 KiB."""
+    """The goals for sampled tracing with one block in 512 KiB."""
     counted = Select("sampling instructions", kind="count")
     for what, evaluate in (
             ("time, geometric mean", mean(Select("sampling"), "not traced", "traced")),
             ("instructions, the worst", worst(counted, "not traced", "traced"))):
-        yield Promise(f"programs in Python that are traced: {what}", "not traced", "<=",
-                      1.02, evaluate)
+        yield Goal(f"programs in Python that are traced: {what}", "not traced", "<=",
+                   1.02, evaluate)
 
 
 TAKE = Select("commit", "commit and touch.*")
+REUSE = Select("reuse")
+FORK = Select("fork", "fork, exit, wait")
 
 
 def arenas():
-    """The promises of single arenas: how often karena's time goes into another's."""
+    """The goals for single arenas: ratios of another memory's time to karena's."""
     for ours, limits in ((r"karena, ready", (40, 30)), (r"karena, none ready", (1.2, 1))):
         for base, title, limit in zip((PAGES, HUGE), ("pages of 4 KiB", "MADV_HUGEPAGE"),
                                       limits):
-            yield Promise(f"2 MiB committed and touched, {ours.partition(', ')[2]}", title,
-                          ">=", limit, least(TAKE, base, ours), CLOCK)
-    yield Promise("page faults of 2 MiB committed and touched", "40 of 64 MiB", "<=", 1.25,
-                  highest(Select("commit", "page faults.*", "count")), CLOCK,
-                  unit="page faults")
+            yield Goal(f"2 MiB committed and touched, {ours.partition(', ')[2]}", title,
+                       ">=", limit, least(TAKE, base, ours), CLOCK)
+    yield Goal("page faults of 2 MiB committed and touched", "40 of 64 MiB", "<=", 1.25,
+               highest(Select("commit", "page faults.*", "count")), CLOCK,
+               unit="page faults")
     for base in ("MADV_FREE", "MADV_DONTNEED", "munmap"):
-        yield Promise("2 MiB given back and used again",
-                      base.replace("munmap", "munmap, mmap"), ">=", 30,
-                      least(Select("reuse"), base + ".*4 KiB.*"), CLOCK)
+        yield Goal("2 MiB given back and used again",
+                   base.replace("munmap", "munmap, mmap"), ">=", 30,
+                   least(REUSE, base + ".*4 KiB.*"), CLOCK)
     for what in ("system calls", "page faults"):
-        yield Promise(f"{what} of an arena used again", "none", "<=", 0,
-                      highest(Select("reuse", f".*{what}.*", "count")), CLOCK,
-                      unit=what)
-    yield Promise("a heap made and destroyed, the worst", "a memfd", "<=", 3,
-                  heaps(Select("heap", "(?!.*CPU).*")), CLOCK)
+        yield Goal(f"{what} of an arena used again", "none", "<=", 0,
+                   highest(Select("reuse", f".*{what}.*", "count")), CLOCK,
+                   unit=what)
+    yield Goal("a heap made and destroyed, the worst", "a memfd", "<=", 3,
+               heaps(Select("heap", "(?!.*CPU).*")), CLOCK)
 
 
 def heaps(select):
-    """The highest ratio of a heap to the memfd that it is compared with."""
+    """The highest ratio of a heap to its memfd."""
     def evaluate(results, place):
         group = groups.find(place, "heap")
         pairs = []
@@ -280,26 +290,23 @@ def heaps(select):
     return evaluate
 
 
-FORK = Select("fork", "fork, exit, wait")
-
-
 def forks():
-    """The promises of forks with 512 MiB in use, by the clock and counted."""
-    yield Promise("fork and end of a child, 512 MiB in use", "pages of 4 KiB", ">=", 40,
-                  least(FORK, PAGES), ALL)
-    yield Promise("fork and end of a child, 512 MiB in use", "MADV_HUGEPAGE", ">=", 3,
-                  least(FORK, HUGE), ALL)
-    yield Promise("first write to a page after a fork", "pages of 4 KiB", "<=", 1.5,
-                  worst(Select("fork", "first write after fork"), PAGES), ALL)
-    yield Promise("memory of a child that reads all", "nothing", "<=", 1024,
-                  more(Select("fork", "child that reads all: cgroup", "memory"), "nothing"),
-                  CLOCK, unit="KiB more")
+    """The goals for a fork with 512 MiB in use, by the clock and counted."""
+    yield Goal("fork and end of a child, 512 MiB in use", "pages of 4 KiB", ">=", 40,
+               least(FORK, PAGES), ALL)
+    yield Goal("fork and end of a child, 512 MiB in use", "MADV_HUGEPAGE", ">=", 3,
+               least(FORK, HUGE), ALL)
+    yield Goal("first write to a page after a fork", "pages of 4 KiB", "<=", 1.5,
+               worst(Select("fork", "first write after fork"), PAGES), ALL)
+    yield Goal("memory of a child that reads all", "nothing", "<=", 1024,
+               more(Select("fork", "child that reads all: cgroup", "memory"), "nothing"),
+               CLOCK, unit="KiB more")
 
 
 class Outcome(typing.NamedTuple):
-    """What became of a promise at a place."""
+    """Whether a goal is met at a place."""
 
-    promise: Promise
+    goal: Goal
     place: str
     figure: typing.Optional[figures.Figure]
     case: str
@@ -307,22 +314,22 @@ class Outcome(typing.NamedTuple):
     def status(self):
         if not self.figure:
             return NOT_MEASURED
-        return MET if self.promise.kept(self.figure.value) else MISSED
+        return MET if self.goal.met(self.figure.value) else MISSED
 
     def doubtful(self):
-        """Whether the noise reaches over the limit."""
+        """Whether the interval of the figure contains the limit."""
         if not self.figure:
             return False
         low, high = self.figure.interval()
-        return self.promise.kept(low) != self.promise.kept(high)
+        return self.goal.met(low) != self.goal.met(high)
 
 
 def outcomes(results):
-    """Of every promise at every place that it is for."""
+    """The outcome of every goal at each of its places."""
     found = []
-    for promise in (*mallocs(), *instructions(), *pythons(), *tracing(), *arenas(),
-                    *forks()):
-        for place in promise.places:
-            figure, case = promise.evaluate(results, place) or (None, "")
-            found.append(Outcome(promise, place, figure, case))
+    for goal in (*mallocs(), *instructions(), *pythons(), *tracing(), *arenas(),
+                 *forks()):
+        for place in goal.places:
+            figure, case = goal.evaluate(results, place) or (None, "")
+            found.append(Outcome(goal, place, figure, case))
     return found
