@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # The small examples: the output of each, compared with that of other programs, and its
-# messages about invalid input; and the programs in the manual pages, built unchanged.
-# BUILD is the build directory. The tests use the source that KARENA_SOURCE names.
+# messages about invalid input; and the programs in the manual pages and in the tutorial,
+# built unchanged. BUILD is the build directory. The tests use the source that
+# KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -149,6 +150,16 @@ warns() {
 	[ $status -eq 1 ] && [[ $output == *"[-Werror=$1]"* ]]
 }
 
+# The tutorial's pieces of code are one program, and its output stands behind "It prints::".
+tutorial_runs() {
+	local tutorial=$here/../../Documentation/tutorial.rst
+	awk '/^\.\. code-block:: c/ { on = 1; next } /^[^ ]/ { on = 0 }
+		on { sub(/^    /, ""); print }' "$tutorial" >"$dir/tutorial.c"
+	gcc -Wall -Wextra -Werror -pthread -I"$here/../include" -o "$dir/tutorial" \
+		"$dir/tutorial.c" "$build/lib/libkarena.a" || return
+	prints "$(sed -n '/^It prints::/,/^[^ I]/s/^    //p' "$tutorial")" "$dir/tutorial"
+}
+
 head -c $((3 << 20)) /dev/urandom >"$dir/blocks"
 head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
 { seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
@@ -185,6 +196,7 @@ check a_use_after_a_free_is_warned_of warns use-after-free \
 	'text = ka_heap_malloc(heap, 10); ka_heap_free(heap, text); text[0] = 1;'
 check a_write_behind_a_block_is_warned_of warns array-bounds \
 	'text = ka_io_alloc(10); if (text) text[10] = 1;'
+check tutorial_runs tutorial_runs
 for page in "$pages"/*.[37]; do
 	rm -f "$dir"/page*
 	[ -z "$(page_programs "$page")" ] ||

@@ -297,12 +297,14 @@ struct karena_ready {
  * @offset: Start of the range, in bytes from the start of the window; whole pages.
  * @length: Size of the range in bytes; whole pages, not 0.
  * @result: Out: 0, or a negative error number:
- *	-EINVAL	not whole pages, not within the window, or longer than the window
- *		together with the ranges before it in the list
- *	-ENOMEM	(commit) no memory, or a limit is reached
- *	-EBUSY	(commit) an arena of the range is volatile
- *	-EINTR	a signal arrived before the range was done; the call did not try the
- *		ranges behind it, and they have no result
+ *
+ *	- -EINVAL: not whole pages, not within the window, or longer than the window
+ *	  together with the ranges before it in the list
+ *	- -ENOMEM (commit): no memory, or a limit is reached
+ *	- -EBUSY (commit): an arena of the range is volatile
+ *	- -EINTR: a signal arrived before the range was done; the call did not try the
+ *	  ranges behind it, and they have no result
+ *
  * @reserved: Must be 0; otherwise the result is -EINVAL.
  */
 struct karena_range {
