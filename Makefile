@@ -54,6 +54,7 @@ help:
 	@echo 'make bench-check  compare the results with those that are kept'
 	@echo 'make bench-keep  keep the results and the pictures in Documentation'
 	@echo 'make lint       the static checkers alone'
+	@echo 'make htmldocs   build Documentation as HTML in build/docs/html'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove what install put there'
 	@echo 'make clean      remove what was built'
@@ -136,6 +137,11 @@ bench-keep: bench-report
 
 lint: runner
 	@selftests/check -k lint
+
+htmldocs:
+	@selftests/vm/packages docs
+	sphinx-build -q -d $(OUT)/docs/doctrees Documentation $(OUT)/docs/html
+	@echo $(OUT)/docs/html/index.html
 
 fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
 	-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),'
@@ -231,4 +237,4 @@ clean:
 	rm -rf $(OUT)
 
 .PHONY: all help setup library module no-module demo runner check test shell check-debug \
-	check-programs bench bench-guest bench-report bench-check bench-keep lint install uninstall clean
+	check-programs bench bench-guest bench-report bench-check bench-keep lint htmldocs install uninstall clean
