@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Two runs compared: what became worse or better by more than the noise.
+"""Compare two runs: changes for the better or worse that exceed the noise.
 
-Machines differ, and one machine differs from day to day. So of what a clock or the
-kernel measured, only ratios are compared: of karena to the geometric mean of the others
-in the same run. What is counted one by one is compared as it is.
+Machines differ, and one machine differs from day to day. So times and memory are compared
+as ratios of karena to the geometric mean of the other contenders in the same run. Counts
+are compared as they are.
 
-A change is one when it is above a floor and above NOISES standard deviations, which are
-taken from the values of both runs. Those of a few values are badly known, so they are
-mixed with what is typical of their group.
+A change counts above a floor and above NOISES standard deviations, computed from the values
+of both runs. A deviation of few values is badly known, so it is mixed with the typical one
+of its group.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ import units
 
 NOISES = 4
 
-# Of the clock in parts: two builds of the same source differ by so much.
+# Times, as a part: two builds of the same source differ by so much.
 TIME_FLOOR = 0.04
 MEMORY_FLOOR = 0.02
-# A guest's kernel does not do quite the same each time: in the boots of one kernel, a
-# heap's making and end were up to 2.1 % apart, all else below 1.
+# A guest's kernel does not execute quite the same each time: between boots of one kernel,
+# making and destroying a heap differed by up to 2.1 %, everything else by less than 1 %.
 COUNTED_FLOOR = 0.02
 # Counted natively: a quarter of an instruction, or of a fault, or half a percent.
 COUNT_FLOOR = 0.25
 COUNT_FLOOR_PART = 0.005
-# A few pages more or less of a page table, or of what a process has, are no change.
+# A few pages more or less, for example of page tables, are no change.
 MEMORY_FLOOR_KIB = 8
-# What is more unsteady than its kind, by place, group, case and contender; which blocks are
-# sampled is drawn by lot.
+# Series with more noise than their kind, by place, group, case and contender. Which blocks
+# are sampled is random.
 UNSTEADY = {
     (".* counted", "counts", "a heap created and destroyed", ".*"): 0.05,
     ("native", "sampling instructions", ".*", ".*"): 0.02,
@@ -43,7 +43,7 @@ UNSTEADY = {
 
 @dataclasses.dataclass
 class Change:
-    """One series of karena in two runs; values are ratios, or counts if it is exact."""
+    """One series of karena in two runs: ratios, or counts if it is exact."""
 
     key: typing.Any
     kind: str               # of its unit
@@ -58,7 +58,7 @@ class Change:
         return max(self.floor, NOISES * self.noise)
 
     def shift(self):
-        """How far it went to the worse."""
+        """The change for the worse."""
         shift = self.now - self.before if self.exact else math.log(self.now / self.before)
         return -shift if self.upward else shift
 
@@ -82,15 +82,15 @@ class Change:
 @dataclasses.dataclass
 class Comparison:
     changes: list
-    missing: list           # keys of places and groups that were measured
-    unmeasured: list        # (place, group) that were not, at all
-    alone: list             # keys that can be compared with nobody
-    unknown: list           # keys of which the noise is not known
-    elsewhere: list         # keys of what depends on how far apart the processors are
+    missing: list           # keys without a new series, of groups that were measured
+    unmeasured: list        # (place, group) without any new series
+    alone: list             # keys without another contender
+    unknown: list           # keys with unknown noise
+    elsewhere: list         # keys that depend on the distance of the processors
 
 
 def floor_of(key, otherwise):
-    """How much more is nothing, in parts; for most series as otherwise."""
+    """The part by which a series may grow; `otherwise` unless UNSTEADY has it."""
     for patterns, floor in UNSTEADY.items():
         if all(map(re.fullmatch, patterns, key)):
             return floor
@@ -130,7 +130,7 @@ def to_peers(key, results, peers, run):
 
 
 def common_peers(key, kept, new):
-    """The keys of those that karena is compared with in both runs."""
+    """The keys of the contenders that karena is compared with in both runs."""
     group = groups.find(key.place, key.group)
     names = {other.contender for other in kept
              if other[:3] == key[:3] and other in new}
@@ -152,21 +152,21 @@ def compare_ratio(key, kept, new):
 
 
 def handover(results, run):
-    """The figure of how long a cache line takes to another processor, or None."""
+    """The time of a cache line to another processor, as a figure, or None."""
     values = [value for key, series in results.items() for value in series.values
               if re.fullmatch(groups.HANDOVER, key.group)]
     return figures.drawn(run, tuple(values)) if values else None
 
 
 def moved(kept, new):
-    """Whether the processors are not as far from each other as they were."""
+    """Whether the distance of the processors has changed."""
     ratio = figures.ratio(handover(new, "new"), handover(kept, "kept"))
     return bool(ratio) and abs(math.log(ratio.value)) > max(
         TIME_FLOOR, NOISES * ratio.deviation())
 
 
 def settle_noise(changes):
-    """Mix the noise of each with what is typical of its kind; without any, NaN stays."""
+    """Mix the noise of each change with the typical noise of its kind."""
     noises = {}
     for change in changes:
         if not math.isnan(change.noise):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What is compared, and how a program is run under it: a process for each sample."""
+"""The allocators, and how to run a program under one: a process for each sample."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ BUILD = HERE.parent.parent / "build"
 BENCH = BUILD / "bench"
 DEBIAN = "/usr/lib/x86_64-linux-gnu/"
 
-SECONDS = 900       # that a process may take
+SECONDS = 900       # time limit of a process
 
 # What is preloaded.
 ALLOCATORS = {
@@ -44,13 +44,13 @@ TRACED = {
 }
 
 
-# glibc has a memcpy for each kind of processor: where instructions are counted, it is
-# that which all of them have.
+# glibc has a memcpy for each kind of processor. Counts of instructions use the one that
+# all processors have.
 PLAIN = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM"}
 
 
 def output(command, preload="", variables=(), **options):
-    """What a command prints. It has to succeed, and to say nothing of a preload."""
+    """The output of a command, which must succeed and accept the preload."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, check=False, timeout=SECONDS,
                           env=os.environ | dict(variables) | {"LD_PRELOAD": preload},
@@ -62,7 +62,7 @@ def output(command, preload="", variables=(), **options):
 
 
 def spawn(preload, command):
-    """Run a program: its time, its peak, and, if its last line is KiB, what is left."""
+    """Run a program: its time, peak and, if its last line is KiB, resident memory."""
     lines = output([BENCH / "spawn", preload, *command], cwd=HERE / "programs")
     *lines, last = lines.splitlines()
     seconds, peak = last.split()
@@ -73,7 +73,7 @@ def spawn(preload, command):
 
 
 def run_case(case, preload, threads=()):
-    """A case of alloc.c, which measures itself: as spawn(), and the calls in a second."""
+    """Run a case of alloc.c, which measures itself: as spawn(), and calls in a second."""
     line = output([BENCH / "alloc", case, *map(str, threads)], preload)
     _, seconds, peak, end, replaced = line.split()
     figures = {"": float(seconds) * 1e3, "peak": int(peak), "end": int(end)}
@@ -83,7 +83,7 @@ def run_case(case, preload, threads=()):
 
 
 def run_counted(command):
-    """The instructions of a command, as valgrind counts them, which is slow."""
+    """The instructions of a command, counted by valgrind."""
     command = ["env", "PYTHONHASHSEED=0", *command]
     valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--log-fd=1",
                 "--cachegrind-out-file=/dev/null"]
@@ -93,6 +93,6 @@ def run_counted(command):
 
 
 def run_figures(program, case, preload, variables=()):
-    """A program that prints lines of a figure's name and its value."""
+    """Run a program that prints lines with a name and a value."""
     lines = output([BENCH / program, *case], preload, variables).splitlines()
     return {name: float(value) for name, value in map(str.split, lines)}

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Figures with their noise: medians, ratios, means.
 
-What is compared is measured in turn, round after round: the values of one case that have
-the same place in their series were measured one right after the other. A ratio is the
-median of the ratios in the rounds, so that a slow time of the machine, which meets all of
-a round, is not in it.
+Contenders are measured in turn, round after round: values of one case with the same place
+in their series were measured one right after the other. A ratio is the median of the ratios
+in the rounds, so a slow moment of the machine, which affects a whole round, cancels out.
 
-A figure carries what it would have been if the rounds had been drawn again from those
-that were measured (a bootstrap of the median). Whatever is computed of figures is
-computed of their draws, too, and its interval is where most of the draws are. The seed
-is fixed: the same results give the same intervals.
+A figure carries its bootstrap: the medians of rounds that are drawn again from the measured
+ones. Computations on figures are repeated on their draws, and an interval contains most of
+the draws. The seed is fixed, so the same results give the same intervals.
 """
 
 import dataclasses
@@ -20,19 +18,19 @@ import random
 import statistics
 
 DRAWS = 500
-# Of less, the draws say nothing: the values may agree by chance.
+# With fewer values the draws say nothing: the values may agree by chance.
 ENOUGH = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A value, what it would have been, and of how many rounds it is the median."""
+    """A median, its draws, and the number of its rounds."""
 
     value: float
     draws: tuple
     n: int
-    case: str = ""          # figures of the same one have the same rounds
-    rounds: tuple = ()      # its values; none of what is of several cases
+    case: str = ""          # figures of one case have the same rounds
+    rounds: tuple = ()      # its values; empty for a figure of several cases
 
     def __add__(self, other):
         return combine(operator.add, self, other)
@@ -41,18 +39,18 @@ class Figure:
         return combine(operator.sub, self, other)
 
     def __truediv__(self, other):
-        """Of values above zero, as ratio() sees to."""
+        """For values above zero; ratio() checks that."""
         return combine(operator.truediv, self, other)
 
     def times(self, factor):
         return combine(lambda value: value * factor, self)
 
     def known(self):
-        """Whether its noise is."""
+        """Whether there are enough rounds to know the noise."""
         return self.n >= ENOUGH
 
     def interval(self, share=0.95):
-        """Where that share of the draws is; the value alone, when the noise is unknown."""
+        """The interval of that share of the draws; the value alone without noise."""
         if not self.known():
             return self.value, self.value
         ordered = sorted(self.draws)
@@ -60,7 +58,7 @@ class Figure:
         return ordered[outside], ordered[-1 - outside]
 
     def deviation(self):
-        """The standard deviation of its logarithm: for a ratio, of 0.01 a percent."""
+        """The standard deviation of the logarithm: 0.01 is one percent."""
         if min(self.draws) <= 0:
             return 0.0
         return statistics.stdev(map(math.log, self.draws))
@@ -68,14 +66,14 @@ class Figure:
 
 @functools.lru_cache(maxsize=64)
 def draw_rounds(case, n):
-    """So many times, n rounds of n. All figures of a case are of the same."""
+    """DRAWS lists of n rounds out of n; the same for all figures of a case."""
     generator = random.Random(case)
     return [generator.choices(range(n), k=n) for _ in range(DRAWS)]
 
 
 @functools.lru_cache(maxsize=None)
 def drawn(case, rounds):
-    """A figure of the values of a case's rounds, which are a tuple."""
+    """The figure of a tuple of values, one for each round of a case."""
     value = statistics.median(rounds)
     if min(rounds) == max(rounds):
         draws = (value,) * DRAWS
@@ -86,12 +84,12 @@ def drawn(case, rounds):
 
 
 def figure(key, series, run=""):
-    """That of a series; those of two runs are drawn independently of each other."""
+    """The figure of a series; two runs are drawn independently."""
     return drawn("/".join((run,) + key[:3]), tuple(series.values))
 
 
 def combine(how, *several):
-    """A figure computed of others: round by round, if they have rounds in common."""
+    """A figure computed from others, round by round if they have the same rounds."""
     if len({(one.case, len(one.rounds)) for one in several}) == 1 and several[0].rounds:
         return drawn(several[0].case, tuple(map(how, *(one.rounds for one in several))))
     return Figure(how(*(one.value for one in several)),
@@ -100,7 +98,7 @@ def combine(how, *several):
 
 
 def ratio(ours, base):
-    """None where one of them is zero or unknown."""
+    """The ratio, or None if a value is zero or unknown."""
     if not ours or not base:
         return None
     if min(ours.draws + base.draws + (ours.value, base.value)) <= 0:
@@ -111,7 +109,7 @@ def ratio(ours, base):
 
 
 def mean(several):
-    """The geometric mean of ratios; None of none."""
+    """The geometric mean of ratios; None without any."""
     several = [one for one in several if one]
     if not several:
         return None

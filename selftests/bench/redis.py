@@ -16,7 +16,7 @@ import time
 from contenders import output
 
 KEYS, BYTES, REQUESTS, CLIENTS = 300_000, 200, 50_000, 4
-SECONDS = 60        # that a server may take to start, or for a save
+SECONDS = 60        # time limit for a start and for a save
 
 
 class Server:
@@ -50,7 +50,7 @@ class Server:
         self.process.wait()
 
     def command(self, text):
-        """The reply to a command: text, of an error too."""
+        """The text of the reply to a command, also of an error."""
         self.connection.sendall(text.encode() + b"\r\n")
         line = self.replies.readline()
         if line.startswith(b"$"):
@@ -65,7 +65,7 @@ class Server:
         return int(re.search(rf"{name}:\s*(\d+)", status)[1])
 
     def fill(self):
-        """All keys, as redis-benchmark names them."""
+        """Set all keys, named as redis-benchmark does."""
         commands = "".join(f"SET key:{i:012} {'x' * BYTES}\r\n" for i in range(KEYS))
         replies = output(["redis-cli", "-s", self.socket, "--pipe"], input=commands)
         if f"replies: {KEYS}" not in replies or "errors: 0" not in replies:
@@ -99,7 +99,7 @@ def run(preload):
 
 
 def percentiles(text):
-    """In us, of what redis-benchmark prints, which has ms."""
+    """The percentiles that redis-benchmark prints in ms, in us."""
     rows = [(float(part), float(value)) for part, value in
             re.findall(r"([\d.]+)% <= ([\d.]+) milliseconds", text.partition("Cumul")[0])]
     return {name: 1e3 * min(value for part, value in rows if part >= least)
@@ -107,7 +107,7 @@ def percentiles(text):
 
 
 def save_during(server, command):
-    """Run a client while one save follows another: what it prints, and KiB copied."""
+    """Run a client during one save after another: its output, and KiB copied."""
     copied = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
         try:
@@ -128,7 +128,7 @@ def save_during(server, command):
 
 
 def run_saving(preload):
-    """Requests while the server saves: how long they take; memory before and after."""
+    """Time of requests while the server saves, and memory before and after."""
     with server_on(preload) as server:
         server.fill()
         figures = {"rss-full": server.kib("VmRSS")}
@@ -138,7 +138,7 @@ def run_saving(preload):
         figures |= percentiles(text)
         figures |= {"copied": copied, "peak": server.kib("VmHWM")}
         server.command("FLUSHALL SYNC")
-        # What is given back after a time: all have the same.
+        # Time to return memory, the same for all allocators.
         time.sleep(1)
         server.command("PING")
         return figures | {"rss-flushed": server.kib("VmRSS")}

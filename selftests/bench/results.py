@@ -5,12 +5,11 @@ place       where it ran: "native", or a guest's kernel ("6.1", "6.12"), with " 
             behind it when the unit of time is an instruction
 group       the benchmark
 case        what was measured
-contender   of which allocator or kind of memory
+contender   the allocator or kind of memory
 unit        of the values
-values      all of them, in the order in which they were taken
+values      all of them, in the order of measurement
 
-Lines with "meta" say of the lines of their file on what machine they were measured:
-`results.py FILE NAME` adds one, of a run that is called so.
+Lines with "meta" describe the machine: `results.py FILE NAME` adds one for a run NAME.
 """
 
 import json
@@ -29,7 +28,7 @@ PACKAGES = ["libc6", "libmimalloc2.0", "libtcmalloc-minimal4", "libjemalloc2", "
 
 
 class Key(typing.NamedTuple):
-    """What values are of."""
+    """Identifies a series."""
 
     place: str
     group: str
@@ -38,7 +37,7 @@ class Key(typing.NamedTuple):
 
 
 class Series(typing.NamedTuple):
-    """Values, and their unit."""
+    """Values and their unit."""
 
     unit: str
     values: list
@@ -48,7 +47,7 @@ class Series(typing.NamedTuple):
 
 
 def append(path, key, unit, values):
-    """Add values to a file; without a path, to none."""
+    """Add values to a file; without a path, do nothing."""
     if path:
         with open(path, "a", encoding="utf-8") as file:
             print(json.dumps(key._asdict() | {"unit": unit, "values": list(values)}),
@@ -56,13 +55,13 @@ def append(path, key, unit, values):
 
 
 def lines(path):
-    """Those of a file, as dicts."""
+    """The lines of a file, as dicts."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def load(path):
-    """The {Key: Series} of a file: what has one key is put together."""
+    """The {Key: Series} of a file; lines with the same key are joined."""
     results = {}
     for entry in lines(path):
         if "meta" in entry:
@@ -76,7 +75,7 @@ def load(path):
 
 
 def load_meta(path):
-    """What the file says of the machine: a dict for each different line with "meta"."""
+    """The machines of a file: a dict for each different line with "meta"."""
     metas = []
     for entry in lines(path):
         if "meta" in entry and entry["meta"] not in metas:
@@ -85,7 +84,7 @@ def load_meta(path):
 
 
 def command_output(*command):
-    """What a command prints; nothing if there is no such command, or if it fails."""
+    """The output of a command; empty if it does not exist or fails."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               text=True, check=False)
@@ -95,7 +94,7 @@ def command_output(*command):
 
 
 def first_match(path, pattern):
-    """The first group of a pattern in a file that need not be there."""
+    """The first group of a pattern in a file; empty without the file."""
     try:
         found = re.search(pattern, pathlib.Path(path).read_text(encoding="utf-8"), re.M)
     except OSError:
@@ -104,7 +103,7 @@ def first_match(path, pattern):
 
 
 def gives_back():
-    """What becomes of free memory, if it has to be got from a hypervisor anew."""
+    """A text if free memory goes back to the hypervisor."""
     for features in pathlib.Path("/sys/bus/virtio/devices").glob("*/features"):
         # A balloon; bit 5 is free page reporting.
         if (first_match(features.with_name("device"), "0x(0005)")
@@ -114,7 +113,7 @@ def gives_back():
 
 
 def describe(name=""):
-    """The machine and the versions, without a name of it, of a user or of a directory."""
+    """The machine and versions, without names of hosts, users and directories."""
     here = str(pathlib.Path(__file__).resolve().parent)
     commit = command_output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
     dirty = command_output("git", "-C", here, "status", "--porcelain",
@@ -140,7 +139,7 @@ def describe(name=""):
 
 
 def append_meta(path, name=""):
-    """Add a line of the machine to a file; without a path, to none."""
+    """Add a line about the machine to a file; without a path, do nothing."""
     if path:
         with open(path, "a", encoding="utf-8") as file:
             print(json.dumps({"meta": describe(name)}), file=file)

@@ -9,7 +9,7 @@ from contenders import OURS
 
 
 class Table:
-    """The medians of one group of results, and their ratios to those of a base."""
+    """The medians of a group of results, and their ratios to a base."""
 
     def __init__(self, title, results, group, base, scale=1, skip=()):
         self.title = title
@@ -20,7 +20,7 @@ class Table:
                 self.n = max(self.n, len(series.values))
                 row = self.values.setdefault(key.case, {})
                 row[key.contender] = figures.figure(key, series).times(1 / scale)
-                # The less the better, but for what is done in a second.
+                # Less is better, except for calls in a second.
                 self.best = max if series.unit == "calls/s" else min
         self.width = max([18, *(len(name) + 1 for name in self.values)])
         self.contenders = list(dict.fromkeys(
@@ -33,13 +33,13 @@ class Table:
         return ratio.value if ratio else math.nan
 
     def mean(self, contender):
-        """Of the ratios that there are."""
+        """The geometric mean of the existing ratios."""
         ratios = [self.ratio(name, contender) for name, row in self.values.items()
                   if {contender, self.base} <= row.keys()]
         return statistics.geometric_mean(ratios) if ratios else math.nan
 
     def to_best(self, name):
-        """Ours to the best peer's."""
+        """The ratio of ours to the best of the others."""
         row = self.values[name]
         peers = [row[peer] for peer in row if peer != OURS]
         if not peers or OURS not in row:
@@ -54,7 +54,7 @@ class Table:
         return f"{self.ratio(name, contender):6.2f} {figure.value:9.1f}"
 
     def print(self):
-        """The ratio to the base and the figure itself; last, ours to the best."""
+        """Print ratios to the base and values; the last column is ours to the best."""
         if not self.values:
             return
         best = OURS in self.contenders and len(self.contenders) > 1

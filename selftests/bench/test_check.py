@@ -134,7 +134,7 @@ def processors_that_moved_are_said():
     near, far = (check(made_up_run(1), made_up_run(2, factors=factors, line=line))[1]
                  for line in (60, 200))
     return (near.count("WORSE") == 2 and far.count("WORSE") == 1
-            and "1 are of processors that are another distance apart" in far), near + far
+            and "1 depend on the distance of the processors" in far), near + far
 
 
 def slow_rounds_are_nothing():
