@@ -19,7 +19,7 @@
 
 static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 {
-	/* The core would see that, too, but would try to drop the page first. */
+	/* The core would notice, but would try to drop the page first. */
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
 	vmf->page = page;
@@ -27,8 +27,8 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 }
 
 /*
- * A commit that is refused may succeed in a moment. That is waited for without the lock that
- * the fault came with, and the fault is taken again.
+ * A refused commit may succeed in a moment. Wait without the lock that the fault came with,
+ * and have the core take the fault again.
  */
 static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 {
@@ -40,29 +40,23 @@ static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 	return VM_FAULT_RETRY;
 }
 
-static bool fault_may_wait(const struct vm_fault *vmf)
-{
-	return fault_flag_allow_retry_first(vmf->flags) &&
-	       !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
-}
-
 /*
- * A limit never ends in a signal: MADV_POPULATE_WRITE turns VM_FAULT_OOM into
- * ENOMEM. From user mode a touch of what is not committed is a bug, and is SIGBUS
- * even when REQUESTED, so that the bug shows whether or not there is memory.
+ * Commit the page of a fault. A limit never ends in a signal: MADV_POPULATE_WRITE turns
+ * VM_FAULT_OOM into ENOMEM. A touch of uncommitted memory from user mode is a bug, and is
+ * SIGBUS even when REQUESTED, so that the bug shows whether or not there is memory.
  */
 static vm_fault_t fault_commit(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	unsigned long page = vmf->pgoff, count = 1;
 	u32 *state = karena_state(heap, page / KARENA_ARENA_PAGES);
-	bool again = false;
+	bool again = false, wait;
 	int err;
 
-	/* What another process does to this one's memory commits none. */
+	/* An access from another process commits nothing. */
 	if (vmf->flags & (FAULT_FLAG_USER | FAULT_FLAG_REMOTE) || !state ||
 	    !karena_is_window(vmf->vma, heap))
 		return VM_FAULT_SIGBUS;
-	/* Pairs with who commits: the state is set after the frame. */
+	/* Pairs with the cmpxchg() of a commit, which sets the state after the frame. */
 	switch (smp_load_acquire(state)) {
 	case KARENA_REQUESTED:
 		page = ALIGN_DOWN(page, KARENA_ARENA_PAGES);
@@ -71,19 +65,21 @@ static vm_fault_t fault_commit(struct vm_fault *vmf, struct karena_heap *heap)
 	case KARENA_REQUESTED | KARENA_SPARSE:
 		break;
 	default:
-		/* The commit that has made it ACTIVE has come between. */
+		/* Another thread may have committed it, and made it ACTIVE. */
 		return karena_arena_has(heap, page) ? 0 : VM_FAULT_SIGBUS;
 	}
 	karena_heap_touch(heap);
-	err = karena_commit(heap, page, count, count == 1, fault_may_wait(vmf) ? &again : NULL);
+	wait = fault_flag_allow_retry_first(vmf->flags) &&
+	       !(vmf->flags & FAULT_FLAG_RETRY_NOWAIT);
+	err = karena_commit(heap, page, count, count == 1, wait ? &again : NULL);
 	if (again)
 		return fault_wait(vmf, heap);
 	return err ? VM_FAULT_OOM : 0;
 }
 
 /*
- * A page that others have, too, is copied for who writes to it. If there is no memory
- * for that, whoever wrote is told so, by a signal where there is no other way.
+ * Copy a shared page for a write. Without memory for it, the writer gets an error, or a
+ * signal where it wrote from user mode.
  */
 static vm_fault_t fault_copy(struct vm_fault *vmf, struct karena_heap *heap)
 {
@@ -97,13 +93,7 @@ static vm_fault_t fault_copy(struct vm_fault *vmf, struct karena_heap *heap)
 	}
 }
 
-static bool fault_must_copy(struct vm_fault *vmf, const struct karena_place *place)
-{
-	return place->page == KARENA_ZERO ||
-	       (place->shared && vmf->flags & FAULT_FLAG_WRITE);
-}
-
-/* Whether a thread that waits for a futex there has no need to write: a read-only share. */
+/* Returns true in a read-only share, where a thread may wait for a futex without a write. */
 static bool fault_in_read_only_share(struct vm_fault *vmf)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
@@ -112,7 +102,7 @@ static bool fault_in_read_only_share(struct vm_fault *vmf)
 	       !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags);
 }
 
-/* Whether it would wait with another heap's key, which cannot be changed; see key.c. */
+/* Returns true if a futex there would have another heap's key; see key.c. */
 static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place *place)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
@@ -122,9 +112,9 @@ static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place 
 }
 
 /*
- * For any page of a huge folio, the core would map the whole of it where the PMD is
- * empty, and hide the pages that the arena has above it: there it gets its page table
- * first. False: the fault is to be taken again.
+ * Install a page table. Where the PMD is empty, the core would map a huge folio as a whole,
+ * whichever page of it the fault returns, and hide the pages that the arena has above it.
+ * Returns false if the fault has to be taken again.
  */
 static bool fault_add_table(struct vm_fault *vmf)
 {
@@ -134,7 +124,7 @@ static bool fault_add_table(struct vm_fault *vmf)
 
 	if (pmd_none(*vmf->pmd) && vmf->prealloc_pte) {
 		mm_inc_nr_ptes(mm);
-		/* The table's entries are seen empty before the table is. */
+		/* The table is visible only after its empty entries are. */
 		smp_wmb();
 		pmd_populate(mm, vmf->pmd, vmf->prealloc_pte);
 		vmf->prealloc_pte = NULL;
@@ -144,13 +134,7 @@ static bool fault_add_table(struct vm_fault *vmf)
 	return done;
 }
 
-/* An arena of copies, not mapped yet, may as well be huge, if nobody shares it. */
-static bool fault_may_promote(struct vm_fault *vmf, const struct karena_place *place)
-{
-	return place->by_pages && !place->shared && pmd_none(*vmf->pmd);
-}
-
-/* The page, locked; 0 when there is none, else what the fault returns. */
+/* Find or make the page of a fault, and lock it. Returns 0, or what the fault returns. */
 static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap,
 				  struct karena_place *place)
 {
@@ -160,16 +144,19 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 	for (;;) {
 		if (!karena_arena_lock_page(heap, vmf->pgoff, place)) {
 			ret = fault_commit(vmf, heap);
-		} else if (fault_must_copy(vmf, place)) {
+		} else if (place->page == KARENA_ZERO ||
+			   (place->shared && vmf->flags & FAULT_FLAG_WRITE)) {
 			karena_arena_unlock_page(place);
 			ret = fault_copy(vmf, heap);
 		} else if (!copied && fault_has_wrong_key(vmf, place)) {
 			karena_arena_unlock_page(place);
-			/* Without memory for a copy, the page can be read all the same. */
+			/* Without memory for a copy, the page can still be read. */
 			karena_cow_copy(heap, vmf->vma, vmf->pgoff);
 			copied = true;
 			ret = 0;
-		} else if (!tried && fault_may_promote(vmf, place)) {
+		} else if (!tried && place->by_pages && !place->shared &&
+			   pmd_none(*vmf->pmd)) {
+			/* Not mapped here, and no longer shared: it may be huge again. */
 			karena_arena_unlock_page(place);
 			karena_cow_promote(heap, vmf->pgoff);
 			tried = true;
@@ -183,9 +170,9 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 }
 
 /*
- * With the folio locked: whether the core, which maps all of a huge folio where the PMD is
- * empty, must not. A frame that comes from the allocator has no bad page; to look costs
- * something, so a frame's first fault does not.
+ * Returns true if the core must not map all of a huge folio: there are pages above it, or one
+ * of its pages is bad. The folio is locked. A new frame has no bad page, so its first fault
+ * saves the time to look.
  */
 static bool fault_needs_table(struct vm_fault *vmf, const struct karena_place *place)
 {
@@ -203,7 +190,7 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	ret = window_get_page(vmf, heap, &place);
 	if (ret)
 		return ret;
-	/* What the heap has alone by now may have come from a relative, with its key. */
+	/* A page that is no longer shared may have come from a relative, with its key. */
 	if (!place.shared && fault_in_read_only_share(vmf))
 		karena_key_claim(heap, place.page, vmf->pgoff);
 	if (fault_needs_table(vmf, &place) && !fault_add_table(vmf))
@@ -224,7 +211,7 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 
 	if (index >= heap->nr_control)
 		return VM_FAULT_SIGBUS;
-	/* One for two GiB of window: a limit must not end in a signal. */
+	/* A page for two GiB of window: a limit must not end in a signal. */
 	page = karena_control_page(heap, index, GFP_KERNEL | __GFP_NOFAIL);
 	ret = fault_page(vmf, page);
 	if (ret)
@@ -249,10 +236,10 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 	unsigned long page = vmf->pgoff, window;
 	vm_fault_t ret;
 
-	/* A child has none, where it has the mapping all the same. */
+	/* With MADV_DOFORK, a child has the mapping even if it has no heap. */
 	if (!heap)
 		return VM_FAULT_SIGBUS;
-	/* A clone is a child's from its first touch on. */
+	/* The child's first touch makes the clone its own. */
 	if (!READ_ONCE(heap->pid))
 		karena_heap_touch(heap);
 	window = heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -299,19 +286,19 @@ vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 	if (place.page == vmf->page && place.shared)
 		ret = fault_copy(vmf, heap) ?: VM_FAULT_NOPAGE;
 	else if (place.page != vmf->page)
-		/* It is about to be unmapped, or should have been. */
+		/* Another thread is about to unmap it. */
 		karena_zap(vmf->vma, vmf->address & PAGE_MASK, PAGE_SIZE);
 	return ret;
 }
 
-/* With the folio locked: if it is what one entry maps, a write there may go on. */
+/* Make the PMD writable if it still maps this folio, which is locked. */
 static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
 {
 	bool ours = pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
 	struct mm_struct *mm = vmf->vma->vm_mm;
 	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
 
-	/* Another thread may have been faster. */
+	/* Another thread may have done it. */
 	if (ours && pmd_same(*vmf->pmd, vmf->orig_pmd))
 		set_pmd_at(mm, vmf->address & PMD_MASK, vmf->pmd,
 			   karena_pmd_mkwrite(vmf->orig_pmd));
@@ -335,8 +322,8 @@ vm_fault_t karena_huge_fault(struct vm_fault *vmf)
 	bool done = false;
 
 	/*
-	 * Newer kernels ask where nothing is mapped, too. An entry that userfaultfd has
-	 * protected is taken away, so that its next write is seen.
+	 * Newer kernels also ask where nothing is mapped. The core removes a PMD that
+	 * userfaultfd has write-protected, and so sees the next write.
 	 */
 	if (!(vmf->flags & FAULT_FLAG_WRITE) || !pmd_trans_huge(vmf->orig_pmd) ||
 	    pmd_uffd_wp(vmf->orig_pmd) || !karena_arena_lock_page(heap, vmf->pgoff, &place))

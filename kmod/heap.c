@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Heaps: each is a file of its own on a pseudo file system, what its descriptors stand
- * for. What its window maps is another file, that of its family: of the heap and all
- * its clones, as a child's mapping is of the parent's file. The family has an inode whose
- * mappings are its own alone (unmap_mapping_range() reaches no other).
+ * Heaps: each is a file of its own on a pseudo file system, for which its descriptors stand.
+ * Its window maps another file, that of its family: of the heap and all its clones, because a
+ * child's mapping is of the parent's file. Only windows of the family map the family's inode,
+ * so unmap_mapping_range() reaches no other mapping.
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>
@@ -43,19 +43,6 @@ static struct hlist_bl_head *hash_bucket(const struct karena_family *family,
 	const void *key = family->shared ? (const void *)family : mm;
 
 	return &heaps_by_mm[hash_ptr(key, MM_BITS)];
-}
-
-/* Let look-ups find a heap that has its file. */
-static void heap_list(struct karena_heap *heap)
-{
-	struct hlist_bl_head *bucket = hash_bucket(heap->family, heap->mm);
-
-	spin_lock(&heap->family->lock);
-	list_add(&heap->sibling, &heap->family->heaps);
-	spin_unlock(&heap->family->lock);
-	hlist_bl_lock(bucket);
-	hlist_bl_add_head(&heap->by_mm, bucket);
-	hlist_bl_unlock(bucket);
 }
 
 static void heap_unlist(struct karena_heap *heap)
@@ -123,7 +110,7 @@ INTERVAL_TREE_DEFINE(struct karena_share_range, node, unsigned long, subtree_las
  */
 void karena_heap_share(struct karena_heap *heap, struct karena_share_range *share)
 {
-	mmap_assert_locked(heap->mm);
+	lockdep_assert_held(&heap->mm->mmap_lock);
 	spin_lock(&heap->family->lock);
 	share_tree_insert(share, &heap->shares);
 	spin_unlock(&heap->family->lock);
@@ -154,7 +141,7 @@ static bool arena_is_shared(struct karena_heap *heap, unsigned long index)
 	return shared;
 }
 
-/* Nobody drives it any more: what is in no share goes. */
+/* Release all arenas outside of shares: no process drives the heap any more. */
 static void heap_empty(struct karena_heap *heap)
 {
 	DECLARE_BITMAP(all, KARENA_ARENA_PAGES);
@@ -226,7 +213,7 @@ struct file *karena_heap_find(struct karena_family *family, struct mm_struct *mm
 	hlist_bl_for_each_entry(heap, node, bucket, by_mm) {
 		if (heap->family != family || (heap->mm != mm && !family->shared))
 			continue;
-		/* One that is about to go is none. */
+		/* Not one that is being destroyed. */
 		if (karena_file_tryget(heap->file)) {
 			file = heap->file;
 			break;
@@ -306,7 +293,7 @@ struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma)
 	return heap && karena_is_window(vma, heap) ? heap : NULL;
 }
 
-/* In a time namespace, monotonic time is not what the kernel's own is. */
+/* In a time namespace, monotonic time differs from the kernel's. */
 static u32 heap_clock(void)
 {
 	struct timespec64 ahead = {};
@@ -380,11 +367,18 @@ struct file *karena_heap_file(struct karena_heap *heap, int flags,
 	return file;
 }
 
-/* A file becomes the heap's own; the heap is the file's from then on. */
+/* Give a heap its file, which owns it from now on, and let look-ups find it. */
 static void heap_publish(struct karena_heap *heap, struct file *file)
 {
+	struct hlist_bl_head *bucket = hash_bucket(heap->family, heap->mm);
+
 	heap->file = file;
-	heap_list(heap);
+	spin_lock(&heap->family->lock);
+	list_add(&heap->sibling, &heap->family->heaps);
+	spin_unlock(&heap->family->lock);
+	hlist_bl_lock(bucket);
+	hlist_bl_add_head(&heap->by_mm, bucket);
+	hlist_bl_unlock(bucket);
 	xa_store(&registry, heap->id, heap, GFP_KERNEL | __GFP_NOFAIL);
 }
 
@@ -551,20 +545,6 @@ struct file *karena_heap_open_snapshot(struct karena_heap *clone,
 	return file;
 }
 
-/* A child uses its clone for the first time. At the fork it had no pid nor namespaces. */
-static void heap_adopt(struct karena_heap *heap)
-{
-	struct pid *pid;
-
-	if (current->mm != heap->mm)
-		return;
-	pid = get_pid(task_tgid(current));
-	WRITE_ONCE(heap->clock, heap_clock());
-	WRITE_ONCE(heap->memlock, karena_limit_memlock());
-	if (cmpxchg(&heap->pid, NULL, pid))
-		put_pid(pid);
-}
-
 /**
  * karena_heap_touch() - Note that a heap is used.
  * @heap: The heap, about to commit; or a clone in a fault.
@@ -573,8 +553,17 @@ static void heap_adopt(struct karena_heap *heap)
  */
 void karena_heap_touch(struct karena_heap *heap)
 {
-	if (!READ_ONCE(heap->pid) && !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
-		heap_adopt(heap);
+	struct pid *pid;
+
+	/* At the fork, the child had neither a pid nor namespaces of its own. */
+	if (!READ_ONCE(heap->pid) && current->mm == heap->mm &&
+	    !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags)) {
+		pid = get_pid(task_tgid(current));
+		WRITE_ONCE(heap->clock, heap_clock());
+		WRITE_ONCE(heap->memlock, karena_limit_memlock());
+		if (cmpxchg(&heap->pid, NULL, pid))
+			put_pid(pid);
+	}
 	karena_dir_add(heap);
 }
 

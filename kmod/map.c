@@ -25,10 +25,7 @@ static vm_fault_t vm_huge_fault(KARENA_HUGE_ARGS)
 }
 
 #ifdef CONFIG_NUMA
-/*
- * Without a policy that asks for it, NUMA balancing does not unmap what is here to
- * see who touches it: a frame does not migrate.
- */
+/* Without a policy, NUMA balancing does not unmap pages here. Frames do not migrate. */
 static struct mempolicy *vm_no_policy(KARENA_POLICY_ARGS)
 {
 	return NULL;
@@ -54,7 +51,7 @@ static int vm_mremap(struct vm_area_struct *vma)
 	return -EINVAL;
 }
 
-/* Of a heap that has never been cloned: devices may pin its pages for long. */
+/* Of a heap that was never cloned: without page_mkwrite, long-term pins are allowed. */
 static const struct vm_operations_struct window_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
@@ -64,7 +61,7 @@ static const struct vm_operations_struct window_vm_ops = {
 	NO_POLICY
 };
 
-/* Of one that has been, and of clones. */
+/* Of heaps that were cloned, and of clones. */
 static const struct vm_operations_struct cow_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
@@ -76,7 +73,7 @@ static const struct vm_operations_struct cow_vm_ops = {
 	NO_POLICY
 };
 
-/* Of snapshots and shares, whose files hold the heap: any process's. */
+/* Of snapshots and shares, in any process. Their files hold the heap. */
 static const struct vm_operations_struct alias_vm_ops = {
 	.fault		= karena_fault,
 	.huge_fault	= vm_huge_fault,
@@ -91,7 +88,7 @@ static const struct vm_operations_struct alias_vm_ops = {
  */
 static void window_protect(struct vm_area_struct *vma)
 {
-	mmap_assert_write_locked(vma->vm_mm);
+	lockdep_assert_held_write(&vma->vm_mm->mmap_lock);
 	vma->vm_ops = &cow_vm_ops;
 	WRITE_ONCE(vma->vm_page_prot, vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
 }
@@ -101,13 +98,6 @@ static void mapping_get(struct karena_heap *heap)
 {
 	atomic_inc(&heap->mappings);
 	get_file(heap->file);
-}
-
-/* Drops the reference to the heap's file; not here, that takes too many locks. */
-static void mapping_put(struct karena_heap *heap)
-{
-	if (!atomic_dec_and_test(&heap->mappings) || !karena_heap_end(heap))
-		fput(heap->file);
 }
 
 /**
@@ -131,7 +121,7 @@ struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct 
 	return clone;
 }
 
-/* The clone that a child's mapping is to be of: made with the first of them. */
+/* The clone for a child's mapping; made for the first of its mappings. */
 static struct karena_heap *heap_fork(struct karena_heap *heap, struct mm_struct *mm)
 {
 	struct file *file;
@@ -148,7 +138,7 @@ static struct karena_heap *heap_fork(struct karena_heap *heap, struct mm_struct 
 	return heap;
 }
 
-/* A mapping has been split, or copied to a child; mmap_lock is held for writing. */
+/* A mapping was split, or copied to a child. mmap_lock is held for writing. */
 static void vm_open(struct vm_area_struct *vma)
 {
 	struct karena_heap *heap = vma->vm_private_data;
@@ -159,18 +149,21 @@ static void vm_open(struct vm_area_struct *vma)
 		mapping_get(heap);
 	else
 		vma->vm_private_data = heap_fork(heap, vma->vm_mm);
-	/* A split one has been, if it had to. */
+	/* A mapping that was split is prepared already. */
 	if (vma->vm_mm != heap->mm && !test_bit(KARENA_HEAP_IO, &heap->flags))
 		window_protect(vma);
 }
 
 static void vm_close(struct vm_area_struct *vma)
 {
-	if (vma->vm_private_data)
-		mapping_put(vma->vm_private_data);
+	struct karena_heap *heap = vma->vm_private_data;
+
+	/* The last reference is not dropped here, where too many locks are held. */
+	if (heap && (!atomic_dec_and_test(&heap->mappings) || !karena_heap_end(heap)))
+		fput(heap->file);
 }
 
-/* Whether all of a window can lie where a mapping of its arenas is to be. */
+/* Returns true if all of a window can lie around a mapping of some arenas. */
 static bool window_has_room(unsigned long window, struct vm_area_struct *vma)
 {
 	unsigned long before = vma->vm_pgoff << PAGE_SHIFT;
@@ -180,10 +173,7 @@ static bool window_has_room(unsigned long window, struct vm_area_struct *vma)
 	       (window << PAGE_SHIFT) <= TASK_SIZE - (vma->vm_start - before);
 }
 
-/*
- * With mmap_lock held for writing: arenas of the window. The first mapping says where all
- * of it lies.
- */
+/* Map arenas. The first mapping says where all of the window lies. mmap_lock is held. */
 static int window_map(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -203,7 +193,7 @@ static int window_map(struct karena_heap *heap, struct vm_area_struct *vma)
 	return 0;
 }
 
-/* What is asked to be mapped is the window, parts of it, or the control region. */
+/* Returns true if the mapping is of the window or of a part of it. */
 static bool vma_in_window(const struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff + vma_pages(vma) <= heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -215,17 +205,11 @@ static bool vma_is_control(const struct karena_heap *heap, struct vm_area_struct
 	       vma_pages(vma) == heap->nr_control;
 }
 
-/* Without another look at the mapping: it has been, or is not the owner's. */
-static bool heap_may_be_cloned(struct karena_heap *heap, struct mm_struct *mm)
-{
-	return !test_bit(KARENA_HEAP_IO, &heap->flags) &&
-	       (test_bit(KARENA_HEAP_COW, &heap->flags) || mm != heap->mm);
-}
-
 static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long flags = VM_DONTDUMP;
 	int err = 0;
+	bool cow;
 
 	if (!(vma->vm_flags & VM_SHARED))
 		return -EINVAL;
@@ -235,9 +219,12 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 		err = -EINVAL;
 	if (err)
 		return err;
-	vma->vm_ops = heap_may_be_cloned(heap, vma->vm_mm) ? &cow_vm_ops : &window_vm_ops;
+	/* A heap that was cloned, or is mapped by another process, is mapped for copies. */
+	cow = !test_bit(KARENA_HEAP_IO, &heap->flags) &&
+	      (test_bit(KARENA_HEAP_COW, &heap->flags) || vma->vm_mm != heap->mm);
+	vma->vm_ops = cow ? &cow_vm_ops : &window_vm_ops;
 	vma->vm_private_data = heap;
-	/* A child's would hold the parent's heap. */
+	/* The heap's own file, as a child's mapping would hold the parent's heap. */
 	vma_set_file(vma, heap->family->file);
 	mapping_get(heap);
 	if (heap->fork == KARENA_FORK_NONE)

@@ -14,12 +14,12 @@
 #include "heap.h"
 
 /**
- * karena_range_valid() - Whether a range is one of the window's.
+ * karena_range_valid() - Check a range of a window.
  * @heap: The heap.
  * @offset: Where it begins, in bytes.
  * @length: Its size in bytes.
  *
- * Return: Whether it is, and consists of whole pages.
+ * Return: True if the range is in the window and consists of whole pages.
  */
 bool karena_range_valid(const struct karena_heap *heap, u64 offset, u64 length)
 {
@@ -66,14 +66,14 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 			return err;
 		page = next;
 		cond_resched();
-		/* Only now: a caller that tries again must get further. */
+		/* Not before the first step, so that a caller that tries again gets further. */
 		if (page < end && signal_pending(current))
 			return -EINTR;
 	}
 	return 0;
 }
 
-/* What is to go of the arena that the ranges have come to. */
+/* A release under way: the pages to release of the arena that has been reached. */
 struct release {
 	struct karena_heap *heap;
 	bool list;		/* any signal ends it, else only a fatal one */
@@ -81,11 +81,6 @@ struct release {
 	bool any;
 	DECLARE_BITMAP(gone, KARENA_ARENA_PAGES);
 };
-
-static bool release_interrupted(const struct release *release)
-{
-	return release->list ? signal_pending(current) : fatal_signal_pending(current);
-}
 
 static void release_flush(struct release *release)
 {
@@ -98,8 +93,8 @@ static void release_flush(struct release *release)
 }
 
 /*
- * Skip whole arenas of a chunk that has never been made. They have no memory; an arena may
- * have been requested, and there was none for it. Returns the page to go on with.
+ * Skip whole arenas of a chunk that was never allocated. They have no memory, but one of them
+ * may have been requested when there was none. Returns the page to go on with.
  */
 static unsigned long release_skip_chunk(struct karena_heap *heap, unsigned long page,
 					unsigned long end)
@@ -143,8 +138,9 @@ static int release_range(struct release *release, u64 offset, u64 length)
 		if (page == from)
 			page = release_part(release, page, end);
 		cond_resched();
-		/* Only now: a caller that tries again must get further. */
-		if (page < end && release_interrupted(release))
+		/* Not before the first step, so that a caller that tries again gets further. */
+		if (page < end && (release->list ? signal_pending(current) :
+						   fatal_signal_pending(current)))
 			return -EINTR;
 	}
 	return 0;
@@ -157,8 +153,9 @@ static void release_done(struct release *release)
 }
 
 /*
- * A range in one arena, of which the process may have said which pages are to go. The core
- * asks for each mapping by itself, so that may be no more than a part of the arena.
+ * Release the pages that the process chose, in a range of one arena. The core calls for each
+ * mapping by itself, so the range may be a part of the arena. Returns false if the process
+ * has not chosen any.
  */
 static bool release_chosen(struct release *release, u64 offset, u64 length)
 {
@@ -182,7 +179,7 @@ static bool release_chosen(struct release *release, u64 offset, u64 length)
  * @offset: Where it begins, in bytes.
  * @length: Its size in bytes.
  *
- * Of an arena that the control region names, only those pages go that it names, too.
+ * Of an arena that the control region names, only the pages that it names are released.
  *
  * Context: May sleep; not under mmap_lock.
  * Return: 0; -EINVAL; -EINTR when the process is being killed.
@@ -198,20 +195,6 @@ int karena_range_release(struct karena_heap *heap, u64 offset, u64 length)
 	      release_range(&release, offset, length);
 	release_done(&release);
 	return err;
-}
-
-/* Get a range of the list, and give it its result. */
-static int range_get(struct karena_range *range, u64 address)
-{
-	return copy_from_user(range, u64_to_user_ptr(address), sizeof(*range)) ?
-	       -EFAULT : 0;
-}
-
-static int range_put(s32 result, u64 address)
-{
-	struct karena_range __user *user = u64_to_user_ptr(address);
-
-	return put_user(result, &user->result) ? -EFAULT : 0;
 }
 
 /* Ranges of a list: to be committed or, with @release, released. */
@@ -233,28 +216,27 @@ static int list_try_range(struct list *list, const struct karena_range *range)
 }
 
 /*
- * Try each range once. After a signal without a handler the core may begin a commit again. Not
- * a release: what has been released by then, another thread may have committed since.
+ * Try each range once. After a signal without a handler, the core may start a commit again, but
+ * not a release: another thread may have committed since what was released.
  */
 static int list_try_ranges(struct list *list, const struct karena_ranges *call)
 {
 	u64 address = call->ranges;
-	int first = 0, err;
+	int first = 0;
 	u32 i;
 
 	if (call->nr > KARENA_RANGES_MAX)
 		return -EINVAL;
 	for (i = 0; i < call->nr; i++, address += sizeof(struct karena_range)) {
+		struct karena_range __user *user = u64_to_user_ptr(address);
 		struct karena_range range;
 
-		err = range_get(&range, address);
-		if (err)
-			return err;
+		if (copy_from_user(&range, user, sizeof(range)))
+			return -EFAULT;
 		range.result = i && signal_pending(current) ? -EINTR :
 							      list_try_range(list, &range);
-		err = range_put(range.result, address);
-		if (err)
-			return err;
+		if (put_user(range.result, &user->result))
+			return -EFAULT;
 		if (range.result == -EINTR)
 			return list->release ? -EINTR : -ERESTARTNOHAND;
 		first = first ?: range.result;

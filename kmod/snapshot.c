@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Snapshots: clones that no process drives, and that any may map for reading which has
- * the descriptor.
+ * Snapshots: clones that no process drives. Every process that has the descriptor may map it
+ * for reading.
  */
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -19,16 +19,6 @@ static const struct file_operations snapshot_fops = {
 	.release		= karena_heap_release,
 	.llseek			= noop_llseek,
 };
-
-/* With the mm held for writing. */
-static struct file *snapshot_make(struct karena_heap *heap)
-{
-	/* Its pages are kept from the heap's process's own. */
-	if (!karena_limit_allows(heap, READ_ONCE(heap->committed)))
-		return ERR_PTR(-ENOMEM);
-	return karena_heap_open_snapshot(karena_map_clone(heap, heap->mm),
-					 &snapshot_fops);
-}
 
 /**
  * karena_snapshot_open() - Make a snapshot (KARENA_SNAPSHOT).
@@ -49,11 +39,14 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 	alive = mmget_not_zero(heap->mm);
 	if (!alive && heap->fork != KARENA_FORK_SHARE)
 		return ERR_PTR(-ENOENT);
-	/* Of a process that is gone, the lock is there still; one clone at a time. */
+	/* The mm is there even if the process has ended. One clone at a time. */
 	if (mmap_write_lock_killable(heap->mm)) {
 		file = ERR_PTR(-EINTR);
 	} else {
-		file = snapshot_make(heap);
+		/* The snapshot keeps pages that count as locked by the process. */
+		file = karena_limit_allows(heap, READ_ONCE(heap->committed)) ?
+		       karena_heap_open_snapshot(karena_map_clone(heap, heap->mm),
+						 &snapshot_fops) : ERR_PTR(-ENOMEM);
 		mmap_write_unlock(heap->mm);
 	}
 	if (alive)
@@ -67,10 +60,10 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 }
 
 /*
- * Whether a file is /proc/PID/mem of an address space. Only a process that may trace the
- * other can have opened it: that check, with those of all security modules, is not
- * exported, and its result is. The file belongs to the address space that it was opened
- * for, also when the process runs another program since.
+ * Returns true if a file is /proc/PID/mem of an address space. Only a process that may trace
+ * the other one can have opened it. The kernel does not export that check, with those of all
+ * security modules, but this is its result. The file stays with the address space for which
+ * it was opened, even if the process runs another program later.
  */
 static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
 {
@@ -81,38 +74,35 @@ static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
 	       file->f_mode & FMODE_READ && file->private_data == mm;
 }
 
-/* 0 if the caller may look into a heap. */
-static int heap_may_look(struct karena_heap *heap, const struct karena_snapshot *call)
-{
-	struct file *memory;
-	bool may;
-
-	if (heap->mm == current->mm)
-		return 0;
-	if (!(call->flags & KARENA_SNAPSHOT_MEMORY))
-		return -EPERM;
-	memory = fget(call->memory);
-	if (!memory)
-		return -EBADF;
-	may = file_is_memory_of(memory, heap->mm);
-	fput(memory);
-	return may ? 0 : -EPERM;
-}
-
 /**
- * karena_snapshot_find() - The heap that a process may make a snapshot of.
+ * karena_snapshot_find() - Find the heap that a process may make a snapshot of.
  * @call: The caller's wish.
+ *
+ * A process may look into its own heaps, and into those of an address space for which it has
+ * an open /proc/PID/mem.
  *
  * Return: The heap's file, with a reference; or an ERR_PTR: -ENOENT, -EBADF or -EPERM.
  */
 struct file *karena_snapshot_find(const struct karena_snapshot *call)
 {
-	struct file *file = karena_heap_by_id(call->id);
-	int err;
+	struct file *file = karena_heap_by_id(call->id), *memory;
+	struct karena_heap *heap;
+	int err = -EPERM;
 
 	if (!file)
 		return ERR_PTR(-ENOENT);
-	err = heap_may_look(file->private_data, call);
+	heap = file->private_data;
+	if (heap->mm == current->mm)
+		return file;
+	if (call->flags & KARENA_SNAPSHOT_MEMORY) {
+		memory = fget(call->memory);
+		if (!memory)
+			err = -EBADF;
+		else if (file_is_memory_of(memory, heap->mm))
+			err = 0;
+		if (memory)
+			fput(memory);
+	}
 	if (!err)
 		return file;
 	fput(file);

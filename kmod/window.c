@@ -265,11 +265,11 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
  */
 bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to)
 {
+	VMA_ITERATOR(vmi, heap->mm, heap->start + (from << PAGE_SHIFT));
 	unsigned long start = heap->start + (from << PAGE_SHIFT);
 	unsigned long stop = heap->start + (to << PAGE_SHIFT);
 	struct mm_struct *mm = heap->mm;
 	struct vm_area_struct *vma;
-	VMA_ITERATOR(vmi, mm, start);
 	bool done;
 
 	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap) ||
