@@ -29,23 +29,10 @@ struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 	return chunk ? &chunk->arenas[index % KARENA_CHUNK] : NULL;
 }
 
-/* Arenas are empty when they are freed, too: a fork makes many, and clears none. */
+/* Chunks are freed empty, so that a fork, which allocates many, need not clear them. */
 static void chunk_init(void *object)
 {
 	memset(object, 0, sizeof(struct karena_chunk));
-}
-
-static struct karena_chunk *chunk_alloc(struct karena_heap *heap,
-					unsigned long number, gfp_t gfp)
-{
-	struct karena_chunk *chunk = kmem_cache_alloc(chunk_cache, gfp);
-	unsigned long i;
-
-	for (i = 0; chunk && i < KARENA_CHUNK; i++) {
-		chunk->arenas[i].heap = heap;
-		chunk->arenas[i].index = number * KARENA_CHUNK + i;
-	}
-	return chunk;
 }
 
 /**
@@ -62,19 +49,24 @@ struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long i
 	unsigned long number = index / KARENA_CHUNK;
 	struct karena_arena *arena = karena_arena(heap, index);
 	struct karena_chunk *chunk;
+	unsigned long i;
 	int err;
 
 	if (arena)
 		return arena;
 	if (!karena_control_states(heap, index, gfp))
 		return NULL;
-	chunk = chunk_alloc(heap, number, gfp);
+	chunk = kmem_cache_alloc(chunk_cache, gfp);
 	if (!chunk)
 		return NULL;
+	for (i = 0; i < KARENA_CHUNK; i++) {
+		chunk->arenas[i].heap = heap;
+		chunk->arenas[i].index = number * KARENA_CHUNK + i;
+	}
 	err = xa_insert(&heap->chunks, number, chunk, gfp);
 	if (err)
 		kmem_cache_free(chunk_cache, chunk);
-	/* Another commit may have been faster. */
+	/* Another thread may have inserted one. */
 	return karena_arena(heap, index);
 }
 
@@ -124,7 +116,7 @@ void karena_arena_unlock(struct karena_arena *arena)
 }
 
 /**
- * karena_arena_freeze() - Let faults wait.
+ * karena_arena_freeze() - Make faults wait.
  * @arena: The arena, with CHANGING held.
  */
 void karena_arena_freeze(struct karena_arena *arena)
@@ -138,7 +130,7 @@ void karena_arena_freeze(struct karena_arena *arena)
 }
 
 /**
- * karena_arena_thaw() - Let them go on.
+ * karena_arena_thaw() - Let faults go on.
  * @arena: The arena, with CHANGING held.
  */
 void karena_arena_thaw(struct karena_arena *arena)
@@ -155,9 +147,9 @@ void karena_arena_thaw(struct karena_arena *arena)
 }
 
 /**
- * karena_arena_page() - What an arena has for a page.
+ * karena_arena_page() - Find a page of an arena.
  * @arena: The arena, with CHANGING or the family's lock held.
- * @i: Which page of it.
+ * @i: The page's number in the arena.
  *
  * Return: The page, KARENA_ZERO, or NULL when it is not committed.
  */
@@ -202,11 +194,11 @@ bool karena_arena_shared(struct karena_arena *arena, struct page *page)
 }
 
 /**
- * karena_arena_has() - Whether a page is committed.
+ * karena_arena_has() - Ask whether a page is committed.
  * @heap: The heap.
- * @page: Which page of the window.
+ * @page: The page's number in the window.
  *
- * Return: Whether it is, at this moment.
+ * Return: True if it is, as of this moment.
  */
 bool karena_arena_has(struct karena_heap *heap, unsigned long page)
 {
@@ -230,7 +222,7 @@ static bool arena_frozen(struct karena_arena *arena)
 }
 
 /*
- * What a page of the arena is, with a reference to its folio, if it has one; waits
+ * Find a page of the arena, and get a reference to its folio, if it has one. Waits
  * while the arena is frozen.
  */
 static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
@@ -254,7 +246,7 @@ static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
 	return page;
 }
 
-/* With the folio locked: whether it is still there, and what is to be known of it. */
+/* Describe a page whose folio is locked. Returns false if the arena no longer has it. */
 static bool arena_look_again(struct karena_arena *arena, unsigned long i,
 			     struct karena_place *place)
 {
@@ -277,14 +269,13 @@ static bool arena_look_again(struct karena_arena *arena, unsigned long i,
 }
 
 /**
- * karena_arena_lock_page() - Get hold of a page.
+ * karena_arena_lock_page() - Find a page and lock its folio.
  * @heap: The heap.
- * @page: Which page of the window.
- * @place: Out: what is there; certain to stay the arena's until
- *	karena_arena_unlock_page().
+ * @page: The page's number in the window.
+ * @place: Filled in. The page stays the arena's until karena_arena_unlock_page().
  *
  * Context: May sleep for the folio lock, and while the arena is frozen.
- * Return: Whether the page is committed.
+ * Return: True if the page is committed.
  */
 bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 			    struct karena_place *place)
@@ -304,7 +295,7 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 		folio_lock(folio);
 		if (arena_look_again(arena, i, place))
 			return true;
-		/* It was released, perhaps replaced, while we waited. */
+		/* It was released while this thread waited, and perhaps committed again. */
 		folio_unlock(folio);
 		folio_put(folio);
 	}
@@ -312,8 +303,8 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 }
 
 /**
- * karena_arena_unlock_page() - Let go of a page.
- * @place: Of karena_arena_lock_page().
+ * karena_arena_unlock_page() - Unlock a page and drop its reference.
+ * @place: From karena_arena_lock_page().
  */
 void karena_arena_unlock_page(struct karena_place *place)
 {
@@ -348,7 +339,7 @@ void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 			    count << PAGE_SHIFT, 1);
 }
 
-/* Out of an arena already: a sparse frame with its pages. */
+/* Free a sparse frame, which no arena has any more, with its pages. */
 static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 		       bool counted)
 {
@@ -364,8 +355,8 @@ static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 }
 
 /**
- * karena_arena_free() - Free what has been an arena's.
- * @heap: The heap, where nobody maps it any more.
+ * karena_arena_free() - Free what an arena had.
+ * @heap: The heap, whose process has unmapped it.
  * @frame: The frame that the arena had.
  * @base: The base below it, or NULL.
  */
@@ -386,7 +377,7 @@ void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 }
 
 /**
- * karena_arena_empty() - Take all out of an arena.
+ * karena_arena_empty() - Remove frame and base from an arena.
  * @arena: The arena, with CHANGING and the family's lock held.
  */
 void karena_arena_empty(struct karena_arena *arena)
@@ -433,7 +424,7 @@ static void arena_destroy(struct karena_arena *arena)
 		karena_frame_put(heap, base, false);
 }
 
-/* What others have, too, is let go of at once: most of a child's. */
+/* Leave all shared huge frames under one lock: most of a child's frames are. */
 static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *chunk)
 {
 	unsigned long i;
@@ -453,7 +444,7 @@ static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *ch
 }
 
 /**
- * karena_arena_destroy_all() - Free what a heap has; nothing maps it any more.
+ * karena_arena_destroy_all() - Free all arenas of a heap, which nothing maps any more.
  * @heap: The heap, with no other user left, and out of all groups. What it has committed
  *	stays counted in it, and goes with it.
  */

@@ -119,7 +119,7 @@ static inline bool karena_copy_page(struct page *to, struct page *from)
 #endif
 }
 
-/* Whether any page of the machine may have been reported as bad. */
+/* Returns true if any page of the machine may have been reported as bad. */
 static inline bool karena_memory_failed(void)
 {
 #ifndef CONFIG_MEMORY_FAILURE

@@ -2,8 +2,8 @@
 /*
  * The control region: pages that kernel and process share. Its first page says what it is
  * and has the pressure word and a struct karena_part, the second is the statistics page,
- * the others hold a state word for each arena of the window, and are made when somebody
- * comes there. The kernel uses the pages by their linear addresses, which every 64-bit
+ * the others hold a state word for each arena of the window, and are made at the first
+ * use. The kernel uses the pages by their linear addresses, which every 64-bit
  * kernel has.
  */
 #include <linux/mm.h>
@@ -70,10 +70,10 @@ struct page *karena_control_page(struct karena_heap *heap, unsigned long number,
 /**
  * karena_control_states() - Make sure that an arena has a state word.
  * @heap: The heap.
- * @index: Which arena of its window.
+ * @index: The arena's number in the window.
  * @gfp: How to allocate it.
  *
- * Return: Whether it has.
+ * Return: True if it has one.
  */
 bool karena_control_states(struct karena_heap *heap, unsigned long index, gfp_t gfp)
 {
@@ -140,10 +140,10 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 	int tries;
 
 	for (tries = 0; tries < STATS_TRIES; tries++) {
-		/* Pairs with the process's: odd, figures, even. */
+		/* The process makes the sequence odd, writes figures, and makes it even again. */
 		sequence = smp_load_acquire(&shared->sequence);
 		memcpy(stats, shared, sizeof(*stats));
-		/* Likewise. */
+		/* The figures are read before the sequence is read again. */
 		smp_rmb();
 		if (!(sequence & 1) && sequence == READ_ONCE(shared->sequence))
 			break;
@@ -181,7 +181,7 @@ bool karena_control_part(struct karena_heap *heap, unsigned long index,
 /**
  * karena_control_lock() - Lock a page of the control region, to map it.
  * @heap: The heap.
- * @page: The page; who clones the heap lets nobody map it meanwhile.
+ * @page: The page. A cloner of the heap keeps all processes from mapping it.
  *
  * Context: May sleep, while the heap is frozen.
  */
@@ -229,19 +229,6 @@ void karena_control_free(struct karena_heap *heap)
 	kvfree(heap->control);
 }
 
-/* What is volatile is not the clone's, and reclaim must not see it there. */
-static void states_copy(const u32 *from, u32 *to, unsigned long nr)
-{
-	unsigned long i;
-
-	for (i = 0; i < nr; i++) {
-		u32 word = READ_ONCE(from[i]);
-
-		if (KARENA_STATE(word) < KARENA_VOLATILE)
-			WRITE_ONCE(to[i], word);
-	}
-}
-
 /**
  * karena_control_copy() - Make a clone's control region what the heap's is.
  * @heap: The heap.
@@ -249,7 +236,9 @@ static void states_copy(const u32 *from, u32 *to, unsigned long nr)
  */
 void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 {
-	unsigned long left = heap->nr_arenas, i, nr;
+	unsigned long left = heap->nr_arenas, i, j, nr;
+	const u32 *from;
+	u32 *to;
 
 	copy_page(page_address(clone->control[STATS_PAGE]),
 		  page_address(heap->control[STATS_PAGE]));
@@ -260,7 +249,15 @@ void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 		if (!page)
 			continue;
 		copy = karena_control_page(clone, i, KARENA_CLONE_GFP);
-		states_copy(page_address(page), page_address(copy), nr);
+		from = page_address(page);
+		to = page_address(copy);
+		for (j = 0; j < nr; j++) {
+			u32 word = READ_ONCE(from[j]);
+
+			/* A clone inherits no volatile arena, and reclaim must not see one. */
+			if (KARENA_STATE(word) < KARENA_VOLATILE)
+				WRITE_ONCE(to[j], word);
+		}
 	}
 }
 

@@ -19,7 +19,7 @@
 #include "compat.h"
 #include "heap.h"
 
-/* A child that is gone sooner needs no directory, which costs more than all else. */
+/* A child that ends sooner needs no directory, which costs more than the rest of a clone. */
 #define CLONE_DELAY	(HZ / 10)
 
 static struct kobject *heaps_dir;
@@ -36,8 +36,8 @@ MODULE_PARM_DESC(directories, "most heaps of a user that have a directory in sys
 static DEFINE_XARRAY(users);
 
 /*
- * The user who answers for what is made: outside the initial user namespace, the owner of
- * the outermost one, who has as many numbers as it pleases.
+ * The user whose quota a directory counts against: outside the initial user namespace, the
+ * owner of the outermost one, who could use any number of user ids.
  */
 static kuid_t user_answerable(void)
 {
@@ -49,7 +49,7 @@ static kuid_t user_answerable(void)
 	return uid;
 }
 
-/* Count a directory more, if the user may have it, or one less. */
+/* Count one directory more, if the user may have it, or one less. */
 static bool directory_count(kuid_t user, int change)
 {
 	unsigned long index = __kuid_val(user), count;
@@ -88,28 +88,22 @@ static struct kobj_type heap_ktype = {
 	.get_ownership	= heap_ownership,
 };
 
-/* The one file that can be written to. Made as root's, and never another's. */
-static int heap_add_limit(struct karena_heap *heap)
-{
-	int err;
-
-	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
-	err = sysfs_create_file(&heap->kobj, heap_limit);
-	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
-	return err;
-}
-
 static void heap_add_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
 						sysfs_work.work);
+	int err;
 
 	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
 		goto err;
-	/* Not as the type's default: those are removed one by one, these at once. */
+	/* Not as the type's defaults, which are removed one by one, and these at once. */
 	if (sysfs_create_group(&heap->kobj, heap_group))
 		goto err_dir;
-	if (heap_add_limit(heap))
+	/* The one file that can be written to is root's from the start. */
+	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
+	err = sysfs_create_file(&heap->kobj, heap_limit);
+	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
+	if (err)
 		goto err_dir;
 	set_bit(KARENA_HEAP_IN_SYSFS, &heap->flags);
 	return;
@@ -150,7 +144,7 @@ void karena_dir_free(struct karena_heap *heap)
 }
 
 /**
- * karena_dir_add() - See to it that a heap gets its directory.
+ * karena_dir_add() - Have a worker make a heap's directory.
  * @heap: The heap, about to commit its first arena; a clone, touched for the first time.
  *
  * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
@@ -175,9 +169,9 @@ void karena_dir_add(struct karena_heap *heap)
 
 /**
  * karena_dir_remove() - Remove a heap's directory, if it has one.
- * @heap: The heap, which nobody commits to any more.
+ * @heap: The heap, in which no thread commits any more.
  *
- * Returns when nobody reads there any more.
+ * Returns when no process reads a file there any more.
  */
 void karena_dir_remove(struct karena_heap *heap)
 {

@@ -41,8 +41,8 @@ long karena_heap_fallocate(struct file *file, int mode, loff_t offset, loff_t le
  * karena_window_fallocate() - Release a range of a window: MADV_REMOVE.
  * @file: The file that the windows of a family map.
  * @mode: As for karena_heap_fallocate().
- * @offset: Likewise.
- * @len: Likewise.
+ * @offset: Where the range begins, in bytes.
+ * @len: Its length in bytes.
  *
  * Context: Without mmap_lock.
  * Return: As karena_heap_fallocate().

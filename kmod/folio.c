@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Folios: what frames are made of, of 2 MiB or of one page. The rules of a folio's
- * references:
+ * Folios: the memory of frames, of 2 MiB or of one page. The rules of a folio's references:
  *
- * - All arenas whose it is own one together; frame.c counts these. Every page table
- *   entry owns one and every pin (of direct I/O, of io_uring) its own; the core takes
- *   and drops these.
- * - A folio leaves its arena under the folio lock and is unmapped there. When the last
- *   arena has let it go it is freed, if no other reference is left. Else somebody
- *   pins it and keeps it: it becomes an orphan, on a list and still charged, until
- *   they let go. So pins do not evade a limit, and no other owner gets the folio
- *   before.
- * - Who takes it from its only owner unasked, or reads what is in it to put it
- *   elsewhere, wins folio_ref_freeze(folio, 1) first, after it is unmapped. What
- *   several own is written to by none of them, and can be copied under its lock.
- * - Nothing here uses a folio again.
+ * - All arenas that own a folio have one reference together; frame.c counts them. Every page
+ *   table entry has a reference and every pin (of direct I/O, of io_uring) its own. The core
+ *   takes and drops these.
+ * - A folio is removed from its arena under the folio lock, and unmapped. When the last arena
+ *   has dropped it, it is freed if no other reference is left. Else it is pinned and becomes
+ *   an orphan: it stays on a list and charged until the pins are gone. So pins do not evade a
+ *   limit, and no other owner gets the folio before.
+ * - Reclaim, demotion and promotion unmap a folio and then have to succeed in
+ *   folio_ref_freeze(folio, 1). No owner writes to a folio that several own, so it can be
+ *   copied under its lock.
+ * - The module never uses a folio a second time.
  */
 #include <linux/cpuset.h>
 #include <linux/gfp.h>
@@ -28,13 +26,13 @@
 #include "compat.h"
 #include "folio.h"
 
-/* Each until it is uncharged. */
+/* An orphan counts until it is uncharged. */
 static atomic_long_t nr_orphans;
 
 /* Huge frames that are never freed. */
 static atomic_long_t nr_poisoned;
 
-/* How often they are looked at: nobody tells when a pin is let go. */
+/* How often the module looks at orphans: it is not told when a pin is dropped. */
 #define REAP_EVERY	HZ
 
 static void abandoned_work_fn(struct work_struct *work);
@@ -43,18 +41,18 @@ static DECLARE_DELAYED_WORK(abandoned_work, abandoned_work_fn);
 /* How many orphans are looked at with a lock held. */
 #define REAP_SLICE	64
 
-/* A commit that is refused waits for orphans that often, 10 ms each. */
+/* How often a refused commit waits for orphans, 10 ms each time. */
 #define MOST_WAITS	5
 
-/* The orphans of heaps that are gone. */
+/* The orphans of destroyed heaps. */
 static LIST_HEAD(abandoned);
 static unsigned long nr_abandoned;
 static DEFINE_SPINLOCK(abandoned_lock);
 
 /**
- * karena_folio_node() - On which NUMA node an arena's memory is to be.
+ * karena_folio_node() - Choose the NUMA node of an arena's memory.
  * @heap: The heap.
- * @index: Which arena of its window.
+ * @index: The arena's number in the window.
  *
  * Return: The node, or NUMA_NO_NODE when the committing thread's policy decides.
  */
@@ -71,7 +69,7 @@ int karena_folio_node(const struct karena_heap *heap, unsigned long index)
 		if (!place--)
 			return node;
 	}
-	/* A node went offline meanwhile. */
+	/* A node has gone offline. */
 	return first_memory_node;
 }
 
@@ -92,9 +90,9 @@ static int policy_find_node(struct mempolicy *policy, int local)
 #endif
 
 /**
- * karena_folio_local_node() - Where the current thread's memory comes from.
+ * karena_folio_local_node() - Find the node of the current thread's memory.
  *
- * Return: The node, or NUMA_NO_NODE when that is not simple to say.
+ * Return: The node, or NUMA_NO_NODE if its policy names no single node.
  */
 int karena_folio_local_node(void)
 {
@@ -108,10 +106,10 @@ int karena_folio_local_node(void)
 }
 
 /**
- * karena_folio_node_allowed() - Whether the current thread may have memory there.
- * @node: A NUMA node, or what is none.
+ * karena_folio_node_allowed() - Ask whether the current thread may have a node's memory.
+ * @node: Any number.
  *
- * Return: Whether it has memory, and the thread's cpuset allows it.
+ * Return: True if it is a node with memory that the thread's cpuset allows.
  */
 bool karena_folio_node_allowed(int node)
 {
@@ -120,18 +118,18 @@ bool karena_folio_node_allowed(int node)
 }
 
 /**
- * karena_folio_memcg() - Who is charged for what a heap allocates.
+ * karena_folio_memcg() - Find the memory cgroup to charge for a heap.
  * @heap: The heap.
  *
- * Return: The memory cgroup of its process, whoever's fault it is. Of a heap that
- * several drive, or whose process is gone, and of a snapshot, whose reader alone fills
- * what has been released, that of the current one. With a reference.
+ * Return: The memory cgroup of its process, whichever process faults, with a reference. That of
+ * the current process if several drive the heap, if its process has ended, and for a snapshot,
+ * in which only readers fill released pages.
  */
 struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 {
 	struct mm_struct *mm = heap->mm;
 
-	/* A child that is being made is in no cgroup yet, who is dead in none more. */
+	/* During fork() the child is not yet in a cgroup; a dead mm no longer is. */
 	if ((heap->fork == KARENA_FORK_SHARE || !atomic_read(&mm->mm_users) ||
 	     test_bit(KARENA_HEAP_CLONING, &heap->flags) ||
 	     test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags)) && current->mm)
@@ -143,8 +141,8 @@ struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
  * karena_folio_alloc() - Allocate the folio of a huge frame, or a page of a sparse one.
  * @heap: The heap that is to own it.
  * @order: KARENA_ARENA_ORDER or 0.
- * @node: Where, or NUMA_NO_NODE.
- * @gfp: How; KARENA_FRAME_GFP, or less of it.
+ * @node: The node, or NUMA_NO_NODE.
+ * @gfp: KARENA_FRAME_GFP, or a part of it.
  *
  * Return: A folio with one reference, or NULL.
  */
@@ -155,7 +153,7 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 	struct mem_cgroup *old = set_active_memcg(memcg);
 	struct folio *folio;
 
-	/* A copy must be had, wherever; a clone that is being made gets nothing else. */
+	/* A copy may come from any node, and a clone that is being made gets only copies. */
 	if (heap->policy == KARENA_POLICY_BIND &&
 	    !test_bit(KARENA_HEAP_CLONING, &heap->flags) &&
 	    gfp & (__GFP_RETRY_MAYFAIL | __GFP_NORETRY))
@@ -170,10 +168,10 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
 }
 
 /**
- * karena_folio_bad() - Whether the hardware has reported a page of a folio as bad.
+ * karena_folio_bad() - Ask whether the hardware has reported a page of a folio as bad.
  * @folio: The folio.
  *
- * memory_failure() marks the page alone: it does not know what our folios are.
+ * memory_failure() marks only the page: it does not know these folios.
  *
  * Return: True if it has.
  */
@@ -194,8 +192,8 @@ bool karena_folio_bad(struct folio *folio)
  * karena_folio_put() - Drop the last reference to a folio.
  * @folio: The folio.
  *
- * The allocator keeps a single bad page, but gives out one within a huge folio: that is
- * never freed, and stays charged to its memory cgroup.
+ * The allocator keeps a single bad page, but would allocate one within a huge folio again. Such a
+ * folio is never freed, and stays charged to its memory cgroup.
  */
 void karena_folio_put(struct folio *folio)
 {
@@ -212,9 +210,9 @@ void karena_folio_put(struct folio *folio)
 /**
  * karena_folio_free() - Drop the last arena's reference to a folio.
  * @heap: The heap that arena is in.
- * @folio: What no arena and no mapping has any more.
- * @counted: Whether the heap counts it as committed. It is uncharged once the folio is
- *	free; an orphan is always counted.
+ * @folio: The folio, which no arena and no mapping has any more.
+ * @counted: The heap counts it as committed. It is uncharged once the folio is free; an orphan
+ *	is always counted.
  */
 void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool counted)
 {
@@ -239,8 +237,8 @@ void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool count
 }
 
 /*
- * Look at some orphans, with their lock held. Those without a pin are moved to a list, the
- * others to the end of their own. Returns how many were moved.
+ * Look at some orphans, with their lock held. Move those without a pin to @free, and the
+ * others to the end of @orphans. Returns the number moved to @free.
  */
 static unsigned long orphans_collect(struct list_head *orphans, struct list_head *free)
 {
@@ -274,12 +272,12 @@ static void orphans_free(struct karena_heap *heap, struct list_head *free)
 		if (heap)
 			karena_charge_heap(heap, -pages);
 		karena_charge_all(-pages);
-		/* Whoever sees one less sees what it was charged, too. */
+		/* A thread that sees one less also sees it uncharged. */
 		atomic_long_fetch_dec_release(&nr_orphans);
 	}
 }
 
-/* With heap->reaping held. Returns how many were freed. */
+/* Free some orphans. Returns their number. heap->reaping is held. */
 static unsigned long heap_reap_slice(struct karena_heap *heap)
 {
 	unsigned long moved;
@@ -377,13 +375,12 @@ static bool heap_has_passing(struct karena_heap *heap)
 }
 
 /**
- * karena_folio_passing() - Ask whether it is worth to wait for orphans.
+ * karena_folio_passing() - Ask whether waiting for orphans may help.
  * @heap: The heap.
  *
  * A fault, even one of another process, has a reference to a page until it returns, which
- * may be after the page has left its arena. Pins of devices are not waited for. For a second
- * after a wait in vain there is no other one, so that a list of refused ranges takes no
- * longer.
+ * may be after the page has left its arena. No commit waits for pins of devices, nor within a
+ * second after a wait in vain, so a list of refused ranges waits only once.
  *
  * Return: True if karena_folio_wait() may help.
  */
@@ -395,9 +392,9 @@ bool karena_folio_passing(struct karena_heap *heap)
 
 /**
  * karena_folio_wait() - Wait until orphans can be freed.
- * @heap: The heap, kept by its file.
+ * @heap: The heap, which its file keeps.
  *
- * Context: Sleeps for some 50 ms at most; with no lock held.
+ * Context: Sleeps for some 50 ms at most. No lock is held.
  */
 void karena_folio_wait(struct karena_heap *heap)
 {
@@ -449,7 +446,7 @@ void karena_folio_prepare(struct karena_heap *heap)
 }
 
 /**
- * karena_folio_abandon() - Keep the orphans of a heap that goes.
+ * karena_folio_abandon() - Keep the orphans of a heap that is destroyed.
  * @heap: The heap, with no other user left.
  */
 void karena_folio_abandon(struct karena_heap *heap)
@@ -465,9 +462,9 @@ void karena_folio_abandon(struct karena_heap *heap)
 }
 
 /**
- * karena_folio_orphans() - How many frames are held by pins alone.
+ * karena_folio_orphans() - Count the folios that only pins hold.
  *
- * Return: Their number; it may count some that have come free in the last second.
+ * Return: Their number, perhaps with some that were unpinned in the last second.
  */
 long karena_folio_orphans(void)
 {
@@ -475,7 +472,7 @@ long karena_folio_orphans(void)
 }
 
 /**
- * karena_folio_poisoned() - How many huge frames are never freed.
+ * karena_folio_poisoned() - Count the huge frames that are never freed.
  *
  * Return: Their number since the module was loaded.
  */
@@ -485,7 +482,7 @@ long karena_folio_poisoned(void)
 }
 
 /**
- * karena_folio_exit() - Leave the last orphans to those who pin them.
+ * karena_folio_exit() - Drop the last orphans, which belong to their pins from now on.
  */
 void karena_folio_exit(void)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Frames: the physical memory behind arenas, huge or sparse. After a fork, a huge
- * frame belongs to several arenas, each in a heap of its own; of sparse frames each
- * arena has its own, but the pages in them belong to several. How many owners there are
- * is the family's lock's; what more than one owns nobody writes to.
+ * frame belongs to several arenas, each in a heap of its own. Of sparse frames each
+ * arena has its own, but their pages belong to several. The family's lock protects the number
+ * of owners. A frame or page with several owners is not written to.
  */
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
@@ -23,9 +23,9 @@ atomic_long_t karena_nr_sparse_pages;
 /**
  * karena_frame_count() - Count arenas and pages in the statistics.
  * @heap: The heap.
- * @huge: How many arenas more, or less, have a huge frame.
- * @sparse: A sparse frame.
- * @pages: Pages of sparse frames.
+ * @huge: How many more arenas, or less, have a huge frame.
+ * @sparse: How many more have a sparse frame.
+ * @pages: How many more pages sparse frames have.
  */
 void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long pages)
 {
@@ -43,7 +43,7 @@ void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long p
 	}
 }
 
-/* Charged to the heap's owner, as its memory is. */
+/* The structure is charged as the memory of the frame is. */
 static struct karena_frame *frame_alloc(struct karena_heap *heap, int node, gfp_t gfp)
 {
 	struct mem_cgroup *memcg = karena_folio_memcg(heap), *old;
@@ -65,7 +65,7 @@ static struct karena_frame *frame_alloc(struct karena_heap *heap, int node, gfp_
 /**
  * karena_frame_huge() - Make a huge frame.
  * @heap: The heap.
- * @folio: What it consists of; the frame's from here on.
+ * @folio: Its folio, which the frame owns from now on.
  *
  * Return: The frame, without an owner, or NULL.
  */
@@ -82,7 +82,7 @@ struct karena_frame *karena_frame_huge(struct karena_heap *heap, struct folio *f
 /**
  * karena_frame_sparse() - Make a sparse frame.
  * @heap: The heap.
- * @node: Where its pages are going to be, or NUMA_NO_NODE.
+ * @node: The node of its pages, or NUMA_NO_NODE.
  * @gfp: How to allocate it.
  *
  * Return: The frame, without a page and an owner, or NULL.
@@ -107,7 +107,7 @@ struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp
 }
 
 /**
- * karena_frame_discard() - Free a frame that no arena has, or has any more.
+ * karena_frame_discard() - Free the structure of a frame that no arena has.
  * @frame: The frame; its folio or pages are the caller's.
  */
 void karena_frame_discard(struct karena_frame *frame)
@@ -134,10 +134,10 @@ bool karena_page_copy(struct page *to, struct page *from)
 }
 
 /**
- * karena_frame_put() - An arena lets go of a huge frame.
- * @heap: The heap the arena is in; it has removed and unmapped it.
- * @frame: The frame.
- * @counted: Whether the heap counts it as committed.
+ * karena_frame_put() - Drop an arena's ownership of a huge frame.
+ * @heap: The arena's heap, where the frame is removed from the arena and unmapped.
+ * @frame: The frame. With the last owner it is freed.
+ * @counted: The heap counts it as committed.
  */
 void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
 		      bool counted)
@@ -158,10 +158,10 @@ void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
 }
 
 /**
- * karena_page_put() - A sparse frame lets go of a page.
- * @heap: The heap the frame is in; it has removed and unmapped the page.
- * @folio: The page.
- * @counted: Whether the heap counts it as committed.
+ * karena_page_put() - Drop a sparse frame's ownership of a page.
+ * @heap: The frame's heap, where the page is removed from the frame and unmapped.
+ * @folio: The page. With the last owner it is freed.
+ * @counted: The heap counts it as committed.
  */
 void karena_page_put(struct karena_heap *heap, struct folio *folio, bool counted)
 {

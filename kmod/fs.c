@@ -18,10 +18,10 @@
 
 #define KARENA_MAGIC	0x6b61726e	/* "karn" */
 
-/* Mounted as long as the module is there; see karena_fs_init(). */
+/* Mounted as long as the module is loaded; see karena_fs_init(). */
 static struct vfsmount *karena_mnt;
 
-/* Of all futexes; see key.c. */
+/* The inode of all futex keys; see key.c. */
 struct inode *karena_keys;
 
 /* The kernel's own; see karena_fs_file_certain(). */
@@ -83,8 +83,8 @@ static void fs_evict_inode(struct inode *inode)
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
 	/*
-	 * Who runs this has the mount still and karena_fs_exit() waits for it, or
-	 * is inotify, for which kern_unmount() waits.
+	 * The caller still has the mount, and karena_fs_exit() waits for it. Or it is inotify,
+	 * for which kern_unmount() waits.
 	 */
 	if (is_ours)
 		module_put(THIS_MODULE);
@@ -146,7 +146,7 @@ struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flag
 	if (IS_ERR(file))
 		iput(inode);
 	else
-		/* What alloc_file_pseudo() does not take. */
+		/* alloc_file_pseudo() takes no reference to the module. */
 		__module_get(THIS_MODULE);
 	return file;
 }
@@ -211,7 +211,7 @@ int karena_fs_init(void)
  */
 void karena_fs_exit(void)
 {
-	/* Whoever has put the last inode is about to put the mount. */
+	/* The thread that put the last inode is about to put the mount. */
 	while (!may_umount(karena_mnt))
 		usleep_range(1000, 2000);
 	iput(karena_keys);

@@ -45,7 +45,7 @@ static struct kmem_cache *anchor_cache;
 static struct list_lru anchor_lru;
 static struct workqueue_struct *workqueue;
 
-/* A number that no other cgroup gets; the structure itself may be freed and made again. */
+/* A number that no other cgroup gets, while the structure may be freed and used again. */
 static u64 memcg_number(struct mem_cgroup *memcg)
 {
 #ifdef CONFIG_MEMCG
@@ -172,7 +172,7 @@ static bool anchor_add(struct karena_group *group, int node, gfp_t gfp)
 		kmem_cache_free(anchor_cache, anchor);
 		return true;
 	}
-	/* Others are there for their nodes alone. */
+	/* The first anchor finds the group; the others are there for their nodes alone. */
 	cmpxchg(&group->first, NULL, anchor);
 	list_lru_add_obj(&anchor_lru, &anchor->lru);
 	return true;
@@ -256,7 +256,7 @@ int karena_group_join(struct karena_heap *heap, struct mem_cgroup *memcg, int no
 	member = member_make(heap, memcg_number(memcg), gfp);
 	if (member && anchor_add(member->group, node, gfp))
 		*group = member->group;
-	/* A clone does without: fork() does not ask. */
+	/* A clone works without: fork() cannot fail. */
 	return *group || gfp & __GFP_NOFAIL ? 0 : -ENOMEM;
 }
 
@@ -306,8 +306,8 @@ static void member_remove(struct karena_member *member)
 }
 
 /**
- * karena_group_leave() - Hide a heap from reclaim, and wait for reclaim to leave it.
- * @heap: The heap, which allocates nothing any more.
+ * karena_group_leave() - Hide a heap from reclaim, and wait until reclaim has left it.
+ * @heap: The heap, for which nothing is allocated any more.
  */
 void karena_group_leave(struct karena_heap *heap)
 {
@@ -343,22 +343,10 @@ void karena_purge_put(struct karena_heap *heap)
 		wake_up_var(&heap->purges);
 }
 
-/* With the group's lock held: where the next look begins. */
-static void group_set_cursor(struct karena_look *look, struct karena_member *member,
-			     unsigned long from, unsigned long stop, bool found)
-{
-	struct karena_group *group = look->group;
-
-	/* The place of the first find stays. */
-	if (list_empty(&member->list) || (look->stay && found))
-		return;
-	group->next = member;
-	group->next_page = look->stay && look->found ? from : stop;
-}
-
-/* At a member whose heap is kept. */
-static unsigned long member_look_at(struct karena_look *look, struct karena_member *member,
-				    unsigned long page, unsigned long end)
+/* Look at a member whose heap is kept. Returns the page at which the look has stopped. */
+static unsigned long member_look_at(struct karena_look *look,
+				    struct karena_member *member, unsigned long page,
+				    unsigned long end)
 {
 	struct karena_group *group = look->group;
 	bool found = look->found;
@@ -366,13 +354,17 @@ static unsigned long member_look_at(struct karena_look *look, struct karena_memb
 
 	stop = look->pages(look, member->heap, page, end);
 	spin_lock(&group->lock);
-	group_set_cursor(look, member, page, stop, found);
+	/* The next look begins here; with look->stay, at the first find. */
+	if (!list_empty(&member->list) && !(look->stay && found)) {
+		group->next = member;
+		group->next_page = look->stay && look->found ? page : stop;
+	}
 	spin_unlock(&group->lock);
 	cond_resched();
 	return stop;
 }
 
-/* Keep the next member's heap, the first one's after the last, in place of this one's. */
+/* Keep the heap of the next member instead. After the last member comes the first. */
 static struct karena_member *member_move_on(struct karena_group *group,
 					    struct karena_member *member)
 {
@@ -421,7 +413,7 @@ bool karena_group_look(struct karena_look *look)
 			return stop == end;
 		}
 		member = member_move_on(group, member);
-		/* It may have left: then the look ends when it wants to see no more. */
+		/* If @first has left the group, the look ends when it has seen enough. */
 		again = member == first;
 		page = 0;
 	}
@@ -455,7 +447,7 @@ static void group_tell_work(struct work_struct *work)
 }
 
 /**
- * karena_group_tell() - Let all members know that memory is low.
+ * karena_group_tell() - Tell all members that memory is low.
  * @group: The group.
  *
  * Context: Any process context, including reclaim. A worker tells them, and not too often.
@@ -470,7 +462,7 @@ void karena_group_tell(struct karena_group *group)
 		karena_group_put(group);
 }
 
-/* The groups of a cgroup that a walk has met. */
+/* The groups that a walk of a cgroup's list has met. */
 struct met {
 	struct karena_group **groups;
 	unsigned int nr;

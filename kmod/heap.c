@@ -163,11 +163,11 @@ static void heap_empty(struct karena_heap *heap)
 }
 
 /**
- * karena_heap_end() - Empty a heap if its process is gone, but somebody has it still.
+ * karena_heap_end() - Empty a heap whose process has ended, if its file stays.
  * @heap: The heap, without a mapping.
  *
- * Return: Whether that is going to be done: then the caller's reference to the heap's
- * file is dropped afterwards.
+ * Return: True if a work item is going to do it, which also drops the caller's reference to
+ * the heap's file.
  */
 bool karena_heap_end(struct karena_heap *heap)
 {

@@ -167,7 +167,7 @@ static int call_create(struct karena_call *call)
 	if (!name_valid(create->name) || !policy_valid(create))
 		return -EINVAL;
 
-	/* Who may open the device node may read of its heaps. */
+	/* The group that may open the device node may read its heaps' files in sysfs. */
 	file = karena_heap_create(create, file_inode(call->file)->i_gid, &heap_fops,
 				  &window_fops);
 	if (IS_ERR(file))
@@ -376,11 +376,6 @@ static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return ret;
 }
 
-static bool call_waits(unsigned int cmd)
-{
-	return cmd == KARENA_COMMIT || cmd == KARENA_RELEASE;
-}
-
 /*
  * The same calls on the same structs from a submission queue entry. What allocates and clears
  * runs in the ring's workers, which have the process's mm, after -EAGAIN. The ring cancels
@@ -397,11 +392,12 @@ static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 		return -EINVAL;
 	if (number == KARENA_SNAPSHOT || number == KARENA_SHARE)
 		return -ENOTTY;
-	if (call_waits(number) && flags & IO_URING_F_NONBLOCK) {
+	if ((number == KARENA_COMMIT || number == KARENA_RELEASE) &&
+	    flags & IO_URING_F_NONBLOCK) {
 		karena_uring_keep(cmd, flags);
 		return -EAGAIN;
 	}
 	ret = heap_ioctl(cmd->file, number, arg);
-	/* Nobody restarts a request. */
+	/* The core restarts no request. */
 	return ret == -ERESTARTNOHAND ? -EINTR : ret;
 }

@@ -4,18 +4,18 @@
  * the folio and the index of the page there, so a folio without an address space can hold
  * no such futex. All folios of all heaps have the same one: that of an inode which nobody
  * maps, so the core finds no mapping through it. Each heap has a range of indices there,
- * and a folio that is one heap's alone has an index of that range.
+ * and a folio that one heap owns alone has an index of that range.
  *
  * A fork leaves the index as it is. The core makes a key after a write fault, and such a
- * fault gives the heap a folio that it has alone: a copy, with an index of the heap's; or
- * the old folio, if the others have left it, and then karena_key_claim() changes the index
- * before the page becomes writable. A thread that has taken a reference before a fork to
- * make a key keeps the folio for its own heap: the clone gets a copy of it, as of what a
+ * fault gives the heap a folio that it owns alone. This is a copy, with an index of the heap's,
+ * or the old folio, if the other owners have dropped it. Then karena_key_claim() changes the
+ * index before the page becomes writable. A thread that took a reference before a fork to
+ * make a key keeps the folio for its own heap: the clone gets a copy of it, as of a folio that a
  * device holds.
  *
- * Only where the memory is mapped read-only, a key may be made of a folio that several
- * heaps have. It is the key of the heap that had the folio alone last; the other heaps
- * have to write to the page first.
+ * Only in a read-only mapping, the core may make a key of a folio with several owners. It is
+ * the key of the heap that owned the folio alone last; the other heaps have to write to the page
+ * first.
  */
 #include <linux/fs.h>
 #include <linux/idr.h>
@@ -29,7 +29,7 @@
 /* As many as there are below the size of an inode. */
 #define RANGES		(KARENA_KEYS_SIZE >> PAGE_SHIFT >> RANGE_SHIFT)
 
-/* For heaps that find none left; their processes may wake each other in vain. */
+/* Shared by all heaps that find no range left; their processes may get spurious wake-ups. */
 #define LAST_RANGE	(RANGES - 1)
 
 static DEFINE_IDA(ranges);
@@ -58,7 +58,7 @@ int karena_key_prepare(struct karena_heap *heap, gfp_t gfp)
 }
 
 /**
- * karena_key_abandon() - Take the range back.
+ * karena_key_abandon() - Free the range of a heap.
  * @heap: The heap; no folio has an index of it that a process can write to.
  */
 void karena_key_abandon(struct karena_heap *heap)
@@ -70,21 +70,21 @@ void karena_key_abandon(struct karena_heap *heap)
 }
 
 /**
- * karena_key_set() - Let a folio hold futexes.
- * @heap: The heap that has it alone.
+ * karena_key_set() - Enable a folio to hold futexes.
+ * @heap: The heap that owns it alone.
  * @folio: The folio, which no process has mapped yet.
  * @page: The number of the folio's first page in the window, or in the control region, whose
  *	pages are numbered from the window's end on.
  */
 void karena_key_set(struct karena_heap *heap, struct folio *folio, pgoff_t page)
 {
-	/* Always dirty: the core has nothing to do for it, and never drops it as clean. */
+	/* Always dirty, so that the core never drops it as clean. */
 	folio_set_dirty(folio);
 	folio->index = heap->first_key + page;
 	WRITE_ONCE(folio->mapping, karena_keys->i_mapping);
 }
 
-/* The index of the folio of a page of the window, if it is to be the heap's. */
+/* The index of the folio of a page of the window in the heap's range. */
 static pgoff_t heap_key_of(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
 	return heap->first_key + number - folio_page_idx(page_folio(page), page);
@@ -105,7 +105,7 @@ bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
 
 /**
  * karena_key_claim() - Make the futexes in a page a heap's.
- * @heap: The heap that has the page's folio alone.
+ * @heap: The heap that owns the page's folio alone.
  * @page: The page, its folio locked; it is about to become writable.
  * @number: The page's number in the window.
  */
@@ -116,7 +116,7 @@ void karena_key_claim(struct karena_heap *heap, struct page *page, pgoff_t numbe
 }
 
 /**
- * karena_key_clear() - Let a folio hold futexes no longer.
+ * karena_key_clear() - Take the futexes from a folio.
  * @folio: The folio, which no process has mapped and no arena has any more.
  *
  * The page allocator takes no folio that has an address space.

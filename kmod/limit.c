@@ -2,15 +2,15 @@
 /*
  * Limits: how much a heap, and all heaps together, may commit. What is charged
  * here is charged before memory is allocated and uncharged when it is free, so
- * that neither limit is exceeded; but for the moment of a demotion, see sparse.c, and that
- * in which a ready frame is given up, and by copies: who has a page counts it whether or
- * not others have it, too, so that its own limit has room for the copy; all heaps together
- * count it once, and the copy is added, as a limit must not end in a signal.
+ * that neither limit is exceeded. Exceptions are the moment of a demotion (sparse.c), that in
+ * which a ready frame is given up, and copies. Every heap that has a shared page counts it, so
+ * its own limit always has room for the copy. All heaps together count the page once, and the
+ * copy is added without asking the limit, because a limit must not end in a signal.
  *
- * What is charged also counts against the process's RLIMIT_MEMLOCK, as it is never
- * swapped. It is counted in mm->pinned_vm, as what RDMA and io_uring pin is: to count
- * it in mm->locked_vm takes mmap_lock, which a fault holds already, and which whoever
- * happens to put a heap's last reference must not wait for.
+ * Charged memory also counts against the process's RLIMIT_MEMLOCK, as it is never
+ * swapped. It is counted in mm->pinned_vm, as memory that RDMA and io_uring pin: counting
+ * it in mm->locked_vm takes mmap_lock, which a fault holds already, and for which the thread
+ * that puts the last reference to a heap must not wait.
  */
 #include <linux/capability.h>
 #include <linux/mm.h>
@@ -72,7 +72,7 @@ unsigned long karena_committed(void)
 }
 
 /**
- * karena_limit_memlock() - How much the current process may lock.
+ * karena_limit_memlock() - Find out how much the current process may lock.
  *
  * Context: Any, under family->lock too: not to have the right is no event for the audit
  * log, which may sleep.
@@ -95,10 +95,10 @@ static bool heap_above_memlock(struct karena_heap *heap, unsigned long pinned)
 }
 
 /**
- * karena_limit_exceeded() - Whether more is charged than a limit now allows.
+ * karena_limit_exceeded() - Ask whether more is charged than a limit now allows.
  * @heap: The heap, with the family's lock held.
  *
- * Return: Whether that is so of its own limit or that of all heaps.
+ * Return: True if its own limit is exceeded, or that of all heaps.
  */
 bool karena_limit_exceeded(struct karena_heap *heap)
 {
@@ -108,11 +108,11 @@ bool karena_limit_exceeded(struct karena_heap *heap)
 }
 
 /**
- * karena_limit_allows() - Whether RLIMIT_MEMLOCK has room for more.
+ * karena_limit_allows() - Ask whether RLIMIT_MEMLOCK has room for more.
  * @heap: The heap.
  * @pages: How many pages.
  *
- * Return: Whether it has at this moment.
+ * Return: True if it has, as of this moment.
  */
 bool karena_limit_allows(struct karena_heap *heap, unsigned long pages)
 {
@@ -161,7 +161,7 @@ static int charge_heap(struct karena_heap *heap, unsigned long pages)
  * @heap: The heap, with the family's lock held.
  * @pages: How many.
  *
- * The last eighth of the limit of all heaps is left to who commits.
+ * The last eighth of the limit of all heaps is left for commits.
  *
  * Return: 0, or -ENOMEM near a limit.
  */
@@ -179,11 +179,11 @@ int karena_charge_ready(struct karena_heap *heap, unsigned long pages)
 }
 
 /**
- * karena_charge_room() - Whether karena_charge_ready() has a chance.
+ * karena_charge_room() - Ask whether karena_charge_ready() would succeed.
  * @heap: The heap.
  * @pages: How many pages.
  *
- * Return: Whether it has at this moment.
+ * Return: True if it would, as of this moment.
  */
 bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 {
@@ -196,7 +196,7 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 }
 
 /**
- * karena_uncharge_ready() - Count pages that are ready no more.
+ * karena_uncharge_ready() - Count pages that are no longer ready.
  * @heap: The heap, with the family's lock held.
  * @pages: How many.
  */
@@ -243,9 +243,9 @@ int karena_charge(struct karena_heap *heap, unsigned long pages)
 /**
  * karena_charge_heap() - Count pages as committed in a heap and its process alone.
  * @heap: The heap.
- * @pages: How many more, or less: memory that is another heap's, too, or is no more.
+ * @pages: How many more, or less: memory that other heaps share, or that is freed.
  *
- * No limit is asked: who has a page already must get its copy.
+ * No limit is asked: a heap that has a page must get its copy.
  */
 void karena_charge_heap(struct karena_heap *heap, long pages)
 {
@@ -259,7 +259,7 @@ void karena_charge_heap(struct karena_heap *heap, long pages)
 
 /**
  * karena_charge_all() - Count memory in the figures of all heaps together alone.
- * @pages: How many pages more, or less: copies, and what no heap has any more.
+ * @pages: How many more, or less: copies, and orphans of destroyed heaps.
  */
 void karena_charge_all(long pages)
 {
@@ -268,7 +268,7 @@ void karena_charge_all(long pages)
 }
 
 /**
- * karena_uncharge() - Count pages that are committed no more.
+ * karena_uncharge() - Count pages that are no longer committed.
  * @heap: The heap.
  * @pages: How many.
  */
@@ -279,8 +279,8 @@ void karena_uncharge(struct karena_heap *heap, unsigned long pages)
 }
 
 /**
- * karena_limit_abandon() - Let a process go.
- * @heap: Its heap, which goes; its orphans stay charged to all heaps together.
+ * karena_limit_abandon() - Uncharge a process.
+ * @heap: Its heap, which is destroyed. Its orphans stay charged to all heaps together.
  */
 void karena_limit_abandon(struct karena_heap *heap)
 {
@@ -330,13 +330,6 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 	return err;
 }
 
-/* Who may raise what root has set. */
-static bool heap_may_raise(struct karena_heap *heap)
-{
-	return test_bit(KARENA_HEAP_LIMITED, &heap->flags) &&
-	       capable(CAP_SYS_RESOURCE);
-}
-
 /**
  * karena_limit_call() - Set and read limits (KARENA_LIMIT).
  * @heap: The heap.
@@ -347,7 +340,9 @@ static bool heap_may_raise(struct karena_heap *heap)
  */
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 {
-	bool raise = heap_may_raise(heap);
+	/* Not under the lock: an event of the audit log may sleep. */
+	bool raise = test_bit(KARENA_HEAP_LIMITED, &heap->flags) &&
+		     capable(CAP_SYS_RESOURCE);
 	int err = 0;
 
 	if (call->flags & ~(KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT))
@@ -365,9 +360,9 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 }
 
 /**
- * karena_limit_init() - Set the default where the administrator set nothing.
+ * karena_limit_init() - Set the default, unless the administrator has set a limit.
  *
- * Arenas are never swapped; half of the memory is what tmpfs takes, too.
+ * Arenas are never swapped. Half of the memory is also the default limit of tmpfs.
  */
 void karena_limit_init(void)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pressure: what a heap is told of memory that is short, in the pressure word of
+ * Pressure: the module tells a heap that memory is short, in the pressure word of
  * its control region and by poll(). A level lasts for a second after its last
  * cause, or as long as the heap is above its soft limit.
  */
@@ -37,21 +37,6 @@ static void pressure_show(struct karena_heap *heap, u32 level)
 	trace_karena_pressure(heap, level);
 }
 
-/* With the family's lock held; whether the level rises. */
-static bool pressure_raise(struct karena_heap *heap, u32 level)
-{
-	bool rises = level > heap->pressure;
-
-	lockdep_assert_held(&heap->family->lock);
-	WRITE_ONCE(heap->pressure_until[level], jiffies + LASTS);
-	if (!rises)
-		return false;
-	heap->pressure_events++;
-	pressure_show(heap, level);
-	queue_delayed_work(karena_workqueue, &heap->pressure_work, LASTS);
-	return true;
-}
-
 /**
  * karena_pressure_raise() - Tell a heap that memory is short.
  * @heap: The heap.
@@ -63,13 +48,19 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
 {
 	bool rises;
 
-	/* A cause that goes on need not be noted each time. */
+	/* A lasting cause need not be noted each time. */
 	if (level <= READ_ONCE(heap->pressure) &&
 	    time_before(jiffies, READ_ONCE(heap->pressure_until[level]) -
 				 LASTS + LASTS / 4))
 		return;
 	spin_lock(&heap->family->lock);
-	rises = pressure_raise(heap, level);
+	WRITE_ONCE(heap->pressure_until[level], jiffies + LASTS);
+	rises = level > heap->pressure;
+	if (rises) {
+		heap->pressure_events++;
+		pressure_show(heap, level);
+		queue_delayed_work(karena_workqueue, &heap->pressure_work, LASTS);
+	}
 	spin_unlock(&heap->family->lock);
 	if (rises)
 		wake_up_interruptible_poll(&heap->pressure_wait->queue, EPOLLPRI);
@@ -86,7 +77,7 @@ void karena_pressure_check(struct karena_heap *heap)
 		karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 }
 
-/* With the family's lock held: the highest level that has not come to its end. */
+/* The highest level that has not ended yet. The family's lock is held. */
 static u32 pressure_level_now(struct karena_heap *heap)
 {
 	u32 level;
@@ -99,7 +90,7 @@ static u32 pressure_level_now(struct karena_heap *heap)
 	return heap_above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
 }
 
-/* The level falls, or this runs again when it may. */
+/* Lower the level if its time is over, and run again while there is one. */
 static void heap_pressure_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
@@ -140,10 +131,10 @@ static bool memcg_low(struct mem_cgroup *memcg)
 #endif
 
 /**
- * karena_pressure_low() - Whether memory is low.
- * @memcg: Of which memory cgroup, beside the machine; or NULL.
+ * karena_pressure_low() - Ask whether memory is low.
+ * @memcg: A memory cgroup to ask about, beside the machine; or NULL.
  *
- * Return: Whether it is.
+ * Return: True if it is low in the machine or in the cgroup.
  */
 bool karena_pressure_low(struct mem_cgroup *memcg)
 {
@@ -200,7 +191,7 @@ static void family_free_waits(struct karena_family *family)
 	struct karena_wait *wait, *next;
 
 	list_for_each_entry_safe(wait, next, &family->left_waits, left) {
-		/* No wait begins there; one that ends may still hold the queue's lock. */
+		/* No wait begins here. One that ends may still hold the queue's lock. */
 		if (waitqueue_active(&wait->queue))
 			continue;
 		list_del(&wait->left);
@@ -229,7 +220,7 @@ void karena_pressure_stop(struct karena_heap *heap)
 
 /**
  * karena_pressure_forget() - Free the queues that are left.
- * @family: The family, which goes: nobody has a file of its any more, or waits.
+ * @family: The family, which is freed: no process has a file of it, or waits.
  */
 void karena_pressure_forget(struct karena_family *family)
 {

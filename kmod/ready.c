@@ -93,7 +93,7 @@ static unsigned int ready_target(struct karena_heap *heap, int node)
 		   node == heap->ahead_node ? heap->ahead : 0);
 }
 
-/* With the family's lock held: out of the list; the frame stays charged. */
+/* Remove a frame from the list. It stays charged. The family's lock is held. */
 static struct folio *ready_pop(struct karena_heap *heap, int node)
 {
 	struct karena_ready_node *at = &heap->ready->node[node];
@@ -110,14 +110,14 @@ static struct folio *ready_pop(struct karena_heap *heap, int node)
 	return folio;
 }
 
-/* Charged only now, so that what is charged can be had by who commits. */
+/* Charge and list a frame together, so that a commit can have every charged frame. */
 static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 {
 	struct karena_ready_node *at = &heap->ready->node[node];
 	int err = -ECANCELED;
 
 	spin_lock(&heap->family->lock);
-	/* It may be wanted no more. */
+	/* It may no longer be wanted. */
 	if (at->nr < ready_target(heap, node))
 		err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
 	if (!err) {
@@ -130,7 +130,7 @@ static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 	return !err;
 }
 
-/* With the family's lock held, likewise: the first that there is. */
+/* The same for the first frame of any node. */
 static struct folio *ready_pop_any(struct karena_heap *heap)
 {
 	struct folio *folio = NULL;
@@ -142,8 +142,8 @@ static struct folio *ready_pop_any(struct karena_heap *heap)
 }
 
 /*
- * With the family's lock held: uncharge what is about to be freed, so that who commits at
- * the limit finds either the frame or room for it.
+ * Uncharge a frame that is about to be freed, so that a commit at the limit finds either the
+ * frame or room for one. The family's lock is held.
  */
 static struct folio *ready_uncharge(struct karena_heap *heap, struct folio *folio)
 {
@@ -155,8 +155,8 @@ static struct folio *ready_uncharge(struct karena_heap *heap, struct folio *foli
 /**
  * karena_ready_take() - Take a ready frame to commit it.
  * @heap: The heap.
- * @node: On which node; NUMA_NO_NODE: where the current thread's memory is.
- * @any: On whatever node, rather than none.
+ * @node: The node; NUMA_NO_NODE: the node of the current thread's memory.
+ * @any: A frame of another node is better than none.
  *
  * Return: A zeroed frame, charged as committed, or NULL.
  */
@@ -192,7 +192,7 @@ struct folio *karena_ready_give_up(struct karena_heap *heap)
 {
 	struct folio *folio = NULL;
 
-	/* A limit may have been lowered since they were charged: nobody commits. */
+	/* A limit may have been lowered since they were charged: no commit then. */
 	if (heap->nr_ready && !karena_limit_exceeded(heap))
 		folio = ready_uncharge(heap, ready_pop_any(heap));
 	return folio;
@@ -209,7 +209,7 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 		folio = ready_pop_any(heap);
 	ready_uncharge(heap, folio);
 	spin_unlock(&heap->family->lock);
-	/* Nobody but us has ever had it. */
+	/* No process has ever had it. */
 	if (folio)
 		karena_folio_put(folio);
 	return folio;
@@ -277,7 +277,7 @@ void karena_ready_committed(struct karena_heap *heap, int node)
 		ready_run(heap, 0);
 }
 
-/* Free what is above the targets. */
+/* Free frames above the targets. */
 static void ready_trim(struct karena_heap *heap)
 {
 	struct folio *folio;
@@ -296,7 +296,7 @@ static void ready_trim(struct karena_heap *heap)
 	}
 }
 
-/* A node that lacks frames, or NUMA_NO_NODE. */
+/* Find a node that lacks frames; NUMA_NO_NODE if none does. */
 static int ready_lacking(struct karena_heap *heap)
 {
 	int node, found = NUMA_NO_NODE;
@@ -310,22 +310,19 @@ static int ready_lacking(struct karena_heap *heap)
 	return found;
 }
 
-static bool heap_is_low(struct karena_heap *heap)
-{
-	struct mem_cgroup *memcg = karena_folio_memcg(heap);
-	bool low = karena_pressure_low(memcg);
-
-	mem_cgroup_put(memcg);
-	return low;
-}
-
 static bool ready_fill(struct karena_heap *heap, int node)
 {
+	struct mem_cgroup *memcg;
 	struct folio *folio;
+	bool low;
 
-	/* After the process's end it would be charged to nobody. */
-	if (!atomic_read(&heap->mm->mm_users) || heap_is_low(heap) ||
-	    !karena_charge_room(heap, KARENA_ARENA_PAGES))
+	/* After the end of the process, its memory cgroup could not be charged. */
+	if (!atomic_read(&heap->mm->mm_users))
+		return false;
+	memcg = karena_folio_memcg(heap);
+	low = karena_pressure_low(memcg);
+	mem_cgroup_put(memcg);
+	if (low || !karena_charge_room(heap, KARENA_ARENA_PAGES))
 		return false;
 	folio = karena_folio_alloc(heap, KARENA_ARENA_ORDER, node, READY_GFP);
 	if (!folio)
@@ -357,7 +354,7 @@ static void ready_work(struct kthread_work *work)
 	ready_trim(heap);
 	node = ready_lacking(heap);
 	if (node == NUMA_NO_NODE) {
-		/* What is kept ahead is given up when the heap grows no more. */
+		/* Frames kept ahead are given up when the heap stops growing. */
 		if (!idle)
 			ready_run(heap, PAUSE);
 		return;
@@ -371,7 +368,7 @@ static void ready_work(struct kthread_work *work)
 	ready_run(heap, filled ? 0 : PAUSE);
 }
 
-/* The node that a call means, or NUMA_NO_NODE for all together. */
+/* The node that a call means; NUMA_NO_NODE for all together, or -EINVAL. */
 static int call_find_node(struct karena_heap *heap, const struct karena_ready *call)
 {
 	bool single = heap->policy == KARENA_POLICY_PREFER ||
@@ -386,8 +383,8 @@ static int call_find_node(struct karena_heap *heap, const struct karena_ready *c
 }
 
 /*
- * With the family's lock held. Of all nodes together what they have stays, as far as it
- * is wanted, and the rest is made where the caller would commit.
+ * Set how many frames are wanted of a node, or of all nodes together: then each node keeps the
+ * frames it has, and the rest is made where the caller would commit. The family's lock is held.
  */
 static void heap_set_wanted(struct karena_heap *heap, int node, unsigned int count)
 {
@@ -443,7 +440,7 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 }
 
 /**
- * karena_ready_forget() - Free all ready frames of a heap that nobody drives any more.
+ * karena_ready_forget() - Free all ready frames of a heap that no process drives any more.
  * @heap: The heap.
  */
 void karena_ready_forget(struct karena_heap *heap)
@@ -475,7 +472,7 @@ void karena_ready_prepare(struct karena_heap *heap)
 
 /**
  * karena_ready_stop() - Free all ready frames of a heap that goes.
- * @heap: The heap, which nobody commits to any more. It leaves all groups.
+ * @heap: The heap, in which no thread commits any more. It leaves all groups.
  */
 void karena_ready_stop(struct karena_heap *heap)
 {

@@ -75,12 +75,7 @@ struct look {
 	unsigned long here, others;
 };
 
-static u32 arena_word(struct karena_arena *arena)
-{
-	return READ_ONCE(*karena_state(arena->heap, arena->index));
-}
-
-/* How long ago something was; what seems to be in the future is new. */
+/* The age of a state word; 0 if its time seems to be in the future. */
 static u32 age_between(u32 now, u32 then)
 {
 	u32 past = (now - then) & AGE_MASK;
@@ -88,18 +83,23 @@ static u32 age_between(u32 now, u32 then)
 	return past >> (AGE_BITS - 1) ? 0 : past;
 }
 
-/* Whether one is to go before another. */
-static bool candidate_goes_before(const struct candidate *one, const struct candidate *other)
+/* Returns true if reclaim takes one before the other. */
+static bool candidate_goes_before(const struct candidate *one,
+				  const struct candidate *other)
 {
 	if (one->shared != other->shared)
 		return other->shared;
 	return one->here != other->here ? one->here : one->age > other->age;
 }
 
-/* With the family's lock held. */
-static void candidates_add(struct candidates *candidates, struct karena_arena *arena, bool here)
+/* Keep a volatile arena, if it goes before one of those kept. The family's lock is held. */
+static void candidates_add(struct candidates *candidates, struct karena_arena *arena,
+			   bool here)
 {
-	struct candidate new = { .arena = arena, .word = arena_word(arena), .here = here };
+	struct candidate new = {
+		.arena = arena, .here = here,
+		.word = READ_ONCE(*karena_state(arena->heap, arena->index)),
+	};
 	struct karena_frame *huge = karena_arena_huge(arena);
 	unsigned int i = candidates->nr;
 
@@ -107,7 +107,7 @@ static void candidates_add(struct candidates *candidates, struct karena_arena *a
 		return;
 	new.shared = huge && huge->owners > 1;
 	new.age = age_between(candidates->now + arena->heap->clock, new.word >> 4);
-	/* One that was tried and is pinned does not stand in the others' way. */
+	/* One that was tried and is pinned must not keep others from being tried. */
 	if (new.word == READ_ONCE(arena->tried_word))
 		new.age = min(new.age, age_between(candidates->now,
 						   READ_ONCE(arena->tried)));
@@ -133,7 +133,7 @@ static void look_count(struct look *look, int node, unsigned long frames)
 		look->others += frames;
 }
 
-/* The arena's state word says VOLATILE. */
+/* Look at an arena whose state word says VOLATILE. */
 static void look_arena(struct look *look, struct karena_heap *heap, unsigned long index)
 {
 	struct karena_arena *arena = karena_arena(heap, index);
@@ -203,7 +203,7 @@ static unsigned long look_pages(struct karena_look *karena_look, struct karena_h
 	return page;
 }
 
-/* Whether nothing is left that has not been looked at. */
+/* Look at the members of groups. Returns true if nothing is left to look at. */
 static bool look_at_groups(struct look *look, struct karena_group **groups, unsigned int nr)
 {
 	bool all = true;
@@ -223,21 +223,11 @@ static void groups_put(struct karena_group **groups, unsigned int nr)
 		karena_group_put(groups[nr]);
 }
 
-/* Only direct reclaim is a sign of pressure: kswapd works ahead. */
-static void groups_tell(struct shrink_control *sc, struct karena_group **groups,
-			unsigned int nr)
-{
-	if (current_is_kswapd() || !nr || !karena_pressure_low(sc->memcg))
-		return;
-	while (nr--)
-		karena_group_tell(groups[nr]);
-}
-
 /*
- * In pages, as the callers of shrinkers weigh objects against pages. With seeks 0
- * half of the count is asked for at once; so the count is twice the number that should be
- * taken at once: an eighth of the arenas that one look has found, and one when there are few.
- * A look that has not seen everything and found none counts one, so that the next goes on.
+ * Count in pages, as the core weighs objects of shrinkers against pages. With seeks 0 the core
+ * asks for half of the count at once. So the count is twice the number to take at once: an
+ * eighth of the arenas that one look has found, but at least one. A look that found none and
+ * has not seen everything counts one, so that the next look goes on.
  */
 static unsigned long reclaim_count(struct shrinker *self,
 				   struct shrink_control *sc)
@@ -247,7 +237,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 	};
 	struct karena_group *groups[KARENA_GROUPS];
 	unsigned long frames, most;
-	unsigned int nr;
+	unsigned int nr, i;
 	bool all;
 
 	/* Pairs with karena_reclaim_init(). */
@@ -255,7 +245,11 @@ static unsigned long reclaim_count(struct shrinker *self,
 		return 0;
 	if (!karena_groups_get(sc, groups, &nr))
 		return SHRINK_EMPTY;
-	groups_tell(sc, groups, nr);
+	/* Only direct reclaim is a sign of pressure: kswapd works ahead. */
+	if (!current_is_kswapd() && nr && karena_pressure_low(sc->memcg)) {
+		for (i = 0; i < nr; i++)
+			karena_group_tell(groups[i]);
+	}
 	all = look_at_groups(&look, groups, nr);
 	groups_put(groups, nr);
 	frames = look.here ?: look.others ?: !all;
@@ -263,7 +257,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 	return min(frames, most) * KARENA_ARENA_PAGES;
 }
 
-/* What the arena's own pages are; it may change meanwhile. */
+/* Count the pages that an arena owns alone, as of this moment. */
 static unsigned long arena_pages(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
@@ -280,7 +274,7 @@ static unsigned long arena_pages(struct karena_arena *arena)
 	return pages;
 }
 
-/* How many pages came free. */
+/* Take an arena. Returns the number of pages freed. */
 static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 {
 	struct karena_arena *arena = candidate->arena;
@@ -301,9 +295,8 @@ static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 }
 
 /*
- * To take a shared arena frees nothing as long as another owner keeps the frame. Where a look
- * has not seen everything, others may have unshared ones: shared ones are taken only when
- * looks at as many members as there are have found none.
+ * Taking a shared arena frees nothing as long as another owner keeps the frame. So shared arenas
+ * are taken only when looks at as many members as there are have found no unshared one.
  */
 static bool look_may_take_shared(const struct look *look, struct karena_group **groups,
 				 unsigned int nr)
@@ -353,7 +346,7 @@ static unsigned long heap_drop_ready(struct karena_heap *heap, unsigned long pag
 	return frames * KARENA_ARENA_PAGES;
 }
 
-/* Those of the node that is short first. */
+/* Drop ready frames, those of the node that is short first. */
 static unsigned long heaps_drop_ready(struct heaps *heaps, unsigned long pages, int node)
 {
 	unsigned long freed = 0;
@@ -369,7 +362,7 @@ static unsigned long heaps_drop_ready(struct heaps *heaps, unsigned long pages, 
 	return freed;
 }
 
-/* Take what a look at some groups finds. Returns the pages freed, and those tried. */
+/* Take what a look at some groups finds. Returns the number of pages freed. */
 static noinline_for_stack unsigned long groups_take(struct shrink_control *sc,
 						    struct karena_group **groups,
 						    unsigned int nr, unsigned long *scanned)
@@ -386,7 +379,8 @@ static noinline_for_stack unsigned long groups_take(struct shrink_control *sc,
 	shared = look_at_groups(&look, groups, nr);
 	shared |= look_may_take_shared(&look, groups, nr);
 	freed = candidates_purge(&candidates, shared, sc->nr_to_scan, scanned);
-	ready = heaps_drop_ready(&heaps, sc->nr_to_scan - min(freed, sc->nr_to_scan), sc->nid);
+	ready = heaps_drop_ready(&heaps, sc->nr_to_scan - min(freed, sc->nr_to_scan),
+				 sc->nid);
 	*scanned += ready;
 	return freed + ready;
 }
@@ -406,7 +400,7 @@ static unsigned long reclaim_scan(struct shrinker *self,
 	groups_put(groups, nr);
 	if (!scanned)
 		return SHRINK_STOP;
-	/* Without this, global reclaim would not know and go on. */
+	/* Global reclaim has to know, or it would go on. */
 	mm_account_reclaimed_pages(freed);
 	sc->nr_scanned = scanned;
 	return freed;
@@ -427,9 +421,9 @@ int karena_reclaim_init(void)
 		return -ENOMEM;
 	shrinker->count_objects = reclaim_count;
 	shrinker->scan_objects = reclaim_scan;
-	/* To make one again costs no I/O. */
+	/* A reclaimed arena costs no I/O to make again. */
 	shrinker->seeks = 0;
-	/* Less than half an arena: else the last one would never be asked for. */
+	/* Less than half an arena, or the core would never ask for the last one. */
 	shrinker->batch = KARENA_ARENA_PAGES / 4;
 	err = karena_groups_init(shrinker);
 	if (err) {

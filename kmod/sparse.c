@@ -4,9 +4,8 @@
  * and how a huge frame becomes one. The table of pages is changed with CHANGING and
  * the family's lock held; either is enough to read it.
  *
- * What takes pages away freezes the arena, waits until no fault is between its look
- * at a page and the entry it makes, and unmaps them: from then on the process has
- * none of them.
+ * Before pages are removed, the arena is frozen, faults that have looked up one of them are
+ * waited for, and the pages are unmapped. From then on the process has none of them.
  */
 #include <linux/bitmap.h>
 #include <linux/delay.h>
@@ -18,7 +17,7 @@
 #include "compat.h"
 #include "trace.h"
 
-/* A huge frame of which this many pages go is not worth keeping. */
+/* A huge frame that loses so many pages is not worth keeping. */
 #define DEMOTE_PAGES	(KARENA_ARENA_PAGES / 2)
 
 /* Not worth to reclaim for. */
@@ -105,12 +104,12 @@ void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which
 }
 
 /**
- * karena_sparse_freeze() - Take pages from a process, but not yet from its arena.
+ * karena_sparse_freeze() - Freeze an arena and unmap pages of it.
  * @arena: The arena, with a frame and CHANGING held.
  * @which: A bit for each page, or NULL for all.
  *
- * Until karena_arena_thaw(), faults wait and nobody maps these pages or comes to.
- * Somebody may pin them still. Nothing is to be allocated meanwhile.
+ * Until karena_arena_thaw(), faults wait and no process maps these pages. They may still be
+ * pinned. Nothing may be allocated until then.
  */
 void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which)
 {
@@ -126,7 +125,7 @@ void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which
 		karena_arena_unmap(arena, start, end - start);
 }
 
-/* With CHANGING held, of a frozen arena; what it had there before, or NULL. */
+/* Replace a page of a frozen arena. Returns the folio that it had, or NULL. CHANGING is held. */
 static struct folio *arena_set_page(struct karena_arena *arena, unsigned long i,
 				    struct page *page)
 {
@@ -168,7 +167,7 @@ void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone
 	karena_sparse_trim(arena);
 }
 
-/* What becomes of an arena that is demoted. */
+/* A demotion under way. */
 struct demotion {
 	struct karena_arena *arena;
 	const unsigned long *gone;
@@ -196,7 +195,7 @@ static void demotion_cancel(struct demotion *demotion)
 		karena_frame_discard(demotion->frame);
 }
 
-/* All that it takes, or nothing. */
+/* Allocate all that the demotion needs, or nothing. */
 static bool demotion_prepare(struct demotion *demotion)
 {
 	struct karena_arena *arena = demotion->arena;
@@ -230,13 +229,13 @@ err:
 }
 
 /**
- * karena_sparse_hold_huge() - Make sure that nobody writes to a huge frame, or comes to.
+ * karena_sparse_hold_huge() - Keep a huge frame from being written to.
  * @frame: The huge frame, or base, of a frozen arena.
  *
- * What several have nobody writes to. The count of one that is the arena's alone is
- * frozen, to be unfrozen to 1: who maps and who pins it is gone.
+ * A frame with several owners is not written to. The count of a frame that the arena owns
+ * alone is frozen; the caller unfreezes it to 1. Then no mapping and no pin is left.
  *
- * Return: 0, 1 when the count is frozen, or -EBUSY when somebody pins it.
+ * Return: 0; 1 when the count is frozen; -EBUSY when the frame is pinned.
  */
 int karena_sparse_hold_huge(struct karena_frame *frame)
 {
@@ -255,7 +254,7 @@ int karena_sparse_hold_huge(struct karena_frame *frame)
 	return -EBUSY;
 }
 
-/* No more than half a frame: as long as clearing it takes. */
+/* Copy the pages that stay: at most half a frame, which takes as long as clearing it. */
 static bool demotion_copy(struct demotion *demotion, struct folio *huge)
 {
 	unsigned long i;
@@ -277,7 +276,7 @@ static void demotion_finish(struct demotion *demotion, struct karena_frame *huge
 	unsigned long i, left = 0;
 	struct folio *folio;
 
-	/* The huge frame has been charged; a limit is not asked. */
+	/* The huge frame is charged, so no limit is asked for its copies. */
 	karena_charge_all(demotion->copies);
 	spin_lock(&heap->family->lock);
 	if (!based)
@@ -306,25 +305,6 @@ static void demotion_finish(struct demotion *demotion, struct karena_frame *huge
 	karena_charge_heap(heap, (long)demotion->stay - (long)KARENA_ARENA_PAGES);
 }
 
-/* With CHANGING held. */
-static bool demotion_run(struct demotion *demotion, struct karena_frame *huge)
-{
-	struct karena_arena *arena = demotion->arena;
-	bool copied = false;
-	int held;
-
-	karena_sparse_freeze(arena, NULL);
-	held = karena_sparse_hold_huge(huge);
-	if (held >= 0)
-		copied = demotion_copy(demotion, huge->folio);
-	if (held > 0)
-		folio_ref_unfreeze(huge->folio, 1);
-	if (copied)
-		demotion_finish(demotion, huge);
-	karena_arena_thaw(arena);
-	return copied;
-}
-
 /**
  * karena_sparse_demote() - Make an arena's huge frame sparse, if that pays.
  * @arena: The arena, with a huge frame or a base, and CHANGING held.
@@ -333,25 +313,34 @@ static bool demotion_run(struct demotion *demotion, struct karena_frame *huge)
  * The pages that stay are copied. For that moment the heap has more memory than
  * is charged to its limits: a release at the limit must not fail.
  *
- * Return: Whether it was done. Not when too few pages go, when the arena is not
- * ACTIVE, when somebody pins the frame, or without memory; then nothing is changed.
+ * Return: True if it was done. False, with nothing changed, if too few pages go, the arena is
+ * not ACTIVE, the frame is pinned, or memory is short.
  */
 bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
 	struct demotion demotion = { .arena = arena, .gone = gone };
 	u32 *state = karena_state(arena->heap, arena->index);
-	bool done;
+	bool done = false;
+	int held;
 
 	demotion.stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
-	/* Only where the state word can tell the process. */
+	/* Only if the state word can tell the process. */
 	if (KARENA_ARENA_PAGES - demotion.stay < DEMOTE_PAGES ||
 	    READ_ONCE(*state) != KARENA_ACTIVE ||
 	    folio_maybe_dma_pinned(huge->folio))
 		return false;
 	if (!demotion_prepare(&demotion))
 		return false;
-	done = demotion_run(&demotion, huge);
+	karena_sparse_freeze(arena, NULL);
+	held = karena_sparse_hold_huge(huge);
+	if (held >= 0)
+		done = demotion_copy(&demotion, huge->folio);
+	if (held > 0)
+		folio_ref_unfreeze(huge->folio, 1);
+	if (done)
+		demotion_finish(&demotion, huge);
+	karena_arena_thaw(arena);
 	if (!done)
 		demotion_cancel(&demotion);
 	trace_karena_demote(arena->heap, arena->index, done ? demotion.stay : 0);

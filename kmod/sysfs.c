@@ -152,7 +152,7 @@ static struct heap_attribute heap_attr_events = {
 	.show	= heap_events_show,
 };
 
-/* What the process says of itself. */
+/* The statistics that the process writes about itself. */
 static ssize_t heap_statistics_show(struct karena_heap *heap, char *buffer)
 {
 	static const struct {
@@ -199,7 +199,7 @@ static ssize_t heap_limit_show(struct karena_heap *heap, char *buffer)
 			  (u64)READ_ONCE(heap->limit) << PAGE_SHIFT);
 }
 
-/* The file is root's, whoever owns the heap; see heap_add_limit(). */
+/* The file is root's, whichever user owns the heap; see dir.c. */
 static ssize_t heap_limit_store(struct karena_heap *heap, const char *text,
 				size_t size)
 {
