@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a test does in a child of its own: in a memory cgroup, as a user without
- * rights, or in step with its parent. A child says which condition failed.
+ * Helpers for tests that use child processes: in a memory cgroup, without privileges, or in
+ * step with the parent. A failed CHECK() in a child prints its condition.
  */
 #ifndef KARENA_SELFTESTS_CHILD_H
 #define KARENA_SELFTESTS_CHILD_H
@@ -24,11 +24,11 @@
 
 struct child {
 	pid_t pid;
-	int parent;	/* the child's end of a line between the two */
-	int line;	/* the parent's end */
+	int parent;	/* child's end of the socket pair */
+	int line;	/* parent's end */
 };
 
-/* Start a child; it ends with 0, if it ends at all, when its work returns. */
+/* Fork a child that runs @work and exits with status 0. Return 0 or -errno. */
 static inline int child_start(struct child *child,
 			      void (*work)(struct child *child))
 {
@@ -56,7 +56,7 @@ static inline int child_end(struct child *child)
 	return child_status(child->pid);
 }
 
-/* A child's status, from its start to its end. */
+/* Run @work in a child and wait for it. Return its status. */
 static inline int in_child(void (*work)(struct child *child))
 {
 	struct child child;
@@ -65,13 +65,13 @@ static inline int in_child(void (*work)(struct child *child))
 	return err ?: child_end(&child);
 }
 
-/* Tell the other side something; false when it is gone. */
+/* Send a number to the other side. Return false if the other side has ended. */
 static inline bool tell(int line, uint64_t what)
 {
 	return send(line, &what, sizeof(what), MSG_NOSIGNAL) == sizeof(what);
 }
 
-/* Wait until the other side tells something; 0 when it is gone. */
+/* Wait for a number from the other side. Return 0 if the other side has ended. */
 static inline uint64_t hear(int line)
 {
 	uint64_t what;
@@ -80,7 +80,7 @@ static inline uint64_t hear(int line)
 	       what : 0;
 }
 
-/* For good; the device node must be the group's. */
+/* Drop all privileges for good. The group of the device node must be NOBODY. */
 static inline bool become_nobody(void)
 {
 	return !setgroups(0, NULL) && !setgid(NOBODY) && !setuid(NOBODY);
@@ -93,7 +93,7 @@ static inline bool limit_locked_memory(rlim_t bytes)
 	return !setrlimit(RLIMIT_MEMLOCK, &limit);
 }
 
-/* A member of /proc/self/status that is in KiB, in bytes; or -1. */
+/* A member of /proc/self/status in bytes, or -1. The file has it in KiB. */
 static inline long status_figure(const char *member)
 {
 	char text[8192], *at;
@@ -104,7 +104,7 @@ static inline long status_figure(const char *member)
 	return at ? atol(at + strlen(member) + 1) * 1024 : -1;
 }
 
-/* Wait, twenty seconds at most: what is kept ready for a while counts, too. */
+/* Wait up to 20 seconds. Frames that the module keeps ready for a while count as pinned. */
 static inline bool pinned_becomes(long bytes)
 {
 	for (int i = 0; i < 2000; i++) {
@@ -115,7 +115,7 @@ static inline bool pinned_becomes(long bytes)
 	return false;
 }
 
-/* A file of this program's memory cgroup. */
+/* Path of a file in the memory cgroup of this program. */
 static inline const char *group_file(const char *file)
 {
 	static char path[256];
@@ -149,7 +149,9 @@ static inline int group_limit(long bytes)
 	return write_text(group_file("memory.max"), text);
 }
 
-/* A number in a file of the cgroup: behind its name, or without one the first. */
+/*
+ * A number in a file of the cgroup: the one after @name, or the first one without a name.
+ */
 static inline long group_figure(const char *file, const char *name)
 {
 	char text[8192], *line;
@@ -168,8 +170,8 @@ static inline long group_figure(const char *file, const char *name)
 }
 
 /*
- * Wait, twenty seconds at most, until a figure is in a range, the end not included: two
- * seconds may pass before memory.stat shows what was charged.
+ * Wait up to 20 seconds until a number is at least @least and below @end. memory.stat may
+ * show a charge two seconds late.
  */
 static inline bool group_figure_becomes(const char *file, const char *name, long least,
 					long end)
@@ -184,7 +186,7 @@ static inline bool group_figure_becomes(const char *file, const char *name, long
 	return false;
 }
 
-/* Wait, twenty seconds at most: the last of a process goes after its end. */
+/* Wait up to 20 seconds. The last pages of a process are uncharged after it has exited. */
 static inline bool group_falls_below(long bytes)
 {
 	for (int i = 0; i < 2000; i++) {
@@ -195,7 +197,7 @@ static inline bool group_falls_below(long bytes)
 	return false;
 }
 
-/* Memory of this process's own, in small pages; NULL without. */
+/* Map anonymous memory in small pages. Return NULL on failure. */
 static inline char *own_memory(size_t size)
 {
 	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,

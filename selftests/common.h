@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the selftests share: a heap made, mapped and left without a descriptor, as
- * a library would; touches that may end in SIGBUS; figures from /proc and sysfs.
+ * Shared by all selftests: create and map a heap as a library would, touch memory that may
+ * raise SIGBUS, read statistics from /proc and sysfs.
  */
 #ifndef KARENA_SELFTESTS_COMMON_H
 #define KARENA_SELFTESTS_COMMON_H
@@ -31,7 +31,10 @@
 #include "kselftest_harness.h"
 #include "machine.h"
 
-/* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
+/*
+ * Timeout of a test in seconds. The harness's 30 are too few for a debug kernel on a busy
+ * machine.
+ */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	120
 
@@ -39,7 +42,7 @@
 #define MADV_POPULATE_WRITE	23
 #endif
 
-/* Seconds for a test that takes a moment, on a debug kernel in an emulator. */
+/* Timeout in seconds of a test that takes longer, on a debug kernel in an emulator. */
 #define SLOW		200
 
 #define MIB		(1UL << 20)
@@ -67,7 +70,7 @@ static inline int device_open(void)
 	return open(KARENA_DEVICE, O_RDWR | O_CLOEXEC);
 }
 
-/* One call with a device descriptor of its own; -errno as a driver would. */
+/* One call with its own device descriptor. Return its result, or -errno. */
 static inline int device_call(unsigned int cmd, void *args)
 {
 	int device = device_open();
@@ -95,8 +98,8 @@ static inline int heap_map_control(struct heap *heap, const struct karena_create
 }
 
 /*
- * Make and map a heap, after what the struct says but for its size and name; its
- * descriptor stays open. 0 or -errno.
+ * Create and map a heap. @create says how; size and name are filled in. The descriptor
+ * stays open. Return 0 or -errno.
  */
 static inline int heap_create(struct heap *heap, struct karena_create *create)
 {
@@ -122,7 +125,7 @@ static inline int heap_open(struct heap *heap, size_t size, size_t limit)
 	return heap_create(heap, &create);
 }
 
-/* One that no child has a clone of. */
+/* A heap that children do not inherit. */
 static inline int heap_open_alone(struct heap *heap, size_t size, size_t limit)
 {
 	struct karena_create create = {
@@ -132,7 +135,7 @@ static inline int heap_open_alone(struct heap *heap, size_t size, size_t limit)
 	return heap_create(heap, &create);
 }
 
-/* The same as a library does it: no descriptor is kept. */
+/* As a library does it: the descriptor is closed. Return 0 or -errno. */
 static inline int heap_make(struct heap *heap, size_t size, size_t limit)
 {
 	int ret = heap_open(heap, size, limit);
@@ -168,7 +171,7 @@ static inline uint32_t state(const struct heap *heap, size_t index)
 	return __atomic_load_n(&heap->states[index], __ATOMIC_ACQUIRE);
 }
 
-/* Commit arenas as the interface wants it: 0 or -errno. */
+/* Commit arenas as the interface specifies. Return 0 or -errno. */
 static inline int heap_commit(const struct heap *heap, size_t first, size_t count)
 {
 	set_state(heap, first, count, KARENA_REQUESTED);
@@ -181,7 +184,7 @@ static inline int heap_release(const struct heap *heap, size_t first, size_t cou
 	return madvise(arena(heap, first), count * ARENA, MADV_REMOVE) ? -errno : 0;
 }
 
-/* One call with a heap's descriptor: what it returns, or -errno. */
+/* One call with the heap's descriptor. Return its result, or -errno. */
 static inline int heap_call(const struct heap *heap, unsigned int cmd, void *args)
 {
 	int ret = ioctl(heap->fd, cmd, args);
@@ -189,7 +192,7 @@ static inline int heap_call(const struct heap *heap, unsigned int cmd, void *arg
 	return ret < 0 ? -errno : ret;
 }
 
-/* KARENA_COMMIT or KARENA_RELEASE: 0 or -errno. */
+/* KARENA_COMMIT or KARENA_RELEASE. Return 0 or -errno. */
 static inline int heap_ranges(const struct heap *heap, unsigned int cmd,
 			      struct karena_range *ranges, uint32_t nr)
 {
@@ -200,18 +203,20 @@ static inline int heap_ranges(const struct heap *heap, unsigned int cmd,
 	return heap_call(heap, cmd, &args);
 }
 
-/* The same of one range: its result, or -errno. */
+/* KARENA_COMMIT or KARENA_RELEASE of one range. Return its result, or -errno. */
 static inline int heap_range(const struct heap *heap, unsigned int cmd,
 			     uint64_t offset, uint64_t length)
 {
 	struct karena_range range = { .offset = offset, .length = length };
 	int err = heap_ranges(heap, cmd, &range, 1);
 
-	/* The call fails with the result of its only range, if it can write it. */
+	/*
+	 * The call fails with the result of its only range, if it could write that result.
+	 */
 	return err == range.result || err == -EFAULT ? err : -EPROTO;
 }
 
-/* KARENA_LIMIT: 0 or -errno. */
+/* KARENA_LIMIT. Return 0 or -errno. */
 static inline int heap_limit(const struct heap *heap, unsigned int flags,
 			     uint64_t hard, uint64_t soft)
 {
@@ -222,7 +227,7 @@ static inline int heap_limit(const struct heap *heap, unsigned int flags,
 	return heap_call(heap, KARENA_LIMIT, &args);
 }
 
-/* Keep frames ready on a node: how many there are now, or -errno. */
+/* Keep frames ready on a node. Return how many are ready now, or -errno. */
 static inline long heap_ready(const struct heap *heap, uint32_t node,
 			      uint32_t count)
 {
@@ -234,7 +239,7 @@ static inline long heap_ready(const struct heap *heap, uint32_t node,
 	return err ? err : (long)args.ready;
 }
 
-/* The same, and wait, ten seconds at most, until there are as many as that. */
+/* Keep frames ready, and wait up to ten seconds until @value frames are ready. */
 static inline bool heap_ready_becomes(const struct heap *heap, uint32_t node,
 				      uint32_t count, long value)
 {
@@ -246,7 +251,7 @@ static inline bool heap_ready_becomes(const struct heap *heap, uint32_t node,
 	return false;
 }
 
-/* Run on one processor, which in the guest is one NUMA node. */
+/* Run on one processor. In the guest each processor is a NUMA node. */
 static inline int run_on(int cpu)
 {
 	cpu_set_t cpus;
@@ -263,7 +268,7 @@ static inline void touch_handler(int signal)
 	siglongjmp(touch_jump, signal);
 }
 
-/* Write to an address: 0, or the signal that came of it. */
+/* Write to an address. Return 0, or the signal that the write raised. */
 static inline int touch(volatile char *address)
 {
 	struct sigaction action = { .sa_handler = touch_handler };
@@ -280,7 +285,7 @@ static inline int touch(volatile char *address)
 	return signal;
 }
 
-/* How many bytes of a range are not the given one; mostly none. */
+/* Count the bytes of a range that differ from @byte; usually none do. */
 static inline size_t count_other(const char *start, size_t size, char byte)
 {
 	uint64_t word, right = 0x0101010101010101ULL * (unsigned char)byte;
@@ -306,7 +311,7 @@ static inline long minor_faults(void)
 	return usage.ru_minflt;
 }
 
-/* A member of the mapping of an address in smaps, in bytes; -1 without it. */
+/* A member of smaps in bytes, for the mapping that contains an address; -1 if missing. */
 static inline long smaps(const void *address, const char *member)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -328,7 +333,7 @@ static inline long smaps(const void *address, const char *member)
 	return kib < 0 ? -1 : kib * 1024;
 }
 
-/* Whether the mapping of an address has one of the two-letter VmFlags. */
+/* Return true if the mapping that contains an address has the two-letter VmFlag. */
 static inline bool vm_flag(const void *address, const char *flag)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -376,7 +381,7 @@ static inline int write_text(const char *path, const char *text)
 	return ret;
 }
 
-/* A global figure from sysfs, or -errno. */
+/* A statistic of the module from sysfs, or -errno. */
 static inline long figure(const char *name)
 {
 	char path[256], text[64];
@@ -388,8 +393,8 @@ static inline long figure(const char *name)
 }
 
 /*
- * Wait, so many times 10 ms at most, for a heap's directory; a worker makes it, and root's
- * file for the limit there last of all.
+ * Wait up to @tries times 10 ms for the directory of a heap. A worker creates it; root's
+ * file for the limit comes last.
  */
 static inline bool directory_comes_within(uint64_t id, int tries)
 {
@@ -410,7 +415,7 @@ static inline bool directory_comes(uint64_t id)
 	return directory_comes_within(id, 500);
 }
 
-/* A line of a heap's file with a line for each figure: its value, or ~0 - errno. */
+/* A statistic of a heap from a file with a name and a value in each line, or ~0 - errno. */
 static inline uint64_t heap_line(const struct heap *heap, const char *file,
 				 const char *name)
 {
@@ -432,8 +437,8 @@ static inline uint64_t heap_line(const struct heap *heap, const char *file,
 }
 
 /*
- * A figure of one heap that has committed, from sysfs, whichever file has it; or -errno,
- * or one less.
+ * A statistic from sysfs of a heap that has committed memory, in whichever file it is; or
+ * -errno, or -errno - 1.
  */
 static inline long heap_figure(const struct heap *heap, const char *name)
 {
@@ -456,7 +461,7 @@ static inline long heap_figure(const struct heap *heap, const char *name)
 	return figure(path);
 }
 
-/* Wait, five seconds at most, until a heap's figure has a value. */
+/* Wait up to five seconds until a statistic of a heap has a value. */
 static inline bool heap_figure_becomes(const struct heap *heap, const char *name,
 				       long value)
 {
@@ -468,7 +473,7 @@ static inline bool heap_figure_becomes(const struct heap *heap, const char *name
 	return false;
 }
 
-/* Wait, five seconds at most, until a global figure has a value. */
+/* Wait up to five seconds until a statistic of the module has a value. */
 static inline bool figure_becomes(const char *name, long value)
 {
 	for (int i = 0; i < 500; i++) {
@@ -479,7 +484,7 @@ static inline bool figure_becomes(const char *name, long value)
 	return false;
 }
 
-/* What a state word says that is stored to give an arena back now. */
+/* The state word that makes an arena volatile now. */
 static inline uint32_t now_volatile(void)
 {
 	struct timespec now;
@@ -503,15 +508,15 @@ static inline bool take_back(const struct heap *heap, size_t index, uint32_t wor
 					   __ATOMIC_ACQUIRE);
 }
 
-/* Every cache that can shrink does: all volatile arenas are taken. */
+/* Shrink every cache that can shrink: reclaim takes all volatile arenas. */
 static inline void shrink_everything(void)
 {
-	/* Each time, every cache gives up a part. */
+	/* Each write makes every cache free a part of its memory. */
 	for (int i = 0; i < 4; i++)
 		write_text("/proc/sys/vm/drop_caches", "2\n");
 }
 
-/* How fast this process reads from the scratch disk, in bytes a second. */
+/* Set how many bytes per second this process may read from the scratch disk. */
 static inline bool disk_speed(const char *bytes)
 {
 	struct stat disk;
@@ -524,7 +529,10 @@ static inline bool disk_speed(const char *bytes)
 	return !write_text(DISK_GROUP "/io.max", text);
 }
 
-/* From now on it waits for the disk; a read's pages are pinned meanwhile. */
+/*
+ * From now on this process waits for the disk, and the pages of a read stay pinned for that
+ * time.
+ */
 static inline bool disk_slow(const char *bytes)
 {
 	write_text(CGROUPS "/cgroup.subtree_control", "+io");
@@ -535,7 +543,7 @@ static inline bool disk_slow(const char *bytes)
 	return false;
 }
 
-/* No more; what has waited until now comes at once. */
+/* End that. Reads that are waiting complete at once. */
 static inline void disk_fast(void)
 {
 	disk_speed("max");
@@ -543,7 +551,7 @@ static inline void disk_fast(void)
 	rmdir(DISK_GROUP);
 }
 
-/* The status of a child as a shell gives it: 128 + signal, or the exit status. */
+/* The status of a child as in a shell: 128 + signal, or the exit status. */
 static inline int child_status(pid_t child)
 {
 	int status;

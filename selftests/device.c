@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The device and its calls: what they return, every error, and that nothing is
- * left behind by one that failed.
+ * The device and its calls: results, every error, and that a failed call leaves nothing
+ * behind.
  */
 #include <grp.h>
 
@@ -57,7 +57,7 @@ TEST_F(device, info_describes_the_module)
 	EXPECT_EQ(KARENA_ABI_VERSION, figure("abi_version"));
 }
 
-TEST_F(device, unknown_calls_are_refused)
+TEST_F(device, unknown_calls_are_rejected)
 {
 	struct karena_info info = { .size = sizeof(info) };
 
@@ -66,7 +66,7 @@ TEST_F(device, unknown_calls_are_refused)
 	EXPECT_CALL_FAILS(ENOTTY, _IO(0xE8, 0x10), &info);
 }
 
-TEST_F(device, struct_sizes_follow_the_rules)
+TEST_F(device, struct_sizes_are_checked)
 {
 	static const unsigned int calls[] = {
 		KARENA_INFO, KARENA_CREATE, KARENA_ATTACH
@@ -94,7 +94,7 @@ TEST_F(device, struct_sizes_follow_the_rules)
 	}
 }
 
-TEST_F(device, a_longer_struct_with_a_zero_tail_is_accepted)
+TEST_F(device, longer_struct_with_zero_tail_is_accepted)
 {
 	struct {
 		struct karena_info info;
@@ -106,7 +106,7 @@ TEST_F(device, a_longer_struct_with_a_zero_tail_is_accepted)
 	EXPECT_EQ(0, args.tail[0]);
 }
 
-TEST_F(device, a_struct_that_is_not_writable_leaves_no_heap)
+TEST_F(device, create_with_readonly_struct_leaves_no_heap)
 {
 	struct karena_create create = {
 		.size = sizeof(create), .window = ARENA
@@ -119,7 +119,7 @@ TEST_F(device, a_struct_that_is_not_writable_leaves_no_heap)
 	EXPECT_CALL_FAILS(EFAULT, KARENA_CREATE, page);
 }
 
-TEST_F(device, info_refuses_flags_and_reserved)
+TEST_F(device, info_rejects_flags_and_reserved_members)
 {
 	struct karena_info info = { .size = sizeof(info), .flags = 1 };
 
@@ -129,7 +129,7 @@ TEST_F(device, info_refuses_flags_and_reserved)
 	EXPECT_CALL_FAILS(EINVAL, KARENA_INFO, &info);
 }
 
-TEST_F(device, create_refuses_bad_values)
+TEST_F(device, create_rejects_invalid_values)
 {
 	struct karena_info info = { .size = sizeof(info) };
 	const struct karena_create good = {
@@ -176,7 +176,7 @@ TEST_F(device, create_survives_garbage)
 
 		for (size_t j = 0; j < sizeof(create); j++)
 			bytes[j] = random() & random();
-		/* Otherwise the size refuses nearly all of them. */
+		/* Otherwise nearly all would fail because of the size. */
 		if (i % 4)
 			create.size = sizeof(create);
 		if (i % 8 > 4) {
@@ -190,7 +190,7 @@ TEST_F(device, create_survives_garbage)
 	}
 }
 
-TEST_F(device, create_answers_and_closes_on_exec)
+TEST_F(device, create_fills_in_results_and_sets_cloexec)
 {
 	struct karena_create create = {
 		.size = sizeof(create), .window = 3 * ARENA, .name = "it's me"
@@ -205,7 +205,7 @@ TEST_F(device, create_answers_and_closes_on_exec)
 	close(fd);
 }
 
-TEST_F(device, the_control_region_says_what_it_is)
+TEST_F(device, control_region_describes_itself)
 {
 	struct heap heap;
 
@@ -237,7 +237,9 @@ TEST_F(device, attach_finds_the_heap_of_an_address)
 	EXPECT_EQ(4 * ARENA, attach.control_offset);
 	EXPECT_EQ(heap.control_size, attach.control_size);
 
-	/* It is the heap's descriptor: it releases what madvise committed. */
+	/*
+	 * The descriptor is that of the heap: it releases memory that madvise() committed.
+	 */
 	EXPECT_EQ(0, heap_commit(&heap, 0, 1));
 	EXPECT_EQ(0, fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 			       ARENA));
@@ -246,7 +248,7 @@ TEST_F(device, attach_finds_the_heap_of_an_address)
 	heap_destroy(&heap);
 }
 
-TEST_F(device, attach_refuses_what_is_no_window)
+TEST_F(device, attach_rejects_addresses_outside_windows)
 {
 	struct karena_attach attach = {
 		.size = sizeof(attach), .address = (uintptr_t)&attach
@@ -283,7 +285,7 @@ static int open_as(uid_t uid, gid_t gid)
 	return child_status(child);
 }
 
-TEST_F(device, only_root_and_the_group_may_open_it)
+TEST_F(device, only_root_and_the_group_may_open_the_device)
 {
 	struct stat stat;
 

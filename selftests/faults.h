@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The kernel's fault injection: its knobs, and the one allocation of a thread's that fails
- * next. For kernels with CONFIG_FAULT_INJECTION, as the debug kernel.
+ * The fault injection of the kernel: its knobs, and which allocation of a thread fails
+ * next. For kernels with CONFIG_FAULT_INJECTION, such as the debug kernel.
  */
 #ifndef KARENA_SELFTESTS_FAULTS_H
 #define KARENA_SELFTESTS_FAULTS_H
@@ -10,14 +10,14 @@
 
 #define DEBUG	"/sys/kernel/debug"
 
-/* A knob of the kernel's, what it was, and what it is to be. */
+/* A knob, its earlier value and the value for the test. */
 struct knob {
 	const char *path;
 	const char *wanted;
 	char before[32];
 };
 
-/* The first is there where copies to and from user space can fail, too. */
+/* Exists only if copies to and from user space can fail. */
 static struct knob knobs[] = {
 	{ DEBUG "/fail_usercopy/verbose", "0" },
 	{ DEBUG "/failslab/ignore-gfp-wait", "N" },
@@ -27,7 +27,7 @@ static struct knob knobs[] = {
 	{ DEBUG "/fail_page_alloc/ignore-gfp-highmem", "N" },
 	{ DEBUG "/fail_page_alloc/min-order", "0" },
 	{ DEBUG "/fail_page_alloc/verbose", "0" },
-	/* For who throws dice. */
+	/* For tests in which allocations fail at random. */
 	{ DEBUG "/failslab/task-filter", "Y" },
 	{ DEBUG "/failslab/times", "-1" },
 	{ DEBUG "/failslab/probability", "0" },
@@ -36,19 +36,19 @@ static struct knob knobs[] = {
 	{ DEBUG "/fail_page_alloc/probability", "0" },
 };
 
-/* Whether the kernel has it. */
+/* Return true if the kernel has fault injection. */
 static inline bool faults_possible(void)
 {
 	return !access(DEBUG "/failslab", F_OK) && !access(DEBUG "/fail_page_alloc", F_OK);
 }
 
-/* Whether a copy to or from user space can fail, which says EFAULT. */
+/* Return true if copies to or from user space can fail with EFAULT. */
 static inline bool copies_can_fail(void)
 {
 	return !access(DEBUG "/fail_usercopy", F_OK);
 }
 
-/* Turn all knobs to what is wanted: whether that is done. */
+/* Set all knobs for the test. Return true on success. */
 static inline bool knobs_turn(void)
 {
 	for (int i = !copies_can_fail(); i < ARRAY_SIZE(knobs); i++) {
@@ -59,7 +59,7 @@ static inline bool knobs_turn(void)
 	return true;
 }
 
-/* Turn them back, so that nothing fails of tasks that have not asked for it meanwhile. */
+/* Restore them, so that allocations fail only in tasks that asked for it. */
 static inline bool knobs_turn_back(void)
 {
 	int first = !copies_can_fail();
@@ -70,7 +70,7 @@ static inline bool knobs_turn_back(void)
 	return done;
 }
 
-/* The calling thread's file, or -1. */
+/* Open the file of the calling thread, or return -1. */
 static inline int nth_open(void)
 {
 	char path[64];
@@ -79,7 +79,7 @@ static inline int nth_open(void)
 	return open(path, O_RDWR | O_CLOEXEC);
 }
 
-/* The allocation with this number fails from now on, of this thread's. */
+/* From now on, let the allocation with this number fail in this thread. */
 static inline bool nth_arm(int nth, int number)
 {
 	char text[16];
@@ -89,8 +89,9 @@ static inline bool nth_arm(int nth, int number)
 }
 
 /*
- * Whether one has failed; no more will. The kernel counts the file's number down, and
- * fails what makes it 0. Reading it counts, too; where that is what failed, no other has.
+ * Return true if an allocation has failed, and let no further ones fail. The kernel counts
+ * the number in the file down and fails the allocation that makes it 0. Reading the file
+ * counts as well; if that read fails, no other allocation has failed.
  */
 static inline bool nth_disarm(int nth)
 {

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Fault injection: every allocation that a call makes fails once, the first, then
- * the second, and so on until the call meets no failure any more. Each time it must
- * succeed or say ENOMEM, nothing may be left behind, and the heap must be as usable
- * as before. For kernels with CONFIG_FAULT_INJECTION, as the debug kernel.
+ * Fault injection: each allocation of a call fails once, first the first one, then the
+ * second, and so on until the call completes without a failure. Each time the call must
+ * succeed or return ENOMEM, leave nothing behind and keep the heap usable. For kernels with
+ * CONFIG_FAULT_INJECTION, such as the debug kernel.
  */
 #include "child.h"
 #include "faults.h"
 
 #define NR	8	/* arenas of the heap */
 
-/* More than any call needs: it would be one that fails for ever. */
+/* Above the allocations of any call; a call that reaches this would fail forever. */
 #define MOST_FAULTS	5000
 
-/* What an operation works on; it begins without anything. */
+/* Data of an operation, all zero at the start. */
 struct work {
 	struct heap heap;
 	int device;
 };
 
-/* Without faults around it: prepare and check; with them: run. */
+/* prepare and check run without faults, run with faults. */
 struct operation {
 	const char *name;
 	int (*prepare)(struct work *work);
 	int (*run)(struct work *work);
-	/* What is wrong, or NULL; cleans up. */
+	/* Return an error message or NULL, and clean up. */
 	const char *(*check)(struct work *work, int err);
 };
 
@@ -54,7 +54,7 @@ static int prepare_heap(struct work *work)
 	return heap_open(&work->heap, NR * ARENA, 0);
 }
 
-/* One huge arena with a byte in each page, two sparse ones. */
+/* One huge arena with a byte in each page, and two sparse arenas. */
 static int prepare_arenas(struct work *work)
 {
 	int err = prepare_heap(work) ?: heap_commit(&work->heap, 0, 1) ?:
@@ -67,7 +67,7 @@ static int prepare_arenas(struct work *work)
 	return err;
 }
 
-/* How many of some pages do not hold their byte and else zeros. */
+/* Count the pages that are not zero after their first byte, or lack that byte. */
 static size_t spoilt(struct work *work, size_t index, size_t first, size_t count)
 {
 	size_t pages = 0;
@@ -78,7 +78,7 @@ static size_t spoilt(struct work *work, size_t index, size_t first, size_t count
 	return pages;
 }
 
-/* Whatever has failed before, now everything must work. */
+/* Whatever failed before, everything must work now. */
 static const char *use_and_destroy(struct work *work)
 {
 	struct heap *heap = &work->heap;
@@ -209,7 +209,7 @@ static const char *check_commit(struct work *work, int err)
 	if (!err && count_other(heap->window, 2 * ARENA, 0))
 		return "what was committed is not zero";
 	for (int i = 0; err && i < 2; i++) {
-		/* The word tells which of the two there is. */
+		/* The state word tells whether the arena is committed. */
 		int signal = touch(arena(heap, i));
 
 		if (signal != (state(heap, i) == KARENA_ACTIVE ? 0 : SIGBUS))
@@ -245,7 +245,7 @@ static const char *check_commit_pages(struct work *work, int err)
 	}
 	if (!err && there < 4)
 		return "not all pages were committed";
-	/* Where the module was not even asked, there is no figure. */
+	/* If the call never reached the module, there is no statistic. */
 	if (there && heap_figure(&work->heap, "sparse_pages") != there)
 		return "the figure is not that of the pages";
 	return use_and_destroy(work);
@@ -261,7 +261,7 @@ static int run_commit_pages_call(struct work *work)
 	return heap_ranges(&work->heap, KARENA_COMMIT, ranges, 2);
 }
 
-/* Arena 0 becomes sparse, or is cleared when there is no memory for that. */
+/* Arena 0 becomes sparse. Without memory for that, its pages are cleared. */
 static int run_demote(struct work *work)
 {
 	return madvise(page(work, 0, 8), 496 * PAGE, MADV_REMOVE) ? -errno : 0;
@@ -315,7 +315,7 @@ static int run_release_call(struct work *work)
 
 static const char *check_release_call(struct work *work, int err)
 {
-	/* The copy of the list may have failed. */
+	/* The kernel may have failed to copy the list of ranges. */
 	if (!err)
 		return check_demote(work, err);
 	if (spoilt(work, 0, 0, 8) || spoilt(work, 0, 504, 8))
@@ -323,7 +323,7 @@ static const char *check_release_call(struct work *work, int err)
 	return use_and_destroy(work);
 }
 
-/* The first touch needs page tables; from user mode it must not kill. */
+/* The first touch needs page tables. A touch from user mode must not kill the process. */
 static int prepare_touch(struct work *work)
 {
 	return prepare_heap(work) ?: run_commit_call(work) ?:
@@ -406,13 +406,13 @@ static int run_destroy(struct work *work)
 
 static const char *check_destroy(struct work *work, int err)
 {
-	/* What was unmapped already is so without an error. */
+	/* Parts that were unmapped before can be unmapped again without an error. */
 	if (err)
 		heap_destroy(&work->heap);
 	return NULL;
 }
 
-/* The first arena of a cgroup has lists of its own made. */
+/* The first arena of a cgroup allocates the lists of that cgroup. */
 static int prepare_group(struct work *work)
 {
 	return group_make() ?: group_enter() ? prepare_heap(work) : -EPROTO;
@@ -469,7 +469,7 @@ FIXTURE_SETUP(inject)
 	self->usercopy = copies_can_fail();
 	if (self->possible)
 		ASSERT_TRUE(knobs_turn());
-	/* What is made ahead of a heap that grows is the worker's, not ours. */
+	/* Frames that a worker prepares for a growing heap are not those of the test. */
 	for (int i = 0; i < ARRAY_SIZE(figures); i++)
 		ASSERT_TRUE(figure_becomes(figures[i], 0));
 }
@@ -497,7 +497,7 @@ static void expect_nothing_left(struct __test_metadata *_metadata)
 	}
 }
 
-/* One run, its faults arranged by the caller: what is wrong, or NULL. */
+/* Check one run, whose faults the caller has set up. Return an error message or NULL. */
 static const char *judge(struct work *work, const struct operation *operation,
 			 bool usercopy, int err)
 {
@@ -530,7 +530,7 @@ static void walk(struct __test_metadata *_metadata, int nth, bool usercopy,
 		TH_LOG("%s, fault %d, %s: %s", operation->name, n,
 		       strerror(-err), wrong);
 	}
-	/* The last time nothing was in the way. */
+	/* In the last round no allocation failed. */
 	EXPECT_EQ(0, err);
 	EXPECT_GT(n, 1);
 	EXPECT_LT(n, MOST_FAULTS);
@@ -550,7 +550,7 @@ static bool set_probability(const char *percent)
 	       !write_text(DEBUG "/fail_page_alloc/probability", percent);
 }
 
-TEST_F_TIMEOUT(inject, any_of_them_may_fail_at_once, 600)
+TEST_F_TIMEOUT(inject, random_allocations_may_fail, 600)
 {
 	const char *wrong = NULL;
 	int failures = 0, err;

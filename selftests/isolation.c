@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * No byte of one process reaches another, and one that scribbles over all it may
- * write to harms itself alone.
+ * No data of one process reaches another, and a process that writes garbage to all of its
+ * mappings harms only itself.
  */
 #include <pthread.h>
 #include <sys/prctl.h>
@@ -23,7 +23,7 @@ static void write_secret(size_t arenas)
 	_exit(0);
 }
 
-TEST(memory_of_an_ended_process_comes_back_zeroed)
+TEST(memory_of_an_ended_process_is_cleared)
 {
 	int rounds = kernel_is_slow() ? 1 : 4;
 
@@ -42,7 +42,7 @@ TEST(memory_of_an_ended_process_comes_back_zeroed)
 	}
 }
 
-/* Write anything everywhere, ask for anything, for a while. */
+/* For a while, write random data everywhere and make random calls. */
 static void misbehave(unsigned int seed, time_t until)
 {
 	struct heap heap;
@@ -57,7 +57,7 @@ static void misbehave(unsigned int seed, time_t until)
 		for (int i = 0; i < 200; i++)
 			((uint32_t *)heap.control)[random() % words] =
 				random() % 8 ? random() % 6 : random();
-		/* Some populate, some do not; each is a valid call or an error. */
+		/* Some calls populate memory. Each is valid or fails with an error. */
 		switch (random() % 3) {
 		case 0:
 			madvise(arena(&heap, index), ARENA, MADV_POPULATE_WRITE);
@@ -73,7 +73,7 @@ static void misbehave(unsigned int seed, time_t until)
 	_exit(0);
 }
 
-TEST(a_hostile_process_harms_only_itself)
+TEST(hostile_process_harms_only_itself)
 {
 	time_t until = time(NULL) + 4;
 	pid_t children[2];
@@ -104,8 +104,8 @@ TEST(a_hostile_process_harms_only_itself)
 }
 
 /*
- * A process of which one half writes random words all over its control region, the
- * header included, while the other half uses its heap in every way.
+ * In this process, some threads write random words all over its control region, including
+ * the header, while the others use the heap in every way.
  */
 #define NR_HOSTILE	24
 
@@ -113,7 +113,7 @@ struct hostile {
 	struct heap heap;
 	uint32_t *words;
 	size_t nr_words;
-	const bool *stop;	/* shared with who is to be harmed */
+	const bool *stop;	/* shared with the tested process */
 };
 
 static bool hostile_goes_on(const struct hostile *hostile)
@@ -121,7 +121,7 @@ static bool hostile_goes_on(const struct hostile *hostile)
 	return !__atomic_load_n(hostile->stop, __ATOMIC_RELAXED);
 }
 
-/* Mostly states that mean something, some with any of the other bits. */
+/* Mostly valid states, some with random other bits. */
 static uint32_t random_word(unsigned int *seed)
 {
 	uint32_t word = rand_r(seed);
@@ -154,7 +154,7 @@ static void *scribble_everywhere(void *data)
 	return NULL;
 }
 
-/* Here the words are that make a difference. */
+/* The state words have most effect. */
 static void *scribble_at_the_states(void *data)
 {
 	struct hostile *hostile = data;
@@ -168,7 +168,7 @@ static void *scribble_at_the_states(void *data)
 	return NULL;
 }
 
-/* Write to a page or fail; a plain store would end in SIGBUS now and then. */
+/* Write to a page or fail. A plain store would often raise SIGBUS. */
 static void poke(char *at)
 {
 	char byte = 'x';
@@ -204,7 +204,7 @@ static void *use_at_random(void *data)
 			give_back(heap, first);
 			break;
 		case 4:
-			/* A page alone. */
+			/* A single page. */
 			start += rand_r(&seed) % 512 * 4096UL;
 			madvise(start, 4096, rand_r(&seed) % 2 ?
 				MADV_POPULATE_WRITE : MADV_REMOVE);
@@ -234,7 +234,7 @@ static void be_hostile(const bool *stop, pid_t parent)
 	struct hostile hostile = { .stop = stop };
 	struct heap *heap = &hostile.heap;
 
-	/* Who is to say when it is enough may fail before. */
+	/* The parent, which ends this process, may fail before it does so. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent)
 		_exit(7);
@@ -248,7 +248,10 @@ static void be_hostile(const bool *stop, pid_t parent)
 	}
 	for (int i = 0; i < ARRAY_SIZE(mains); i++)
 		pthread_join(threads[i], NULL);
-	/* The words lie, the figures do not: all of it can be had back. */
+	/*
+	 * The state words are garbage, the module's own counts are not: all memory can be
+	 * released.
+	 */
 	if (heap_release(heap, 0, NR_HOSTILE))
 		_exit(3);
 	if (heap_figure(heap, "committed") || heap_figure(heap, "huge_arenas"))
@@ -272,7 +275,7 @@ FIXTURE_TEARDOWN(isolation)
 {
 }
 
-TEST_F_TIMEOUT(isolation, scribbling_at_full_speed_harms_nobody_else, SLOW)
+TEST_F_TIMEOUT(isolation, garbage_in_a_control_region_harms_no_other_process, SLOW)
 {
 	time_t until = time(NULL) + 5;
 	pid_t child, parent = getpid();
@@ -286,7 +289,7 @@ TEST_F_TIMEOUT(isolation, scribbling_at_full_speed_harms_nobody_else, SLOW)
 	if (!child)
 		be_hostile(stop, parent);
 	ASSERT_EQ(0, heap_make(&heap, 8 * ARENA, 0));
-	/* A slow machine needs longer for as much. */
+	/* A slow machine needs longer for as many rounds. */
 	for (int rounds = 0; rounds < 3 || time(NULL) < until; rounds++) {
 		ASSERT_EQ(0, heap_commit(&heap, 0, 4));
 		ASSERT_EQ(0, count_other(heap.window, 4 * ARENA, 0));

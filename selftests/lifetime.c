@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A heap lives as long as its mapping or a descriptor, goes whole with its
- * process however that ends, and holds the module.
+ * A heap lives as long as a mapping or a descriptor of it, ends completely with its process
+ * however the process ends, and keeps the module loaded.
  */
 #include <sys/syscall.h>
 
@@ -33,7 +33,7 @@ static bool directory_exists(uint64_t id)
 	return !access(path, F_OK);
 }
 
-TEST_F(lifetime, the_descriptor_alone_keeps_it)
+TEST_F(lifetime, descriptor_alone_keeps_the_heap)
 {
 	struct heap heap;
 
@@ -47,7 +47,7 @@ TEST_F(lifetime, the_descriptor_alone_keeps_it)
 	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
 }
 
-TEST_F(lifetime, the_control_region_alone_keeps_it)
+TEST_F(lifetime, control_region_alone_keeps_the_heap)
 {
 	struct heap heap;
 
@@ -59,7 +59,7 @@ TEST_F(lifetime, the_control_region_alone_keeps_it)
 	munmap(heap.control, heap.control_size);
 }
 
-TEST_F(lifetime, everything_is_gone_after_kill_9)
+TEST_F(lifetime, sigkill_frees_everything)
 {
 	int pipes[2];
 	uint64_t id;
@@ -85,7 +85,10 @@ TEST_F(lifetime, everything_is_gone_after_kill_9)
 	EXPECT_FALSE(directory_exists(id));
 }
 
-/* Soon: who has the descriptor still has no part in it, and keeps no memory. */
+/*
+ * Soon after exec, the program that inherited the descriptor has no access to the heap, and
+ * keeps no memory.
+ */
 static const char ended[] =
 	"for i in $(seq 20); do\n"
 	"	[ $(cat " SYSFS "/nr_heaps) -gt $1 ] || exit 3\n"
@@ -94,7 +97,7 @@ static const char ended[] =
 	"done\n"
 	"exit 4";
 
-TEST_F(lifetime, exec_ends_it)
+TEST_F(lifetime, exec_ends_the_heap)
 {
 	char nr_heaps[24], committed[24];
 	pid_t child;
@@ -108,7 +111,7 @@ TEST_F(lifetime, exec_ends_it)
 		if (heap_open(&heap, 4 * ARENA, 0) || heap_commit(&heap, 0, 4) ||
 		    figure("committed") != self->committed + 4 * (long)ARENA)
 			_exit(1);
-		/* Even when its descriptor is let through. */
+		/* Even with the descriptor inherited across exec. */
 		fcntl(heap.fd, F_SETFD, 0);
 		execl("/bin/sh", "sh", "-c", ended, "sh", nr_heaps, committed, NULL);
 		_exit(2);
@@ -116,7 +119,7 @@ TEST_F(lifetime, exec_ends_it)
 	EXPECT_EQ(0, child_status(child));
 }
 
-TEST_F_TIMEOUT(lifetime, many_heaps_leave_nothing, SLOW)
+TEST_F_TIMEOUT(lifetime, many_heaps_leave_nothing_behind, SLOW)
 {
 	int nr = kernel_is_slow() ? 200 : 1000;
 
@@ -130,12 +133,12 @@ TEST_F_TIMEOUT(lifetime, many_heaps_leave_nothing, SLOW)
 	}
 }
 
-TEST_F(lifetime, the_module_cannot_be_unloaded_while_mapped)
+TEST_F(lifetime, module_cannot_be_unloaded_while_a_heap_is_mapped)
 {
 	struct heap heap;
 
 	ASSERT_EQ(0, heap_make(&heap, 4 * ARENA, 0));
-	/* The kernel's errno for a module in use; rmmod(8) calls it busy. */
+	/* The errno of the kernel for a module in use, which rmmod(8) reports as busy. */
 	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	EXPECT_EQ(0, heap_commit(&heap, 0, 4));
@@ -145,8 +148,11 @@ TEST_F(lifetime, the_module_cannot_be_unloaded_while_mapped)
 	heap_destroy(&heap);
 }
 
-/* O_PATH holds the inode, whose operations are the module's, and not the file. */
-TEST_F(lifetime, an_o_path_descriptor_holds_the_module)
+/*
+ * An O_PATH descriptor holds a reference to the inode, whose operations are in the module,
+ * but not to the file.
+ */
+TEST_F(lifetime, o_path_descriptor_holds_the_module)
 {
 	struct heap heap;
 	struct stat stat;
@@ -165,8 +171,8 @@ TEST_F(lifetime, an_o_path_descriptor_holds_the_module)
 	close(fd);
 }
 
-/* Nor can the file be had again that way. */
-TEST_F(lifetime, proc_does_not_open_it_again)
+/* Nor can the file be opened again through /proc. */
+TEST_F(lifetime, proc_does_not_reopen_a_heap)
 {
 	struct heap heap;
 	char path[64];
@@ -178,7 +184,7 @@ TEST_F(lifetime, proc_does_not_open_it_again)
 	heap_destroy(&heap);
 }
 
-/* kernfs copies a directory's entries into memory that must be committed first. */
+/* kernfs copies directory entries to memory that must be committed first. */
 TEST_F(lifetime, reading_sysfs_into_an_arena_commits_it)
 {
 	struct heap heap;

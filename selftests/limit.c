@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Limits: of a heap, by its process and by root; of all heaps; of the process's
- * locked memory. At each, a commit says ENOMEM, and the process lives.
+ * Limits: of a heap, set by its process and by root; of all heaps; of locked memory. At
+ * each limit a commit returns ENOMEM and the process continues.
  */
 #include <pthread.h>
 
@@ -33,7 +33,7 @@ FIXTURE_TEARDOWN(limit)
 	EXPECT_TRUE(figure_becomes("committed", 0));
 }
 
-/* Set what the flags say, and read both: -errno, or 0. */
+/* Set the limits selected by the flags, and read both. Return 0 or -errno. */
 static int call(const struct heap *heap, unsigned int flags, uint64_t *hard,
 		uint64_t *soft)
 {
@@ -47,7 +47,7 @@ static int call(const struct heap *heap, unsigned int flags, uint64_t *hard,
 	return err;
 }
 
-/* What is in force, in arenas. */
+/* Limit in force, in arenas. */
 static long hard_limit(const struct heap *heap)
 {
 	uint64_t hard = 0, soft = 0;
@@ -75,7 +75,7 @@ static uint32_t pressure_level(const struct heap *heap)
 						     __ATOMIC_ACQUIRE));
 }
 
-TEST_F(limit, both_are_read_and_set)
+TEST_F(limit, both_limits_can_be_read_and_set)
 {
 	struct karena_create create = {
 		.window = 16 * ARENA, .soft_limit = 3 * ARENA
@@ -83,7 +83,7 @@ TEST_F(limit, both_are_read_and_set)
 	uint64_t hard = 1, soft = 1;
 	struct heap heap;
 
-	/* What is not to be set is not looked at, and is answered. */
+	/* Values without a flag are ignored on input and filled in on return. */
 	EXPECT_EQ(0, call(&self->heap, 0, &hard, &soft));
 	EXPECT_EQ(8 * ARENA, hard);
 	EXPECT_EQ(0, soft);
@@ -110,7 +110,7 @@ TEST_F(limit, both_are_read_and_set)
 	heap_destroy(&heap);
 }
 
-TEST_F(limit, attach_and_sysfs_say_what_is_in_force)
+TEST_F(limit, attach_and_sysfs_show_the_limit_in_force)
 {
 	struct karena_attach attach = { .size = sizeof(attach) };
 	struct heap *heap = &self->heap;
@@ -128,7 +128,7 @@ TEST_F(limit, attach_and_sysfs_say_what_is_in_force)
 	close(fd);
 }
 
-TEST_F(limit, one_below_what_is_committed_takes_nothing_away)
+TEST_F(limit, limit_below_committed_memory_releases_nothing)
 {
 	struct heap *heap = &self->heap;
 
@@ -140,20 +140,20 @@ TEST_F(limit, one_below_what_is_committed_takes_nothing_away)
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 7 * ARENA, 4096));
 	EXPECT_EQ(0, count_other(heap->window, 6 * ARENA, 6));
 	EXPECT_EQ(6 * ARENA, heap_figure(heap, "committed"));
-	/* Only below it is there room again. */
+	/* Only below the limit can memory be committed again. */
 	ASSERT_EQ(0, heap_release(heap, 0, 2));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 6, 1));
 	ASSERT_EQ(0, heap_release(heap, 2, 1));
 	EXPECT_EQ(0, heap_commit(heap, 6, 1));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 7, 1));
-	/* Raised, it lets more in at once. */
+	/* After the limit was raised, commits succeed at once. */
 	ASSERT_EQ(0, set_hard(heap, 16));
 	EXPECT_EQ(0, heap_commit(heap, 7, 9));
 	EXPECT_EQ(0, count_other(arena(heap, 3), 3 * ARENA, 6));
 }
 
-/* Commits by either call, pages by pages and whole. */
-TEST_F(limit, every_kind_of_commit_ends_at_it)
+/* Commits by ioctl and by madvise, of pages and of arenas. */
+TEST_F(limit, heap_limit_stops_every_kind_of_commit)
 {
 	struct heap *heap = &self->heap;
 
@@ -171,7 +171,7 @@ TEST_F(limit, every_kind_of_commit_ends_at_it)
 	EXPECT_EQ(-1, madvise(arena(heap, 2) + 12288, 4096, MADV_POPULATE_WRITE));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
-	/* One page makes room for one page. */
+	/* Releasing one page allows a commit of one page. */
 	EXPECT_EQ(0, heap_range(heap, KARENA_RELEASE, 2 * ARENA, 4096));
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA - 4096, 4096));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 2 * ARENA - 8192, 4096));
@@ -180,7 +180,7 @@ TEST_F(limit, every_kind_of_commit_ends_at_it)
 	EXPECT_EQ(0, touch(arena(heap, 2) - 4096));
 }
 
-TEST_F(limit, the_limit_of_all_heaps_ends_every_kind_of_commit)
+TEST_F(limit, limit_of_all_heaps_stops_every_kind_of_commit)
 {
 	struct heap *heap = &self->heap, other;
 	char limit[64];
@@ -204,7 +204,7 @@ TEST_F(limit, the_limit_of_all_heaps_ends_every_kind_of_commit)
 	heap_destroy(&other);
 }
 
-/* There is room for three arenas and a half. */
+/* The cgroup has room for three and a half arenas. */
 static void fill_the_group(struct child *child)
 {
 	struct heap heap;
@@ -217,7 +217,7 @@ static void fill_the_group(struct child *child)
 	CHECK(!heap_commit(&heap, 1, 3));
 	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
 	CHECK(heap_range(&heap, KARENA_COMMIT, 5 * ARENA, ARENA) == -ENOMEM);
-	/* In pages, what is left can be had. */
+	/* The rest can be committed as pages. */
 	CHECK(!heap_range(&heap, KARENA_COMMIT, 6 * ARENA, 65536));
 	CHECK(heap_range(&heap, KARENA_COMMIT, 6 * ARENA, ARENA - 4096) == -ENOMEM);
 	CHECK(!heap_range(&heap, KARENA_RELEASE, 6 * ARENA, ARENA));
@@ -227,7 +227,7 @@ static void fill_the_group(struct child *child)
 	CHECK(!heap_commit(&heap, 4, 1));
 }
 
-TEST_F(limit, a_memory_cgroup_ends_every_kind_of_commit)
+TEST_F(limit, cgroup_limit_stops_every_kind_of_commit)
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(fill_the_group));
@@ -235,7 +235,7 @@ TEST_F(limit, a_memory_cgroup_ends_every_kind_of_commit)
 	EXPECT_EQ(0, group_remove());
 }
 
-TEST_F(limit, the_soft_one_raises_pressure_and_nothing_else)
+TEST_F(limit, soft_limit_only_raises_pressure)
 {
 	struct heap *heap = &self->heap;
 
@@ -266,12 +266,12 @@ static void raise_and_commit(struct child *child)
 	CHECK(!heap_commit(&heap, 3, 1));
 }
 
-TEST_F(limit, a_process_without_rights_sets_its_own)
+TEST_F(limit, unprivileged_process_may_set_its_limit)
 {
 	EXPECT_EQ(0, in_child(raise_and_commit));
 }
 
-/* Where a heap's own limit stands, for root to write. */
+/* File in sysfs with which root sets the limit of a heap. */
 static const char *limit_file(uint64_t id)
 {
 	static char path[128];
@@ -289,7 +289,7 @@ static int root_sets(uint64_t id, unsigned long arenas)
 	return write_text(limit_file(id), text);
 }
 
-/* The parent is root, and sets four arenas. */
+/* The parent is root, and sets a limit of four arenas. */
 static void meet_roots_limit(struct child *child)
 {
 	struct heap heap;
@@ -307,15 +307,15 @@ static void meet_roots_limit(struct child *child)
 	CHECK(!set_hard(&heap, 4));
 	CHECK(!heap_commit(&heap, 1, 3));
 	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
-	/* The soft one is still its own. */
+	/* The process may still set its soft limit. */
 	CHECK(!heap_limit(&heap, KARENA_LIMIT_SOFT, 0, 16 * ARENA));
-	/* All or nothing. */
+	/* The call sets both limits or none. */
 	CHECK(heap_limit(&heap, KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT, 5 * ARENA,
 			 ARENA) == -EPERM);
 	CHECK(soft_limit(&heap) == 16);
 	CHECK(!set_hard(&heap, 3));
 	CHECK(set_hard(&heap, 5) == -EPERM);
-	/* Nor may it write where root does. */
+	/* Nor may the process write to root's file. */
 	CHECK(write_text(limit_file(heap.id), "33554432") < 0);
 	CHECK(hard_limit(&heap) == 3);
 	CHECK(tell(child->parent, 1));
@@ -325,7 +325,7 @@ static void meet_roots_limit(struct child *child)
 	CHECK(set_hard(&heap, 7) == -EPERM);
 }
 
-TEST_F(limit, what_root_sets_in_sysfs_only_rights_can_raise)
+TEST_F(limit, only_privileged_processes_may_raise_roots_limit)
 {
 	struct child child;
 	uint64_t id;
@@ -341,7 +341,7 @@ TEST_F(limit, what_root_sets_in_sysfs_only_rights_can_raise)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-TEST_F(limit, root_raises_what_root_has_set)
+TEST_F(limit, root_may_raise_the_limit_that_root_set)
 {
 	struct heap *heap = &self->heap;
 
@@ -357,7 +357,7 @@ TEST_F(limit, root_raises_what_root_has_set)
 	EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
 }
 
-TEST_F(limit, sysfs_refuses_what_is_no_limit)
+TEST_F(limit, sysfs_rejects_invalid_limits)
 {
 	static const char *const bad[] = {
 		"many", "-1", "0", "1", "2097151", "33554433", "12 apples",
@@ -420,17 +420,17 @@ static void lock_by_call(struct child *child)
 	CHECK(status_figure("VmPin") == 0);
 }
 
-TEST_F(limit, locked_memory_ends_a_madvise_in_enomem)
+TEST_F(limit, memlock_limit_stops_madvise_with_enomem)
 {
 	EXPECT_EQ(0, in_child(lock_by_madvise));
 }
 
-TEST_F(limit, locked_memory_ends_a_commit_in_enomem)
+TEST_F(limit, memlock_limit_stops_commit_with_enomem)
 {
 	EXPECT_EQ(0, in_child(lock_by_call));
 }
 
-/* What a heap has released may not stay accounted when it is wanted elsewhere. */
+/* Memory that one heap has released must no longer count when another heap commits. */
 static void lock_by_turns(struct child *child)
 {
 	struct heap heaps[2];
@@ -455,12 +455,12 @@ static void lock_by_turns(struct child *child)
 	CHECK(heap_commit(&heaps[0], 1, 1) == -ENOMEM);
 }
 
-TEST_F(limit, what_one_heap_gives_up_another_can_lock)
+TEST_F(limit, memory_released_by_one_heap_can_be_locked_by_another)
 {
 	EXPECT_EQ(0, in_child(lock_by_turns));
 }
 
-/* The rights that count are those of who commits. */
+/* The privileges of the committing process decide. */
 static void lock_as_root(struct child *child)
 {
 	struct heap heap;
@@ -478,7 +478,7 @@ static void lock_as_root(struct child *child)
 	CHECK(status_figure("VmPin") == 0);
 }
 
-TEST_F(limit, root_may_lock_more)
+TEST_F(limit, root_may_exceed_the_memlock_limit)
 {
 	EXPECT_EQ(0, in_child(lock_as_root));
 }
@@ -496,7 +496,7 @@ static void lock_nothing(struct child *child)
 	CHECK(status_figure("VmPin") == 0);
 }
 
-TEST_F(limit, without_a_right_to_lock_nothing_is_committed)
+TEST_F(limit, memlock_limit_of_zero_prevents_all_commits)
 {
 	EXPECT_EQ(0, in_child(lock_nothing));
 }
@@ -522,7 +522,9 @@ static void *commit_four(void *data)
 	return NULL;
 }
 
-/* Sixteen arenas are wanted, by threads; ten may be had, and ten are. */
+/*
+ * Threads ask for sixteen arenas in total. The limit allows ten, and exactly ten succeed.
+ */
 static void lock_in_threads(struct child *child)
 {
 	struct committer committers[4];
@@ -547,12 +549,12 @@ static void lock_in_threads(struct child *child)
 	CHECK(status_figure("VmPin") == 20 * MIB);
 }
 
-TEST_F(limit, threads_together_lock_what_is_allowed)
+TEST_F(limit, threads_together_lock_up_to_the_limit)
 {
 	EXPECT_EQ(0, in_child(lock_in_threads));
 }
 
-TEST_F(limit, bad_values_are_refused)
+TEST_F(limit, invalid_values_are_rejected)
 {
 	const struct karena_limit good = {
 		.size = sizeof(good), .flags = KARENA_LIMIT_HARD, .hard = 4 * ARENA
@@ -575,7 +577,7 @@ TEST_F(limit, bad_values_are_refused)
 	EXPECT_FAILS(EINVAL, hard, ARENA - 1);
 	EXPECT_FAILS(EINVAL, hard, 16 * ARENA + 1);
 	EXPECT_FAILS(EINVAL, hard, ~0UL);
-	/* What comes with it is not set either. */
+	/* An invalid call sets neither of the limits. */
 	EXPECT_EQ(-EINVAL, heap_limit(heap, KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT,
 				      0, ARENA));
 	EXPECT_EQ(-EFAULT, heap_call(heap, KARENA_LIMIT, NULL));
@@ -588,7 +590,7 @@ TEST_F(limit, bad_values_are_refused)
 	EXPECT_EQ(0, set_hard(heap, 1));
 }
 
-TEST_F(limit, a_longer_struct_may_have_a_zero_tail)
+TEST_F(limit, longer_struct_may_have_a_zero_tail)
 {
 	struct {
 		struct karena_limit limit;
@@ -604,7 +606,7 @@ TEST_F(limit, a_longer_struct_may_have_a_zero_tail)
 	EXPECT_EQ(-E2BIG, heap_call(&self->heap, KARENA_LIMIT, &args));
 }
 
-TEST_F(limit, a_struct_that_is_not_writable_is_efault)
+TEST_F(limit, readonly_struct_fails_with_efault)
 {
 	struct karena_limit good = { .size = sizeof(good) };
 	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
@@ -625,7 +627,7 @@ static void limit_the_parents_heap(struct child *child)
 	CHECK(heap_limit(&parents, 0, 0, 0) == -EPERM);
 }
 
-TEST_F(limit, another_process_may_not)
+TEST_F(limit, other_processes_cannot_set_a_limit)
 {
 	ASSERT_EQ(0, heap_open_alone(&parents, 16 * ARENA, 8 * ARENA));
 	EXPECT_EQ(0, in_child(limit_the_parents_heap));
@@ -633,7 +635,7 @@ TEST_F(limit, another_process_may_not)
 	heap_destroy(&parents);
 }
 
-TEST_F(limit, create_takes_a_soft_one_of_any_size)
+TEST_F(limit, create_accepts_any_soft_limit)
 {
 	struct karena_create create = {
 		.window = 16 * ARENA, .limit = 4 * ARENA, .soft_limit = 1

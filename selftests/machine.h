@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT */
 /*
- * The machine that a test runs on, for the tests of the module and of the library.
+ * Properties of the machine that runs a test, for tests of the module and the library.
  */
 #ifndef KARENA_MACHINE_H
 #define KARENA_MACHINE_H
@@ -10,8 +10,8 @@
 
 /*
  * For loops that wait for another thread, or that keep a processor busy until another
- * thread stops them. Where one host thread emulates all processors in turn, the next
- * processor has its turn at once, not when 100 ms are over.
+ * thread stops them. Where one host thread emulates all processors in turn, this lets the
+ * next processor run at once instead of after 100 ms.
  */
 static inline void relax(void)
 {
@@ -22,7 +22,7 @@ static inline void relax(void)
 #endif
 }
 
-/* A debug kernel takes ten times as long as others, and finds what they do not. */
+/* A debug kernel takes ten times as long as others, and finds more errors. */
 static inline bool kernel_is_slow(void)
 {
 	return !access("/sys/kernel/debug/kmemleak", F_OK);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mapping a heap: what mmap and the calls on its descriptor take and refuse, and
- * what becomes of the mapping under munmap, mprotect, mremap and fork.
+ * Mapping a heap: which arguments mmap and the calls on its descriptor accept, and what
+ * munmap, mprotect, mremap and fork do to the mapping.
  */
 #include <pthread.h>
 
@@ -44,14 +44,14 @@ TEST_F(mapping, the_window_is_aligned)
 	EXPECT_EQ(0, (uintptr_t)self->heap.window % ARENA);
 }
 
-TEST_F(mapping, a_window_is_mapped_once)
+TEST_F(mapping, window_can_be_mapped_only_once)
 {
 	EXPECT_MMAP_FAILS(EBUSY, NULL, 8 * ARENA, PROT_READ, MAP_SHARED,
 			  self->heap.fd, 0);
 }
 
-/* As one may be that fails after the heap has been asked: it is nowhere. */
-TEST_F(mapping, a_window_that_was_unmapped_is_mapped_anywhere)
+/* As after an mmap() that fails after the module accepted it: the window is not mapped. */
+TEST_F(mapping, unmapped_window_can_be_mapped_anywhere)
 {
 	struct heap *heap = &self->heap;
 	char *old = heap->window, *other;
@@ -63,7 +63,7 @@ TEST_F(mapping, a_window_that_was_unmapped_is_mapped_anywhere)
 	EXPECT_EQ(MAP_FAILED, other);
 	EXPECT_EQ(EBUSY, errno);
 	ASSERT_EQ(0, munmap(old + heap->size - ARENA, ARENA));
-	/* Somebody else's now; the control region stays where it is. */
+	/* Other memory is there now. The control region stays in place. */
 	old = mmap(old, heap->size, PROT_NONE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 	ASSERT_NE(MAP_FAILED, old);
@@ -95,12 +95,12 @@ TEST_F(mapping, only_shared_aligned_mappings_of_whole_arenas_are_accepted)
 			  MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
 	EXPECT_MMAP_FAILS(EPERM, NULL, 8 * ARENA, rw | PROT_EXEC, MAP_SHARED, fd,
 			  0);
-	/* None of these used up the one mapping. */
+	/* The failed calls did not use up the only mapping. */
 	EXPECT_NE(MAP_FAILED, mmap(NULL, 8 * ARENA, rw, MAP_SHARED, fd, 0));
 	close(fd);
 }
 
-/* Room for so many arenas, where nothing is mapped now; aligned to one. */
+/* Find an unmapped range of this many arenas, aligned to an arena. */
 static char *find_room(int arenas)
 {
 	char *room = mmap(NULL, (arenas + 1) * ARENA, PROT_NONE,
@@ -118,7 +118,7 @@ static char *map_part(int fd, char *window, int first, int arenas)
 		    MAP_SHARED | MAP_FIXED_NOREPLACE, fd, first * ARENA);
 }
 
-/* Of a heap that has been made, the control region and some arenas, where they belong. */
+/* Map the control region of a new heap, and some arenas, at their addresses. */
 static int open_in_parts(struct heap *heap, int first, int arenas)
 {
 	struct karena_create create = { .size = sizeof(create), .window = 8 * ARENA };
@@ -132,7 +132,7 @@ static int open_in_parts(struct heap *heap, int first, int arenas)
 	return heap_map_control(heap, &create);
 }
 
-TEST_F(mapping, a_window_is_mapped_in_parts_where_they_belong)
+TEST_F(mapping, window_can_be_mapped_in_parts_at_their_addresses)
 {
 	struct heap heap;
 
@@ -150,7 +150,7 @@ TEST_F(mapping, a_window_is_mapped_in_parts_where_they_belong)
 	heap_destroy(&heap);
 }
 
-/* An address of which no arena behind it is a process's, whatever the processor has. */
+/* Find an arena that ends at the highest user address, whatever the processor supports. */
 static char *find_end(void)
 {
 	void *above = mmap((void *)(1UL << 50), ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
@@ -162,8 +162,8 @@ static char *find_end(void)
 	return (char *)(1UL << 56) - ARENA;
 }
 
-/* It would begin before all addresses, or end behind them. */
-TEST_F(mapping, a_part_needs_room_for_the_rest_of_the_window)
+/* The window would start below the first address or end above the last one. */
+TEST_F(mapping, partial_mapping_needs_space_for_the_whole_window)
 {
 	char *end = find_end() - ARENA;
 	int fd = create(8 * ARENA);
@@ -178,7 +178,7 @@ TEST_F(mapping, a_part_needs_room_for_the_rest_of_the_window)
 	close(fd);
 }
 
-TEST_F(mapping, a_part_of_a_window_grows_where_it_is)
+TEST_F(mapping, partial_mapping_can_grow_in_place)
 {
 	struct heap heap;
 	pid_t child;
@@ -188,7 +188,7 @@ TEST_F(mapping, a_part_of_a_window_grows_where_it_is)
 	heap.fd = -1;
 	EXPECT_EQ(0, heap_commit(&heap, 0, 2));
 	memset(arena(&heap, 0), 'a', 2 * ARENA);
-	/* By the end of what is there, which is enough to name it. */
+	/* The last arena of the mapping is enough to name it. */
 	ASSERT_EQ(arena(&heap, 1), mremap(arena(&heap, 1), ARENA, 4 * ARENA, 0));
 	EXPECT_TRUE(vm_flag(arena(&heap, 4), "dd"));
 	EXPECT_EQ(0, heap_commit(&heap, 2, 3));
@@ -210,13 +210,13 @@ TEST_F(mapping, a_part_of_a_window_grows_where_it_is)
 	heap_destroy(&heap);
 }
 
-TEST_F(mapping, it_never_becomes_executable)
+TEST_F(mapping, mapping_never_becomes_executable)
 {
 	EXPECT_EQ(-1, mprotect(self->heap.window, ARENA, PROT_READ | PROT_EXEC));
 	EXPECT_EQ(EACCES, errno);
 }
 
-TEST_F(mapping, the_descriptor_refuses_what_is_no_release)
+TEST_F(mapping, descriptor_rejects_other_file_operations)
 {
 	const int punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 	int fd = self->heap.fd;
@@ -251,7 +251,7 @@ TEST_F(mapping, the_descriptor_refuses_what_is_no_release)
 	EXPECT_EQ(0, fallocate(fd, punch, 0, 8 * ARENA));
 }
 
-TEST_F(mapping, its_name_is_in_maps)
+TEST_F(mapping, name_is_in_proc_maps)
 {
 	FILE *file = fopen("/proc/self/maps", "r");
 	bool found = false;
@@ -263,7 +263,7 @@ TEST_F(mapping, its_name_is_in_maps)
 	EXPECT_TRUE(found);
 }
 
-TEST_F(mapping, another_process_cannot_use_the_descriptor)
+TEST_F(mapping, other_process_cannot_use_the_descriptor)
 {
 	int fd = create(ARENA);
 	pid_t child;
@@ -283,7 +283,7 @@ TEST_F(mapping, another_process_cannot_use_the_descriptor)
 	close(fd);
 }
 
-TEST_F(mapping, a_child_does_not_inherit_a_heap_that_is_not_to_be)
+TEST_F(mapping, child_does_not_inherit_a_heap_with_policy_none)
 {
 	pid_t child;
 
@@ -295,7 +295,7 @@ TEST_F(mapping, a_child_does_not_inherit_a_heap_that_is_not_to_be)
 	EXPECT_EQ(0, child_status(child));
 	EXPECT_EQ(42, arena(&self->heap, 0)[0]);
 
-	/* Nor when the parent insists. */
+	/* MADV_DOFORK in the parent does not change that. */
 	ASSERT_EQ(0, madvise(self->heap.window, 8 * ARENA, MADV_DOFORK));
 	ASSERT_EQ(0, madvise(self->heap.control, self->heap.control_size,
 			     MADV_DOFORK));
@@ -316,7 +316,7 @@ TEST_F(mapping, data_survives_mprotect)
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 8));
 	for (int i = 0; i < 8; i++)
 		memset(arena(&self->heap, i), 'a' + i, ARENA);
-	/* A hole in the middle splits the mapping and a PMD. */
+	/* A hole in the middle splits the VMA and a PMD. */
 	ASSERT_EQ(0, mprotect(arena(&self->heap, 3) + 8192, 4096, PROT_NONE));
 	EXPECT_EQ(SIGSEGV, touch(arena(&self->heap, 3) + 8192));
 	ASSERT_EQ(0, mprotect(arena(&self->heap, 3) + 8192, 4096,
@@ -338,8 +338,8 @@ static void expect_refused(struct __test_metadata *_metadata, void *moved)
 	EXPECT_EQ(EINVAL, errno);
 }
 
-/* Neither the window nor the control region; what they have stays. */
-TEST_F(mapping, nothing_moves_it_or_maps_it_twice)
+/* This holds for the window and the control region. Their content stays. */
+TEST_F(mapping, mremap_cannot_move_or_duplicate_the_mapping)
 {
 	struct heap *heap = &self->heap;
 	char *place = mmap(NULL, 8 * ARENA, PROT_NONE,
@@ -364,8 +364,8 @@ TEST_F(mapping, nothing_moves_it_or_maps_it_twice)
 	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 'D'));
 }
 
-/* The control region lies behind the window in the file, and then nothing. */
-TEST_F(mapping, growing_it_reaches_no_foreign_memory)
+/* In the file, the control region follows the window, and nothing follows it. */
+TEST_F(mapping, growing_the_mapping_reaches_no_foreign_memory)
 {
 	char *grown = mremap(self->heap.window, 8 * ARENA, 9 * ARENA,
 			     MREMAP_MAYMOVE);
@@ -379,8 +379,8 @@ TEST_F(mapping, growing_it_reaches_no_foreign_memory)
 	EXPECT_EQ(0, heap_commit(&self->heap, 0, 1));
 }
 
-/* Side by side, and of one file: the core makes one mapping of them. */
-TEST_F(mapping, window_and_control_region_may_touch)
+/* Adjacent mappings of one file, which the kernel merges into one VMA. */
+TEST_F(mapping, window_and_control_region_may_be_adjacent)
 {
 	for (int order = 0; order < 2; order++) {
 		struct karena_create create = {
@@ -420,8 +420,8 @@ TEST_F(mapping, window_and_control_region_may_touch)
 	}
 }
 
-/* dd: not in core dumps, which would ask for each page of a vast window. */
-TEST_F(mapping, core_dumps_leave_it_out_unless_asked)
+/* dd: no core dump. A core dump would touch each page of a huge window. */
+TEST_F(mapping, core_dumps_exclude_the_heap_unless_asked)
 {
 	EXPECT_TRUE(vm_flag(self->heap.window, "dd"));
 	ASSERT_EQ(0, madvise(self->heap.window, ARENA, MADV_DODUMP));
@@ -429,13 +429,13 @@ TEST_F(mapping, core_dumps_leave_it_out_unless_asked)
 	EXPECT_TRUE(vm_flag(arena(&self->heap, 1), "dd"));
 }
 
-TEST_F(mapping, msync_has_nothing_to_do)
+TEST_F(mapping, msync_succeeds)
 {
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
 	EXPECT_EQ(0, msync(self->heap.window, ARENA, MS_SYNC));
 }
 
-TEST_F(mapping, a_window_partly_unmapped_still_works)
+TEST_F(mapping, window_works_after_a_partial_unmap)
 {
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 8));
 	ASSERT_EQ(0, munmap(arena(&self->heap, 2), 3 * ARENA));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Frames are charged to the owner's memory cgroup: its memory.max ends a commit
- * in ENOMEM, nobody is killed, and what is released is uncharged.
+ * Frames are charged to the memory cgroup of the owner: at memory.max a commit returns
+ * ENOMEM, no process is killed, and released memory is uncharged.
  */
 #include <sys/uio.h>
 
@@ -35,7 +35,7 @@ static void commit_to_the_limit(struct child *child)
 	CHECK(!heap_make(&heap, 64 * ARENA, 0));
 	for (n = 0; n < 64 && !heap_commit(&heap, n, 1); n++)
 		memset(arena(&heap, n), 1, ARENA);
-	/* 24 MiB less what the process itself has. */
+	/* 24 MiB minus the memory of the process itself. */
 	CHECK(n >= 9 && n <= 11);
 	CHECK(heap_commit(&heap, n, 1) == -ENOMEM);
 	CHECK(group_figure("memory.current", NULL) >= (long)(n * ARENA));
@@ -48,14 +48,14 @@ static void commit_to_the_limit(struct child *child)
 	CHECK(!heap_commit(&heap, n, 3));
 }
 
-TEST_F(memcg, memory_max_ends_a_commit_in_enomem)
+TEST_F(memcg, commit_at_memory_max_returns_enomem)
 {
 	EXPECT_EQ(0, in_child(commit_to_the_limit));
 	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
-TEST_F(memcg, another_process_commits_nothing_in_a_heap)
+TEST_F(memcg, other_process_commits_nothing_in_a_heap)
 {
 	int to_parent[2], to_child[2];
 	struct iovec local, remote;
@@ -78,7 +78,7 @@ TEST_F(memcg, another_process_commits_nothing_in_a_heap)
 		_exit(0);
 	}
 	ASSERT_EQ(sizeof(heap), read(to_parent[0], &heap, sizeof(heap)));
-	/* The parent writes to what its child has, and to what it asked for. */
+	/* The parent writes to its child's committed and requested arenas. */
 	for (int i = 0; i < 4; i++) {
 		local = (struct iovec){ &byte, 1 };
 		remote = (struct iovec){ arena(&heap, i), 1 };
@@ -89,9 +89,9 @@ TEST_F(memcg, another_process_commits_nothing_in_a_heap)
 	EXPECT_EQ(0, child_status(child));
 }
 
-#define GONE	200	/* pages of each arena: fewer than make it sparse */
+#define GONE	200	/* pages of each arena, fewer than make it sparse */
 
-/* What is released while a child has it, too, is zeros that have no page yet. */
+/* Released pages that a child still shares read as zeros and have no page of their own. */
 static void release_what_is_shared(struct child *child)
 {
 	struct heap heap;
@@ -142,9 +142,9 @@ TEST_F(memcg, reading_an_image_charges_the_reader)
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
-#define HELD	8	/* arenas; copies of them are more than the group may have */
+#define HELD	8	/* arenas; copies of them exceed the limit of the cgroup */
 
-/* A page of each arena is in a pipe: all of the arena is the parent's to keep. */
+/* Put a page of each arena into a pipe, so that the parent must keep all of the arena. */
 static void hold(const struct heap *heap, int pipes[2])
 {
 	CHECK(!pipe(pipes));
@@ -155,7 +155,9 @@ static void hold(const struct heap *heap, int pipes[2])
 	}
 }
 
-/* How many of the arenas a forked child has; those it has, it has whole. */
+/*
+ * Count the arenas that a forked child has. It must have each one completely or not at all.
+ */
 static int have(const struct heap *heap)
 {
 	int nr = 0;
@@ -196,7 +198,7 @@ static void fork_with_pinned_memory(struct child *child)
 		_exit(have(&heap));
 	CHECK(forked > 0 && child_status(forked) < HELD);
 	CHECK(have(&heap) == HELD);
-	/* Of what nobody holds any more nothing need be copied. */
+	/* Memory that is no longer pinned needs no copy. */
 	close(pipes[0]);
 	close(pipes[1]);
 	CHECK(snapshot(&heap) >= 0);
@@ -206,7 +208,7 @@ static void fork_with_pinned_memory(struct child *child)
 	CHECK(child_status(forked) == HELD);
 }
 
-TEST_F_TIMEOUT(memcg, a_fork_with_pinned_memory_kills_nobody, SLOW)
+TEST_F_TIMEOUT(memcg, fork_with_pinned_memory_kills_nobody, SLOW)
 {
 	EXPECT_EQ(0, in_child(fork_with_pinned_memory));
 	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));

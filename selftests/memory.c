@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Commit, touch, release: with huge frames, few faults, within limits, by several
- * threads, and with pages that direct I/O or a pipe hold.
+ * Commit, touch and release: huge frames, few faults, limits, concurrent threads, and pages
+ * that direct I/O or a pipe holds.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -24,7 +24,7 @@ FIXTURE_TEARDOWN(memory)
 	heap_destroy(&self->heap);
 }
 
-TEST_F(memory, commit_touch_release_with_every_descriptor_closed)
+TEST_F(memory, commit_touch_and_release_without_descriptors)
 {
 	struct heap *heap = &self->heap;
 
@@ -47,7 +47,7 @@ TEST_F(memory, commit_touch_release_with_every_descriptor_closed)
 	EXPECT_EQ(0, count_other(arena(heap, 1), 2 * ARENA, 0));
 }
 
-TEST_F(memory, what_is_not_committed_is_sigbus)
+TEST_F(memory, uncommitted_memory_raises_sigbus)
 {
 	struct heap *heap = &self->heap;
 	int null = open("/dev/zero", O_RDONLY);
@@ -58,7 +58,7 @@ TEST_F(memory, what_is_not_committed_is_sigbus)
 	EXPECT_EQ(-1, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
 	EXPECT_EQ(EFAULT, errno);
 
-	/* The process's own touch commits nothing either. */
+	/* A touch by the process does not commit a requested arena either. */
 	set_state(heap, 0, 1, KARENA_REQUESTED);
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 0)));
 	EXPECT_EQ(0, figure("committed"));
@@ -81,7 +81,7 @@ TEST_F(memory, commit_is_idempotent)
 	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
 }
 
-TEST_F(memory, a_part_commits_all_of_the_arena_that_was_requested_whole)
+TEST_F(memory, populating_a_part_commits_the_requested_arena)
 {
 	struct heap *heap = &self->heap;
 
@@ -91,7 +91,7 @@ TEST_F(memory, a_part_commits_all_of_the_arena_that_was_requested_whole)
 	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
 }
 
-TEST_F(memory, a_committed_arena_is_one_huge_mapping)
+TEST_F(memory, committed_arena_is_mapped_by_one_pmd)
 {
 	struct heap *heap = &self->heap;
 
@@ -105,8 +105,8 @@ TEST_F(memory, a_committed_arena_is_one_huge_mapping)
 	EXPECT_EQ(2, heap_figure(heap, "huge_arenas"));
 }
 
-/* What a frame's memory was before must not matter to how it is mapped. */
-TEST_F_TIMEOUT(memory, every_arena_is_huge_whatever_its_memory_was, SLOW)
+/* The mapping must not depend on the earlier use of a frame's memory. */
+TEST_F_TIMEOUT(memory, arena_is_huge_whatever_its_memory_was_before, SLOW)
 {
 	off_t bytes = (off_t)(kernel_is_slow() ? 64 * MIB : 512 * MIB);
 	int arenas = kernel_is_slow() ? 16 : 64;
@@ -115,7 +115,7 @@ TEST_F_TIMEOUT(memory, every_arena_is_huge_whatever_its_memory_was, SLOW)
 	int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
 	ASSERT_GE(fd, 0);
-	/* Pages with an index far beyond the window's. */
+	/* Pages of a file at indexes far above those of a window. */
 	for (off_t at = 0; at < bytes; at += sizeof(data))
 		ASSERT_EQ(sizeof(data), pwrite(fd, data, sizeof(data),
 					       (1L << 42) + at));
@@ -127,12 +127,12 @@ TEST_F_TIMEOUT(memory, every_arena_is_huge_whatever_its_memory_was, SLOW)
 	}
 }
 
-TEST_F(memory, at_most_one_fault_an_arena)
+TEST_F(memory, arena_costs_at_most_one_fault)
 {
 	struct heap *heap = &self->heap;
 	long before;
 
-	/* The control region's pages are there. */
+	/* Fault in the pages of the control region. */
 	set_state(heap, 0, 64, KARENA_FREE);
 	before = minor_faults();
 	ASSERT_EQ(0, heap_commit(heap, 0, 32));
@@ -143,7 +143,7 @@ TEST_F(memory, at_most_one_fault_an_arena)
 }
 
 /* NUMA balancing scans a process that runs for more than a second. */
-TEST_F(memory, no_fault_comes_later)
+TEST_F(memory, no_faults_follow_later)
 {
 	struct heap *heap = &self->heap;
 	time_t until = time(NULL) + 5;
@@ -158,7 +158,7 @@ TEST_F(memory, no_fault_comes_later)
 	EXPECT_LE(minor_faults() - before, 8);
 }
 
-TEST_F(memory, the_heaps_limit_ends_in_enomem)
+TEST_F(memory, commit_at_the_heap_limit_returns_enomem)
 {
 	struct heap heap;
 
@@ -171,14 +171,14 @@ TEST_F(memory, the_heaps_limit_ends_in_enomem)
 	EXPECT_GE(heap_figure(&heap, "refused"), 1);
 	EXPECT_EQ(0, touch(arena(&heap, 0)));
 	EXPECT_EQ(0, touch(arena(&heap, 8)));
-	/* What is given back can be had again. */
+	/* Released memory can be committed again. */
 	ASSERT_EQ(0, heap_release(&heap, 0, 1));
 	EXPECT_EQ(0, heap_commit(&heap, 9, 1));
 	EXPECT_EQ(-ENOMEM, heap_commit(&heap, 10, 1));
 	heap_destroy(&heap);
 }
 
-TEST_F(memory, the_modules_limit_ends_in_enomem)
+TEST_F(memory, commit_at_the_module_limit_returns_enomem)
 {
 	struct heap *heap = &self->heap;
 	char limit[64], small[64];
@@ -212,8 +212,7 @@ static void *commit_all(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(memory, threads_that_commit_the_same_arena_share_one_frame,
-	       SLOW)
+TEST_F_TIMEOUT(memory, threads_committing_one_arena_get_one_frame, SLOW)
 {
 	struct heap *heap = &self->heap;
 	pthread_t threads[4];
@@ -251,8 +250,7 @@ static void *commit_first(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(memory, the_slower_of_two_commits_at_the_limit_succeeds_too,
-	       SLOW)
+TEST_F_TIMEOUT(memory, slower_of_two_commits_at_the_limit_succeeds, SLOW)
 {
 	struct commit commits[2];
 	pthread_barrier_t barrier;
@@ -278,7 +276,7 @@ TEST_F_TIMEOUT(memory, the_slower_of_two_commits_at_the_limit_succeeds_too,
 
 static bool stop;
 
-/* Write to pages that may vanish and come back at any moment. */
+/* Write to pages that other threads release and commit at any moment. */
 static void *scribble(void *data)
 {
 	struct heap *heap = data;
@@ -289,12 +287,12 @@ static void *scribble(void *data)
 	if (pipe(pipes))
 		return (void *)1;
 	for (unsigned int i = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); i++) {
-		/* The kernel's copy reports what a touch would die of. */
+		/* read() reports an error where a store would raise SIGBUS. */
 		char *at = arena(heap, i % 8) + i * 4096UL % ARENA;
 
 		if (write(pipes[1], "x", 1) != 1)
 			errors++;
-		/* A byte that found no page is still in the pipe, which fills. */
+		/* After EFAULT the byte is still in the pipe, and must be removed. */
 		else if (read(pipes[0], at, 1) != 1 &&
 			 (errno != EFAULT || read(pipes[0], &left, 1) != 1))
 			errors++;
@@ -332,7 +330,7 @@ TEST_F_TIMEOUT(memory, release_races_with_writers, SLOW)
 	EXPECT_EQ(0, smaps(heap->window, "Rss"));
 }
 
-TEST_F(memory, direct_io_reaches_it)
+TEST_F(memory, direct_io_works)
 {
 	struct heap *heap = &self->heap;
 	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -345,13 +343,13 @@ TEST_F(memory, direct_io_reaches_it)
 	ASSERT_EQ(ARENA, pwrite(disk, arena(heap, 0), ARENA, 0));
 	ASSERT_EQ(ARENA, pread(disk, arena(heap, 1), ARENA, 0));
 	EXPECT_EQ(0, memcmp(arena(heap, 0), arena(heap, 1), ARENA));
-	/* Into what is not committed: an error, and nothing else. */
+	/* A read into uncommitted memory fails, without other effects. */
 	EXPECT_EQ(-1, pread(disk, arena(heap, 2), 4096, 0));
 	EXPECT_EQ(EFAULT, errno);
 	close(disk);
 }
 
-TEST_F(memory, a_pinned_page_outlives_the_release)
+TEST_F(memory, pinned_page_outlives_its_release)
 {
 	struct heap *heap = &self->heap;
 	long orphans = figure("pinned_orphans");
@@ -381,7 +379,7 @@ TEST_F(memory, a_pinned_page_outlives_the_release)
 	close(pipes[1]);
 }
 
-TEST_F(memory, pins_do_not_evade_the_limit)
+TEST_F(memory, pinned_pages_count_against_the_limit)
 {
 	struct heap heap;
 	int pipes[2], n;
@@ -396,7 +394,7 @@ TEST_F(memory, pins_do_not_evade_the_limit)
 	}
 	EXPECT_EQ(1, n);
 	EXPECT_EQ(ARENA, figure("committed"));
-	/* Without the heap, what is pinned counts still; and no longer. */
+	/* Pinned pages still count without the heap, until they are unpinned. */
 	heap_destroy(&heap);
 	EXPECT_EQ(ARENA, figure("committed"));
 	EXPECT_EQ(1, figure("pinned_orphans"));
@@ -408,8 +406,8 @@ TEST_F(memory, pins_do_not_evade_the_limit)
 
 #define NR_REFUSED	400
 
-/* A wait for each would take 20 seconds. */
-TEST_F(memory, refused_ranges_do_not_wait_one_by_one)
+/* Waiting for each range would take 20 seconds. */
+TEST_F(memory, rejected_ranges_do_not_wait_one_by_one)
 {
 	static struct karena_range ranges[NR_REFUSED];
 	struct timespec start, end;
@@ -444,8 +442,8 @@ struct reaper {
 };
 
 /*
- * A round begins and ends at the barrier: who still is on the way from one that has begun
- * would take the end of all for its own.
+ * A round begins and ends at the barrier. A thread that is still leaving it would otherwise
+ * miss the end.
  */
 static void reaper_end(struct reaper *reaper)
 {
@@ -454,7 +452,7 @@ static void reaper_end(struct reaper *reaper)
 	pthread_join(reaper->thread, NULL);
 }
 
-/* Nothing is there: but whoever releases looks what is not pinned any more. */
+/* Every release looks for pages that are no longer pinned, even if it releases nothing. */
 static void *reap(void *data)
 {
 	struct reaper *reaper = data;
@@ -468,8 +466,11 @@ static void *reap(void *data)
 	}
 }
 
-/* What was pinned is room again as soon as it is not, whoever is just freeing it. */
-TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
+/*
+ * As soon as a page is unpinned, its memory can be committed again, whichever thread frees
+ * it.
+ */
+TEST_F_TIMEOUT(memory, commit_succeeds_while_another_thread_frees_unpinned_pages, SLOW)
 {
 	struct reaper reaper = {};
 	int refused = 0, pipes[2];
@@ -482,7 +483,7 @@ TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
 	reaper.heap = &heap;
 	pthread_barrier_init(&reaper.barrier, NULL, 2);
 	ASSERT_EQ(0, pthread_create(&reaper.thread, NULL, reap, &reaper));
-	/* Where each takes its time, some will do. */
+	/* On a fast machine, many rounds; on a slow one, some are enough. */
 	until = time(NULL) + 8;
 	for (int round = 0; round < 50 || time(NULL) < until; round++) {
 		struct iovec vector = { heap.window, 1 };
@@ -503,7 +504,7 @@ TEST_F_TIMEOUT(memory, what_another_thread_frees_is_room_for_who_commits, SLOW)
 	close(pipes[1]);
 }
 
-/* Has what was pinned for a moment more, and lets it go. */
+/* Hold a reference to the page for a moment, and then drop it. */
 static void *lets_go(void *data)
 {
 	struct reaper *reaper = data;
@@ -520,8 +521,10 @@ static void *lets_go(void *data)
 	}
 }
 
-/* As a fault of another process does, which has a reference until it returns. */
-TEST_F(memory, what_is_let_go_in_a_moment_is_room_for_who_commits)
+/*
+ * The fault handler of another process does the same: it has a reference until it returns.
+ */
+TEST_F(memory, commit_waits_for_a_short_lived_reference)
 {
 	struct reaper reaper = {};
 	int refused = 0, pipes[2];
@@ -544,7 +547,7 @@ TEST_F(memory, what_is_let_go_in_a_moment_is_room_for_who_commits)
 		ASSERT_EQ(0, heap_release(&heap, 0, 2));
 	}
 	TH_LOG("refused %d times", refused);
-	/* Here a moment may be long. */
+	/* On a slow machine a moment may be long. */
 	EXPECT_LT(refused, 10);
 	reaper_end(&reaper);
 	heap_destroy(&heap);
@@ -552,7 +555,7 @@ TEST_F(memory, what_is_let_go_in_a_moment_is_room_for_who_commits)
 	close(pipes[1]);
 }
 
-TEST_F(memory, a_poisoned_page_is_a_signal_and_no_more)
+TEST_F(memory, poisoned_page_only_raises_a_signal)
 {
 	struct heap *heap = &self->heap;
 
@@ -569,9 +572,9 @@ TEST_F(memory, a_poisoned_page_is_a_signal_and_no_more)
 
 #define OFFLINE		"/sys/devices/system/memory/hard_offline_page"
 #define KPF_BUDDY	(1UL << 10)
-#define BAD		2	/* the page that fails */
+#define BAD		2	/* index of the bad page */
 
-/* The frame of physical memory behind an address that has been touched, or 0. */
+/* Physical page frame of an address that was touched, or 0. */
 static uint64_t frame_of(const void *address)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -599,8 +602,8 @@ static uint64_t flags_of(uint64_t frame)
 }
 
 /*
- * Report a page as bad as a machine check does, which has no mapping to begin with as
- * madvise() has: the core marks the page and does nothing more. 0, or why it cannot.
+ * Report a page as bad without a mapping, as a machine check does and madvise() does not:
+ * the kernel only marks the page. Return NULL, or why this is impossible.
  */
 static const char *fail_page(const char *address)
 {
@@ -612,12 +615,12 @@ static const char *fail_page(const char *address)
 	if (access(OFFLINE, W_OK))
 		return "no hard_offline_page: CONFIG_MEMORY_FAILURE, CONFIG_MEMORY_HOTPLUG";
 	snprintf(text, sizeof(text), "%#lx\n", frame * PAGE);
-	/* It says that it could not take the page away. */
+	/* The write fails, because the kernel could not free the page. */
 	write_text(OFFLINE, text);
 	return NULL;
 }
 
-/* Whether the one bad page is a signal, and all others of the arena are not. */
+/* Return true if only the bad page of an arena raises a signal. */
 static bool one_is_bad(char *arena)
 {
 	for (int i = 0; i < 512; i++) {
@@ -627,7 +630,7 @@ static bool one_is_bad(char *arena)
 	return true;
 }
 
-TEST_F(memory, a_frame_with_a_bad_page_is_mapped_by_pages_and_never_freed)
+TEST_F(memory, frame_with_a_bad_page_is_mapped_by_ptes_and_never_freed)
 {
 	long before = figure("poisoned_frames");
 	struct heap *heap = &self->heap;
@@ -646,12 +649,12 @@ TEST_F(memory, a_frame_with_a_bad_page_is_mapped_by_pages_and_never_freed)
 	EXPECT_EQ(0, smaps(heap->window, "FilePmdMapped"));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_EQ(before + 1, figure("poisoned_frames"));
-	/* Its first page could have been given out again, and with it all the others. */
+	/* If the first page had been freed, all others would have been freed with it. */
 	EXPECT_EQ(0, flags_of(frame) & KPF_BUDDY);
 	EXPECT_EQ(0, heap_figure(heap, "committed"));
 }
 
-/* Open a heap that a child will have a clone of, with an arena that is in use: 0 or an error. */
+/* Open a heap with policy copy-on-write and one arena in use. Return 0 or an error. */
 static int open_to_fork(struct heap *heap)
 {
 	int ret = heap_open(heap, 2 * ARENA, 0);
@@ -663,8 +666,8 @@ static int open_to_fork(struct heap *heap)
 	return ret;
 }
 
-/* Neither parent nor child gets a copy, and the others' is no other page. */
-TEST_F(memory, a_bad_page_is_not_copied)
+/* Parent and child get no copy of the bad page, and keep their other pages. */
+TEST_F(memory, bad_page_is_not_copied)
 {
 	struct heap heap;
 	const char *why;
@@ -684,8 +687,8 @@ TEST_F(memory, a_bad_page_is_not_copied)
 	heap_destroy(&heap);
 }
 
-/* To make it sparse, its pages in use would be copied. */
-TEST_F(memory, a_frame_with_a_bad_page_stays_huge)
+/* Making the frame sparse would copy its pages in use. */
+TEST_F(memory, frame_with_a_bad_page_stays_huge)
 {
 	struct heap *heap = &self->heap;
 	const char *why;
@@ -702,8 +705,8 @@ TEST_F(memory, a_frame_with_a_bad_page_stays_huge)
 	EXPECT_EQ(0, heap_figure(heap, "sparse_arenas"));
 }
 
-/* A copy that fails stays a page by itself: nothing reads it to make the arena huge. */
-TEST_F(memory, a_bad_copy_is_not_put_back)
+/* A copy that fails stays a single page. Nothing reads it to make the arena huge. */
+TEST_F(memory, bad_copy_is_not_promoted)
 {
 	struct heap heap;
 	const char *why;
@@ -715,7 +718,7 @@ TEST_F(memory, a_bad_copy_is_not_put_back)
 		pause();
 		_exit(0);
 	}
-	/* These are copies now. */
+	/* These pages are copies now. */
 	for (int i = 0; i < 4; i++)
 		ASSERT_EQ(0, touch(heap.window + i * PAGE));
 	EXPECT_EQ(4, heap_figure(&heap, "copies"));
@@ -736,7 +739,7 @@ TEST_F(memory, a_bad_copy_is_not_put_back)
 	heap_destroy(&heap);
 }
 
-TEST_F(memory, other_processes_read_it_as_any_memory)
+TEST_F(memory, other_processes_can_read_the_memory)
 {
 	struct heap *heap = &self->heap;
 	char expected[64] = "read by process_vm_readv", data[64] = "";

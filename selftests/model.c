@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Random commits and releases by several threads, in every way there is, held
- * against a model of which pages are committed and what they hold. Some arenas
- * belong to one thread, the pages of the others to several. KARENA_SECONDS says
- * for how long, KARENA_SEED with which numbers to begin.
+ * Random commits and releases by several threads, in every possible way, compared with a
+ * model of which pages are committed and what they contain. Some arenas belong to one
+ * thread; the pages of the others are divided among the threads. KARENA_SECONDS is the
+ * duration, KARENA_SEED the first seed.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -11,14 +11,14 @@
 #include "common.h"
 
 #define NR_THREADS	4
-#define NR_OWN		3	/* arenas that each thread has for itself */
+#define NR_OWN		3	/* private arenas of each thread */
 #define NR_SHARED	4
 #define NR_ARENAS	(NR_SHARED + NR_THREADS * NR_OWN)
 #define PAGES		512
 #define DEFAULT_SECONDS	4
 #define PATIENCE	30
 
-/* What a page holds: not committed, zeros, or words made of its stamp. */
+/* Content of a page: not committed, zeros, or words derived from its stamp. */
 #define GONE		1ULL
 #define ZERO		0ULL
 
@@ -32,9 +32,9 @@ struct player {
 	unsigned int seed;
 	time_t until;
 	uint64_t stamp;
-	int huge[NR_OWN];	/* its own arenas: 1, sparse: 0, no memory: -1 */
+	int huge[NR_OWN];	/* private arenas; 1: huge, 0: sparse, -1: no memory */
 	long steps;
-	char wrong[160];	/* what was seen first that must not be */
+	char wrong[160];	/* the first error */
 };
 
 #define WRONG(_player, _format, ...)					\
@@ -50,7 +50,7 @@ static unsigned int draw(struct player *player, unsigned int below)
 	return rand_r(&player->seed) / 7 % below;
 }
 
-/* Of the second half of the shared arenas, thread 0 has more than half. */
+/* In the second half of the shared arenas, thread 0 owns most pages. */
 static bool owns(const struct player *player, int index, int page)
 {
 	int part = page / 16;
@@ -72,7 +72,7 @@ static bool shared(int index)
 	return index < NR_SHARED;
 }
 
-/* Where only one of several may set the state word of a shared arena. */
+/* Only one thread at a time may set the state word of a shared arena. */
 static void lock(int index, bool alone)
 {
 	if (!shared(index))
@@ -111,7 +111,7 @@ static void write_page(struct player *player, int index, int page)
 	model[index][page] = stamp;
 }
 
-/* Whether a page is committed; unlike a load, this dies of nothing. */
+/* Return true if a page is committed. Unlike a load, this raises no signal. */
 static bool present(int index, int page)
 {
 	char byte;
@@ -160,7 +160,7 @@ static void check_word(struct player *player, int index)
 		WRONG(player, "arena %d's word is %x, not %x", index, word, expected);
 }
 
-/* Some pages of one arena, all the player's own, and the ranges they make. */
+/* Some of the player's pages in one arena, and the ranges that they form. */
 struct choice {
 	int index;
 	bool chosen[PAGES];
@@ -208,7 +208,7 @@ static int choose_arena(struct player *player)
 	return index < NR_SHARED ? index : index + player->number * NR_OWN;
 }
 
-/* One list, or one madvise() for each range. */
+/* One call with a list, or one madvise() for each range. */
 static int apply(struct choice *choice, bool by_call, unsigned int cmd)
 {
 	int advice = cmd == KARENA_COMMIT ? MADV_POPULATE_WRITE : MADV_REMOVE;
@@ -256,7 +256,7 @@ static void commit_some(struct player *player, struct choice *choice)
 	unlock(choice->index);
 	if (err)
 		WRONG(player, "commit in arena %d: %s", choice->index, strerror(-err));
-	/* An arena that lacks all pages gets a huge frame for them, if at once. */
+	/* An empty arena gets a huge frame if all of its pages are committed at once. */
 	if (empty)
 		*huge_of(player, choice->index) = choice->count == PAGES && by_call;
 	for (int page = 0; page < PAGES; page++) {
@@ -269,8 +269,8 @@ static void commit_some(struct player *player, struct choice *choice)
 }
 
 /*
- * What becomes of the pages of a shared arena depends on what the others do: gone
- * when it is sparse already, cleared when it is still huge.
+ * The state of a released page of a shared arena depends on the other threads: not
+ * committed if the arena is sparse already, cleared if it is still huge.
  */
 static void released_page(struct player *player, int index, int page)
 {
@@ -283,7 +283,7 @@ static void released_page(struct player *player, int index, int page)
 
 static void release_some(struct player *player, struct choice *choice)
 {
-	/* Of the ranges of a list the pages add up; other ranges are one each. */
+	/* The pages of a list count together. Other ranges count one by one. */
 	bool by_call = choice->nr > 1 || draw(player, 2);
 	int *huge = huge_of(player, choice->index), err;
 
@@ -312,7 +312,7 @@ static void write_some(struct player *player, struct choice *choice)
 	}
 }
 
-/* One of the player's own, whole; the word says REQUESTED meanwhile. */
+/* Commit a private arena completely. Until then the word is REQUESTED. */
 static void commit_whole(struct player *player, int index)
 {
 	int *huge = huge_of(player, index);
@@ -323,7 +323,7 @@ static void commit_whole(struct player *player, int index)
 	      heap_range(&heap, KARENA_COMMIT, index * ARENA, ARENA);
 	if (err)
 		WRONG(player, "commit of arena %d: %s", index, strerror(-err));
-	/* madvise() on a huge one has left what we have written there. */
+	/* After madvise() on a huge arena, the word is as this thread wrote it. */
 	if (state(&heap, index) == KARENA_REQUESTED)
 		set_state(&heap, index, 1, *huge == 1 ? KARENA_ACTIVE :
 			  KARENA_ACTIVE | KARENA_SPARSE);
@@ -336,7 +336,7 @@ static void commit_whole(struct player *player, int index)
 	check_arena(player, index);
 }
 
-/* The others do the same, so that any of them may take it. */
+/* All threads do this, so any of the arenas may be reclaimed. */
 static void lend(struct player *player, int index)
 {
 	uint32_t before = state(&heap, index), word = give_back(&heap, index);
@@ -350,7 +350,7 @@ static void lend(struct player *player, int index)
 						false, __ATOMIC_ACQ_REL,
 						__ATOMIC_ACQUIRE))
 			break;
-		/* BUSY: it comes back or goes. */
+		/* BUSY: reclaim either takes the arena or restores the word. */
 		sched_yield();
 	} while (found != KARENA_FREE);
 	if (found == KARENA_FREE) {
@@ -370,7 +370,7 @@ static void own_step(struct player *player, int index)
 		commit_whole(player, index);
 		break;
 	case 1:
-		/* Most of it, so that it becomes sparse if it is huge. */
+		/* Release most of a huge arena, so that it becomes sparse. */
 		choose_pages(player, &choice, 3, PAGES);
 		make_ranges(&choice);
 		release_some(player, &choice);
@@ -418,7 +418,7 @@ static void step(struct player *player)
 	player->steps++;
 }
 
-/* A machine that is slow needs longer until an arena has been demoted, too. */
+/* A slow machine needs longer until an arena has been demoted. */
 static bool goes_on(const struct player *player)
 {
 	time_t now = time(NULL);
@@ -441,7 +441,7 @@ static void *play(void *data)
 	return NULL;
 }
 
-/* What the figures must be, by the model and the words. */
+/* Expected statistics according to the model and the state words. */
 static void sum_up(long *huge, long *sparse, long *pages)
 {
 	for (int index = 0; index < NR_ARENAS; index++) {
@@ -478,11 +478,11 @@ FIXTURE_SETUP(model)
 	self->seconds = number_of("KARENA_SECONDS", DEFAULT_SECONDS *
 				 (kernel_is_slow() ? 5 : 1));
 	TH_LOG("KARENA_SEED=%u", self->seed);
-	/* The harness's own limit does not know how long it is to take. */
+	/* The timeout of the harness does not know the duration of this test. */
 	alarm(self->seconds + PATIENCE + SLOW);
 	ASSERT_EQ(0, heap_open(&heap, NR_ARENAS * ARENA, 0));
 	memset(model, 0, sizeof(model));
-	/* Every other one of the shared arenas is huge at first. */
+	/* Every other shared arena is huge at first. */
 	for (int index = 0; index < NR_ARENAS; index++) {
 		if (shared(index) && index % 2) {
 			ASSERT_EQ(0, heap_commit(&heap, index, 1));
@@ -503,7 +503,7 @@ FIXTURE_TEARDOWN(model)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-TEST_F_TIMEOUT(model, every_page_is_as_the_model_says, 24 * 3600)
+TEST_F_TIMEOUT(model, every_page_agrees_with_the_model, 24 * 3600)
 {
 	long huge = 0, sparse = 0, pages = 0;
 
@@ -526,7 +526,7 @@ TEST_F_TIMEOUT(model, every_page_is_as_the_model_says, 24 * 3600)
 		EXPECT_EQ(0, player->wrong[0]);
 		EXPECT_GT(player->steps, 0);
 	}
-	/* Whatever was still looked at when it was released has come free. */
+	/* Free the memory that was still referenced when it was released. */
 	EXPECT_EQ(0, heap_ranges(&heap, KARENA_RELEASE, NULL, 0));
 	sum_up(&huge, &sparse, &pages);
 	TH_LOG("%ld huge arenas, %ld sparse ones with %ld pages, %ld demoted, %ld reclaimed",

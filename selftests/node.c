@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * On which NUMA node a heap's frames are: by its policy, by the thread's, huge,
- * sparse and ready ones. Needs two nodes with memory, 0 and 1, each with the
- * processor of its number.
+ * NUMA nodes of huge, sparse and ready frames, by the policy of the heap or of the thread.
+ * Needs two nodes with memory, 0 and 1; processor 0 is on node 0, processor 1 on node 1.
  */
 #include <stddef.h>
 #include <sys/syscall.h>
@@ -56,7 +55,7 @@ static int open_on(struct heap *heap, uint32_t policy, uint32_t node)
 	return heap_create(heap, &create);
 }
 
-/* The node of the page at an address of ours, or -errno. */
+/* Node of the page at an address of this process, or -errno. */
 static int node_of(void *address)
 {
 	int node = -EPROTO;
@@ -67,7 +66,7 @@ static int node_of(void *address)
 	return node;
 }
 
-/* How many arenas of a range are on a node, by their first and last pages. */
+/* Count the arenas of a range whose first and last pages are on a node. */
 static int arenas_on(const struct heap *heap, int first, int count, int node)
 {
 	int on = 0;
@@ -84,7 +83,7 @@ static int set_policy(int mode, unsigned long nodes)
 		       nodes ? 64UL : 0UL) ? -errno : 0;
 }
 
-/* What sysfs says of a heap's policy. */
+/* The policy of a heap in sysfs. */
 static const char *policy_of(const struct heap *heap)
 {
 	static char text[64];
@@ -96,7 +95,7 @@ static const char *policy_of(const struct heap *heap)
 	       text : "none";
 }
 
-TEST_F(node, without_a_policy_they_are_where_the_thread_runs)
+TEST_F(node, without_policy_frames_are_on_the_node_of_the_thread)
 {
 	struct heap *heap = &self->heap;
 
@@ -111,7 +110,7 @@ TEST_F(node, without_a_policy_they_are_where_the_thread_runs)
 	EXPECT_STREQ("default\n", policy_of(heap));
 }
 
-TEST_F(node, without_a_policy_that_of_the_thread_holds)
+TEST_F(node, without_policy_that_of_the_thread_applies)
 {
 	struct heap *heap = &self->heap;
 
@@ -131,8 +130,8 @@ TEST_F(node, without_a_policy_that_of_the_thread_holds)
 	EXPECT_EQ(4, arenas_on(heap, 8, 4, 0));
 }
 
-/* Ready frames may not stand in the way of it. */
-TEST_F(node, the_threads_policy_holds_for_ready_frames_too)
+/* Ready frames must not override the policy of the thread. */
+TEST_F(node, policy_of_the_thread_applies_to_ready_frames)
 {
 	struct heap *heap = &self->heap;
 
@@ -144,7 +143,7 @@ TEST_F(node, the_threads_policy_holds_for_ready_frames_too)
 	EXPECT_EQ(4, heap_ready(heap, 0, 4));
 }
 
-/* A thread on node 0; whole arenas, parts, and what remains of an arena. */
+/* A thread on node 0 commits whole arenas, parts, and the rest of an arena. */
 static void expect_all_on_1(struct __test_metadata *_metadata, struct heap *heap)
 {
 	uint64_t at = 6 * ARENA;
@@ -167,7 +166,7 @@ static void expect_all_on_1(struct __test_metadata *_metadata, struct heap *heap
 	EXPECT_EQ(1, heap_figure(heap, "node"));
 }
 
-TEST_F(node, preferred_they_are_there)
+TEST_F(node, preferred_node_is_used)
 {
 	struct heap heap;
 
@@ -177,7 +176,7 @@ TEST_F(node, preferred_they_are_there)
 	heap_destroy(&heap);
 }
 
-TEST_F(node, bound_they_are_there)
+TEST_F(node, bound_node_is_used)
 {
 	struct heap heap;
 
@@ -187,8 +186,8 @@ TEST_F(node, bound_they_are_there)
 	heap_destroy(&heap);
 }
 
-/* The heap was told where; the thread is not asked. */
-TEST_F(node, the_heaps_policy_is_above_the_threads)
+/* The policy of the heap applies, that of the thread does not. */
+TEST_F(node, policy_of_the_heap_overrides_that_of_the_thread)
 {
 	struct heap heap;
 
@@ -200,8 +199,8 @@ TEST_F(node, the_heaps_policy_is_above_the_threads)
 	heap_destroy(&heap);
 }
 
-/* By their places, in whatever order they are committed. */
-TEST_F(node, interleaved_they_take_turns)
+/* The node depends on the index of the arena, not on the order of the commits. */
+TEST_F(node, interleaved_arenas_alternate_between_nodes)
 {
 	struct heap heap;
 	int first;
@@ -227,7 +226,7 @@ TEST_F(node, interleaved_they_take_turns)
 	heap_destroy(&heap);
 }
 
-/* Arenas that a heap gets of a window with more than a node has. */
+/* Commit arenas until a commit fails. The window is larger than a node. Return how many. */
 static int fill(struct heap *heap, uint32_t policy, int wanted)
 {
 	struct karena_create create = {
@@ -253,7 +252,7 @@ static int arenas_of_a_node(void)
 	return at ? atol(at + 9) / 2048 : 0;
 }
 
-TEST_F_TIMEOUT(node, on_a_full_node_a_preference_goes_elsewhere_a_bond_fails, SLOW)
+TEST_F_TIMEOUT(node, on_a_full_node_prefer_falls_back_and_bind_fails, SLOW)
 {
 	int all = arenas_of_a_node(), bound, preferred;
 	struct heap heap;
@@ -271,14 +270,14 @@ TEST_F_TIMEOUT(node, on_a_full_node_a_preference_goes_elsewhere_a_bond_fails, SL
 	EXPECT_GT(arenas_on(&heap, 0, preferred, 0), 0);
 	heap_destroy(&heap);
 	EXPECT_EQ(0, write_text(LIMIT_PARAM, limit));
-	/* The other node had room, and the one that failed was filled. */
+	/* Only the bound heap failed, when its node was full; the other node had memory. */
 	EXPECT_LT(bound, all);
 	EXPECT_GT(bound, all / 2);
 	EXPECT_EQ(all, preferred);
 }
 
-/* At the limit, so that what is taken is not replaced. */
-TEST_F(node, ready_frames_are_on_the_node_they_were_asked_for)
+/* At the limit, so that used frames are not replaced. */
+TEST_F(node, ready_frames_are_on_the_requested_node)
 {
 	struct heap *heap = &self->heap;
 
@@ -295,7 +294,7 @@ TEST_F(node, ready_frames_are_on_the_node_they_were_asked_for)
 	EXPECT_EQ(0, heap_ready(heap, 1, 3));
 	EXPECT_EQ(2, heap_ready(heap, 0, 2));
 	EXPECT_EQ(3, arenas_on(heap, 0, 3, 1));
-	/* Rather than to fail, a commit takes one from elsewhere. */
+	/* A commit uses a frame of another node rather than fail. */
 	ASSERT_EQ(0, heap_commit(heap, 3, 1));
 	EXPECT_EQ(1, heap_ready(heap, 0, 2));
 	ASSERT_EQ(0, run_on(0));
@@ -305,7 +304,7 @@ TEST_F(node, ready_frames_are_on_the_node_they_were_asked_for)
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 5, 1));
 }
 
-TEST_F(node, the_nodes_counts_are_their_own)
+TEST_F(node, each_node_has_its_own_count)
 {
 	struct heap *heap = &self->heap;
 
@@ -313,7 +312,7 @@ TEST_F(node, the_nodes_counts_are_their_own)
 	ASSERT_TRUE(heap_ready_becomes(heap, 1, 3, 3));
 	EXPECT_EQ(1, heap_ready(heap, 0, 1));
 	EXPECT_EQ(3, heap_ready(heap, 1, 3));
-	/* Any is all of them, wherever we run. */
+	/* KARENA_NODE_ANY counts the frames of all nodes, wherever the thread runs. */
 	EXPECT_EQ(4, heap_ready(heap, KARENA_NODE_ANY, 4));
 	ASSERT_EQ(0, run_on(1));
 	EXPECT_EQ(4, heap_ready(heap, KARENA_NODE_ANY, 4));
@@ -324,7 +323,7 @@ TEST_F(node, the_nodes_counts_are_their_own)
 	EXPECT_EQ(0, figure("ready_frames"));
 }
 
-TEST_F(node, ready_frames_follow_the_heaps_policy)
+TEST_F(node, ready_frames_follow_the_policy_of_the_heap)
 {
 	struct heap heap;
 
@@ -339,7 +338,7 @@ TEST_F(node, ready_frames_follow_the_heaps_policy)
 	EXPECT_EQ(2, arenas_on(&heap, 0, 2, 1));
 	heap_destroy(&heap);
 
-	/* Interleaved, each arena takes one of its own node's. */
+	/* With interleaving, each arena uses a frame of its own node. */
 	ASSERT_EQ(0, open_on(&heap, KARENA_POLICY_INTERLEAVE, 0));
 	ASSERT_EQ(0, heap_limit(&heap, KARENA_LIMIT_HARD, 4 * ARENA, 0));
 	ASSERT_TRUE(heap_ready_becomes(&heap, 0, 2, 2));
@@ -354,7 +353,7 @@ TEST_F(node, ready_frames_follow_the_heaps_policy)
 	heap_destroy(&heap);
 }
 
-TEST_F(node, bad_policies_and_nodes_are_refused)
+TEST_F(node, invalid_policies_and_nodes_are_rejected)
 {
 	static const struct { uint32_t policy, node; } bad[] = {
 		{ KARENA_POLICY_DEFAULT, 1 },
@@ -381,8 +380,8 @@ TEST_F(node, bad_policies_and_nodes_are_refused)
 	EXPECT_EQ(-EINVAL, heap_ready(&self->heap, 1024, 1));
 }
 
-/* The struct as it was before there were policies. */
-TEST_F(node, an_older_program_leaves_them_out)
+/* The struct without the members for policies. */
+TEST_F(node, older_struct_leaves_out_the_policy)
 {
 	struct karena_create create = {
 		.size = offsetof(struct karena_create, policy),
@@ -415,14 +414,14 @@ static void create_within_a_cpuset(struct child *child)
 	CHECK(!heap_commit(&heap, 0, 1));
 	CHECK(arenas_on(&heap, 0, 1, 0) == 1);
 	heap_destroy(&heap);
-	/* Without a policy, it is as if there were no other node. */
+	/* Without a policy, memory comes from the allowed node. */
 	CHECK(!open_on(&heap, KARENA_POLICY_DEFAULT, 0));
 	CHECK(!run_on(1));
 	CHECK(!heap_commit(&heap, 0, 4));
 	CHECK(arenas_on(&heap, 0, 4, 0) == 4);
 }
 
-TEST_F(node, one_that_a_cpuset_excludes_may_not_be_used)
+TEST_F(node, node_outside_the_cpuset_is_rejected)
 {
 	ASSERT_EQ(0, group_make());
 	if (access(group_file("cpuset.mems"), F_OK) &&

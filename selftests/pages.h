@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of sparse frames share: pages of an arena committed, released,
- * filled and looked at, and the figures that go with them.
+ * Helpers for tests of sparse frames: commit, release, fill and check pages of an arena,
+ * and check the statistics.
  */
 #ifndef KARENA_SELFTESTS_PAGES_H
 #define KARENA_SELFTESTS_PAGES_H
@@ -13,7 +13,7 @@ static inline char *page(const struct heap *heap, size_t index, size_t page)
 	return arena(heap, index) + page * PAGE;
 }
 
-/* Commit pages as a program without a descriptor does: 0 or -errno. */
+/* Commit pages as a program without a descriptor does. Return 0 or -errno. */
 static inline int commit_pages(const struct heap *heap, size_t index,
 			       size_t first, size_t count)
 {
@@ -31,14 +31,14 @@ static inline int release_pages(const struct heap *heap, size_t index,
 	       -errno : 0;
 }
 
-/* The same two by the calls. */
+/* Commit or release pages by ioctl. */
 static inline int call_pages(const struct heap *heap, unsigned int cmd,
 			     size_t index, size_t first, size_t count)
 {
 	return heap_range(heap, cmd, index * ARENA + first * PAGE, count * PAGE);
 }
 
-/* Each page of an arena filled with a byte of its own. */
+/* Fill each page of an arena with its own byte. */
 static inline void fill(const struct heap *heap, size_t index, size_t first,
 			size_t count)
 {
@@ -46,7 +46,7 @@ static inline void fill(const struct heap *heap, size_t index, size_t first,
 		memset(page(heap, index, i), i * 7 + index + 1, PAGE);
 }
 
-/* How many of some pages are not as they were filled. */
+/* Count the pages that do not have their byte. */
 static inline size_t spoilt(const struct heap *heap, size_t index, size_t first,
 			    size_t count)
 {
@@ -58,7 +58,7 @@ static inline size_t spoilt(const struct heap *heap, size_t index, size_t first,
 	return pages;
 }
 
-/* How many of some pages a touch reaches. */
+/* Count the pages that can be touched. */
 static inline size_t reachable(const struct heap *heap, size_t index,
 			       size_t first, size_t count)
 {

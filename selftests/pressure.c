@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The pressure word and poll(): when a heap is told that memory is short, what it
- * is told, when that ends, and that nobody else is told.
+ * The pressure word and poll(): when a heap is told that memory is short, which level it
+ * sees, when the pressure ends, and that no other heap is told.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -15,7 +15,7 @@
 #define SOME	KARENA_PRESSURE_SOME
 #define HIGH	KARENA_PRESSURE_HIGH
 
-/* More than a level lasts. */
+/* Microseconds; longer than a level lasts. */
 #define LASTED	(1500 * 1000)
 
 FIXTURE(pressure) {
@@ -58,7 +58,7 @@ static uint32_t number(const struct heap *heap)
 	return word(heap) >> 2;
 }
 
-/* As a process that has acted on it does. */
+/* Acknowledge the pressure as a process does that has reacted to it. */
 static void see(const struct heap *heap)
 {
 	__atomic_store_n(&heap->control->pressure_seen, word(heap),
@@ -80,7 +80,7 @@ static double now(void)
 	return time.tv_sec + time.tv_nsec / 1e9;
 }
 
-/* Wait until the level is another, ten seconds at most: which it is. */
+/* Wait up to ten seconds until the level has changed. Return the level. */
 static uint32_t level_after(const struct heap *heap, uint32_t old)
 {
 	double until = now() + 10;
@@ -90,7 +90,7 @@ static uint32_t level_after(const struct heap *heap, uint32_t old)
 	return level(heap);
 }
 
-TEST_F(pressure, there_is_none_at_first)
+TEST_F(pressure, no_pressure_at_first)
 {
 	struct heap *heap = &self->heap;
 
@@ -103,7 +103,7 @@ TEST_F(pressure, there_is_none_at_first)
 	EXPECT_EQ(0, heap_figure(heap, "pressure_events"));
 }
 
-TEST_F(pressure, above_the_soft_limit_there_is_some)
+TEST_F(pressure, pressure_is_some_above_the_soft_limit)
 {
 	struct heap *heap = &self->heap;
 
@@ -115,12 +115,12 @@ TEST_F(pressure, above_the_soft_limit_there_is_some)
 	EXPECT_EQ(POLLPRI, polled(heap));
 	EXPECT_EQ(1, heap_figure(heap, "pressure"));
 	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
-	/* More of the same is no rise. */
+	/* Further commits above the limit are not a new rise. */
 	ASSERT_EQ(0, heap_commit(heap, 3, 3));
 	EXPECT_EQ(1, number(heap));
 }
 
-TEST_F(pressure, pages_cross_the_soft_limit_too)
+TEST_F(pressure, sparse_pages_above_the_soft_limit_count)
 {
 	struct heap *heap = &self->heap;
 
@@ -130,7 +130,7 @@ TEST_F(pressure, pages_cross_the_soft_limit_too)
 	EXPECT_EQ(POLLPRI, polled(heap));
 }
 
-TEST_F(pressure, it_lasts_while_the_heap_is_above_and_a_second_more)
+TEST_F(pressure, pressure_lasts_until_a_second_after_the_release)
 {
 	struct heap *heap = &self->heap;
 	double since;
@@ -144,10 +144,10 @@ TEST_F(pressure, it_lasts_while_the_heap_is_above_and_a_second_more)
 	since = now();
 	EXPECT_EQ(NONE, level_after(heap, SOME));
 	EXPECT_LT(now() - since, 4);
-	/* Unseen as it is: it is no more. */
+	/* Nobody acknowledged the pressure, but it has ended. */
 	EXPECT_EQ(0, polled(heap));
 	EXPECT_EQ(0, heap_figure(heap, "pressure"));
-	/* It fell; that is no rise. */
+	/* A fall is not a rise. */
 	EXPECT_EQ(1, number(heap));
 	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
@@ -157,7 +157,7 @@ TEST_F(pressure, it_lasts_while_the_heap_is_above_and_a_second_more)
 	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
 }
 
-TEST_F(pressure, a_soft_limit_that_is_set_below_what_is_committed_counts)
+TEST_F(pressure, soft_limit_set_below_committed_memory_counts)
 {
 	struct heap *heap = &self->heap;
 
@@ -172,7 +172,7 @@ TEST_F(pressure, a_soft_limit_that_is_set_below_what_is_committed_counts)
 }
 
 /* Ready frames are not committed. */
-TEST_F(pressure, ready_frames_are_not_above_the_soft_limit)
+TEST_F(pressure, ready_frames_do_not_count_against_the_soft_limit)
 {
 	struct heap *heap = &self->heap;
 
@@ -183,7 +183,7 @@ TEST_F(pressure, ready_frames_are_not_above_the_soft_limit)
 	EXPECT_EQ(0, word(heap));
 }
 
-TEST_F(pressure, a_commit_that_fails_is_high_for_a_second)
+TEST_F(pressure, failed_commit_is_high_for_a_second)
 {
 	struct heap *heap = &self->heap;
 	double since;
@@ -207,7 +207,7 @@ TEST_F(pressure, a_commit_that_fails_is_high_for_a_second)
 	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
 }
 
-TEST_F(pressure, a_commit_that_fails_for_its_arguments_is_none)
+TEST_F(pressure, commit_with_invalid_arguments_raises_no_pressure)
 {
 	struct heap *heap = &self->heap;
 
@@ -217,7 +217,7 @@ TEST_F(pressure, a_commit_that_fails_for_its_arguments_is_none)
 	EXPECT_EQ(0, word(heap));
 }
 
-TEST_F(pressure, from_high_it_falls_to_some_above_the_soft_limit)
+TEST_F(pressure, high_falls_to_some_above_the_soft_limit)
 {
 	struct heap *heap = &self->heap;
 
@@ -228,13 +228,13 @@ TEST_F(pressure, from_high_it_falls_to_some_above_the_soft_limit)
 	see(heap);
 	EXPECT_EQ(SOME, level_after(heap, HIGH));
 	EXPECT_EQ(2, number(heap));
-	/* What has been seen does not come up again for having fallen. */
+	/* An acknowledged level is not reported again when it falls. */
 	EXPECT_EQ(0, polled(heap));
 	ASSERT_EQ(0, heap_release(heap, 0, 8));
 	EXPECT_EQ(NONE, level_after(heap, SOME));
 }
 
-TEST_F(pressure, what_has_been_seen_is_not_polled_again)
+TEST_F(pressure, acknowledged_pressure_is_not_polled_again)
 {
 	struct heap *heap = &self->heap;
 
@@ -244,12 +244,12 @@ TEST_F(pressure, what_has_been_seen_is_not_polled_again)
 	see(heap);
 	EXPECT_EQ(0, polled(heap));
 	EXPECT_EQ(SOME, level(heap));
-	/* A rise is news. */
+	/* A rise is reported. */
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
 	EXPECT_EQ(POLLPRI, polled(heap));
 	see(heap);
 	EXPECT_EQ(0, polled(heap));
-	/* The same again is none. */
+	/* The same level again is not. */
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
 	EXPECT_EQ(0, polled(heap));
 }
@@ -273,7 +273,7 @@ static void *poll_for_pressure(void *data)
 	return NULL;
 }
 
-/* Whether a thread sleeps, after ten seconds at most. */
+/* Wait up to ten seconds until a thread sleeps. Return true if it does. */
 static bool sleeps(pid_t *tid)
 {
 	char path[64], text[512], *state;
@@ -291,7 +291,7 @@ static bool sleeps(pid_t *tid)
 	return false;
 }
 
-TEST_F(pressure, who_waits_in_poll_is_woken)
+TEST_F(pressure, poll_wakes_up)
 {
 	struct heap *heap = &self->heap;
 	struct poller poller = { .heap = heap };
@@ -303,7 +303,7 @@ TEST_F(pressure, who_waits_in_poll_is_woken)
 		ASSERT_EQ(0, pthread_create(&poller.thread, NULL,
 					    poll_for_pressure, &poller));
 		ASSERT_TRUE(sleeps(&poller.tid));
-		/* First by crossing the soft limit, then by a failure. */
+		/* First the heap crosses the soft limit, then a commit fails. */
 		since = now();
 		EXPECT_EQ(i ? -ENOMEM : 0, heap_commit(heap, 2, i ? 7 : 1));
 		pthread_join(poller.thread, NULL);
@@ -314,7 +314,7 @@ TEST_F(pressure, who_waits_in_poll_is_woken)
 	}
 }
 
-/* How often a thread has gone to sleep. */
+/* Count how often a thread has gone to sleep. */
 static long sleeps_of(pid_t tid)
 {
 	static const char member[] = "\nvoluntary_ctxt_switches:";
@@ -336,7 +336,7 @@ static long commit_in_a_child(struct heap *heap, int first, int count)
 	return child_status(child);
 }
 
-TEST_F(pressure, the_rise_of_a_childs_heap_wakes_its_own_waiters_alone)
+TEST_F(pressure, pressure_in_a_childs_heap_wakes_only_its_own_pollers)
 {
 	struct heap *heap = &self->heap;
 	struct poller poller = { .heap = heap };
@@ -355,7 +355,7 @@ TEST_F(pressure, the_rise_of_a_childs_heap_wakes_its_own_waiters_alone)
 	EXPECT_EQ(POLLPRI, poller.revents);
 }
 
-/* It waits for the child's heap, by a descriptor of the parent's. */
+/* The child waits for its own heap with a descriptor of the parent. */
 static void unmap_what_is_waited_for(struct heap *heap)
 {
 	struct pollfd poll_fd = { .fd = heap->fd, .events = POLLPRI };
@@ -368,14 +368,14 @@ static void unmap_what_is_waited_for(struct heap *heap)
 	CHECK(sleeps(&poller.tid));
 	CHECK(!munmap(heap->window, heap->size));
 	CHECK(!munmap(heap->control, heap->control_size));
-	/* From here on the descriptor stands for the parent's heap. */
+	/* From here on the descriptor refers to the parent's heap. */
 	CHECK(!poll(&poll_fd, 1, 100));
 	CHECK(!epoll_wait(epoll, &event, 1, 100));
 	close(epoll);
 	_exit(0);
 }
 
-TEST_F(pressure, who_waits_may_outlive_the_heap_it_waits_for)
+TEST_F(pressure, poller_may_outlive_the_heap)
 {
 	struct heap *heap = &self->heap;
 	pid_t child;
@@ -390,7 +390,7 @@ TEST_F(pressure, who_waits_may_outlive_the_heap_it_waits_for)
 	EXPECT_TRUE(figure_becomes("nr_heaps", 2));
 }
 
-TEST_F(pressure, epoll_reports_it_by_level_and_by_edge)
+TEST_F(pressure, epoll_reports_level_and_edge)
 {
 	struct heap *heap = &self->heap;
 	struct epoll_event event = { .events = EPOLLPRI };
@@ -421,7 +421,7 @@ TEST_F(pressure, epoll_reports_it_by_level_and_by_edge)
 	close(by_edge);
 }
 
-TEST_F(pressure, reclaim_that_takes_an_arena_is_some)
+TEST_F(pressure, reclaim_of_an_arena_is_some)
 {
 	struct heap *heap = &self->heap;
 
@@ -438,7 +438,7 @@ TEST_F(pressure, reclaim_that_takes_an_arena_is_some)
 	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
 }
 
-TEST_F(pressure, reclaim_that_takes_a_ready_frame_is_some)
+TEST_F(pressure, reclaim_of_a_ready_frame_is_some)
 {
 	struct heap *heap = &self->heap;
 
@@ -453,7 +453,10 @@ TEST_F(pressure, reclaim_that_takes_a_ready_frame_is_some)
 	EXPECT_EQ(NONE, level_after(heap, SOME));
 }
 
-/* In 24 MiB: one heap has volatile arenas, the other none, and more is needed. */
+/*
+ * In a cgroup of 24 MiB, one heap has volatile arenas and the other has none; then a commit
+ * needs more memory.
+ */
 static void outgrow_the_group(struct child *child)
 {
 	struct heap heap;
@@ -476,7 +479,7 @@ static void outgrow_the_group(struct child *child)
 	CHECK(polled(&heap) == POLLPRI);
 }
 
-TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_is_some, SLOW)
+TEST_F_TIMEOUT(pressure, reclaim_by_a_memory_cgroup_is_some, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -486,7 +489,7 @@ TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_is_some, SLOW)
 	EXPECT_EQ(0, word(&self->heap));
 }
 
-/* In 24 MiB, too. Of the two heaps one has no volatile arena. */
+/* In 24 MiB as well. One of the two heaps has no volatile arena. */
 static void outgrow_it_with_two(struct child *child)
 {
 	struct heap heap, other;
@@ -509,7 +512,7 @@ static void outgrow_it_with_two(struct child *child)
 	CHECK(polled(&other) == POLLPRI);
 }
 
-TEST_F_TIMEOUT(pressure, a_memory_cgroups_reclaim_tells_all_of_its_heaps, SLOW)
+TEST_F_TIMEOUT(pressure, reclaim_by_a_memory_cgroup_is_reported_to_all_its_heaps, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -533,7 +536,7 @@ static void fail_in_the_group(struct child *child)
 	CHECK(polled(&heap) == POLLPRI);
 }
 
-TEST_F_TIMEOUT(pressure, a_commit_that_a_memory_cgroup_refuses_is_high, SLOW)
+TEST_F_TIMEOUT(pressure, commit_refused_by_a_memory_cgroup_is_high, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -542,7 +545,7 @@ TEST_F_TIMEOUT(pressure, a_commit_that_a_memory_cgroup_refuses_is_high, SLOW)
 	EXPECT_EQ(0, word(&self->heap));
 }
 
-TEST_F(pressure, what_a_process_scribbles_there_harms_nothing)
+TEST_F(pressure, garbage_in_the_pressure_words_harms_nothing)
 {
 	struct heap *heap = &self->heap;
 	struct karena_control *control = heap->control;
@@ -562,17 +565,17 @@ TEST_F(pressure, what_a_process_scribbles_there_harms_nothing)
 	EXPECT_EQ(1, heap_figure(heap, "pressure"));
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 3, 6));
 	EXPECT_EQ(2 << 2 | HIGH, word(heap));
-	/* It falls by the module's own account, and the word says so again. */
+	/* The module has its own copy of the level, from which it restores the word. */
 	control->pressure = 77;
 	ASSERT_EQ(0, heap_release(heap, 0, 8));
 	EXPECT_TRUE(heap_figure_becomes(heap, "pressure", 0));
 	EXPECT_EQ(2 << 2 | NONE, word(heap));
 	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
-	/* Not even its other members are needed for anything. */
+	/* No other member of the region is needed either. */
 	EXPECT_EQ(0, heap_commit(heap, 0, 1));
 }
 
-TEST_F(pressure, a_heap_that_is_not_concerned_sees_nothing)
+TEST_F(pressure, unaffected_heap_sees_no_pressure)
 {
 	struct heap *heap = &self->heap, *other = &self->other;
 	struct poller poller = { .heap = other };
@@ -588,7 +591,7 @@ TEST_F(pressure, a_heap_that_is_not_concerned_sees_nothing)
 	EXPECT_EQ(0, heap_figure(other, "pressure"));
 	EXPECT_EQ(0, heap_figure(other, "pressure_events"));
 
-	/* And its pollers sleep on. */
+	/* Its pollers sleep on. */
 	ASSERT_EQ(0, pthread_create(&poller.thread, NULL, poll_for_pressure,
 				    &poller));
 	ASSERT_TRUE(sleeps(&poller.tid));
@@ -599,7 +602,7 @@ TEST_F(pressure, a_heap_that_is_not_concerned_sees_nothing)
 	EXPECT_EQ(POLLPRI, poller.revents);
 }
 
-TEST_F(pressure, a_heap_can_go_while_it_is_under_pressure)
+TEST_F(pressure, heap_under_pressure_can_be_destroyed)
 {
 	struct heap heaps[8];
 
@@ -609,7 +612,7 @@ TEST_F(pressure, a_heap_can_go_while_it_is_under_pressure)
 		EXPECT_EQ(HIGH, level(&heaps[i]));
 		heap_destroy(&heaps[i]);
 	}
-	/* What would let it fall comes to nothing. */
+	/* The timers that lower the level find no heap. */
 	usleep(LASTED);
 	EXPECT_EQ(2, figure("nr_heaps"));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The calls that commit and release a list of ranges: every error of the call,
- * every result of a range, and that one range's failure is not another's.
+ * The calls that commit and release a list of ranges: every error of the call, every result
+ * of a range, and that an error in one range does not affect the others.
  */
 #include <sys/time.h>
 
@@ -16,7 +16,7 @@ FIXTURE(ranges) {
 FIXTURE_SETUP(ranges)
 {
 	REQUIRE_MODULE();
-	/* Three arenas and no more. */
+	/* The limit is three arenas. */
 	ASSERT_EQ(0, heap_open_alone(&self->heap, WINDOW, 3 * ARENA));
 }
 
@@ -27,7 +27,7 @@ FIXTURE_TEARDOWN(ranges)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-/* What concerns one of the two. */
+/* Tests of one of the two calls. */
 FIXTURE(list) {
 	struct heap heap;
 };
@@ -57,7 +57,7 @@ FIXTURE_VARIANT_ADD(ranges, release) {
 	.cmd = KARENA_RELEASE,
 };
 
-/* A range whose result is neither that of success nor of an error. */
+/* A range with a result that is neither success nor an error. */
 #define RANGE(_offset, _length)						\
 	{ .offset = (_offset), .length = (_length), .result = 4711 }
 
@@ -70,7 +70,7 @@ static struct karena_ranges list_of(struct karena_range *ranges, uint32_t nr)
 	};
 }
 
-TEST_F(ranges, the_struct_is_checked)
+TEST_F(ranges, struct_is_checked)
 {
 	struct karena_range range = RANGE(0, PAGE);
 	struct { struct karena_ranges known; uint64_t more; } longer;
@@ -102,7 +102,7 @@ TEST_F(ranges, the_struct_is_checked)
 	EXPECT_EQ(0, range.result);
 }
 
-TEST_F(ranges, they_are_calls_on_a_heap)
+TEST_F(ranges, device_and_heap_descriptors_have_their_own_calls)
 {
 	struct karena_range range = RANGE(0, PAGE);
 	struct karena_ranges args = list_of(&range, 1);
@@ -114,7 +114,7 @@ TEST_F(ranges, they_are_calls_on_a_heap)
 	EXPECT_EQ(4711, range.result);
 }
 
-TEST_F(ranges, a_child_may_not_although_it_has_the_descriptor)
+TEST_F(ranges, child_with_the_descriptor_gets_eperm)
 {
 	struct karena_range range = RANGE(0, PAGE);
 	struct heap *heap = &self->heap;
@@ -133,7 +133,7 @@ TEST_F(ranges, a_child_may_not_although_it_has_the_descriptor)
 	EXPECT_EQ(PAGE, heap_figure(heap, "committed"));
 }
 
-TEST_F(ranges, none_are_no_error)
+TEST_F(ranges, empty_list_succeeds)
 {
 	struct heap *heap = &self->heap;
 
@@ -141,7 +141,7 @@ TEST_F(ranges, none_are_no_error)
 	EXPECT_EQ(0, heap_ranges(heap, variant->cmd, (void *)1, 0));
 }
 
-TEST_F(ranges, more_than_there_may_be_are_none_at_all)
+TEST_F(ranges, too_many_ranges_are_rejected_together)
 {
 	static struct karena_range ranges[KARENA_RANGES_MAX + 1];
 	struct heap heap;
@@ -158,21 +158,21 @@ TEST_F(ranges, more_than_there_may_be_are_none_at_all)
 	heap_destroy(&heap);
 }
 
-TEST_F(ranges, together_they_are_at_most_as_long_as_the_window)
+TEST_F(ranges, total_length_is_at_most_the_window)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, ARENA),
-		RANGE(WINDOW, PAGE),		/* refused, so it does not count */
+		RANGE(WINDOW, PAGE),		/* rejected, so it does not count */
 		RANGE(0, ARENA),
 		RANGE(2 * ARENA, WINDOW - 2 * ARENA - PAGE),
-		RANGE(ARENA, 2 * PAGE),		/* 4: one page more than the window */
+		RANGE(ARENA, 2 * PAGE),		/* 4: one page above the window */
 		RANGE(ARENA, PAGE),
 		RANGE(ARENA, PAGE),		/* 6: again */
 	};
 	struct heap *heap = &self->heap;
 	int whole = 0;
 
-	/* Only the first two arenas of the long one fit the limit. */
+	/* The limit allows only the first two arenas of the long range. */
 	if (variant->cmd == KARENA_COMMIT)
 		whole = -ENOMEM;
 	EXPECT_EQ(-EINVAL, heap_ranges(heap, variant->cmd, ranges, ARRAY_SIZE(ranges)));
@@ -185,17 +185,17 @@ TEST_F(ranges, together_they_are_at_most_as_long_as_the_window)
 	EXPECT_EQ(-EINVAL, ranges[6].result);
 }
 
-TEST_F(ranges, each_is_checked_and_the_good_ones_are_done)
+TEST_F(ranges, each_range_is_checked_and_valid_ones_succeed)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, PAGE),
 		RANGE(100, PAGE),			/* 1: unaligned */
 		RANGE(PAGE, 100),
-		RANGE(PAGE, 0),				/* 3: no length */
+		RANGE(PAGE, 0),				/* 3: empty */
 		RANGE(2 * PAGE, PAGE),
 		RANGE(WINDOW, PAGE),			/* 5: outside */
 		RANGE(WINDOW - PAGE, 2 * PAGE),
-		RANGE(-PAGE, 2 * PAGE),			/* 7: around the end */
+		RANGE(-PAGE, 2 * PAGE),			/* 7: wraps around */
 		RANGE(PAGE, -PAGE),
 		RANGE(1ULL << 63, 1ULL << 63),
 		RANGE(4 * PAGE, PAGE),			/* 10: reserved */
@@ -219,7 +219,7 @@ TEST_F(ranges, each_is_checked_and_the_good_ones_are_done)
 	}
 }
 
-TEST_F(ranges, the_first_error_is_the_calls)
+TEST_F(ranges, call_returns_the_first_error)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, ARENA),
@@ -246,7 +246,7 @@ TEST_F(ranges, the_first_error_is_the_calls)
 	EXPECT_EQ(-EINVAL, ranges[3].result);
 }
 
-TEST_F(ranges, a_list_that_cannot_be_read_ends_there)
+TEST_F(ranges, unreadable_list_is_efault)
 {
 	char *pages = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -255,7 +255,7 @@ TEST_F(ranges, a_list_that_cannot_be_read_ends_there)
 
 	ASSERT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, NULL, 1));
 	ASSERT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, (void *)-8L, 1));
-	/* Two of them, and then nothing. */
+	/* Only two of the ranges are readable. */
 	ASSERT_NE(MAP_FAILED, pages);
 	munmap(pages + PAGE, PAGE);
 	ranges = (struct karena_range *)(pages + PAGE) - 2;
@@ -269,14 +269,14 @@ TEST_F(ranges, a_list_that_cannot_be_read_ends_there)
 	EXPECT_EQ(0, ranges[1].result);
 	EXPECT_EQ(variant->cmd == KARENA_COMMIT ? 4 * PAGE : 2 * PAGE,
 		  heap_figure(heap, "committed"));
-	/* Nor can it be where no result can be written. */
+	/* The list must also be writable, for the results. */
 	mprotect(pages, PAGE, PROT_READ);
 	EXPECT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, ranges, 2));
 	munmap(pages, PAGE);
 }
 
-/* Its memory may be what is released, or not be there until it is committed. */
-TEST_F(ranges, a_list_can_be_in_the_heap_itself)
+/* The call may release or commit the memory of the list itself. */
+TEST_F(ranges, list_can_lie_in_the_heap)
 {
 	struct karena_range range = RANGE(0, ARENA), *ranges;
 	struct heap *heap = &self->heap;
@@ -299,13 +299,13 @@ TEST_F(ranges, a_list_can_be_in_the_heap_itself)
 	}
 }
 
-TEST_F(list, a_limit_ends_one_and_not_the_next)
+TEST_F(list, limit_stops_one_range_and_not_the_next)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, 2 * ARENA),
-		RANGE(4 * ARENA, 2 * ARENA),	/* its first half fits */
+		RANGE(4 * ARENA, 2 * ARENA),	/* the first half fits */
 		RANGE(7 * ARENA, PAGE),
-		RANGE(ARENA, PAGE),		/* is there already */
+		RANGE(ARENA, PAGE),		/* is committed already */
 	};
 	struct heap *heap = &self->heap;
 
@@ -322,8 +322,8 @@ TEST_F(list, a_limit_ends_one_and_not_the_next)
 	EXPECT_EQ(SIGBUS, touch(heap->window + 5 * ARENA));
 }
 
-/* Pages of an arena are committed until there are none. */
-TEST_F(list, a_limit_in_the_middle_of_an_arenas_pages_leaves_the_first)
+/* The pages of an arena are committed one by one until the limit. */
+TEST_F(list, limit_within_an_arena_keeps_the_first_pages)
 {
 	struct heap *heap = &self->heap;
 
@@ -331,7 +331,7 @@ TEST_F(list, a_limit_in_the_middle_of_an_arenas_pages_leaves_the_first)
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 500 * PAGE));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 3 * ARENA, 20 * PAGE));
 	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
-	/* What the word says of those twelve is up to who asked for more. */
+	/* The state word of these twelve pages is up to the caller. */
 	for (int i = 0; i < 20; i++)
 		EXPECT_EQ(i < 12 ? 0 : SIGBUS,
 			  touch(heap->window + 3 * ARENA + i * PAGE));
@@ -341,7 +341,7 @@ TEST_F(list, a_limit_in_the_middle_of_an_arenas_pages_leaves_the_first)
 	EXPECT_EQ(ARENA + 520 * PAGE, heap_figure(heap, "committed"));
 }
 
-TEST_F(list, a_volatile_arena_is_not_committed)
+TEST_F(list, volatile_arena_is_not_committed)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, 3 * ARENA),
@@ -360,12 +360,12 @@ TEST_F(list, a_volatile_arena_is_not_committed)
 	EXPECT_EQ(0, ranges[2].result);
 	EXPECT_EQ(word, state(heap, 1));
 	EXPECT_EQ(7, heap->window[ARENA]);
-	/* What came before it in its range is there, what comes after it is not. */
+	/* The range is committed up to the volatile arena, and not after it. */
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
 	EXPECT_EQ(ARENA + 2 * PAGE, heap_figure(heap, "committed"));
 }
 
-TEST_F(ranges, overlapping_ones_count_once)
+TEST_F(ranges, overlapping_ranges_count_once)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, 200 * PAGE),
@@ -379,7 +379,10 @@ TEST_F(ranges, overlapping_ones_count_once)
 		EXPECT_EQ(255 * PAGE, heap_figure(heap, "committed"));
 		return;
 	}
-	/* 255 pages are less than half of it, twice 200 or not. */
+	/*
+	 * Together 255 pages, which is less than half, even though the lengths add up to
+	 * 600.
+	 */
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(heap->window, 1, ARENA);
 	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 3));
@@ -390,8 +393,8 @@ TEST_F(ranges, overlapping_ones_count_once)
 
 #define NR_STRIPES	64
 
-/* Stripes of four pages with as many between: half of the arena. */
-TEST_F(ranges, those_of_one_arena_count_together)
+/* Stripes of four pages with gaps of four: half of the arena. */
+TEST_F(ranges, ranges_of_one_arena_count_together)
 {
 	struct karena_range ranges[NR_STRIPES];
 	struct heap *heap = &self->heap;
@@ -418,12 +421,12 @@ TEST_F(ranges, those_of_one_arena_count_together)
 	}
 }
 
-TEST_F(list, only_those_that_follow_each_other_count_together)
+TEST_F(list, only_consecutive_ranges_of_an_arena_count_together)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, 200 * PAGE),
 		RANGE(ARENA, PAGE),
-		RANGE(200 * PAGE, 200 * PAGE),	/* of the first again */
+		RANGE(200 * PAGE, 200 * PAGE),	/* the first arena again */
 		RANGE(ARENA + PAGE, 255 * PAGE),
 		RANGE(ARENA + 256 * PAGE, 200 * PAGE),
 	};
@@ -436,13 +439,13 @@ TEST_F(list, only_those_that_follow_each_other_count_together)
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 1));
 	EXPECT_EQ(0, count_other(heap->window, 400 * PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, 1));
-	/* The one page that went first was cleared, and goes with nobody. */
+	/* The single page was cleared and does not count with the later ranges. */
 	EXPECT_EQ(ARENA + 57 * PAGE, heap_figure(heap, "committed"));
 	EXPECT_EQ(0, count_other(heap->window + ARENA, PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + ARENA + 456 * PAGE, 56 * PAGE, 1));
 }
 
-TEST_F(ranges, parts_that_make_up_an_arena_are_a_whole_one)
+TEST_F(ranges, ranges_that_cover_an_arena_release_it_completely)
 {
 	struct karena_range ranges[] = {
 		RANGE(0, 200 * PAGE), RANGE(200 * PAGE, 312 * PAGE),
@@ -463,8 +466,8 @@ TEST_F(ranges, parts_that_make_up_an_arena_are_a_whole_one)
 
 #define LARGEST		(1UL << 40)
 
-/* Each range costs its own length at most: never what all of them are long. */
-TEST_F(list, many_ranges_of_a_large_empty_window_are_released_at_once)
+/* Each range takes time for at most its own length, not for that of all ranges. */
+TEST_F(list, release_of_many_ranges_of_an_empty_window_is_fast)
 {
 	static struct karena_range ranges[KARENA_RANGES_MAX];
 	const size_t length = LARGEST / ARRAY_SIZE(ranges);
@@ -483,8 +486,8 @@ TEST_F(list, many_ranges_of_a_large_empty_window_are_released_at_once)
 	heap_destroy(&heap);
 }
 
-/* What was requested, and never committed, is FREE after a release all the same. */
-TEST_F(list, arenas_that_were_only_requested_are_free_after_a_release)
+/* A release also makes requested arenas FREE that were never committed. */
+TEST_F(list, release_makes_requested_arenas_free)
 {
 	const size_t nr = 200;
 	struct heap heap;
@@ -509,7 +512,7 @@ static void nothing(int signal)
 	(void)signal;
 }
 
-/* From now on a signal every ten milliseconds; or none. */
+/* Turn a signal every ten milliseconds on or off. */
 static void alarms(bool on)
 {
 	struct sigaction action = { .sa_handler = nothing, .sa_flags = SA_RESTART };
@@ -522,7 +525,7 @@ static void alarms(bool on)
 	setitimer(ITIMER_REAL, &every, NULL);
 }
 
-/* How many of the ranges are done, of those that a call was to do. */
+/* Count the ranges that are done. */
 static size_t done(const struct karena_range *ranges, size_t nr)
 {
 	size_t i;
@@ -532,7 +535,7 @@ static size_t done(const struct karena_range *ranges, size_t nr)
 	return i;
 }
 
-TEST_F(ranges, a_signal_ends_a_long_list_and_the_results_tell_where)
+TEST_F(ranges, signal_ends_a_long_list_and_results_tell_where)
 {
 	static struct karena_range ranges[KARENA_RANGES_MAX];
 	const size_t nr = ARRAY_SIZE(ranges);
@@ -540,12 +543,12 @@ TEST_F(ranges, a_signal_ends_a_long_list_and_the_results_tell_where)
 	struct heap heap;
 	int err;
 
-	/* Of each other page, so that each range is work by itself. */
+	/* Every other page, so that no two ranges can be merged. */
 	ASSERT_EQ(0, heap_open_alone(&heap, 2 * nr * PAGE, 8 * MIB));
 	for (int i = 0; i < nr; i++)
 		ranges[i] = (struct karena_range)RANGE(2 * i * PAGE, PAGE);
 	if (variant->cmd == KARENA_COMMIT) {
-		/* All are in one arena, which is committed with the first of them. */
+		/* All ranges lie in one arena, which is committed with the first range. */
 		for (int i = 0; i < nr; i++)
 			ranges[i].offset = i % 512 * PAGE;
 	}
@@ -560,7 +563,7 @@ TEST_F(ranges, a_signal_ends_a_long_list_and_the_results_tell_where)
 		if (++interrupted == 20)
 			alarms(false);
 		err = done(ranges + at, nr - at);
-		/* It has got further, and stopped there. */
+		/* The call has processed more ranges before the signal. */
 		ASSERT_GT(err, 0);
 		at += err;
 		ASSERT_EQ(-EINTR, ranges[at].result);
@@ -571,7 +574,7 @@ TEST_F(ranges, a_signal_ends_a_long_list_and_the_results_tell_where)
 	heap_destroy(&heap);
 }
 
-/* A list, from the first range on that a signal has kept from being done. */
+/* Process a list. After a signal, continue with the first range that is not done. */
 static bool all_done(struct heap *heap, unsigned long cmd, struct karena_range *ranges,
 		     size_t nr)
 {
@@ -580,7 +583,10 @@ static bool all_done(struct heap *heap, unsigned long cmd, struct karena_range *
 	while ((err = heap_ranges(heap, cmd, ranges, nr)) == -EINTR) {
 		size_t first = done(ranges, nr);
 
-		/* Released once and no more, so the caller is told; committed, it is not. */
+		/*
+		 * Only a release may stop early and tell the caller. A commit is restarted
+		 * instead.
+		 */
 		if (cmd != KARENA_RELEASE || first == nr)
 			return false;
 		ranges += first;
@@ -589,8 +595,8 @@ static bool all_done(struct heap *heap, unsigned long cmd, struct karena_range *
 	return !err && done(ranges, nr) == nr;
 }
 
-/* A signal that has no handler, such as that of a stop. */
-TEST_F(ranges, a_list_goes_on_after_a_stop)
+/* A signal without a handler, such as SIGSTOP. */
+TEST_F(ranges, list_continues_after_a_stop)
 {
 	static struct karena_range ranges[KARENA_RANGES_MAX / 4];
 	const size_t nr = ARRAY_SIZE(ranges);
@@ -613,7 +619,7 @@ TEST_F(ranges, a_list_goes_on_after_a_stop)
 		_exit(0);
 	}
 	ASSERT_EQ(child, waitpid(child, &status, WUNTRACED));
-	/* Not for long: each time, a commit begins again. */
+	/* Only a few times, because each time a commit starts again. */
 	for (int i = 0; i < 10 && WIFSTOPPED(status); i++) {
 		kill(child, SIGCONT);
 		usleep(5000);

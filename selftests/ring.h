@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of pinned memory share: io_uring's fixed buffers, and a read from a
- * disk that takes its time, during which the pages that it reads to are pinned.
+ * Helpers for tests of pinned memory: fixed buffers of io_uring, and a read from a slow
+ * disk that keeps its pages pinned.
  */
 #ifndef KARENA_SELFTESTS_RING_H
 #define KARENA_SELFTESTS_RING_H
@@ -12,7 +12,7 @@
 
 #include "common.h"
 
-/* Before 6.5, io_uring takes no pages of files but tmpfs's and hugetlbfs's. */
+/* Before 6.5, io_uring registers no file pages except those of tmpfs and hugetlbfs. */
 static inline bool can_register(void)
 {
 	struct utsname name;
@@ -23,7 +23,7 @@ static inline bool can_register(void)
 	return major > 6 || (major == 6 && minor >= 5);
 }
 
-/* A file that holds one byte everywhere. */
+/* A file with the same byte everywhere. */
 static inline int file_of(char byte, size_t size)
 {
 	char data[65536];
@@ -39,7 +39,7 @@ static inline int file_of(char byte, size_t size)
 	return fd;
 }
 
-/* Make memory the ring's only fixed buffer: 0 or -errno. */
+/* Register memory as the only fixed buffer of the ring. Return 0 or -errno. */
 static inline int ring_register(struct io_uring *ring, void *memory, size_t size)
 {
 	struct iovec buffer = { memory, size };
@@ -47,7 +47,7 @@ static inline int ring_register(struct io_uring *ring, void *memory, size_t size
 	return io_uring_register_buffers(ring, &buffer, 1);
 }
 
-/* Move pinned pages from or to a file: bytes or -errno. */
+/* Transfer between pinned pages and a file. Return bytes or -errno. */
 static inline int through_the_pin(struct io_uring *ring, int opcode, int fd,
 				  void *address, unsigned int length)
 {
@@ -70,7 +70,7 @@ static inline int through_the_pin(struct io_uring *ring, int opcode, int fd,
 	return result;
 }
 
-/* A read from a disk whose cgroup lets it wait: its pages are pinned meanwhile. */
+/* A read from a disk that its cgroup delays. Until it completes, its pages are pinned. */
 struct slow_read {
 	pthread_t thread;
 	pid_t tid;
@@ -99,7 +99,7 @@ static inline char thread_state(pid_t tid)
 	return at ? at[2] : 0;
 }
 
-/* Start to read, and wait, ten seconds at most, until it waits for the disk. */
+/* Start the read. Wait up to ten seconds until it waits for the disk. */
 static inline bool slow_read_start(struct slow_read *read)
 {
 	int asleep = 0;

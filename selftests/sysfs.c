@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What sysfs shows of a heap, when, and to whom; what the process says of itself;
- * and that the documentation says it all.
+ * sysfs: when a heap has a directory, what it shows and to whom, the statistics that the
+ * process writes itself, and that the documentation is complete.
  */
 #include <fnmatch.h>
 #include <glob.h>
@@ -33,7 +33,7 @@ FIXTURE_TEARDOWN(sysfs)
 	heap_destroy(&self->heap);
 }
 
-TEST_F(sysfs, the_directory_is_made_by_the_first_commit)
+TEST_F(sysfs, first_commit_creates_the_directory)
 {
 	EXPECT_EQ(-1, access(self->path, F_OK));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
@@ -43,7 +43,7 @@ TEST_F(sysfs, the_directory_is_made_by_the_first_commit)
 	ASSERT_EQ(0, heap_make(&self->heap, 8 * ARENA, 4 * ARENA));
 }
 
-TEST_F(sysfs, it_says_what_the_heap_is)
+TEST_F(sysfs, directory_describes_the_heap)
 {
 	char path[256], name[64];
 	struct heap *heap = &self->heap;
@@ -73,7 +73,7 @@ TEST_F(sysfs, it_says_what_the_heap_is)
 	EXPECT_EQ(committed, figure("committed"));
 }
 
-TEST_F(sysfs, an_open_file_does_not_hold_the_heap)
+TEST_F(sysfs, open_file_does_not_keep_the_heap)
 {
 	char path[256], text[64];
 	int fd;
@@ -90,7 +90,7 @@ TEST_F(sysfs, an_open_file_does_not_hold_the_heap)
 	ASSERT_EQ(0, heap_make(&self->heap, 8 * ARENA, 4 * ARENA));
 }
 
-/* Read a heap's file as somebody, or write to it: 0 or an errno. */
+/* Read or write a file of a heap as another user. Return 0 or an errno. */
 static int access_as(const char *path, const char *written, uid_t uid, gid_t gid)
 {
 	pid_t child = fork();
@@ -111,7 +111,7 @@ static int read_as(const char *path, uid_t uid, gid_t gid)
 	return access_as(path, NULL, uid, gid);
 }
 
-TEST_F(sysfs, only_owner_group_and_root_read_it_and_root_writes)
+TEST_F(sysfs, only_owner_group_and_root_read_and_only_root_writes)
 {
 	int ready[2], done[2];
 	uint64_t id;
@@ -144,7 +144,7 @@ TEST_F(sysfs, only_owner_group_and_root_read_it_and_root_writes)
 	EXPECT_NE(0, access_as(path, "2097152", 0, 0));
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
 		 (unsigned long long)id);
-	/* Root's, as it may be written; the owner has KARENA_LIMIT. */
+	/* Only root may write this file. The owner has KARENA_LIMIT. */
 	EXPECT_EQ(EACCES, read_as(path, OWNER, 65534));
 	EXPECT_EQ(0, read_as(path, 65534, GROUP));
 	EXPECT_EQ(EACCES, read_as(path, 65534, 65534));
@@ -157,7 +157,7 @@ TEST_F(sysfs, only_owner_group_and_root_read_it_and_root_writes)
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
 }
 
-/* In a PID namespace of its own: what it reads of itself is what it calls itself. */
+/* In a PID namespace, a process must read its own number in that namespace. */
 static int pid_in_namespace(void)
 {
 	pid_t child;
@@ -175,14 +175,14 @@ static int pid_in_namespace(void)
 	return child_status(child);
 }
 
-TEST_F(sysfs, the_pid_is_the_readers)
+TEST_F(sysfs, pid_is_that_in_the_namespace_of_the_reader)
 {
 	pid_t child = fork();
 
 	if (!child)
 		_exit(pid_in_namespace());
 	EXPECT_EQ(0, child_status(child));
-	/* A process that the reader has no number for. */
+	/* A process outside the namespace of the reader. */
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
 	EXPECT_EQ(getpid(), heap_figure(&self->heap, "pid"));
 	child = fork();
@@ -197,7 +197,7 @@ TEST_F(sysfs, the_pid_is_the_readers)
 	EXPECT_EQ(0, child_status(child));
 }
 
-/* The statistics page, as the process writes it and as sysfs shows it. */
+/* The members of the statistics page, and their names in sysfs. */
 static const struct {
 	const char *name;
 	size_t offset;
@@ -222,13 +222,13 @@ static struct karena_stats *stats_of(const struct heap *heap)
 	return (void *)((char *)heap->control + heap->control->stats_offset);
 }
 
-/* A figure of the statistics page in sysfs; ~0 - errno when it cannot be read. */
+/* A member of the statistics page as sysfs shows it; ~0 - errno on failure. */
 static uint64_t statistic(const struct heap *heap, const char *name)
 {
 	return heap_line(heap, "statistics", name);
 }
 
-/* Each another value, and too large for 32 bits. */
+/* Store a different value in each member, all too large for 32 bits. */
 static void say(struct karena_stats *stats, uint64_t base)
 {
 	__atomic_store_n(&stats->sequence, stats->sequence + 1, __ATOMIC_SEQ_CST);
@@ -248,7 +248,7 @@ static int wrong_statistics(const struct heap *heap, uint64_t base, int step)
 	return wrong;
 }
 
-TEST_F(sysfs, it_shows_what_the_process_says_of_its_heap)
+TEST_F(sysfs, sysfs_shows_the_statistics_that_the_process_wrote)
 {
 	struct heap *heap = &self->heap;
 	struct karena_stats *stats = stats_of(heap);
@@ -260,11 +260,11 @@ TEST_F(sysfs, it_shows_what_the_process_says_of_its_heap)
 	EXPECT_EQ(0, wrong_statistics(heap, 1UL << 40, 1));
 	say(stats, 5);
 	EXPECT_EQ(0, wrong_statistics(heap, 5, 1));
-	/* It is the process's word, whatever that is worth. */
+	/* The module does not check the values. */
 	say(stats, ~0UL - 100);
 	EXPECT_EQ(0, wrong_statistics(heap, ~0UL - 100, 1));
 	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
-	/* Of another layout nothing is known. */
+	/* The module shows nothing of an unknown layout. */
 	stats->version = 0;
 	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
 	stats->version = KARENA_STATS_VERSION + 1;
@@ -275,7 +275,7 @@ TEST_F(sysfs, it_shows_what_the_process_says_of_its_heap)
 
 static bool stop;
 
-/* The sequence is odd for ever, or changes all the time. */
+/* The sequence count stays odd, or changes all the time. */
 static void *write_all_the_time(void *data)
 {
 	struct karena_stats *stats = data;
@@ -285,7 +285,7 @@ static void *write_all_the_time(void *data)
 	return NULL;
 }
 
-TEST_F(sysfs, a_process_that_never_stops_writing_hangs_nobody)
+TEST_F(sysfs, process_that_never_stops_writing_blocks_no_reader)
 {
 	struct heap *heap = &self->heap;
 	struct karena_stats *stats = stats_of(heap);
@@ -307,13 +307,13 @@ TEST_F(sysfs, a_process_that_never_stops_writing_hangs_nobody)
 	memset(stats, 0xff, 4096);
 	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
 	EXPECT_LT(time(NULL) - before, 20);
-	/* When it comes to its senses, what it says is shown again. */
+	/* After valid writes, the statistics are shown again. */
 	memset(stats, 0, 4096);
 	say(stats, 9);
 	EXPECT_EQ(0, wrong_statistics(heap, 9, 1));
 }
 
-/* The names in the documentation, as patterns: <id> is anything. */
+/* The names in the documentation, as patterns: <id> matches anything. */
 struct documented {
 	char patterns[128][128];
 	int nr;
@@ -362,7 +362,7 @@ static bool is_documented(const struct documented *documented, const char *path)
 	return false;
 }
 
-/* What every device has is documented elsewhere. */
+/* Files that every device has are documented elsewhere. */
 static bool every_device_has(const char *path)
 {
 	static const char *const names[] = {
@@ -378,7 +378,7 @@ static bool every_device_has(const char *path)
 	return false;
 }
 
-/* One value, one line; in two files of a heap, a name and a number in each line. */
+/* One value in one line; in two files of a heap, a name and a number in each line. */
 static bool lines_are_right(const char *path, const char *text)
 {
 	const char *name = strrchr(path, '/') + 1, *line;
@@ -395,8 +395,8 @@ static bool lines_are_right(const char *path, const char *text)
 	return true;
 }
 
-/* They are kernel memory that no memory cgroup is charged for. */
-TEST_F(sysfs, a_heap_has_twenty_files_at_most)
+/* sysfs files are kernel memory that no memory cgroup is charged for. */
+TEST_F(sysfs, heap_has_at_most_twenty_files)
 {
 	char pattern[160];
 	glob_t found;
@@ -414,7 +414,7 @@ TEST_F(sysfs, a_heap_has_twenty_files_at_most)
 	globfree(&found);
 }
 
-/* As another user: how many of so many heaps that commit get a directory. */
+/* As another user, count how many of @nr heaps get a directory when they commit. */
 static int directories_of(uid_t uid, int nr)
 {
 	pid_t child = fork();
@@ -430,10 +430,10 @@ static int directories_of(uid_t uid, int nr)
 		for (int i = 0; i < nr; i++) {
 			if (heap_make(&heaps[i], ARENA, 0) || heap_commit(&heaps[i], 0, 1))
 				_exit(101);
-			/* Those that come, come in this order. */
+			/* The directories are created in this order. */
 			have += directory_comes_within(heaps[i].id, have == i ? 500 : 20);
 		}
-		/* When one goes, the next that commits gets it. */
+		/* When one heap ends, the next one that commits gets a directory. */
 		heap_destroy(&heaps[0]);
 		if (have < nr && (heap_release(&heaps[nr - 1], 0, 1) ||
 				  heap_commit(&heaps[nr - 1], 0, 1) ||
@@ -444,7 +444,7 @@ static int directories_of(uid_t uid, int nr)
 	return child_status(child);
 }
 
-TEST_F(sysfs, a_user_has_as_many_directories_as_root_allows)
+TEST_F(sysfs, user_gets_as_many_directories_as_root_allows)
 {
 	char before[32];
 
@@ -458,13 +458,13 @@ TEST_F(sysfs, a_user_has_as_many_directories_as_root_allows)
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
 	EXPECT_FALSE(directory_comes_within(self->heap.id, 20));
 	ASSERT_EQ(0, write_text(PARAMETERS "/directories", before));
-	/* Its next commit tries again. */
+	/* The next commit tries again. */
 	ASSERT_EQ(0, heap_commit(&self->heap, 1, 1));
 	EXPECT_TRUE(directory_comes(self->heap.id));
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
 }
 
-TEST_F(sysfs, every_file_is_documented_and_what_is_documented_is_there)
+TEST_F(sysfs, documentation_matches_the_files)
 {
 	static const char *const places[] = {
 		SYSFS "/*", SYSFS "/heaps/*/*", PARAMETERS "/*",

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Tracepoints: each tells of what it is named after, and of which heap.
+ * Tracepoints: each reports its event and the heap.
  */
 #include <sys/mount.h>
 
@@ -30,7 +30,7 @@ FIXTURE_TEARDOWN(trace)
 	heap_destroy(&self->heap);
 }
 
-/* Whether there is a line of an event with a text, of our heap. */
+/* Return true if the trace has a line of this event and heap that contains the text. */
 static bool traced(FIXTURE_DATA(trace) *self, const char *event, const char *what)
 {
 	char start[128];
@@ -55,7 +55,7 @@ static void read_trace(FIXTURE_DATA(trace) *self)
 		close(fd);
 }
 
-TEST_F_TIMEOUT(trace, every_event_is_told, SLOW)
+TEST_F_TIMEOUT(trace, every_event_is_reported, SLOW)
 {
 	struct heap *heap = &self->heap;
 
