@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Clones: what a child has of a copy-on-write heap is a heap of its own, with its own
- * number, limits, words, pressure and directory, and nothing drives the parent's from
- * there. cow.c has the pages.
+ * Clones: the copy-on-write heap of a child is a heap of its own, with its own number,
+ * limits, state words, pressure and directory. Nothing that the child does changes the
+ * parent's. cow.c tests the pages.
  */
 #include <poll.h>
 
@@ -20,7 +20,7 @@ static long soft_limit(struct heap *heap, long flags, long bytes, long c)
 	return heap_call(heap, KARENA_LIMIT, &args) ?: (long)args.soft;
 }
 
-/* From now on this process has a new descriptor, by the heap's address. */
+/* From now on this process uses a new descriptor, found by the heap's address. */
 static long attach_anew(struct heap *heap, long a, long b, long c)
 {
 	struct karena_attach attach = {
@@ -54,7 +54,7 @@ FIXTURE(clone) {
 	struct heap heap;
 };
 
-/* Two arenas, all of whose pages are marked. */
+/* Two arenas with all pages marked. */
 FIXTURE_SETUP(clone)
 {
 	REQUIRE_MODULE();
@@ -73,7 +73,7 @@ FIXTURE_TEARDOWN(clone)
 	EXPECT_BALANCE(&self->before);
 }
 
-TEST_F(clone, it_has_a_number_of_its_own)
+TEST_F(clone, clone_has_its_own_number)
 {
 	long numbers[4];
 
@@ -93,7 +93,7 @@ TEST_F(clone, it_has_a_number_of_its_own)
 	EXPECT_EQ(self->before.nr_heaps + 4, figure("nr_heaps"));
 }
 
-TEST_F_TIMEOUT(clone, its_directory_says_what_it_is, SLOW)
+TEST_F_TIMEOUT(clone, directory_of_clone_describes_it, SLOW)
 {
 	struct heap clone;
 
@@ -123,11 +123,11 @@ TEST_F_TIMEOUT(clone, its_directory_says_what_it_is, SLOW)
 	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
 }
 
-TEST_F_TIMEOUT(clone, its_limits_are_its_own, SLOW)
+TEST_F_TIMEOUT(clone, limits_are_separate, SLOW)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	for (int round = 0; round < 2; round++) {
-		/* By the descriptor it inherited, and by one it asked for. */
+		/* With the inherited descriptor, and with one from ATTACH. */
 		EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, KARENA_LIMIT_HARD,
 					 3 * ARENA, 0));
 		EXPECT_EQ(2 * ARENA, ask(CHILD, soft_limit, KARENA_LIMIT_SOFT,
@@ -163,8 +163,8 @@ static long drop_rights(struct heap *heap, long a, long b, long c)
 	return become_nobody() ? 0 : -EPERM;
 }
 
-/* Or a process would raise its limit by a fork. */
-TEST_F(clone, what_root_has_limited_stays_so)
+/* A fork must not let a process raise its limit. */
+TEST_F(clone, limit_set_by_root_binds_the_clone)
 {
 	struct heap clone;
 
@@ -174,14 +174,14 @@ TEST_F(clone, what_root_has_limited_stays_so)
 	EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
 	EXPECT_EQ(-EPERM, ask(CHILD, hard_limit, KARENA_LIMIT_HARD, 4 * ARENA, 0));
 	EXPECT_EQ(2 * ARENA, ask(CHILD, hard_limit, KARENA_LIMIT_HARD, 2 * ARENA, 0));
-	/* Root's word on one of the two is about that one. */
+	/* A limit that root sets on one heap does not change the other. */
 	clone = heap_of(CHILD);
 	ASSERT_EQ(0, limit_by_root(&clone, "10485760"));
 	EXPECT_EQ(5 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
 	EXPECT_EQ(3 * ARENA, ask(PARENT, hard_limit, 0, 0, 0));
 }
 
-TEST_F(clone, its_state_words_are_its_own)
+TEST_F(clone, state_words_are_separate)
 {
 	ASSERT_EQ(0, ask(PARENT, commit_some, 3 * PAGES + 3, 4, 0));
 	ASSERT_EQ(0, ask(PARENT, set_word, 4, KARENA_REQUESTED, 0));
@@ -221,7 +221,7 @@ static long header_is(struct heap *heap, long index, long b, long c)
 	return -1;
 }
 
-TEST_F(clone, the_rest_of_its_control_header_is_the_same)
+TEST_F(clone, other_members_of_the_control_header_are_equal)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
@@ -261,8 +261,8 @@ static long said(struct heap *heap, long a, long b, long c)
 	return stats->pools;
 }
 
-/* Its library goes on counting where the parent's was. */
-TEST_F(clone, its_statistics_begin_with_the_parents)
+/* The library of the child continues counting from the parent's numbers. */
+TEST_F(clone, statistics_start_with_those_of_the_parent)
 {
 	ASSERT_EQ(0, ask(PARENT, say, 11, 0, 0));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
@@ -282,7 +282,7 @@ static long pressure(struct heap *heap, long a, long b, long c)
 	return __atomic_load_n(&heap->control->pressure, __ATOMIC_ACQUIRE);
 }
 
-/* Whether poll() reports pressure now. */
+/* Return 1 if poll() reports pressure. */
 static long polled(struct heap *heap, long a, long b, long c)
 {
 	struct pollfd pollfd = { .fd = heap->fd, .events = POLLPRI };
@@ -291,8 +291,8 @@ static long polled(struct heap *heap, long a, long b, long c)
 	return poll(&pollfd, 1, 0) < 0 ? -errno : !!(pollfd.revents & POLLPRI);
 }
 
-/* The heap's limit makes its own pressure, which nothing else raises here. */
-TEST_F_TIMEOUT(clone, its_pressure_is_its_own, SLOW)
+/* Pressure comes only from the limit of the heap here; nothing else raises it. */
+TEST_F_TIMEOUT(clone, pressure_is_separate, SLOW)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	for (int round = 0; round < 2; round++) {
@@ -309,14 +309,14 @@ TEST_F_TIMEOUT(clone, its_pressure_is_its_own, SLOW)
 		EXPECT_EQ(0, ask(other, polled, 0, 0, 0));
 		if (!round)
 			EXPECT_EQ(0, figure_of(other, "pressure_events"));
-		/* It falls by itself, in who has it. */
+		/* The pressure falls by itself, only in the heap that had it. */
 		for (int i = 0; i < 100 && ask(who, polled, 0, 0, 0); i++)
 			usleep(50000);
 		EXPECT_EQ(0, KARENA_PRESSURE_LEVEL(ask(who, pressure, 0, 0, 0)));
 	}
 }
 
-TEST_F_TIMEOUT(clone, an_inherited_descriptor_drives_the_clone_alone, SLOW)
+TEST_F_TIMEOUT(clone, inherited_descriptor_controls_only_the_clone, SLOW)
 {
 	struct heap *heap = &self->heap;
 
@@ -340,7 +340,7 @@ TEST_F_TIMEOUT(clone, an_inherited_descriptor_drives_the_clone_alone, SLOW)
 		EXPECT_EQ(700 * PAGE, figure_of(CHILD, "committed"));
 		EXPECT_EQ(0, ask(CHILD, unlike, 2 * PAGES, 700, 'c'));
 
-		/* And the parent's the parent's. */
+		/* The parent's descriptor still controls only the parent's heap. */
 		EXPECT_EQ(0, ask(PARENT, by_call, KARENA_COMMIT, 4 * PAGES, PAGES));
 		EXPECT_EQ(KARENA_FREE, ask(CHILD, word, 4, 0, 0));
 		EXPECT_EQ(PAGES, ask(CHILD, failing, 4 * PAGES, PAGES, SIGBUS));
@@ -356,7 +356,7 @@ static long ready_frames(struct heap *heap, long count, long b, long c)
 	return heap_ready_becomes(heap, KARENA_NODE_ANY, count, count);
 }
 
-TEST_F_TIMEOUT(clone, its_ready_frames_are_its_own, SLOW)
+TEST_F_TIMEOUT(clone, ready_frames_are_separate, SLOW)
 {
 	ASSERT_EQ(true, ask(PARENT, ready_frames, 2, 0, 0));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
@@ -370,8 +370,8 @@ TEST_F_TIMEOUT(clone, its_ready_frames_are_its_own, SLOW)
 	EXPECT_EQ(2, figure_of(PARENT, "ready_frames"));
 }
 
-/* With the descriptor it inherited, it maps what is its own. */
-TEST_F(clone, whole_arenas_can_be_mapped_again_where_they_are)
+/* The inherited descriptor maps the child's own memory. */
+TEST_F(clone, whole_arenas_can_be_remapped_in_place)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, ask(CHILD, mark, PAGES + 10, 5, 'c'));
@@ -388,7 +388,7 @@ TEST_F(clone, whole_arenas_can_be_mapped_again_where_they_are)
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
 }
 
-TEST_F(clone, it_ends_with_its_mappings_and_descriptors)
+TEST_F(clone, clone_ends_with_its_mappings_and_descriptors)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, ask(CHILD, mark, 0, 50, 'c'));
@@ -402,7 +402,7 @@ TEST_F(clone, it_ends_with_its_mappings_and_descriptors)
 	EXPECT_EQ(0, end(CHILD));
 }
 
-TEST_F(clone, it_needs_no_descriptor)
+TEST_F(clone, clone_needs_no_descriptor)
 {
 	ASSERT_EQ(0, ask(PARENT, close_it, 0, 0, 0));
 	self->heap.fd = -1;
@@ -418,8 +418,8 @@ TEST_F(clone, it_needs_no_descriptor)
 	}
 }
 
-/* The heap is gone; its clone is a heap like any other. */
-TEST_F(clone, it_outlives_a_heap_that_is_unmapped)
+/* The first heap has ended. Its clone is a heap like any other. */
+TEST_F(clone, clone_survives_unmap_of_the_first_heap)
 {
 	struct heap clone;
 
@@ -427,7 +427,7 @@ TEST_F(clone, it_outlives_a_heap_that_is_unmapped)
 	ASSERT_EQ(0, ask(CHILD, mark, 0, 10, 'c'));
 	ASSERT_EQ(0, mark(&self->heap, 10, 10, 'x'));
 	clone = heap_of(CHILD);
-	/* The descriptors of both are one, which keeps both. */
+	/* The child inherited the parent's descriptor, which keeps both heaps. */
 	ASSERT_EQ(0, ask(CHILD, close_it, 0, 0, 0));
 	heap_destroy(&self->heap);
 	ASSERT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
@@ -442,12 +442,15 @@ TEST_F(clone, it_outlives_a_heap_that_is_unmapped)
 	EXPECT_EQ(0, ask(CHILD, release, 0, 4, 0));
 	EXPECT_TRUE(figure_becomes("committed", self->before.committed));
 	EXPECT_EQ(0, end(CHILD));
-	/* For the teardown. */
+	/* The teardown destroys this heap. */
 	ASSERT_EQ(0, heap_open(&self->heap, ARENA, 0));
 }
 
-/* A descriptor without a mapping: there is no clone, and no way to the parent's. */
-TEST_F(clone, a_descriptor_alone_makes_none)
+/*
+ * The child inherits a descriptor but no mapping, so there is no clone, and the descriptor
+ * gives no access to the parent's heap.
+ */
+TEST_F(clone, descriptor_without_mapping_makes_no_clone)
 {
 	struct heap heap;
 
@@ -476,7 +479,7 @@ static long unmap(struct heap *heap, long first, long count, long c)
 	return munmap(page_at(heap, first), count * PAGE) ? -errno : 0;
 }
 
-TEST_F_TIMEOUT(clone, parts_are_protected_or_unmapped_as_they_were, SLOW)
+TEST_F_TIMEOUT(clone, protected_and_unmapped_parts_stay_so_in_the_clone, SLOW)
 {
 	struct heap *heap = &self->heap;
 
@@ -493,7 +496,10 @@ TEST_F_TIMEOUT(clone, parts_are_protected_or_unmapped_as_they_were, SLOW)
 	EXPECT_EQ(0, ask(CHILD, unlike, 310, PAGES + 190, 'p'));
 	EXPECT_EQ(12, ask(CHILD, failing, PAGES + 500, 12, SIGSEGV));
 
-	/* Once it may, it has what was there, and writes to its own. */
+	/*
+	 * After mprotect() allows access, the child finds the data and writes to its own
+	 * copy.
+	 */
 	ASSERT_EQ(0, ask(CHILD, protect, 100, 110, PROT_READ | PROT_WRITE));
 	EXPECT_EQ(0, ask(CHILD, unlike, 100, 200, 'p'));
 	EXPECT_EQ(0, ask(CHILD, mark, 100, 110, 'c'));
@@ -504,14 +510,14 @@ TEST_F_TIMEOUT(clone, parts_are_protected_or_unmapped_as_they_were, SLOW)
 	EXPECT_EQ(0, ask(CHILD, unlike, 100, 110, 'c'));
 	EXPECT_EQ(0, ask(CHILD, unlike, 210, 90, 'p'));
 
-	/* What the child protects is its own affair. */
+	/* mprotect() in the child does not affect the parent. */
 	ASSERT_EQ(0, ask(CHILD, protect, 0, PAGES / 2, PROT_READ));
 	EXPECT_EQ(0, mark(heap, 0, 10, 'r'));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 10, 'p'));
 	EXPECT_EQ(-SIGSEGV, ask(CHILD, mark, 0, 1, 'c'));
 }
 
-TEST_F(clone, two_heaps_have_two_clones)
+TEST_F(clone, each_heap_has_its_own_clone)
 {
 	struct heap other;
 
@@ -536,7 +542,7 @@ TEST_F(clone, two_heaps_have_two_clones)
 	EXPECT_EQ(0, ask(CHILD, unlike, 100, 924, 'p'));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 	EXPECT_EQ(0, unlike(&other, 0, 2 * PAGES, 'o'));
-	/* One of the two ends here, the other there. */
+	/* The child drops one of the two by unmapping it, the other by closing it. */
 	EXPECT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
 	EXPECT_EQ(0, ask_of(CHILD, &other, close_it, 0, 0, 0));
 	heap_destroy(&other);
@@ -554,7 +560,7 @@ static long make_a_heap(struct heap *heap, long arenas, long b, long c)
 	       mark(heap, 0, arenas * PAGES, 'h');
 }
 
-TEST_F(clone, a_child_can_have_heaps_of_its_own)
+TEST_F(clone, child_can_create_its_own_heaps)
 {
 	static struct heap other;
 
@@ -572,8 +578,8 @@ TEST_F(clone, a_child_can_have_heaps_of_its_own)
 }
 
 /*
- * What is locked is each process's own, and neither that nor any other limit stops a
- * fork or a copy.
+ * Each process has its own locked memory. Neither RLIMIT_MEMLOCK nor another limit prevents
+ * a fork or a copy.
  */
 static void fork_at_the_limits(struct child *child)
 {
@@ -609,7 +615,7 @@ static void fork_at_the_limits(struct child *child)
 	CHECK(pinned_becomes(0));
 }
 
-TEST_F(clone, locked_memory_stops_neither_a_fork_nor_a_copy)
+TEST_F(clone, locked_memory_limit_allows_forks_and_copies)
 {
 	struct stat stat;
 
@@ -619,7 +625,7 @@ TEST_F(clone, locked_memory_stops_neither_a_fork_nor_a_copy)
 	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, stat.st_gid));
 }
 
-TEST_F_TIMEOUT(clone, the_heaps_limit_stops_neither_a_fork_nor_a_copy, SLOW)
+TEST_F_TIMEOUT(clone, limit_of_the_heap_allows_forks_and_copies, SLOW)
 {
 	ASSERT_EQ(2 * ARENA, hard_limit(&self->heap, KARENA_LIMIT_HARD, 2 * ARENA, 0));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
@@ -634,7 +640,7 @@ TEST_F_TIMEOUT(clone, the_heaps_limit_stops_neither_a_fork_nor_a_copy, SLOW)
 	}
 }
 
-TEST_F(clone, the_modules_limit_stops_neither_a_fork_nor_a_copy)
+TEST_F(clone, limit_of_the_module_allows_forks_and_copies)
 {
 	char before[64], now[64];
 
@@ -653,7 +659,7 @@ TEST_F(clone, the_modules_limit_stops_neither_a_fork_nor_a_copy)
 	EXPECT_EQ(0, ask(CHILD, commit_some, 3 * PAGES, 1, 0));
 }
 
-TEST_F(clone, what_is_locked_is_each_processs_own)
+TEST_F(clone, each_process_counts_its_own_locked_memory)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(2 * ARENA, ask(CHILD, locked, 0, 0, 0));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copy-on-write: which pages two processes share after a fork, when one of them gets
- * a page of its own, whose data each of them sees, and when pages come together again.
+ * Copy-on-write: which pages two processes share after a fork, when a process gets its own
+ * copy of a page, whose data each process sees, and when copies become a huge page again.
  */
 #include <linux/userfaultfd.h>
 #include <pthread.h>
@@ -32,12 +32,10 @@ FIXTURE_TEARDOWN(cow)
 	EXPECT_BALANCE(&self->before);
 }
 
-/*
- * Who sees what.
- */
-TEST_F_TIMEOUT(cow, each_generation_sees_its_own_data_only, SLOW)
+/* Visibility of data. */
+TEST_F_TIMEOUT(cow, each_generation_sees_only_its_own_data, SLOW)
 {
-	/* Each writes to pages of its own and to some that all write to. */
+	/* Each process writes to its own pages and to some that all write to. */
 	for (int who = PARENT; who <= GREATGRANDCHILD; who++) {
 		if (who)
 			ASSERT_EQ(0, bear(who - 1, who));
@@ -69,8 +67,8 @@ static long allow(struct heap *heap, long index, long prot, long c)
 	return mprotect(arena(heap, index), ARENA, prot) ? -errno : 0;
 }
 
-/* Newer kernels take an entry that was written to for one that may be. */
-TEST_F(cow, mprotect_gives_nobody_what_others_have)
+/* Newer kernels take a dirty PTE for one that may be made writable. */
+TEST_F(cow, mprotect_makes_no_shared_page_writable)
 {
 	for (int who = PARENT; who <= CHILD; who++) {
 		ASSERT_EQ(0, ask(PARENT, allow, 1, PROT_READ, 0));
@@ -88,7 +86,7 @@ TEST_F(cow, mprotect_gives_nobody_what_others_have)
 	}
 }
 
-TEST_F_TIMEOUT(cow, brothers_see_each_others_data_no_more_than_the_parents, SLOW)
+TEST_F_TIMEOUT(cow, siblings_do_not_see_each_others_data, SLOW)
 {
 	for (int who = CHILD; who < NR_KIN; who++)
 		ASSERT_EQ(0, bear(PARENT, who));
@@ -102,7 +100,7 @@ TEST_F_TIMEOUT(cow, brothers_see_each_others_data_no_more_than_the_parents, SLOW
 	}
 }
 
-TEST_F_TIMEOUT(cow, the_rest_of_a_page_that_is_written_to_stays, SLOW)
+TEST_F_TIMEOUT(cow, copy_keeps_the_rest_of_the_page, SLOW)
 {
 	static const long offsets[] = { 77 * PAGE, 78 * PAGE + 4095, SPARSE * PAGE + 9 };
 
@@ -123,10 +121,8 @@ TEST_F_TIMEOUT(cow, the_rest_of_a_page_that_is_written_to_stays, SLOW)
 	}
 }
 
-/*
- * What is shared, and what a write costs.
- */
-TEST_F(cow, a_frame_is_shared_until_one_writes)
+/* Shared frames, and the cost of a write. */
+TEST_F(cow, frame_is_shared_until_a_write)
 {
 	long committed = figure("committed"), copies = figure("copies");
 
@@ -141,7 +137,7 @@ TEST_F(cow, a_frame_is_shared_until_one_writes)
 	}
 	EXPECT_EQ(committed, figure("committed"));
 
-	/* The child writes to one page of each kind. */
+	/* The child writes to one page of a huge frame and one of a sparse frame. */
 	EXPECT_EQ(0, ask(CHILD, poke, 7 * PAGE, 1, 0));
 	EXPECT_EQ(0, ask(CHILD, poke, SPARSE * PAGE, 1, 0));
 	EXPECT_EQ(copies + 2, figure("copies"));
@@ -150,7 +146,7 @@ TEST_F(cow, a_frame_is_shared_until_one_writes)
 	EXPECT_EQ(0, figure_of(PARENT, "copies"));
 	EXPECT_EQ(SIZE - 2 * PAGE, figure_of(CHILD, "shared"));
 
-	/* It does so again, and the parent to others. */
+	/* The child writes to the same page again, and the parent to other pages. */
 	EXPECT_EQ(0, ask(CHILD, poke, 7 * PAGE + 50, 1, 0));
 	EXPECT_EQ(0, ask(PARENT, mark, 10, 30, 'q'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE + 5, 3, 'q'));
@@ -162,34 +158,34 @@ TEST_F(cow, a_frame_is_shared_until_one_writes)
 	for (int who = PARENT; who <= CHILD; who++)
 		EXPECT_EQ(SIZE, figure_of(who, "committed"));
 
-	/* What was the child's alone goes with it. */
+	/* The child's own pages end with the child. */
 	EXPECT_EQ(0, end(CHILD));
 	EXPECT_TRUE(figure_becomes("committed", committed + 30 * PAGE));
 	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
 }
 
-TEST_F(cow, a_page_that_only_one_still_has_is_not_copied)
+TEST_F(cow, page_no_longer_shared_is_not_copied)
 {
 	long copies = figure("copies");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
-	/* Of a sparse frame each page counts by itself. */
+	/* In a sparse frame each page is shared or not by itself. */
 	EXPECT_EQ(0, ask(CHILD, mark, SPARSE, 20, 'c'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE, 20, 'q'));
 	EXPECT_EQ(copies + 20, figure("copies"));
-	/* What the child gave up is the parent's alone, too. */
+	/* The child has released these pages, so the parent no longer shares them. */
 	EXPECT_EQ(0, ask(CHILD, release, 0, 1, 0));
 	EXPECT_EQ(0, ask(PARENT, mark, 0, PAGES, 'q'));
 	EXPECT_EQ(copies + 20, figure("copies"));
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, PAGES, 'q'));
-	/* And when the child is gone, all of it. */
+	/* After the child has ended, the parent shares nothing. */
 	EXPECT_EQ(0, end(CHILD));
 	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
 	EXPECT_EQ(0, mark(&self->heap, PAGES, PAGES, 'q'));
 	EXPECT_EQ(copies + 20, figure("copies"));
 }
 
-/* By a process, by another one, into a pipe and to a disk. */
+/* Read by the process, by another process, into a pipe and to a disk. */
 TEST_F(cow, reading_copies_nothing)
 {
 	long committed = figure("committed"), copies = figure("copies");
@@ -222,7 +218,7 @@ TEST_F(cow, reading_copies_nothing)
 	close(pipes[1]);
 }
 
-/* Overwritten by the kernel itself. */
+/* The kernel itself overwrites the page. */
 static long read_zeros(struct heap *heap, long number, long b, long c)
 {
 	int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
@@ -234,7 +230,7 @@ static long read_zeros(struct heap *heap, long number, long b, long c)
 	return ret;
 }
 
-/* By a debugger, whose writes need not ask for the right to write. */
+/* As a debugger writes, which needs no write permission. */
 static long write_from_outside(int who, struct heap *heap, long number, char byte)
 {
 	char path[64], data[PAGE];
@@ -249,7 +245,7 @@ static long write_from_outside(int who, struct heap *heap, long number, char byt
 	return ret;
 }
 
-TEST_F_TIMEOUT(cow, what_the_kernel_writes_is_copied_too, SLOW)
+TEST_F_TIMEOUT(cow, writes_by_the_kernel_copy_the_page, SLOW)
 {
 	struct heap *heap = &self->heap;
 	long copies = figure("copies");
@@ -279,7 +275,7 @@ TEST_F_TIMEOUT(cow, what_the_kernel_writes_is_copied_too, SLOW)
 	EXPECT_EQ(0, unlike(heap, 11, 2 * PAGES - 11, 'p'));
 	EXPECT_EQ(0, unlike(heap, SPARSE, 20, 'p'));
 
-	/* And what a disk does, where there is one. */
+	/* And a disk, if there is one. */
 	disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (disk < 0)
 		return;
@@ -290,7 +286,7 @@ TEST_F_TIMEOUT(cow, what_the_kernel_writes_is_copied_too, SLOW)
 	close(disk);
 }
 
-TEST_F_TIMEOUT(cow, when_both_have_written_everything_nothing_is_shared, SLOW)
+TEST_F_TIMEOUT(cow, nothing_is_shared_after_both_wrote_everything, SLOW)
 {
 	long committed = figure("committed"), copies;
 
@@ -304,7 +300,7 @@ TEST_F_TIMEOUT(cow, when_both_have_written_everything_nothing_is_shared, SLOW)
 	EXPECT_EQ(0, ask(PARENT, mark, 0, 2 * PAGES, 'q'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE, 20, 'q'));
 	EXPECT_EQ(0, figure_of(PARENT, "shared"));
-	/* The first one has all of the copies. */
+	/* The process that wrote first has all of the copies. */
 	EXPECT_EQ(copies, figure("copies"));
 	EXPECT_EQ(committed + SIZE, figure("committed"));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'c'));
@@ -312,10 +308,8 @@ TEST_F_TIMEOUT(cow, when_both_have_written_everything_nothing_is_shared, SLOW)
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, 2 * PAGES, 'q'));
 }
 
-/*
- * What is huge, stays and becomes huge.
- */
-TEST_F_TIMEOUT(cow, arenas_that_nobody_writes_to_stay_huge_on_both_sides, SLOW)
+/* Huge pages stay huge or become huge again. */
+TEST_F_TIMEOUT(cow, arenas_without_writes_stay_huge_on_both_sides, SLOW)
 {
 	ASSERT_EQ(0, commit(&self->heap, 3, 5, 0));
 	ASSERT_EQ(0, mark(&self->heap, 3 * PAGES, 5 * PAGES, 'p'));
@@ -333,14 +327,14 @@ TEST_F_TIMEOUT(cow, arenas_that_nobody_writes_to_stay_huge_on_both_sides, SLOW)
 		EXPECT_EQ(0, ask(who, unlike, 5 * PAGES, 3 * PAGES, 'p'));
 		EXPECT_EQ(who == GRANDCHILD ? 7 : 6, ask(who, pmds, 0, 0, 0));
 	}
-	/* To write to all of one costs the others none of theirs. */
+	/* Writing to all of one arena changes no arena of the other processes. */
 	EXPECT_EQ(0, ask(GRANDCHILD, mark, 0, PAGES, 'g'));
 	EXPECT_EQ(6, ask(GRANDCHILD, pmds, 0, 0, 0));
 	EXPECT_EQ(6, ask(CHILD, pmds, 0, 0, 0));
 	EXPECT_EQ(6, ask(PARENT, pmds, 0, 0, 0));
 }
 
-/* In two arenas, of which much is copied and little. */
+/* Write to many pages of one arena and to few of another. */
 static void copy_much_and_little(struct __test_metadata *_metadata, int who)
 {
 	EXPECT_EQ(0, ask(who, mark, 5, 500, 'x'));
@@ -357,20 +351,20 @@ static void expect_much_and_little(struct __test_metadata *_metadata, int who)
 	EXPECT_EQ(0, ask(who, unlike, SPARSE, 20, 'p'));
 }
 
-/* The one that is left, whose figures these are. */
+/* Check the process that is left, to which these statistics belong. */
 static void expect_together(struct __test_metadata *_metadata, int who, long committed)
 {
 	struct heap heap = heap_of(who);
 
 	expect_much_and_little(_metadata, who);
-	/* The much, by itself. */
+	/* The arena with many copies becomes huge by itself. */
 	EXPECT_TRUE(heap_figure_becomes(&heap, "promoted", 1));
 	EXPECT_TRUE(figure_becomes("committed", committed + 3 * PAGE));
 	EXPECT_EQ(1, heap_figure(&heap, "huge_arenas"));
 	expect_much_and_little(_metadata, who);
 	EXPECT_EQ(0, ask(who, pmds, 0, 0, 0));
 
-	/* The other, and the PMDs, with a new mapping. */
+	/* The other arena, and the PMDs, do so with a new mapping. */
 	ASSERT_EQ(0, ask(who, renew, 0, 2, 0));
 	expect_much_and_little(_metadata, who);
 	EXPECT_EQ(2, ask(who, pmds, 0, 0, 0));
@@ -383,7 +377,7 @@ static void expect_together(struct __test_metadata *_metadata, int who, long com
 	EXPECT_EQ(0, heap_figure(&heap, "shared"));
 }
 
-TEST_F_TIMEOUT(cow, pages_of_the_parent_come_together_when_the_child_is_gone, SLOW)
+TEST_F_TIMEOUT(cow, copies_of_the_parent_become_huge_after_exit_of_the_child, SLOW)
 {
 	long committed = figure("committed");
 
@@ -394,7 +388,7 @@ TEST_F_TIMEOUT(cow, pages_of_the_parent_come_together_when_the_child_is_gone, SL
 	expect_together(_metadata, PARENT, committed);
 }
 
-TEST_F_TIMEOUT(cow, pages_of_the_child_come_together_when_the_parent_is_gone, SLOW)
+TEST_F_TIMEOUT(cow, copies_of_the_child_become_huge_after_exit_of_the_parent, SLOW)
 {
 	long committed = figure("committed");
 
@@ -407,15 +401,15 @@ TEST_F_TIMEOUT(cow, pages_of_the_child_come_together_when_the_parent_is_gone, SL
 	expect_together(_metadata, GRANDCHILD, committed);
 }
 
-/* While somebody else has them, nothing comes together, in whatever way it is asked. */
-TEST_F_TIMEOUT(cow, a_new_mapping_of_what_is_shared_shows_ones_own, SLOW)
+/* While another process shares the frame, no request makes copies a huge page. */
+TEST_F_TIMEOUT(cow, new_mapping_of_shared_memory_shows_own_data, SLOW)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	for (int who = PARENT; who <= CHILD; who++)
 		copy_much_and_little(_metadata, who);
 	for (int who = PARENT; who <= CHILD; who++) {
 		ASSERT_EQ(0, ask(who, renew, 0, 2, 0));
-		/* A page that is not copied comes first. */
+		/* Touch a page that is not copied first. */
 		EXPECT_EQ(0, ask(who, unlike, PAGES - 1, 1, 'p'));
 		EXPECT_EQ(0, ask(who, unlike, 2 * PAGES - 1, 1, 'p'));
 		expect_much_and_little(_metadata, who);
@@ -427,8 +421,8 @@ TEST_F_TIMEOUT(cow, a_new_mapping_of_what_is_shared_shows_ones_own, SLOW)
 	EXPECT_EQ(0, figure_of(CHILD, "promoted"));
 }
 
-/* Advice that drops or makes page tables, whether or not the kernel takes it here. */
-TEST_F_TIMEOUT(cow, no_advice_changes_who_sees_what, SLOW)
+/* Advice that drops or fills page tables, whether or not the kernel accepts it here. */
+TEST_F_TIMEOUT(cow, madvise_does_not_change_who_sees_what, SLOW)
 {
 	static const int advices[] = {
 		MADV_DONTNEED, MADV_COLLAPSE, MADV_HUGEPAGE, MADV_PAGEOUT, MADV_COLD,
@@ -450,9 +444,9 @@ TEST_F_TIMEOUT(cow, no_advice_changes_who_sees_what, SLOW)
 }
 
 /*
- * The trap. A page of a huge folio that is put into an empty PMD brings all of the
- * folio: where some pages of an arena are copies, or gone, a process without page
- * tables must not see what is below them, whichever page it comes to first.
+ * The trap: a fault on one page of a huge folio, with an empty PMD, maps all of the folio.
+ * If some pages of an arena are copies or were released, a process without page tables must
+ * not see the pages below them, whichever page it touches first.
  */
 enum first_access {
 	READ_BELOW, READ_ABOVE, READ_LAST, WRITE_BELOW, WRITE_ABOVE, READ_FROM_OUTSIDE,
@@ -508,12 +502,12 @@ static void expect_arena(struct __test_metadata *_metadata, int who, long number
 	EXPECT_EQ(0, ask(who, unlike, number + 1, first + PAGES - number - 1, 'p'));
 }
 
-TEST_F_TIMEOUT(cow, a_child_without_page_tables_sees_no_grandparents_page, SLOW)
+TEST_F_TIMEOUT(cow, child_without_page_tables_sees_no_old_pages, SLOW)
 {
 	for (int first = 0; first < NR_FIRST_ACCESSES; first++) {
 		ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
 		ASSERT_EQ(0, bear(PARENT, CHILD));
-		/* One has a copy in the child, the other in the parent. */
+		/* The child has a copy in one arena, the parent in the other. */
 		ASSERT_EQ(0, ask(CHILD, mark, 100, 1, 'c'));
 		ASSERT_EQ(0, ask(PARENT, mark, PAGES + 200, 1, 'q'));
 		ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
@@ -529,8 +523,8 @@ TEST_F_TIMEOUT(cow, a_child_without_page_tables_sees_no_grandparents_page, SLOW)
 	}
 }
 
-/* What somebody has renewed or dropped he has no page tables for either. */
-TEST_F_TIMEOUT(cow, nor_does_a_process_that_dropped_its_page_tables, SLOW)
+/* A process has no page tables for memory that it has remapped or dropped. */
+TEST_F_TIMEOUT(cow, process_that_dropped_page_tables_sees_no_old_pages, SLOW)
 {
 	for (int first = 0; first < NR_FIRST_ACCESSES; first++) {
 		ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
@@ -548,14 +542,14 @@ TEST_F_TIMEOUT(cow, nor_does_a_process_that_dropped_its_page_tables, SLOW)
 	}
 }
 
-/* The same of pages that were cleared or released. */
-TEST_F_TIMEOUT(cow, nor_sees_one_what_another_generation_has_released, SLOW)
+/* The same with cleared and released pages. */
+TEST_F_TIMEOUT(cow, pages_released_by_another_generation_stay_hidden, SLOW)
 {
 	for (int first = 0; first < NR_FIRST_ACCESSES; first++) {
 		ASSERT_EQ(0, renew(&self->heap, 0, 2, 0));
 		ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
 		ASSERT_EQ(0, bear(PARENT, CHILD));
-		/* A page of a huge arena; half of one, which becomes sparse. */
+		/* One page of a huge arena, and half of another, which becomes sparse. */
 		ASSERT_EQ(0, ask(CHILD, release_some, 100, 1, 0));
 		ASSERT_EQ(0, ask(CHILD, release_some, PAGES, 256, 0));
 		ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
@@ -570,9 +564,7 @@ TEST_F_TIMEOUT(cow, nor_sees_one_what_another_generation_has_released, SLOW)
 	}
 }
 
-/*
- * Several at once.
- */
+/* Concurrent writers. */
 #define NR_WRITERS	4
 
 struct writer {
@@ -582,7 +574,7 @@ struct writer {
 	int number;
 };
 
-/* A byte of each page, in step with the others. */
+/* Write a byte of each page, in step with the other threads. */
 static void *write_main(void *data)
 {
 	struct writer *writer = data;
@@ -623,7 +615,7 @@ static long write_in_threads(struct heap *heap, long a, long b, long c)
 	return wrong;
 }
 
-TEST_F_TIMEOUT(cow, threads_that_write_to_the_same_pages_have_one_copy, SLOW)
+TEST_F_TIMEOUT(cow, concurrent_threads_make_one_copy_per_page, SLOW)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(CHILD, write_in_threads, 0, 0, 0));
@@ -632,7 +624,7 @@ TEST_F_TIMEOUT(cow, threads_that_write_to_the_same_pages_have_one_copy, SLOW)
 	EXPECT_EQ(0, write_in_threads(&self->heap, 0, 0, 0));
 }
 
-/* All of them write to the same pages at once: each one's last is its own. */
+/* All processes write to the same pages at once. Each must see its own last write. */
 static long write_all(struct heap *heap, long rounds, long who, long c)
 {
 	long wrong = 0;
@@ -647,7 +639,7 @@ static long write_all(struct heap *heap, long rounds, long who, long c)
 	return wrong;
 }
 
-TEST_F_TIMEOUT(cow, processes_that_write_to_the_same_pages_at_once_have_their_own, SLOW)
+TEST_F_TIMEOUT(cow, concurrent_processes_each_get_their_own_copy, SLOW)
 {
 	for (int round = 0; round < 5; round++) {
 		ASSERT_EQ(0, mark(&self->heap, 0, 2 * PAGES, 'p'));
@@ -663,8 +655,10 @@ TEST_F_TIMEOUT(cow, processes_that_write_to_the_same_pages_at_once_have_their_ow
 	}
 }
 
-/* One writes while the other releases, demotes or ends: the former loses nothing. */
-TEST_F_TIMEOUT(cow, a_copy_is_whole_whatever_the_other_side_does_meanwhile, SLOW)
+/*
+ * One process writes while the other releases, demotes or exits. The writer loses nothing.
+ */
+TEST_F_TIMEOUT(cow, copy_is_complete_during_release_demotion_and_exit, SLOW)
 {
 	struct heap *heap = &self->heap;
 
@@ -706,7 +700,7 @@ TEST_F_TIMEOUT(cow, a_copy_is_whole_whatever_the_other_side_does_meanwhile, SLOW
 	}
 }
 
-/* What newer kernels have; see Documentation/admin-guide/mm/pagemap.rst there. */
+/* Of newer kernels; see Documentation/admin-guide/mm/pagemap.rst there. */
 #define WP_ASYNC		(1ULL << 15)
 #define SCAN_WRITTEN		(1ULL << 1)
 #define SCAN_PROTECT		(1ULL << 0)
@@ -723,7 +717,7 @@ struct scan_region {
 
 #define SCAN	_IOWR('f', 16, struct scan)
 
-/* Which pages of an arena were written to since the last time: the first, or -1. */
+/* Return the first page of an arena that was written to since the last call, or -1. */
 static long written(int pagemap, const char *arena)
 {
 	struct scan_region region = {};
@@ -740,8 +734,8 @@ static long written(int pagemap, const char *arena)
 	return nr ? (region.start - (uintptr_t)arena) / PAGE : -1;
 }
 
-/* Of one huge entry; it was read-only after a fork, and became writable by a write. */
-TEST(a_write_to_what_a_scan_has_protected_is_seen)
+/* For a huge PMD that became read-only by a fork, and writable by a write. */
+TEST(write_after_a_fork_is_seen_by_pagemap_scan)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = WP_ASYNC };
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_WP };
@@ -771,7 +765,10 @@ TEST(a_write_to_what_a_scan_has_protected_is_seen)
 	EXPECT_EQ(-1, written(pagemap, heap.window));
 	EXPECT_EQ(ARENA, smaps(heap.window, "FilePmdMapped"));
 	EXPECT_EQ(0, touch(heap.window + 7 * PAGE));
-	/* The core may map all of it again by one entry, and all counts as written. */
+	/*
+	 * The kernel may map the whole arena again by one PMD. Then every page counts as
+	 * written.
+	 */
 	first = written(pagemap, heap.window);
 	EXPECT_TRUE(first >= 0 && first <= 7);
 	EXPECT_EQ(1, heap.window[7 * PAGE]);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of copy-on-write begin with: a heap whose pages are marked.
+ * Common start of the copy-on-write tests: a heap whose pages are marked.
  */
 #ifndef KARENA_SELFTESTS_COW_H
 #define KARENA_SELFTESTS_COW_H
@@ -9,10 +9,10 @@
 
 #define NR	8	/* arenas of the window */
 
-#define SPARSE	(2 * PAGES + 10)	/* where the 20 pages begin */
+#define SPARSE	(2 * PAGES + 10)	/* the first of the 20 sparse pages */
 #define SIZE	((long)(2 * ARENA + 20 * PAGE))
 
-/* Two huge arenas and one with 20 pages, all marked: 0 or -errno. */
+/* Two huge arenas and one with 20 pages, all marked. Return 0 or -errno. */
 static inline long begin(struct balance *before, struct heap *heap)
 {
 	long err;
@@ -24,7 +24,7 @@ static inline long begin(struct balance *before, struct heap *heap)
 	       mark(heap, 0, 2 * PAGES, 'p') ?: mark(heap, SPARSE, 20, 'p');
 }
 
-/* Whether a process has everything as it was marked at first. */
+/* Return 1 unless all pages still have their first marks. */
 static inline long spoiled(struct heap *heap, long a, long b, long c)
 {
 	(void)a, (void)b, (void)c;

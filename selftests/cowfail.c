@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copy-on-write at its ends: whose memory a copy is, what happens when there is none,
- * and pages that must stay where they are because somebody holds them.
+ * Limits of copy-on-write: who is charged for a copy, what happens without memory for one,
+ * and pages that must stay in place because they are pinned.
  */
 #include <liburing.h>
 #include <linux/if_xdp.h>
@@ -28,16 +28,14 @@ FIXTURE_TEARDOWN(cowfail)
 	EXPECT_BALANCE(&self->before);
 }
 
-/*
- * Whose memory it is, and what happens without any.
- */
+/* Charges, and lack of memory. */
 static long enter_group(struct heap *heap, long a, long b, long c)
 {
 	(void)heap, (void)a, (void)b, (void)c;
 	return group_enter() ? 0 : -EPERM;
 }
 
-TEST_F(cowfail, a_copy_is_charged_to_who_writes)
+TEST_F(cowfail, copy_is_charged_to_the_writer)
 {
 	long before;
 
@@ -47,7 +45,7 @@ TEST_F(cowfail, a_copy_is_charged_to_who_writes)
 	ASSERT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
 	before = group_figure("memory.current", NULL);
 	EXPECT_LT(before, (long)ARENA);
-	/* What the parent copies is not the child's. */
+	/* Copies of the parent are not charged to the child. */
 	EXPECT_EQ(0, ask(PARENT, mark, 512, 400, 'q'));
 	EXPECT_LT(group_figure("memory.current", NULL), before + (long)MIB);
 	EXPECT_EQ(0, ask(CHILD, mark, 0, 400, 'c'));
@@ -58,8 +56,8 @@ TEST_F(cowfail, a_copy_is_charged_to_who_writes)
 }
 
 /*
- * The kernel tells of every process that it kills for memory, which is what this test
- * wants and others take for a failure.
+ * The kernel logs each process that the OOM killer kills. This test provokes that, so keep
+ * the messages from the console, where they count as a failure.
  */
 static bool kernel_talks(bool talks)
 {
@@ -70,7 +68,7 @@ static bool kernel_talks(bool talks)
 	return !write_text("/proc/sys/kernel/printk", talks ? before : "1\n");
 }
 
-TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_the_writer_alone_ends, SLOW)
+TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_only_the_writer_ends, SLOW)
 {
 	struct heap *heap = &self->heap;
 	long result;
@@ -102,14 +100,15 @@ TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_the_writer_alone_ends, SLOW)
 	EXPECT_EQ(0, group_remove());
 }
 
-/*
- * Each allocation fails once, as in inject.c.
- */
+/* Fault injection: each allocation fails once, as in inject.c. */
 
-/* More than a fork needs. */
+/* Above the number of allocations in a fork. */
 #define MOST_FAULTS	3000
 
-/* A copy of a page: done, or a signal and nothing else. How many were wrong. */
+/*
+ * Write to pages while allocations fail. Each write succeeds or raises a signal. Return the
+ * number of other outcomes.
+ */
 static long copy_with_faults(struct heap *heap, long first, long count, long mark)
 {
 	int nth = nth_open(), number = 1;
@@ -125,11 +124,11 @@ static long copy_with_faults(struct heap *heap, long first, long count, long mar
 		wrong += ret != 0 && ret != -SIGBUS;
 		wrong += ret && !failed;
 		signals += ret != 0;
-		/* Now there is memory. */
+		/* Now allocations succeed. */
 		wrong += poke(heap, offset, mark, 0) != 0;
 		wrong += peek(heap, offset, 0, 0) != mark;
 		wrong += (char)peek(heap, offset + 1, 0, 0) != byte_of(i, 'p');
-		/* From the first one again, on another page. */
+		/* Start again with the first allocation, on another page. */
 		if (!failed)
 			number = 0;
 	}
@@ -137,7 +136,7 @@ static long copy_with_faults(struct heap *heap, long first, long count, long mar
 	return wrong ? -wrong : signals;
 }
 
-/* What a child has after a fork in which something failed: all of it, or nothing. */
+/* After a fork with a failed allocation, the child has all of the heap or nothing. */
 static int child_of_a_fault(struct heap *heap)
 {
 	long there = PAGES - unlike(heap, 0, PAGES, 'p');
@@ -178,7 +177,7 @@ static void fork_with_faults(struct __test_metadata *_metadata, struct heap *hea
 	EXPECT_EQ(0, spoiled(heap, 0, 0, 0));
 }
 
-TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
+TEST_F_TIMEOUT(cowfail, each_allocation_in_fork_and_copy_may_fail, 600)
 {
 	if (!faults_possible())
 		SKIP(return, "the kernel has no fault injection");
@@ -195,8 +194,8 @@ TEST_F_TIMEOUT(cowfail, each_allocation_of_a_fork_or_a_copy_may_fail, 600)
 	EXPECT_TRUE(knobs_turn_back());
 }
 
-/* A pipe holds pages without pinning them: what it has is what they held. */
-TEST_F_TIMEOUT(cowfail, what_a_pipe_holds_no_process_changes_by_a_write_of_its_own, SLOW)
+/* A pipe holds references without pins, and must keep the data that the pages had. */
+TEST_F_TIMEOUT(cowfail, pages_in_a_pipe_keep_their_content, SLOW)
 {
 	static const long numbers[] = { 5, SPARSE + 5 };
 	struct heap *heap = &self->heap;
@@ -223,9 +222,7 @@ TEST_F_TIMEOUT(cowfail, what_a_pipe_holds_no_process_changes_by_a_write_of_its_o
 	}
 }
 
-/*
- * Pins. What a device may be writing to stays where it is, and that is the parent's.
- */
+/* Pins: pages that a device may write to stay in place and stay with the parent. */
 FIXTURE(pinned) {
 	struct balance before;
 	struct heap heap;
@@ -235,7 +232,7 @@ FIXTURE(pinned) {
 };
 
 FIXTURE_VARIANT(pinned) {
-	bool ring;	/* fixed buffers of io_uring; else packet memory */
+	bool ring;	/* fixed buffers of io_uring; else AF_XDP packet memory */
 	long first;
 	long count;
 };
@@ -282,7 +279,7 @@ FIXTURE_TEARDOWN(pinned)
 	EXPECT_BALANCE(&self->before);
 }
 
-/* Pin the pages for as long as the ring or the socket is there: 0 or -errno. */
+/* Pin the pages until the ring or the socket is closed. Return 0 or -errno. */
 static int pin(FIXTURE_DATA(pinned) *self, const FIXTURE_VARIANT(pinned) *variant)
 {
 	struct iovec buffer = {
@@ -306,13 +303,13 @@ static int pin(FIXTURE_DATA(pinned) *self, const FIXTURE_VARIANT(pinned) *varian
 	do {								\
 		int _err = pin(self, variant);				\
 									\
-		/* 6.1 registers no buffers of files, and not all have AF_XDP. */ \
+		/* Linux 6.1 cannot register file memory; some lack AF_XDP. */ \
 		if (_err == -EOPNOTSUPP || _err == -EAFNOSUPPORT)	\
 			SKIP(return, "the kernel pins no such memory so"); \
 		ASSERT_EQ(0, _err);					\
 	} while (0)
 
-/* The physical page; or 0. */
+/* The physical page frame, or 0. */
 static uint64_t frame_at(struct heap *heap, long number)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -325,7 +322,7 @@ static uint64_t frame_at(struct heap *heap, long number)
 	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
 }
 
-/* Input from the file arrives in what is pinned: bytes, or -errno. */
+/* Read from the file into the pinned pages. Return the number of bytes, or -errno. */
 static int input_arrives(FIXTURE_DATA(pinned) *self,
 			 const FIXTURE_VARIANT(pinned) *variant)
 {
@@ -345,7 +342,7 @@ static int input_arrives(FIXTURE_DATA(pinned) *self,
 	return ret;
 }
 
-TEST_F_TIMEOUT(pinned, a_page_stays_the_parents_and_the_child_has_a_copy_at_once, SLOW)
+TEST_F_TIMEOUT(pinned, pinned_page_stays_with_the_parent_and_the_child_gets_a_copy, SLOW)
 {
 	const long first = variant->first, count = variant->count;
 	struct heap *heap = &self->heap;
@@ -374,12 +371,12 @@ TEST_F_TIMEOUT(pinned, a_page_stays_the_parents_and_the_child_has_a_copy_at_once
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'c'));
 	EXPECT_EQ(0, ask(CHILD, unlike, SPARSE, 20, 'c'));
 	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
-	/* What is not pinned is shared as ever. */
+	/* Pages that are not pinned are shared as usual. */
 	EXPECT_EQ(0, ask(PARENT, unlike, PAGES, PAGES, 'p'));
 }
 
-/* It reaches nobody, whoever gave up what was pinned. */
-TEST_F_TIMEOUT(pinned, what_arrives_later_arrives_in_no_other_process, SLOW)
+/* Even if the pinned pages were released, no other process gets the input. */
+TEST_F_TIMEOUT(pinned, late_input_reaches_no_other_process, SLOW)
 {
 	const long first = variant->first, count = variant->count;
 	struct heap *heap = &self->heap;
@@ -398,8 +395,10 @@ TEST_F_TIMEOUT(pinned, what_arrives_later_arrives_in_no_other_process, SLOW)
 	EXPECT_EQ(0, end(CHILD));
 }
 
-/* After the first fork a heap is not for long pins any more (6.5: fixed buffers). */
-TEST_F(pinned, after_a_fork_nothing_is_pinned_for_long)
+/*
+ * After its first fork a heap no longer accepts long-term pins (fixed buffers since 6.5).
+ */
+TEST_F(pinned, forked_heap_refuses_long_term_pins)
 {
 	int err = pin(self, variant);
 
@@ -413,7 +412,7 @@ TEST_F(pinned, after_a_fork_nothing_is_pinned_for_long)
 	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
 	err = pin(self, variant);
 	if (!err) {
-		/* Where a kernel allows it, 6.1, the pages are this side's own. */
+		/* Linux 6.1 accepts the pin. Then the pages belong to this process only. */
 		EXPECT_EQ(0, ask(CHILD, mark, variant->first, variant->count, 'c'));
 		EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 		EXPECT_EQ(0, ask(PARENT, mark, variant->first, variant->count, 'q'));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copy-on-write, and what is given up and taken into use after a fork: volatile arenas,
- * releases whole and in part, commits. What one side does the other does not see.
+ * Copy-on-write after a fork with volatile arenas, releases of whole arenas and of parts,
+ * and commits. No operation of one side changes what the other side sees.
  */
 #include "cow.h"
 
@@ -23,10 +23,8 @@ FIXTURE_TEARDOWN(cowvolatile)
 	EXPECT_BALANCE(&self->before);
 }
 
-/*
- * Volatile arenas.
- */
-TEST_F_TIMEOUT(cowvolatile, what_was_volatile_is_free_in_the_child, SLOW)
+/* Volatile arenas. */
+TEST_F_TIMEOUT(cowvolatile, volatile_arena_is_free_in_the_child, SLOW)
 {
 	long huge = ask(PARENT, lend, 0, 0, 0), sparse = ask(PARENT, lend, 2, 0, 0);
 	long committed = figure("committed");
@@ -42,24 +40,24 @@ TEST_F_TIMEOUT(cowvolatile, what_was_volatile_is_free_in_the_child, SLOW)
 	EXPECT_EQ(0, figure_of(CHILD, "volatile_arenas"));
 	EXPECT_EQ(2, figure_of(PARENT, "volatile_arenas"));
 
-	/* The child's own, then. */
+	/* A commit in the child gives it new memory. */
 	ASSERT_EQ(0, ask(CHILD, commit, 0, 1, 0));
 	EXPECT_EQ(0, ask(CHILD, nonzero, 0, PAGES, 0));
 	EXPECT_EQ(0, ask(CHILD, mark, 0, PAGES, 'c'));
 	EXPECT_EQ(committed + ARENA, figure("committed"));
 
-	/* The parent's as before. */
+	/* The parent's arenas are unchanged. */
 	EXPECT_TRUE(take_back(&self->heap, 0, huge));
 	EXPECT_TRUE(take_back_sparse(&self->heap, 2, sparse));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
-	/* And nobody else's: it can be taken. */
+	/* No clone shares them, so reclaim can take them. */
 	lend(&self->heap, 0, 0, 0);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(&self->heap, 0));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, PAGES, 'c'));
 }
 
-TEST_F_TIMEOUT(cowvolatile, a_shared_arena_is_taken_from_those_who_gave_it_back, SLOW)
+TEST_F_TIMEOUT(cowvolatile, reclaim_takes_a_shared_arena_only_from_volatile_owners, SLOW)
 {
 	long committed = figure("committed"), since[2];
 	struct heap clone;
@@ -76,13 +74,13 @@ TEST_F_TIMEOUT(cowvolatile, a_shared_arena_is_taken_from_those_who_gave_it_back,
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	EXPECT_EQ(committed, figure("committed"));
 
-	/* The last one of those who have it. */
+	/* This is the last owner. */
 	lend(&self->heap, 0, 0, 0);
 	shrink_everything();
 	EXPECT_EQ(PAGES, failing(&self->heap, 0, PAGES, SIGBUS));
 	EXPECT_TRUE(figure_becomes("committed", committed - ARENA));
 
-	/* The parent of one that the child keeps. */
+	/* The parent's arena is volatile, the child keeps it. */
 	EXPECT_EQ(0, ask(CHILD, mark, PAGES, 9, 'c'));
 	lend(&self->heap, 1, 0, 0);
 	shrink_everything();
@@ -91,7 +89,7 @@ TEST_F_TIMEOUT(cowvolatile, a_shared_arena_is_taken_from_those_who_gave_it_back,
 	EXPECT_EQ(0, ask(CHILD, unlike, PAGES + 9, PAGES - 9, 'p'));
 }
 
-TEST_F_TIMEOUT(cowvolatile, a_shared_arena_that_is_taken_back_is_still_copied, SLOW)
+TEST_F_TIMEOUT(cowvolatile, reused_volatile_arena_is_still_copied, SLOW)
 {
 	long since;
 
@@ -101,7 +99,7 @@ TEST_F_TIMEOUT(cowvolatile, a_shared_arena_that_is_taken_back_is_still_copied, S
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, PAGES, 'p'));
 	EXPECT_EQ(0, ask(CHILD, mark, 0, PAGES, 'c'));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
-	/* With copies in it, too. */
+	/* The same with copies in the arena. */
 	since = ask(CHILD, lend, 0, 0, 0);
 	ASSERT_EQ(true, ask(CHILD, reclaim_back, 0, since, 0));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, PAGES, 'c'));
@@ -112,16 +110,14 @@ TEST_F_TIMEOUT(cowvolatile, a_shared_arena_that_is_taken_back_is_still_copied, S
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 }
 
-/*
- * Releases and commits.
- */
+/* Releases and commits. */
 FIXTURE(released) {
 	struct balance before;
 	struct heap heap;
 };
 
 FIXTURE_VARIANT(released) {
-	int by;		/* who releases */
+	int by;		/* the process that releases */
 	int other;
 };
 
@@ -146,7 +142,7 @@ FIXTURE_TEARDOWN(released)
 	EXPECT_BALANCE(&self->before);
 }
 
-TEST_F(released, after_the_fork_it_stays_whole_on_the_other_side)
+TEST_F(released, other_side_keeps_released_memory)
 {
 	long committed = figure("committed");
 
@@ -161,7 +157,7 @@ TEST_F(released, after_the_fork_it_stays_whole_on_the_other_side)
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
 	EXPECT_EQ(committed, figure("committed"));
 
-	/* What comes again are zeros, whatever the others have there. */
+	/* A new commit has zeros, whatever the other side has there. */
 	EXPECT_EQ(0, ask(variant->by, commit, 0, 1, 0));
 	EXPECT_EQ(0, ask(variant->by, commit_some, SPARSE + 5, 3, 0));
 	EXPECT_EQ(0, ask(variant->by, nonzero, 0, PAGES, 0));
@@ -171,8 +167,8 @@ TEST_F(released, after_the_fork_it_stays_whole_on_the_other_side)
 	EXPECT_EQ(committed + ARENA + 3 * PAGE, figure("committed"));
 }
 
-/* Neither a release nor reclaim costs the other side a fault. */
-TEST_F(released, the_other_side_keeps_it_mapped)
+/* A release or reclaim does not unmap the memory of the other side. */
+TEST_F(released, other_side_keeps_its_mappings)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	for (int who = PARENT; who <= CHILD; who++) {
@@ -189,8 +185,8 @@ TEST_F(released, the_other_side_keeps_it_mapped)
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
 }
 
-/* Less than half of a huge arena: cleared, for who has released it. */
-TEST_F(released, a_few_pages_are_cleared_for_one_side)
+/* Less than half of a huge arena: the pages are cleared, only for the releasing process. */
+TEST_F(released, few_released_pages_are_cleared_for_one_side)
 {
 	long committed = figure("committed");
 
@@ -206,15 +202,15 @@ TEST_F(released, a_few_pages_are_cleared_for_one_side)
 	EXPECT_EQ(0, ask(variant->by, mark, 100, 255, 'x'));
 	EXPECT_EQ(0, ask(variant->by, unlike, 100, 255, 'x'));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
-	/* Pages that are copies already. */
+	/* Some of these pages are copies already. */
 	EXPECT_EQ(0, ask(variant->by, release_some, 90, 100, 0));
 	EXPECT_EQ(0, ask(variant->by, nonzero, 90, 100, 0));
 	EXPECT_EQ(0, ask(variant->by, unlike, 190, 165, 'x'));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
 }
 
-/* The same of the other side, which then has the frame alone. */
-TEST_F(released, both_may_clear_pages_of_their_own)
+/* The other side releases too, and then is the only owner of the frame. */
+TEST_F(released, both_sides_may_clear_pages)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(variant->by, release_some, 100, 50, 0));
@@ -233,7 +229,7 @@ TEST_F(released, both_may_clear_pages_of_their_own)
 	EXPECT_EQ(2, figure_of(variant->by, "huge_arenas"));
 }
 
-TEST_F(released, the_greater_part_of_an_arena_makes_one_side_sparse)
+TEST_F(released, release_of_most_of_an_arena_makes_one_side_sparse)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(variant->by, release_some, 100, 400, 0));
@@ -254,8 +250,8 @@ TEST_F(released, the_greater_part_of_an_arena_makes_one_side_sparse)
 	EXPECT_EQ(0, ask(variant->by, unlike, 200, 100, 'x'));
 }
 
-/* With copies of its own in it: above what is shared, and in it. */
-TEST_F(released, an_arena_with_copies_can_be_released_in_parts)
+/* The arena has copies, both among the shared pages and in the released range. */
+TEST_F(released, arena_with_copies_can_be_released_in_parts)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(variant->by, mark, 90, 20, 'x'));
@@ -274,7 +270,7 @@ TEST_F(released, an_arena_with_copies_can_be_released_in_parts)
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
 }
 
-TEST_F(released, what_was_released_before_the_fork_is_released_on_both_sides)
+TEST_F(released, memory_released_before_the_fork_is_free_on_both_sides)
 {
 	struct heap *heap = &self->heap;
 
@@ -296,7 +292,7 @@ TEST_F(released, what_was_released_before_the_fork_is_released_on_both_sides)
 	EXPECT_EQ(0, ask(variant->by, unlike, PAGES + 50, 100, 'x'));
 }
 
-TEST_F(released, what_is_committed_after_the_fork_is_ones_own)
+TEST_F(released, memory_committed_after_the_fork_is_not_shared)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	for (int who = PARENT; who <= CHILD; who++) {
@@ -313,7 +309,7 @@ TEST_F(released, what_is_committed_after_the_fork_is_ones_own)
 			 'a' + variant->other));
 	EXPECT_EQ(0, ask(variant->other, unlike, SPARSE + 100, 20, 'a' + variant->other));
 	EXPECT_EQ(0, ask(variant->by, unlike, 4 * PAGES, PAGES, 'a' + variant->by));
-	/* What the parent had mapped before, it has still. */
+	/* The parent still has its earlier mappings. */
 	EXPECT_EQ(variant->by == PARENT ? 3 : 1, ask(variant->by, pmds, 0, 0, 0));
 }
 

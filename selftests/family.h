@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A family: processes that fork each other and do what the test tells them, one
- * thing at a time. Each has the test's own memory, so that a thing to do is a
- * function, and a heap an address. Process 0 is the test itself.
+ * A family: processes that fork each other and run what the test tells them, one function
+ * at a time. Each has a copy of the test's memory, so a task is a function pointer and a
+ * heap is an address. Process 0 is the test itself.
  */
 #ifndef KARENA_SELFTESTS_FAMILY_H
 #define KARENA_SELFTESTS_FAMILY_H
@@ -20,7 +20,7 @@ enum {
 	PARENT, CHILD, GRANDCHILD, GREATGRANDCHILD,
 };
 
-/* What ask() returns when the process does not live to answer. */
+/* Result of ask() if the process ends before it answers. */
 #define DEAD	(-4711L)
 
 struct order {
@@ -30,21 +30,21 @@ struct order {
 };
 
 static struct {
-	struct heap *heap;	/* that orders are about */
-	int lines[NR_KIN];	/* the test's ends */
-	int ends[NR_KIN];	/* the processes' own */
-	pid_t pids[NR_KIN];	/* as the test knows them; 0: not alive */
+	struct heap *heap;	/* heap for ask() */
+	int lines[NR_KIN];	/* the test's ends of the socket pairs */
+	int ends[NR_KIN];	/* the ends of the processes */
+	pid_t pids[NR_KIN];	/* 0: not alive */
 	int self;
 } family;
 
-/* What a process does from its birth to its end. */
+/* Main loop of a process of the family. */
 static inline void serve(int who)
 {
 	struct order order;
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	family.self = who;
-	/* What they were may be something else in its children. */
+	/* A later child may use the same descriptor numbers for something else. */
 	for (int i = 1; i < NR_KIN; i++) {
 		close(family.lines[i]);
 		family.lines[i] = -1;
@@ -59,7 +59,7 @@ static inline void serve(int who)
 	_exit(0);
 }
 
-/* All are the test's children, so that it learns how each of them ends. */
+/* All processes are children of the test, so it gets the exit status of each. */
 static inline long deed_fork(struct heap *heap, long who, long b, long c)
 {
 	pid_t pid;
@@ -81,7 +81,7 @@ static inline bool is_dead(int who)
 		      WEXITED | WNOHANG | WNOWAIT) || info.si_pid;
 }
 
-/* Tell a process something to do, and go on. */
+/* Send a task to a process without waiting for the answer. */
 static inline bool order_of(int who, struct heap *heap,
 			    long (*deed)(struct heap *, long, long, long),
 			    long a, long b, long c)
@@ -99,7 +99,7 @@ static inline long answer(int who)
 	bool dead;
 
 	for (;;) {
-		/* What it has said before its end is there after its end. */
+		/* An answer that was sent before exit can still be received after it. */
 		dead = is_dead(who);
 		if (recv(family.lines[who], &result, sizeof(result),
 			 dead ? MSG_DONTWAIT : 0) == sizeof(result))
@@ -124,13 +124,13 @@ static inline long ask(int who, long (*deed)(struct heap *, long, long, long),
 	return ask_of(who, family.heap, deed, a, b, c);
 }
 
-/* One process forks another: 0 or -errno. */
+/* Let one process fork another. Return 0 or -errno. */
 static inline int bear(int parent, int who)
 {
 	struct order stale;
 	long pid;
 
-	/* Of one that was killed. */
+	/* Drop answers of a process that was killed. */
 	while (recv(family.lines[who], &stale, sizeof(stale), MSG_DONTWAIT) > 0)
 		;
 	while (recv(family.ends[who], &stale, sizeof(stale), MSG_DONTWAIT) > 0)
@@ -148,12 +148,12 @@ static inline long deed_exit(struct heap *heap, long status, long b, long c)
 	_exit(status);
 }
 
-/* A process ends: its status as a shell gives it. */
+/* End a process. Return its status as in a shell. */
 static inline int end(int who)
 {
 	pid_t pid = family.pids[who];
 
-	/* Or the next one of this number would be told. */
+	/* Otherwise the next process with this number would get the task. */
 	if (!is_dead(who))
 		order_of(who, NULL, deed_exit, 0, 0, 0);
 	family.pids[who] = 0;
@@ -169,7 +169,7 @@ static inline int slay(int who)
 	return child_status(pid);
 }
 
-/* A number has a line of its own, whoever lives at its end. */
+/* Each number has one socket pair, which successive processes with the number use. */
 static inline int family_make(struct heap *heap)
 {
 	const struct timeval patience = { .tv_usec = 50000 };
@@ -189,7 +189,7 @@ static inline int family_make(struct heap *heap)
 	return 0;
 }
 
-/* Whoever still lives. */
+/* End all processes that are alive. */
 static inline void family_end(void)
 {
 	for (int i = 1; i < NR_KIN; i++) {
@@ -201,8 +201,8 @@ static inline void family_end(void)
 }
 
 /*
- * What there is to do with the pages of a heap, which are counted through all of its
- * arenas. What a page is marked with is made of its number and the mark.
+ * Tasks on the pages of a heap, which are numbered through all arenas. The content of a
+ * marked page depends on its number and on the mark.
  */
 static inline char *page_at(const struct heap *heap, long number)
 {
@@ -214,7 +214,7 @@ static inline char byte_of(long number, long mark)
 	return number * 7 + mark;
 }
 
-/* 1 if a page holds a byte all over, 0 if not; minus the signal that came of it. */
+/* Return 1 if all bytes of a page have a value, 0 if not, or minus the signal. */
 __attribute__((noinline, unused))
 static int page_is(const char *page, char byte)
 {
@@ -233,7 +233,7 @@ static int page_fill(char *page, char byte)
 	return -signal;
 }
 
-/* From now on, a touch that fails is a result; also in who is forked later. */
+/* From now on a touch that fails returns a result, also in processes forked later. */
 static inline void expect_signals(void)
 {
 	struct sigaction action = { .sa_handler = touch_handler };
@@ -242,7 +242,7 @@ static inline void expect_signals(void)
 	sigaction(SIGSEGV, &action, NULL);
 }
 
-/* Write to some pages: 0, or minus the first signal that came of it. */
+/* Write to pages. Return 0, or minus the first signal. */
 static inline long mark(struct heap *heap, long first, long count, long with)
 {
 	int ret = 0;
@@ -252,7 +252,7 @@ static inline long mark(struct heap *heap, long first, long count, long with)
 	return ret;
 }
 
-/* How many of some pages are not as they were marked. */
+/* Count the pages that do not have the mark. */
 static inline long unlike(struct heap *heap, long first, long count, long with)
 {
 	long pages = 0;
@@ -262,7 +262,7 @@ static inline long unlike(struct heap *heap, long first, long count, long with)
 	return pages;
 }
 
-/* How many of some pages hold anything but zeros, or nothing. */
+/* Count the pages that are not zero or not accessible. */
 static inline long nonzero(struct heap *heap, long first, long count, long c)
 {
 	long pages = 0;
@@ -273,7 +273,7 @@ static inline long nonzero(struct heap *heap, long first, long count, long c)
 	return pages;
 }
 
-/* How many of some pages end in this signal. */
+/* Count the pages that raise this signal. */
 static inline long failing(struct heap *heap, long first, long count, long signal)
 {
 	long pages = 0;
@@ -283,7 +283,7 @@ static inline long failing(struct heap *heap, long first, long count, long signa
 	return pages;
 }
 
-/* One byte of a page, by its offset in the window: it, or minus a signal. */
+/* Read one byte at an offset in the window. Return the byte, or minus the signal. */
 __attribute__((noinline, unused))
 static long peek(struct heap *heap, long offset, long b, long c)
 {
@@ -307,7 +307,7 @@ static long poke(struct heap *heap, long offset, long byte, long c)
 	return -signal;
 }
 
-/* Arenas, as heap_commit() and heap_release() have them. */
+/* Whole arenas, as in heap_commit() and heap_release(). */
 static inline long commit(struct heap *heap, long first, long count, long c)
 {
 	(void)c;
@@ -353,7 +353,7 @@ static inline long reclaim_back(struct heap *heap, long index, long word, long c
 	return take_back(heap, index, word);
 }
 
-/* Map whole arenas again where they are: 0 or -errno. */
+/* Map whole arenas again in place. Return 0 or -errno. */
 static inline long renew(struct heap *heap, long first, long count, long c)
 {
 	(void)c;
@@ -362,7 +362,7 @@ static inline long renew(struct heap *heap, long first, long count, long c)
 	       arena(heap, first) ? 0 : -errno;
 }
 
-/* How many arenas of the window are mapped huge, whatever mappings it consists of. */
+/* Count the arenas that are mapped by a PMD, in all VMAs of the window. */
 static inline long pmds(struct heap *heap, long a, long b, long c)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -406,7 +406,7 @@ static inline long hard_limit(struct heap *heap, long flags, long bytes, long c)
 	return heap_call(heap, KARENA_LIMIT, &args) ?: (long)args.hard;
 }
 
-/* The number of the heap at an address, as the device tells it. */
+/* Number of the heap at an address, from KARENA_ATTACH. */
 static inline long attached(struct heap *heap, long index, long b, long c)
 {
 	struct karena_attach attach = {
@@ -453,7 +453,7 @@ static inline long close_it(struct heap *heap, long a, long b, long c)
 	return close(heap->fd) ? -errno : 0;
 }
 
-/* The window, elsewhere. */
+/* Map the window at another address. */
 static inline long map_again(struct heap *heap, long a, long b, long c)
 {
 	void *start = mmap(NULL, heap->size, PROT_READ, MAP_SHARED, heap->fd, 0);
@@ -462,7 +462,7 @@ static inline long map_again(struct heap *heap, long a, long b, long c)
 	return start == MAP_FAILED ? -errno : 0;
 }
 
-/* The heap as the test sees it from outside: for what sysfs says. */
+/* The heap as seen from outside, for sysfs. */
 static inline struct heap heap_of(int who)
 {
 	struct heap heap = *family.heap;
@@ -478,7 +478,7 @@ static inline long figure_of(int who, const char *name)
 	return heap_figure(&heap, name);
 }
 
-/* What a text file of a heap's directory says is this and a newline. */
+/* Return true if a text file of a heap's directory has this text and a newline. */
 static inline bool heap_says(const struct heap *heap, const char *name, const char *expected)
 {
 	char path[256], text[64] = "";
@@ -493,7 +493,7 @@ static inline bool heap_says(const struct heap *heap, const char *name, const ch
 	return !strncmp(text, expected, length) && !strcmp(text + length, "\n");
 }
 
-/* What must be as before when everything has ended. */
+/* Statistics that must have their initial values when everything has ended. */
 static const char *const balanced[] = {
 	"nr_heaps", "committed", "huge_arenas", "sparse_arenas", "sparse_pages",
 	"ready_frames", "pinned_orphans",
@@ -515,7 +515,7 @@ static inline void balance_take(struct balance *balance)
 	balance->locked = status_figure("VmPin");
 }
 
-/* The first figure that does not become what it was, or NULL. */
+/* Return the first statistic that does not return to its value, or NULL. */
 static inline const char *balance_lost(const struct balance *balance)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(balanced); i++) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a child has of a heap after fork(), by the heap's policy: a clone of its own,
- * the heap itself, or nothing. Here is what belongs to whom, what drives what, and
- * that nothing is left. clone.c has the clones, cow.c their pages.
+ * What a child has of a heap after fork() under each policy: its own clone, the heap
+ * itself, or nothing. Tests ownership, access and that nothing is left behind. clone.c
+ * tests the clones, cow.c their pages.
  */
 #include <spawn.h>
 #include <stddef.h>
@@ -24,9 +24,7 @@ static long run_a_program(struct heap *heap, long a, long b, long c)
 	return -errno;
 }
 
-/*
- * What holds for every policy.
- */
+/* All policies. */
 FIXTURE(policy) {
 	struct balance before;
 	struct heap heap;
@@ -35,8 +33,8 @@ FIXTURE(policy) {
 FIXTURE_VARIANT(policy) {
 	uint32_t fork;
 	const char *name;
-	bool inherited;	/* the child has memory */
-	bool same;	/* it is the parent's */
+	bool inherited;	/* the child inherits memory */
+	bool same;	/* the memory is the parent's */
 };
 
 FIXTURE_VARIANT_ADD(policy, cow) {
@@ -74,20 +72,20 @@ FIXTURE_TEARDOWN(policy)
 	EXPECT_BALANCE(&self->before);
 }
 
-TEST_F(policy, its_name_stands_in_sysfs)
+TEST_F(policy, policy_is_in_sysfs)
 {
 	EXPECT_TRUE(heap_says(&self->heap, "fork", variant->name));
 	EXPECT_EQ(0, heap_figure(&self->heap, "parent"));
 }
 
-TEST_F_TIMEOUT(policy, a_child_and_its_child_have_what_it_says, SLOW)
+TEST_F_TIMEOUT(policy, children_and_grandchildren_get_what_the_policy_says, SLOW)
 {
 	const long none = variant->inherited ? 0 : -SIGSEGV;
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
 	for (int who = CHILD; who <= GRANDCHILD; who++) {
-		/* The grandchild may see what the child has done before it. */
+		/* With a shared heap the grandchild sees what the child wrote before. */
 		EXPECT_EQ(!variant->inherited ? 2 * PAGES :
 			  variant->same && who == GRANDCHILD ? 10 : 0,
 			  ask(who, unlike, 0, 2 * PAGES, 'p'));
@@ -102,8 +100,8 @@ TEST_F_TIMEOUT(policy, a_child_and_its_child_have_what_it_says, SLOW)
 	EXPECT_EQ(2 * ARENA, heap_figure(&self->heap, "committed"));
 }
 
-/* The kernel refuses MADV_DOFORK nothing: without rights the memory is none. */
-TEST_F(policy, madvise_does_not_change_it)
+/* The kernel accepts MADV_DOFORK, but a mapping without permission gives no access. */
+TEST_F(policy, madvise_does_not_change_the_policy)
 {
 	struct heap *heap = &self->heap;
 
@@ -122,12 +120,12 @@ TEST_F(policy, madvise_does_not_change_it)
 	EXPECT_EQ(variant->same, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
 }
 
-TEST_F_TIMEOUT(policy, what_is_not_to_be_forked_is_not, SLOW)
+TEST_F_TIMEOUT(policy, memory_with_dontfork_is_not_inherited, SLOW)
 {
 	struct heap *heap = &self->heap;
 	const bool inherited = variant->inherited;
 
-	/* The end of an arena and the begin of the next. */
+	/* The end of one arena and the start of the next. */
 	ASSERT_EQ(0, madvise(page_at(heap, 500), 20 * PAGE, MADV_DONTFORK));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(inherited ? 20 : 2 * PAGES,
@@ -152,8 +150,8 @@ TEST_F_TIMEOUT(policy, what_is_not_to_be_forked_is_not, SLOW)
 	EXPECT_EQ(variant->same ? 500 : 0, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
 }
 
-/* A child that has no control region has memory, and ATTACH brings the other. */
-TEST_F(policy, a_child_without_the_control_region_has_the_memory)
+/* A child without the control region has the memory, and ATTACH works. */
+TEST_F(policy, child_without_control_region_has_the_memory)
 {
 	struct heap *heap = &self->heap;
 
@@ -174,7 +172,7 @@ struct vm_child {
 	long nr_heaps;
 };
 
-/* As a process of its own, in the memory of another. */
+/* A process that runs in the address space of the owner. */
 static int use_as_the_owner(void *data)
 {
 	struct vm_child *child = data;
@@ -188,7 +186,7 @@ static int use_as_the_owner(void *data)
 	return attached(child->heap, 0, 0, 0) == (long)child->heap->id ? 0 : 3;
 }
 
-TEST_F(policy, a_process_in_the_same_memory_has_the_heap_itself)
+TEST_F(policy, process_with_the_same_mm_uses_the_heap_itself)
 {
 	struct vm_child child = { &self->heap, self->before.nr_heaps + 1 };
 	static char stack[65536] __attribute__((aligned(16)));
@@ -220,7 +218,7 @@ static pid_t start_by_vfork(char *arguments[])
 	return pid;
 }
 
-TEST_F_TIMEOUT(policy, a_program_that_is_spawned_costs_no_clone, SLOW)
+TEST_F_TIMEOUT(policy, spawning_a_program_makes_no_clone, SLOW)
 {
 	char *arguments[] = { "/bin/true", NULL };
 	pid_t pid;
@@ -233,12 +231,12 @@ TEST_F_TIMEOUT(policy, a_program_that_is_spawned_costs_no_clone, SLOW)
 	}
 	EXPECT_EQ(self->before.nr_heaps + 1, figure("nr_heaps"));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
-	/* Nobody was there who could share it. */
+	/* No process could share it. */
 	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
 	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
 }
 
-TEST_F(policy, a_child_that_runs_a_program_gives_it_up)
+TEST_F(policy, exec_in_a_child_drops_its_heap)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	if (variant->inherited)
@@ -250,8 +248,8 @@ TEST_F(policy, a_child_that_runs_a_program_gives_it_up)
 	EXPECT_EQ(0, commit(&self->heap, 2, 1, 0));
 }
 
-/* A program that runs on, with what its predecessor's child holds of the heap. */
-TEST_F(policy, a_parent_that_runs_a_program_leaves_the_childs)
+/* The parent calls exec(), while its child's child still has the heap. */
+TEST_F(policy, exec_in_the_parent_keeps_the_childs_heap)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
@@ -267,8 +265,8 @@ TEST_F(policy, a_parent_that_runs_a_program_leaves_the_childs)
 	EXPECT_EQ(variant->same ? 600 : 0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 }
 
-/* The one in between or the last one, by itself or killed. */
-TEST_F_TIMEOUT(policy, whoever_ends_first_takes_nothing_along, SLOW)
+/* The middle or the last process ends, by itself or killed. */
+TEST_F_TIMEOUT(policy, exit_in_any_order_loses_nothing, SLOW)
 {
 	static const int orders[][3] = {
 		{ CHILD, GRANDCHILD, GREATGRANDCHILD },
@@ -300,14 +298,14 @@ TEST_F_TIMEOUT(policy, whoever_ends_first_takes_nothing_along, SLOW)
 	}
 }
 
-TEST_F_TIMEOUT(policy, many_forks_leave_nothing, SLOW)
+TEST_F_TIMEOUT(policy, many_forks_leave_nothing_behind, SLOW)
 {
 	long forks = kernel_is_slow() ? 30 : 100;
 
 	for (long i = 0; i < forks; i++) {
 		pid_t pid = fork();
 
-		/* Every other one has touched what it has. */
+		/* Every other child touches the memory. */
 		if (!pid && variant->inherited && i % 2)
 			_exit(unlike(&self->heap, i, 1, 'p') != 0);
 		if (!pid)
@@ -317,7 +315,7 @@ TEST_F_TIMEOUT(policy, many_forks_leave_nothing, SLOW)
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 }
 
-TEST_F(policy, a_descriptor_gives_a_child_no_more_than_the_policy)
+TEST_F(policy, descriptor_gives_a_child_no_more_than_the_policy)
 {
 	const long forbidden = variant->inherited ? 0 : -EPERM;
 
@@ -336,14 +334,12 @@ TEST_F(policy, a_descriptor_gives_a_child_no_more_than_the_policy)
 		  ask(PARENT, hard_limit, 0, 0, 0));
 	EXPECT_EQ(variant->same ? PAGES : 0,
 		  ask(PARENT, failing, 0, 2 * PAGES, SIGBUS));
-	/* A few pages of a huge arena are cleared. */
+	/* A release of a few pages clears them in a huge arena. */
 	EXPECT_EQ(variant->same ? 4 : 0, ask(PARENT, unlike, 0, PAGES, 'p'));
 }
 
-/*
- * How a policy is chosen.
- */
-TEST(a_policy_that_there_is_not_is_refused)
+/* Selecting a policy. */
+TEST(unknown_policy_is_rejected)
 {
 	static const struct {
 		uint32_t flags, fork, reserved;
@@ -370,8 +366,8 @@ TEST(a_policy_that_there_is_not_is_refused)
 	}
 }
 
-/* Programs that were built before there was a choice. */
-TEST(a_struct_without_a_policy_is_copy_on_write)
+/* Programs that were built before the policy existed. */
+TEST(struct_without_policy_means_copy_on_write)
 {
 	static const size_t sizes[] = {
 		offsetof(struct karena_create, policy),
@@ -400,7 +396,7 @@ TEST(a_struct_without_a_policy_is_copy_on_write)
 
 #define FILE_MAX	"/proc/sys/fs/file-max"
 
-/* As a user without rights, when root says that the system is full of files. */
+/* Run without privileges, while root has set file-max below the open files. */
 static int fork_without_files(int to_parent, int from_parent)
 {
 	struct rlimit unlimited = { RLIM_INFINITY, RLIM_INFINITY };
@@ -415,7 +411,7 @@ static int fork_without_files(int to_parent, int from_parent)
 	if (setgroups(0, NULL) || setgid(65534) || setuid(65534) ||
 	    write(to_parent, &byte, 1) != 1 || read(from_parent, &byte, 1) != 1)
 		return 2;
-	/* Each processor counts some files by itself before the kernel sees them. */
+	/* Each processor counts some open files locally before the kernel counts them. */
 	for (int i = 0; i < 500 && open("/dev/null", O_RDONLY) >= 0; i++)
 		errno = 0;
 	if (errno != ENFILE)
@@ -433,7 +429,7 @@ static int fork_without_files(int to_parent, int from_parent)
 	return child_status(child);
 }
 
-TEST(a_child_has_its_heap_when_the_system_has_no_file_left)
+TEST(child_has_its_heap_when_file_max_is_reached)
 {
 	int to_parent[2], to_child[2];
 	char before[64], byte = 0;
@@ -453,9 +449,7 @@ TEST(a_child_has_its_heap_when_the_system_has_no_file_left)
 	EXPECT_EQ(0, write_text(FILE_MAX, before));
 }
 
-/*
- * KARENA_FORK_SHARE.
- */
+/* KARENA_FORK_SHARE. */
 FIXTURE(share) {
 	struct balance before;
 	struct heap heap;
@@ -485,7 +479,7 @@ FIXTURE_TEARDOWN(share)
 	EXPECT_BALANCE(&self->before);
 }
 
-TEST_F(share, it_is_one_heap)
+TEST_F(share, all_processes_have_the_same_heap)
 {
 	for (int who = PARENT; who <= GRANDCHILD; who++) {
 		EXPECT_EQ(self->heap.id, ask(who, own_number, 0, 0, 0));
@@ -497,7 +491,7 @@ TEST_F(share, it_is_one_heap)
 	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
 }
 
-TEST_F(share, what_one_writes_all_see)
+TEST_F(share, all_processes_see_each_write)
 {
 	for (int who = PARENT; who <= GRANDCHILD; who++)
 		EXPECT_EQ(0, ask(who, mark, 300 + 100 * who, 100, 'a' + who));
@@ -511,12 +505,12 @@ TEST_F(share, what_one_writes_all_see)
 	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
 }
 
-TEST_F(share, all_may_drive_it)
+TEST_F(share, all_processes_may_control_the_heap)
 {
 	for (int who = PARENT; who <= GRANDCHILD; who++) {
 		int next = (who + 1) % 3;
 
-		/* Whole arenas and pages, with a descriptor and without. */
+		/* Whole arenas and pages, with and without a descriptor. */
 		ASSERT_EQ(0, ask(who, commit, 2, 2, 0));
 		EXPECT_EQ(KARENA_ACTIVE, ask(next, word, 3, 0, 0));
 		EXPECT_EQ(0, ask(next, mark, 2 * PAGES, 2 * PAGES, 'n'));
@@ -535,7 +529,7 @@ TEST_F(share, all_may_drive_it)
 	EXPECT_EQ(-ENOMEM, ask(GRANDCHILD, commit, 2, 4, 0));
 }
 
-TEST_F(share, what_one_gives_back_another_takes_back_or_reclaim_takes)
+TEST_F(share, any_process_may_reuse_a_volatile_arena)
 {
 	long since = ask(CHILD, lend, 0, 0, 0);
 
@@ -551,7 +545,10 @@ TEST_F(share, what_one_gives_back_another_takes_back_or_reclaim_takes)
 	}
 }
 
-/* The creator is gone, whom the memory was accounted to; what it has left works. */
+/*
+ * The creator, to which the memory was accounted, has exited. Its child still uses the
+ * heap.
+ */
 static void share_and_leave(struct child *child)
 {
 	struct karena_create create = {
@@ -565,7 +562,7 @@ static void share_and_leave(struct child *child)
 	CHECK(tell(child->parent, heap.id));
 	if (fork())
 		return;
-	/* Until the creator has ended. */
+	/* Wait until the creator has exited. */
 	hear(child->parent);
 	CHECK(!unlike(&heap, 0, 2 * PAGES, 's'));
 	CHECK(!mark(&heap, 0, 2 * PAGES, 't'));
@@ -580,12 +577,12 @@ static void share_and_leave(struct child *child)
 	CHECK(tell(child->parent, 1));
 }
 
-TEST_F(share, it_outlives_who_made_it)
+TEST_F(share, shared_heap_survives_its_creator)
 {
 	struct child child;
 	int status = -1;
 
-	/* What the fixture has is not wanted here. */
+	/* The processes of the fixture are not needed. */
 	ASSERT_EQ(0, end(GRANDCHILD));
 	ASSERT_EQ(0, end(CHILD));
 
@@ -595,7 +592,7 @@ TEST_F(share, it_outlives_who_made_it)
 	EXPECT_EQ(0, child_status(child.pid));
 	EXPECT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(1, hear(child.line));
-	/* The one who was left. */
+	/* The child that the creator left behind. */
 	EXPECT_GT(waitpid(-1, &status, 0), 0);
 	EXPECT_EQ(0, status);
 	close(child.line);

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A random tree of processes with a copy-on-write heap. Each knows from private memory
- * of its own, which a fork copies as it ought to copy the heap, what every page must
- * hold; so that no process asks another. KARENA_SECONDS says for how long, KARENA_SEED
- * with which numbers to begin.
+ * A random tree of processes with a copy-on-write heap. Each process has a model in private
+ * memory of what every page must contain. A fork copies that memory in the same way as the
+ * heap, so no process needs to ask another. KARENA_SECONDS is the duration, KARENA_SEED the
+ * first seed.
  */
 #include "family.h"
 
 #define NR_ARENAS	6
 #define DEFAULT_SECONDS	20
 
-/* What a page holds: not committed, zeros, or words made of its stamp. */
+/* Content of a page: not committed, zeros, or words derived from its stamp. */
 #define GONE		1ULL
 #define ZERO		0ULL
 
-/* All of this is a process's own. */
+/* All of these are private to a process. */
 static struct heap heap;
 static uint64_t stamps[NR_ARENAS][PAGES];
-static uint64_t patches[NR_ARENAS][PAGES];	/* one word that is another; or 0 */
-static uint32_t lent[NR_ARENAS];		/* the word of a volatile arena; or 0 */
+static uint64_t patches[NR_ARENAS][PAGES];	/* one word that differs; or 0 */
+static uint32_t lent[NR_ARENAS];		/* state word of a volatile arena; or 0 */
 static uint64_t last_stamp;
 static unsigned int seed;
 static long steps;
 static bool wrong;
 
-/* What it and its ancestors have done last, to be told when something is wrong. */
+/* The last operations of this process and its ancestors, printed when a check fails. */
 #define NR_DEEDS	40
 
 static char deeds[NR_DEEDS][80];
@@ -70,14 +70,14 @@ static uint64_t word_of(uint64_t stamp, size_t i)
 	return stamp == ZERO ? 0 : stamp * 0x9e3779b97f4a7c15ULL + i;
 }
 
-/* No two processes ever write the same. */
+/* No two processes ever write the same stamp. */
 static uint64_t new_stamp(void)
 {
 	last_stamp += 2;
 	return ((uint64_t)getpid() << 40) + last_stamp;
 }
 
-/* How many words of a page are wrong; minus the signal that came of looking. */
+/* Count the wrong words of a page; or return minus the signal. */
 __attribute__((noinline))
 static int page_differs(int index, int number)
 {
@@ -110,7 +110,7 @@ static void check_page(int index, int number)
 		      (unsigned long long)stamps[index][number]);
 }
 
-/* Some of many pages; all of them take too long after each step. */
+/* Check a sample of the pages, since checking all after each step takes too long. */
 static void check_some(int index, int first, int count)
 {
 	int stride = 1 + count / 24;
@@ -157,7 +157,7 @@ static void write_page(int index, int number)
 	set_page(index, number, stamp);
 }
 
-/* The rest of the page must come along when it is copied. */
+/* Write one word. A copy must preserve the rest of the page. */
 static void patch_page(int index, int number)
 {
 	uint64_t stamp = new_stamp();
@@ -191,7 +191,7 @@ static void committed(int index, int first, int count)
 	check_some(index, first, count);
 }
 
-/* By advice, the word says what is wanted and, afterwards, what is there. */
+/* With madvise(), the state word is the request, and afterwards the state. */
 static int commit_by_advice(int index, int first, int count)
 {
 	int err;
@@ -216,7 +216,7 @@ static void commit_pages_of(int index)
 	if (first + count > PAGES)
 		count = PAGES - first;
 	NOTE("commit in %d, %d+%d, word %x", index, first, count, state(&heap, index));
-	/* Advice is for what is free or sparse. */
+	/* madvise() commits only free and sparse arenas. */
 	err = draw(2) && state(&heap, index) != KARENA_ACTIVE ?
 	      commit_by_advice(index, first, count) :
 	      call_pages(&heap, KARENA_COMMIT, index, first, count);
@@ -225,7 +225,7 @@ static void commit_pages_of(int index)
 	committed(index, first, count);
 }
 
-/* What the word says tells whether pages are cleared or gone. */
+/* The state word tells whether the pages were cleared or released. */
 static void released(int index, int first, int count, uint32_t before)
 {
 	uint32_t after = state(&heap, index);
@@ -264,7 +264,10 @@ static void give_back_arena(int index)
 {
 	if (all_gone(index))
 		return;
-	/* The other bits of the word say when; so that a sparse one stays one. */
+	/*
+	 * The other bits of the word are a time, so the model must remember that an arena
+	 * is sparse.
+	 */
 	if (state(&heap, index) != KARENA_ACTIVE &&
 	    state(&heap, index) != (KARENA_ACTIVE | KARENA_SPARSE))
 		WRONG("arena %d has pages, and the word %x", index, state(&heap, index));
@@ -282,7 +285,7 @@ static void take_back_arena(int index, uint32_t active)
 						false, __ATOMIC_ACQ_REL,
 						__ATOMIC_ACQUIRE))
 			break;
-		/* BUSY: it comes back or goes. */
+		/* BUSY: reclaim either takes the arena or restores the word. */
 		sched_yield();
 	} while (found != KARENA_FREE && (found == KARENA_BUSY || found == lent[index]));
 	if (found == KARENA_FREE)
@@ -294,7 +297,7 @@ static void take_back_arena(int index, uint32_t active)
 	check_some(index, 0, PAGES);
 }
 
-/* What a word said before an arena was given back, the process must know by itself. */
+/* The state word before the arena became volatile. Only the process remembers it. */
 static uint32_t words_before[NR_ARENAS];
 
 static void lend_or_take(int index)
@@ -364,7 +367,7 @@ static void step(void)
 	steps++;
 }
 
-/* How many steps were taken since its birth, or -1 when something was wrong. */
+/* Return the number of steps since birth, or -1 after an error. */
 static long live(struct heap *unused, long count, long with, long c)
 {
 	(void)unused;
@@ -375,7 +378,7 @@ static long live(struct heap *unused, long count, long with, long c)
 	return wrong ? -1 : steps;
 }
 
-/* The first process of a tree makes its heap. */
+/* The first process of a tree creates the heap. */
 static long found(struct heap *unused, long a, long b, long c)
 {
 	(void)unused, (void)a, (void)b, (void)c;
@@ -386,7 +389,7 @@ static long found(struct heap *unused, long a, long b, long c)
 	return 0;
 }
 
-/* A child has what its parent had, but for what was volatile. */
+/* A child has what the parent had, except volatile arenas. */
 static long born(struct heap *unused, long parent, long b, long c)
 {
 	(void)unused, (void)b, (void)c;
@@ -404,7 +407,7 @@ static long born(struct heap *unused, long parent, long b, long c)
 	return wrong ? -1 : 0;
 }
 
-/* Everything is looked at; with nothing volatile, as its figures do not tell. */
+/* Check everything. No arena may be volatile, because statistics do not show these. */
 static long confess(struct heap *unused, long a, long b, long c)
 {
 	long bytes = 0;
@@ -430,7 +433,7 @@ static long leave(struct heap *unused, long a, long b, long c)
 }
 
 /*
- * The test itself has no heap. It draws from numbers of its own who does what next.
+ * The test itself has no heap. Its own random numbers choose what each process does next.
  */
 struct play {
 	unsigned int seed;
@@ -451,7 +454,7 @@ static int nr_alive(void)
 	return count;
 }
 
-/* One of those alive, or of the free numbers; 0 without. */
+/* Choose a living process or a free number; 0 if there is none. */
 static int choose_one(struct play *play, bool alive)
 {
 	int first = choose(play, NR_KIN);
@@ -465,7 +468,7 @@ static int choose_one(struct play *play, bool alive)
 	return PARENT;
 }
 
-/* Steps of all, or of one alone, but of nobody whose number is given. */
+/* Start steps of all processes or of one, except the process with this number. */
 static bool start(struct play *play, int but)
 {
 	int alone = choose(play, 3) ? PARENT : choose_one(play, true);
@@ -479,7 +482,7 @@ static bool start(struct play *play, int but)
 			       (!alone || alone == who) &&
 			       order_of(who, &heap, live, count, with, 0);
 	}
-	/* Beside them, one is born. */
+	/* One process is born while the others run. */
 	if (but) {
 		int who = choose_one(play, false);
 
@@ -503,7 +506,7 @@ static bool found_tree(struct play *play)
 	return !bear(PARENT, CHILD) && !ask(CHILD, found, 0, 0, 0);
 }
 
-/* By itself, having looked at everything, with its heap or without. */
+/* A process checks everything and exits, with or without its heap. */
 static bool part(struct play *play)
 {
 	int who = choose_one(play, true);
@@ -516,7 +519,7 @@ static bool part(struct play *play)
 	return !end(who);
 }
 
-/* In the midst of what it does. */
+/* A process is killed during its steps. */
 static bool murder(struct play *play)
 {
 	int who = choose_one(play, true);
@@ -567,7 +570,7 @@ FIXTURE_SETUP(forkmodel)
 	self->play.seed = number_from("KARENA_SEED", time(NULL) ^ getpid());
 	self->seconds = number_from("KARENA_SECONDS", DEFAULT_SECONDS);
 	TH_LOG("KARENA_SEED=%u", self->play.seed);
-	/* The harness's own limit does not know how long it is to take. */
+	/* The timeout of the harness does not know the duration of this test. */
 	alarm(self->seconds + SLOW);
 	balance_take(&self->before);
 	ASSERT_EQ(0, family_make(&heap));
@@ -580,7 +583,7 @@ FIXTURE_TEARDOWN(forkmodel)
 	EXPECT_BALANCE(&self->before);
 }
 
-TEST_F_TIMEOUT(forkmodel, every_process_has_what_its_model_says, 24 * 3600)
+TEST_F_TIMEOUT(forkmodel, every_process_agrees_with_its_model, 24 * 3600)
 {
 	struct play *play = &self->play;
 	long copies = figure("copies"), promoted = figure("promoted");

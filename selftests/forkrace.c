@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Forks of a copy-on-write heap that is in use: by threads that write to it and drive it,
- * by several generations at once, many times over, and ended by kill -9 at any moment.
- * Nothing is lost, and nothing is left.
+ * Forks of a copy-on-write heap in use: by threads that write to it and control it, by
+ * several generations at once, thousands of times, and killed at any moment. No data is
+ * lost and nothing is left behind.
  */
 #include <pthread.h>
 
@@ -15,7 +15,7 @@ FIXTURE(forkrace) {
 	struct heap heap;
 };
 
-/* Two arenas, all of whose pages are marked. */
+/* Two arenas with all pages marked. */
 FIXTURE_SETUP(forkrace)
 {
 	REQUIRE_MODULE();
@@ -35,8 +35,8 @@ FIXTURE_TEARDOWN(forkrace)
 }
 
 /*
- * Threads that write while another forks. Each has a page of every arena, whose
- * counters it raises one after the other.
+ * Threads write while another forks. Each has one page in every arena, and increments the
+ * counters in them one after the other.
  */
 #define NR_COUNTERS	3
 
@@ -46,7 +46,7 @@ struct counter {
 	pthread_t thread;
 	struct heap *heap;
 	int number;
-	uint64_t count[2];	/* what was stored last, for those who look */
+	uint64_t count[2];	/* last stored values, for the checker */
 	long lost;
 };
 
@@ -103,7 +103,7 @@ static void look_at_counts(const struct counter *counters, struct seen *seen)
 	}
 }
 
-/* What the child has of them was there at one moment of the fork. */
+/* All values that the child sees must have been there at one moment of the fork. */
 static long counters_wrong(const struct seen *before, const struct seen *child,
 			   const struct seen *after)
 {
@@ -114,7 +114,7 @@ static long counters_wrong(const struct seen *before, const struct seen *child,
 			uint64_t first = child->first[i][index];
 			uint64_t last = child->last[i][index];
 
-			/* A store may be there that is not told of yet. */
+			/* A store may be done but not yet recorded. */
 			wrong += first < before->first[i][index] ||
 				 first > after->first[i][index] + 1 ||
 				 (last != first && last + 1 != first);
@@ -150,7 +150,7 @@ static void fork_beside_counters(struct __test_metadata *_metadata,
 	TH_LOG("%ld forks beside threads that write", forks);
 }
 
-TEST_F_TIMEOUT(forkrace, no_store_of_a_thread_is_lost_beside_a_fork, SLOW)
+TEST_F_TIMEOUT(forkrace, no_store_is_lost_during_a_fork, SLOW)
 {
 	struct counter counters[NR_COUNTERS] = {};
 	struct heap *heap = &self->heap;
@@ -178,8 +178,8 @@ TEST_F_TIMEOUT(forkrace, no_store_of_a_thread_is_lost_beside_a_fork, SLOW)
 }
 
 /*
- * Threads that commit, release, demote and give back while another forks. Each has
- * an arena; all of its pages have one mark, which goes up.
+ * Threads commit, release, demote and make arenas volatile while another forks. Each has an
+ * arena; all its pages have the same mark, which increases.
  */
 #define NR_DRIVERS	3
 
@@ -189,7 +189,7 @@ struct driver {
 	int index;
 	long wrong;
 	long rounds;
-	long taken;	/* by reclaim */
+	long taken;	/* arenas lost to reclaim */
 };
 
 static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
@@ -203,7 +203,7 @@ static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
 	return true;
 }
 
-/* Give an arena back and take it back, unless reclaim is faster. */
+/* Make an arena volatile and reuse it, unless reclaim takes it first. */
 static bool give_and_take(struct driver *driver)
 {
 	uint32_t since = give_back(driver->heap, driver->index);
@@ -215,7 +215,7 @@ static bool give_and_take(struct driver *driver)
 			driver->taken++;
 			return false;
 		}
-		/* BUSY: it comes back or goes. */
+		/* BUSY: reclaim either takes the arena or restores the word. */
 		sched_yield();
 	}
 	return true;
@@ -241,7 +241,7 @@ static void *drive_main(void *data)
 		if (!give_and_take(driver))
 			continue;
 		driver->wrong += !arena_is(heap, index, PAGES, mark);
-		/* Of some, a half; of others, a few pages. */
+		/* Release half of some arenas, and a few pages of others. */
 		driver->wrong += release_pages(heap, index, mark % 2 ? 256 : 500,
 					       mark % 2 ? 256 : 12) != 0;
 		driver->wrong += !arena_is(heap, index, 256, mark);
@@ -251,8 +251,8 @@ static void *drive_main(void *data)
 }
 
 /*
- * A clone has each arena as it was at some moment: what can be reached of it are
- * zeros, and one mark.
+ * A clone has each arena as it was at one moment: its accessible pages have zeros or one
+ * mark.
  */
 static int clone_is_sound(struct heap *heap)
 {
@@ -268,7 +268,7 @@ static int clone_is_sound(struct heap *heap)
 			if (at[0] != mark || (at[511] && at[511] != mark))
 				return 1;
 		}
-		/* And the clone can be driven. */
+		/* The clone can be controlled. */
 		if (release(heap, first / PAGES, 1, 0) ||
 		    commit(heap, first / PAGES, 1, 0) ||
 		    nonzero(heap, first, PAGES, 0))
@@ -277,7 +277,7 @@ static int clone_is_sound(struct heap *heap)
 	return unlike(heap, 0, 2 * PAGES, 'p') ? 3 : 0;
 }
 
-/* How many arenas reclaim took meanwhile. */
+/* Return how many arenas reclaim took. */
 static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *heap)
 {
 	long forks = kernel_is_slow() ? 4 : 30, taken = 0;
@@ -308,7 +308,7 @@ static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *
 	return taken;
 }
 
-TEST_F_TIMEOUT(forkrace, threads_may_drive_the_heap_beside_a_fork, SLOW)
+TEST_F_TIMEOUT(forkrace, threads_may_control_the_heap_during_a_fork, SLOW)
 {
 	EXPECT_EQ(0, fork_beside_drivers(_metadata, &self->heap));
 }
@@ -320,8 +320,8 @@ static void *shrink_main(void *data)
 	return data;
 }
 
-/* A clone gets nothing of what reclaim may take, so that reclaim waits for no clone. */
-TEST_F_TIMEOUT(forkrace, reclaim_may_go_on_beside_a_fork, SLOW)
+/* A clone inherits no volatile arena, so reclaim does not wait for cloning. */
+TEST_F_TIMEOUT(forkrace, reclaim_works_during_a_fork, SLOW)
 {
 	struct heap *heap = &self->heap;
 	pthread_t shrinker;
@@ -334,7 +334,7 @@ TEST_F_TIMEOUT(forkrace, reclaim_may_go_on_beside_a_fork, SLOW)
 	EXPECT_EQ(taken, heap_figure(heap, "reclaimed"));
 }
 
-/* Every thread of a process may fork; each child has the one that did. */
+/* Every thread of a process may fork. Each child has the thread that forked. */
 static void *fork_main(void *data)
 {
 	struct heap *heap = data;
@@ -366,9 +366,7 @@ TEST_F_TIMEOUT(forkrace, threads_may_fork_at_once, SLOW)
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 }
 
-/*
- * Many forks, of a heap that grows and shrinks.
- */
+/* Many forks of a heap that grows and shrinks. */
 static int child_of_many(struct heap *heap, long round)
 {
 	long first = round % PAGES, wrong = 0;
@@ -392,7 +390,7 @@ static int child_of_many(struct heap *heap, long round)
 	return wrong != 0;
 }
 
-/* Every other time a few pages, or a whole arena, are there. */
+/* In every other round a few pages are committed, otherwise a whole arena. */
 static long grow_or_shrink(struct heap *heap, long round)
 {
 	long index = 2 + round / 2 % 4;
@@ -404,7 +402,7 @@ static long grow_or_shrink(struct heap *heap, long round)
 	return commit_some(heap, index * PAGES + round % 500, 10, 0);
 }
 
-/* A few at once, of which the later ones have what the earlier ones have not. */
+/* Several children at once. Later ones have memory that earlier ones lack. */
 #define NR_AT_ONCE	4
 
 static void fork_a_few(struct __test_metadata *_metadata, struct heap *heap, long round)
@@ -441,7 +439,7 @@ TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 	ASSERT_EQ(0, release(heap, 2, NR - 2, 0));
 	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
 	EXPECT_EQ(0, heap_figure(heap, "shared"));
-	/* What the parent had to copy comes together. */
+	/* The parent's copies become huge pages again. */
 	ASSERT_EQ(0, renew(heap, 0, 2, 0));
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
 	EXPECT_TRUE(figure_becomes("committed", self->before.committed + 2 * ARENA));
@@ -449,8 +447,8 @@ TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 }
 
 /*
- * A fork of a fork of a fork, all of them writing at once to pages that all have.
- * What must be in them each process knows from memory of its own.
+ * A fork of a fork of a fork: all of them write to shared pages at once. Each process has
+ * the expected content in private memory.
  */
 static uint64_t counts[2 * PAGES];
 
@@ -499,10 +497,7 @@ TEST_F_TIMEOUT(forkrace, four_generations_write_at_once, SLOW)
 	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
 }
 
-/*
- * kill -9 at any moment of a process that forks all the time, and of what it has
- * forked.
- */
+/* Kill a process that forks all the time, and its children, at any moment. */
 static void live_dangerously(struct heap *heap, unsigned int seed)
 {
 	int children = 0, generations = 3;
@@ -527,7 +522,7 @@ static void live_dangerously(struct heap *heap, unsigned int seed)
 			lend(heap, index, 0, 0);
 			break;
 		case 5:
-			/* A child has fewer children, and does all it can in turn. */
+			/* A child forks fewer children, and then works itself. */
 			if (children++ < generations && !fork()) {
 				children = 0;
 				generations--;
@@ -543,7 +538,7 @@ static void live_dangerously(struct heap *heap, unsigned int seed)
 	_exit(0);
 }
 
-TEST_F_TIMEOUT(forkrace, kill_9_at_any_moment_leaves_nothing, SLOW)
+TEST_F_TIMEOUT(forkrace, sigkill_at_any_moment_leaves_nothing, SLOW)
 {
 	long rounds = kernel_is_slow() ? 8 : 200;
 	unsigned int seed = 1;
@@ -556,7 +551,7 @@ TEST_F_TIMEOUT(forkrace, kill_9_at_any_moment_leaves_nothing, SLOW)
 			struct heap heap;
 
 			setpgid(0, 0);
-			/* Every other one has only what it inherits. */
+			/* Every other process has only inherited memory. */
 			if (round % 2 && !heap_open(&heap, NR * ARENA, 0))
 				live_dangerously(&heap, round);
 			live_dangerously(&self->heap, round);
@@ -564,7 +559,7 @@ TEST_F_TIMEOUT(forkrace, kill_9_at_any_moment_leaves_nothing, SLOW)
 		setpgid(pid, pid);
 		usleep(rand_r(&seed) / 3 % 30000);
 		kill(-pid, SIGKILL);
-		/* It may have forked meanwhile. */
+		/* The process may have forked after the last kill(). */
 		while (!kill(-pid, SIGKILL)) {
 			while (waitpid(-pid, NULL, WNOHANG) > 0)
 				;
@@ -583,7 +578,8 @@ TEST_F_TIMEOUT(forkrace, kill_9_at_any_moment_leaves_nothing, SLOW)
 }
 
 /*
- * No byte of a heap reaches another one through those that had it after a fork.
+ * No data of a heap reaches an unrelated heap through processes that shared it after a
+ * fork.
  */
 static long foreign_bytes(struct heap *heap, long a, long b, long c)
 {
@@ -598,11 +594,14 @@ static long foreign_bytes(struct heap *heap, long a, long b, long c)
 	return found;
 }
 
-TEST_F_TIMEOUT(forkrace, what_all_have_released_reaches_nobody, SLOW)
+TEST_F_TIMEOUT(forkrace, memory_released_by_all_owners_is_cleared, SLOW)
 {
 	struct heap *heap = &self->heap;
 
-	/* The last one has nothing of it: it ended before it was committed. */
+	/*
+	 * The last process has none of the data, because the memory was released before the
+	 * fork.
+	 */
 	ASSERT_EQ(0, release(heap, 0, 2, 0));
 	ASSERT_EQ(0, bear(PARENT, GREATGRANDCHILD));
 	ASSERT_EQ(0, ask(GREATGRANDCHILD, give_up, 0, 0, 0));
@@ -613,7 +612,7 @@ TEST_F_TIMEOUT(forkrace, what_all_have_released_reaches_nobody, SLOW)
 		ASSERT_EQ(0, ask(CHILD, mark, 0, PAGES + 100, 't'));
 		ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
 		ASSERT_EQ(0, ask(GRANDCHILD, mark, 50, PAGES, 'u'));
-		/* Each gives back in another way, and has zeros there then. */
+		/* Each process releases the memory in another way, and then finds zeros. */
 		EXPECT_EQ(0, ask(CHILD, release, 0, 2, 0));
 		EXPECT_EQ(0, ask(CHILD, commit, 0, 2, 0));
 		EXPECT_EQ(0, ask(CHILD, nonzero, 0, 2 * PAGES, 0));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shared futexes in a heap: processes that share a page on purpose wake each other, a
- * process with a copy of it wakes nobody but its own threads, and a thread that waits is
- * woken whatever happens to the page meanwhile.
+ * Shared futexes in a heap: processes that share a page wake each other, a process with a
+ * copy of the page wakes only its own threads, and a waiting thread is woken whatever
+ * happened to the page since it began to wait.
  */
 #include <limits.h>
 #include <linux/futex.h>
@@ -14,7 +14,7 @@
 
 #define STACK	(64 * 1024UL)
 
-/* Long for anything but a waiter that nobody wakes. */
+/* Seconds; too long only for a waiter that nobody wakes. */
 #define PATIENCE	60
 
 FIXTURE(futex) {
@@ -47,7 +47,7 @@ static long wake(void *word)
 	return futex(word, FUTEX_WAKE, INT_MAX, NULL);
 }
 
-/* A thread of its process that waits for a word to be woken. */
+/* A thread that waits until a word is woken. */
 struct waiter {
 	pthread_t thread;
 	uint32_t *word;
@@ -70,7 +70,7 @@ static void *wait_main(void *data)
 	return NULL;
 }
 
-/* Whether a thread of this process sleeps, and not in the kernel's own locks. */
+/* Return true if a thread of this process sleeps, but not on a lock of the kernel. */
 static bool sleeps(pid_t tid)
 {
 	char path[64], text[256], *name;
@@ -82,7 +82,7 @@ static bool sleeps(pid_t tid)
 	return name && name[2] == 'S';
 }
 
-/* Begin to wait: 0 when the thread waits, or what came of it. */
+/* Start to wait. Return 0 once the thread sleeps, or its error. */
 static long wait_at(void *word)
 {
 	waiter = (struct waiter){ .word = word };
@@ -101,7 +101,7 @@ static uint32_t *word_at(struct heap *heap, long page)
 	return (uint32_t *)page_at(heap, page) + 100;
 }
 
-/* What processes are told to do. */
+/* Tasks for the processes. */
 static long begin_wait(struct heap *heap, long page, long b, long c)
 {
 	(void)b;
@@ -109,7 +109,7 @@ static long begin_wait(struct heap *heap, long page, long b, long c)
 	return wait_at(word_at(heap, page));
 }
 
-/* How many threads are woken. */
+/* Return the number of woken threads. */
 static long wake_page(struct heap *heap, long page, long b, long c)
 {
 	(void)b;
@@ -123,7 +123,7 @@ static long still_waits(struct heap *heap, long a, long b, long c)
 	return !waiter.done && sleeps(waiter.tid);
 }
 
-/* What came of it. */
+/* Return the result of the wait. */
 static long end_wait(struct heap *heap, long a, long b, long c)
 {
 	(void)heap, (void)a, (void)b, (void)c;
@@ -137,9 +137,7 @@ static long end_wait(struct heap *heap, long a, long b, long c)
 		EXPECT_EQ(0, ask(_who, end_wait, 0, 0, 0));		\
 	} while (0)
 
-/*
- * The locks of the C library.
- */
+/* Locks of the C library. */
 static void *lock_main(void *mutex)
 {
 	long err = pthread_mutex_lock(mutex);
@@ -165,7 +163,7 @@ static long lock_works(pthread_mutex_t *mutex, int shared, int robust)
 	return (long)err;
 }
 
-TEST_F(futex, locks_of_the_c_library_work)
+TEST_F(futex, libc_locks_work)
 {
 	pthread_mutex_t *mutex = (void *)word_at(&self->heap, 3);
 
@@ -179,7 +177,7 @@ TEST_F(futex, locks_of_the_c_library_work)
 	}
 }
 
-/* What two threads, or processes, meet at. */
+/* Objects that two threads or processes use together. */
 struct meeting {
 	pthread_mutex_t mutex;
 	pthread_cond_t came;
@@ -207,7 +205,7 @@ static void meeting_make(struct meeting *meeting)
 	sem_init(&meeting->sem, 1, 0);
 }
 
-/* One of the two; the other waits for the semaphore, and so at the condition. */
+/* One of the two sides. The other waits for the semaphore, and so for the condition. */
 static void meet(struct meeting *meeting, bool first)
 {
 	pthread_mutex_lock(&meeting->mutex);
@@ -231,7 +229,7 @@ static void *meet_main(void *meeting)
 	return NULL;
 }
 
-TEST_F(futex, conditions_barriers_and_semaphores_work)
+TEST_F(futex, libc_conditions_barriers_and_semaphores_work)
 {
 	struct meeting *meeting = (void *)page_at(&self->heap, 3);
 	pthread_t thread;
@@ -251,7 +249,7 @@ static void *nap_main(void *data)
 	return data;
 }
 
-TEST_F(futex, a_thread_whose_stack_is_in_the_heap_is_joined)
+TEST_F(futex, thread_with_its_stack_in_the_heap_is_joined)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -269,10 +267,10 @@ TEST_F(futex, a_thread_whose_stack_is_in_the_heap_is_joined)
  */
 static const long pages[] = { 3, 700, SPARSE + 2 };
 
-TEST_F_TIMEOUT(futex, each_generation_wakes_its_own_threads, SLOW)
+TEST_F_TIMEOUT(futex, each_generation_wakes_only_its_own_threads, SLOW)
 {
 	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
-		/* One begins to wait before there are others. */
+		/* The parent starts to wait before it has children. */
 		ASSERT_EQ(0, ask(PARENT, begin_wait, pages[i], 0, 0));
 		for (int who = CHILD; who <= GRANDCHILD; who++) {
 			ASSERT_EQ(0, bear(who - 1, who));
@@ -303,15 +301,15 @@ static long come_back(struct heap *heap, long index, long b, long c)
 	return heap_commit(heap, index, 1);
 }
 
-/* The child gets the old page for its own, without a copy. */
-TEST_F_TIMEOUT(futex, who_is_left_with_a_page_wakes_its_own_threads, SLOW)
+/* The child becomes the only owner of the old page, without a copy. */
+TEST_F_TIMEOUT(futex, last_owner_of_a_page_wakes_its_own_threads, SLOW)
 {
 	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
 		long index = pages[i] / PAGES;
 
 		for (int goes = PARENT; goes <= CHILD; goes++) {
 			ASSERT_EQ(0, bear(PARENT, CHILD));
-			/* It may be mapped already, read-only. */
+			/* The page may be mapped already, read-only. */
 			EXPECT_EQ(0, ask(!goes, unlike, pages[i], 1, 'p'));
 			ASSERT_EQ(0, ask(goes, leave, index, 0, 0));
 			ASSERT_EQ(0, ask(!goes, begin_wait, pages[i], 0, 0));
@@ -326,10 +324,8 @@ TEST_F_TIMEOUT(futex, who_is_left_with_a_page_wakes_its_own_threads, SLOW)
 	}
 }
 
-/*
- * What happens to a page while a thread waits there.
- */
-TEST_F_TIMEOUT(futex, a_waiter_stays_through_copy_and_promotion, SLOW)
+/* A thread waits while its page changes. */
+TEST_F_TIMEOUT(futex, waiter_survives_copy_and_promotion, SLOW)
 {
 	struct heap *heap = &self->heap;
 
@@ -348,7 +344,7 @@ TEST_F_TIMEOUT(futex, a_waiter_stays_through_copy_and_promotion, SLOW)
 	EXPECT_WAKES(PARENT, 3);
 }
 
-TEST_F(futex, a_waiter_stays_through_demotion)
+TEST_F(futex, waiter_survives_demotion)
 {
 	struct heap *heap = &self->heap;
 
@@ -358,7 +354,7 @@ TEST_F(futex, a_waiter_stays_through_demotion)
 	EXPECT_WAKES(PARENT, 3);
 }
 
-TEST_F(futex, a_waiter_stays_through_a_purge)
+TEST_F(futex, waiter_survives_reclaim)
 {
 	struct heap *heap = &self->heap;
 
@@ -371,7 +367,7 @@ TEST_F(futex, a_waiter_stays_through_a_purge)
 	EXPECT_WAKES(PARENT, 3);
 }
 
-/* Threads that wake each other, and a main thread that forks all the time. */
+/* Two threads wake each other, and the main thread forks all the time. */
 struct game {
 	uint32_t *word;
 	volatile bool over;
@@ -400,7 +396,7 @@ static void *play_main(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(futex, no_call_fails_while_others_fork, SLOW)
+TEST_F_TIMEOUT(futex, no_futex_call_fails_during_forks, SLOW)
 {
 	pthread_t threads[2];
 
@@ -413,7 +409,7 @@ TEST_F_TIMEOUT(futex, no_call_fails_while_others_fork, SLOW)
 			long turns = game.turns;
 			pid_t child;
 
-			/* They have taken their page again since the last fork. */
+			/* Both threads have written to their page since the last fork. */
 			while (!game.failed && game.turns < turns + 2)
 				usleep(100);
 			child = fork();
@@ -430,9 +426,7 @@ TEST_F_TIMEOUT(futex, no_call_fails_while_others_fork, SLOW)
 	}
 }
 
-/*
- * Memory that others have on purpose.
- */
+/* Shared memory. */
 static void share_waits(struct child *child)
 {
 	int fd = receive_fd(child->parent);
@@ -445,7 +439,7 @@ static void share_waits(struct child *child)
 	CHECK(tell(child->parent, 1));
 	CHECK(!end_wait(NULL, 0, 0, 0));
 	meet((void *)(memory + 8 * PAGE), true);
-	/* It ends with the mutex. */
+	/* This process exits while it holds the mutex. */
 	CHECK(!pthread_mutex_lock(mutex));
 	CHECK(tell(child->parent, 2));
 	CHECK(hear(child->parent) == 3);
@@ -475,7 +469,7 @@ TEST_F(futex, processes_with_a_share_wake_each_other)
 	EXPECT_EQ(1, wake(page_at(&self->heap, 3)));
 	meet(meeting, false);
 	ASSERT_EQ(2, hear(child.line));
-	/* The kernel wakes who waits for a mutex whose owner has ended. */
+	/* The kernel wakes a waiter when the owner of the mutex has exited. */
 	ASSERT_EQ(0, pthread_create(&thread, NULL, lock_main, mutex));
 	usleep(20000);
 	ASSERT_TRUE(tell(child.line, 3));
@@ -486,7 +480,7 @@ TEST_F(futex, processes_with_a_share_wake_each_other)
 
 static char *share;
 
-/* Wait where a share of this process's heap is mapped read-only. */
+/* Wait in a share of this process's heap that is mapped read-only. */
 static long wait_in_share(struct heap *heap, long page, long b, long c)
 {
 	int fd = heap_share(heap, 0, page / PAGES * ARENA, ARENA);
@@ -510,13 +504,13 @@ static long forget_share(struct heap *heap, long a, long b, long c)
 	return munmap(share, ARENA);
 }
 
-TEST_F_TIMEOUT(futex, who_reads_a_share_is_woken, SLOW)
+TEST_F_TIMEOUT(futex, waiter_in_a_readonly_share_is_woken, SLOW)
 {
 	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
 		ASSERT_EQ(0, ask(PARENT, wait_in_share, pages[i], 0, 0));
 		EXPECT_WAKES(PARENT, pages[i]);
 		EXPECT_EQ(0, ask(PARENT, forget_share, 0, 0, 0));
-		/* The shares of parent and child are not the same memory. */
+		/* The shares of parent and child are different memory. */
 		ASSERT_EQ(0, bear(PARENT, CHILD));
 		for (int who = PARENT; who <= CHILD; who++)
 			ASSERT_EQ(0, ask(who, wait_in_share, pages[i], 0, 0));
@@ -529,8 +523,11 @@ TEST_F_TIMEOUT(futex, who_reads_a_share_is_woken, SLOW)
 	}
 }
 
-/* What is a child's alone by then has its parent's key, until the child writes there. */
-TEST_F_TIMEOUT(futex, who_reads_a_share_of_what_a_parent_has_left_is_woken, SLOW)
+/*
+ * A page that only the child still has keeps the futex key of its parent until the child
+ * writes to it.
+ */
+TEST_F_TIMEOUT(futex, waiter_in_a_share_of_an_inherited_page_is_woken, SLOW)
 {
 	for (int i = 0; i < ARRAY_SIZE(pages); i++) {
 		ASSERT_EQ(0, bear(PARENT, CHILD));
@@ -543,7 +540,7 @@ TEST_F_TIMEOUT(futex, who_reads_a_share_of_what_a_parent_has_left_is_woken, SLOW
 	}
 }
 
-TEST_F(futex, a_family_with_one_heap_wakes_each_other)
+TEST_F(futex, processes_with_one_heap_wake_each_other)
 {
 	struct heap heap;
 
@@ -560,15 +557,15 @@ TEST_F(futex, a_family_with_one_heap_wakes_each_other)
 	heap_destroy(&heap);
 }
 
-TEST_F(futex, state_words_can_be_waited_for)
+TEST_F(futex, state_words_work_as_futexes)
 {
 	ASSERT_EQ(0, wait_at(&self->heap.states[1]));
 	EXPECT_EQ(1, wake(&self->heap.states[1]));
 	EXPECT_EQ(0, end_wait(NULL, 0, 0, 0));
 }
 
-/* Root may ask the kernel to split all huge pages of a process. */
-TEST_F(futex, huge_arenas_stay_whole_when_the_kernel_is_to_split_them)
+/* Root can ask the kernel to split all huge pages of a process. */
+TEST_F(futex, arenas_stay_huge_after_split_huge_pages)
 {
 	const char *path = "/sys/kernel/debug/split_huge_pages";
 	struct heap *heap = &self->heap;
