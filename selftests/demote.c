@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Huge frames of which a part is released: half or more makes them sparse, less is
- * cleared, and what stays is never lost, whatever is done to it meanwhile.
+ * Partial release of huge frames: half or more makes the frame sparse, less is cleared. The
+ * remaining pages are never lost, even if the heap is in use.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -29,7 +29,7 @@ FIXTURE_TEARDOWN(demote)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-TEST_F(demote, half_of_a_huge_arena_released_makes_it_sparse)
+TEST_F(demote, release_of_half_an_arena_makes_it_sparse)
 {
 	struct heap *heap = &self->heap;
 
@@ -45,7 +45,7 @@ TEST_F(demote, half_of_a_huge_arena_released_makes_it_sparse)
 	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
 	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
 	EXPECT_EQ(0, reachable(heap, 0, 100, 256));
-	/* All of it comes back, as pages. */
+	/* All pages can be committed again. */
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 512));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
 	EXPECT_FIGURES(heap, 1, 1, 512);
@@ -54,7 +54,7 @@ TEST_F(demote, half_of_a_huge_arena_released_makes_it_sparse)
 	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
 }
 
-TEST_F(demote, less_than_half_of_a_huge_arena_released_is_cleared)
+TEST_F(demote, release_of_less_than_half_clears_the_pages)
 {
 	struct heap *heap = &self->heap;
 
@@ -70,7 +70,7 @@ TEST_F(demote, less_than_half_of_a_huge_arena_released_is_cleared)
 	EXPECT_EQ(ARENA, smaps(heap->window, "FilePmdMapped"));
 }
 
-/* What the process names in the control region, instead of all of an arena. */
+/* The bitmap in the control region: the pages to release, instead of the whole arena. */
 static struct karena_part *part_of(const struct heap *heap)
 {
 	const struct karena_control *control = heap->control;
@@ -78,7 +78,7 @@ static struct karena_part *part_of(const struct heap *heap)
 	return (struct karena_part *)((char *)heap->control + control->part_offset);
 }
 
-TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
+TEST_F(demote, one_call_releases_the_pages_in_the_bitmap)
 {
 	struct heap *heap = &self->heap;
 	struct karena_part *part = part_of(heap);
@@ -87,7 +87,7 @@ TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
 	ASSERT_EQ(0, heap_commit(heap, 0, 3));
 	for (int i = 0; i < 3; i++)
 		fill(heap, i, 0, 512);
-	/* Every other page: half of them, and no descriptor is needed. */
+	/* Every other page, which is half of them. This needs no descriptor. */
 	memset(part->pages, 0x55, sizeof(part->pages));
 	part->arena = 1 + 1;
 	ASSERT_EQ(0, madvise(arena(heap, 1), ARENA, MADV_REMOVE));
@@ -95,7 +95,9 @@ TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
 	EXPECT_FIGURES(heap, 2, 1, 256);
 	for (int i = 0; i < 512; i++)
 		EXPECT_EQ(0, i % 2 ? spoilt(heap, 1, i, 1) : reachable(heap, 1, i, 1));
-	/* Nothing is named of other arenas, nor of more than this one. */
+	/*
+	 * The bitmap applies to this arena only, and only to a release of the whole arena.
+	 */
 	ASSERT_EQ(0, madvise(page(heap, 1, 0), 2 * PAGE, MADV_REMOVE));
 	EXPECT_EQ(0, spoilt(heap, 1, 1, 1));
 	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_REMOVE));
@@ -104,7 +106,7 @@ TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(KARENA_FREE, state(heap, 2));
 	EXPECT_EQ(0, heap_figure(heap, "committed"));
-	/* No page, and what is not committed. */
+	/* An empty bitmap, and pages that are not committed. */
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(part->pages, 0, sizeof(part->pages));
 	part->arena = 1;
@@ -119,8 +121,8 @@ TEST_F(demote, pages_that_the_control_region_names_go_by_one_call)
 	part->arena = 0;
 }
 
-/* The kernel calls the module for each mapping, as mprotect() may have made several. */
-TEST_F(demote, pages_that_are_not_named_stay_in_an_arena_of_several_mappings)
+/* The kernel calls the module once for each VMA, and mprotect() may have made several. */
+TEST_F(demote, bitmap_holds_for_an_arena_of_several_vmas)
 {
 	struct heap *heap = &self->heap;
 	struct karena_part *part = part_of(heap);
@@ -138,7 +140,7 @@ TEST_F(demote, pages_that_are_not_named_stay_in_an_arena_of_several_mappings)
 		EXPECT_EQ(0, spoilt(heap, 0, i, 1));
 }
 
-TEST_F(demote, a_release_that_crosses_arenas_is_a_release_of_each_part)
+TEST_F(demote, release_across_arenas_releases_each_part)
 {
 	struct heap *heap = &self->heap;
 
@@ -156,10 +158,10 @@ TEST_F(demote, a_release_that_crosses_arenas_is_a_release_of_each_part)
 }
 
 /*
- * An entry that the core would make of a huge page that is gone would show all of
- * it: whatever page is looked at first, it must be the only one that comes.
+ * If the kernel mapped a page of the old huge folio, it would map all of the folio.
+ * Whichever page is touched first, no other page may become visible.
  */
-TEST_F(demote, after_a_demotion_no_page_brings_back_another)
+TEST_F(demote, no_old_page_reappears_after_demotion)
 {
 	struct heap *heap = &self->heap;
 
@@ -186,7 +188,7 @@ TEST_F(demote, after_a_demotion_no_page_brings_back_another)
 	}
 }
 
-TEST_F(demote, a_pinned_huge_arena_is_cleared_and_stays_huge)
+TEST_F(demote, pinned_arena_is_cleared_and_stays_huge)
 {
 	struct heap *heap = &self->heap;
 	struct iovec vector;
@@ -205,19 +207,19 @@ TEST_F(demote, a_pinned_huge_arena_is_cleared_and_stays_huge)
 	EXPECT_EQ(0, count_other(page(heap, 0, 100), 400 * PAGE, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 500, 12));
-	/* It is still the page that the pipe reads from. */
+	/* The pipe still reads from the same page. */
 	page(heap, 0, 5)[0] = 'q';
 	ASSERT_EQ(PAGE, read(pipes[0], copy, PAGE));
 	EXPECT_EQ('q', copy[0]);
-	/* Without the pin it goes. */
+	/* Without the pin the arena becomes sparse. */
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
 	EXPECT_FIGURES(heap, 0, 1, 112);
 	close(pipes[0]);
 	close(pipes[1]);
 }
 
-/* Until then, what is left of its page table makes it 512 faults. */
-TEST_F(demote, an_arena_that_was_sparse_is_huge_again_where_it_is_mapped_again)
+/* Until the new mapping, the old page table causes 512 faults. */
+TEST_F(demote, remapped_sparse_arena_becomes_huge)
 {
 	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_FIXED;
 	struct heap *heap = &self->heap;
@@ -236,14 +238,14 @@ TEST_F(demote, an_arena_that_was_sparse_is_huge_again_where_it_is_mapped_again)
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 1024));
 	EXPECT_EQ(0, count_other(heap->window, 2 * ARENA, 0));
 	EXPECT_LE(minor_faults() - before, 4);
-	/* A mapping of its own from then on, beside that of the rest. */
+	/* The remapped part is a VMA of its own from now on. */
 	EXPECT_EQ(2 * ARENA, smaps(heap->window, "Size"));
 	EXPECT_EQ(2 * ARENA, smaps(heap->window, "Rss"));
 	EXPECT_EQ(2 * ARENA, smaps(heap->window, "FilePmdMapped"));
 	EXPECT_EQ(heap->size - 2 * ARENA, smaps(arena(heap, 2), "Size"));
 	EXPECT_EQ(12 * PAGE, smaps(arena(heap, 2), "Rss"));
 	EXPECT_EQ(0, spoilt(heap, 2, 0, 12));
-	/* What is committed stays when it is mapped again. */
+	/* Committed memory survives a new mapping. */
 	fill(heap, 0, 0, 512);
 	ASSERT_EQ(heap->window, mmap(heap->window, 3 * ARENA, prot, flags,
 				     heap->fd, 0));
@@ -252,7 +254,7 @@ TEST_F(demote, an_arena_that_was_sparse_is_huge_again_where_it_is_mapped_again)
 	EXPECT_FIGURES(heap, 2, 1, 12);
 }
 
-TEST_F(demote, an_arena_is_mapped_again_only_whole_and_where_it_was)
+TEST_F(demote, arena_can_be_remapped_only_whole_and_in_place)
 {
 	const int prot = PROT_READ | PROT_WRITE, flags = MAP_SHARED | MAP_FIXED;
 	struct heap *heap = &self->heap;
@@ -266,7 +268,7 @@ TEST_F(demote, an_arena_is_mapped_again_only_whole_and_where_it_was)
 	EXPECT_EQ(EBUSY, errno);
 	EXPECT_EQ(MAP_FAILED, mmap(elsewhere, PAGE, prot, flags, heap->fd, 0));
 	EXPECT_EQ(EINVAL, errno);
-	/* A mapping that fails may have taken away what was there. */
+	/* A failed mmap() may have removed the earlier mapping. */
 	EXPECT_EQ(MAP_FAILED, mmap(arena(heap, 1), ARENA, prot, flags,
 				   heap->fd, 0));
 	EXPECT_EQ(EBUSY, errno);
@@ -276,8 +278,11 @@ TEST_F(demote, an_arena_is_mapped_again_only_whole_and_where_it_was)
 	EXPECT_EQ(ARENA, smaps(arena(heap, 1), "FilePmdMapped"));
 }
 
-/* Who takes it back must find what it gave: nothing tells it of a change. */
-TEST_F(demote, a_volatile_arena_is_cleared_and_stays_huge)
+/*
+ * The process must find its data when it reuses the arena, because nothing reports a
+ * change.
+ */
+TEST_F(demote, volatile_arena_is_cleared_and_stays_huge)
 {
 	struct heap *heap = &self->heap;
 	uint32_t word;
@@ -294,8 +299,11 @@ TEST_F(demote, a_volatile_arena_is_cleared_and_stays_huge)
 	EXPECT_EQ(0, spoilt(heap, 0, 500, 12));
 }
 
-/* The module may have no page free for what stays: then nothing is lost. */
-TEST_F(demote, at_a_limit_a_release_of_most_of_an_arena_succeeds)
+/*
+ * The module may have no free page to copy the remaining pages to. Even then nothing is
+ * lost.
+ */
+TEST_F(demote, partial_release_succeeds_at_the_limit)
 {
 	struct heap heap;
 
@@ -307,7 +315,7 @@ TEST_F(demote, at_a_limit_a_release_of_most_of_an_arena_succeeds)
 	ASSERT_EQ(0, release_pages(&heap, 0, 8, 504));
 	EXPECT_EQ(0, spoilt(&heap, 0, 0, 8));
 	EXPECT_FIGURES(&heap, 1, 1, 8);
-	/* What came free can be had, and not a page more. */
+	/* The released memory can be committed again, and no page more. */
 	ASSERT_EQ(0, commit_pages(&heap, 2, 0, 504));
 	EXPECT_EQ(-ENOMEM, commit_pages(&heap, 2, 504, 1));
 	heap_destroy(&heap);
@@ -324,7 +332,7 @@ static void release_at_the_groups_limit(struct child *child)
 	for (n = 0; n < 32 && !heap_commit(&heap, n, 1); n++)
 		fill(&heap, n, 0, 512);
 	CHECK(n > 2 && n < 32);
-	/* Page by page what is left. */
+	/* Use up the rest page by page. */
 	set_state(&heap, n, 1, KARENA_FREE);
 	CHECK(call_pages(&heap, KARENA_COMMIT, n, 0, 512) == -ENOMEM ||
 	      call_pages(&heap, KARENA_COMMIT, n + 1, 0, 512) == -ENOMEM);
@@ -332,13 +340,13 @@ static void release_at_the_groups_limit(struct child *child)
 		CHECK(!release_pages(&heap, i, 200, 312));
 		CHECK(!spoilt(&heap, i, 0, 200));
 	}
-	/* The first ones may have been cleared; that made room for nobody. */
+	/* The first releases may only have cleared the pages, which frees no memory. */
 	CHECK(!heap_release(&heap, n - 1, 1));
 	CHECK(!release_pages(&heap, 0, 200, 312));
 	CHECK(heap_figure(&heap, "demoted") > 0);
 }
 
-TEST_F(demote, at_a_cgroups_limit_too_and_nobody_is_killed)
+TEST_F(demote, partial_release_at_a_cgroup_limit_kills_nobody)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -361,7 +369,7 @@ struct counter {
 	long rounds;
 };
 
-/* Each has a page of every arena, and knows what it must find there. */
+/* Each thread counts in one page of every arena and checks what it finds there. */
 static void *count_main(void *data)
 {
 	struct counter *counter = data;
@@ -382,7 +390,7 @@ static void *count_main(void *data)
 	return NULL;
 }
 
-/* All pages of an arena but those of the counters go. */
+/* Release all pages of an arena except those of the counters. */
 static int release_others(const struct heap *heap, size_t index)
 {
 	struct karena_range ranges[NR_COUNTERS];
@@ -398,7 +406,7 @@ static int release_others(const struct heap *heap, size_t index)
 	return heap_ranges(heap, KARENA_RELEASE, ranges, NR_COUNTERS);
 }
 
-/* Until a second is over: demote, commit what lacks, release it again. */
+/* For one second: demote, commit the missing pages, release them again. */
 static int shake(const struct heap *heap, int *demotions)
 {
 	time_t until = time(NULL) + 1;
@@ -417,7 +425,7 @@ static int shake(const struct heap *heap, int *demotions)
 	return err;
 }
 
-TEST_F_TIMEOUT(demote, no_store_is_lost_when_an_arena_becomes_sparse, SLOW)
+TEST_F_TIMEOUT(demote, no_store_is_lost_during_demotion, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct counter counters[NR_COUNTERS];
@@ -444,7 +452,7 @@ TEST_F_TIMEOUT(demote, no_store_is_lost_when_an_arena_becomes_sparse, SLOW)
 		EXPECT_FIGURES(heap, 0, NR_RACED, NR_RACED * NR_COUNTERS);
 		ASSERT_EQ(0, heap_release(heap, 0, NR_RACED));
 	}
-	/* Nothing was pinned: each arena became sparse each time. */
+	/* Nothing was pinned, so each arena became sparse each time. */
 	EXPECT_EQ(3 * NR_RACED, demotions);
 	EXPECT_EQ(3 * NR_RACED, heap_figure(heap, "demoted"));
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Heaps for I/O buffers, and pins across fork and snapshot: what a device delivers
- * goes on arriving where the process sees it, and nowhere else.
+ * Heaps for I/O buffers, and pinned memory across fork and snapshot: input from a device
+ * keeps arriving in the memory that the process sees, and nowhere else.
  */
 #include <linux/userfaultfd.h>
 #include <stddef.h>
@@ -12,8 +12,8 @@
 #include "pass.h"
 #include "ring.h"
 
-#define OLD	'o'	/* what is in memory before */
-#define INPUT	'i'	/* what arrives */
+#define OLD	'o'	/* content before the input */
+#define INPUT	'i'	/* the input */
 #define NR	4
 
 static int io_open(struct heap *heap, uint32_t policy)
@@ -57,7 +57,7 @@ FIXTURE_TEARDOWN(iobuf)
 	EXPECT_EQ(0, figure("sparse_pages"));
 }
 
-TEST_F(iobuf, the_policy_must_be_to_share_or_none)
+TEST_F(iobuf, io_heap_needs_policy_share_or_none)
 {
 	static const struct {
 		uint32_t flags, fork;
@@ -93,7 +93,10 @@ TEST_F(iobuf, the_policy_must_be_to_share_or_none)
 		.size = sizeof(create), .window = ARENA, .reserved = 1
 	};
 	EXPECT_EQ(-EINVAL, device_call(KARENA_CREATE, &create));
-	/* Who knows no policy asks for copy-on-write, and that is none for I/O. */
+	/*
+	 * A caller whose struct has no policy asks for copy-on-write, which an I/O heap
+	 * cannot have.
+	 */
 	create = (struct karena_create){
 		.size = offsetof(struct karena_create, fork), .window = ARENA,
 		.flags = KARENA_CREATE_IO,
@@ -101,7 +104,7 @@ TEST_F(iobuf, the_policy_must_be_to_share_or_none)
 	EXPECT_EQ(-EINVAL, device_call(KARENA_CREATE, &create));
 }
 
-TEST_F(iobuf, sysfs_says_what_fork_makes_of_it)
+TEST_F(iobuf, sysfs_shows_the_fork_policy)
 {
 	static const char *const names[] = { "cow\n", "share\n", "none\n" };
 
@@ -120,13 +123,15 @@ TEST_F(iobuf, sysfs_says_what_fork_makes_of_it)
 	}
 }
 
-/* What io_uring says of memory of a heap, whose mapping is a file's. */
+/* Expected result of io_uring for file-backed memory. */
 static int register_error(void)
 {
 	return can_register() ? 0 : -EOPNOTSUPP;
 }
 
-/* Both ways through the ring, if it has the memory; how many bytes are wrong. */
+/*
+ * Read and write through the ring, if it has the memory. Return the number of wrong bytes.
+ */
 static size_t use_fixed(struct io_uring *ring, int input, int output, char *memory)
 {
 	char *check;
@@ -151,7 +156,7 @@ static void do_nothing(struct child *child)
 	hear(child->parent);
 }
 
-/* A child there is, and one that has been. */
+/* Once with a living child, once after it has exited. */
 TEST_F(iobuf, fixed_buffers_work_before_and_after_a_fork)
 {
 	static const uint32_t policies[] = { KARENA_FORK_NONE, KARENA_FORK_SHARE };
@@ -189,7 +194,7 @@ TEST_F(iobuf, fixed_buffers_work_before_and_after_a_fork)
 					       self->output, arena(&heap, 2)));
 			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 		}
-		/* Nothing was copied, nothing is held. */
+		/* Nothing was copied, and no reference is left. */
 		EXPECT_EQ(0, heap_figure(&heap, "copies"));
 		EXPECT_EQ(0, heap_release(&heap, 0, NR));
 		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
@@ -197,8 +202,8 @@ TEST_F(iobuf, fixed_buffers_work_before_and_after_a_fork)
 	}
 }
 
-/* Pages alone can be registered as arenas can. */
-TEST_F(iobuf, sparse_pages_are_registered_too)
+/* Single pages can be registered in the same way as arenas. */
+TEST_F(iobuf, sparse_pages_can_be_registered)
 {
 	struct heap heap;
 
@@ -224,7 +229,7 @@ static void see_what_arrives(struct child *child)
 	CHECK(!count_other(inherited.window, ARENA, INPUT));
 }
 
-TEST_F(iobuf, what_arrives_in_a_shared_heap_is_seen_by_both)
+TEST_F(iobuf, input_into_a_shared_heap_reaches_both_processes)
 {
 	struct child child;
 	struct heap heap;
@@ -258,7 +263,7 @@ static void have_nothing(struct child *child)
 
 	CHECK(look(heap->window) == SIGSEGV);
 	CHECK(look((char *)heap->control) == SIGSEGV);
-	/* The descriptor is of a heap that this process has not. */
+	/* This process does not have the heap of the descriptor. */
 	CHECK(heap_snapshot(heap, &image) == -EPERM);
 	CHECK(heap_ranges(heap, KARENA_RELEASE, &range, 1) == -EPERM);
 	CHECK(mmap(NULL, heap->size, PROT_READ | PROT_WRITE, MAP_SHARED, heap->fd,
@@ -266,7 +271,7 @@ static void have_nothing(struct child *child)
 	(void)child;
 }
 
-TEST_F(iobuf, with_policy_none_a_child_has_nothing)
+TEST_F(iobuf, child_has_nothing_with_policy_none)
 {
 	for (int io = 0; io < 2; io++) {
 		struct child child = {};
@@ -285,15 +290,15 @@ TEST_F(iobuf, with_policy_none_a_child_has_nothing)
 }
 
 /*
- * An ordinary heap: fixed buffers until somebody else may have its frames, too. What
- * is refused then is an error of the registration, and nothing else is changed.
+ * An ordinary heap accepts fixed buffers until another heap shares its frames. After that,
+ * registration fails and changes nothing.
  */
 static int refused(void)
 {
 	return can_register() ? -EFAULT : -EOPNOTSUPP;
 }
 
-TEST_F(iobuf, an_ordinary_heap_is_registered_until_it_is_forked)
+TEST_F(iobuf, ordinary_heap_can_be_registered_until_a_fork)
 {
 	struct child child;
 	struct heap heap;
@@ -312,7 +317,7 @@ TEST_F(iobuf, an_ordinary_heap_is_registered_until_it_is_forked)
 	EXPECT_EQ(refused(), ring_register(&self->ring, arena(&heap, 1), PAGE));
 	EXPECT_EQ(0, child_end(&child));
 	EXPECT_EQ(refused(), ring_register(&self->ring, heap.window, ARENA));
-	/* Ordinary reads and writes of the ring, and of direct I/O, go on. */
+	/* Ordinary reads and writes of the ring, and direct I/O, still work. */
 	ASSERT_EQ(ARENA, pread(self->input, arena(&heap, 1), ARENA, 0));
 	EXPECT_EQ(0, count_other(arena(&heap, 1), ARENA, INPUT));
 	EXPECT_EQ(0, count_other(arena(&heap, 2), 2 * ARENA, OLD));
@@ -334,7 +339,7 @@ static void try_to_register_a_clone(struct child *child)
 	io_uring_queue_exit(&ring);
 }
 
-TEST_F(iobuf, a_clone_is_never_registered)
+TEST_F(iobuf, clone_cannot_be_registered)
 {
 	struct heap heap;
 
@@ -346,7 +351,7 @@ TEST_F(iobuf, a_clone_is_never_registered)
 	heap_destroy(&heap);
 }
 
-TEST_F(iobuf, an_ordinary_heap_is_registered_until_its_first_snapshot)
+TEST_F(iobuf, ordinary_heap_can_be_registered_until_a_snapshot)
 {
 	struct image image;
 	struct heap heap;
@@ -359,7 +364,7 @@ TEST_F(iobuf, an_ordinary_heap_is_registered_until_its_first_snapshot)
 		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 	ASSERT_EQ(0, heap_snapshot(&heap, &image));
 	EXPECT_EQ(refused(), ring_register(&self->ring, heap.window, ARENA));
-	/* Nor can a device write to an image, on any kernel. */
+	/* On no kernel can a device write to an image. */
 	EXPECT_EQ(-EFAULT, ring_register(&self->ring, image.window, ARENA));
 	image_destroy(&image);
 	EXPECT_EQ(refused(), ring_register(&self->ring, arena(&heap, 1), ARENA));
@@ -370,8 +375,8 @@ TEST_F(iobuf, an_ordinary_heap_is_registered_until_its_first_snapshot)
 }
 
 /*
- * Pinned at the moment of a fork: the frame stays with the parent, whatever it
- * writes meanwhile, and the child has a copy of what was there.
+ * Pinned during a fork: the frame stays with the parent, whatever the parent writes later,
+ * and the child has a copy of the content at the fork.
  */
 static void keep_what_was(struct child *child)
 {
@@ -396,7 +401,7 @@ static int commit_kind(const struct heap *heap, bool sparse)
 			heap_commit(heap, 0, 1);
 }
 
-TEST_F(iobuf, what_arrives_after_a_fork_arrives_in_the_parent)
+TEST_F(iobuf, input_after_a_fork_reaches_the_parent)
 {
 	for (int sparse = 0; sparse < 2; sparse++) {
 		struct child child;
@@ -408,14 +413,14 @@ TEST_F(iobuf, what_arrives_after_a_fork_arrives_in_the_parent)
 		ASSERT_EQ(register_error(),
 			  ring_register(&self->ring, heap.window, ARENA));
 		if (!can_register()) {
-			/* The slow disk shows it there. */
+			/* The tests with the slow disk cover such kernels. */
 			heap_destroy(&heap);
 			continue;
 		}
 		inherited = heap;
 		ASSERT_EQ(0, child_start(&child, keep_what_was));
 		ASSERT_TRUE(hear(child.line));
-		/* A write here must not lead away from where the data arrive. */
+		/* A write of the process must not separate the page from the input. */
 		memset(heap.window, 'p', ARENA / 2);
 		EXPECT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
 						 self->input, heap.window, ARENA));
@@ -423,7 +428,7 @@ TEST_F(iobuf, what_arrives_after_a_fork_arrives_in_the_parent)
 		ASSERT_TRUE(tell(child.line, 1));
 		ASSERT_TRUE(hear(child.line));
 		EXPECT_EQ(0, count_other(heap.window, ARENA, INPUT));
-		/* And from here it leaves. */
+		/* The ring writes the same memory out. */
 		EXPECT_EQ(0, use_fixed(&self->ring, self->input, self->output,
 				       heap.window));
 		ASSERT_TRUE(tell(child.line, 1));
@@ -437,7 +442,7 @@ TEST_F(iobuf, what_arrives_after_a_fork_arrives_in_the_parent)
 	}
 }
 
-TEST_F(iobuf, what_arrives_after_a_snapshot_arrives_in_the_heap)
+TEST_F(iobuf, input_after_a_snapshot_reaches_the_heap)
 {
 	for (int sparse = 0; sparse < 2; sparse++) {
 		struct image image;
@@ -462,8 +467,8 @@ TEST_F(iobuf, what_arrives_after_a_snapshot_arrives_in_the_heap)
 	}
 }
 
-/* Only a part is pinned: what is not, is shared as ever or copied with it. */
-TEST_F(iobuf, a_pin_of_one_page_costs_at_most_its_arena)
+/* Only one page is pinned. The others are shared, or are copied together with it. */
+TEST_F(iobuf, one_pinned_page_copies_at_most_its_arena)
 {
 	struct child child;
 	struct heap heap;
@@ -495,7 +500,7 @@ TEST_F(iobuf, a_pin_of_one_page_costs_at_most_its_arena)
 	heap_destroy(&heap);
 }
 
-/* Direct I/O, which pins for the moment of its own, in every kind of heap. */
+/* Direct I/O pins pages for the duration of a call, in every kind of heap. */
 TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
 {
 	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -523,7 +528,7 @@ TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
 			ASSERT_EQ(MIB, pread(disk, arena(&heap, 2), MIB, 0));
 			EXPECT_EQ(0, count_other(arena(&heap, 2), MIB, 'd' + forked));
 			EXPECT_EQ(0, count_other(page(&heap, 2, 256), 44 * PAGE, OLD));
-			/* What is not committed is not read to. */
+			/* Reads into memory that is not committed fail. */
 			EXPECT_EQ(-1, pread(disk, page(&heap, 2, 300), PAGE, 0));
 			EXPECT_EQ(EFAULT, errno);
 		}
@@ -534,8 +539,8 @@ TEST_F_TIMEOUT(iobuf, direct_io_works_in_every_heap, SLOW)
 }
 
 /*
- * Pages that are pinned, copied to a child, released and committed again, all at any
- * moment: process_vm_readv() pins what it reads.
+ * Pages are pinned, copied to a child, released and committed again, at any moment.
+ * process_vm_readv() pins the pages that it reads.
  */
 struct jumble {
 	struct heap heap;
@@ -578,7 +583,7 @@ static void *release_all_the_time(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
+TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_run_concurrently, SLOW)
 {
 	time_t until = time(NULL) + 8;
 	struct jumble jumble = {};
@@ -589,13 +594,13 @@ TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
 	ASSERT_EQ(0, pthread_create(&threads[0], NULL, pin_all_the_time, &jumble));
 	ASSERT_EQ(0, pthread_create(&threads[1], NULL, release_all_the_time,
 				    &jumble));
-	/* A slow machine needs longer for as much. */
+	/* A slow machine needs longer for as many rounds. */
 	while (forks < 4 || time(NULL) < until) {
 		pid_t child = fork();
 
 		ASSERT_GE(child, 0);
 		if (!child) {
-			/* What it has is zero, or is not there. */
+			/* The child's pages are zero or not there. */
 			for (size_t i = 0; i < 2 * ARENA; i += 16 * PAGE) {
 				char *at = jumble.heap.window + i;
 
@@ -619,8 +624,8 @@ TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_get_along, SLOW)
 }
 
 /*
- * A pin that lasts as long as the test wants, on every kernel: process_vm_readv() has
- * pinned what it reads, and waits for a page to copy it to.
+ * A pin of any duration, on every kernel: process_vm_readv() has pinned its source, and
+ * waits for the page that it copies to.
  */
 struct pin {
 	pthread_t thread;
@@ -639,7 +644,7 @@ static void *pin_main(void *data)
 	return NULL;
 }
 
-/* Pin a page, and wait, ten seconds at most, until it is. */
+/* Pin a page. Wait up to ten seconds until it is pinned. */
 static bool pin_start(struct pin *pin, char *from)
 {
 	struct uffdio_api api = { .api = UFFD_API };
@@ -666,8 +671,8 @@ static bool pin_start(struct pin *pin, char *from)
 }
 
 /*
- * Let go of it; what was read, or -1. A copy by words may have the first of them in
- * registers while it waits.
+ * End the pin. Return the byte that was read, or -1. A copy word by word may already have
+ * the first word in a register while it waits.
  */
 static int pin_end(struct pin *pin)
 {
@@ -684,7 +689,7 @@ static int pin_end(struct pin *pin)
 	return byte;
 }
 
-TEST_F(iobuf, a_pinned_frame_stays_the_parents)
+TEST_F(iobuf, pinned_frame_stays_with_the_parent)
 {
 	for (int sparse = 0; sparse < 2; sparse++) {
 		struct child child;
@@ -698,7 +703,7 @@ TEST_F(iobuf, a_pinned_frame_stays_the_parents)
 		inherited = heap;
 		ASSERT_EQ(0, child_start(&child, keep_what_was));
 		ASSERT_TRUE(hear(child.line));
-		/* So that it is read by who has pinned it. */
+		/* process_vm_readv(), which holds the pin, reads this. */
 		memset(page(&heap, 0, 7), INPUT, PAGE);
 		EXPECT_EQ(INPUT, pin_end(&pin));
 		ASSERT_TRUE(tell(child.line, 1));
@@ -712,15 +717,15 @@ TEST_F(iobuf, a_pinned_frame_stays_the_parents)
 }
 
 /*
- * What a fork is about to copy for the child, because it is pinned, is released by
- * another thread: the child has what was there, or nothing.
+ * A thread releases memory that a fork is about to copy for the child because it is pinned.
+ * The child has the old content or nothing.
  */
-#define NR_SLOW		16	/* arenas whose pages a fork looks at one by one */
+#define NR_SLOW		16	/* arenas that a fork must examine page by page */
 
 struct releaser {
 	pthread_t thread;
 	struct heap *heap;
-	long at;	/* when, in nanoseconds; 0: not yet known */
+	long at;	/* delay in nanoseconds; 0: not known yet */
 };
 
 static long now_ns(void)
@@ -758,7 +763,7 @@ static int look_at_the_pinned_arena(const struct heap *heap)
 	return heap_release(heap, 0, 1) ? 2 : 0;
 }
 
-TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
+TEST_F_TIMEOUT(iobuf, pinned_memory_can_be_released_during_a_fork, SLOW)
 {
 	int rounds = kernel_is_slow() ? 10 : 40;
 	unsigned int seed = 3;
@@ -780,7 +785,7 @@ TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
 		ASSERT_TRUE(pin_start(&pin, page(&heap, 0, 7)));
 		ASSERT_EQ(0, pthread_create(&releaser.thread, NULL, releaser_main,
 					    &releaser));
-		/* At any moment of a fork as the one before it was. */
+		/* At any moment of a fork, judged by the duration of the last one. */
 		begin = now_ns();
 		__atomic_store_n(&releaser.at, begin + (took ?
 				 (rand_r(&seed) * 1000L + 1) % took : 1),
@@ -793,7 +798,7 @@ TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
 		pthread_join(releaser.thread, NULL);
 		EXPECT_EQ(OLD, pin_end(&pin));
 	}
-	/* Once for all rounds: a worker looks for them once in a second. */
+	/* Once for all rounds, since a worker looks for unpinned frames once a second. */
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, heap_release(&heap, 0, NR_SLOW + 1));
 	EXPECT_EQ(0, heap_figure(&heap, "committed"));
@@ -801,14 +806,14 @@ TEST_F_TIMEOUT(iobuf, what_is_pinned_and_cloned_can_be_released_meanwhile, SLOW)
 }
 
 /*
- * The slow disk: pages are pinned while a fork, or a snapshot, comes between. What
- * the child or the image has is what was there at that moment, and stays so.
+ * The slow disk: a fork or a snapshot runs while pages are pinned. The child or the image
+ * has the content at that moment, which does not change later.
  */
 static void keep_what_may_have_come(struct child *child)
 {
 	char *was = own_memory(MIB);
 
-	/* Out of the group of who reads, which is to go. */
+	/* Leave the cgroup of the reader, which is removed later. */
 	CHECK(!write_text(CGROUPS "/cgroup.procs", "0"));
 	CHECK(was);
 	memcpy(was, inherited.window, MIB);
@@ -816,7 +821,7 @@ static void keep_what_may_have_come(struct child *child)
 	CHECK(tell(child->parent, 1));
 	CHECK(hear(child->parent));
 	CHECK(!memcmp(was, inherited.window, MIB));
-	/* Of a megabyte at a kilobyte a second not much can have come. */
+	/* At one kilobyte a second, few of the bytes can have arrived. */
 	CHECK(count_other(was, MIB, INPUT) >= MIB / 2);
 }
 
@@ -873,26 +878,26 @@ FIXTURE_TEARDOWN(slow_disk)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_fork_arrives_in_the_parent, SLOW)
+TEST_F_TIMEOUT(slow_disk, input_from_a_slow_disk_after_a_fork_reaches_the_parent, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct child child = {};
 	bool started, heard = false;
 	int err = -1;
 
-	/* To read the whole of it would take a quarter of an hour. */
+	/* The whole read would take a quarter of an hour. */
 	if (!disk_slow("1024"))
 		SKIP(return, "no cgroup can slow down a disk");
 	started = slow_read_start(&self->read);
 	inherited = *heap;
 	if (started)
 		err = child_start(&child, keep_what_may_have_come);
-	/* The parent's own writes must not lead away from where the data arrive. */
+	/* The parent's writes must not separate its pages from the input. */
 	if (!err) {
 		heard = hear(child.line);
 		memset(heap->window + MIB / 2, 'p', MIB);
 	}
-	/* Before any check: who waits for the disk cannot be killed. */
+	/* Before any check, because a process that waits for the disk cannot be killed. */
 	disk_fast();
 	pthread_join(self->read.thread, NULL);
 	ASSERT_TRUE(started);
@@ -907,7 +912,7 @@ TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_fork_arrives_in_the_parent, SL
 	EXPECT_EQ(0, count_other(heap->window, MIB, INPUT));
 }
 
-TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_snapshot_is_not_in_the_image, SLOW)
+TEST_F_TIMEOUT(slow_disk, input_from_a_slow_disk_is_not_in_an_image, SLOW)
 {
 	struct heap *heap = &self->heap;
 	char *was = own_memory(MIB);
@@ -941,8 +946,8 @@ TEST_F_TIMEOUT(slow_disk, what_it_answers_after_a_snapshot_is_not_in_the_image, 
 }
 
 /*
- * A clone reads from the disk while its parent writes: what it gets is the clone's,
- * which had the frame in common with its parent until it asked for it.
+ * A clone reads from the disk while its parent writes. The input arrives in the clone,
+ * which shared the frame with its parent until the read.
  */
 static void read_as_a_clone(struct child *child)
 {
@@ -952,7 +957,7 @@ static void read_as_a_clone(struct child *child)
 	CHECK(read.disk >= 0);
 	CHECK(disk_slow("1024"));
 	CHECK(slow_read_start(&read));
-	/* The parent makes the disk fast again, whatever becomes of this one. */
+	/* The parent makes the disk fast again, even if this process fails. */
 	CHECK(tell(child->parent, 1));
 	pthread_join(read.thread, NULL);
 	CHECK(read.result == MIB);
@@ -961,7 +966,7 @@ static void read_as_a_clone(struct child *child)
 	write_text(CGROUPS "/cgroup.procs", "0");
 }
 
-TEST_F_TIMEOUT(slow_disk, what_a_clone_reads_is_the_clones, SLOW)
+TEST_F_TIMEOUT(slow_disk, input_of_a_clone_reaches_only_the_clone, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct child child;

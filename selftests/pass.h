@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the tests of snapshots and shares have in common: descriptors that go from
- * one process to another, and writes whose order an image of one moment must show.
+ * Helpers for tests of snapshots and shares: passing descriptors to another process, and a
+ * sequence of writes whose order an image must show.
  */
 #ifndef KARENA_SELFTESTS_PASS_H
 #define KARENA_SELFTESTS_PASS_H
 
 #include "child.h"
 
-/* Send a descriptor along a line. */
+/* Send a descriptor through a socket. */
 static inline bool send_fd(int line, int fd)
 {
 	union {
@@ -30,7 +30,7 @@ static inline bool send_fd(int line, int fd)
 	return sendmsg(line, &message, MSG_NOSIGNAL) == 1;
 }
 
-/* The descriptor that the other side has sent, or -1. */
+/* Receive a descriptor, or return -1. */
 static inline int receive_fd(int line)
 {
 	union {
@@ -72,7 +72,7 @@ static inline int heap_open_fork(struct heap *heap, size_t size, uint32_t policy
 	return heap_create(heap, &create);
 }
 
-/* Read from an address: 0, or the signal that came of it. */
+/* Read from an address. Return 0, or the signal that the read raised. */
 static inline int look(const volatile char *address)
 {
 	struct sigaction action = { .sa_handler = touch_handler };
@@ -89,7 +89,7 @@ static inline int look(const volatile char *address)
 	return signal;
 }
 
-/* How many of some pages cannot be read. */
+/* Count the pages that cannot be read. */
 static inline size_t unreadable(const char *start, size_t count)
 {
 	size_t pages = 0;
@@ -99,7 +99,7 @@ static inline size_t unreadable(const char *start, size_t count)
 	return pages;
 }
 
-/* KARENA_SHARE: a descriptor, or -errno. */
+/* KARENA_SHARE. Return a descriptor, or -errno. */
 static inline int heap_share(const struct heap *heap, uint32_t flags,
 			     uint64_t offset, uint64_t length)
 {
@@ -111,7 +111,7 @@ static inline int heap_share(const struct heap *heap, uint32_t flags,
 	return heap_call(heap, KARENA_SHARE, &args);
 }
 
-/* An image of a heap, mapped somewhere. */
+/* An image of a heap, mapped at any address. */
 struct image {
 	int fd;
 	char *window;
@@ -121,7 +121,7 @@ struct image {
 	uint32_t *states;
 };
 
-/* Map what a descriptor has; 0 or -errno. */
+/* Map the image of a descriptor. Return 0 or -errno. */
 static inline int image_map(struct image *image, int fd, void *where,
 			    const struct karena_snapshot *args)
 {
@@ -150,14 +150,14 @@ static inline void image_destroy(struct image *image)
 	munmap(image->control, image->control_size);
 }
 
-/* Send an image along a line. */
+/* Send an image through a socket. */
 static inline bool send_image(int line, int fd, const struct karena_snapshot *args)
 {
 	return send_fd(line, fd) &&
 	       send(line, args, sizeof(*args), MSG_NOSIGNAL) == sizeof(*args);
 }
 
-/* The descriptor of the image that the other side has sent, or -1. */
+/* Receive an image. Return its descriptor, or -1. */
 static inline int receive_image(int line, struct karena_snapshot *args)
 {
 	int fd = receive_fd(line);
@@ -168,7 +168,7 @@ static inline int receive_image(int line, struct karena_snapshot *args)
 	       fd : -1;
 }
 
-/* Make an image of a heap and map it; 0 or -errno. */
+/* Make an image of a heap and map it. Return 0 or -errno. */
 static inline int heap_snapshot(const struct heap *heap, struct image *image)
 {
 	struct karena_snapshot args = { .size = sizeof(args) };
@@ -178,8 +178,8 @@ static inline int heap_snapshot(const struct heap *heap, struct image *image)
 }
 
 /*
- * The same by the heap's number, with a file of a process that has it, such as mem: a
- * descriptor, or -errno.
+ * Make an image by the number of a heap and a file in /proc, such as mem, of a process that
+ * has the heap. Return a descriptor, or -errno.
  */
 static inline int traced_snapshot(pid_t pid, const char *file, uint64_t id,
 				  struct karena_snapshot *args)
@@ -200,7 +200,7 @@ static inline int traced_snapshot(pid_t pid, const char *file, uint64_t id,
 	return fd;
 }
 
-/* The same of a heap of one's own. */
+/* Make an image of one of this process's heaps by its number. */
 static inline int device_snapshot(uint64_t id, struct karena_snapshot *args)
 {
 	*args = (struct karena_snapshot){ .size = sizeof(*args), .id = id };
@@ -208,27 +208,27 @@ static inline int device_snapshot(uint64_t id, struct karena_snapshot *args)
 }
 
 /*
- * Numbers that several writers store in turn, each after the one before it: round
- * after round the same into all links, one after another. At any moment the links
- * up to some one have this round's number, and those after it the one before.
+ * A chain of numbers. In each round, writers store the number of the round in all links,
+ * strictly one link after another. So at any moment the links up to some point have the
+ * number of this round, and the links after it that of the last round.
  */
 #define CHAIN_LINKS	256
 #define CHAIN_PER_ARENA	32
-#define CHAIN_ARENAS	16	/* every other one has none */
+#define CHAIN_ARENAS	16	/* in every other arena */
 
 struct chain {
 	uint64_t turn;
 	bool stop;
 };
 
-/* For all who inherit it. */
+/* Create a chain in memory that children share. */
 static inline struct chain *chain_make(void)
 {
 	return mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
 		    -1, 0);
 }
 
-/* Commit what a chain lies in, half of it huge frames: 0 or -errno. */
+/* Commit the memory of a chain, half of it in huge frames. Return 0 or -errno. */
 static inline int chain_commit(const struct heap *heap)
 {
 	int err = 0;
@@ -240,9 +240,9 @@ static inline int chain_commit(const struct heap *heap)
 }
 
 /*
- * Links that follow each other are far from each other: who writes one after another
- * must not be stopped at the first of them whenever pages are unmapped in order; and
- * what is unmapped first is in the middle of a round.
+ * Neighbouring links are far apart in memory: a sequence of writes must not block at its
+ * first link whenever pages are unmapped in order, and the page that is unmapped first has
+ * a link from the middle of a round.
  */
 static inline uint64_t *chain_link(const char *window, size_t link)
 {
@@ -253,7 +253,7 @@ static inline uint64_t *chain_link(const char *window, size_t link)
 	return (uint64_t *)(window + index * ARENA + page * PAGE);
 }
 
-/* Be one of so many writers until the chain is stopped. */
+/* Be one of @writers writers until the chain is stopped. */
 static inline void chain_write(struct chain *chain, char *window,
 			       unsigned int writer, unsigned int writers)
 {
@@ -275,7 +275,7 @@ static inline void chain_stop(struct chain *chain)
 	__atomic_store_n(&chain->stop, true, __ATOMIC_RELEASE);
 }
 
-/* Wait, twenty seconds at most, until so many more turns were taken. */
+/* Wait up to 20 seconds for so many more writes. */
 static inline bool chain_goes_on(struct chain *chain, uint64_t turns)
 {
 	uint64_t until = __atomic_load_n(&chain->turn, __ATOMIC_ACQUIRE) + turns;
@@ -289,8 +289,8 @@ static inline bool chain_goes_on(struct chain *chain, uint64_t turns)
 }
 
 /*
- * How many links an image shows that were not so at one moment; *within: whether
- * the moment was within a round; *sum: what it shows, in a number.
+ * Count the links in an image that are inconsistent with any one moment. @within: the
+ * moment was within a round. @sum: a checksum of the links.
  */
 static inline size_t chain_broken(const char *window, bool *within, uint64_t *sum)
 {
@@ -309,15 +309,15 @@ static inline size_t chain_broken(const char *window, bool *within, uint64_t *su
 	return broken;
 }
 
-/* How many images to look at; a debug kernel takes a second for each. */
+/* Number of images to check. A debug kernel takes a second for each. */
 static inline int chain_looks(void)
 {
 	return kernel_is_slow() ? 6 : 25;
 }
 
 /*
- * Make images of a heap while a chain grows in it: how many links were not so at one
- * moment, or how often an image has changed; or -errno.
+ * Make images of a heap while a chain grows in it. Return how many links were inconsistent,
+ * or how often an image has changed; or -errno.
  */
 static inline long chain_look(const struct heap *heap, struct chain *chain)
 {
@@ -326,7 +326,10 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 
 	if (!chain_goes_on(chain, CHAIN_LINKS))
 		return -ETIME;
-	/* More where the writers are slow, until enough fall into a change. */
+	/*
+	 * Make more images if the writers are slow, until enough of them are within a
+	 * round.
+	 */
 	for (int i = 0; i < 8 * looks; i++) {
 		uint64_t sum, later;
 		struct image image;
@@ -337,7 +340,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 			return err;
 		broken += chain_broken(image.window, &inside, &sum);
 		within += inside;
-		/* The heap goes on, the image does not. */
+		/* The heap changes, the image does not. */
 		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i % looks))
 			return -ETIME;
 		broken += chain_broken(image.window, &inside, &later);
@@ -346,7 +349,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 		if (i + 1 >= looks && within > looks / 2)
 			break;
 	}
-	/* If few were within a round, little is proved. */
+	/* If few images were within a round, the test proves little. */
 	return within > looks / 2 ? broken : -EAGAIN;
 }
 

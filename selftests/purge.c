@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A stress of reclaim: threads that give arenas back and take them back, huge and
- * sparse ones, direct I/O into arenas that reclaim may take at any moment, and
- * reclaim that never stops. What is taken back must be intact, what the kernel took
- * must come back zeroed, and no I/O may fail without a reason. KARENA_SECONDS says
- * for how long.
+ * Stress test of reclaim: threads make huge and sparse arenas volatile and reuse them,
+ * direct I/O reads into arenas that reclaim may take at any moment, and reclaim never
+ * stops. A reused arena must be intact, an arena that reclaim took must be zero after its
+ * next commit, and no I/O may fail without a reason. KARENA_SECONDS is the duration.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -15,8 +14,8 @@
 
 #define NR_WRITERS	2
 #define NR_EACH		6
-#define SPARSE		(64 * PAGE)	/* of an arena that is sparse */
-#define BLOCK		SPARSE		/* of the disk; one for each arena */
+#define SPARSE		(64 * PAGE)	/* committed part of a sparse arena */
+#define BLOCK		SPARSE		/* of the disk; one block for each arena */
 
 struct worker {
 	pthread_t thread;
@@ -25,7 +24,7 @@ struct worker {
 	unsigned int seed;
 	int disk;
 	long rounds, kept, taken;
-	/* What must not be. */
+	/* Errors. */
 	long lost, dirty, io_errors, refused;
 };
 
@@ -36,7 +35,7 @@ static bool stopped(void)
 	return __atomic_load_n(&stop, __ATOMIC_RELAXED);
 }
 
-/* No word of an arena is another's, or that of another round. */
+/* Each word of each arena differs in each round. */
 static uint64_t word_of(uint64_t stamp, size_t i)
 {
 	return stamp * 0x9e3779b97f4a7c15ULL + i;
@@ -65,7 +64,7 @@ static uint64_t new_stamp(struct worker *worker, int index)
 	return (uint64_t)worker->rounds << 16 | index << 8 | worker->first;
 }
 
-/* What of an arena is committed: all of it, or the pages of a sparse one. */
+/* Committed bytes of an arena: all of it, or the pages of a sparse one. */
 static size_t size_of(const struct heap *heap, int index)
 {
 	switch (state(heap, index)) {
@@ -78,7 +77,7 @@ static size_t size_of(const struct heap *heap, int index)
 	}
 }
 
-/* An arena that was given back, and how to take it back. */
+/* A volatile arena and its earlier state word. */
 struct lent {
 	uint32_t before;
 	uint32_t word;
@@ -92,7 +91,10 @@ static struct lent lend(struct heap *heap, int index)
 	return lent;
 }
 
-/* Wait until a volatile arena is ours again, or gone. */
+/*
+ * Wait until reclaim has either taken a volatile arena or given up. Return true if the
+ * arena was reused.
+ */
 static bool take_back_or_lose(struct heap *heap, int index, struct lent lent)
 {
 	for (;;) {
@@ -105,12 +107,12 @@ static bool take_back_or_lose(struct heap *heap, int index, struct lent lent)
 			return true;
 		if (found == KARENA_FREE)
 			return false;
-		/* BUSY: it comes back or goes. */
+		/* BUSY: reclaim either takes the arena or restores the word. */
 		sched_yield();
 	}
 }
 
-/* See to it that an arena of ours is committed; what is new must be zero. */
+/* Commit an arena unless it is committed. New memory must be zero. */
 static bool have(struct worker *worker, int index, bool sparse)
 {
 	struct heap *heap = worker->heap;
@@ -126,7 +128,7 @@ static bool have(struct worker *worker, int index, bool sparse)
 	return true;
 }
 
-/* Of a writer: an arena that it has given back, and what must be in it. */
+/* A volatile arena of a writer, and its expected content. */
 struct slot {
 	bool given;
 	struct lent lent;
@@ -158,7 +160,7 @@ static void write_round(struct worker *worker, struct slot *slot, int index)
 	worker->rounds++;
 	slot->stamp = new_stamp(worker, index);
 	fill(arena(heap, index), size_of(heap, index), slot->stamp);
-	/* So that neither kind stays what it is. */
+	/* Arenas change between huge and sparse. */
 	if (rand_r(&worker->seed) % 8 == 0) {
 		worker->refused += heap_release(heap, index, 1) != 0;
 		return;
@@ -187,9 +189,9 @@ static void *writer_main(void *data)
 }
 
 /*
- * Write a block out and read it back into an arena that is volatile meanwhile. It
- * may be taken before the pages are pinned, but not afterwards: then the read fails
- * with EFAULT and the arena is gone, or it succeeds and the data are there.
+ * Write a block to the disk, make the arena volatile and read the block back into it.
+ * Reclaim may take the arena before the pages are pinned, but not afterwards. If reclaim
+ * takes the arena, the read fails with EFAULT; otherwise the data arrives.
  */
 static void io_round(struct worker *worker, int index)
 {
@@ -239,7 +241,7 @@ static void *purger_main(void *data)
 {
 	while (!stopped()) {
 		shrink_everything();
-		/* Else nothing would ever be kept. */
+		/* Otherwise reclaim would take every arena. */
 		usleep(10000);
 	}
 	return data;
@@ -259,7 +261,7 @@ FIXTURE_SETUP(purge)
 	REQUIRE_MODULE();
 	self->seconds = seconds ? atoi(seconds) : DEFAULT_SECONDS;
 	ASSERT_GT(self->seconds, 0);
-	/* The harness's own limit does not know how long it is to take. */
+	/* The timeout of the harness does not know the duration of this test. */
 	alarm(self->seconds + SLOW);
 	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
 }
@@ -290,7 +292,7 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 
 	if (disk < 0)
 		SKIP(return, "no scratch disk " DISK);
-	/* At first pages are pinned for longer than reclaim takes to come. */
+	/* At first the slow disk makes pins last longer than reclaim takes. */
 	slow = disk_slow("8388608");
 	stop = false;
 	for (int i = 0; i < NR_WRITERS; i++)
@@ -321,7 +323,7 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 		sum.kept += worker->kept;
 		sum.taken += worker->taken;
 	}
-	/* Both must have happened for this to prove anything. */
+	/* Both must have happened, or the test proves nothing. */
 	EXPECT_GT(sum.kept, 0);
 	EXPECT_GT(sum.taken, 0);
 	EXPECT_EQ(sum.taken, heap_figure(&self->heap, "reclaimed"));

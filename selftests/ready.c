@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ready frames: cleared ahead by a worker, as the process asks or because its heap
- * grows fast; what they count against, who takes them, and when they go.
+ * Ready frames: a worker clears them in advance, because the process asks for them or its
+ * heap grows fast. Tests which limits they count against, which commits use them and when
+ * they are freed.
  */
 #include <pthread.h>
 
@@ -16,13 +17,13 @@ static void msleep(unsigned int milliseconds)
 	usleep(milliseconds * 1000);
 }
 
-/* A test that fails badly may have left something else. */
+/* An earlier test that failed may have left another value. */
 static int keep_ahead(const char *frames)
 {
 	return write_text(AHEAD, frames);
 }
 
-TEST(eight_are_kept_ahead_by_default)
+TEST(eight_frames_are_kept_ahead_by_default)
 {
 	char text[32];
 
@@ -31,7 +32,7 @@ TEST(eight_are_kept_ahead_by_default)
 	EXPECT_STREQ("8\n", text);
 }
 
-/* Where counts are exact, nothing is to be kept but what is asked for. */
+/* Tests that count exactly must have only the frames that they ask for. */
 FIXTURE(ready) {
 	struct heap heap;
 };
@@ -43,7 +44,7 @@ FIXTURE_SETUP(ready)
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_READY);
-	/* Else KARENA_NODE_ANY is now one node, now another. */
+	/* Otherwise KARENA_NODE_ANY would mean a different node from time to time. */
 	ASSERT_EQ(0, run_on(0));
 	ASSERT_TRUE(figure_becomes("ready_frames", 0));
 	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
@@ -68,7 +69,7 @@ static int root_limits(const struct heap *heap, unsigned long arenas)
 	return directory_comes(heap->id) ? write_text(path, text) : -ENOENT;
 }
 
-TEST_F(ready, as_many_as_were_asked_for_are_kept)
+TEST_F(ready, requested_number_of_frames_is_kept)
 {
 	struct heap *heap = &self->heap;
 
@@ -84,8 +85,8 @@ TEST_F(ready, as_many_as_were_asked_for_are_kept)
 	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
 }
 
-/* At the limit the worker has no say: what goes down stays down. */
-TEST_F(ready, a_commit_at_the_limit_takes_a_ready_frame)
+/* At the limit the worker cannot replace used frames, so the count stays down. */
+TEST_F(ready, commit_at_the_limit_uses_a_ready_frame)
 {
 	struct heap *heap = &self->heap;
 
@@ -102,7 +103,7 @@ TEST_F(ready, a_commit_at_the_limit_takes_a_ready_frame)
 	EXPECT_EQ(0, figure("ready_frames"));
 }
 
-TEST_F(ready, committed_and_ready_stay_within_the_limit)
+TEST_F(ready, committed_and_ready_frames_stay_within_the_limit)
 {
 	struct heap *heap = &self->heap;
 
@@ -112,14 +113,14 @@ TEST_F(ready, committed_and_ready_stay_within_the_limit)
 	msleep(1500);
 	EXPECT_EQ(2, heap_ready(heap, ANY, 4));
 	EXPECT_EQ(6 * ARENA, heap_figure(heap, "committed"));
-	/* Room is made, and is used. */
+	/* The release makes room for one more frame. */
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 3));
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 16 * ARENA, 0));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
 }
 
-TEST_F(ready, a_limit_that_is_lowered_takes_them)
+TEST_F(ready, lowered_limit_frees_ready_frames)
 {
 	struct heap *heap = &self->heap;
 
@@ -133,13 +134,13 @@ TEST_F(ready, a_limit_that_is_lowered_takes_them)
 	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 16 * ARENA, 0));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
-	/* What root sets is a limit, too. */
+	/* The same with root's limit. */
 	ASSERT_EQ(0, root_limits(heap, 4));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 0));
 }
 
-TEST_F(ready, they_count_against_the_limit_of_all_heaps)
+TEST_F(ready, ready_frames_count_against_the_limit_of_all_heaps)
 {
 	struct heap *heap = &self->heap, other;
 	char limit[64];
@@ -148,12 +149,12 @@ TEST_F(ready, they_count_against_the_limit_of_all_heaps)
 	ASSERT_EQ(0, heap_make(&other, 16 * ARENA, 0));
 	EXPECT_EQ(0, write_text(LIMIT_PARAM, "16M"));
 	EXPECT_EQ(0, heap_commit(heap, 0, 2));
-	/* The last eighth is left to who commits. */
+	/* The last eighth of the limit is reserved for commits. */
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 8, 5));
 	msleep(1500);
 	EXPECT_EQ(5, heap_ready(heap, ANY, 8));
 	EXPECT_EQ(0, heap_commit(&other, 0, 1));
-	/* Another's are not taken; one's own are. */
+	/* A commit uses only the frames of its own heap. */
 	EXPECT_EQ(-ENOMEM, heap_commit(&other, 1, 1));
 	EXPECT_EQ(0, heap_commit(heap, 2, 5));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
@@ -161,7 +162,9 @@ TEST_F(ready, they_count_against_the_limit_of_all_heaps)
 	EXPECT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_EQ(0, heap_commit(&other, 1, 1));
 	EXPECT_EQ(0, write_text(LIMIT_PARAM, limit));
-	/* Lowered, it lets nobody commit, with ready frames or without. */
+	/*
+	 * Below the committed memory, the limit allows no commit, even with ready frames.
+	 */
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
 	EXPECT_EQ(0, write_text(LIMIT_PARAM, "0"));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
@@ -170,7 +173,7 @@ TEST_F(ready, they_count_against_the_limit_of_all_heaps)
 	heap_destroy(&other);
 }
 
-TEST_F(ready, what_comes_of_them_is_zero)
+TEST_F(ready, memory_from_ready_frames_is_zero)
 {
 	struct heap *heap = &self->heap;
 
@@ -187,7 +190,7 @@ TEST_F(ready, what_comes_of_them_is_zero)
 	}
 }
 
-TEST_F(ready, they_become_huge_arenas)
+TEST_F(ready, ready_frames_become_huge_arenas)
 {
 	struct heap *heap = &self->heap;
 	long before;
@@ -202,7 +205,7 @@ TEST_F(ready, they_become_huge_arenas)
 	EXPECT_EQ(8 * ARENA, smaps(heap->window, "FilePmdMapped"));
 }
 
-TEST_F(ready, those_above_a_lower_count_are_given_up_at_once)
+TEST_F(ready, lower_count_frees_frames_at_once)
 {
 	struct heap *heap = &self->heap;
 
@@ -215,8 +218,8 @@ TEST_F(ready, those_above_a_lower_count_are_given_up_at_once)
 	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
 }
 
-/* One that is being cleared at that moment is given up, too. */
-TEST_F_TIMEOUT(ready, giving_up_races_with_clearing, SLOW)
+/* A frame that is being cleared at that moment is freed as well. */
+TEST_F_TIMEOUT(ready, freeing_races_with_clearing, SLOW)
 {
 	struct heap *heap = &self->heap;
 	unsigned int seed = 1;
@@ -228,7 +231,7 @@ TEST_F_TIMEOUT(ready, giving_up_races_with_clearing, SLOW)
 	}
 	msleep(200);
 	EXPECT_EQ(0, figure("ready_frames"));
-	/* Nothing is charged for what was given up. */
+	/* The freed frames are not charged any more. */
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	EXPECT_EQ(0, heap_commit(heap, 0, 8));
 }
@@ -239,13 +242,13 @@ static void die_with_ready_frames(struct child *child)
 
 	CHECK(!heap_open(&heap, 16 * ARENA, 0));
 	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
-	/* This many take a while: the process dies meanwhile. */
+	/* Clearing so many takes a while, and the process is killed before the end. */
 	CHECK(heap_ready(&heap, ANY, 16) >= 0);
 	tell(child->parent, 1);
 	raise(SIGKILL);
 }
 
-TEST_F_TIMEOUT(ready, a_heap_that_goes_leaves_none_behind, SLOW)
+TEST_F_TIMEOUT(ready, destroyed_heap_leaves_no_frames_behind, SLOW)
 {
 	struct child child;
 	unsigned int seed = 2;
@@ -266,7 +269,7 @@ TEST_F_TIMEOUT(ready, a_heap_that_goes_leaves_none_behind, SLOW)
 	EXPECT_TRUE(figure_becomes("committed", 0));
 }
 
-/* The descriptor stays, in a process that may not use the heap. */
+/* The descriptor stays open in a process that may not use the heap. */
 static void leave_a_descriptor(struct child *child)
 {
 	struct heap heap;
@@ -279,7 +282,7 @@ static void leave_a_descriptor(struct child *child)
 	}
 }
 
-TEST_F(ready, a_process_that_has_ended_keeps_none_and_gets_none)
+TEST_F(ready, ended_process_keeps_and_gets_no_frames)
 {
 	struct child child;
 
@@ -318,7 +321,7 @@ static void *shrink_all_the_time(void *data)
 	return data;
 }
 
-/* Each takes a frame now from the ready ones, now from the kernel. */
+/* Some commits use a ready frame, others get memory from the kernel. */
 static void *commit_and_release(void *data)
 {
 	static int next;
@@ -351,7 +354,7 @@ TEST_F_TIMEOUT(ready, commits_counts_and_reclaim_race, SLOW)
 	void *wrong;
 
 	stop = false;
-	/* And what the module does by itself. */
+	/* Frames for fast growing heaps as well. */
 	ASSERT_EQ(0, keep_ahead("8"));
 	for (int i = 0; i < 4; i++)
 		pthread_create(&threads[i], NULL, work[i], heap);
@@ -368,7 +371,7 @@ TEST_F_TIMEOUT(ready, commits_counts_and_reclaim_race, SLOW)
 	EXPECT_EQ(0, heap_commit(heap, 0, 8));
 }
 
-/* What has been committed and what is ready may fill the limit between them. */
+/* Committed and ready frames together may reach the limit. */
 struct edge {
 	pthread_t thread;
 	struct heap *heap;
@@ -396,8 +399,8 @@ static long commits_of(const struct edge *edge)
 	return __atomic_load_n(&edge->commits, __ATOMIC_RELAXED);
 }
 
-/* Of two nodes, so that now one is to have ready frames, now the other. */
-TEST_F_TIMEOUT(ready, what_has_room_within_the_limit_is_never_refused, SLOW)
+/* The worker makes frames ready on two nodes in turn. */
+TEST_F_TIMEOUT(ready, commit_within_the_limit_is_never_refused, SLOW)
 {
 	struct edge edges[2] = {
 		{ .heap = &self->heap, .cpu = 0 }, { .heap = &self->heap, .cpu = 1 }
@@ -409,7 +412,7 @@ TEST_F_TIMEOUT(ready, what_has_room_within_the_limit_is_never_refused, SLOW)
 	for (int i = 0; i < 2; i++)
 		ASSERT_EQ(0, pthread_create(&edges[i].thread, NULL, commit_at_the_edge,
 					    &edges[i]));
-	/* A slow machine needs longer for as many. */
+	/* A slow machine needs longer for as many commits. */
 	do
 		sleep(4);
 	while (commits_of(&edges[0]) <= 10 || commits_of(&edges[1]) <= 10);
@@ -422,7 +425,7 @@ TEST_F_TIMEOUT(ready, what_has_room_within_the_limit_is_never_refused, SLOW)
 	}
 }
 
-TEST_F_TIMEOUT(ready, a_heap_that_goes_meets_reclaim, SLOW)
+TEST_F_TIMEOUT(ready, heap_can_be_destroyed_during_reclaim, SLOW)
 {
 	unsigned int seed = 4;
 	pthread_t shrinker;
@@ -440,12 +443,12 @@ TEST_F_TIMEOUT(ready, a_heap_that_goes_meets_reclaim, SLOW)
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(shrinker, NULL);
 	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
-	/* What would have filled them comes to nothing. */
+	/* The timers that refill the heaps find no heap. */
 	msleep(1200);
 	EXPECT_EQ(0, figure("ready_frames"));
 }
 
-/* The rest happens in a memory cgroup, or without it cannot be seen. */
+/* Tests in a memory cgroup. */
 FIXTURE(ready_group) {
 	int unused;
 };
@@ -481,7 +484,7 @@ static void be_charged(struct child *child)
 	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
 				   before + 9 * ARENA));
 	CHECK(group_figure("memory.current", NULL) >= (long)(8 * ARENA));
-	/* A commit that takes one costs no more. */
+	/* A commit that uses a ready frame charges nothing more. */
 	CHECK(!heap_limit(&heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 4));
 	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
@@ -491,13 +494,13 @@ static void be_charged(struct child *child)
 				   before + 5 * ARENA));
 }
 
-TEST_F(ready_group, the_owners_memory_cgroup_is_charged)
+TEST_F(ready_group, memory_cgroup_of_the_owner_is_charged)
 {
 	EXPECT_EQ(0, in_child(be_charged));
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
-/* Take so much small memory that 45 MiB are in use; whether it could be had. */
+/* Touch small pages until 45 MiB are in use. Return true on success. */
 static bool another_takes_45_mib(void)
 {
 	pid_t child = fork();
@@ -530,16 +533,16 @@ static void give_way(struct child *child)
 	CHECK(heap_figure(&heap, "reclaimed") == 0);
 	CHECK(!count_other(heap.window, 4 * ARENA, 7));
 	CHECK(state(&heap, 0) == KARENA_ACTIVE);
-	/* The child is gone: they come again, without being asked for. */
+	/* After the child has ended, the frames are ready again without a new request. */
 	CHECK(heap_figure_becomes(&heap, "ready_frames", 12));
 }
 
-TEST_F_TIMEOUT(ready_group, a_cgroups_limit_takes_them_and_kills_nobody, SLOW)
+TEST_F_TIMEOUT(ready_group, cgroup_limit_frees_ready_frames_and_kills_nobody, SLOW)
 {
 	EXPECT_EQ(0, in_child(give_way));
 }
 
-/* In 60 MiB: 20 ready, 20 volatile, and then a little more than there is. */
+/* In 60 MiB: 20 ready, 20 volatile, and then slightly more than the rest. */
 static void give_way_in_order(struct child *child)
 {
 	long before = figure("reclaimed"), nr_volatile = 10, taken;
@@ -560,16 +563,16 @@ static void give_way_in_order(struct child *child)
 		memset(memory + at, 1, 65536);
 	taken = heap_figure(&heap, "reclaimed");
 	CHECK(taken >= 4);
-	/* Newer kernels do not count what they get here, and go on. */
+	/* Newer kernels do not count these pages as progress, and continue. */
 	CHECK(taken == nr_volatile || !heap_figure(&heap, "reclaimed_ready"));
 }
 
-TEST_F_TIMEOUT(ready_group, volatile_arenas_go_first, SLOW)
+TEST_F_TIMEOUT(ready_group, volatile_arenas_are_reclaimed_before_ready_frames, SLOW)
 {
 	EXPECT_EQ(0, in_child(give_way_in_order));
 }
 
-/* Room for eight and a half, and more than that in the page cache. */
+/* Room for eight and a half frames; the page cache would fill more. */
 static void fill_what_is_free(struct child *child)
 {
 	int disk = open(DISK, O_RDONLY | O_CLOEXEC);
@@ -587,7 +590,7 @@ static void fill_what_is_free(struct child *child)
 	CHECK(cached >= (long)(16 * MIB));
 	CHECK(!group_limit(group_figure("memory.current", NULL) + 17 * MIB));
 	CHECK(heap_ready_becomes(&heap, ANY, 64, 8));
-	/* It tries again after a second. */
+	/* The worker tries again after a second. */
 	for (int i = 0; i < 25; i++) {
 		msleep(100);
 		CHECK(heap_ready(&heap, ANY, 64) == 8);
@@ -599,14 +602,14 @@ static void fill_what_is_free(struct child *child)
 	close(disk);
 }
 
-TEST_F_TIMEOUT(ready_group, the_worker_takes_what_is_free_and_no_more, SLOW)
+TEST_F_TIMEOUT(ready_group, worker_uses_only_free_memory, SLOW)
 {
 	if (access(DISK, R_OK))
 		SKIP(return, "no scratch disk " DISK);
 	EXPECT_EQ(0, in_child(fill_what_is_free));
 }
 
-/* A commit may take a ready frame where there is no other memory, too. */
+/* A commit may use a ready frame, even if there is no other memory. */
 static void commit_at_the_groups_limit(struct child *child)
 {
 	struct heap heap;
@@ -623,7 +626,7 @@ static void commit_at_the_groups_limit(struct child *child)
 	CHECK(!touch(heap.window));
 }
 
-TEST_F_TIMEOUT(ready_group, a_commit_at_the_groups_limit_takes_one, SLOW)
+TEST_F_TIMEOUT(ready_group, commit_at_the_cgroup_limit_uses_a_ready_frame, SLOW)
 {
 	EXPECT_EQ(0, in_child(commit_at_the_groups_limit));
 }
@@ -648,7 +651,7 @@ FIXTURE_TEARDOWN(ready_ahead)
 	EXPECT_TRUE(figure_becomes("ready_frames", 0));
 }
 
-/* Commit one arena after another; the most frames that were ready meanwhile. */
+/* Commit one arena after another. Return the maximum number of ready frames seen. */
 static long grow(const struct heap *heap, int first, int count,
 		 unsigned int milliseconds)
 {
@@ -668,7 +671,7 @@ static long grow(const struct heap *heap, int first, int count,
 	return most;
 }
 
-/* Until the frames are there, or the module gives them up. */
+/* Wait until there are ready frames, or the module frees them. */
 static bool some_are_ready(void)
 {
 	for (int i = 0; i < 100; i++) {
@@ -679,7 +682,7 @@ static bool some_are_ready(void)
 	return false;
 }
 
-TEST_F_TIMEOUT(ready_ahead, a_heap_that_grows_fast_has_some_for_a_second, SLOW)
+TEST_F_TIMEOUT(ready_ahead, fast_growing_heap_has_ready_frames_for_a_second, SLOW)
 {
 	struct heap *heap = &self->heap;
 	long most;
@@ -689,15 +692,15 @@ TEST_F_TIMEOUT(ready_ahead, a_heap_that_grows_fast_has_some_for_a_second, SLOW)
 	EXPECT_LE(most, 8);
 	EXPECT_TRUE(some_are_ready());
 	EXPECT_EQ(64 * ARENA, heap_figure(heap, "committed"));
-	/* And then they are given up. */
+	/* Then the module frees them. */
 	EXPECT_TRUE(figure_becomes("ready_frames", 0));
 	msleep(200);
 	EXPECT_EQ(0, figure("ready_frames"));
-	/* And come again when it grows again. */
+	/* They are ready again when the heap grows again. */
 	EXPECT_GE(grow(heap, 64, 16, 10), 1);
 }
 
-TEST_F_TIMEOUT(ready_ahead, what_was_asked_for_stays_when_the_rest_goes, SLOW)
+TEST_F_TIMEOUT(ready_ahead, requested_frames_stay_when_the_others_are_freed, SLOW)
 {
 	struct heap *heap = &self->heap;
 
@@ -708,18 +711,18 @@ TEST_F_TIMEOUT(ready_ahead, what_was_asked_for_stays_when_the_rest_goes, SLOW)
 	EXPECT_EQ(2, heap_ready(heap, ANY, 2));
 }
 
-TEST_F_TIMEOUT(ready_ahead, a_heap_that_grows_slowly_has_none, SLOW)
+TEST_F_TIMEOUT(ready_ahead, slowly_growing_heap_has_no_ready_frames, SLOW)
 {
 	EXPECT_EQ(0, grow(&self->heap, 0, 12, 150));
 }
 
-TEST_F(ready_ahead, a_small_heap_has_none)
+TEST_F(ready_ahead, small_heap_has_no_ready_frames)
 {
 	EXPECT_EQ(0, grow(&self->heap, 0, 3, 10));
 	EXPECT_FALSE(some_are_ready());
 }
 
-TEST_F_TIMEOUT(ready_ahead, the_parameter_bounds_it_and_0_turns_it_off, SLOW)
+TEST_F_TIMEOUT(ready_ahead, parameter_limits_frames_ahead_and_0_turns_them_off, SLOW)
 {
 	struct heap *heap = &self->heap;
 	long most;
@@ -732,7 +735,7 @@ TEST_F_TIMEOUT(ready_ahead, the_parameter_bounds_it_and_0_turns_it_off, SLOW)
 	EXPECT_TRUE(figure_becomes("ready_frames", 0));
 	EXPECT_EQ(0, grow(heap, 32, 32, 10));
 	EXPECT_FALSE(some_are_ready());
-	/* What was asked for has nothing to do with it. */
+	/* The parameter does not affect requested frames. */
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
 	EXPECT_EQ(-EINVAL, write_text(AHEAD, "-1"));
 	EXPECT_EQ(-EINVAL, write_text(AHEAD, "many"));
@@ -756,7 +759,7 @@ FIXTURE_TEARDOWN(ready_call)
 	EXPECT_TRUE(figure_becomes("ready_frames", 0));
 }
 
-TEST_F(ready_call, bad_values_are_refused)
+TEST_F(ready_call, invalid_values_are_rejected)
 {
 	const struct karena_ready good = { .size = sizeof(good), .count = 1 };
 	struct karena_ready args;
@@ -785,7 +788,7 @@ TEST_F(ready_call, bad_values_are_refused)
 	EXPECT_EQ(0, heap_ready(&self->heap, ANY, 0));
 }
 
-TEST_F(ready_call, a_longer_struct_may_have_a_zero_tail)
+TEST_F(ready_call, longer_struct_may_have_a_zero_tail)
 {
 	struct {
 		struct karena_ready ready;
@@ -802,7 +805,7 @@ TEST_F(ready_call, a_longer_struct_may_have_a_zero_tail)
 	EXPECT_EQ(-E2BIG, heap_call(&self->heap, KARENA_READY, &args));
 }
 
-TEST_F(ready_call, a_struct_that_is_not_writable_is_efault)
+TEST_F(ready_call, readonly_struct_fails_with_efault)
 {
 	struct karena_ready good = { .size = sizeof(good), .node = ANY };
 	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
@@ -814,7 +817,7 @@ TEST_F(ready_call, a_struct_that_is_not_writable_is_efault)
 	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, page));
 }
 
-TEST_F(ready_call, it_is_a_heaps_call_and_of_no_other_file)
+TEST_F(ready_call, only_heap_descriptors_accept_the_call)
 {
 	struct karena_ready args = { .size = sizeof(args), .node = ANY };
 	struct karena_info info = { .size = sizeof(info) };
@@ -836,7 +839,7 @@ static void ask_for_the_parents_heap(struct child *child)
 	CHECK(heap_ready(&parents, ANY, 0) == -EPERM);
 }
 
-TEST_F(ready_call, another_process_may_not)
+TEST_F(ready_call, other_process_cannot_make_the_call)
 {
 	parents = self->heap;
 	EXPECT_EQ(0, in_child(ask_for_the_parents_heap));
@@ -856,7 +859,7 @@ static void ask_for_more_than_may_be_locked(struct child *child)
 	CHECK(heap_ready(&heap, ANY, 16) == -ENOMEM);
 	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
 	CHECK(status_figure("VmPin") == 8 * MIB);
-	/* A commit takes what is ready, and the worker cannot replace it. */
+	/* A commit uses a ready frame, which the worker cannot replace. */
 	CHECK(!heap_commit(&heap, 0, 3));
 	CHECK(heap_ready(&heap, ANY, 1) == 1);
 	CHECK(!heap_commit(&heap, 3, 1));
@@ -869,7 +872,7 @@ static void ask_for_more_than_may_be_locked(struct child *child)
 	CHECK(status_figure("VmPin") == 0);
 }
 
-TEST_F(ready_call, rlimit_memlock_bounds_them)
+TEST_F(ready_call, memlock_limit_bounds_ready_frames)
 {
 	struct stat stat;
 	int status;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shares: what another process maps of a heap is the heap's own memory, that and no
- * more, writable or not; it stays as long as somebody has it, whoever ends first.
+ * Shares: another process maps exactly the shared range of a heap's own memory, writable or
+ * read-only. The memory lives as long as any process has it, whichever process ends first.
  */
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -10,10 +10,10 @@
 #include "pages.h"
 #include "pass.h"
 
-#define NR	4	/* arenas that are shared, in most tests */
+#define NR	4	/* arenas that most tests share */
 
 FIXTURE(share) {
-	struct heap heap;	/* of which a child inherits nothing */
+	struct heap heap;	/* children do not inherit it */
 	long nr_heaps;
 	int next_fd;
 };
@@ -52,7 +52,7 @@ static char *map_share(int fd, size_t length, int protection)
 #define READ	PROT_READ
 #define WRITE	(PROT_READ | PROT_WRITE)
 
-/* Map what the other side sends; the descriptor is closed. */
+/* Map the share of a received descriptor, and close the descriptor. */
 static char *receive_share(int line, size_t length, int protection)
 {
 	int fd = receive_fd(line);
@@ -65,7 +65,7 @@ static char *receive_share(int line, size_t length, int protection)
 	return memory;
 }
 
-/* Share a range with who is at the other end of a line. */
+/* Share a range with the process at the other end of a socket. */
 static bool send_share(int line, const struct heap *heap, uint32_t flags,
 		       uint64_t offset, uint64_t length)
 {
@@ -85,7 +85,7 @@ static void fill_arenas(const struct heap *heap, size_t count)
 		fill(heap, i, 0, 512);
 }
 
-/* How many pages are not as in the window from one of its pages on. */
+/* Count the pages that differ from those in the window. */
 static size_t differ(const char *memory, const struct heap *heap, size_t first,
 		     size_t count)
 {
@@ -122,7 +122,7 @@ static void see_and_write(struct child *child)
 	CHECK(!munmap(memory, NR * ARENA));
 }
 
-TEST_F(share, both_sides_see_what_either_writes)
+TEST_F(share, both_sides_see_each_write)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -140,12 +140,12 @@ TEST_F(share, both_sides_see_what_either_writes)
 	memset(arena(heap, 3), 'p', PAGE);
 	ASSERT_TRUE(tell(child.line, 2));
 	EXPECT_EQ(0, child_end(&child));
-	/* Nothing was copied for it. */
+	/* No page was copied. */
 	EXPECT_EQ(0, heap_figure(heap, "copies"));
 	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 'r'));
 }
 
-TEST_F(share, the_descriptor_is_a_plain_one)
+TEST_F(share, descriptor_has_the_usual_flags)
 {
 	struct heap *heap = &self->heap;
 	int readable, writable;
@@ -162,7 +162,7 @@ TEST_F(share, the_descriptor_is_a_plain_one)
 	close(writable);
 }
 
-/* What a read-only share refuses, whoever has it. */
+/* Ways to write that a read-only share rejects. */
 static void try_to_write(struct child *child)
 {
 	char bytes[64] = "no", path[64], *memory;
@@ -180,7 +180,7 @@ static void try_to_write(struct child *child)
 	CHECK_FAILS(EACCES, mprotect(memory, NR * ARENA, WRITE));
 	CHECK_FAILS(EACCES, mprotect(memory, PAGE, PROT_WRITE));
 	CHECK(touch(memory) == SIGSEGV);
-	/* By the descriptor, or another of the same file. */
+	/* With the descriptor, or another one of the same file. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	CHECK_FAILS(ENXIO, open(path, O_RDWR));
 	CHECK_FAILS(ENXIO, open(path, O_WRONLY));
@@ -197,7 +197,7 @@ static void try_to_write(struct child *child)
 	CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 			ARENA) == -1);
 	CHECK(fchmod(fd, 0777) == -1);
-	/* By way of the memory. */
+	/* With the mapping. */
 	CHECK(madvise(memory, ARENA, MADV_REMOVE) == -1);
 	CHECK(madvise(memory, ARENA, MADV_POPULATE_WRITE) == -1);
 	remote = (struct iovec){ memory, sizeof(bytes) };
@@ -206,21 +206,21 @@ static void try_to_write(struct child *child)
 	CHECK(mem >= 0);
 	CHECK(pwrite(mem, bytes, sizeof(bytes), (uintptr_t)memory) == -1);
 	close(mem);
-	/* Moved, it is what it was. */
+	/* After mremap() the mapping is still read-only. */
 	memory = mremap(memory, ARENA, ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
 			mmap(NULL, ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
 			     -1, 0));
 	if (memory != MAP_FAILED)
 		CHECK_FAILS(EACCES, mprotect(memory, PAGE, WRITE));
 	close(fd);
-	/* What the owner writes is seen. */
+	/* Writes of the owner are visible. */
 	CHECK(tell(child->parent, 1));
 	CHECK(hear(child->parent));
 	if (memory != MAP_FAILED)
 		CHECK(!count_other(memory, PAGE, 'w'));
 }
 
-TEST_F(share, a_sealed_one_is_read_only_for_ever)
+TEST_F(share, readonly_share_stays_read_only)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -237,8 +237,10 @@ TEST_F(share, a_sealed_one_is_read_only_for_ever)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-/* A writable one maps read-only where that is asked for, and can be made writable. */
-TEST_F(share, a_writable_one_can_be_mapped_read_only)
+/*
+ * A writable share can be mapped read-only, and mprotect() can make the mapping writable.
+ */
+TEST_F(share, writable_share_can_be_mapped_read_only)
 {
 	struct heap *heap = &self->heap;
 	char *memory;
@@ -259,7 +261,7 @@ TEST_F(share, a_writable_one_can_be_mapped_read_only)
 	close(fd);
 }
 
-/* Who has a share drives no heap by it. */
+/* A share gives no control over the heap. */
 static void try_to_drive(struct child *child)
 {
 	struct karena_attach attach = { .size = sizeof(attach) };
@@ -279,13 +281,13 @@ static void try_to_drive(struct child *child)
 	CHECK(heap_snapshot(&share, &image) == -ENOTTY);
 	attach.address = (uintptr_t)memory;
 	CHECK(device_call(KARENA_ATTACH, &attach) == -ENOENT);
-	/* The owner's call, if it could be made by who maps the memory. */
+	/* madvise() and fallocate() are for the owner only. */
 	CHECK(madvise(memory, ARENA, MADV_REMOVE) == -1);
 	CHECK(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
 			ARENA) == -1);
 	CHECK(ftruncate(fd, 2 * NR * ARENA) == -1);
 	CHECK(pwrite(fd, "x", 1, 0) == -1);
-	/* Neither a write from here nor one through the kernel commits. */
+	/* A write from here commits nothing, neither a store nor one by the kernel. */
 	CHECK(tell(child->parent, 1));
 	CHECK(hear(child->parent));
 	CHECK(madvise(memory + ARENA, ARENA, MADV_POPULATE_WRITE) == -1);
@@ -298,7 +300,7 @@ static void try_to_drive(struct child *child)
 	CHECK(touch(memory + 2 * ARENA + PAGE) == SIGBUS);
 }
 
-TEST_F(share, it_is_no_heap)
+TEST_F(share, share_gives_no_control_over_the_heap)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -328,7 +330,7 @@ static void have_it_huge(struct child *child)
 	CHECK(minor_faults() - before < NR + 16);
 	CHECK(smaps(memory, "FilePmdMapped") == NR * ARENA);
 	CHECK(smaps(memory, "Rss") == NR * ARENA);
-	/* It is the owner's, and counted there alone. */
+	/* The memory is counted only for the owner. */
 	CHECK(!status_figure("VmPin"));
 }
 
@@ -341,16 +343,16 @@ TEST_F(share, huge_frames_are_huge_at_the_receiver)
 	ASSERT_EQ(0, child_start(&child, have_it_huge));
 	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
 	EXPECT_EQ(0, child_end(&child));
-	/* What is kept ready for a while counts, too. */
+	/* Frames that the module keeps ready for a while count as well. */
 	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 0));
 	EXPECT_EQ(NR * ARENA, status_figure("VmPin"));
 	EXPECT_EQ(1, *page(heap, 3, 511));
-	/* The owner has them so, too. */
+	/* The owner has huge mappings as well. */
 	EXPECT_EQ(0, touch(heap->window));
 	EXPECT_GE(smaps(heap->window, "FilePmdMapped"), (long)ARENA);
 }
 
-/* From the middle of an arena to the middle of another. */
+/* From the middle of one arena to the middle of another. */
 #define PART_FIRST	300UL
 #define PART_PAGES	(212 + 512 + 512 + 17UL)
 
@@ -361,14 +363,14 @@ static void have_a_part(struct child *child)
 	char *memory = map_share(fd, length, READ);
 
 	CHECK(memory);
-	/* So that whole arenas of it are huge. */
+	/* At this address whole arenas of the share can be mapped huge. */
 	CHECK(((uintptr_t)memory & (ARENA - 1)) == PART_FIRST * PAGE);
 	CHECK(!unreadable(memory, PART_PAGES));
 	CHECK(smaps(memory, "FilePmdMapped") == 2 * ARENA);
 	CHECK(smaps(memory, "Rss") == length);
 	CHECK(*memory == (char)(PART_FIRST * 7 + 1));
 	CHECK(!munmap(memory, length));
-	/* Parts of the part. */
+	/* Parts of the share. */
 	for (size_t at = 0; at < PART_PAGES; at += 97) {
 		size_t pages = PART_PAGES - at < 600 ? PART_PAGES - at : 600;
 
@@ -385,7 +387,7 @@ static void have_a_part(struct child *child)
 	close(fd);
 }
 
-TEST_F(share, it_need_not_be_whole_arenas)
+TEST_F(share, share_may_have_partial_arenas)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -399,8 +401,8 @@ TEST_F(share, it_need_not_be_whole_arenas)
 }
 
 /*
- * At addresses by which a huge page would be mapped that lies otherwise in the
- * window: a page of the share is the one that it is of the window, everywhere.
+ * At addresses where a huge page would fit whose offset in the window differs. Each page of
+ * the share must be the corresponding page of the window.
  */
 static void map_it_anywhere(struct child *child)
 {
@@ -416,7 +418,7 @@ static void map_it_anywhere(struct child *child)
 		char *at = reserve + places[i] * PAGE;
 
 		CHECK(mmap(at, length, WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == at);
-		/* In an order that begins within an arena. */
+		/* Start within an arena. */
 		for (size_t j = 0; j < PART_PAGES; j++) {
 			size_t index = (j + 400) % PART_PAGES;
 			size_t number = PART_FIRST + index;
@@ -429,7 +431,7 @@ static void map_it_anywhere(struct child *child)
 	close(fd);
 }
 
-TEST_F(share, it_is_right_at_any_address)
+TEST_F(share, share_is_correct_at_any_address)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -444,7 +446,7 @@ TEST_F(share, it_is_right_at_any_address)
 
 #define SECRET	's'
 
-/* None of some bytes, whichever can be read, is the secret. */
+/* Return true if any readable page has the secret byte. */
 static bool finds_secret(const char *start, size_t pages)
 {
 	for (size_t i = 0; i < pages; i++) {
@@ -454,7 +456,7 @@ static bool finds_secret(const char *start, size_t pages)
 	return false;
 }
 
-/* Every way to see more than the range, of which the rest is secret. */
+/* Try to read outside the shared range, where everything is secret. */
 static void reach_beyond(struct child *child)
 {
 	size_t length = 100 * PAGE, first = 100;
@@ -466,7 +468,7 @@ static void reach_beyond(struct child *child)
 	CHECK(reserve != MAP_FAILED);
 	reserve = (char *)(((uintptr_t)reserve + ARENA - 1) & ~(ARENA - 1));
 
-	/* Mapped larger than it is, beginning beyond it, before it. */
+	/* A mapping that is larger than the share, or starts after or before it. */
 	at = mmap(reserve + first * PAGE, 412 * PAGE, WRITE, MAP_SHARED | MAP_FIXED,
 		  fd, 0);
 	if (at != MAP_FAILED) {
@@ -491,7 +493,7 @@ static void reach_beyond(struct child *child)
 		CHECK(!finds_secret(at, 512));
 		munmap(at, ARENA);
 	}
-	/* Grown where it is, before and after a touch. */
+	/* A mapping that grows in place, before and after a touch. */
 	for (int touched = 0; touched < 2; touched++) {
 		at = mmap(reserve + first * PAGE, length, WRITE,
 			  MAP_SHARED | MAP_FIXED, fd, 0);
@@ -508,7 +510,7 @@ static void reach_beyond(struct child *child)
 			munmap(at, length);
 		}
 	}
-	/* Grown and moved to where an arena would fit; and a second mapping. */
+	/* A mapping that grows and moves to where an arena fits, and a second mapping. */
 	at = mmap(reserve, length, WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
 	CHECK(at != MAP_FAILED);
 	grown = mremap(at, length, 2 * ARENA, MREMAP_MAYMOVE | MREMAP_FIXED,
@@ -528,7 +530,7 @@ static void reach_beyond(struct child *child)
 		CHECK(!look(grown + 5 * PAGE));
 		CHECK(!finds_secret(grown, 1024));
 	}
-	/* By remap_file_pages(), which maps another part of the file. */
+	/* remap_file_pages() maps another part of the file. */
 	for (size_t page = 0; page < 1024; page += 50) {
 		if (!syscall(SYS_remap_file_pages, at, PAGE, 0, page, 0))
 			CHECK(!finds_secret(at, 100));
@@ -536,12 +538,12 @@ static void reach_beyond(struct child *child)
 	close(fd);
 }
 
-TEST_F_TIMEOUT(share, there_is_no_way_beyond_it, SLOW)
+TEST_F_TIMEOUT(share, memory_outside_the_share_cannot_be_read, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
 
-	/* Huge, then sparse. */
+	/* First huge, then sparse. */
 	for (int sparse = 0; sparse < 2; sparse++) {
 		ASSERT_EQ(0, heap_release(heap, 0, 3));
 		ASSERT_EQ(0, heap_commit(heap, 0, 1));
@@ -563,7 +565,7 @@ TEST_F_TIMEOUT(share, there_is_no_way_beyond_it, SLOW)
 	}
 }
 
-/* What is committed and released is seen to come and go. */
+/* The receiver sees the commits and releases of the owner. */
 static void watch_it(struct child *child)
 {
 	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
@@ -588,7 +590,7 @@ static void watch_it(struct child *child)
 			memset(memory, 'r', 2 * ARENA);
 			break;
 		case 4:
-			/* Most of the first is released, little of the other. */
+			/* Most of the first arena was released, little of the other. */
 			CHECK(unreadable(memory, 300) == 300);
 			CHECK(!count_other(memory + 300 * PAGE, 212 * PAGE, 'r'));
 			CHECK(!count_other(memory + ARENA, 10 * PAGE, 0));
@@ -607,7 +609,7 @@ static void watch_it(struct child *child)
 		ASSERT_EQ(_number, hear(child.line));			\
 	} while (0)
 
-TEST_F(share, what_the_owner_commits_and_releases_comes_and_goes)
+TEST_F(share, receiver_sees_commits_and_releases_of_the_owner)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -638,7 +640,7 @@ TEST_F(share, what_the_owner_commits_and_releases_comes_and_goes)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-/* An owner that shares a part of what it has, and ends when and how it is told. */
+/* An owner that shares a part of its heap, and ends when and how the test tells it. */
 #define OWNED		6
 #define OWNED_FIRST	(512 + 256UL)		/* page: the middle of arena 1 */
 #define OWNED_PAGES	(256 + 512 + 100UL)	/* into arena 3, which is sparse */
@@ -656,7 +658,7 @@ static void own_and_share(struct child *child)
 	CHECK(send_share(child->parent, &heap, KARENA_SHARE_WRITE,
 			 OWNED_FIRST * PAGE, OWNED_PAGES * PAGE));
 	CHECK(send_share(child->parent, &heap, 0, ARENA, ARENA));
-	/* Made and gone: it keeps nothing. */
+	/* A share that was closed keeps nothing. */
 	close(heap_share(&heap, 0, 0, OWNED * ARENA));
 	if (hear(child->parent) == 2) {
 		kill(getpid(), SIGKILL);
@@ -674,13 +676,13 @@ static size_t owned_spoilt(const char *memory)
 		pages += count_other(memory + i * PAGE, PAGE,
 				     number % 512 * 7 + number / 512 + 1) != 0;
 	}
-	/* Not committed. */
+	/* The last pages are not committed. */
 	return pages + 10 - unreadable(memory + (OWNED_PAGES - 10) * PAGE, 10);
 }
 
 #define OWNED_LEFT	(2 * ARENA + 90 * PAGE)	/* arenas 1, 2 and 3 */
 
-TEST_F(share, it_outlives_its_owner)
+TEST_F(share, share_survives_its_owner)
 {
 	for (int by_kill = 0; by_kill < 2; by_kill++) {
 		struct child owner;
@@ -699,7 +701,7 @@ TEST_F(share, it_outlives_its_owner)
 		ASSERT_TRUE(tell(owner.line, 1 + by_kill));
 		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&owner));
 		EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
-		/* What was mapped, what is mapped only now, and both together. */
+		/* The existing mapping, a new one, and both together. */
 		EXPECT_EQ(0, owned_spoilt(memory));
 		again = map_share(fd, OWNED_PAGES * PAGE, WRITE);
 		ASSERT_NE(NULL, again);
@@ -711,12 +713,12 @@ TEST_F(share, it_outlives_its_owner)
 		EXPECT_EQ(0, count_other(memory + 300 * PAGE, PAGE, 'a'));
 		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
 		EXPECT_EQ('\x02', *other);
-		/* Nobody can commit there any more. */
+		/* Nobody can commit memory there any more. */
 		EXPECT_EQ(SIGBUS, touch(memory + (OWNED_PAGES - 1) * PAGE));
 		munmap(memory, OWNED_PAGES * PAGE);
 		EXPECT_EQ(OWNED_LEFT, figure("committed"));
 		munmap(again, OWNED_PAGES * PAGE);
-		/* The other share has arena 1 still, or what it was part of. */
+		/* The other share still has arena 1, or the part of it. */
 		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
 		EXPECT_GE(figure("committed"), (long)ARENA);
 		munmap(other, ARENA);
@@ -725,7 +727,7 @@ TEST_F(share, it_outlives_its_owner)
 	}
 }
 
-TEST_F(share, its_descriptor_alone_keeps_it)
+TEST_F(share, descriptor_alone_keeps_the_memory)
 {
 	struct child owner;
 	int fd, other, pair[2];
@@ -742,7 +744,7 @@ TEST_F(share, its_descriptor_alone_keeps_it)
 	EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
 	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
-	/* On its way from one process to another it is nobody's. */
+	/* During its transfer to another process, the descriptor belongs to no process. */
 	ASSERT_EQ(0, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
 	ASSERT_TRUE(send_fd(pair[0], fd));
 	close(fd);
@@ -754,7 +756,7 @@ TEST_F(share, its_descriptor_alone_keeps_it)
 	ASSERT_NE(NULL, memory);
 	EXPECT_EQ(0, owned_spoilt(memory));
 	munmap(memory, OWNED_PAGES * PAGE);
-	/* Lost on the way, it is gone. */
+	/* When the socket is closed, the descriptor in it is closed. */
 	ASSERT_TRUE(send_fd(pair[0], fd));
 	close(fd);
 	close(pair[0]);
@@ -775,7 +777,7 @@ static void have_it_for_a_while(struct child *child)
 	}
 }
 
-TEST_F(share, receivers_come_and_go)
+TEST_F(share, receivers_can_exit_and_be_killed)
 {
 	struct heap *heap = &self->heap;
 
@@ -797,7 +799,7 @@ TEST_F(share, receivers_come_and_go)
 		EXPECT_EQ(0, count_other(heap->window, NR * ARENA, 'r'));
 		EXPECT_EQ(NR * ARENA, heap_figure(heap, "committed"));
 	}
-	/* Nobody holds it any more. */
+	/* There are no references left. */
 	ASSERT_EQ(0, heap_release(heap, 0, NR));
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, figure("committed"));
@@ -832,7 +834,7 @@ static void receive_and_fork(struct child *child)
 	CHECK(!count_other(given + 2 * ARENA, ARENA, 'o'));
 }
 
-TEST_F(share, who_maps_it_forks_and_both_have_it)
+TEST_F(share, forked_receiver_and_its_child_have_the_share)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -850,8 +852,8 @@ TEST_F(share, who_maps_it_forks_and_both_have_it)
 }
 
 /*
- * The owner forks, copy-on-write: the share is the parent's. Arena 0 is huge,
- * arena 1 sparse; some pages of both are written by each of the three.
+ * The owner forks with copy-on-write, and the share stays with the parent. Arena 0 is huge,
+ * arena 1 sparse; each of the three processes writes to some pages of both.
  */
 #define BY_OWNER	10
 #define BY_RECEIVER	20
@@ -898,7 +900,7 @@ static void be_a_clone(struct child *child)
 	CHECK(!count_other(heap->window, 2 * ARENA, 'a'));
 	CHECK(tell(child->parent, 1));
 	CHECK(hear(child->parent));
-	/* Neither the owner's writes nor the receiver's are seen here. */
+	/* The clone sees no writes of the owner or the receiver. */
 	CHECK(!count_other(heap->window, 2 * ARENA, 'a'));
 	for (int i = 0; i < 2; i++)
 		memset(page(heap, i, BY_CLONE), 'c', PAGE);
@@ -908,7 +910,7 @@ static void be_a_clone(struct child *child)
 		CHECK(!count_other(page(heap, i, BY_CLONE), PAGE, 'c'));
 }
 
-TEST_F_TIMEOUT(share, the_owner_forks_and_the_share_is_the_parents, SLOW)
+TEST_F_TIMEOUT(share, share_stays_with_the_parent_after_a_fork, SLOW)
 {
 	struct child child, clone;
 	struct heap heap;
@@ -932,14 +934,17 @@ TEST_F_TIMEOUT(share, the_owner_forks_and_the_share_is_the_parents, SLOW)
 	STEP(1);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, count_other(page(&heap, i, BY_RECEIVER), PAGE, 'r'));
-	/* What was copied for the receiver's write was copied for this heap. */
+	/* Copies for writes of the receiver belong to the parent's heap. */
 	EXPECT_EQ(4, heap_figure(&heap, "copies"));
 	ASSERT_TRUE(tell(clone.line, 1));
 	ASSERT_EQ(2, hear(clone.line));
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, count_other(page(&heap, i, BY_CLONE), PAGE, 'a'));
 	STEP(2);
-	/* Most of both is copied; when the clone is gone, it comes together. */
+	/*
+	 * Copy most pages of both arenas. After the clone has ended, they become huge
+	 * again.
+	 */
 	for (int i = 0; i < 2; i++)
 		memset(arena(&heap, i), 'p', 400 * PAGE);
 	ASSERT_TRUE(tell(clone.line, 2));
@@ -963,7 +968,7 @@ TEST_F_TIMEOUT(share, the_owner_forks_and_the_share_is_the_parents, SLOW)
 	heap_destroy(&heap);
 }
 
-/* The clone's shares are the clone's. */
+/* Shares of a clone. */
 static void share_as_a_clone(struct child *child)
 {
 	struct heap *heap = &inherited;
@@ -981,7 +986,7 @@ static void share_as_a_clone(struct child *child)
 	CHECK(hear(child->parent));
 }
 
-TEST_F(share, a_clone_shares_what_is_its_own)
+TEST_F(share, clone_shares_its_own_memory)
 {
 	struct child clone;
 	struct heap heap;
@@ -994,7 +999,7 @@ TEST_F(share, a_clone_shares_what_is_its_own)
 	ASSERT_EQ(0, child_start(&clone, share_as_a_clone));
 	memory = receive_share(clone.line, ARENA, WRITE);
 	ASSERT_NE(NULL, memory);
-	/* Another page first, then what it has copied. */
+	/* First a page that is not copied, then the copied one. */
 	EXPECT_EQ(0, count_other(memory + 9 * PAGE, PAGE, 'a'));
 	EXPECT_EQ(0, count_other(memory + 3 * PAGE, PAGE, 'c'));
 	memset(memory + 4 * PAGE, 'r', PAGE);
@@ -1007,7 +1012,7 @@ TEST_F(share, a_clone_shares_what_is_its_own)
 	EXPECT_EQ(0, count_other(page(&heap, 0, 6), PAGE, 'a'));
 	ASSERT_TRUE(tell(clone.line, 1));
 	EXPECT_EQ(0, child_end(&clone));
-	/* It has ended, and its memory is here. */
+	/* The clone has ended, and the share still has its memory. */
 	EXPECT_EQ(0, count_other(memory + 3 * PAGE, PAGE, 'c'));
 	EXPECT_EQ(0, count_other(memory + 4 * PAGE, PAGE, 'r'));
 	EXPECT_EQ(0, count_other(memory + 9 * PAGE, PAGE, 'a'));
@@ -1019,7 +1024,7 @@ TEST_F(share, a_clone_shares_what_is_its_own)
 	heap_destroy(&heap);
 }
 
-/* The owner ends, its clone and the receiver have what was shared, apart. */
+/* The owner ends. Its clone and the receiver each keep the shared memory. */
 static void own_share_and_fork(struct child *child)
 {
 	struct heap heap;
@@ -1032,7 +1037,7 @@ static void own_share_and_fork(struct child *child)
 	clone = fork();
 	if (clone)
 		_exit(clone < 0);
-	/* Until the parent is gone. */
+	/* Wait until the parent has exited. */
 	while (getppid() != 1)
 		usleep(1000);
 	memset(page(&heap, 0, 3), 'c', PAGE);
@@ -1044,7 +1049,7 @@ static void own_share_and_fork(struct child *child)
 	tell(child->parent, 1);
 }
 
-TEST_F(share, the_owner_ends_before_its_clone_and_its_receiver)
+TEST_F(share, owner_may_end_before_clone_and_receiver)
 {
 	struct child owner;
 	char *memory;
@@ -1067,8 +1072,8 @@ TEST_F(share, the_owner_ends_before_its_clone_and_its_receiver)
 }
 
 /*
- * What is copied for a receiver when the owner is gone is charged to somebody: here all
- * are in one cgroup.
+ * After the owner has ended, copies for a receiver are still charged to a cgroup. Here all
+ * processes are in the same one.
  */
 static void write_to_an_orphaned_share(struct child *child)
 {
@@ -1092,7 +1097,7 @@ static void write_to_an_orphaned_share(struct child *child)
 	close(owner.line);
 }
 
-TEST_F(share, copies_for_a_receiver_are_charged_to_a_group)
+TEST_F(share, copies_for_a_receiver_are_charged_to_a_cgroup)
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(write_to_an_orphaned_share));
@@ -1101,7 +1106,7 @@ TEST_F(share, copies_for_a_receiver_are_charged_to_a_group)
 	EXPECT_EQ(-ENOENT, group_remove());
 }
 
-/* No share, but a descriptor that somebody has: nobody can drive the heap any more. */
+/* Not a share but the heap's own descriptor, in a process that may not use the heap. */
 static void commit_and_send(struct child *child)
 {
 	bool mapped = hear(child->parent) == 2;
@@ -1117,7 +1122,7 @@ static void commit_and_send(struct child *child)
 	CHECK(hear(child->parent));
 }
 
-TEST_F(share, a_heaps_descriptor_elsewhere_keeps_no_memory)
+TEST_F(share, heap_descriptor_in_another_process_keeps_no_memory)
 {
 	for (int mapped = 1; mapped >= 0; mapped--) {
 		struct child owner;
@@ -1154,7 +1159,7 @@ static void be_one_of_many(struct child *child)
 		CHECK(!count_other(memory + i * 16 * PAGE, 16 * PAGE, i));
 }
 
-TEST_F_TIMEOUT(share, eight_receivers_have_it_once, SLOW)
+TEST_F_TIMEOUT(share, eight_receivers_share_one_copy, SLOW)
 {
 	struct child children[RECEIVERS];
 	struct heap *heap = &self->heap;
@@ -1187,7 +1192,7 @@ TEST_F_TIMEOUT(share, eight_receivers_have_it_once, SLOW)
 		EXPECT_EQ(0, count_other(heap->window + i * 16 * PAGE, 16 * PAGE, i));
 }
 
-/* Receivers that are killed at any moment, while the owner does what it likes. */
+/* Receivers are killed at any moment while the owner uses the heap. */
 static void use_it_until_killed(struct child *child)
 {
 	char *memory = receive_share(child->parent, NR * ARENA, WRITE);
@@ -1200,7 +1205,7 @@ static void use_it_until_killed(struct child *child)
 	}
 }
 
-TEST_F_TIMEOUT(share, receivers_are_killed_at_any_moment, SLOW)
+TEST_F_TIMEOUT(share, receivers_can_be_killed_at_any_moment, SLOW)
 {
 	struct heap *heap = &self->heap;
 	unsigned int seed = 1;
@@ -1237,7 +1242,7 @@ static void own_until_killed(struct child *child)
 		memset(heap.window, 'k', NR * ARENA);
 }
 
-TEST_F_TIMEOUT(share, owners_are_killed_at_any_moment, SLOW)
+TEST_F_TIMEOUT(share, owners_can_be_killed_at_any_moment, SLOW)
 {
 	unsigned int seed = 2;
 
@@ -1254,7 +1259,7 @@ TEST_F_TIMEOUT(share, owners_are_killed_at_any_moment, SLOW)
 		memory = map_share(fd, NR * ARENA, WRITE);
 		close(fd);
 		ASSERT_NE(NULL, memory);
-		/* In whatever state of being taken apart the owner is. */
+		/* In any state of the owner's exit. */
 		for (size_t i = 0; i < NR * 512; i++)
 			EXPECT_EQ(0, look(memory + i * PAGE));
 		EXPECT_EQ(0, count_other(memory, NR * ARENA, 'k'));
@@ -1265,7 +1270,7 @@ TEST_F_TIMEOUT(share, owners_are_killed_at_any_moment, SLOW)
 	}
 }
 
-/* What a device writes and reads through a share's mapping. */
+/* A device reads and writes through the mapping of a share. */
 static void do_direct_io(struct child *child)
 {
 	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -1277,19 +1282,19 @@ static void do_direct_io(struct child *child)
 	CHECK(!count_other(memory, PAGE, 'o'));
 	CHECK(pwrite(disk, memory, MIB, 0) == MIB);
 	CHECK(pwrite(disk, sealed + ARENA, MIB, MIB) == MIB);
-	/* From the disk into the other, across the border of two arenas. */
+	/* Read from the disk into the other arena, across the border of two arenas. */
 	CHECK(pread(disk, memory + ARENA - MIB / 2, MIB, 0) == MIB);
 	CHECK(!count_other(memory + ARENA - MIB / 2, MIB, 'o'));
 	CHECK(pread(disk, memory, MIB, MIB) == MIB);
 	CHECK(!count_other(memory, MIB, 's'));
-	/* Into what is read-only, or not committed, nothing is read. */
+	/* Reads into memory that is read-only or not committed fail. */
 	CHECK_FAILS(EFAULT, pread(disk, sealed, PAGE, 0));
 	CHECK(!count_other(sealed, MIB, 's'));
 	CHECK_FAILS(EFAULT, pread(disk, memory + 2 * ARENA - PAGE, PAGE, 0));
 	CHECK_FAILS(EFAULT, pwrite(disk, memory + 2 * ARENA - PAGE, PAGE, 0));
 }
 
-TEST_F_TIMEOUT(share, a_receiver_does_direct_io_to_it, SLOW)
+TEST_F_TIMEOUT(share, receiver_can_do_direct_io, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -1311,7 +1316,7 @@ TEST_F_TIMEOUT(share, a_receiver_does_direct_io_to_it, SLOW)
 	EXPECT_EQ(0, count_other(heap->window, MIB, 's'));
 }
 
-/* A page that the receiver pins outlives its release, as the owner's own would. */
+/* A page that the receiver pins outlives its release, as if the owner had pinned it. */
 static void pin_by_a_pipe(struct child *child)
 {
 	char *memory = receive_share(child->parent, ARENA, WRITE), bytes[PAGE];
@@ -1328,7 +1333,7 @@ static void pin_by_a_pipe(struct child *child)
 	CHECK(!count_other(memory, ARENA, 'n'));
 }
 
-TEST_F(share, what_a_receiver_pins_is_given_to_nobody)
+TEST_F(share, page_pinned_by_a_receiver_is_not_reused)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -1355,12 +1360,12 @@ static void look_at_volatile(struct child *child)
 	CHECK(memory);
 	memset(memory, 'r', NR * ARENA);
 	CHECK(tell(child->parent, 1));
-	/* Given back, but not taken: it is there, and mapped. */
+	/* Volatile, but not reclaimed: the arena is mapped. */
 	CHECK(hear(child->parent));
 	CHECK(!count_other(memory, NR * ARENA, 'r'));
 	memset(memory + 3 * ARENA, 's', ARENA);
 	CHECK(tell(child->parent, 1));
-	/* Taken. */
+	/* Reclaimed. */
 	CHECK(hear(child->parent));
 	CHECK(unreadable(memory, 1024) == 1024);
 	CHECK(touch(memory) == SIGBUS);
@@ -1372,7 +1377,7 @@ static void look_at_volatile(struct child *child)
 	CHECK(!count_other(memory, 2 * ARENA, 0));
 }
 
-TEST_F(share, volatile_arenas_of_it_are_taken)
+TEST_F(share, volatile_arenas_of_a_share_can_be_reclaimed)
 {
 	struct heap *heap = &self->heap;
 	uint32_t words[NR];
@@ -1402,7 +1407,7 @@ TEST_F(share, volatile_arenas_of_it_are_taken)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-/* Given back by an owner that has ended since: nobody can take it back any more. */
+/* The owner has ended with volatile arenas, so nobody can reuse them. */
 static void end_with_volatile_arenas(struct child *child)
 {
 	struct heap heap;
@@ -1427,14 +1432,14 @@ TEST_F(share, volatile_arenas_of_an_ended_owner_harm_nobody)
 	ASSERT_TRUE(tell(owner.line, 1));
 	EXPECT_EQ(0, child_end(&owner));
 	shrink_everything();
-	/* It may be gone; if it is there, it is what it was. */
+	/* The arena is gone or has its old content. */
 	EXPECT_TRUE(look(memory + ARENA) || !count_other(memory + ARENA, ARENA, 'v'));
 	EXPECT_EQ(0, count_other(memory, ARENA, 'v'));
 	EXPECT_EQ(0, count_other(memory + 2 * ARENA, 2 * ARENA, 'v'));
 	munmap(memory, NR * ARENA);
 }
 
-TEST_F(share, several_overlap)
+TEST_F(share, shares_may_overlap)
 {
 	struct heap *heap = &self->heap;
 	char *first, *second, *third;
@@ -1449,7 +1454,7 @@ TEST_F(share, several_overlap)
 	fd = heap_share(heap, 0, ARENA, 2 * ARENA);
 	ASSERT_GE(fd, 0);
 	second = map_share(fd, 2 * ARENA, READ);
-	/* The same descriptor mapped twice. */
+	/* The second descriptor mapped twice. */
 	third = map_share(fd, 2 * ARENA, READ);
 	close(fd);
 	ASSERT_TRUE(first && second && third);
@@ -1466,8 +1471,8 @@ TEST_F(share, several_overlap)
 	munmap(third, 2 * ARENA);
 }
 
-/* The end of the heap while its process lives: the window unmapped, no descriptor. */
-TEST_F(share, it_outlives_its_heap)
+/* The heap ends while its process lives: no mapping of the window and no descriptor. */
+TEST_F(share, share_survives_its_heap)
 {
 	struct heap *heap = &self->heap;
 	char *memory;
@@ -1491,7 +1496,7 @@ TEST_F(share, it_outlives_its_heap)
 	ASSERT_EQ(0, heap_open_fork(heap, 16 * ARENA, KARENA_FORK_NONE));
 }
 
-TEST_F(share, bad_values_are_refused)
+TEST_F(share, invalid_values_are_rejected)
 {
 	const struct karena_share good = { .size = sizeof(good), .length = PAGE };
 	struct karena_share args = good;
@@ -1528,7 +1533,7 @@ TEST_F(share, bad_values_are_refused)
 	EXPECT_EQ(-EFAULT, heap_call(heap, KARENA_SHARE, NULL));
 	EXPECT_EQ(-ENOTTY, device_call(KARENA_SHARE, &args));
 	EXPECT_EQ(next_fd, lowest_free_fd());
-	/* The smallest, the largest and the last there are. */
+	/* The smallest, the largest and the last valid range. */
 	EXPECT_EQ(next_fd, heap_call(heap, KARENA_SHARE, &args));
 	close(next_fd);
 	EXPECT_EQ(next_fd, heap_share(heap, KARENA_SHARE_WRITE, 0, 16 * ARENA));
@@ -1537,7 +1542,7 @@ TEST_F(share, bad_values_are_refused)
 	close(next_fd);
 }
 
-TEST_F(share, bad_mappings_are_refused)
+TEST_F(share, invalid_mappings_are_rejected)
 {
 	struct heap *heap = &self->heap;
 	int fd;
@@ -1549,7 +1554,7 @@ TEST_F(share, bad_mappings_are_refused)
 	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA + PAGE, WRITE, MAP_SHARED, fd, 0));
 	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA, WRITE, MAP_SHARED, fd, PAGE));
 	EXPECT_FAILS(EINVAL, mmap(NULL, PAGE, WRITE, MAP_SHARED, fd, ARENA));
-	/* The last whose end in the file can be said. */
+	/* The highest page offset in a file. */
 	EXPECT_EQ(-1, (long)mmap(NULL, PAGE, WRITE, MAP_SHARED, fd,
 				 (off_t)(1UL << 62)));
 	EXPECT_EQ(-1, (long)mmap(NULL, PAGE, WRITE, MAP_SHARED, fd, -(off_t)PAGE));
@@ -1570,7 +1575,7 @@ static void share_a_foreign_heap(struct child *child)
 	CHECK_FAILS(EPERM, mmap(NULL, 16 * ARENA, WRITE, MAP_SHARED, heap.fd, 0));
 }
 
-TEST_F(share, who_is_sent_a_heaps_descriptor_shares_none_of_it)
+TEST_F(share, receiver_of_a_heap_descriptor_cannot_share)
 {
 	struct heap *heap = &self->heap;
 	struct child child;
@@ -1581,7 +1586,7 @@ TEST_F(share, who_is_sent_a_heaps_descriptor_shares_none_of_it)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-TEST_F(share, without_descriptors_nothing_is_left)
+TEST_F(share, without_free_descriptors_nothing_is_left_behind)
 {
 	struct rlimit old, none;
 	struct heap *heap = &self->heap;
@@ -1594,7 +1599,7 @@ TEST_F(share, without_descriptors_nothing_is_left)
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
 }
 
-TEST_F_TIMEOUT(share, many_leave_nothing, SLOW)
+TEST_F_TIMEOUT(share, many_shares_leave_nothing_behind, SLOW)
 {
 	int nr = kernel_is_slow() ? 200 : 1000;
 	struct heap *heap = &self->heap;
@@ -1617,7 +1622,7 @@ TEST_F_TIMEOUT(share, many_leave_nothing, SLOW)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-/* Images show a share's memory as it was, whoever writes to it. */
+/* An image shows a share's memory at one moment, even if receivers write to it. */
 static struct chain *common_chain;
 static unsigned int nr_writers;
 
@@ -1636,7 +1641,7 @@ static void *write_as_the_owner(void *data)
 }
 
 /* A receiver writes, alone or in turns with the owner. */
-TEST_F_TIMEOUT(share, an_image_shows_one_moment_of_a_receiver, SLOW)
+TEST_F_TIMEOUT(share, image_shows_one_moment_of_a_receivers_writes, SLOW)
 {
 	for (nr_writers = 1; nr_writers <= 2; nr_writers++) {
 		struct child child;
@@ -1664,8 +1669,8 @@ TEST_F_TIMEOUT(share, an_image_shows_one_moment_of_a_receiver, SLOW)
 }
 
 /*
- * Everything at once: an owner that commits, releases, gives back, forks and makes
- * images; receivers that write and end. Another process's memory is not seen.
+ * Everything at once: an owner commits, releases, makes arenas volatile, forks and makes
+ * images; receivers write and exit. No memory of an unrelated process may appear.
  */
 #define NR_BUSY		6
 
@@ -1675,14 +1680,14 @@ struct busy {
 	long foreign;
 };
 
-static struct busy *busy;	/* seen by all processes */
+static struct busy *busy;	/* shared by all processes */
 
 static bool busy_goes_on(void)
 {
 	return time(NULL) < busy->until;
 }
 
-/* Write to a page, or read it, or fail; a plain access would end in SIGBUS. */
+/* Write or read a page, or fail. A plain access would raise SIGBUS. */
 static void poke(char *at, char byte, bool write)
 {
 	char bytes[64];
@@ -1697,7 +1702,7 @@ static void poke(char *at, char byte, bool write)
 	}
 	if (process_vm_readv(getpid(), &local, 1, &remote, 1, 0) < 0)
 		return;
-	/* Zero, or what some of us wrote. */
+	/* Zero, or written by one of these processes. */
 	for (int i = 0; i < sizeof(bytes); i++) {
 		if (bytes[i] && bytes[i] != 'o' && bytes[i] != 'r')
 			__atomic_add_fetch(&busy->foreign, 1, __ATOMIC_RELAXED);
@@ -1791,7 +1796,7 @@ static void fill_with_secrets(struct child *child)
 	}
 }
 
-TEST_F_TIMEOUT(share, everything_at_once_harms_nobody, SLOW)
+TEST_F_TIMEOUT(share, all_operations_at_once_leak_no_memory, SLOW)
 {
 	struct child children[3];
 	pthread_t threads[2];

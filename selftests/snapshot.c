@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Snapshots: an image shows a heap as it was at one moment, whatever becomes of the
- * heap and its process afterwards; nobody can write to it; what it costs is counted.
+ * Snapshots: an image shows a heap at one moment, even if the heap and its process change
+ * or end later. Nobody can write to an image, and its memory is accounted.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -27,7 +27,7 @@ FIXTURE_SETUP(snapshot)
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_SNAPSHOT);
-	/* So that who has no rights may open it. */
+	/* So that unprivileged processes may open the device. */
 	ASSERT_EQ(0, stat(KARENA_DEVICE, &stat_buf));
 	self->group = stat_buf.st_gid;
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, NOBODY));
@@ -50,11 +50,11 @@ FIXTURE_TEARDOWN(snapshot)
 }
 
 #define NR_HUGE		3
-#define SPARSE		5	/* the arena that is */
-#define FIRST		8	/* its pages */
+#define SPARSE		5	/* index of the sparse arena */
+#define FIRST		8	/* first committed page of it */
 #define COUNT		40
 
-/* Arenas of each kind, filled. */
+/* Commit and fill arenas of each kind. */
 static int populate(const struct heap *heap)
 {
 	int err = heap_commit(heap, 0, NR_HUGE) ?:
@@ -68,7 +68,7 @@ static int populate(const struct heap *heap)
 	return 0;
 }
 
-/* How many pages of an image are not as populate() has left the heap. */
+/* Count the pages of an image that differ from those populate() filled. */
 static size_t image_spoilt(const struct image *image)
 {
 	const struct heap heap = { .window = image->window };
@@ -76,14 +76,14 @@ static size_t image_spoilt(const struct image *image)
 
 	for (int i = 0; i < NR_HUGE; i++)
 		pages += spoilt(&heap, i, 0, 512);
-	/* What was not committed is not there. */
+	/* Pages that were not committed are not in the image. */
 	pages += FIRST - unreadable(image->window + SPARSE * ARENA, FIRST);
 	pages += !look(image->window + SPARSE * ARENA + (FIRST + COUNT) * PAGE);
 	pages += !look(image->window + NR_HUGE * ARENA);
 	return pages;
 }
 
-TEST_F(snapshot, the_call_says_what_the_image_is)
+TEST_F(snapshot, call_fills_in_the_description_of_the_image)
 {
 	struct karena_snapshot args = { .size = sizeof(args) };
 	struct heap *heap = &self->heap;
@@ -101,7 +101,7 @@ TEST_F(snapshot, the_call_says_what_the_image_is)
 	close(fd);
 }
 
-TEST_F(snapshot, the_image_stays_whatever_becomes_of_the_heap)
+TEST_F(snapshot, image_survives_all_changes_of_the_heap)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -120,26 +120,26 @@ TEST_F(snapshot, the_image_stays_whatever_becomes_of_the_heap)
 	EXPECT_EQ(0, count_other(page(heap, 1, 0), ARENA, 'w'));
 	EXPECT_EQ(0, count_other(page(heap, SPARSE, FIRST + 1), 3 * PAGE, 'w'));
 	EXPECT_EQ(0, spoilt(heap, SPARSE, FIRST + 4, COUNT - 4));
-	/* released in part and whole, */
+	/* released in part and as a whole, */
 	ASSERT_EQ(0, release_pages(heap, 0, 0, 300));
 	ASSERT_EQ(0, release_pages(heap, 1, 100, 10));
 	ASSERT_EQ(0, release_pages(heap, SPARSE, FIRST + 2, 10));
 	ASSERT_EQ(0, heap_release(heap, 2, 1));
 	EXPECT_EQ(0, image_spoilt(&image));
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 2)));
-	/* and committed again: zero in the heap. */
+	/* and committed again, which makes them zero in the heap. */
 	ASSERT_EQ(0, heap_commit(heap, 2, 1));
 	EXPECT_EQ(0, count_other(arena(heap, 2), ARENA, 0));
 	memset(arena(heap, 2), 'n', ARENA);
 	EXPECT_EQ(0, image_spoilt(&image));
-	/* Gone. */
+	/* Everything released. */
 	ASSERT_EQ(0, heap_release(heap, 0, 32));
 	EXPECT_EQ(0, image_spoilt(&image));
 	image_destroy(&image);
 }
 
-/* An image that nobody has touched before the heap changes. */
-TEST_F(snapshot, an_image_can_be_mapped_late)
+/* No page of the image is touched before the heap changes. */
+TEST_F(snapshot, image_can_be_mapped_late)
 {
 	struct karena_snapshot args = { .size = sizeof(args) };
 	struct heap *heap = &self->heap;
@@ -160,10 +160,10 @@ TEST_F(snapshot, an_image_can_be_mapped_late)
 }
 
 /*
- * Where nothing of a mapping is in the page tables yet, a fault maps a huge frame
- * whole: that must not hide what was copied of it.
+ * A fault in a mapping without page tables maps a huge frame by one PMD, which must not
+ * hide copied pages.
  */
-TEST_F(snapshot, who_maps_anew_sees_what_was_copied)
+TEST_F(snapshot, new_mapping_shows_copied_pages)
 {
 	struct heap *heap = &self->heap;
 	struct image first, second;
@@ -172,7 +172,7 @@ TEST_F(snapshot, who_maps_anew_sees_what_was_copied)
 	ASSERT_EQ(0, heap_snapshot(heap, &first));
 	memset(page(heap, 0, 17), 'w', PAGE);
 	ASSERT_EQ(0, heap_snapshot(heap, &second));
-	/* Another page of the arena first. */
+	/* First touch another page of the arena. */
 	EXPECT_EQ(0, look(second.window + 30 * PAGE));
 	EXPECT_EQ(0, count_other(second.window + 17 * PAGE, PAGE, 'w'));
 	EXPECT_EQ(0, image_spoilt(&first));
@@ -183,7 +183,7 @@ TEST_F(snapshot, who_maps_anew_sees_what_was_copied)
 	EXPECT_EQ(0, count_other(page(heap, 0, 17), 2 * PAGE, 'v'));
 	EXPECT_EQ(0, count_other(second.window + 17 * PAGE, PAGE, 'w'));
 	EXPECT_EQ(0, image_spoilt(&first));
-	/* And mapped again, as a whole. */
+	/* The same after mapping the arena again. */
 	ASSERT_EQ(heap->window, mmap(heap->window, ARENA, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_FIXED, heap->fd, 0));
 	EXPECT_EQ(0, look(page(heap, 0, 30)));
@@ -202,7 +202,7 @@ static void look_at_it(struct child *child)
 	int fd = receive_image(child->parent, &args);
 
 	CHECK(fd >= 0);
-	/* It was not there when this process was made. */
+	/* The heap did not exist when this process was forked. */
 	CHECK(!image_map(&image, fd, (void *)args.start, &args));
 	CHECK((uintptr_t)image.window == args.start);
 	close(fd);
@@ -215,14 +215,14 @@ static void look_at_it(struct child *child)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, another_process_maps_it_where_it_was)
+TEST_F(snapshot, image_can_be_mapped_at_the_original_address_elsewhere)
 {
 	struct karena_snapshot args = { .size = sizeof(args) };
 	struct child child;
 	struct heap heap;
 	int fd;
 
-	/* Before the heap, so that it inherits nothing. */
+	/* Before the heap exists, so that the child inherits nothing. */
 	ASSERT_EQ(0, child_start(&child, look_at_it));
 	ASSERT_EQ(0, heap_open(&heap, 16 * ARENA, 0));
 	ASSERT_EQ(0, populate(&heap));
@@ -245,7 +245,7 @@ TEST_F(snapshot, another_process_maps_it_where_it_was)
 		EXPECT_EQ(_errno, errno);				\
 	} while (0)
 
-TEST_F(snapshot, nobody_can_write_to_it)
+TEST_F(snapshot, image_cannot_be_written)
 {
 	struct heap *heap = &self->heap;
 	int protection = PROT_READ | PROT_WRITE;
@@ -264,7 +264,7 @@ TEST_F(snapshot, nobody_can_write_to_it)
 				  image.fd, image.size));
 	EXPECT_FAILS(EACCES, mprotect(image.window, ARENA, protection));
 	EXPECT_FAILS(EACCES, mprotect(image.control, PAGE, protection));
-	/* A copy of its own would be huge pages that are copied in vain. */
+	/* A private mapping would copy whole huge pages. */
 	EXPECT_FAILS(EINVAL, mmap(NULL, image.size, PROT_READ, MAP_PRIVATE,
 				  image.fd, 0));
 	EXPECT_FAILS(EINVAL, mmap(NULL, image.size, protection, MAP_PRIVATE,
@@ -285,7 +285,7 @@ TEST_F(snapshot, nobody_can_write_to_it)
 	local = (struct iovec){ path, sizeof(path) };
 	remote = (struct iovec){ image.window, sizeof(path) };
 	EXPECT_EQ(-1, process_vm_writev(getpid(), &local, 1, &remote, 1, 0));
-	/* A debugger may write where the process may not, but not here. */
+	/* A debugger may write to read-only mappings, but not to this one. */
 	mem = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
 	ASSERT_GE(mem, 0);
 	EXPECT_EQ(-1, pwrite(mem, path, sizeof(path), (uintptr_t)image.window));
@@ -297,8 +297,8 @@ TEST_F(snapshot, nobody_can_write_to_it)
 	image_destroy(&image);
 }
 
-/* Nor can it be driven. */
-TEST_F(snapshot, it_is_no_heap)
+/* Nor do the calls of a heap work. */
+TEST_F(snapshot, image_is_not_a_heap)
 {
 	struct karena_range range = { .length = ARENA };
 	struct karena_attach attach = { .size = sizeof(attach) };
@@ -321,7 +321,7 @@ TEST_F(snapshot, it_is_no_heap)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, parts_of_it_can_be_mapped)
+TEST_F(snapshot, parts_of_an_image_can_be_mapped)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -333,7 +333,7 @@ TEST_F(snapshot, parts_of_it_can_be_mapped)
 	ASSERT_NE(MAP_FAILED, part);
 	EXPECT_EQ(0, memcmp(part, arena(heap, 1), 2 * ARENA));
 	EXPECT_EQ(2 * ARENA, smaps(part, "FilePmdMapped"));
-	/* What is not whole arenas is refused, or is right. */
+	/* A part that is not whole arenas is rejected, or correct. */
 	EXPECT_FAILS(EINVAL, mmap(NULL, ARENA, PROT_READ, MAP_SHARED, image.fd, PAGE));
 	EXPECT_FAILS(EINVAL, mmap(NULL, PAGE, PROT_READ, MAP_SHARED, image.fd, 0));
 	EXPECT_EQ(-1, (long)mmap(NULL, 2 * image.size, PROT_READ, MAP_SHARED,
@@ -344,13 +344,13 @@ TEST_F(snapshot, parts_of_it_can_be_mapped)
 	EXPECT_FAILS(EINVAL, mmap(reserve, ARENA, PROT_READ, MAP_SHARED | MAP_FIXED,
 				  image.fd, 0));
 	image_destroy(&image);
-	/* The part alone keeps it. */
+	/* The mapping of the part alone keeps the image. */
 	memset(arena(heap, 1), 'w', ARENA);
 	EXPECT_EQ(0, count_other(part, PAGE, 2));
 	munmap(part, 2 * ARENA);
 }
 
-TEST_F(snapshot, the_control_region_is_part_of_it)
+TEST_F(snapshot, control_region_is_part_of_the_image)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -366,14 +366,14 @@ TEST_F(snapshot, the_control_region_is_part_of_it)
 		EXPECT_EQ(i < NR_HUGE ? KARENA_ACTIVE :
 			  i == SPARSE ? KARENA_ACTIVE | KARENA_SPARSE :
 			  KARENA_FREE, image.states[i]);
-	/* What the process stores later is not. */
+	/* Later stores of the process do not change the image. */
 	set_state(heap, 0, 32, KARENA_REQUESTED);
 	EXPECT_EQ(KARENA_ACTIVE, image.states[0]);
 	EXPECT_EQ(KARENA_FREE, image.states[31]);
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, it_shows_the_statistics)
+TEST_F(snapshot, image_has_the_statistics)
 {
 	struct heap *heap = &self->heap;
 	struct karena_stats *stats, *shown;
@@ -390,7 +390,7 @@ TEST_F(snapshot, it_shows_the_statistics)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, what_was_volatile_is_free_in_it)
+TEST_F(snapshot, volatile_arenas_are_free_in_the_image)
 {
 	struct heap *heap = &self->heap;
 	uint32_t words[2];
@@ -406,12 +406,12 @@ TEST_F(snapshot, what_was_volatile_is_free_in_it)
 	EXPECT_EQ(512, unreadable(image.window + ARENA, 512));
 	EXPECT_EQ(512, unreadable(image.window + SPARSE * ARENA, 512));
 	EXPECT_EQ(0, memcmp(image.window, heap->window, ARENA));
-	/* In the heap it is what it was. */
+	/* In the heap they are unchanged. */
 	ASSERT_TRUE(take_back(heap, 1, words[0]));
 	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
 	ASSERT_TRUE(take_back_sparse(heap, SPARSE, words[1]));
 	EXPECT_EQ(0, spoilt(heap, SPARSE, FIRST, COUNT));
-	/* The image does not keep it from reclaim. */
+	/* The image does not prevent reclaim. */
 	give_back(heap, 1);
 	give_back(heap, SPARSE);
 	shrink_everything();
@@ -421,8 +421,11 @@ TEST_F(snapshot, what_was_volatile_is_free_in_it)
 	image_destroy(&image);
 }
 
-/* Given back after the snapshot, it goes, and the image has it still. */
-TEST_F(snapshot, what_reclaim_takes_of_the_heap_stays_in_the_image)
+/*
+ * Arenas that became volatile after the snapshot are reclaimed from the heap and stay in
+ * the image.
+ */
+TEST_F(snapshot, reclaim_from_the_heap_leaves_the_image_intact)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -436,7 +439,7 @@ TEST_F(snapshot, what_reclaim_takes_of_the_heap_stays_in_the_image)
 	give_back(heap, SPARSE);
 	shrink_everything();
 	EXPECT_EQ(0, image_spoilt(&image));
-	/* Whether it is worth taking is reclaim's affair; it goes whole or not at all. */
+	/* Reclaim decides whether to take the arena, but takes all or nothing of it. */
 	EXPECT_TRUE(take_back(heap, NR_HUGE - 1, word) ?
 		    !spoilt(heap, NR_HUGE - 1, 0, 512) :
 		    touch(arena(heap, NR_HUGE - 1)) == SIGBUS);
@@ -446,7 +449,7 @@ TEST_F(snapshot, what_reclaim_takes_of_the_heap_stays_in_the_image)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, what_nobody_writes_stays_huge_on_both_sides)
+TEST_F(snapshot, pages_without_writes_stay_huge_on_both_sides)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -488,7 +491,7 @@ static void own_and_end(struct child *child)
 		memset(heap.window, 'w', NR_HUGE * ARENA);
 }
 
-TEST_F(snapshot, it_outlives_its_owner)
+TEST_F(snapshot, image_survives_its_owner)
 {
 	struct karena_snapshot args;
 	struct image image;
@@ -508,7 +511,7 @@ TEST_F(snapshot, it_outlives_its_owner)
 			kill(child.pid, SIGKILL);
 		}
 		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&child));
-		/* What it alone had is free. */
+		/* Memory that was only the heap's is freed. */
 		EXPECT_TRUE(figure_becomes("committed",
 					   NR_HUGE * ARENA + COUNT * PAGE));
 		EXPECT_EQ(0, image_spoilt(&image));
@@ -518,7 +521,7 @@ TEST_F(snapshot, it_outlives_its_owner)
 	}
 }
 
-TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
+TEST_F(snapshot, shared_memory_counts_once_and_copies_are_added)
 {
 	long bytes = NR_HUGE * ARENA + COUNT * PAGE;
 	struct heap *heap = &self->heap;
@@ -532,7 +535,7 @@ TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
 	EXPECT_EQ(bytes, figure("committed"));
 	EXPECT_EQ(bytes, heap_figure(heap, "committed"));
 	EXPECT_EQ(bytes, heap_figure(heap, "shared"));
-	/* A page copied. */
+	/* The writes copy these pages. */
 	memset(page(heap, 0, 3), 'w', 5 * PAGE);
 	memset(page(heap, SPARSE, FIRST), 'w', 2 * PAGE);
 	EXPECT_EQ(bytes + 7 * PAGE, figure("committed"));
@@ -540,7 +543,7 @@ TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
 	EXPECT_EQ(bytes - 7 * PAGE, heap_figure(heap, "shared"));
 	EXPECT_EQ(7, heap_figure(heap, "copies"));
 	EXPECT_EQ(copies + 7, figure("copies"));
-	/* Written again, it is not copied again, but after another snapshot. */
+	/* A second write copies nothing, unless there is another snapshot. */
 	memset(page(heap, 0, 3), 'v', 5 * PAGE);
 	EXPECT_EQ(7, heap_figure(heap, "copies"));
 	ASSERT_EQ(0, heap_snapshot(heap, &second));
@@ -549,7 +552,7 @@ TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
 	memset(page(heap, 0, 3), 'u', PAGE);
 	EXPECT_EQ(8, heap_figure(heap, "copies"));
 	EXPECT_EQ(bytes + 8 * PAGE, figure("committed"));
-	/* The heap's alone again; five pages of the huge frame it has twice. */
+	/* The heap is the only owner again; five pages of the huge frame exist twice. */
 	image_destroy(&first);
 	image_destroy(&second);
 	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
@@ -557,7 +560,7 @@ TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
 	memset(page(heap, 1, 3), 'w', 5 * PAGE);
 	EXPECT_EQ(8, heap_figure(heap, "copies"));
 	EXPECT_EQ(bytes + 5 * PAGE, figure("committed"));
-	/* Until the arena is mapped anew. */
+	/* Until the arena is mapped again. */
 	ASSERT_EQ(heap->window, mmap(heap->window, ARENA, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_FIXED, heap->fd, 0));
 	EXPECT_EQ(0, count_other(page(heap, 0, 3), PAGE, 'u'));
@@ -567,8 +570,10 @@ TEST_F(snapshot, what_is_shared_counts_once_and_copies_are_added)
 	EXPECT_EQ(1, heap_figure(heap, "promoted"));
 }
 
-/* The heap gives up a huge frame that the image has: it is the image's now. */
-TEST_F(snapshot, what_the_heap_releases_is_the_images)
+/*
+ * The heap releases a huge frame that the image shares. Now the frame belongs to the image.
+ */
+TEST_F(snapshot, frame_released_by_the_heap_belongs_to_the_image)
 {
 	struct heap *heap = &self->heap;
 	struct image image;
@@ -588,7 +593,7 @@ TEST_F(snapshot, what_the_heap_releases_is_the_images)
 	EXPECT_TRUE(figure_becomes("committed", 2 * ARENA));
 }
 
-/* What a heap may commit says nothing of what it may write. */
+/* Limits on commits do not limit writes. */
 static void write_at_the_limits(struct child *child)
 {
 	struct image image;
@@ -609,7 +614,7 @@ static void write_at_the_limits(struct child *child)
 	heap_destroy(&heap);
 }
 
-TEST_F(snapshot, copies_fail_at_no_limit)
+TEST_F(snapshot, no_limit_prevents_copies)
 {
 	EXPECT_EQ(0, in_child(write_at_the_limits));
 }
@@ -628,7 +633,7 @@ static void snapshot_within_a_limit(struct child *child)
 	CHECK(!heap_commit(&heap, 0, 6));
 	CHECK(pinned_becomes(6 * ARENA));
 	next_fd = lowest_free_fd();
-	/* 12 MiB twice is more than 20. */
+	/* 12 MiB twice exceeds 20. */
 	CHECK(heap_snapshot(&heap, &images[0]) == -ENOMEM);
 	CHECK(device_snapshot(heap.id, &args) == -ENOMEM);
 	CHECK(lowest_free_fd() == next_fd);
@@ -638,16 +643,16 @@ static void snapshot_within_a_limit(struct child *child)
 	CHECK(!heap_release(&heap, 2, 4));
 	CHECK(!commit_pages(&heap, 2, 0, 512));
 	CHECK(!release_pages(&heap, 2, 0, 412));
-	/* 4 MiB and 100 pages, thrice. */
+	/* 4 MiB and 100 pages, three times. */
 	CHECK(!heap_snapshot(&heap, &images[0]));
 	CHECK(pinned_becomes(2 * (2 * ARENA + 100 * PAGE)));
 	CHECK(!heap_snapshot(&heap, &images[1]));
 	CHECK(pinned_becomes(3 * (2 * ARENA + 100 * PAGE)));
-	/* The heap itself has as little room. */
+	/* The heap itself has no more room either. */
 	CHECK(!heap_commit(&heap, 3, 3));
 	CHECK(heap_commit(&heap, 6, 1) == -ENOMEM);
 	set_state(&heap, 6, 1, KARENA_FREE);
-	/* What it releases counts once less. */
+	/* Memory that the heap releases counts once less. */
 	CHECK(!heap_release(&heap, 0, 1));
 	CHECK(pinned_becomes(3 * (2 * ARENA + 100 * PAGE) + 2 * ARENA));
 	image_destroy(&images[0]);
@@ -657,12 +662,12 @@ static void snapshot_within_a_limit(struct child *child)
 	CHECK(status_figure("VmPin") == 0);
 }
 
-TEST_F_TIMEOUT(snapshot, it_counts_against_rlimit_memlock_a_second_time, SLOW)
+TEST_F_TIMEOUT(snapshot, image_counts_against_memlock_a_second_time, SLOW)
 {
 	EXPECT_EQ(0, in_child(snapshot_within_a_limit));
 }
 
-/* Whose heap others are to look at; it goes on when it is told to. */
+/* A process with a heap for others to inspect. It continues when the test tells it to. */
 static void have_a_heap(struct child *child)
 {
 	struct heap heap;
@@ -703,7 +708,10 @@ static void look_without_rights(struct child *child)
 	}
 }
 
-/* Wait, five seconds at most: a heap's file is given up after its process's exit. */
+/*
+ * Wait up to five seconds, because the file of a heap is released after the exit of its
+ * process.
+ */
 static bool number_goes(uint64_t id)
 {
 	struct karena_snapshot args;
@@ -716,7 +724,7 @@ static bool number_goes(uint64_t id)
 	return false;
 }
 
-TEST_F(snapshot, by_number_it_takes_the_right_to_trace)
+TEST_F(snapshot, snapshot_by_number_needs_ptrace_access)
 {
 	struct karena_snapshot args;
 	struct child owner, other;
@@ -730,7 +738,10 @@ TEST_F(snapshot, by_number_it_takes_the_right_to_trace)
 	ASSERT_EQ(0, child_start(&other, look_without_rights));
 	ASSERT_TRUE(tell(other.line, id));
 	EXPECT_EQ(0, child_end(&other));
-	/* This one has it, and must show it: CAP_SYS_PTRACE alone is not asked for. */
+	/*
+	 * This process has the right, but must prove it by a file of the process.
+	 * CAP_SYS_PTRACE alone is not enough.
+	 */
 	EXPECT_EQ(-EPERM, device_snapshot(id, &args));
 	EXPECT_EQ(-EPERM, traced_snapshot(getpid(), "mem", id, &args));
 	EXPECT_EQ(-EPERM, traced_snapshot(owner.pid, "environ", id, &args));
@@ -757,7 +768,7 @@ TEST_F(snapshot, by_number_it_takes_the_right_to_trace)
 	EXPECT_EQ(-ENOENT, device_snapshot(~0ULL, &args));
 }
 
-/* A process and another without rights: who may trace one of the same user may look. */
+/* Two unprivileged processes of the same user: ptrace access permits a snapshot. */
 static void look_at_the_same_user(struct child *child)
 {
 	struct karena_snapshot args;
@@ -774,7 +785,7 @@ static void have_a_heap_as_nobody(struct child *child)
 {
 	CHECK(limit_locked_memory(64 * MIB));
 	CHECK(become_nobody());
-	/* One that has changed its user is not traced otherwise. */
+	/* Otherwise a process that has changed its user cannot be traced. */
 	CHECK(!prctl(PR_SET_DUMPABLE, 1));
 	have_a_heap(child);
 }
@@ -796,7 +807,7 @@ static uint64_t answer_with(struct child *owner, uint64_t id, const char *scope)
 	return answer;
 }
 
-TEST_F(snapshot, by_number_it_takes_what_the_security_modules_say)
+TEST_F(snapshot, snapshot_by_number_obeys_security_modules)
 {
 	char before[16] = "";
 	struct child owner;
@@ -817,7 +828,7 @@ TEST_F(snapshot, by_number_it_takes_what_the_security_modules_say)
 	EXPECT_EQ(0, child_end(&owner));
 }
 
-TEST_F(snapshot, a_stopped_process_is_looked_at_where_it_stopped)
+TEST_F(snapshot, stopped_process_can_be_snapshotted)
 {
 	struct karena_snapshot args;
 	struct child owner;
@@ -849,7 +860,7 @@ TEST_F(snapshot, a_stopped_process_is_looked_at_where_it_stopped)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, a_heap_for_io_has_none)
+TEST_F(snapshot, io_heap_cannot_be_snapshotted)
 {
 	struct karena_create create = {
 		.flags = KARENA_CREATE_IO, .window = 4 * ARENA,
@@ -866,7 +877,7 @@ TEST_F(snapshot, a_heap_for_io_has_none)
 	heap_destroy(&heap);
 }
 
-TEST_F(snapshot, an_empty_heap_has_an_empty_image)
+TEST_F(snapshot, image_of_an_empty_heap_is_empty)
 {
 	struct karena_create create = {
 		.size = sizeof(create), .window = 4 * ARENA,
@@ -880,11 +891,11 @@ TEST_F(snapshot, an_empty_heap_has_an_empty_image)
 	EXPECT_EQ(512, unreadable(image.window + 31 * ARENA, 512));
 	for (int i = 0; i < 32; i++)
 		EXPECT_EQ(KARENA_FREE, image.states[i]);
-	/* What the heap commits later is not in it. */
+	/* Later commits of the heap do not change the image. */
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
 	EXPECT_EQ(SIGBUS, look(image.window));
 	image_destroy(&image);
-	/* One that was never mapped. */
+	/* A heap that was never mapped. */
 	heap.fd = device_call(KARENA_CREATE, &create);
 	ASSERT_GE(heap.fd, 0);
 	image.fd = heap_call(&heap, KARENA_SNAPSHOT, &args);
@@ -895,7 +906,7 @@ TEST_F(snapshot, an_empty_heap_has_an_empty_image)
 	close(heap.fd);
 }
 
-TEST_F(snapshot, bad_values_are_refused)
+TEST_F(snapshot, invalid_values_are_rejected)
 {
 	const struct karena_snapshot good = { .size = sizeof(good) };
 	struct karena_snapshot args = good;
@@ -934,7 +945,7 @@ TEST_F(snapshot, bad_values_are_refused)
 	big.bytes[sizeof(good) + 7] = 1;
 	EXPECT_EQ(-E2BIG, heap_call(heap, KARENA_SNAPSHOT, &big));
 	EXPECT_EQ(-EFAULT, heap_call(heap, KARENA_SNAPSHOT, NULL));
-	/* The image exists already when its answer cannot be written. */
+	/* The image exists already when the call fails to write its results. */
 	memory = own_memory(PAGE);
 	ASSERT_NE(NULL, memory);
 	memcpy(memory, &good, sizeof(good));
@@ -943,14 +954,14 @@ TEST_F(snapshot, bad_values_are_refused)
 	munmap(memory, PAGE);
 	EXPECT_EQ(next_fd, lowest_free_fd());
 	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
-	/* A longer struct with a zero tail is not bad. */
+	/* A longer struct with a zero tail is valid. */
 	big.bytes[sizeof(good) + 7] = 0;
 	EXPECT_EQ(next_fd, heap_call(heap, KARENA_SNAPSHOT, &big));
 	close(next_fd);
 }
 
-/* No descriptor is left, no memory, however it fails. */
-TEST_F(snapshot, without_descriptors_nothing_is_left)
+/* A failed call leaves no descriptor and no memory behind. */
+TEST_F(snapshot, without_free_descriptors_nothing_is_left_behind)
 {
 	struct heap *heap = &self->heap;
 	struct rlimit old, none;
@@ -975,7 +986,7 @@ static void refuse_a_foreign_heap(struct child *child)
 	CHECK(heap_snapshot(&heap, &image) == -EPERM);
 }
 
-TEST_F(snapshot, who_is_sent_a_heaps_descriptor_makes_none)
+TEST_F(snapshot, receiver_of_a_heap_descriptor_cannot_make_images)
 {
 	struct child child;
 	struct heap heap;
@@ -989,7 +1000,7 @@ TEST_F(snapshot, who_is_sent_a_heaps_descriptor_makes_none)
 	heap_destroy(&heap);
 }
 
-/* A clone: it writes, and is looked at by itself and by its parent. */
+/* A clone writes to its memory. The clone and its parent make images of the clone. */
 static struct heap inherited;
 
 static void be_a_clone(struct child *child)
@@ -1020,7 +1031,7 @@ static void be_a_clone(struct child *child)
 	CHECK(hear(child->parent));
 }
 
-TEST_F(snapshot, clones_and_images_are_apart_from_each_other)
+TEST_F(snapshot, clones_and_images_are_separate)
 {
 	struct heap *heap = &self->heap;
 	struct karena_snapshot args;
@@ -1042,7 +1053,7 @@ TEST_F(snapshot, clones_and_images_are_apart_from_each_other)
 	memset(page(heap, 0, 6), 'p', PAGE);
 	EXPECT_EQ(0, image_spoilt(&before));
 	EXPECT_EQ(0, image_spoilt(&during));
-	/* What the child has made of its clone. */
+	/* The changes that the child made in its clone. */
 	EXPECT_EQ(0, count_other(theirs.window + 5 * PAGE, PAGE, 'c'));
 	EXPECT_EQ(0, memcmp(theirs.window + ARENA, before.window + ARENA, ARENA));
 	fd = traced_snapshot(child.pid, "mem", id, &args);
@@ -1060,7 +1071,7 @@ TEST_F(snapshot, clones_and_images_are_apart_from_each_other)
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 6));
 	ASSERT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(0, child_end(&child));
-	/* Each outlives the clone. */
+	/* Both images outlive the clone. */
 	EXPECT_EQ(0, count_other(by_number.window + ARENA, ARENA, 'd'));
 	EXPECT_EQ(0, count_other(theirs.window + 5 * PAGE, PAGE, 'c'));
 	EXPECT_EQ(0, image_spoilt(&during));
@@ -1072,7 +1083,7 @@ TEST_F(snapshot, clones_and_images_are_apart_from_each_other)
 	EXPECT_EQ(0, spoilt(heap, 2, 0, 512));
 }
 
-/* An image is inherited as any file's mapping is. */
+/* A child inherits an image like the mapping of any file. */
 static struct image inherited_image;
 
 static void look_at_an_inherited_image(struct child *child)
@@ -1084,7 +1095,7 @@ static void look_at_an_inherited_image(struct child *child)
 	image_destroy(&inherited_image);
 }
 
-TEST_F(snapshot, a_child_inherits_the_image)
+TEST_F(snapshot, child_inherits_the_image)
 {
 	struct heap *heap = &self->heap;
 
@@ -1099,7 +1110,7 @@ TEST_F(snapshot, a_child_inherits_the_image)
 
 #define NR_IMAGES	60
 
-TEST_F_TIMEOUT(snapshot, many_images_are_each_right, SLOW)
+TEST_F_TIMEOUT(snapshot, each_of_many_images_is_correct, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct image images[NR_IMAGES];
@@ -1107,7 +1118,7 @@ TEST_F_TIMEOUT(snapshot, many_images_are_each_right, SLOW)
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
 	ASSERT_EQ(0, commit_pages(heap, 2, 0, NR_IMAGES));
 	for (int i = 0; i < NR_IMAGES; i++) {
-		/* One page is new in each, another is of the first only. */
+		/* One page is new in each image, another changes with each. */
 		memset(page(heap, 0, i), 1 + i, PAGE);
 		memset(page(heap, 1, 0), 1 + i, PAGE);
 		memset(page(heap, 2, i), 1 + i, PAGE);
@@ -1115,7 +1126,7 @@ TEST_F_TIMEOUT(snapshot, many_images_are_each_right, SLOW)
 	}
 	EXPECT_LE(figure("committed"),
 		  2 * ARENA + NR_IMAGES * PAGE + 3 * NR_IMAGES * PAGE);
-	/* Every other one goes, from the middle on. */
+	/* Destroy every other image, starting in the middle. */
 	for (int i = NR_IMAGES / 2; i < NR_IMAGES; i += 2)
 		image_destroy(&images[i]);
 	memset(heap->window, 'w', 2 * ARENA);
@@ -1141,7 +1152,7 @@ TEST_F_TIMEOUT(snapshot, many_images_are_each_right, SLOW)
 	EXPECT_TRUE(figure_becomes("committed", 2 * ARENA));
 }
 
-TEST_F_TIMEOUT(snapshot, many_leave_nothing, SLOW)
+TEST_F_TIMEOUT(snapshot, many_images_leave_nothing_behind, SLOW)
 {
 	int nr = kernel_is_slow() ? 200 : 1000;
 	struct heap *heap = &self->heap;
@@ -1157,7 +1168,7 @@ TEST_F_TIMEOUT(snapshot, many_leave_nothing, SLOW)
 	}
 	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
 	EXPECT_EQ(NR_HUGE * ARENA + COUNT * PAGE, heap_figure(heap, "committed"));
-	/* What was copied comes together, at the latest where it is mapped anew. */
+	/* Copies become huge pages again, at the latest with a new mapping. */
 	for (int i = 0; i < NR_HUGE; i++) {
 		ASSERT_EQ(arena(heap, i),
 			  mmap(arena(heap, i), ARENA, PROT_READ | PROT_WRITE,
@@ -1168,8 +1179,8 @@ TEST_F_TIMEOUT(snapshot, many_leave_nothing, SLOW)
 }
 
 /*
- * One moment. Writers in one thread, in two that may run on two processors, and in
- * two processes that share the heap.
+ * Consistency: an image shows one moment. The writers are one thread, two threads on
+ * possibly two processors, or processes that share the heap.
  */
 struct writer {
 	struct chain *chain;
@@ -1207,13 +1218,13 @@ static long moments_of_threads(const struct heap *heap, unsigned int nr)
 	return broken;
 }
 
-TEST_F_TIMEOUT(snapshot, it_shows_one_moment_of_one_writer, SLOW)
+TEST_F_TIMEOUT(snapshot, image_shows_one_moment_of_one_writer, SLOW)
 {
 	ASSERT_EQ(0, chain_commit(&self->heap));
 	EXPECT_EQ(0, moments_of_threads(&self->heap, 1));
 }
 
-TEST_F_TIMEOUT(snapshot, it_shows_one_moment_of_two_threads, SLOW)
+TEST_F_TIMEOUT(snapshot, image_shows_one_moment_of_two_threads, SLOW)
 {
 	ASSERT_EQ(0, chain_commit(&self->heap));
 	EXPECT_EQ(0, moments_of_threads(&self->heap, 2));
@@ -1229,8 +1240,8 @@ static void write_in_turn(struct child *child)
 	chain_write(common_chain, inherited.window, number, nr_writers);
 }
 
-/* Children that share the heap write, one or two, and their parent looks. */
-TEST_F_TIMEOUT(snapshot, it_shows_one_moment_of_other_processes, SLOW)
+/* One or two children that share the heap write; their parent makes images. */
+TEST_F_TIMEOUT(snapshot, image_shows_one_moment_of_other_processes, SLOW)
 {
 	for (nr_writers = 1; nr_writers <= 2; nr_writers++) {
 		struct child children[2];
@@ -1254,7 +1265,7 @@ TEST_F_TIMEOUT(snapshot, it_shows_one_moment_of_other_processes, SLOW)
 	}
 }
 
-/* A child that shares the heap makes the image; its parent writes on. */
+/* A child that shares the heap makes the image, and then its parent writes. */
 static void snapshot_of_the_same_heap(struct child *child)
 {
 	struct karena_snapshot args;
@@ -1276,7 +1287,7 @@ static void snapshot_of_the_same_heap(struct child *child)
 	image_destroy(&image);
 }
 
-TEST_F(snapshot, who_shares_a_heap_makes_images_of_it)
+TEST_F(snapshot, any_process_of_a_shared_heap_can_make_images)
 {
 	struct child child;
 	struct heap heap;
@@ -1295,8 +1306,8 @@ TEST_F(snapshot, who_shares_a_heap_makes_images_of_it)
 }
 
 /*
- * After an image a page is copied for who writes to it: for the heap, and so for all
- * who share it, whatever they have mapped until then.
+ * After a snapshot, a write copies the page for the heap and so for all processes that
+ * share the heap, whatever they have mapped.
  */
 static void read_and_write_in_turn(struct child *child)
 {
@@ -1306,10 +1317,10 @@ static void read_and_write_in_turn(struct child *child)
 		uint64_t turn = hear(child->parent);
 		char *at = page(heap, turn % 2 ? SPARSE : 0, FIRST + 2 * turn);
 
-		/* Mapped here, for reading. */
+		/* Map the pages here, for reading. */
 		CHECK(!look(at) && !look(at + PAGE));
 		CHECK(tell(child->parent, turn));
-		/* The other has written to the first and has read the second. */
+		/* The other process has written to the first page and read the second. */
 		CHECK(hear(child->parent) == turn);
 		CHECK(!count_other(at, PAGE, 'p'));
 		memset(at, 'c', PAGE);
@@ -1318,7 +1329,7 @@ static void read_and_write_in_turn(struct child *child)
 	}
 }
 
-TEST_F(snapshot, who_shares_a_heap_sees_what_the_other_writes)
+TEST_F(snapshot, processes_of_a_shared_heap_see_each_others_writes)
 {
 	struct image images[8];
 	struct child child;
@@ -1347,7 +1358,7 @@ TEST_F(snapshot, who_shares_a_heap_sees_what_the_other_writes)
 	heap_destroy(&heap);
 }
 
-/* The heap is not its creator's alone, and outlives it. */
+/* The heap survives its creator. */
 static void outlive_the_creator(struct child *child)
 {
 	struct karena_snapshot args;
@@ -1366,13 +1377,13 @@ static void outlive_the_creator(struct child *child)
 	CHECK(!image_spoilt(&image));
 	memset(heap.window, 'w', NR_HUGE * ARENA);
 	CHECK(!image_spoilt(&image));
-	/* By number it is nobody's who lives. */
+	/* By number the heap has no living creator. */
 	CHECK(device_snapshot(heap.id, &args) == -EPERM);
 	image_destroy(&image);
 	CHECK(tell(child->parent, 1));
 }
 
-TEST_F(snapshot, a_shared_heap_has_images_when_its_creator_is_gone)
+TEST_F(snapshot, shared_heap_can_be_snapshotted_after_exit_of_its_creator)
 {
 	struct child creator;
 
@@ -1383,10 +1394,10 @@ TEST_F(snapshot, a_shared_heap_has_images_when_its_creator_is_gone)
 }
 
 /*
- * The words belong to the moment, too: a thread takes an arena back, says so in another,
- * and takes that back before it gives the arena back.
+ * The state words belong to the same moment. A thread reuses an arena, sets a flag in
+ * another arena, and clears the flag before the first becomes volatile again.
  */
-#define TELLS	30	/* the arena that says so */
+#define TELLS	30	/* the arena with the flag */
 
 static uint64_t *taker_flag(const struct heap *heap)
 {
@@ -1421,7 +1432,10 @@ static void *take_and_tell(void *data)
 		if (!take_back(heap, 0, word))
 			break;
 		__atomic_store_n(flag, 1, __ATOMIC_RELEASE);
-		/* Longer than an image takes, whose words are of its beginning. */
+		/*
+		 * Longer than a snapshot takes, since the state words are read at its
+		 * start.
+		 */
 		dwell(2 * image);
 		__atomic_store_n(flag, 0, __ATOMIC_RELEASE);
 	}
@@ -1441,20 +1455,20 @@ static int commit_for_taker(struct heap *heap)
 	memset(heap->window, 'v', ARENA);
 	start = now_ns();
 	err = heap_snapshot(heap, &image);
-	/* How long an image takes. */
+	/* Duration of a snapshot. */
 	taker_flag(heap)[2] = now_ns() - start;
 	if (!err)
 		image_destroy(&image);
 	return err;
 }
 
-/* How many images were not of one moment; -EAGAIN when few of them say anything. */
+/* Count the inconsistent images. Return -EAGAIN if too few show the flag. */
 static long images_beside_taker(struct heap *heap)
 {
 	uint64_t *stop = taker_flag(heap) + 1;
 	long told = 0, wrong = 0, images = kernel_is_slow() ? 30 : 100;
 
-	/* On a busy machine the taker gets but little of a processor. */
+	/* On a busy machine the other thread gets little processor time. */
 	for (long i = 0; i < images || (told <= 5 && i < 3000); i++) {
 		struct image image;
 		int err = heap_snapshot(heap, &image);
@@ -1473,7 +1487,7 @@ static long images_beside_taker(struct heap *heap)
 	return told > 5 ? wrong : -EAGAIN;
 }
 
-TEST_F_TIMEOUT(snapshot, the_state_words_are_of_the_same_moment, SLOW)
+TEST_F_TIMEOUT(snapshot, image_has_the_state_words_of_its_moment, SLOW)
 {
 	struct heap *heap = &self->heap;
 	pthread_t thread;
@@ -1484,7 +1498,7 @@ TEST_F_TIMEOUT(snapshot, the_state_words_are_of_the_same_moment, SLOW)
 	pthread_join(thread, NULL);
 }
 
-/* The first is given back before the last, and taken back after it. */
+/* The first arena becomes volatile before the last one, and is reused after it. */
 #define LAST	100
 
 static void give_and_take_in_order(struct child *child)
@@ -1500,8 +1514,11 @@ static void give_and_take_in_order(struct child *child)
 	}
 }
 
-/* Who has the same heap by its policy has the same words, and is no thread of ours. */
-TEST_F_TIMEOUT(snapshot, the_state_words_of_other_processes_are_too, SLOW)
+/*
+ * A process that shares the heap uses the same state words, and is not a thread of this
+ * one.
+ */
+TEST_F_TIMEOUT(snapshot, image_has_state_words_of_its_moment_with_other_processes, SLOW)
 {
 	int images = kernel_is_slow() ? 60 : 300, given = 0, wrong = 0;
 	struct child child;
@@ -1529,7 +1546,7 @@ TEST_F_TIMEOUT(snapshot, the_state_words_of_other_processes_are_too, SLOW)
 	heap_destroy(&heap);
 }
 
-TEST_F(snapshot, the_module_cannot_be_unloaded_while_one_is_there)
+TEST_F(snapshot, module_cannot_be_unloaded_while_an_image_exists)
 {
 	struct image image;
 
@@ -1547,7 +1564,7 @@ TEST_F(snapshot, the_module_cannot_be_unloaded_while_one_is_there)
 	ASSERT_EQ(0, heap_open(&self->heap, 32 * ARENA, 0));
 }
 
-/* What is volatile is in no image, and reclaim takes it at the very moment. */
+/* No image has volatile arenas, and reclaim takes them during the snapshot. */
 static void *shrink_all_the_time(void *data)
 {
 	const bool *stop = data;
@@ -1557,7 +1574,7 @@ static void *shrink_all_the_time(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(snapshot, reclaim_meanwhile_takes_nothing_twice, SLOW)
+TEST_F_TIMEOUT(snapshot, concurrent_reclaim_takes_nothing_twice, SLOW)
 {
 	struct heap *heap = &self->heap;
 	time_t until = time(NULL) + 6;
@@ -1566,12 +1583,12 @@ TEST_F_TIMEOUT(snapshot, reclaim_meanwhile_takes_nothing_twice, SLOW)
 	int rounds = 0;
 
 	ASSERT_EQ(0, pthread_create(&thread, NULL, shrink_all_the_time, &stop));
-	/* A slow machine needs longer for as much. */
+	/* A slow machine needs longer for as many rounds. */
 	while (rounds < 3 || time(NULL) < until) {
 		struct image image;
 
 		for (int i = 0; i < 12; i++) {
-			/* Volatile still: then the heap has it. */
+			/* If the arena is still volatile, the heap has it. */
 			call_pages(heap, KARENA_COMMIT, i, 0, 512 - i % 2);
 			give_back(heap, i);
 		}
@@ -1592,8 +1609,8 @@ TEST_F_TIMEOUT(snapshot, reclaim_meanwhile_takes_nothing_twice, SLOW)
 }
 
 /*
- * Images made while everything else happens to the heap: each page of one is not
- * there, or whole and stays as it is.
+ * Snapshots of a heap in full use: each page of an image is either missing or complete, and
+ * does not change.
  */
 #define NR_BUSY	8
 
@@ -1637,7 +1654,7 @@ static void *use_all_the_time(void *data)
 			call_pages(heap, KARENA_COMMIT, index, 0, 512);
 			break;
 		default:
-			/* A page that is not there is an error, no signal. */
+			/* A write to a missing page fails instead of raising a signal. */
 			if (process_vm_writev(getpid(), &local, 1, &remote, 1,
 					      0) < 0)
 				sched_yield();
@@ -1646,7 +1663,7 @@ static void *use_all_the_time(void *data)
 	return NULL;
 }
 
-/* A sum over some of what an image has; what is not there counts as nothing. */
+/* A checksum of some of an image; missing pages count as zero. */
 static uint64_t image_sum(const struct image *image)
 {
 	uint64_t sum = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sparse frames: pages of an arena that come and go by themselves, what they cost,
- * and what becomes of them when the arena is volatile.
+ * Sparse frames: single pages of an arena are committed and released. Tests what they cost
+ * and what happens to them when the arena is volatile.
  */
 #include <pthread.h>
 #include <sys/uio.h>
@@ -33,7 +33,7 @@ FIXTURE_TEARDOWN(sparse)
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 }
 
-TEST_F(sparse, a_few_pages_are_counted_as_a_few_pages)
+TEST_F(sparse, few_pages_count_as_few_pages)
 {
 	struct karena_info info = { .size = sizeof(info) };
 	struct heap *heap = &self->heap;
@@ -52,7 +52,7 @@ TEST_F(sparse, a_few_pages_are_counted_as_a_few_pages)
 	EXPECT_EQ(12 * PAGE, info.committed);
 }
 
-TEST_F(sparse, the_call_sets_the_state_word_and_madvise_leaves_it)
+TEST_F(sparse, ioctl_sets_the_state_word_and_madvise_does_not)
 {
 	struct heap *heap = &self->heap;
 
@@ -72,7 +72,7 @@ TEST_F(sparse, the_call_sets_the_state_word_and_madvise_leaves_it)
 
 #define NR_SMALL	64
 
-/* Many, because a cgroup is charged ahead, up to half a megabyte. */
+/* Many heaps, because the kernel charges a cgroup up to half a megabyte in advance. */
 static void make_small_heaps(struct child *child)
 {
 	static struct heap heaps[NR_SMALL];
@@ -92,14 +92,14 @@ static void make_small_heaps(struct child *child)
 	CHECK(cost < (long)(4 * PAGE + heaps[0].control_size + 65536));
 }
 
-TEST_F(sparse, a_small_heap_costs_little)
+TEST_F(sparse, small_heap_uses_little_memory)
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(make_small_heaps));
 	EXPECT_EQ(0, group_remove());
 }
 
-TEST_F(sparse, what_is_not_committed_of_an_arena_is_sigbus)
+TEST_F(sparse, uncommitted_pages_of_an_arena_raise_sigbus)
 {
 	struct heap *heap = &self->heap;
 	int zero = open("/dev/zero", O_RDONLY | O_CLOEXEC);
@@ -113,14 +113,14 @@ TEST_F(sparse, what_is_not_committed_of_an_arena_is_sigbus)
 	EXPECT_EQ(PAGE, read(zero, page(heap, 0, 15), 2 * PAGE));
 	EXPECT_EQ(-1, madvise(page(heap, 0, 15), 2 * PAGE, MADV_POPULATE_WRITE));
 	EXPECT_EQ(EFAULT, errno);
-	/* A touch commits nothing, even where it was asked for. */
+	/* A touch commits nothing, even in a requested arena. */
 	set_state(heap, 0, 1, KARENA_REQUESTED | KARENA_SPARSE);
 	EXPECT_EQ(SIGBUS, touch(page(heap, 0, 16)));
 	EXPECT_FIGURES(heap, 0, 1, 8);
 	close(zero);
 }
 
-TEST_F(sparse, what_is_released_is_free_at_once_and_comes_back_zeroed)
+TEST_F(sparse, released_pages_are_freed_at_once_and_zero_when_committed)
 {
 	struct heap *heap = &self->heap;
 
@@ -144,7 +144,7 @@ TEST_F(sparse, what_is_released_is_free_at_once_and_comes_back_zeroed)
 	}
 }
 
-TEST_F(sparse, what_is_not_committed_can_be_released)
+TEST_F(sparse, uncommitted_pages_can_be_released)
 {
 	struct heap *heap = &self->heap;
 
@@ -160,7 +160,7 @@ TEST_F(sparse, what_is_not_committed_can_be_released)
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
 }
 
-TEST_F(sparse, a_pinned_page_outlives_its_release)
+TEST_F(sparse, pinned_page_outlives_its_release)
 {
 	struct heap *heap = &self->heap;
 	struct iovec vector;
@@ -185,12 +185,12 @@ TEST_F(sparse, a_pinned_page_outlives_its_release)
 	close(pipes[1]);
 }
 
-TEST_F(sparse, whole_arenas_are_huge_and_take_one_fault_each)
+TEST_F(sparse, whole_arenas_are_huge_and_cost_one_fault_each)
 {
 	struct heap *heap = &self->heap;
 	long before;
 
-	/* The control region's pages are there. */
+	/* Fault in the pages of the control region. */
 	set_state(heap, 0, 32, KARENA_FREE);
 	before = minor_faults();
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 8 * 512));
@@ -203,7 +203,7 @@ TEST_F(sparse, whole_arenas_are_huge_and_take_one_fault_each)
 	EXPECT_FIGURES(heap, 8, 0, 0);
 }
 
-TEST_F(sparse, a_commit_of_all_that_a_sparse_arena_lacks_keeps_what_it_has)
+TEST_F(sparse, commit_of_the_missing_pages_keeps_the_others)
 {
 	struct heap *heap = &self->heap;
 
@@ -217,7 +217,7 @@ TEST_F(sparse, a_commit_of_all_that_a_sparse_arena_lacks_keeps_what_it_has)
 	EXPECT_EQ(0, count_other(page(heap, 0, 30), 482 * PAGE, 0));
 }
 
-TEST_F(sparse, an_arena_that_has_lost_all_pages_can_be_huge)
+TEST_F(sparse, arena_that_lost_all_pages_can_become_huge)
 {
 	struct heap *heap = &self->heap;
 
@@ -236,7 +236,7 @@ TEST_F(sparse, an_arena_that_has_lost_all_pages_can_be_huge)
 	}
 }
 
-TEST_F(sparse, the_call_rights_the_word_of_what_is_committed_already)
+TEST_F(sparse, ioctl_corrects_the_state_word_of_committed_memory)
 {
 	static const uint32_t words[] = {
 		KARENA_FREE, KARENA_REQUESTED, KARENA_REQUESTED | KARENA_SPARSE,
@@ -260,7 +260,7 @@ TEST_F(sparse, the_call_rights_the_word_of_what_is_committed_already)
 	EXPECT_FIGURES(heap, 1, 1, 8);
 }
 
-TEST_F(sparse, a_sparse_arena_is_given_back_and_taken_back)
+TEST_F(sparse, sparse_arena_can_be_volatile_and_reused)
 {
 	struct heap *heap = &self->heap;
 	uint32_t word;
@@ -303,7 +303,7 @@ TEST_F(sparse, reclaim_takes_all_pages_of_a_sparse_arena)
 	EXPECT_FIGURES(heap, 1, 2, 40);
 }
 
-/* One page that a pipe holds keeps the others. */
+/* One page in a pipe also keeps the others. */
 TEST_F(sparse, reclaim_leaves_a_sparse_arena_with_a_pinned_page)
 {
 	struct heap *heap = &self->heap;
@@ -330,7 +330,7 @@ TEST_F(sparse, reclaim_leaves_a_sparse_arena_with_a_pinned_page)
 	close(pipes[1]);
 }
 
-TEST_F(sparse, direct_io_reaches_pages_and_not_what_is_between)
+TEST_F(sparse, direct_io_reaches_only_committed_pages)
 {
 	struct heap *heap = &self->heap;
 	int disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
@@ -356,7 +356,7 @@ struct committer {
 	int err;
 };
 
-/* All pages of the arena, each in an order of its own, and every one's page. */
+/* Each thread commits all pages of the arena in its own order, and touches each one. */
 static void *commit_main(void *data)
 {
 	struct committer *committer = data;
@@ -373,7 +373,7 @@ static void *commit_main(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(sparse, threads_that_commit_the_same_pages_share_them, SLOW)
+TEST_F_TIMEOUT(sparse, threads_committing_the_same_pages_share_them, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct committer committers[4];

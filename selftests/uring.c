@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pins that outlive an arena: io_uring's fixed buffers, and direct I/O that takes
- * its time. What arrives through one reaches no arena that was committed after the
- * pinned one was lost, and reclaim leaves a pinned arena alone.
+ * Pins that outlive an arena: fixed buffers of io_uring, and direct I/O to a slow disk.
+ * Input through a pin reaches no arena that was committed after the pinned one was
+ * released, and reclaim does not take a pinned arena.
  */
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -11,8 +11,8 @@
 #include "ring.h"
 
 #define NR	32
-#define OLD	'o'	/* what is in the pinned arena */
-#define INPUT	'i'	/* what arrives through the pin */
+#define OLD	'o'	/* content of the pinned arena */
+#define INPUT	'i'	/* input through the pin */
 
 #define REQUIRE_REGISTER()						\
 	do {								\
@@ -21,7 +21,7 @@
 	} while (0)
 
 FIXTURE(uring) {
-	struct heap heap;	/* its arena 0 is pinned */
+	struct heap heap;	/* arena 0 is pinned */
 	struct heap other;
 	struct io_uring ring;
 	int input;
@@ -30,7 +30,7 @@ FIXTURE(uring) {
 FIXTURE_SETUP(uring)
 {
 	REQUIRE_MODULE();
-	/* Room for the one that is lost. */
+	/* One more arena for the released one. */
 	ASSERT_EQ(0, heap_open_alone(&self->heap, (NR + 1) * ARENA, 0));
 	ASSERT_EQ(0, heap_open_alone(&self->other, NR * ARENA, 0));
 	self->input = file_of(INPUT, ARENA);
@@ -48,7 +48,7 @@ FIXTURE_TEARDOWN(uring)
 	EXPECT_TRUE(figure_becomes("committed", 0));
 }
 
-/* Commit arena 0 and pin it: 0 or -errno. */
+/* Commit arena 0 and pin it. Return 0 or -errno. */
 static int pin(struct heap *heap, struct io_uring *ring)
 {
 	int err = heap_commit(heap, 0, 1);
@@ -59,13 +59,13 @@ static int pin(struct heap *heap, struct io_uring *ring)
 	return ring_register(ring, heap->window, ARENA);
 }
 
-/* How many bytes are not those of a newly committed arena. */
+/* Count the bytes that a newly committed arena should not have. */
 static size_t foreign_bytes(const struct heap *heap)
 {
 	return count_other(heap->window, NR * ARENA, 0);
 }
 
-TEST_F(uring, an_arena_is_registered_where_the_kernel_registers_files)
+TEST_F(uring, arena_can_be_registered_if_the_kernel_registers_files)
 {
 	int err = pin(&self->heap, &self->ring);
 
@@ -75,13 +75,13 @@ TEST_F(uring, an_arena_is_registered_where_the_kernel_registers_files)
 	} else {
 		ASSERT_EQ(-EOPNOTSUPP, err);
 	}
-	/* Nothing holds it any more, or ever did. */
+	/* The arena has no more references, and had none if registration failed. */
 	EXPECT_EQ(0, heap_release(&self->heap, 0, 1));
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
 }
 
-TEST_F(uring, fixed_buffers_are_the_arenas_own_memory)
+TEST_F(uring, fixed_buffers_are_the_memory_of_the_arena)
 {
 	struct heap *heap = &self->heap;
 	int output = file_of(0, ARENA);
@@ -99,7 +99,7 @@ TEST_F(uring, fixed_buffers_are_the_arenas_own_memory)
 	close(output);
 }
 
-TEST_F(uring, what_arrives_after_a_release_reaches_no_arena)
+TEST_F(uring, input_after_a_release_reaches_no_arena)
 {
 	struct heap *heap = &self->heap;
 	int output = file_of(0, ARENA);
@@ -114,7 +114,7 @@ TEST_F(uring, what_arrives_after_a_release_reaches_no_arena)
 					 self->input, heap->window, ARENA));
 	EXPECT_EQ(0, foreign_bytes(heap));
 	EXPECT_EQ(0, foreign_bytes(&self->other));
-	/* It arrived where the pin is, and stays there. */
+	/* The input arrived in the pinned memory and stays there. */
 	memset(heap->window, 'w', ARENA);
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_WRITE_FIXED,
 					 output, heap->window, ARENA));
@@ -123,7 +123,7 @@ TEST_F(uring, what_arrives_after_a_release_reaches_no_arena)
 	close(output);
 }
 
-TEST_F(uring, what_arrives_after_the_heap_is_gone_reaches_no_arena)
+TEST_F(uring, input_after_the_heap_has_ended_reaches_no_arena)
 {
 	struct heap gone;
 
@@ -139,7 +139,7 @@ TEST_F(uring, what_arrives_after_the_heap_is_gone_reaches_no_arena)
 	EXPECT_EQ(0, foreign_bytes(&self->heap));
 }
 
-/* A child that commits what it can get when it is told to, and looks at it then. */
+/* A child that, when told to, commits all it can, and later checks the memory. */
 static void watch(int in, int out)
 {
 	struct heap heap;
@@ -152,7 +152,7 @@ static void watch(int in, int out)
 	_exit(foreign_bytes(&heap) ? 1 : 0);
 }
 
-TEST_F(uring, what_arrives_after_a_release_reaches_no_other_process)
+TEST_F(uring, input_after_a_release_reaches_no_other_process)
 {
 	struct heap *heap = &self->heap;
 	int to_child[2], to_parent[2];
@@ -175,7 +175,7 @@ TEST_F(uring, what_arrives_after_a_release_reaches_no_other_process)
 	EXPECT_EQ(0, child_status(child));
 }
 
-TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
+TEST_F(uring, reclaim_does_not_take_a_pinned_arena)
 {
 	struct heap *heap = &self->heap;
 	int half = file_of(INPUT, ARENA / 2);
@@ -189,7 +189,7 @@ TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(word, state(heap, 0));
-	/* Volatile still, it is where the input arrives, and nothing else is. */
+	/* The arena is still volatile, and only it gets the input. */
 	ASSERT_EQ(0, heap_commit(heap, 1, 1));
 	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
 	ASSERT_EQ(ARENA / 2, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
@@ -201,7 +201,7 @@ TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
 	EXPECT_EQ(0, count_other(heap->window + ARENA / 2, ARENA / 2, OLD));
 	EXPECT_EQ(1, heap_figure(heap, "reclaimed"));
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	/* Without the pin, it goes. */
+	/* Without the pin, reclaim takes it. */
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 	word = give_back(heap, 0);
 	shrink_everything();
@@ -210,7 +210,7 @@ TEST_F(uring, reclaim_leaves_a_pinned_arena_alone)
 	close(half);
 }
 
-TEST_F(uring, a_pinned_arena_does_not_become_sparse)
+TEST_F(uring, pinned_arena_does_not_become_sparse)
 {
 	struct heap *heap = &self->heap;
 
@@ -231,13 +231,13 @@ TEST_F(uring, a_pinned_arena_does_not_become_sparse)
 	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, INPUT));
 }
 
-TEST_F(uring, what_arrives_after_pages_were_released_reaches_no_page)
+TEST_F(uring, input_after_pages_were_released_reaches_no_page)
 {
 	struct iovec buffer = { self->heap.window, 64 * PAGE };
 	struct heap *heap = &self->heap;
 
 	REQUIRE_REGISTER();
-	/* So that there is a descriptor again. */
+	/* Open a heap that has a descriptor. */
 	heap_destroy(heap);
 	ASSERT_EQ(0, heap_open(heap, (NR + 1) * ARENA, 0));
 	buffer.iov_base = heap->window;
@@ -255,7 +255,7 @@ TEST_F(uring, what_arrives_after_pages_were_released_reaches_no_page)
 	EXPECT_EQ(0, count_other(arena(heap, 1), (NR - 2) * ARENA, 0));
 }
 
-TEST_F_TIMEOUT(uring, a_disk_that_answers_after_a_release_reaches_no_arena, SLOW)
+TEST_F_TIMEOUT(uring, late_input_from_a_disk_reaches_no_arena, SLOW)
 {
 	struct heap *heap = &self->heap;
 	struct slow_read read = { .to = heap->window };
@@ -268,7 +268,7 @@ TEST_F_TIMEOUT(uring, a_disk_that_answers_after_a_release_reaches_no_arena, SLOW
 	read.disk = open(DISK, O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (read.disk < 0)
 		SKIP(return, "no scratch disk " DISK);
-	/* To read the whole of it would take a quarter of an hour. */
+	/* The whole read would take a quarter of an hour. */
 	if (!disk_slow("1024"))
 		SKIP(return, "no cgroup can slow down a disk");
 	memset(data, INPUT, MIB);
@@ -280,7 +280,7 @@ TEST_F_TIMEOUT(uring, a_disk_that_answers_after_a_release_reaches_no_arena, SLOW
 	err = heap_release(heap, 0, 1) ?: heap_commit(heap, 0, NR) ?:
 	      heap_commit(&self->other, 0, NR);
 	orphans = figure("pinned_orphans");
-	/* Before any check: who waits for the disk cannot be killed. */
+	/* Before any check, because a process that waits for the disk cannot be killed. */
 	disk_fast();
 	pthread_join(read.thread, NULL);
 	ASSERT_TRUE(started);

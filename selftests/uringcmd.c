@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The calls on a heap through io_uring: results and errors are the ioctl's, a worker
- * does the work, and whatever becomes of a ring, a process or a heap with requests in
- * flight, nothing is left behind.
+ * The calls on a heap through io_uring: results and errors are those of the ioctl, a worker
+ * does the work, and nothing is left behind when a ring, process or heap ends while
+ * requests are in flight.
  */
 #include <liburing.h>
 #include <pthread.h>
@@ -46,7 +46,7 @@ static struct io_uring_sqe *prep(struct io_uring *ring, int fd, unsigned int cmd
 	return prep_reserved(ring, fd, cmd, (uintptr_t)args, 0);
 }
 
-/* Wait a minute at most for a completion: its result, and whose it is. */
+/* Wait up to a minute for a completion. Return its result, and its user data in @data. */
 static int reap(struct io_uring *ring, uint64_t *data)
 {
 	struct __kernel_timespec minute = { .tv_sec = 60 };
@@ -62,7 +62,7 @@ static int reap(struct io_uring *ring, uint64_t *data)
 	return result;
 }
 
-/* Carry out the one entry that is prepared. */
+/* Submit the one prepared entry and wait for it. */
 static int complete(struct io_uring *ring)
 {
 	int ret = io_uring_submit(ring);
@@ -77,7 +77,7 @@ static int uring_call(struct io_uring *ring, const struct heap *heap,
 	return complete(ring);
 }
 
-/* A call's struct and its one range, which stay as long as the request. */
+/* A call with one range. It must stay in place until the request completes. */
 struct request {
 	struct karena_ranges list;
 	struct karena_range range;
@@ -111,18 +111,21 @@ static int uring_arenas(struct io_uring *ring, const struct heap *heap,
 	return complete(ring);
 }
 
-/* As many requests as there are arenas from @first on: one each, all in flight. */
+/* Submit @count requests, one for each arena from @first on. */
 static int submit_each(struct io_uring *ring, const struct heap *heap,
 		       unsigned int cmd, struct request *requests, size_t first,
 		       size_t count)
 {
 	for (size_t i = 0; i < count; i++)
 		prep_arenas(ring, heap, cmd, &requests[i], first + i, 1);
-	/* With a thread that polls, those not yet taken from before count, too. */
+	/*
+	 * With a polling thread, earlier entries that it has not consumed yet count as
+	 * well.
+	 */
 	return io_uring_submit(ring) >= (int)count ? 0 : -EPROTO;
 }
 
-/* How many of so many requests did not return 0. */
+/* Count the requests that did not return 0. */
 static int reap_failed(struct io_uring *ring, size_t count)
 {
 	int failed = 0;
@@ -160,7 +163,7 @@ FIXTURE_TEARDOWN(uringcmd)
 	EXPECT_TRUE(figure_becomes("committed", self->committed));
 }
 
-/* One of each result: arenas, pages, four that are wrong, a volatile one, arenas. */
+/* A range for each result: arenas, pages, four invalid ones, a volatile one, arenas. */
 static const struct karena_range mixed[] = {
 	{ .offset = 0, .length = 2 * ARENA },
 	{ .offset = 2 * ARENA + PAGE, .length = 3 * PAGE },
@@ -174,7 +177,7 @@ static const struct karena_range mixed[] = {
 
 #define NR_MIXED	(sizeof(mixed) / sizeof(*mixed))
 
-/* Both heaps the same: what is committed, and what the state words say. */
+/* Return true if both heaps have the same committed memory and state words. */
 static bool same(const struct heap *a, const struct heap *b)
 {
 	for (size_t i = 0; i < NR; i++) {
@@ -185,7 +188,7 @@ static bool same(const struct heap *a, const struct heap *b)
 	       heap_figure(a, "sparse_pages") == heap_figure(b, "sparse_pages");
 }
 
-TEST_F(uringcmd, every_range_has_the_result_that_the_ioctl_gives_it)
+TEST_F(uringcmd, every_range_has_the_result_of_the_ioctl)
 {
 	static const unsigned int cmds[] = {
 		KARENA_COMMIT, KARENA_RELEASE, KARENA_COMMIT, KARENA_COMMIT
@@ -226,7 +229,7 @@ TEST_F(uringcmd, every_range_has_the_result_that_the_ioctl_gives_it)
 	heap_destroy(&twin);
 }
 
-TEST_F(uringcmd, limits_and_ready_frames_are_set_and_read)
+TEST_F(uringcmd, limits_and_ready_frames_can_be_set_and_read)
 {
 	struct karena_limit limit = {
 		.size = sizeof(limit),
@@ -264,7 +267,7 @@ TEST_F(uringcmd, limits_and_ready_frames_are_set_and_read)
 	EXPECT_EQ(0, ready.ready);
 }
 
-TEST_F(uringcmd, at_the_limit_the_rest_of_a_list_is_enomem)
+TEST_F(uringcmd, at_the_limit_the_other_ranges_fail_with_enomem)
 {
 	struct karena_limit limit = {
 		.size = sizeof(limit), .flags = KARENA_LIMIT_HARD, .hard = 4 * ARENA
@@ -282,7 +285,7 @@ TEST_F(uringcmd, at_the_limit_the_rest_of_a_list_is_enomem)
 	EXPECT_EQ(-ENOMEM, uring_call(&self->ring, &self->heap, KARENA_COMMIT, &list));
 	for (int i = 0; i < 6; i++)
 		EXPECT_EQ(i < 4 ? 0 : -ENOMEM, ranges[i].result);
-	/* Of one range, what it has committed until then stays. */
+	/* The part of a range that was committed before the limit stays committed. */
 	ASSERT_EQ(0, heap_release(&self->heap, 0, 6));
 	EXPECT_EQ(-ENOMEM, uring_arenas(&self->ring, &self->heap, KARENA_COMMIT, 8, 6));
 	EXPECT_EQ(0, touch(arena(&self->heap, 11)));
@@ -290,7 +293,7 @@ TEST_F(uringcmd, at_the_limit_the_rest_of_a_list_is_enomem)
 	EXPECT_EQ(4 * ARENA, heap_figure(&self->heap, "committed"));
 }
 
-TEST_F(uringcmd, bad_input_is_refused_as_the_ioctl_does)
+TEST_F(uringcmd, invalid_input_is_rejected_as_by_the_ioctl)
 {
 	struct io_uring *ring = &self->ring;
 	int fd = self->heap.fd, device;
@@ -327,7 +330,7 @@ TEST_F(uringcmd, bad_input_is_refused_as_the_ioctl_does)
 	EXPECT_EQ(-ENOTTY, complete(ring));
 	prep(ring, fd, KARENA_INFO, &info);
 	EXPECT_EQ(-ENOTTY, complete(ring));
-	/* These return descriptors, and are no calls for a ring. */
+	/* Calls that return a descriptor do not work through a ring. */
 	prep(ring, fd, KARENA_SNAPSHOT, &snapshot);
 	EXPECT_EQ(-ENOTTY, complete(ring));
 	prep(ring, fd, KARENA_SHARE, &snapshot);
@@ -342,7 +345,7 @@ TEST_F(uringcmd, bad_input_is_refused_as_the_ioctl_does)
 		prep_reserved(ring, fd, cmd, -PAGE, 0);
 		EXPECT_EQ(-EFAULT, complete(ring));
 	}
-	/* The device itself takes no requests. */
+	/* The device itself accepts no requests. */
 	device = device_open();
 	prep(ring, device, KARENA_INFO, &info);
 	EXPECT_EQ(-EOPNOTSUPP, complete(ring));
@@ -351,7 +354,7 @@ TEST_F(uringcmd, bad_input_is_refused_as_the_ioctl_does)
 	EXPECT_EQ(self->committed, figure("committed"));
 }
 
-TEST_F(uringcmd, results_that_cannot_be_written_are_efault)
+TEST_F(uringcmd, unwritable_results_are_efault)
 {
 	struct karena_range *ranges = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
 					   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -369,7 +372,7 @@ TEST_F(uringcmd, results_that_cannot_be_written_are_efault)
 	munmap(ranges, PAGE);
 }
 
-/* In a child, with a heap that is not its own. */
+/* In a child, with a heap of another process. */
 static bool refuses_everything(const struct heap *heap)
 {
 	struct karena_ready ready = {
@@ -385,7 +388,7 @@ static bool refuses_everything(const struct heap *heap)
 	       uring_call(&ring, heap, KARENA_LIMIT, &limit) == -EPERM;
 }
 
-/* The heap that a child gets from its parent, in one way or another. */
+/* The parent's heap, inherited or through a stolen descriptor. */
 static struct heap parents;
 
 static void use_inherited(struct child *child)
@@ -407,7 +410,7 @@ static void use_stolen(struct child *child)
 	CHECK(refuses_everything(&heap));
 }
 
-TEST_F(uringcmd, the_heap_of_another_process_is_refused)
+TEST_F(uringcmd, heap_of_another_process_is_rejected)
 {
 	struct karena_create create = { .window = 4 * ARENA, .fork = KARENA_FORK_NONE };
 	struct child child = {};
@@ -439,7 +442,7 @@ static void drive_clone(struct child *child)
 	CHECK(!count_other(arena(heap, 1), ARENA, 'c'));
 }
 
-TEST_F(uringcmd, in_a_child_the_descriptor_means_its_clone)
+TEST_F(uringcmd, descriptor_in_a_child_refers_to_its_clone)
 {
 	struct heap *heap = &self->heap;
 
@@ -453,7 +456,7 @@ TEST_F(uringcmd, in_a_child_the_descriptor_means_its_clone)
 	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
 }
 
-/* Whether a list commits and releases by a ring that was set up so; 0 or a line. */
+/* Commit and release through a ring with these flags. Return 0, or the line that failed. */
 static int works_on(const struct heap *heap, struct io_uring *ring)
 {
 	if (uring_arenas(ring, heap, KARENA_COMMIT, 0, 4))
@@ -477,7 +480,7 @@ static int works_on(const struct heap *heap, struct io_uring *ring)
 		io_uring_queue_exit(&other);				\
 	} while (0)
 
-TEST_F(uringcmd, rings_of_every_kind_take_the_calls)
+TEST_F(uringcmd, rings_of_every_kind_accept_the_calls)
 {
 	EXPECT_WORKS(0);
 	EXPECT_WORKS(IORING_SETUP_SQPOLL);
@@ -487,7 +490,7 @@ TEST_F(uringcmd, rings_of_every_kind_take_the_calls)
 	EXPECT_WORKS(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
 }
 
-TEST_F(uringcmd, a_ring_that_polls_for_completions_is_refused)
+TEST_F(uringcmd, ring_with_iopoll_is_rejected)
 {
 	struct io_uring other;
 
@@ -496,7 +499,7 @@ TEST_F(uringcmd, a_ring_that_polls_for_completions_is_refused)
 	io_uring_queue_exit(&other);
 }
 
-TEST_F(uringcmd, a_registered_file_will_do)
+TEST_F(uringcmd, registered_file_works)
 {
 	struct heap *heap = &self->heap;
 	struct request request;
@@ -512,8 +515,8 @@ TEST_F(uringcmd, a_registered_file_will_do)
 	EXPECT_EQ(0, touch(arena(heap, 1)));
 }
 
-/* The ring's files keep a heap as its descriptor does. */
-TEST_F(uringcmd, a_registered_file_keeps_the_heap)
+/* A registered file keeps the heap as a descriptor does. */
+TEST_F(uringcmd, registered_file_keeps_the_heap)
 {
 	struct request request;
 	struct io_uring_sqe *sqe;
@@ -541,14 +544,14 @@ static bool trace_commits(const struct heap *heap)
 	if (access(TRACING "/events", F_OK))
 		mount("tracefs", TRACING, "tracefs", 0, NULL);
 	snprintf(filter, sizeof(filter), "heap == %llu", (unsigned long long)heap->id);
-	/* To be opened so is what empties it. */
+	/* O_TRUNC empties the trace. */
 	trace = open(TRACING "/trace", O_WRONLY | O_TRUNC | O_CLOEXEC);
 	return trace >= 0 && !close(trace) &&
 	       !write_text(COMMIT_EVENT "/filter", filter) &&
 	       !write_text(COMMIT_EVENT "/enable", "1");
 }
 
-/* Who a line of the trace is of: "  a-name-123   [000] ..." */
+/* The thread of a line in the trace: "  a-name-123   [000] ..." */
 static pid_t traced_pid(const char *line)
 {
 	const char *end = strstr(line, " [");
@@ -558,7 +561,7 @@ static pid_t traced_pid(const char *line)
 	return end ? atoi(end + 1) : 0;
 }
 
-/* Of so many commits in the trace, those that a worker of a ring has made. */
+/* Count the commits in the trace, and return how many were made by workers of a ring. */
 static int commits_by_workers(int *all)
 {
 	FILE *trace = fopen(TRACING "/trace", "r");
@@ -600,11 +603,11 @@ static int commits_by_workers(int *all)
 		ASSERT_EQ(0, heap_release(&self->heap, 0, 8));		\
 	} while (0)
 
-TEST_F(uringcmd, workers_commit_and_never_who_submits)
+TEST_F(uringcmd, workers_commit_and_the_submitter_never_does)
 {
 	int all;
 
-	/* What an ioctl commits is seen to be no worker's. */
+	/* Commits by an ioctl do not count as those of a worker. */
 	ASSERT_TRUE(trace_commits(&self->heap));
 	ASSERT_EQ(0, heap_range(&self->heap, KARENA_COMMIT, 0, 8 * ARENA));
 	EXPECT_EQ(0, commits_by_workers(&all));
@@ -624,7 +627,7 @@ static double seconds(clockid_t clock)
 	return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-TEST_F_TIMEOUT(uringcmd, who_submits_clears_no_page, SLOW)
+TEST_F_TIMEOUT(uringcmd, submitter_clears_no_pages, SLOW)
 {
 	double cpu, ioctl_cpu, wall, submit_wall;
 	struct heap *heap = &self->heap;
@@ -632,7 +635,7 @@ TEST_F_TIMEOUT(uringcmd, who_submits_clears_no_page, SLOW)
 	char ahead[16];
 	int ret;
 
-	/* No frame is cleared by others than those that commit. */
+	/* Only the commits themselves may clear frames. */
 	ASSERT_EQ(0, read_text(AHEAD, ahead, sizeof(ahead)));
 	ASSERT_EQ(0, write_text(AHEAD, "0"));
 	cpu = seconds(CLOCK_THREAD_CPUTIME_ID);
@@ -658,7 +661,7 @@ TEST_F_TIMEOUT(uringcmd, who_submits_clears_no_page, SLOW)
 	EXPECT_EQ(0, count_other(heap->window, NR * ARENA, 0));
 }
 
-TEST_F(uringcmd, a_read_that_is_linked_finds_the_arena_committed)
+TEST_F(uringcmd, linked_read_finds_the_arena_committed)
 {
 	struct heap *heap = &self->heap;
 	struct request request, too_many;
@@ -677,7 +680,7 @@ TEST_F(uringcmd, a_read_that_is_linked_finds_the_arena_committed)
 	ASSERT_EQ(ARENA, pwrite(disk, data, ARENA, 0));
 	ASSERT_EQ(0, heap_call(heap, KARENA_LIMIT, &limit));
 
-	/* Without the commit there is nothing to read into. */
+	/* Without a commit the read fails. */
 	io_uring_prep_read(io_uring_get_sqe(&self->ring), disk, arena(heap, 3), ARENA,
 			   0);
 	EXPECT_GT(0, complete(&self->ring));
@@ -698,7 +701,7 @@ TEST_F(uringcmd, a_read_that_is_linked_finds_the_arena_committed)
 	}
 	EXPECT_EQ(0, memcmp(data, arena(heap, 3), ARENA));
 
-	/* And a commit that fails takes the read with it. */
+	/* A failed commit cancels the linked read. */
 	sqe = prep_arenas(&self->ring, heap, KARENA_COMMIT, &too_many, 8, 8);
 	sqe->flags |= IOSQE_IO_LINK;
 	sqe->user_data = 1;
@@ -717,8 +720,8 @@ TEST_F(uringcmd, a_read_that_is_linked_finds_the_arena_committed)
 	close(disk);
 }
 
-/* The worker goes on with the next itself: who submits has never tried that. */
-TEST_F(uringcmd, calls_linked_to_a_call_have_arguments_of_their_own)
+/* The worker continues with the next request itself; the submitter has never tried it. */
+TEST_F(uringcmd, linked_calls_have_their_own_arguments)
 {
 	struct request requests[16];
 	struct heap *heap = &self->heap;
@@ -766,15 +769,15 @@ TEST_F(uringcmd, madvise_commits_and_releases_through_a_ring)
 	EXPECT_EQ(-EFAULT, complete(ring));
 }
 
-/* The entries' memory is the ring's: what a request needs of it, it has taken. */
-TEST_F_TIMEOUT(uringcmd, an_entry_may_be_used_again_at_once, SLOW)
+/* The ring may reuse an entry after submission, so a request must have copied it. */
+TEST_F_TIMEOUT(uringcmd, entry_can_be_reused_at_once, SLOW)
 {
 	struct request requests[NR];
 	struct io_uring small;
 
 	ASSERT_EQ(0, io_uring_queue_init(2, &small, 0));
 	for (int i = 0; i < NR; i++) {
-		/* A worker alone, or first tried by who submits: the ways differ. */
+		/* A worker only, or the submitter first: the code paths differ. */
 		struct io_uring_sqe *sqe = prep_arenas(&small, &self->heap,
 						       KARENA_COMMIT, &requests[i],
 						       i, 1);
@@ -788,7 +791,7 @@ TEST_F_TIMEOUT(uringcmd, an_entry_may_be_used_again_at_once, SLOW)
 	io_uring_queue_exit(&small);
 }
 
-/* What a thread does with its own ring, to its own part of the heap or to all. */
+/* A thread that uses its own ring on its own part of the heap, or on all of it. */
 struct driver {
 	pthread_t thread;
 	const struct heap *heap;
@@ -828,7 +831,7 @@ static void *drive_own(void *data)
 	return NULL;
 }
 
-/* Arenas and pages anywhere, committed and released at random. */
+/* Commit and release random arenas and pages. */
 static void *drive_all(void *data)
 {
 	struct driver *driver = data;
@@ -861,7 +864,7 @@ static void *drive_all(void *data)
 	return NULL;
 }
 
-/* How many failures four threads have between them. */
+/* Run four threads. Return the number of failures. */
 static int drive(const struct heap *heap, void *(*work)(void *data), bool all, int rounds)
 {
 	struct driver drivers[4] = {};
@@ -883,13 +886,13 @@ static int drive(const struct heap *heap, void *(*work)(void *data), bool all, i
 	return failures;
 }
 
-TEST_F_TIMEOUT(uringcmd, threads_with_rings_of_their_own_commit_at_once, SLOW)
+TEST_F_TIMEOUT(uringcmd, threads_with_their_own_rings_commit_at_once, SLOW)
 {
 	EXPECT_EQ(0, drive(&self->heap, drive_own, false, 4));
 	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
 }
 
-TEST_F_TIMEOUT(uringcmd, requests_for_the_same_arenas_go_one_by_one, SLOW)
+TEST_F_TIMEOUT(uringcmd, requests_for_the_same_arenas_are_serialised, SLOW)
 {
 	EXPECT_EQ(0, drive(&self->heap, drive_all, true, 8));
 	for (int i = 0; i < 8; i++) {
@@ -903,11 +906,11 @@ TEST_F_TIMEOUT(uringcmd, requests_for_the_same_arenas_go_one_by_one, SLOW)
 	EXPECT_EQ(0, heap_figure(&self->heap, "sparse_arenas"));
 }
 
-#define LONG_ONE	100	/* user data: arenas that take a worker a while */
-#define CANCEL		200	/* of a cancellation, plus what it cancels */
+#define LONG_ONE	100	/* user data of a request that takes a worker a while */
+#define CANCEL		200	/* user data of a cancellation, plus that of its target */
 #define QUEUED		16
 
-TEST_F_TIMEOUT(uringcmd, what_is_cancelled_has_not_been_done_and_the_rest_has, SLOW)
+TEST_F_TIMEOUT(uringcmd, cancelled_requests_are_not_executed_and_others_are, SLOW)
 {
 	int results[256], cancelled = 0;
 	struct request first, requests[QUEUED];
@@ -923,7 +926,7 @@ TEST_F_TIMEOUT(uringcmd, what_is_cancelled_has_not_been_done_and_the_rest_has, S
 		prep_arenas(&self->ring, heap, KARENA_COMMIT, &requests[i], i, 1)
 			->user_data = i;
 	ASSERT_EQ(QUEUED + 1, io_uring_submit(&self->ring));
-	/* The last first. */
+	/* Starting with the last one. */
 	for (int i = QUEUED - 1; i >= 0; i--) {
 		struct io_uring_sqe *sqe = io_uring_get_sqe(&self->ring);
 
@@ -955,13 +958,13 @@ TEST_F_TIMEOUT(uringcmd, what_is_cancelled_has_not_been_done_and_the_rest_has, S
 
 #define MANY		KARENA_RANGES_MAX
 
-/* A list that takes a worker a while, of a heap with a window that is as long. */
+/* A list that takes a worker a while, and a heap with a window large enough. */
 static struct long_list {
 	struct karena_ranges call;
 	struct karena_range ranges[MANY];
 } long_list;
 
-/* Start to commit it, and wait until the first range is done. */
+/* Start the commit, and wait until the first range is done. */
 static bool long_list_start(struct io_uring *ring, const struct heap *heap)
 {
 	struct karena_range *ranges = long_list.ranges;
@@ -984,7 +987,7 @@ static bool long_list_start(struct io_uring *ring, const struct heap *heap)
 	return false;
 }
 
-/* Whether it ended before its end, and says where. */
+/* Return true if the list was interrupted and its results say where. */
 static bool long_list_interrupted(void)
 {
 	int i;
@@ -995,7 +998,7 @@ static bool long_list_interrupted(void)
 	       long_list.ranges[i + 1].result == 4711;
 }
 
-TEST_F_TIMEOUT(uringcmd, what_runs_already_ends_when_it_is_cancelled, SLOW)
+TEST_F_TIMEOUT(uringcmd, running_request_ends_when_it_is_cancelled, SLOW)
 {
 	struct heap heap;
 	uint64_t which;
@@ -1007,7 +1010,9 @@ TEST_F_TIMEOUT(uringcmd, what_runs_already_ends_when_it_is_cancelled, SLOW)
 	for (int i = 0; i < 2; i++) {
 		int result = reap(&self->ring, &which);
 
-		/* The core looks twice, and may find it gone the second time. */
+		/*
+		 * The kernel searches twice, and may not find the request the second time.
+		 */
 		EXPECT_TRUE(which == LONG_ONE ? result == -EINTR :
 			    result == -EALREADY || result == -ENOENT);
 	}
@@ -1015,7 +1020,7 @@ TEST_F_TIMEOUT(uringcmd, what_runs_already_ends_when_it_is_cancelled, SLOW)
 	heap_destroy(&heap);
 }
 
-TEST_F_TIMEOUT(uringcmd, what_runs_already_ends_with_its_ring, SLOW)
+TEST_F_TIMEOUT(uringcmd, running_request_ends_with_its_ring, SLOW)
 {
 	struct io_uring ring;
 	struct heap heap;
@@ -1030,7 +1035,7 @@ TEST_F_TIMEOUT(uringcmd, what_runs_already_ends_with_its_ring, SLOW)
 	EXPECT_TRUE(long_list_interrupted());
 }
 
-TEST_F_TIMEOUT(uringcmd, a_ring_closed_with_many_in_flight_leaves_nothing, SLOW)
+TEST_F_TIMEOUT(uringcmd, closed_ring_with_many_requests_leaves_nothing_behind, SLOW)
 {
 	for (int i = 0; i < 10; i++) {
 		struct request requests[2 * NR];
@@ -1046,13 +1051,13 @@ TEST_F_TIMEOUT(uringcmd, a_ring_closed_with_many_in_flight_leaves_nothing, SLOW)
 		usleep(i * 1000);
 		io_uring_queue_exit(&ring);
 		heap_destroy(&heap);
-		/* What they wait for is on this stack. */
+		/* The requests refer to structs on this stack. */
 		ASSERT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
 		ASSERT_TRUE(figure_becomes("committed", self->committed));
 	}
 }
 
-TEST_F_TIMEOUT(uringcmd, a_heap_unmapped_with_many_in_flight_goes_with_the_last, SLOW)
+TEST_F_TIMEOUT(uringcmd, unmapped_heap_ends_with_its_last_request, SLOW)
 {
 	for (int i = 0; i < 10; i++) {
 		struct request requests[NR];
@@ -1072,8 +1077,7 @@ TEST_F_TIMEOUT(uringcmd, a_heap_unmapped_with_many_in_flight_goes_with_the_last,
 static struct request endless[2][NR];
 
 /*
- * What is queued comes to nothing then: while its process is in exec(), a thread gets
- * no new worker.
+ * After exec() has started, queued requests fail, because a thread gets no new worker then.
  */
 static bool ending;
 
@@ -1085,7 +1089,7 @@ static bool drive_one(struct io_uring *ring)
 			   __atomic_load_n(&ending, __ATOMIC_RELAXED));
 }
 
-/* Two threads that never let their rings come to rest. */
+/* Two threads that always keep requests in flight. */
 static void *drive_for_ever(void *data)
 {
 	struct driver *driver = data;
@@ -1132,12 +1136,12 @@ static void drive_until_killed(struct child *child)
 		execl("/bin/true", "true", NULL);
 		_exit(1);
 	default:
-		/* Until it is killed. */
+		/* Never returns; the process is killed. */
 		pthread_join(drivers[0].thread, NULL);
 	}
 }
 
-TEST_F_TIMEOUT(uringcmd, a_process_that_ends_with_many_in_flight_leaves_nothing, SLOW)
+TEST_F_TIMEOUT(uringcmd, ended_process_with_many_requests_leaves_nothing_behind, SLOW)
 {
 	for (int i = 0; i < 12; i++) {
 		struct child child = {};
@@ -1155,7 +1159,7 @@ TEST_F_TIMEOUT(uringcmd, a_process_that_ends_with_many_in_flight_leaves_nothing,
 	}
 }
 
-/* In the child each arena is there as a whole, or is not there. */
+/* In the child each arena is either complete or missing. */
 static void look_at_clone(struct child *child)
 {
 	(void)child;
@@ -1167,7 +1171,7 @@ static void look_at_clone(struct child *child)
 	}
 }
 
-TEST_F_TIMEOUT(uringcmd, a_fork_amid_commits_clones_whole_arenas, SLOW)
+TEST_F_TIMEOUT(uringcmd, fork_during_commits_clones_whole_arenas, SLOW)
 {
 	struct request requests[NR];
 
@@ -1186,7 +1190,7 @@ TEST_F_TIMEOUT(uringcmd, a_fork_amid_commits_clones_whole_arenas, SLOW)
 	}
 }
 
-/* So many arenas as one list: how many of them could be had. */
+/* Commit arenas as one list. Return how many succeeded. */
 static int commit_list(const struct heap *heap, int nr)
 {
 	struct karena_range ranges[NR] = {};
@@ -1217,13 +1221,13 @@ static void exceed_locked_memory(struct child *child)
 	CHECK(!heap_open(&heap, NR * ARENA, 0));
 	CHECK(limit_locked_memory(5 * ARENA));
 	CHECK(become_nobody());
-	/* From now on the frames that are made ahead know the limit, too. */
+	/* From now on the frames that are made ready in advance respect the limit. */
 	CHECK(!heap_ready(&heap, KARENA_NODE_ANY, 0));
 	CHECK(commit_list(&heap, 8) == 5);
 	CHECK(!touch(arena(&heap, 4)) && touch(arena(&heap, 5)) == SIGBUS);
 }
 
-TEST_F(uringcmd, locked_memory_is_the_submitters)
+TEST_F(uringcmd, memlock_limit_is_that_of_the_submitter)
 {
 	EXPECT_EQ(0, in_child(exceed_locked_memory));
 }
@@ -1241,7 +1245,7 @@ static void exceed_group(struct child *child)
 	CHECK(group_figure("memory.current", NULL) >= (long)(count * ARENA));
 }
 
-TEST_F(uringcmd, workers_charge_the_submitters_memory_cgroup)
+TEST_F(uringcmd, workers_charge_the_memory_cgroup_of_the_submitter)
 {
 	if (group_make())
 		SKIP(return, "no memory cgroup can be made");
@@ -1272,7 +1276,7 @@ static void raise_what_root_has_set(struct child *child)
 	CHECK(!uring_call(&ring, &heap, KARENA_LIMIT, &limit));
 }
 
-TEST_F(uringcmd, rights_are_the_submitters)
+TEST_F(uringcmd, privileges_are_those_of_the_submitter)
 {
 	struct child child = {};
 	char path[128];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Volatile arenas: given back by a store, taken back by a compare-and-swap, and
- * taken by the kernel when memory is short, oldest first, but not while pinned.
+ * Volatile arenas: a store makes an arena volatile, a compare-and-swap makes it active
+ * again, and the kernel takes the oldest ones when memory is short, but not while they are
+ * pinned.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -32,7 +33,7 @@ FIXTURE_TEARDOWN(volatile_)
 	heap_destroy(&self->heap);
 }
 
-TEST_F(volatile_, what_is_taken_back_in_time_is_intact)
+TEST_F(volatile_, arena_reused_in_time_is_intact)
 {
 	struct heap *heap = &self->heap;
 	uint32_t words[4];
@@ -53,8 +54,8 @@ TEST_F(volatile_, what_is_taken_back_in_time_is_intact)
 	EXPECT_EQ(0, heap_figure(heap, "reclaimed"));
 }
 
-/* In a process that may do nothing but read, write and exit. */
-TEST_F(volatile_, neither_way_is_a_system_call_or_a_fault)
+/* In a process that may only read, write and exit. */
+TEST_F(volatile_, volatile_and_reuse_need_no_system_call_or_fault)
 {
 	struct heap *heap = &self->heap;
 	struct { long faults; int lost; } result = {};
@@ -85,7 +86,7 @@ TEST_F(volatile_, neither_way_is_a_system_call_or_a_fault)
 		if (write(pipes[1], &heap->id, sizeof(heap->id)) < 0 ||
 		    write(pipes[1], &result, sizeof(result)) < 0)
 			syscall(SYS_exit, 2);
-		/* Held until the parent has looked at the faults. */
+		/* Keep the memory until the parent has checked the faults. */
 		for (;;)
 			;
 	}
@@ -97,7 +98,7 @@ TEST_F(volatile_, neither_way_is_a_system_call_or_a_fault)
 	EXPECT_EQ(128 + SIGKILL, child_status(child));
 }
 
-TEST_F(volatile_, what_the_kernel_takes_is_gone_and_known_to_be)
+TEST_F(volatile_, reclaimed_arenas_are_free_and_inaccessible)
 {
 	struct heap *heap = &self->heap;
 	uint32_t words[8];
@@ -117,13 +118,13 @@ TEST_F(volatile_, what_the_kernel_takes_is_gone_and_known_to_be)
 	EXPECT_EQ(4, heap_figure(heap, "reclaimed"));
 	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
 	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
-	/* They can be had again, zeroed. */
+	/* They can be committed again, and are zero then. */
 	ASSERT_EQ(0, heap_commit(heap, 0, 8));
 	for (int i = 0; i < 8; i += 2)
 		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, 0));
 }
 
-TEST_F(volatile_, a_release_of_a_volatile_arena_is_a_release)
+TEST_F(volatile_, volatile_arena_can_be_released)
 {
 	struct heap *heap = &self->heap;
 
@@ -134,8 +135,8 @@ TEST_F(volatile_, a_release_of_a_volatile_arena_is_a_release)
 	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
 }
 
-/* vmsplice pins without saying so: only the frame's references tell. */
-TEST_F(volatile_, a_pinned_arena_stays)
+/* vmsplice() takes plain references without a pin count. */
+TEST_F(volatile_, pinned_arena_is_not_reclaimed)
 {
 	struct heap *heap = &self->heap;
 	struct iovec vector;
@@ -155,7 +156,7 @@ TEST_F(volatile_, a_pinned_arena_stays)
 	EXPECT_TRUE(take_back(heap, 0, words[0]));
 	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 'p'));
 	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	/* It is still the page that the pipe reads from. */
+	/* The pipe still reads from the same page. */
 	arena(heap, 0)[8192] = 'q';
 	ASSERT_EQ(4096, read(pipes[0], page, 4096));
 	EXPECT_EQ('q', page[0]);
@@ -175,7 +176,7 @@ static void *shrink_all_the_time(void *data)
 	return data;
 }
 
-/* Each arena's owner checks what it gets back; nothing but loss is allowed. */
+/* Each owner checks every arena that it reuses. The arena may be lost, but not changed. */
 static long use(struct heap *heap, int first, unsigned int seed, time_t until)
 {
 	int pipes[2];
@@ -209,7 +210,7 @@ static long use(struct heap *heap, int first, unsigned int seed, time_t until)
 				taken++;
 				break;
 			}
-			/* BUSY: it comes back or goes. */
+			/* BUSY: reclaim either takes the arena or restores the word. */
 			sched_yield();
 		}
 		if (pin) {
@@ -239,7 +240,7 @@ static void *user_main(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(volatile_, reclaim_races_with_its_owners, SLOW)
+TEST_F_TIMEOUT(volatile_, reclaim_races_with_owners, SLOW)
 {
 	struct user users[3];
 	pthread_t shrinker;
@@ -265,7 +266,7 @@ TEST_F_TIMEOUT(volatile_, reclaim_races_with_its_owners, SLOW)
 	EXPECT_EQ(taken, heap_figure(&self->heap, "reclaimed"));
 }
 
-TEST_F_TIMEOUT(volatile_, a_heap_that_goes_meets_reclaim, SLOW)
+TEST_F_TIMEOUT(volatile_, heap_can_be_destroyed_during_reclaim, SLOW)
 {
 	pthread_t shrinker;
 
@@ -319,7 +320,7 @@ static void fill_the_group(struct child *self)
 		CHECK(!count_other(arena(&heap, i), ARENA, 7));
 }
 
-TEST_F_TIMEOUT(volatile_, a_cgroups_limit_takes_them_and_kills_nobody, SLOW)
+TEST_F_TIMEOUT(volatile_, cgroup_limit_reclaims_volatile_arenas_and_kills_nobody, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(60 * MIB));
@@ -328,9 +329,9 @@ TEST_F_TIMEOUT(volatile_, a_cgroups_limit_takes_them_and_kills_nobody, SLOW)
 	EXPECT_EQ(0, group_remove());
 }
 
-#define NR_HEAPS	500	/* more than reclaim looks at in one call */
+#define NR_HEAPS	500	/* more than reclaim scans in one call */
 
-/* Of all heaps the one in the middle has a volatile arena, the others have a page each. */
+/* One heap in the middle has a volatile arena, the others have one page each. */
 static void find_one_of_many(struct child *child)
 {
 	static struct heap heaps[NR_HEAPS];
@@ -348,13 +349,13 @@ static void find_one_of_many(struct child *child)
 	give_back(heap, 1);
 	memory = own_memory(2 * MIB);
 	CHECK(memory);
-	/* Nothing but the arena makes room for it. */
+	/* Only the arena can provide the memory for it. */
 	CHECK(!group_limit(group_figure("memory.current", NULL) + MIB));
 	memset(memory, 1, 2 * MIB);
 	CHECK(state(heap, 1) == KARENA_FREE);
 }
 
-TEST_F_TIMEOUT(volatile_, one_among_many_heaps_is_found, SLOW)
+TEST_F_TIMEOUT(volatile_, reclaim_finds_one_volatile_arena_among_many_heaps, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(find_one_of_many));
@@ -364,7 +365,7 @@ TEST_F_TIMEOUT(volatile_, one_among_many_heaps_is_found, SLOW)
 
 #define NR_OLD	64
 
-/* Arenas by their age: in an order of their own. */
+/* The arenas become volatile in an order that differs from that of their indexes. */
 static uint32_t state_of_age(const struct heap *heap, int age)
 {
 	return KARENA_STATE(state(heap, age * 7 % NR_OLD));
@@ -374,11 +375,11 @@ struct watch {
 	pthread_t thread;
 	struct heap *heap;
 	bool stop;
-	long partly;	/* looks while some were gone and others not */
-	long wrong;	/* an older one that was there after a younger one had gone */
+	long partly;	/* checks that found only some of the arenas */
+	long wrong;	/* checks that found an older arena but not a younger one */
 };
 
-/* From the youngest to the oldest: what is gone when it is looked at is gone later, too. */
+/* Check from the youngest to the oldest: an arena that is found missing stays missing. */
 static void *watch_the_order(void *data)
 {
 	struct watch *watch = data;
@@ -399,7 +400,7 @@ static void *watch_the_order(void *data)
 
 static void outgrow_the_group(struct child *child)
 {
-	/* The order is that of a NUMA node. */
+	/* The order is kept for each NUMA node. */
 	struct karena_create create = {
 		.window = NR_OLD * ARENA, .policy = KARENA_POLICY_BIND,
 	};
@@ -423,7 +424,7 @@ static void outgrow_the_group(struct child *child)
 	for (size_t at = 0; at < 20 * MIB &&
 	     figure("reclaimed") < before + 5; at += 4096)
 		memory[at] = 1;
-	/* Linux 6.12 may go on until all are gone. */
+	/* Linux 6.12 may continue until all of them are reclaimed. */
 	CHECK(figure("reclaimed") >= before + 5);
 	__atomic_store_n(&watch.stop, true, __ATOMIC_RELEASE);
 	pthread_join(watch.thread, NULL);
@@ -431,7 +432,7 @@ static void outgrow_the_group(struct child *child)
 	CHECK(!watch.wrong);
 }
 
-TEST_F_TIMEOUT(volatile_, the_oldest_go_first, SLOW)
+TEST_F_TIMEOUT(volatile_, oldest_arenas_are_reclaimed_first, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(140 * MIB));
