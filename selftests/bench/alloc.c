@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a malloc costs: one case, named by the argument; a second one is its number of
- * threads. Prints the case, its seconds, in KiB the peak of what is resident and what is
- * at the end, and how many blocks were replaced, where the case does nothing else. A
- * case is a row of the table at the end; without an argument all names are printed.
+ * The cost of malloc in one case, whose name is the argument; a second argument is its
+ * number of threads. Prints the name, the seconds, the peak of resident memory and the
+ * resident memory at the end in KiB, and the number of replaced blocks if the case does
+ * nothing else. The table at the end has a row for each case. Without an argument the
+ * program prints all names.
  */
 #include "blocks.h"
 
@@ -12,7 +13,7 @@ struct work {
 	void (*run)(const struct work *work);
 	size_t min, max;	/* sizes of blocks */
 	size_t live;		/* blocks at a time */
-	size_t steps;		/* how often; by what, the case says */
+	size_t steps;		/* how often; the case says what */
 	int variant;		/* order, or number of threads */
 };
 
@@ -25,7 +26,7 @@ static size_t some_size(uint64_t *state, const struct work *work)
 
 static size_t replaced;
 
-/* steps blocks, each in the place of one that is chosen by chance. */
+/* Replace random blocks, @steps times. */
 static void replace(void **blocks, const struct work *work, uint64_t *state)
 {
 	for (size_t i = 0; i < work->steps; i++) {
@@ -67,7 +68,7 @@ static void *idle_thread(void *argument)
 	return NULL;
 }
 
-/* Threads that have freed all of their blocks, and stay. */
+/* Threads that have freed all of their blocks, and stay alive. */
 static void idle_threads(const struct work *work)
 {
 	pthread_t thread;
@@ -80,7 +81,7 @@ static void idle_threads(const struct work *work)
 	pthread_barrier_wait(&are_idle);
 }
 
-/* A server's threads come and go; the blocks of one end are freed in the next. */
+/* Threads of a server start and end. Blocks that one leaves are freed by the next. */
 struct server {
 	const struct work *work;
 	void **blocks;
@@ -110,7 +111,7 @@ static void servers(const struct work *work)
 		free_all(all[i].blocks, work->live);
 }
 
-/* A queue of one thread that allocates to one that frees, a box at a time. */
+/* A queue between a thread that allocates blocks and one that frees them, in boxes. */
 #define BOX	256
 #define BOXES	16
 
@@ -166,7 +167,7 @@ static void produce(const struct work *work)
 	pthread_join(consumer, NULL);
 }
 
-/* All allocated, then all freed, in the order of variant. */
+/* Allocate all blocks, then free all of them in the order given by variant. */
 static void batches(const struct work *work)
 {
 	void **blocks = pages(work->live * sizeof(*blocks));
@@ -189,7 +190,7 @@ static void batches(const struct work *work)
 	}
 }
 
-/* Buffers that grow in turn from min to max, each time by a variant-th part. */
+/* Buffers grow in turn from min to max, each time by 1/variant of their size. */
 static void grow(const struct work *work)
 {
 	char **buffers = pages(work->live * sizeof(*buffers));
@@ -219,7 +220,7 @@ static void *take_zeroed(size_t size)
 	return use(block, size);
 }
 
-/* Kept until the end, so that all of it is fresh. */
+/* All blocks stay until the end, so all memory is new. */
 static void calloc_fresh(const struct work *work)
 {
 	void **blocks = pages(work->live * sizeof(*blocks));
@@ -244,7 +245,7 @@ static void calloc_reused(const struct work *work)
 	free_all(blocks, work->live);
 }
 
-/* The oldest is freed; but one in variant stays until all is done. */
+/* Free the oldest block, but keep one in variant until the end. */
 static void mixed_lifetimes(const struct work *work)
 {
 	void **blocks = pages(work->live * sizeof(*blocks));
@@ -275,7 +276,7 @@ static void short_threads(const struct work *work)
 		on_threads(work->variant, churn_thread, &little, 0);
 }
 
-/* To 16 up to 4096 bytes, the small more often. */
+/* Alignments from 16 to 4096 bytes, small ones more often. */
 static void aligned(const struct work *work)
 {
 	void **blocks = pages(work->live * sizeof(*blocks));
@@ -294,7 +295,7 @@ static void aligned(const struct work *work)
 	free_all(blocks, work->live);
 }
 
-/* Kept one in steps of as many as are live, as a program keeps a part of its data. */
+/* Keep one block in @live steps, as a program keeps a part of its data. */
 static void kept_few(const struct work *work)
 {
 	struct link {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the benchmarks share: heaps and other memory, touches, clocks, and tables of
- * medians. What a table compares is measured in turn, round after round of one run, so
- * that a slow moment of the machine meets all of it. A round before the first warms up
- * and does not count; of those that count, every value is kept.
+ * Shared by the benchmarks: heaps and other memory, touches, clocks, and tables of medians.
+ * The kinds of memory that a table compares are measured in turn, round after round of one
+ * run, so that a slow moment of the machine affects all of them. The first round warms up
+ * and does not count. All values of the other rounds are kept.
  */
 #ifndef KARENA_BENCH_H
 #define KARENA_BENCH_H
@@ -41,7 +41,7 @@ static inline void die(const char *what)
 	exit(1);
 }
 
-/* In microseconds. */
+/* Time in microseconds. */
 static inline double clock_us(clockid_t clock)
 {
 	struct timespec time;
@@ -73,7 +73,7 @@ static inline int device_open(void)
 	return device;
 }
 
-/* Into text, which ends in NUL; -1 if the file cannot be read. */
+/* Read a file into text with a final NUL. Return -1 on failure. */
 static inline ssize_t read_text(const char *path, char *text, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -95,7 +95,7 @@ static inline int write_text(const char *path, const char *text)
 	return ret;
 }
 
-/* A heap made and mapped, without a descriptor, as a library would. */
+/* Create and map a heap as a library would, without a descriptor. */
 static inline void heap_make_on(int device, struct heap *heap, size_t arenas)
 {
 	struct karena_create create = {
@@ -115,7 +115,9 @@ static inline void heap_make_on(int device, struct heap *heap, size_t arenas)
 	if (heap->window == MAP_FAILED || heap->control == MAP_FAILED)
 		die("mmap");
 	close(fd);
-	/* The first commit looks: whoever never commits has no fault. */
+	/*
+	 * The first commit finds the state words, so a heap without commits has no fault.
+	 */
 	heap->states = NULL;
 }
 
@@ -127,7 +129,7 @@ static inline void heap_make(struct heap *heap, size_t arenas)
 	close(device);
 }
 
-/* A descriptor of a heap again. */
+/* Open a descriptor of a heap again. */
 static inline int heap_attach(const struct heap *heap)
 {
 	struct karena_attach attach = {
@@ -148,7 +150,7 @@ static inline void heap_destroy(struct heap *heap)
 	munmap(heap->control, heap->control_size);
 }
 
-/* The first bytes of the window, as state says: whole arenas, or pages of one. */
+/* Commit the first bytes of the window, as whole arenas or as pages, depending on state. */
 static inline void heap_commit_as(struct heap *heap, size_t size, uint32_t state)
 {
 	if (!heap->states)
@@ -178,7 +180,7 @@ static inline void restore_ahead(void)
 	write_text(AHEAD, ahead);
 }
 
-/* No frames but those that are asked for: without the file there are no others. */
+/* Keep no frames ready except on request. Without the file the module keeps no others. */
 static inline void stop_ahead(void)
 {
 	if (read_text(AHEAD, ahead, sizeof(ahead)) < 0)
@@ -189,8 +191,8 @@ static inline void stop_ahead(void)
 }
 
 /*
- * Whether the module has ready frames: then so many are, of the heap whose descriptor
- * this is. Waiting for them is not measured.
+ * Wait until a heap has this many ready frames. Return false if the module has no ready
+ * frames. The wait is not measured.
  */
 static inline bool await_ready(int fd, uint32_t count)
 {
@@ -222,7 +224,7 @@ static inline uint32_t volatile_word(void)
 	return KARENA_VOLATILE_SINCE(time.tv_sec * 1000000000ULL + time.tv_nsec);
 }
 
-/* Anonymous memory, aligned so that huge pages have their chance. */
+/* Anonymous memory, aligned so that it can have huge pages. */
 static inline char *anonymous(size_t size, int advice)
 {
 	char *map = mmap(NULL, size + ARENA, PROT_READ | PROT_WRITE,
@@ -246,7 +248,7 @@ static inline void restore_hugepages(void)
 	write_text(NR_HUGEPAGES, nr_hugepages);
 }
 
-/* Whether so many pages of hugetlb are on each node, until the program ends. */
+/* Reserve hugetlb pages on each node until the program ends. Return true on success. */
 static inline bool reserve_hugepages(int count)
 {
 	int nodes = access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
@@ -255,14 +257,14 @@ static inline bool reserve_hugepages(int count)
 	if (read_text(NR_HUGEPAGES, nr_hugepages, sizeof(nr_hugepages)) < 0)
 		return false;
 	atexit(restore_hugepages);
-	/* The kernel spreads them evenly. */
+	/* The kernel distributes them evenly. */
 	snprintf(text, sizeof(text), "%d", nodes * count);
 	return !write_text(NR_HUGEPAGES, text) &&
 	       read_text(NR_HUGEPAGES, text, sizeof(text)) > 0 &&
 	       atoi(text) >= nodes * count;
 }
 
-/* NULL if there are not so many pages. */
+/* Return NULL if there are not enough pages. */
 static inline char *hugetlb(size_t size)
 {
 	char *map = mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -271,7 +273,7 @@ static inline char *hugetlb(size_t size)
 	return map == MAP_FAILED ? NULL : map;
 }
 
-/* A memfd, mapped. */
+/* Create and map a memfd. */
 static inline char *shared_memory(size_t size)
 {
 	int fd = memfd_create("bench", MFD_CLOEXEC);
@@ -286,12 +288,12 @@ static inline char *shared_memory(size_t size)
 	return map;
 }
 
-/* Add a line of smaps to what is mapped by huge entries and altogether, in KiB. */
+/* Add a line of smaps to the memory mapped by PMDs and to all mapped memory, in KiB. */
 static inline void add_mapped(const char *line, long *huge, long *all)
 {
 	static const char * const members[] = {
 		"AnonHugePages:", "ShmemPmdMapped:", "FilePmdMapped:",
-		/* These are not in Rss. */
+		/* Rss does not include these. */
 		"Private_Hugetlb:", "Shared_Hugetlb:",
 	};
 	long value;
@@ -307,7 +309,7 @@ static inline void add_mapped(const char *line, long *huge, long *all)
 	}
 }
 
-/* The page-table entries that map a range: as many may the TLB have to hold. */
+/* The page-table entries that map a range, which is also how many the TLB would need. */
 static inline double entries(const char *start, size_t size)
 {
 	unsigned long from, to, at = (uintptr_t)start;
@@ -335,7 +337,7 @@ static inline void touch(volatile char *start, size_t size)
 		start[i] = 1;
 }
 
-/* On one processor, and so one NUMA node: that of the ready frames. */
+/* Run on one processor, and so on one NUMA node: that of the ready frames. */
 static inline void stay_here(void)
 {
 	cpu_set_t cpus;
@@ -346,7 +348,7 @@ static inline void stay_here(void)
 		die("sched_setaffinity");
 }
 
-/* How long a fork takes whose child ends at once, until it has been waited for; in us. */
+/* Microseconds from a fork until the child, which exits at once, has been waited for. */
 static inline double fork_and_wait(void)
 {
 	double start = now();
@@ -359,13 +361,13 @@ static inline double fork_and_wait(void)
 	return now() - start;
 }
 
-/* Nanoseconds that a task has run; 0 unless it is a kernel thread. */
+/* Nanoseconds that a kernel thread has run; 0 for other tasks. */
 static inline unsigned long long kernel_thread(const char *pid)
 {
 	unsigned long long time = 0;
 	char path[300], text[128];
 
-	/* Only kernel threads have no command line. */
+	/* Only kernel threads have an empty command line. */
 	snprintf(path, sizeof(path), "/proc/%s/cmdline", pid);
 	if (read_text(path, text, sizeof(text)))
 		return 0;
@@ -375,7 +377,7 @@ static inline unsigned long long kernel_thread(const char *pid)
 	return time;
 }
 
-/* Processor time of all kernel threads, in us. */
+/* Processor time of all kernel threads in microseconds. */
 static inline double kernel_cpu(void)
 {
 	unsigned long long sum = 0;
@@ -400,13 +402,13 @@ static inline long faults(void)
 	return usage.ru_minflt;
 }
 
-/* Values of the rounds, for their median. */
+/* Values of the rounds. */
 struct series {
 	int n;
 	double values[ROUNDS];
 };
 
-/* What is recorded while it is set does not count. */
+/* While this is set, recorded values do not count. */
 static bool warm_up;
 
 static inline void record(struct series *series, double value)
@@ -444,7 +446,10 @@ static inline double mean(const struct series *series)
 	return sum / series->n;
 }
 
-/* In a guest whose clock counts instructions, one to a ns: what a unit is of them. */
+/*
+ * In a guest whose clock counts one instruction per nanosecond: the number of instructions
+ * and the unit.
+ */
 static inline double counted(const char *place, const char **unit)
 {
 	bool us = !strcmp(*unit, "us");
@@ -459,8 +464,8 @@ static inline double counted(const char *place, const char **unit)
 }
 
 /*
- * Add a series to the file that KARENA_RESULTS names, if it does, as results.py has it:
- * what was measured, of which kind of memory, in which unit.
+ * Append a series to the file named by KARENA_RESULTS, in the format of results.py: what
+ * was measured, for which kind of memory, and in which unit.
  */
 static inline void report(const char *group, const char *what, const char *contender,
 			  const char *unit, const struct series *series)
@@ -484,7 +489,7 @@ static inline void report(const char *group, const char *what, const char *conte
 		die(path);
 }
 
-/* A column of 14: a ratio, and beside it the one that is required, if one is. */
+/* Print a column of 14 characters: a ratio, and the required one if there is one. */
 static inline void print_ratio(double ratio, const char *required)
 {
 	if (required)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the benchmarks of malloc share. They call malloc and free as any program does, so
- * that LD_PRELOAD decides whose they are; what they need for themselves comes from mmap.
+ * Shared by the benchmarks of malloc. They call malloc and free like any program, so
+ * LD_PRELOAD selects the allocator. They get their own memory from mmap.
  */
 #ifndef BENCH_BLOCKS_H
 #define BENCH_BLOCKS_H
@@ -37,7 +37,7 @@ static inline void *pages(size_t size)
 	return map;
 }
 
-/* The same numbers in every run and under every allocator: xorshift64*. */
+/* The same numbers in every run and with every allocator: xorshift64*. */
 static inline uint64_t next_random(uint64_t *state)
 {
 	*state ^= *state >> 12;
@@ -51,7 +51,7 @@ static inline size_t below(uint64_t *state, size_t limit)
 	return (size_t)((next_random(state) >> 32) * limit >> 32);
 }
 
-/* Its ends, and each of its pages, are written to, as by a program that uses it. */
+/* Write to both ends of the block and to each of its pages, like a program that uses it. */
 static inline void *use(void *block, size_t size)
 {
 	volatile char *bytes = block;
@@ -64,7 +64,7 @@ static inline void *use(void *block, size_t size)
 	return block;
 }
 
-/* The compiler knows malloc and would drop pairs whose block nobody sees. */
+/* The compiler knows malloc, and would remove calls whose block is never seen. */
 static inline void *take(size_t size)
 {
 	return use(malloc(size), size);
@@ -84,7 +84,7 @@ static inline double now(void)
 	return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* A figure of /proc/self/status, in KiB, read without memory of malloc's. */
+/* A member of /proc/self/status in KiB, read without calling malloc. */
 static inline unsigned long figure(const char *name)
 {
 	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
@@ -104,7 +104,7 @@ static inline unsigned long figure(const char *name)
 	return strtoul(at + strlen(name), NULL, 10);
 }
 
-/* Start n threads, with arguments of a size, and wait for them. */
+/* Start n threads, with arguments of this size each, and wait for them. */
 static inline void on_threads(int n, void *(*start)(void *), void *arguments, size_t size)
 {
 	pthread_t threads[MAX_THREADS];

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What 2 MiB cost, committed and with every page touched, and given back: on karena,
- * with frames that were ready and without, and of the kinds of memory that the kernel
- * has without it: anonymous pages of 4 KiB and transparent huge pages, faulted in or
- * populated by a call; hugetlb pages that were reserved before; and a memfd.
+ * The cost of 2 MiB, committed, touched page by page, and released: on karena, with and
+ * without ready frames, and for other kinds of memory: anonymous pages of 4 KiB and
+ * transparent huge pages, faulted in or populated by a call; reserved hugetlb pages; and a
+ * memfd.
  *
- * The address space is there before, so that no mmap() counts. How many system calls
- * the rest makes is known by its construction.
+ * The address space is mapped before, so no mmap() counts. The number of other system calls
+ * is known from the code.
  */
 #include "bench.h"
 
@@ -26,13 +26,13 @@ static const struct {
 	[CALLS]		= { "system calls of 32 MiB", "calls" },
 };
 
-/* One keeps as many frames ready as a round takes, the other none. */
+/* One heap keeps as many frames ready as a round needs, the other none. */
 static struct heap ready_heap, other_heap;
 static int ready_fd;
 
 static bool hugetlb_reserved;
 
-/* SIZE bytes of address space each, or NULL if there is no such memory. */
+/* Map SIZE bytes of address space, or return NULL if there is no such memory. */
 
 static char *make_small(void)
 {
@@ -85,7 +85,10 @@ static void unmap(char *start)
 	munmap(start, SIZE);
 }
 
-/* The frames taken are made anew: not while others are measured. */
+/*
+ * Wait until the used frames are replaced, so that this does not disturb other
+ * measurements.
+ */
 static void refill(char *start)
 {
 	(void)start;
@@ -102,10 +105,10 @@ enum { SMALL, SMALL_POPULATE, HUGE, HUGE_POPULATE, HUGETLB, MEMFD, NONE_READY, R
 static struct kind {
 	const char *name;
 	char *(*make)(void);
-	void (*take)(char *start);	/* beside the touch */
-	int give;			/* what madvise() is told */
+	void (*take)(char *start);	/* in addition to the touch */
+	int give;			/* advice for madvise() */
 	void (*end)(char *start);
-	const char *small, *huge;	/* how much better it has to be */
+	const char *small, *huge;	/* required factor */
 	struct series series[NR_WHATS];
 } kinds[] = {
 	[SMALL] = { "4 KiB anonymous", make_small, take_nothing, MADV_DONTNEED, unmap },

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The instructions of malloc and of free, counted one by one: with the trap flag set,
- * a signal comes after each, and those outside of this program count. (A string
- * instruction counts as often as it repeats, a system call as one.) Prints a line for
- * each call, its name and the mean: of PAIRS blocks that are each freed at once, or,
- * "-batch", of BATCH that are taken and then freed, the oldest first. If karena's domains
- * are there, preloaded, these are counted instead.
+ * Instructions of malloc and of free, counted one by one: with the trap flag set, a signal
+ * follows each instruction, and those outside of this program count. (A string instruction
+ * counts once per repetition, a system call as one.) Prints a line for each call with its
+ * name and the mean: of PAIRS blocks that are each freed at once, or, "-batch", of BATCH
+ * blocks that are all allocated and then freed, oldest first. If karena's domains are
+ * preloaded, they are counted instead.
  */
 #include <dlfcn.h>
 #include <signal.h>
@@ -17,19 +17,19 @@
 
 #define PAIRS		16
 #define BATCH		512
-#define WARM_UP		8	/* batches, and as many blocks freed at once */
+#define WARM_UP		8	/* batches, and blocks freed at once */
 #define TRAP_FLAG	0x100
 
 /*
- * In batches of large blocks, which take thousands of instructions, one in so many is
- * counted: no multiple of how many lie together in a pool or an arena.
+ * Large blocks take thousands of instructions, so in batches only one in EVERY is counted.
+ * EVERY is no multiple of the number of blocks in a pool or an arena.
  */
 #define LARGE		16384
 #define EVERY		7
 
 enum part { TAKING, GIVING, NOT_COUNTED, PARTS };
 
-/* How a block is taken, and given back. */
+/* The functions that allocate and free a block. */
 struct calls {
 	const char *take_name, *give_name;	/* without the size; NULL: not printed */
 	void *(*take)(size_t size);
@@ -38,7 +38,7 @@ struct calls {
 
 static const size_t sizes[] = { 16, 1024, 4096, 16384, 40000, 65536, 262144 };
 
-/* Where this program lies, which is linked to a fixed address. */
+/* The address range of this program, which is linked to a fixed address. */
 extern const char __executable_start[], etext[];
 
 static volatile unsigned long counts[PARTS];
@@ -69,8 +69,8 @@ static inline void count_no_more(void)
 }
 
 /*
- * The clock that an allocator looks at: a microsecond later at each look. The true one
- * runs thousands of times too fast for who is counted, and differs from run to run.
+ * The clock that an allocator reads: it advances by a microsecond at each call. The real
+ * clock would run thousands of times too fast during counting, and differ between runs.
  */
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
@@ -82,7 +82,7 @@ int clock_gettime(clockid_t clock, struct timespec *time)
 	return 0;
 }
 
-/* karena looks at no function of libc's. */
+/* karena calls this function instead of the vDSO, and never clock_gettime(). */
 int ka_own_clock(clockid_t clock, struct timespec *time)
 {
 	return clock_gettime(clock, time);
@@ -95,7 +95,7 @@ static void *checked(void *block)
 	return block;
 }
 
-/* With both ends written to, as by a program that uses it. */
+/* Allocate a block and write to both of its ends, like a program that uses it. */
 static void *take(const struct calls *calls, size_t size)
 {
 	volatile char *block = checked(calls->take(size));
@@ -166,14 +166,14 @@ static void count_batch(const struct calls *calls, size_t size)
 	print(calls->give_name, size, "-batch", counts[GIVING], counted);
 }
 
-/* The first word written to, as by a program that has something to keep. */
+/* Write to the first word of a block, like a program that stores something. */
 static void *written(void *block)
 {
 	*(volatile long *)checked(block) = 1;
 	return block;
 }
 
-/* Between two sizes that are one to each allocator. */
+/* Resize between two sizes that each allocator rounds to the same one. */
 static void count_in_place(size_t from, size_t to)
 {
 	counts[TAKING] = 0;
@@ -188,7 +188,7 @@ static void count_in_place(size_t from, size_t to)
 	print("realloc-in-place", to, "", counts[TAKING], PAIRS);
 }
 
-/* From 16 bytes, twice as large each time: with what is copied. */
+/* Double the size from 16 bytes on. The copies count. */
 static void count_growing(size_t to)
 {
 	int steps = 0;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What karena does, in instructions, for comparison with an earlier run: in a guest
- * whose processor counter goes on by 1 with each (COUNT=1). Quick, and nearly the same
- * every time.
+ * Instructions of karena's operations, for comparison with an earlier run: in a guest whose
+ * processor counter advances by 1 with each instruction (COUNT=1). The run is short and its
+ * results almost constant.
  *
- * What would make it another each time is kept out: address space that is laid out at
- * random (`guest` starts this without); threads of the kernel, which run when this one
- * sleeps, as it is a real-time one; and the timer's interrupt, right behind which each
- * measurement begins, so that short ones have none and long ones the same number. What
- * remains are lists of free pages and objects that are full or empty now and then: for
- * these there are several rounds, after two that warm up.
+ * Sources of variation are excluded: random address layout (`guest` turns it off); kernel
+ * threads, which run only while this real-time process sleeps; and the timer interrupt,
+ * since each measurement starts right after one, so that short ones contain none and long
+ * ones always the same number. What remains are lists of free pages and objects that are
+ * full or empty from time to time. Therefore there are several rounds, after two that warm
+ * up.
  */
 #include <signal.h>
 #include <sys/wait.h>
@@ -19,10 +19,10 @@
 
 #define WARM_UP		2	/* rounds */
 #define COUNT_ROUNDS	5
-#define ARENAS		32	/* that are in use at a fork: 64 MiB */
+#define ARENAS		32	/* in use at a fork: 64 MiB */
 #define READY		4
 
-/* Of each measurement its own. */
+/* Each measurement has its own heap and device. */
 static struct heap heap;
 static int device;
 
@@ -31,7 +31,7 @@ static inline unsigned long long count(void)
 	return __rdtsc();
 }
 
-/* Threads of the kernel finish what they have; the coarse clock goes on with a tick. */
+/* Let kernel threads finish their work, and wait for the tick of the coarse clock. */
 static unsigned long long begin(void)
 {
 	double tick;
@@ -126,7 +126,7 @@ static double fork_and_exit(void)
 	return count() - start;
 }
 
-/* To a page of an arena that nobody has written to since; the child is there. */
+/* Write to a page of an arena for the first time since the fork, while the child exists. */
 static double write_after_fork(void)
 {
 	unsigned long long start;
@@ -181,7 +181,7 @@ static void run_round(void)
 		struct measurement *measurement = &measurements[i];
 
 		heap_make_on(device, &heap, 2 * ARENAS);
-		/* The first commit of a heap has its state words mapped. */
+		/* The first commit of a heap maps its state words. */
 		heap_commit(&heap, 1);
 		heap_release(&heap, 1);
 		record(&measurement->counts, measurement->measure());

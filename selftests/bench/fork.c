@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a fork costs a process that has 512 MiB in use: in arenas, in 4 KiB anonymous
- * pages, in transparent huge pages, in hugetlb pages, and one that has nothing. The
- * fork itself with the child's end; the parent's first writes afterwards, while there
- * is a child and when it is gone; a second fork; and what memory a child takes that
- * only reads.
+ * The cost of fork for a process that uses 512 MiB: in arenas, in 4 KiB anonymous pages, in
+ * transparent huge pages, in hugetlb pages, or not at all. Measured are the fork itself
+ * together with the child's exit; the parent's first writes afterwards, while the child
+ * exists and after its exit; a second fork; and the memory that a child needs if it only
+ * reads.
  *
- * Each kind is a process of its own, so that no other's page tables are copied with
- * it, in a memory cgroup of its own. They take turns.
+ * Each kind of memory is in its own process, so that no other page tables are copied with
+ * it, and in its own memory cgroup. The processes take turns.
  */
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -20,10 +20,10 @@
 #define WRITES		1000
 #define SPARE		8	/* hugetlb pages */
 
-/* To take 512 MiB anew for each takes an emulator seconds. */
+/* Writing 512 MiB for each round takes an emulator seconds. */
 #define FORK_ROUNDS	7
 
-/* In a round, of which the median is one value. */
+/* per round; their median is one value */
 #define FORKS		5
 
 #define ROOT		"/sys/fs/cgroup"
@@ -39,22 +39,22 @@ static const char * const names[] = {
 	[KARENA]	= "karena",
 };
 
-/* What is measured in a round, in this order; times in us. */
+/* The measurements of a round in this order; times in microseconds. */
 enum what {
-	FORK,		/* fork, _exit, waitpid; all of the memory written before */
-	FORK_AGAIN,	/* the same, nothing written since the last fork */
-	FORK_CPU,	/* of the processor, that of the kernel's threads counted */
-	AFTER_FORK,	/* then a first write to a page, the child being gone */
+	FORK,		/* fork, _exit, waitpid; all memory written before */
+	FORK_AGAIN,	/* the same, without writes since the last fork */
+	FORK_CPU,	/* processor time, including kernel threads */
+	AFTER_FORK,	/* then the first write to a page, after the child's exit */
 	READ,		/* a child reads every page */
-	READ_GROUP,	/* bytes that it takes of the memory cgroup */
-	READ_TABLES,	/* bytes of page tables that it has */
-	READ_COMMITTED,	/* bytes that all heaps have committed more by it */
+	READ_GROUP,	/* bytes charged to the memory cgroup for that */
+	READ_TABLES,	/* bytes of page tables of that child */
+	READ_COMMITTED,	/* bytes that all heaps have committed for it */
 	ALIVE,		/* fork alone, while the child stays */
 	SECOND_FORK,	/* fork, _exit, waitpid, beside that child */
-	WRITE,		/* a first write to a page, while it is there */
+	WRITE,		/* the first write to a page, while the child exists */
 	WRITE_CPU,
-	WRITE_SECOND,	/* to the pages beside them */
-	AFTER_WRITE,	/* to others, when it is gone */
+	WRITE_SECOND,	/* to the next pages */
+	AFTER_WRITE,	/* to other pages, after its exit */
 	NR_WHATS
 };
 
@@ -62,7 +62,7 @@ struct round {
 	double values[NR_WHATS];
 };
 
-/* How it is reported; what is in bytes by its KiB. */
+/* The names in the report; bytes are reported in KiB. */
 static const struct {
 	const char *name;
 	const char *unit;
@@ -85,11 +85,11 @@ static const struct {
 
 static struct holder {
 	bool absent;	/* the kernel has no such memory */
-	int line[2];	/* commands to it, rounds from it */
+	int line[2];	/* commands to the process, results from it */
 	struct series values[NR_WHATS];
 } holders[NR_KINDS];
 
-/* A child that waits until it is told to go. */
+/* A child that waits until it is told to exit. */
 struct child {
 	pid_t pid;
 	int up[2], down[2];
@@ -147,7 +147,7 @@ static void enter_group(void)
 		die(group_file("cgroup.procs"));
 }
 
-/* A member of a process's status, in bytes. */
+/* A member of a process's status in bytes. */
 static double status_of(pid_t pid, const char *member)
 {
 	char path[64], text[8192], *at;
@@ -177,14 +177,14 @@ static void take_memory(void)
 		memory = anonymous(SIZE, kind == HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	}
 	touch(memory, SIZE);
-	/* Huge pages are compared as such, or not at all. */
+	/* Compare real huge pages or nothing. */
 	if (kind == HUGE && faults() - before > 2 * (long)ARENAS) {
 		fprintf(stderr, "the kernel gives no transparent huge pages\n");
 		exit(1);
 	}
 }
 
-/* As it was at first, whatever writes have made of it. */
+/* Restore the initial state of the memory after the writes. */
 static void renew_memory(void)
 {
 	if (kind == KARENA)
@@ -194,7 +194,7 @@ static void renew_memory(void)
 	take_memory();
 }
 
-/* All of it is in use, and mapped. */
+/* Write to all memory, so that it is mapped. */
 static void use_memory(void)
 {
 	if (kind != NOTHING)
@@ -209,7 +209,7 @@ static void read_memory(void)
 		(void)*(volatile char *)(memory + i);
 }
 
-/* A write to each of 1,000 pages, spread over all; in us a write. */
+/* Write to 1,000 pages spread over all memory. Return microseconds per write. */
 static double write_spread(size_t offset)
 {
 	size_t step = SIZE / WRITES & ~4095UL;
@@ -222,7 +222,7 @@ static double write_spread(size_t offset)
 	return (now() - start) / WRITES;
 }
 
-/* How long fork() itself takes the parent. */
+/* Return the time that fork() takes the parent. */
 static double child_start(struct child *child, bool reads)
 {
 	double time;
@@ -266,13 +266,13 @@ static double cpu_now(void)
 	       children.ru_stime.tv_sec * 1e6 + children.ru_stime.tv_usec;
 }
 
-/* What workers do of it later is a part of it, and must not be one of the next. */
+/* Later work of kernel workers belongs to this measurement and not to the next one. */
 static void settle(void)
 {
 	usleep(100000);
 }
 
-/* All of the memory is written to before each fork, so that each has it to protect. */
+/* All memory is written before each fork, so each fork has to write-protect it. */
 static void measure_forks(struct round *round)
 {
 	struct series times = {};
@@ -347,7 +347,7 @@ static void hold(int from, int to)
 	enter_group();
 	take_memory();
 	tell(to);
-	/* Until the other side wants no more. */
+	/* Until the other side closes the pipe. */
 	while (read(from, &byte, 1) == 1) {
 		struct round round = {};
 
@@ -385,7 +385,7 @@ static void start_holder(enum kind which)
 	hear(up[0]);
 }
 
-/* The last first: it has copies of the others' lines. */
+/* The last one first, since it has copies of the sockets of the others. */
 static void end_holders(void)
 {
 	for (int which = NR_KINDS - 1; which >= 0; which--) {
@@ -419,7 +419,10 @@ static double middle(enum kind which, enum what what)
 	return median(&holders[which].values[what]);
 }
 
-/* A row a kind: the value, and how many times karena's that is, or karena its. */
+/*
+ * One row per kind: the value, and the factor by which it is larger or smaller than
+ * karena's.
+ */
 static void print_times(const char *title, enum what what, bool faster,
 			const char *small, const char *huge)
 {
@@ -472,7 +475,10 @@ static void report_all(enum kind which)
 int main(void)
 {
 	stay_here();
-	/* A write may copy each page once; without a page left for it, the child dies. */
+	/*
+	 * A write may copy each page once. Without a free page for the copy, the child is
+	 * killed.
+	 */
 	holders[HUGETLB].absent = !reserve_hugepages(ARENAS + SPARE);
 	if (holders[HUGETLB].absent)
 		printf("hugetlb: not here\n");

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A memory cgroup that a benchmark runs in alone. */
+/*
+ * A memory cgroup with a benchmark as its only process.
+ */
 #ifndef KARENA_BENCH_GROUP_H
 #define KARENA_BENCH_GROUP_H
 
@@ -13,7 +15,7 @@
 static inline void enter_group(void)
 {
 	write_text(ROOT "/cgroup.subtree_control", "+memory");
-	/* Page cache that an earlier program has left in it. */
+	/* Drop page cache that an earlier program has left in the cgroup. */
 	rmdir(GROUP);
 	if (mkdir(GROUP, 0755) && errno != EEXIST)
 		die(GROUP);
@@ -21,7 +23,7 @@ static inline void enter_group(void)
 		die(GROUP);
 }
 
-/* The bytes that it has. */
+/* Bytes charged to the cgroup. */
 static inline long group_memory(void)
 {
 	char text[32];
@@ -31,7 +33,7 @@ static inline long group_memory(void)
 	return atol(text);
 }
 
-/* bytes below 0: none. */
+/* Set memory.high; a negative value removes it. */
 static inline void group_high(long bytes)
 {
 	char text[32];
@@ -41,7 +43,7 @@ static inline void group_high(long bytes)
 		die(GROUP "/memory.high");
 }
 
-/* What the kernel cannot take at once it says so of: whoever wants more tries again. */
+/* EAGAIN: the kernel could not reclaim all at once. The caller may try again. */
 static inline void group_reclaim(size_t bytes)
 {
 	char text[32];

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What becomes of the costs when a process has much: with 64 MiB, 256 MiB and 1 GiB in
- * use, to commit one arena more and to release it, to fork, to read what the kernel says
- * of the memory, and to have 64 MiB taken that were given back; on karena, and with
- * anonymous pages of 4 KiB and transparent huge ones.
+ * How costs grow with the memory of a process: with 64 MiB, 256 MiB and 1 GiB in use, the
+ * time to commit one more arena and to release it, to fork, to read the kernel's
+ * statistics, and to have 64 MiB of given up memory reclaimed; on karena, and with
+ * anonymous pages of 4 KiB and transparent huge pages.
  *
- * Statistics are all the files of the heap's directory in sysfs, and one of them;
- * against smaps_rollup, which counts the pages when it is read, and statm. What is taken
- * is volatile, or has seen MADV_FREE. Each size of each kind is made anew, and is all
- * that the process has then.
+ * Statistics are all files of the heap's directory in sysfs, and one of them, compared with
+ * smaps_rollup, which counts the pages when it is read, and statm. Reclaimed memory is
+ * volatile, or was passed to MADV_FREE. Each size of each kind is allocated anew, and the
+ * process has no other memory.
  */
 #include <ftw.h>
 
@@ -17,10 +17,10 @@
 #define MIB		(1UL << 20)
 #define TAKEN		(64 * MIB)
 
-/* 1 GiB in pages of 4 KiB takes an emulator seconds. */
+/* An emulator needs seconds for 1 GiB in pages of 4 KiB. */
 #define GROWTH_ROUNDS	3
 
-/* In a round, of what is quick; their mean is one value. */
+/* Repetitions of a short operation per round; their mean is one value. */
 #define REPEATS		5
 
 static const size_t sizes[] = { 64 * MIB, 256 * MIB, 1024 * MIB };
@@ -48,13 +48,13 @@ static const struct {
 	[FIGURES]	= { "read all statistics", "us" },
 	[FIGURE]	= { "read one of the statistics", "us" },
 	[RECLAIM]	= { "have 64 MiB taken", "us" },
-	/* The kernel may take more than it is asked for. */
+	/* The kernel may reclaim more than requested. */
 	[TOOK]		= { "what was taken then", "KiB" },
 };
 
 static struct series values[NR_WHATS][NR_SIZES][NR_KINDS];
 
-/* What is measured now. */
+/* The kind of memory that is measured now. */
 static enum kind kind;
 static struct heap heap;
 static char *memory;
@@ -145,7 +145,7 @@ static void measure_figures(double *round)
 {
 	double start = now();
 
-	/* A worker makes the directory. */
+	/* A worker creates the directory. */
 	while (kind == KARENA && access(directory, F_OK)) {
 		if (now() - start > 10e6)
 			die(directory);
@@ -172,7 +172,7 @@ static void give_back(void)
 	}
 }
 
-/* The cgroup's count is a rough one: of 64 MiB, a part may have been something else. */
+/* The cgroup's count is approximate, so part of the 64 MiB may have been other memory. */
 static void measure_reclaim(double *round)
 {
 	long before = group_memory(), until = before - TAKEN / 10 * 9;

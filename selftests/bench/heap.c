@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a heap costs that is made and destroyed, against an empty memfd: in time,
- * and in processor time, that of the kernel's threads counted. The directory in
- * sysfs comes with the first commit. The commit itself is not counted; but that of
- * an arena clears 2 MiB and leaves cold caches behind, so the memfd that such a
- * heap is compared with meets the same.
+ * The cost of creating and destroying a heap, compared with an empty memfd: elapsed time,
+ * and processor time including kernel threads. The first commit creates the directory in
+ * sysfs. The commit itself is not measured, but the commit of an arena clears 2 MiB and
+ * leaves cold caches behind, so the memfd in that comparison is created after the same
+ * work.
  */
 #include <sys/stat.h>
 
@@ -30,7 +30,7 @@ static const char * const names[] = {
 	[HEAP_ARENA]	= "heap, 2 MiB, directory",
 };
 
-/* Of a cycle: how long, and how much of it on a processor. */
+/* Elapsed time and processor time of a cycle. */
 struct time {
 	double wall;
 	double cpu;
@@ -101,7 +101,9 @@ static nlink_t directories(void)
 	return stat.st_nlink;
 }
 
-/* To look for it is no work of the heap's: its processor time does not count. */
+/*
+ * Looking for the directory is not part of the work, so its processor time does not count.
+ */
 static void await_directory(struct time *sum, nlink_t before)
 {
 	double start = now();
@@ -147,7 +149,7 @@ static void measure(struct cost *cost, enum kind kind)
 		else
 			cycle_heap(&sum, kind);
 	}
-	/* What workers do of it later, after RCU, is a part of it. */
+	/* Later work of kernel workers, after RCU, is included. */
 	usleep(60000);
 	kernel = kernel_cpu() - kernel;
 	record(&cost->wall, sum.wall / CYCLES);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How long single calls take: blocks are replaced by chance, first without a clock, for
- * the calls in a second, then with a look at it around each malloc and each free. Prints
- * a line for each figure, its name and its value; times are nanoseconds. Each has in it
- * what the looks themselves take, which is a figure too. What a block's first touch
- * takes, a page fault perhaps, is in the calls in a second, and in no malloc.
+ * The duration of single calls: random blocks are replaced, first without a clock, for the
+ * calls per second, then with a reading of the clock around each malloc and each free.
+ * Prints a line for each statistic with its name and value; times are nanoseconds. Each
+ * time includes the clock readings, whose cost is also printed. The first touch of a block,
+ * perhaps a page fault, is included in the calls per second, but not in malloc.
  */
 #include <stdbool.h>
 #include <x86intrin.h>
@@ -19,7 +19,10 @@ struct work {
 	int threads;
 };
 
-/* 128 buckets to each doubling, so that none is wider than 0.8 % of what is in it. */
+/*
+ * 128 buckets for each power of two, so the width of a bucket is at most 0.8 % of its
+ * values.
+ */
 #define FINE		7
 #define BUCKETS		((64 - FINE + 1) << FINE)
 
@@ -73,7 +76,7 @@ static void merge(struct histogram *all, const struct histogram *one)
 		all->most = one->most;
 }
 
-/* What so large a part of all is not above. */
+/* The value that this part of all samples does not exceed. */
 static double quantile(const struct histogram *histogram, double part)
 {
 	double wanted = part * (double)histogram->sum;
@@ -88,7 +91,7 @@ static double quantile(const struct histogram *histogram, double part)
 	return middle(i);
 }
 
-/* Nothing before it is still under way, and nothing behind it has begun. */
+/* Read the clock, after all earlier instructions and before all later ones. */
 static inline uint64_t look(void)
 {
 	uint64_t ticks;
@@ -99,7 +102,10 @@ static inline uint64_t look(void)
 	return ticks;
 }
 
-/* The slots are those of all threads: with two, half of all blocks are the other's. */
+/*
+ * All threads share the slots, so with two threads half of the blocks belong to the other
+ * one.
+ */
 static inline void replace(struct worker *worker, bool timed)
 {
 	const struct work *work = worker->work;
@@ -142,7 +148,9 @@ static void print(const char *name, const struct histogram *histogram, double ns
 		(double)histogram->most * ns);
 }
 
-/* What a look takes, and how far apart two can be at least: the clock has steps. */
+/*
+ * The cost of a clock reading, and the smallest distance of two, since the clock has steps.
+ */
 static void print_looks(double ns)
 {
 	struct histogram *looks = pages(sizeof(*looks));
@@ -161,11 +169,11 @@ static void print_looks(double ns)
 		(double)step * ns);
 }
 
-/* One of two threads that hand a cache line to each other, so many times. */
+/* One of two threads that pass a cache line to each other. */
 struct player {
 	int *ball;
 	int own, turns;
-	struct histogram *rounds;	/* from one turn to the next */
+	struct histogram *rounds;	/* time from one turn to the next */
 };
 
 static void *play(void *argument)
@@ -212,7 +220,7 @@ static void run(const struct work *work)
 			work, slots, (uint64_t)i + 1, pages(sizeof(struct histogram)),
 			pages(sizeof(struct histogram))
 		};
-	/* Once without any measurement: then all slots have blocks. */
+	/* The first run is not measured. After it, all slots have blocks. */
 	on_threads(n, untimed, workers, sizeof(*workers));
 	start = now();
 	on_threads(n, untimed, workers, sizeof(*workers));

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What a heap's size costs: blocks of so many MiB, the argument, are taken and stay in
- * use; then blocks are replaced by chance, the process forks, the allocator's figures are
- * read, and half of the blocks are freed and given back. Prints a line for each figure,
- * its name and its value: ns of a block or a pair, us of a call, ms, and KiB resident.
+ * The cost of a large heap: the program allocates as many MiB of blocks as the argument
+ * says and keeps them; then it replaces random blocks, forks, reads the allocator's
+ * statistics, frees half of the blocks and returns the memory. Prints a line for each value
+ * with its name: ns per block or pair, us per call, ms, and KiB resident.
  *
- * Figures are read, and memory given back, by what each allocator has for that; what it
- * has not is not printed. Resident is also the list of blocks, but for the last figure.
+ * Statistics are read, and memory is returned, by the function that each allocator has for
+ * it. Without such a function nothing is printed. Resident memory includes the list of
+ * blocks, except in the last value.
  */
 #include <dlfcn.h>
 #include <malloc.h>
@@ -18,17 +19,17 @@
 #define LEAST		16UL
 #define MOST		1024UL
 #define PAIRS		1000000
-#define CALLS		20		/* of each kind, if they are not slow */
-#define SECONDS		3.0		/* or until then */
+#define CALLS		20		/* of each kind, unless they are slow */
+#define SECONDS		3.0		/* or until this time */
 #define ALL_ARENAS	4096		/* MALLCTL_ARENAS_ALL of jemalloc */
 
 struct heap {
 	void **blocks;
-	size_t n, size;		/* how many, and bytes of their list */
+	size_t n, size;		/* number of blocks, and bytes of their list */
 	uint64_t state;
 };
 
-/* The small more often: the mean is a third of the way. */
+/* Small sizes are more frequent: the mean is at a third of the range. */
 static size_t some_size(uint64_t *state)
 {
 	size_t one = below(state, MOST - LEAST + 1), other = below(state, MOST - LEAST + 1);
@@ -41,7 +42,7 @@ static void print(const char *name, double value)
 	dprintf(STDOUT_FILENO, "%s %.3f\n", name, value);
 }
 
-/* What allocators have beside malloc. */
+/* Functions of allocators in addition to malloc. */
 typedef int mallctl_t(const char *name, void *old, size_t *old_size, void *new,
 		      size_t new_size);
 typedef int property_t(const char *name, size_t *value);
@@ -50,7 +51,7 @@ typedef void print_stats_t(print_t *print, void *argument);
 typedef void release_t(void);
 typedef void collect_t(bool force);
 
-/* A function of the allocator that is preloaded; NULL: it has none. */
+/* Find a function of the preloaded allocator; NULL if it has none. */
 static void *theirs(const char *name)
 {
 	return dlsym(RTLD_DEFAULT, name);
@@ -83,7 +84,10 @@ static void replace(struct heap *heap)
 	print("pair", (now() - start) * 1e9 / PAIRS);
 }
 
-/* The mean of calls; between them the heap changes, so that none finds it as it was. */
+/*
+ * Print the mean of several calls. The heap changes between them, so that no call finds it
+ * unchanged.
+ */
 static void print_calls(const char *name, struct heap *heap, void (*call)(void))
 {
 	double seconds = 0;
@@ -116,7 +120,7 @@ static void ignore(const char *text, void *argument)
 	(void)argument;
 }
 
-/* By the first of these that is there; mallinfo2() is always, glibc's if no other. */
+/* Use the first function that exists. mallinfo2() always does, at least glibc's. */
 static void read_figures(void)
 {
 	property_t *property = theirs("MallocExtension_GetNumericProperty");
@@ -139,7 +143,7 @@ static void read_figures(void)
 	}
 }
 
-/* The file in which karena shows a heap's figures to others. */
+/* The file in which karena shows a heap's statistics to other processes. */
 static char shown[64];
 
 static bool is_shown(void)

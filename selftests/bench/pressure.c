@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How soon a process knows that memory is short: from the begin of the write or the
- * call that makes it so until another thread of it has seen it, in karena's pressure
- * word or by poll() on the heap; against what the kernel has for this: memory.events of
- * the memory cgroup, and triggers on the stall of tasks (PSI).
+ * How soon a process learns that memory is short: from the start of the write or call that
+ * causes it until another thread has noticed, through karena's pressure word or poll() on
+ * the heap; compared with the kernel's own means: memory.events of the memory cgroup, and
+ * triggers on the stall of tasks (PSI).
  *
- * A soft limit is crossed by the commit of a page; memory.high by writes to anonymous
- * memory, page after page, until it is seen. The cgroup has a few volatile arenas, which
- * the kernel takes first; PSI reports nothing before tasks wait for memory, which is
- * what it is for. A cgroup is charged for up to 64 pages at a time, so the first writes
- * may be within memory.high still. One waits at a time; all take turns.
+ * The commit of a page crosses a soft limit. Writes to anonymous memory, page by page,
+ * cross memory.high and continue until the thread notices. The cgroup has a few volatile
+ * arenas, which the kernel reclaims first. PSI reports only tasks that wait for memory,
+ * which is its purpose. The kernel charges a cgroup for up to 64 pages at a time, so the
+ * first writes may still be below memory.high. One thread waits at a time; all variants
+ * take turns.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -18,7 +19,7 @@
 #include "group.h"
 
 #define ARENAS		8
-#define VOLATILE	4	/* of them */
+#define VOLATILE	4	/* arenas */
 #define PUSH		(256UL << 20)
 #define PATIENCE	10000	/* ms */
 
@@ -28,7 +29,7 @@ static struct heap heap;
 static int heap_fd;
 static char *push_start;
 
-/* Of the round. */
+/* Of the current round. */
 static double started, seen_at;
 static bool waits, seen;
 
@@ -38,7 +39,7 @@ static uint32_t level(void)
 						     __ATOMIC_ACQUIRE));
 }
 
-/* A descriptor to wait with, or -1 if the kernel has no such thing. */
+/* Open a descriptor to wait with, or return -1 if the kernel lacks the feature. */
 
 static int open_heap(const char *argument)
 {
@@ -46,7 +47,7 @@ static int open_heap(const char *argument)
 	return dup(heap_fd);
 }
 
-/* What is read is known, and no event. */
+/* Read the file once, so that its current content is not an event. */
 static int open_events(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -82,7 +83,7 @@ static int open_usual(const char *path)
 	return open_trigger(path, "some 150000 1000000");
 }
 
-/* As sensitive as one can be. */
+/* The most sensitive trigger that the kernel allows. */
 static int open_sensitive(const char *path)
 {
 	return open_trigger(path, "some 1000 500000");
@@ -121,10 +122,10 @@ static struct row {
 	int (*open)(const char *argument);
 	const char *argument;
 	bool (*wait)(int fd);
-	int err;	/* why there is no such thing */
-	int missed;	/* rounds in which it was not seen in time */
+	int err;	/* why the feature is missing */
+	int missed;	/* rounds in which the thread did not notice in time */
 	struct series times;	/* us */
-	struct series written;	/* KiB until it was seen */
+	struct series written;	/* KiB written until the thread noticed */
 } rows[] = {
 	{ .name = "karena, pressure word", .soft = true, .open = open_heap,
 	  .wait = wait_word },
@@ -179,7 +180,7 @@ static void set_soft_limit(uint64_t soft)
 		die("KARENA_LIMIT");
 }
 
-/* The bytes written. */
+/* Return the number of bytes written. */
 static size_t push_soft_limit(void)
 {
 	char *page = heap.window + ARENAS * ARENA;
@@ -204,7 +205,7 @@ static size_t push_group(void)
 	return size;
 }
 
-/* The volatile arenas that were taken are there again, and no pressure. */
+/* Commit the reclaimed volatile arenas again, and wait until there is no pressure. */
 static void prepare(void)
 {
 	double start = now();
@@ -248,7 +249,7 @@ static void wait_and_push(struct waiter *waiter, size_t *written)
 		die("pthread_create");
 	while (!__atomic_load_n(&waits, __ATOMIC_ACQUIRE))
 		usleep(1000);
-	/* It is in poll() then. */
+	/* By then the thread is in poll(). */
 	usleep(20000);
 	if (soft)
 		set_soft_limit(ARENAS * ARENA);

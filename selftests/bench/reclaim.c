@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How fast the kernel takes 1 GiB of volatile arenas when memory is short, against
- * 1 GiB of clean page cache, and of anonymous memory after MADV_FREE. Any of these is
- * all that a memory cgroup has, and the cgroup is made to give it up: step by step
- * (memory.reclaim), at once (memory.high), and without looking at cgroups (drop_caches,
- * which takes nothing from anonymous memory).
+ * How fast the kernel reclaims 1 GiB of volatile arenas when memory is short, compared with
+ * 1 GiB of clean page cache, and of anonymous memory after MADV_FREE. A memory cgroup has
+ * only one of these kinds, and is forced to give it up: step by step (memory.reclaim), at
+ * once (memory.high), and without regard to cgroups (drop_caches, which does not reclaim
+ * anonymous memory).
  *
- * The page cache is that of a block device, the argument, which holds nothing: to
- * read a page of it again costs the device neither time nor memory.
+ * The page cache is that of an empty block device, the argument, so that reading a page
+ * again costs the device neither time nor memory.
  */
 #include "group.h"
 
@@ -17,7 +17,7 @@
 #define STEP		(64 * MIB)
 #define DROP_CACHES	"/proc/sys/vm/drop_caches"
 
-/* Less than all of it will do: the cgroup's count is a rough one. */
+/* This remainder is accepted, because the cgroup's count is approximate. */
 #define LEFT		(SIZE / 50)
 
 #define RECLAIM_ROUNDS	3
@@ -34,7 +34,7 @@ static const char * const names[] = {
 struct pressure {
 	const char *name;
 	void (*apply)(enum kind kind, long floor);
-	int kinds;	/* so many of them can be taken by it */
+	int kinds;	/* number of kinds that it can reclaim */
 	struct series series[NR_KINDS];	/* MiB/s */
 };
 
@@ -105,7 +105,7 @@ static void fill(enum kind kind)
 		fill_anonymous(kind == FREE_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 }
 
-/* In MiB/s. */
+/* Return MiB/s. */
 static double take(const struct pressure *pressure, enum kind kind, long floor)
 {
 	long before = group_memory(), after;
@@ -169,7 +169,7 @@ int main(int argc, char **argv)
 		die(argv[1]);
 	enter_group();
 	heap_make(&heap, ARENAS);
-	/* What is used only once is in before. */
+	/* Create everything that is needed only once. */
 	heap_commit(&heap, 1);
 	heap_release(&heap, 1);
 	floor = group_memory();

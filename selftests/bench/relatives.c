@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How reclaim in one memory cgroup delays a process in another. In the first, 200 children
- * of a heap of 256 MiB are at memory.max: a worker there commits arenas, makes them volatile
- * and writes to anonymous memory, so that the kernel reclaims all the time, and each child
- * has given back a part of the arenas that it has inherited. The process in the other wakes
- * every 2 ms, at real-time priority, commits a page and releases it. The time from when it
- * should have woken until the release is done has in it every section of reclaim that it
- * must wait for: on its own processor those without preemption, on another those with a
- * lock that both need.
+ * How much reclaim in one memory cgroup delays a process in another. In the first, 200
+ * children of a heap of 256 MiB are at memory.max: a worker there commits arenas, makes
+ * them volatile and writes to anonymous memory, so that the kernel reclaims all the time,
+ * and each child has released part of the inherited arenas. The process in the other cgroup
+ * wakes every 2 ms at real-time priority, commits a page and releases it. The time from its
+ * due wakeup until the end of the release includes every section of reclaim that it must
+ * wait for: sections without preemption on its own processor, and sections with a lock that
+ * both need on another.
  *
- * Printed are the median, the 99th percentile and the longest of these times, how many
- * arenas reclaim took, and how many rounds the worker did.
+ * Prints the median, the 99th percentile and the maximum of these times, the number of
+ * reclaimed arenas, and the number of rounds of the worker.
  */
 #include <signal.h>
 #include <sys/prctl.h>
@@ -20,7 +20,7 @@
 #define MIB		(1UL << 20)
 #define ARENAS		128
 #define CHILDREN	200
-#define GIVE_BACK	8	/* one arena in so many, of each child */
+#define GIVE_BACK	8	/* of each child: every 8th arena */
 #define LEEWAY		(8 * MIB)
 #define SAMPLES		1000
 #define PERIOD		2000	/* us */
@@ -80,7 +80,7 @@ static void child_main(struct heap *heap, int number)
 		pause();
 }
 
-/* In the cgroup, on the node of the process that is measured. */
+/* In its cgroup, on the node of the measured process. */
 static void service_main(int ready)
 {
 	struct heap heap;
@@ -98,7 +98,7 @@ static void service_main(int ready)
 		if (!child)
 			child_main(&heap, i);
 	}
-	/* They have all given back by then. */
+	/* By then all children have released their arenas. */
 	sleep(3);
 	if (write(ready, "", 1) != 1)
 		die("write");
@@ -106,7 +106,7 @@ static void service_main(int ready)
 		pause();
 }
 
-/* Commit all arenas of the worker's, as far as they are not refused, and give them back. */
+/* Commit all arenas of the worker that are not refused, and make them volatile. */
 static void commit_and_give_back(struct heap *heap)
 {
 	for (size_t i = 0; i < heap->size / ARENA; i++) {
@@ -138,7 +138,7 @@ static void worker_main(int go)
 	}
 }
 
-/* A process, and this one's end of a pipe with it. */
+/* Start a process, with a pipe to this one. */
 static pid_t start(void (*work)(int end), int end, int other)
 {
 	pid_t pid = fork();
@@ -179,7 +179,7 @@ static void measure(const char *name, struct heap *heap)
 		heap_commit_as(heap, 4096, KARENA_REQUESTED | KARENA_SPARSE);
 		heap_release(heap, 1);
 		times[i] = now() - due;
-		/* After a long delay the next one is not late from the start. */
+		/* After a long delay the next wakeup is not late from the start. */
 		due = (due + PERIOD > now() ? due : now()) + PERIOD;
 	}
 	taken = reclaimed() - taken;
@@ -214,7 +214,7 @@ int main(void)
 	leave_group();
 	if (pipe(ready) || pipe(go))
 		die("pipe");
-	/* Before there is a heap that they would inherit. */
+	/* Before the heap exists, so that they do not inherit it. */
 	service = start(service_main, ready[1], ready[0]);
 	worker = start(worker_main, go[0], go[1]);
 	if (read(ready[0], &byte, 1) != 1)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What it costs to give 2 MiB back to the kernel and to use them again, with every
- * page touched: volatile arenas, against what malloc implementations do with
- * anonymous memory, and against hugetlb pages and a memfd with holes punched. That the
- * first is no system call is for a test to prove (volatile.c), and how many the others
- * make is known by their construction; the faults are counted here.
+ * The cost of giving 2 MiB back to the kernel and using them again, with every page
+ * touched: volatile arenas, compared with the ways in which malloc implementations treat
+ * anonymous memory, with hugetlb pages, and with a memfd with punched holes. volatile.c
+ * proves that volatile arenas need no system call; the number of system calls of the others
+ * is known from the code. The faults are counted here.
  */
 #include "bench.h"
 
@@ -12,7 +12,7 @@
 #define SIZE		(ARENAS * ARENA)
 #define REQUIRED	">= 30"
 
-/* In place of an advice. */
+/* Instead of an advice. */
 #define HUGETLB		-1
 #define MEMFD		-2
 
@@ -21,11 +21,11 @@ enum way { VOLATILE, DONTNEED, FREE, REMOVE, UNMAP, NR_WAYS };
 static struct row {
 	const char *name;
 	enum way way;
-	int advice;		/* when it is made; HUGETLB and MEMFD have none */
+	int advice;		/* for the mapping; HUGETLB and MEMFD have none */
 	char *memory;
-	struct series times;	/* us an arena */
-	struct series faults;	/* an arena */
-	struct series calls;	/* of all arenas */
+	struct series times;	/* us per arena */
+	struct series faults;	/* per arena */
+	struct series calls;	/* for all arenas */
 } rows[] = {
 	{ .name = "karena, volatile", .way = VOLATILE },
 	{ .name = "MADV_DONTNEED, 4 KiB", .way = DONTNEED, .advice = MADV_NOHUGEPAGE },
@@ -73,7 +73,7 @@ static void reuse_volatile(void)
 	touch(heap.window, SIZE);
 }
 
-/* In us; the advice for a new mapping is not counted. */
+/* In us. The advice for the new mapping is not measured. */
 static double reuse_unmap(char *memory, int advice)
 {
 	double start = now(), time;

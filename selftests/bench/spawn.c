@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Run a program with a preload ("" for none), and print behind its output how long it
- * took, in seconds, and in KiB the most that was resident of it or of a program that
- * it ran: small itself, because the figure begins with that of whoever forks.
+ * Run a program with a preload ("" for none), and print after its output the seconds it
+ * took and the peak of resident memory, in KiB, of the program or a program that it ran.
+ * This program is small, because that peak starts with the memory of the process that
+ * forks.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@ static double now(void)
 
 static void become(const char *preload, char **command)
 {
-	/* Who is tired of waiting ends this program alone. */
+	/* A signal to this program alone must end both. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (*preload)
 		setenv("LD_PRELOAD", preload, 1);

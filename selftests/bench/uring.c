@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * 64 arenas committed through io_uring, where a worker does it: by one list, by 64
- * entries in one submission, by 64 entries of madvise; against the same calls made by
- * the thread itself. How many system calls that takes, when all is done, and what it
- * costs the thread that asks: until it can go on, and its processor time altogether.
+ * 64 arenas committed through io_uring, where a worker does the work: as one list, as 64
+ * entries of one submission, as 64 entries of madvise; compared with the same calls made by
+ * the thread itself. Measured are the number of system calls, the time until all is done,
+ * and the cost for the requesting thread: the time until it can continue, and its processor
+ * time.
  */
 #include <liburing.h>
 #include <sched.h>
@@ -33,13 +34,13 @@ static const struct {
 };
 
 struct cost {
-	struct series done;	/* us until all is committed */
-	struct series submit;	/* us until the thread can do something else */
-	struct series cpu;	/* us of the thread's own */
+	struct series done;	/* us until all arenas are committed */
+	struct series submit;	/* us until the thread can continue */
+	struct series cpu;	/* us of the thread itself */
 	struct series calls;	/* system calls */
 };
 
-/* One keeps as many frames ready as a round takes, the other none. */
+/* One heap keeps as many frames ready as a round needs, the other none. */
 static struct heap ready_heap, other_heap;
 static int ready_fd, other_fd;
 static struct io_uring ring;
@@ -67,7 +68,7 @@ static void request(const struct heap *heap)
 		__atomic_store_n(&heap->states[i], KARENA_REQUESTED, __ATOMIC_RELEASE);
 }
 
-/* The system calls it took. */
+/* Return the number of system calls. */
 static int commit_by_calls(enum way way, const struct heap *heap, int fd)
 {
 	int count = ways[way].entries;
@@ -105,7 +106,7 @@ static void prepare(enum way way, const struct heap *heap, int fd, int i)
 	memcpy(sqe->cmd, &command, sizeof(command));
 }
 
-/* Wait for all; the system calls it took. */
+/* Wait for all completions. Return the number of system calls. */
 static int reap(int entries)
 {
 	struct io_uring_cqe *cqe;
@@ -205,7 +206,7 @@ int main(void)
 	make_lists();
 	heap_make(&ready_heap, 2 * ARENAS);
 	heap_make(&other_heap, 2 * ARENAS);
-	/* So that the state words are known. */
+	/* So that the state words are faulted in. */
 	heap_commit(&ready_heap, 1);
 	heap_release(&ready_heap, 1);
 	heap_commit(&other_heap, 1);
