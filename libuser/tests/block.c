@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Blocks: sizes, alignments, errors, threads that free each other's, threads that
- * end, forks; and random sequences held against a model. Runs on the source that
+ * Blocks: sizes, alignments, errors, threads that free each other's blocks, threads that
+ * end, forks; and random sequences compared with a model. Runs on the source that
  * KARENA_SOURCE names.
  */
 #include "common.h"
@@ -24,7 +24,7 @@ FIXTURE_TEARDOWN(block)
 	ka_heap_destroy(self->heap);
 }
 
-/* A block knows what it is to have in it, from its first to its last byte. */
+/* Fill a block with a pattern that depends on its value and size. */
 static void fill(void *block, size_t size, unsigned int value)
 {
 	memset(block, (int)(value & 0xff), size);
@@ -47,7 +47,7 @@ static bool has(const void *block, size_t size, unsigned int value)
 	return i == size;
 }
 
-/* Sizes that exercise all classes, and runs; small ones are more frequent. */
+/* Sizes of all classes and of runs; small ones are more frequent. */
 static size_t random_size(unsigned int *seed)
 {
 	unsigned int bits = (unsigned int)rand_r(seed) % 10;
@@ -59,7 +59,7 @@ static size_t random_size(unsigned int *seed)
 	return (size_t)rand_r(seed) % ((size_t)2 << bits);
 }
 
-TEST_F(block, every_size_has_a_block_that_wastes_little)
+TEST_F(block, blocks_of_every_size_waste_little)
 {
 	for (size_t size = 0; size <= 5 * MIB; size += size < 3000 ? 1 : size / 7) {
 		char *block = ka_heap_malloc(self->heap, size);
@@ -75,7 +75,7 @@ TEST_F(block, every_size_has_a_block_that_wastes_little)
 	}
 }
 
-TEST_F(block, powers_of_two_are_aligned_to_themselves)
+TEST_F(block, blocks_of_powers_of_two_are_naturally_aligned)
 {
 	for (size_t size = 16; size <= 256 * 1024; size *= 2) {
 		void *blocks[20];
@@ -90,7 +90,7 @@ TEST_F(block, powers_of_two_are_aligned_to_themselves)
 	}
 }
 
-TEST_F(block, alignment_is_as_asked)
+TEST_F(block, alignment_is_as_requested)
 {
 	for (size_t align = 1; align <= 8 * MIB; align *= 2) {
 		for (size_t size = 0; size <= 3 * MIB; size = size * 3 + 1) {
@@ -109,7 +109,7 @@ TEST_F(block, alignment_is_as_asked)
 	}
 }
 
-TEST_F(block, calloc_is_zero_and_knows_an_overflow)
+TEST_F(block, calloc_clears_memory_and_detects_overflow)
 {
 	for (size_t size = 1; size < 6 * MIB; size = size * 2 + 3) {
 		for (int turn = 0; turn < 3; turn++) {
@@ -126,7 +126,7 @@ TEST_F(block, calloc_is_zero_and_knows_an_overflow)
 	EXPECT_EQ(ENOMEM, errno);
 }
 
-TEST_F(block, what_is_no_block_is_refused)
+TEST_F(block, invalid_blocks_and_sizes_are_rejected)
 {
 	static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 4095, (size_t)1 << 63,
 					(size_t)1 << 50 };
@@ -174,7 +174,7 @@ TEST_F(block, what_is_no_block_is_refused)
 static const size_t some_sizes[] = { 16, 48, 600, 1000, 5000, 20000, 100000 };
 #define NR_SOME		(sizeof(some_sizes) / sizeof(*some_sizes))
 
-TEST_F(block, what_is_freed_twice_is_refused_whatever_was_freed_between)
+TEST_F(block, double_free_is_rejected_after_other_frees)
 {
 	for (size_t i = 0; i < NR_SOME; i++) {
 		void *stays = ka_heap_malloc(self->heap, some_sizes[i]);
@@ -206,8 +206,8 @@ TEST_F(block, what_is_freed_twice_is_refused_whatever_was_freed_between)
 	}
 }
 
-/* What is in use may look as if it were free: as it was left, or as chance has it. */
-TEST_F(block, what_looks_as_if_it_were_free_can_be_freed)
+/* An allocated block may look like a free one, because of stale content or by chance. */
+TEST_F(block, allocated_block_that_looks_free_can_be_freed)
 {
 	enum { UNWRITTEN, FIRST, LAST, OTHER, NOWHERE, WAYS };
 	void *blocks[100];
@@ -228,7 +228,7 @@ TEST_F(block, what_looks_as_if_it_were_free_can_be_freed)
 				      way % WAYS == OTHER ? blocks[i / 2] :
 				      (void *)self->heap;
 		}
-		/* The first ones first, and then the last ones. */
+		/* Free the first half, and then the second. */
 		for (int i = 0; i < 50; i++)
 			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i])) TH_LOG("%d", way);
 		for (int i = 99; i >= 50; i--)
@@ -237,8 +237,8 @@ TEST_F(block, what_looks_as_if_it_were_free_can_be_freed)
 	}
 }
 
-/* Its pool has gone, but the run may be kept for the next one. */
-TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
+/* The pool of the block was freed, but the heap may keep its run for the next pool. */
+TEST_F(block, double_free_is_rejected_after_its_pool_was_freed)
 {
 	static const size_t sizes[] = { 16, 40, 1000, 5000, 20000, 100000 };
 	void *other = ka_heap_malloc(self->heap, 3000), *block, *run;
@@ -255,7 +255,7 @@ TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
 		EXPECT_EQ(NULL, ka_heap_realloc(self->heap, block, 2 * sizes[i]));
 		EXPECT_EQ(EINVAL, errno);
 		EXPECT_EQ(-1, ka_run_free(self->heap, block));
-		/* It is nobody else's by now. */
+		/* The memory can belong to a run now. */
 		run = ka_run_alloc(self->heap, 4 * KA_PAGE_SIZE, 4 * KA_PAGE_SIZE);
 		ASSERT_NE(NULL, run);
 		EXPECT_NE(block, run);
@@ -267,7 +267,7 @@ TEST_F(block, what_is_freed_twice_is_refused_when_its_pool_has_gone)
 #define NR_ORDERS	8
 #define IN_A_PAGE	(KA_PAGE_SIZE / 64)
 
-/* Of a new heap's first pool, the blocks of the first page. */
+/* Allocate the blocks in the first page of a new heap's first pool. */
 static void take_page(struct ka_heap *heap, uint8_t order[IN_A_PAGE])
 {
 	for (size_t i = 0; i < IN_A_PAGE; i++) {
@@ -277,13 +277,13 @@ static void take_page(struct ka_heap *heap, uint8_t order[IN_A_PAGE])
 	}
 }
 
-TEST(the_tables_of_current_pools_have_each_class)
+TEST(tables_of_current_pools_have_every_class)
 {
 	EXPECT_EQ(KA_FIRST_LARGER, ka_class_of(KA_DIRECT_MAX) + 1);
 	EXPECT_EQ(KA_CLASSES, ka_class_of(KA_BLOCK_MAX) + 1);
 }
 
-TEST(nobody_can_know_which_block_is_next)
+TEST(order_of_blocks_is_random)
 {
 	uint8_t orders[NR_ORDERS][IN_A_PAGE];
 	int same = 0, firsts = 0, steps = 0;
@@ -305,13 +305,13 @@ TEST(nobody_can_know_which_block_is_next)
 			 (uint8_t)(orders[0][1] - orders[0][0]);
 		ka_heap_destroy(heap);
 	}
-	/* By chance, once in 128 ^ 7 and 64 ^ 7 times. */
+	/* By chance this fails once in 128 ^ 7 and 64 ^ 7 times. */
 	EXPECT_NE(NR_ORDERS - 1, same);
 	EXPECT_NE(NR_ORDERS, firsts);
 	TH_LOG("of %d orders, %d begin alike, %d go on alike", NR_ORDERS, firsts, steps);
 }
 
-TEST_F(block, realloc_stays_where_it_can)
+TEST_F(block, realloc_stays_in_place_if_possible)
 {
 	char *block = ka_heap_malloc(self->heap, 1000), *same, *large;
 
@@ -320,7 +320,7 @@ TEST_F(block, realloc_stays_where_it_can)
 	same = ka_heap_realloc(self->heap, block, 1024);
 	EXPECT_EQ(block, same);
 	EXPECT_EQ(block, ka_heap_realloc(self->heap, block, 800));
-	/* More than a quarter comes free. */
+	/* More than a quarter of the block would be unused. */
 	same = ka_heap_realloc(self->heap, block, 500);
 	EXPECT_NE(block, same);
 	EXPECT_TRUE(has(same, 500, 77));
@@ -329,7 +329,7 @@ TEST_F(block, realloc_stays_where_it_can)
 	large = ka_heap_malloc(self->heap, 512 * 1024);
 	ASSERT_NE(NULL, large);
 	fill(large, 512 * 1024, 78);
-	/* Into free pages behind it, and back. */
+	/* Grow into free pages behind the block, and shrink again. */
 	EXPECT_EQ(large, ka_heap_realloc(self->heap, large, 900 * 1024));
 	EXPECT_TRUE(has(large, 512 * 1024, 78));
 	memset(large, 1, 900 * 1024);
@@ -345,7 +345,7 @@ TEST_F(block, realloc_stays_where_it_can)
 	EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_realloc(self->heap, same, 0)));
 }
 
-TEST_F(block, what_has_grown_grows_on_where_it_is)
+TEST_F(block, grown_block_continues_to_grow_in_place)
 {
 	const size_t small = 20 * 1024, large = 40 * 1024;
 	char *block = ka_heap_malloc(self->heap, small), *grown;
@@ -354,7 +354,7 @@ TEST_F(block, what_has_grown_grows_on_where_it_is)
 	fill(block, small, 79);
 	grown = ka_heap_realloc(self->heap, block, large);
 	ASSERT_NE(NULL, grown);
-	/* It is a run by now. */
+	/* The block is a run now. */
 	EXPECT_EQ(0, figures(self->heap).blocks);
 	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, 2 * large));
 	EXPECT_EQ(2 * large, ka_heap_usable_size(self->heap, grown));
@@ -367,7 +367,7 @@ TEST_F(block, what_has_grown_grows_on_where_it_is)
 	EXPECT_EQ(0, ka_heap_free(self->heap, block));
 }
 
-TEST_F(block, at_the_limit_there_are_none_and_nothing_is_lost)
+TEST_F(block, at_the_limit_allocations_fail_and_nothing_is_lost)
 {
 	struct ka_heap *heap = make(64 * MIB, 4 * MIB, KA_FORK_COW);
 	void **last = NULL, **block;
@@ -395,8 +395,8 @@ TEST_F(block, at_the_limit_there_are_none_and_nothing_is_lost)
 	ka_heap_destroy(heap);
 }
 
-/* Pools that are kept for later have the room, but no memory that could be given back. */
-TEST_F(block, at_the_limit_spare_pools_make_room_even_if_nothing_can_be_purged)
+/* The pools that the heap keeps have enough space, but no memory that it could purge. */
+TEST_F(block, at_the_limit_spare_pools_are_freed_for_a_run)
 {
 	struct ka_heap *heap = make(64 * MIB, 2 * MIB, KA_FORK_COW);
 	void *blocks[1000], *stays, *run;
@@ -418,7 +418,7 @@ TEST_F(block, at_the_limit_spare_pools_make_room_even_if_nothing_can_be_purged)
 	ka_heap_destroy(heap);
 }
 
-/* The model: what is in each block, and how large it was asked for. */
+/* The model: content and requested size of each block. */
 #define NR_BLOCKS	2000
 
 struct model {
@@ -432,7 +432,7 @@ struct model {
 	} held[NR_BLOCKS];
 };
 
-/* One step: the name of what was wrong, or NULL. */
+/* One step. Return the name of the error, or NULL. */
 static const char *step(struct model *model)
 {
 	struct held *held = &model->held[rand_r(&model->seed) % NR_BLOCKS];
@@ -455,7 +455,7 @@ static const char *step(struct model *model)
 		if (!block)
 			return "realloc";
 		run = is_run_now(block != held->block, held->run, old, size);
-		/* The first bytes are the value's, if it was large enough. */
+		/* The first bytes tell the value, if the block was large enough. */
 		if (kept && kept >= sizeof(value) && !has(block, kept, held->value))
 			return "content after realloc";
 	} else if (value % 8 == 0) {
@@ -483,7 +483,7 @@ static const char *play(struct model *model, long steps)
 
 	while (steps-- && !wrong) {
 		wrong = step(model);
-		/* What lies between the blocks may go at any moment. */
+		/* The memory between the blocks may be purged at any moment. */
 		if (rand_r(&model->seed) % 1000 == 0)
 			ka_heap_trim(model->heap);
 	}
@@ -506,7 +506,7 @@ static const char *give_all_back(struct model *model)
 	return NULL;
 }
 
-/* Steps of a random sequence: fewer where each takes long. */
+/* Steps of a random sequence: fewer where each step is slow. */
 static long steps(void)
 {
 	const char *text = getenv("KARENA_TEST_STEPS");
@@ -516,7 +516,7 @@ static long steps(void)
 	return is_instrumented() || on_device() ? 20000 : 300000;
 }
 
-TEST_F_TIMEOUT(block, a_random_sequence_agrees_with_the_model, SLOW)
+TEST_F_TIMEOUT(block, random_sequence_agrees_with_the_model, SLOW)
 {
 	struct model *model = calloc(1, sizeof(*model));
 
@@ -527,7 +527,7 @@ TEST_F_TIMEOUT(block, a_random_sequence_agrees_with_the_model, SLOW)
 	free(model);
 }
 
-/* Blocks of pools that the model has, and the bytes that it asked for. */
+/* Count the model's blocks that lie in pools, and their requested bytes. */
 static size_t in_pools(const struct model *model, size_t *bytes)
 {
 	size_t blocks = 0;
@@ -542,7 +542,7 @@ static size_t in_pools(const struct model *model, size_t *bytes)
 	return blocks;
 }
 
-TEST_F_TIMEOUT(block, figures_are_exact_at_any_moment, SLOW)
+TEST_F_TIMEOUT(block, statistics_are_exact_at_any_moment, SLOW)
 {
 	struct model *model = calloc(1, sizeof(*model));
 
@@ -566,7 +566,7 @@ TEST_F_TIMEOUT(block, figures_are_exact_at_any_moment, SLOW)
 	free(model);
 }
 
-/* Threads that hand blocks to each other: each frees what it finds. */
+/* Threads exchange blocks: each frees the blocks that it finds. */
 #define NR_PLACES	64
 
 struct exchange {
@@ -605,7 +605,10 @@ static void *player_main(void *data)
 		player->wrong = step(&player->model);
 		if (i % 3 == 0 && !player->wrong)
 			player->wrong = exchange(player);
-		/* What gives back, or leaves, what others free into at this moment. */
+		/*
+		 * This purges or abandons pools into which other threads are freeing
+		 * blocks.
+		 */
 		if (i % 1024 == 0)
 			ka_heap_trim(player->model.heap);
 		if (i % 1024 == 512 && !player->wrong && ka_heap_idle(player->model.heap))
@@ -616,7 +619,7 @@ static void *player_main(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(block, threads_that_free_each_others_blocks_agree_with_it, SLOW)
+TEST_F_TIMEOUT(block, threads_freeing_each_others_blocks_agree_with_the_model, SLOW)
 {
 	struct exchange *places = calloc(1, sizeof(*places));
 	struct player *players = calloc(NR_THREADS, sizeof(*players));
@@ -640,7 +643,7 @@ TEST_F_TIMEOUT(block, threads_that_free_each_others_blocks_agree_with_it, SLOW)
 				places->places[i].value));
 		EXPECT_EQ(0, ka_heap_free(self->heap, places->places[i].block));
 	}
-	/* Nothing is left of threads that have ended. */
+	/* Threads that have ended leave nothing behind. */
 	EXPECT_EQ(0, figures(self->heap).runs);
 	free(players);
 	free(places);
@@ -655,7 +658,7 @@ struct sharer {
 	pthread_t thread;
 };
 
-/* Replaces blocks by chance: half of those that it frees are the other thread's. */
+/* Replace random blocks. Half of the freed blocks belong to the other thread. */
 static void *replaces(void *data)
 {
 	struct sharer *sharer = data;
@@ -675,7 +678,7 @@ static void *replaces(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(block, threads_that_share_blocks_keep_none_for_themselves, SLOW)
+TEST_F_TIMEOUT(block, threads_sharing_blocks_do_not_hoard_memory, SLOW)
 {
 	void **slots = calloc(SHARED, sizeof(*slots));
 	struct sharer sharers[2];
@@ -733,7 +736,7 @@ static void *takes_and_ends(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(block, a_thread_that_ends_leaves_its_blocks_and_no_more, SLOW)
+TEST_F_TIMEOUT(block, ended_thread_leaves_only_its_blocks, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 	pthread_t thread;
@@ -748,13 +751,13 @@ TEST_F_TIMEOUT(block, a_thread_that_ends_leaves_its_blocks_and_no_more, SLOW)
 	free(taker);
 }
 
-/* Sizes up to 515 bytes are so many classes, of each of which a pool is the current one. */
+/* Sizes up to 515 bytes have this many classes, each with one current pool. */
 #define NR_CURRENT	25
 
 /* A pool has 64 blocks of 1,000 bytes. */
 #define NR_FULL		200
 
-/* Give back every so many'th block. */
+/* Free every @step-th block. */
 static void give_some(struct taker *taker, size_t first, size_t step)
 {
 	for (size_t i = first; i < MANY; i += step) {
@@ -779,7 +782,7 @@ static void *takes_and_waits(void *data)
 	return NULL;
 }
 
-/* Free the blocks of a thread that waits; how many pools are left while it does. */
+/* Free the blocks of a waiting thread. Return how many pools are left while it waits. */
 static size_t kept_while_idle(struct taker *taker)
 {
 	pthread_t thread;
@@ -796,7 +799,7 @@ static size_t kept_while_idle(struct taker *taker)
 	return kept;
 }
 
-TEST_F_TIMEOUT(block, an_idle_thread_keeps_at_most_a_pool_of_each_class, SLOW)
+TEST_F_TIMEOUT(block, idle_thread_keeps_at_most_one_pool_of_each_class, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 
@@ -809,7 +812,7 @@ TEST_F_TIMEOUT(block, an_idle_thread_keeps_at_most_a_pool_of_each_class, SLOW)
 	free(taker);
 }
 
-TEST_F_TIMEOUT(block, a_thread_that_says_that_it_is_idle_keeps_none, SLOW)
+TEST_F_TIMEOUT(block, thread_that_calls_idle_keeps_no_pool, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 
@@ -819,7 +822,9 @@ TEST_F_TIMEOUT(block, a_thread_that_says_that_it_is_idle_keeps_none, SLOW)
 	taker->gives_half = true;
 	EXPECT_EQ(0, kept_while_idle(taker));
 	EXPECT_EQ(0, figures(self->heap).runs);
-	/* One that has taken nothing has nothing to leave; and it can be said again. */
+	/*
+	 * The call is harmless for a thread that has allocated nothing, and when repeated.
+	 */
 	EXPECT_EQ(0, ka_heap_idle(self->heap));
 	EXPECT_EQ(0, ka_heap_idle(self->heap));
 	free(taker);
@@ -836,7 +841,7 @@ static void *frees_all_and_waits(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(block, a_thread_that_frees_all_it_has_keeps_nothing, SLOW)
+TEST_F_TIMEOUT(block, thread_that_frees_all_its_blocks_keeps_nothing, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 	pthread_t thread;
@@ -853,8 +858,11 @@ TEST_F_TIMEOUT(block, a_thread_that_frees_all_it_has_keeps_nothing, SLOW)
 	free(taker);
 }
 
-/* A pool is held for who needs it again at once, until many blocks have been. */
-TEST_F(block, who_takes_and_gives_back_again_and_again_holds_a_pool)
+/*
+ * A thread that repeatedly empties a pool and needs it again keeps it, until it has used
+ * many blocks.
+ */
+TEST_F(block, thread_that_allocates_and_frees_repeatedly_keeps_a_pool)
 {
 	void *blocks[NR_FULL];
 
@@ -876,7 +884,7 @@ TEST_F(block, who_takes_and_gives_back_again_and_again_holds_a_pool)
 	}
 }
 
-/* Take so many blocks that the pools of all of them are full. */
+/* Allocate blocks until all of their pools are full. */
 static size_t take_full(struct ka_heap *heap, size_t size, void *blocks[], size_t most)
 {
 	size_t capacity, count = 0;
@@ -888,7 +896,7 @@ static size_t take_full(struct ka_heap *heap, size_t size, void *blocks[], size_
 	return count;
 }
 
-/* Of a full pool that is given a block back: whether it waits for its turn. */
+/* Free a block of a full pool. Return true if the pool is put at the end of the list. */
 static bool waits(struct ka_heap *heap, void *block)
 {
 	if (ka_heap_free(heap, block))
@@ -896,7 +904,7 @@ static bool waits(struct ka_heap *heap, void *block)
 	return ka_pool_of(ka_pools_of(heap), block)->listed;
 }
 
-TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
+TEST_F(block, pool_of_few_blocks_is_used_next_after_a_free)
 {
 	const size_t few = 20000, many = 1000;
 	void *blocks[NR_FULL];
@@ -904,7 +912,7 @@ TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
 
 	for (int i = 0; i < 10; i++) {
 		EXPECT_FALSE(waits(self->heap, blocks[0]));
-		/* One that has a block comes first. */
+		/* Another pool with a free block comes first. */
 		EXPECT_TRUE(waits(self->heap, blocks[count / 2]));
 		EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, few));
 		EXPECT_EQ(blocks[count / 2], ka_heap_malloc(self->heap, few));
@@ -913,7 +921,7 @@ TEST_F(block, a_pool_of_few_blocks_is_next_when_it_is_given_one_back)
 	for (size_t i = 0; i < count; i++)
 		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	EXPECT_EQ(0, figures(self->heap).pools);
-	/* Where pools have many, it would soon be the next one's turn. */
+	/* A pool of many blocks would soon be the next one in any case. */
 	take_full(self->heap, many, blocks, NR_FULL);
 	EXPECT_TRUE(waits(self->heap, blocks[0]));
 	EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, many));
@@ -927,8 +935,8 @@ static void *does_nothing(void *data)
 	return NULL;
 }
 
-/* What others may have freed of those that wait is looked at in time. */
-TEST_F(block, with_other_threads_the_pools_that_wait_are_looked_at)
+/* Listed pools are scanned from time to time for remote frees. */
+TEST_F(block, listed_pools_are_scanned_if_there_are_other_threads)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 	void *blocks[NR_FULL];
@@ -939,7 +947,7 @@ TEST_F(block, with_other_threads_the_pools_that_wait_are_looked_at)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, taker));
 	take_full(self->heap, 20000, blocks, NR_FULL);
 	for (int i = 0; i < 30; i++) {
-		/* Not of the pool that is the current one. */
+		/* A block of a pool that is not the current one. */
 		void *block = blocks[i % 2 * (NR_FULL / 2)];
 
 		EXPECT_EQ(i % 9 == 8, waits(self->heap, block));
@@ -950,7 +958,7 @@ TEST_F(block, with_other_threads_the_pools_that_wait_are_looked_at)
 	free(taker);
 }
 
-/* What a thread leaves: a pool of which all but two blocks are free. */
+/* Leave a pool with all blocks free except two. */
 static void *leaves_a_pool(void *data)
 {
 	struct taker *taker = data;
@@ -961,7 +969,7 @@ static void *leaves_a_pool(void *data)
 	return NULL;
 }
 
-TEST_F(block, a_pool_that_is_nearly_empty_is_not_next)
+TEST_F(block, nearly_empty_pool_is_not_used_next)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 	void *blocks[NR_FULL];
@@ -987,14 +995,14 @@ static void *frees_last(void *data)
 	give_some(taker, 0, 3);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
-	/* Nothing is left then but what the others have freed. */
+	/* Only blocks that were freed remotely are left then. */
 	give_some(taker, 2, 3);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
 	return NULL;
 }
 
-/* As if each owner were just past its look whether it has been called. */
+/* As if each owner had just checked for a call when it came. */
 static void take_calls_back(struct ka_heap *heap)
 {
 	for (size_t slot = 0; slot < ka_pools_of(heap)->nr_slots; slot++) {
@@ -1005,7 +1013,10 @@ static void take_calls_back(struct ka_heap *heap)
 	}
 }
 
-/* How many pools are left when a thread has freed the last blocks, and @trim is tried. */
+/*
+ * Let another thread free the last blocks, and optionally trim. Return how many pools are
+ * left.
+ */
 static size_t kept_by_the_last(struct taker *taker, bool called, bool trim)
 {
 	pthread_t thread;
@@ -1030,7 +1041,7 @@ static size_t kept_by_the_last(struct taker *taker, bool called, bool trim)
 	return kept;
 }
 
-TEST_F_TIMEOUT(block, a_thread_that_frees_the_last_block_keeps_no_pool, SLOW)
+TEST_F_TIMEOUT(block, thread_that_frees_the_last_block_keeps_no_pool, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 
@@ -1040,7 +1051,7 @@ TEST_F_TIMEOUT(block, a_thread_that_frees_the_last_block_keeps_no_pool, SLOW)
 	free(taker);
 }
 
-TEST_F_TIMEOUT(block, trim_gives_back_what_an_idle_thread_has_emptied, SLOW)
+TEST_F_TIMEOUT(block, trim_frees_empty_pools_of_an_idle_thread, SLOW)
 {
 	struct taker *taker = calloc(1, sizeof(*taker));
 
@@ -1066,7 +1077,7 @@ static void *frees_one(void *data)
 	return NULL;
 }
 
-/* Whether another thread has given a block back. */
+/* Free a block in another thread. Return true on success. */
 static bool free_elsewhere(struct ka_heap *heap, void *block)
 {
 	struct freed freed = { heap, block };
@@ -1076,7 +1087,7 @@ static bool free_elsewhere(struct ka_heap *heap, void *block)
 	       !pthread_join(thread, NULL);
 }
 
-TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
+TEST_F(block, remote_free_calls_the_owner_once)
 {
 	struct ka_pool *pool;
 	void *blocks[4];
@@ -1090,17 +1101,23 @@ TEST_F(block, who_frees_elsewhere_calls_the_owner_once)
 	ASSERT_TRUE(free_elsewhere(self->heap, blocks[0]));
 	EXPECT_EQ(ka_thread() | KA_CALLED, pool->owner);
 	EXPECT_EQ(3, figures(self->heap).blocks);
-	/* Its next free takes it, and the one after that is as before. */
+	/*
+	 * The owner's next free collects the remote frees. The free after that is a normal
+	 * one.
+	 */
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[1]));
 	EXPECT_EQ(ka_thread(), pool->owner);
 	EXPECT_EQ(0, pool->remote);
 	EXPECT_EQ(2, figures(self->heap).blocks);
-	/* What is freed twice is seen as ever. */
+	/* A double free is detected as usual. */
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[2]));
 	ASSERT_TRUE(free_elsewhere(self->heap, blocks[3]));
 	EXPECT_EQ(-1, ka_heap_free(self->heap, blocks[2]));
 	EXPECT_EQ(EINVAL, errno);
-	/* Who takes all there is has taken that, too; to be called in vain does no harm. */
+	/*
+	 * An allocation that uses up the pool also collects remote frees. A call without
+	 * any is harmless.
+	 */
 	for (int i = 0; i < 2 * pool->capacity; i++)
 		ASSERT_NE(NULL, blocks[i % 2] = ka_heap_malloc(self->heap, 600));
 	pool = ka_pool_of(ka_pools_of(self->heap), blocks[0]);
@@ -1113,7 +1130,7 @@ static pthread_key_t late_key;
 static struct ka_heap *late_heap;
 static int late_rounds;
 
-/* A destructor that runs after the library's, and again. */
+/* A destructor that runs after the library's, and sets its key again. */
 static void late(void *data)
 {
 	void *block = ka_heap_malloc(late_heap, 700);
@@ -1130,13 +1147,13 @@ static void *ends_late(void *data)
 	return data;
 }
 
-TEST_F(block, a_thread_may_use_the_heap_while_it_ends)
+TEST_F(block, thread_may_use_the_heap_while_it_ends)
 {
 	pthread_t thread;
 
 	late_heap = self->heap;
 	late_rounds = 0;
-	/* Destructors run in the order in which their keys were made. */
+	/* Destructors run in the order in which their keys were created. */
 	ASSERT_EQ(0, ka_heap_free(self->heap, ka_heap_malloc(self->heap, 1)));
 	ASSERT_EQ(0, pthread_key_create(&late_key, late));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, ends_late, NULL));
@@ -1159,14 +1176,14 @@ static void *uses_two_heaps(void *data)
 	user->block = ka_heap_malloc(user->heap, 100);
 	pthread_barrier_wait(&user->barrier);
 	pthread_barrier_wait(&user->barrier);
-	/* Perhaps in the same place, surely another heap. */
+	/* A different heap, perhaps at the same address. */
 	user->block = ka_heap_malloc(user->heap, 100);
 	if (user->block)
 		memset(user->block, 1, 100);
 	return NULL;
 }
 
-TEST_F(block, a_heap_goes_with_all_blocks_whoever_has_used_it)
+TEST_F(block, destroyed_heap_frees_the_blocks_of_all_threads)
 {
 	struct user user = { .heap = make(64 * MIB, 0, KA_FORK_COW) };
 	pthread_t thread;
@@ -1187,7 +1204,7 @@ TEST_F(block, a_heap_goes_with_all_blocks_whoever_has_used_it)
 	ka_heap_destroy(user.heap);
 }
 
-TEST_F_TIMEOUT(block, a_random_sequence_goes_on_in_parent_and_child, SLOW)
+TEST_F_TIMEOUT(block, random_sequence_continues_in_parent_and_child, SLOW)
 {
 	struct model *model = calloc(1, sizeof(*model));
 
@@ -1221,8 +1238,10 @@ static void *plays_on(void *data)
 	return NULL;
 }
 
-/* What the other threads had is lost to the child, but nothing of it is anybody else's. */
-TEST_F_TIMEOUT(block, a_child_of_a_busy_process_has_a_sound_heap, SLOW)
+/*
+ * The child cannot free the blocks of the other threads, but no one else gets their memory.
+ */
+TEST_F_TIMEOUT(block, child_of_a_process_with_threads_has_a_valid_heap, SLOW)
 {
 	struct player *players;
 
@@ -1259,10 +1278,10 @@ TEST_F_TIMEOUT(block, a_child_of_a_busy_process_has_a_sound_heap, SLOW)
 #ifdef __x86_64__
 #define TRAP_FLAG	0x100ULL
 
-/* What a child that is forked at any moment is to find in a pool. */
+/* What a child must find in a pool if it is forked at any moment. */
 static struct {
 	const struct ka_pool *pool;
-	volatile uint32_t blocks;	/* that the program has, at least */
+	volatile uint32_t blocks;	/* the program has at least so many */
 	uint32_t most;
 	unsigned long steps, wrong;
 } watched;
@@ -1276,7 +1295,7 @@ static void look_at_pool(int number)
 	watched.wrong += used < held || used - held < watched.blocks;
 }
 
-/* With a signal after each instruction, or without again. */
+/* Turn a signal after each instruction on or off. */
 static void step_by_step(bool steps)
 {
 	unsigned long long flags = __builtin_ia32_readeflags_u64() & ~TRAP_FLAG;
@@ -1284,11 +1303,11 @@ static void step_by_step(bool steps)
 	__builtin_ia32_writeeflags_u64(steps ? flags | TRAP_FLAG : flags);
 }
 
-/* A pool has 8 of them. */
+/* A pool has 8 blocks of this size. */
 #define LARGE		(16 * 1024)
 #define NR_LARGE	20
 
-/* Hold a pool, as who takes and gives back again and again does, and use it up. */
+/* Keep a pool by allocating and freeing repeatedly, and then use all of its blocks. */
 static void hold_and_use_up(struct ka_heap *heap)
 {
 	void *blocks[NR_LARGE];
@@ -1309,7 +1328,7 @@ static void hold_and_use_up(struct ka_heap *heap)
 	}
 }
 
-TEST_F_TIMEOUT(block, a_child_never_finds_fewer_blocks_in_use_than_there_are, SLOW)
+TEST_F_TIMEOUT(block, child_never_finds_fewer_allocated_blocks_than_there_are, SLOW)
 {
 	struct sigaction action = { .sa_handler = look_at_pool }, before;
 	void *block;
@@ -1332,7 +1351,7 @@ TEST_F_TIMEOUT(block, a_child_never_finds_fewer_blocks_in_use_than_there_are, SL
 	EXPECT_EQ(0, watched.wrong);
 }
 
-/* In which step of a call another thread calls the pool's owner, and which one it is. */
+/* The step of a call in which another thread calls the owner of the pool, and the pool. */
 static struct {
 	struct ka_pool *pool;
 	volatile unsigned long steps;
@@ -1346,7 +1365,7 @@ static void call_once(int number)
 		ka_pool_call(called.pool);
 }
 
-/* What a thread may do with a block that is marked; whether the heap lets it. */
+/* Calls on a marked block. They return true on success. */
 static bool keep_size(struct ka_heap *heap, void *block)
 {
 	return ka_heap_realloc(heap, block, 600) == block && !ka_heap_free(heap, block);
@@ -1363,16 +1382,18 @@ static bool look_and_free(struct ka_heap *heap, void *block)
 	return ka_heap_usable_size(heap, block) >= 600 && !ka_heap_free(heap, block);
 }
 
-/* Whether all goes well, whenever the owner is called while it does that. */
+/* Return true if the operation succeeds whenever its thread is called during it. */
 static bool goes_well_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_heap *, void *))
 {
-	/* A sanitizer has more instructions, and a guest takes ten times as long for each. */
+	/*
+	 * A sanitizer has more instructions, and a guest needs ten times as long for each.
+	 */
 	unsigned long each = is_instrumented() ? 23 : is_guest() ? 7 : 1;
 	bool well = true;
 
 	called.at = 0;
 	do {
-		/* It is taken for a block that is free until something is written to it. */
+		/* A new block looks like a free one until the program writes to it. */
 		void *block = ka_heap_malloc(heap, 600);
 
 		called.pool = ka_pool_of(ka_pools_of(heap), block);
@@ -1387,7 +1408,7 @@ static bool goes_well_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_he
 	return well && called.at > 40;
 }
 
-TEST_F_TIMEOUT(block, a_thread_can_be_called_at_any_moment, SLOW)
+TEST_F_TIMEOUT(block, thread_can_be_called_at_any_moment, SLOW)
 {
 	struct sigaction action = { .sa_handler = call_once }, before;
 	void *blocks[4];
@@ -1398,7 +1419,7 @@ TEST_F_TIMEOUT(block, a_thread_can_be_called_at_any_moment, SLOW)
 		SKIP(return, "a debug kernel takes minutes for a signal after each step");
 	for (int i = 0; i < 4; i++)
 		blocks[i] = ka_heap_malloc(self->heap, 600);
-	/* One stays in use, so that the pool does. */
+	/* One block stays allocated, so the pool stays. */
 	for (int i = 1; i < 4; i++)
 		ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	ASSERT_EQ(0, sigaction(SIGTRAP, &action, &before));
@@ -1410,7 +1431,7 @@ TEST_F_TIMEOUT(block, a_thread_can_be_called_at_any_moment, SLOW)
 }
 #endif
 
-TEST_F(block, a_child_uses_no_heap_of_the_parents)
+TEST_F(block, child_cannot_use_a_heap_of_the_parent)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_NONE);
 	char *block = ka_heap_malloc(heap, 100);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Calls on a heap beside malloc and free: sized and batched calls, expansion in place,
- * limits that change, resets, the heap of an address, an allocator that is a heap, and
+ * Calls on a heap in addition to malloc and free: sized and batched calls, expansion in
+ * place, changes of the limit, resets, the heap of an address, a heap as allocator, and
  * options that ignore the environment.
  */
 #include <limits.h>
@@ -27,7 +27,7 @@ FIXTURE_TEARDOWN(calls)
 	ka_heap_destroy(self->heap);
 }
 
-TEST(the_header_tells_its_version)
+TEST(version_of_the_header_is_consistent)
 {
 	char text[32];
 
@@ -39,7 +39,7 @@ TEST(the_header_tells_its_version)
 		  KARENA_VERSION_PATCH, KARENA_VERSION_NUMBER);
 }
 
-TEST_F(calls, a_good_size_is_what_malloc_gives)
+TEST_F(calls, good_size_is_the_usable_size_of_malloc)
 {
 	static const size_t large[] = {
 		256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 300000, MIB - 1, MIB + 1, 3 * MIB,
@@ -62,7 +62,7 @@ TEST_F(calls, a_good_size_is_what_malloc_gives)
 	EXPECT_EQ(SIZE_MAX - 4094, ka_good_size(SIZE_MAX - 4094));
 }
 
-TEST_F(calls, a_block_expands_where_it_is_or_not_at_all)
+TEST_F(calls, block_expands_in_place_or_not_at_all)
 {
 	char *small = ka_heap_malloc(self->heap, 100);
 	char *large = ka_heap_malloc(self->heap, 300000);
@@ -81,7 +81,7 @@ TEST_F(calls, a_block_expands_where_it_is_or_not_at_all)
 	memset(large + usable, 'y', 1);
 	for (size_t i = 0; i < usable; i++)
 		ASSERT_EQ('x', large[i]);
-	/* Beyond the limit of the heap, and beyond all addresses. */
+	/* Above the limit of the heap, and above all addresses. */
 	usable = ka_heap_usable_size(self->heap, large);
 	EXPECT_EQ(0, ka_heap_expand(self->heap, large, 17 * MIB));
 	EXPECT_EQ(ENOMEM, errno);
@@ -96,7 +96,7 @@ TEST_F(calls, a_block_expands_where_it_is_or_not_at_all)
 	EXPECT_EQ(0, ka_heap_free(self->heap, small));
 }
 
-TEST_F(calls, a_neighbour_is_in_the_way_of_expansion)
+TEST_F(calls, neighbour_prevents_expansion)
 {
 	char *first = ka_run_alloc(self->heap, MIB, 0);
 	char *second = ka_run_alloc(self->heap, MIB, 0);
@@ -111,7 +111,7 @@ TEST_F(calls, a_neighbour_is_in_the_way_of_expansion)
 	EXPECT_LE(MIB + 1, ka_heap_expand(self->heap, first, MIB + 1));
 }
 
-TEST_F(calls, an_expanded_block_is_traced_with_its_new_size)
+TEST_F(calls, expanded_block_is_traced_with_its_new_size)
 {
 	size_t before, after;
 	char *block;
@@ -126,7 +126,7 @@ TEST_F(calls, an_expanded_block_is_traced_with_its_new_size)
 	ka_trace_stop();
 }
 
-TEST_F(calls, a_sized_free_checks_the_size)
+TEST_F(calls, sized_free_checks_the_size)
 {
 	char *block = ka_heap_malloc(self->heap, 100);
 	char *run = ka_heap_malloc(self->heap, MIB);
@@ -150,7 +150,7 @@ TEST_F(calls, a_sized_free_checks_the_size)
 
 #define BATCH	1000
 
-TEST_F(calls, a_batch_is_as_many_blocks)
+TEST_F(calls, batch_allocates_as_many_blocks)
 {
 	static char *blocks[BATCH];
 
@@ -167,12 +167,12 @@ TEST_F(calls, a_batch_is_as_many_blocks)
 	EXPECT_EQ(0, ka_heap_free_batch(self->heap, (void *const *)blocks, 0));
 }
 
-TEST_F(calls, a_batch_ends_where_it_has_to)
+TEST_F(calls, batch_stops_at_the_limit)
 {
 	static char *blocks[BATCH];
 	size_t nr;
 
-	/* 16 MiB, less than the limit leaves room for. */
+	/* 16 MiB, minus what the limit does not allow. */
 	nr = ka_heap_malloc_batch(self->heap, 100000, (void **)blocks, BATCH);
 	EXPECT_LT(100, nr);
 	EXPECT_GT(168, nr);
@@ -190,7 +190,7 @@ TEST_F(calls, a_batch_ends_where_it_has_to)
 	EXPECT_EQ(EINVAL, errno);
 }
 
-TEST_F(calls, a_limit_changes)
+TEST_F(calls, limit_can_be_changed)
 {
 	void *runs[9];
 
@@ -205,7 +205,10 @@ TEST_F(calls, a_limit_changes)
 	memset(runs[8], 'x', KA_ARENA_SIZE);
 	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
 
-	/* Below what it has: nothing is lost, and nothing more comes. */
+	/*
+	 * A limit below the committed memory: nothing is lost, and nothing more is
+	 * committed.
+	 */
 	ASSERT_EQ(0, ka_heap_set_limit(self->heap, KA_ARENA_SIZE));
 	EXPECT_EQ(9, figures(self->heap).arenas);
 	EXPECT_EQ('x', *(char *)runs[8]);
@@ -215,12 +218,12 @@ TEST_F(calls, a_limit_changes)
 	ASSERT_NE(NULL, runs[0] = ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
 	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
 
-	/* 0: all of the window. */
+	/* 0: the whole window. */
 	ASSERT_EQ(0, ka_heap_set_limit(self->heap, 0));
 	EXPECT_EQ(64 * MIB, figures(self->heap).limit);
 }
 
-TEST_F(calls, a_bad_limit_changes_nothing)
+TEST_F(calls, invalid_limit_changes_nothing)
 {
 	static const size_t bad[] = { 1, KA_ARENA_SIZE - 1, 64 * MIB + KA_ARENA_SIZE, SIZE_MAX };
 
@@ -231,7 +234,7 @@ TEST_F(calls, a_bad_limit_changes_nothing)
 	EXPECT_EQ(16 * MIB, figures(self->heap).limit);
 }
 
-TEST_F(calls, a_reset_heap_is_as_new)
+TEST_F(calls, reset_heap_is_like_a_new_one)
 {
 	enum { KINDS = 40 };
 	void *blocks[KINDS], *run;
@@ -244,7 +247,7 @@ TEST_F(calls, a_reset_heap_is_as_new)
 			ASSERT_NE(NULL, blocks[i]);
 			memset(blocks[i], round, 16);
 		}
-		/* Some are free, so that pools are spare, listed, or on the shelf. */
+		/* Some blocks are free, so pools are spare, listed or on the shelf. */
 		for (int i = round % 3; i < KINDS; i += 3)
 			ka_heap_free(self->heap, blocks[i]);
 		ASSERT_NE(NULL, run = ka_run_alloc(self->heap, 3 * MIB, 0));
@@ -270,7 +273,7 @@ static void *allocate_and_wait(void *data)
 
 	shared[1] = ka_heap_malloc(heap, 100);
 	pthread_barrier_wait(shared[2]);
-	/* The main thread resets the heap. */
+	/* The main thread resets the heap here. */
 	pthread_barrier_wait(shared[2]);
 	shared[1] = ka_heap_malloc(heap, 100);
 	if (shared[1])
@@ -279,7 +282,7 @@ static void *allocate_and_wait(void *data)
 	return NULL;
 }
 
-TEST_F(calls, threads_go_on_after_a_reset)
+TEST_F(calls, threads_continue_after_a_reset)
 {
 	pthread_barrier_t barrier;
 	void *shared[3] = { self->heap, NULL, &barrier };
@@ -304,7 +307,7 @@ TEST_F(calls, threads_go_on_after_a_reset)
 	EXPECT_EQ(0, figures(self->heap).blocks);
 }
 
-TEST_F(calls, a_reset_forgets_traces)
+TEST_F(calls, reset_drops_traces)
 {
 	size_t now;
 
@@ -322,7 +325,7 @@ TEST_F(calls, a_reset_forgets_traces)
 	ka_trace_stop();
 }
 
-TEST(the_heap_of_the_domains_is_not_reset)
+TEST(heap_of_the_domains_cannot_be_reset)
 {
 	void *block = ka_obj_malloc(10);
 
@@ -338,7 +341,7 @@ TEST(the_heap_of_the_domains_is_not_reset)
 	EXPECT_EQ(0, ka_io_free(block));
 }
 
-TEST_F(calls, an_address_leads_to_its_heap)
+TEST_F(calls, heap_of_an_address_is_found)
 {
 	struct ka_heap *other = make(16 * MIB, 0, KA_FORK_NONE);
 	char *block = ka_heap_malloc(self->heap, 10);
@@ -354,7 +357,7 @@ TEST_F(calls, an_address_leads_to_its_heap)
 	EXPECT_EQ(self->heap, ka_heap_of(block));
 }
 
-TEST_F(calls, a_child_is_refused_or_has_its_copy)
+TEST_F(calls, child_gets_an_error_or_its_copy)
 {
 	struct ka_heap *none = make(16 * MIB, 0, KA_FORK_NONE);
 	char *block = ka_heap_malloc(none, 300000);
@@ -379,7 +382,7 @@ TEST_F(calls, a_child_is_refused_or_has_its_copy)
 	ka_heap_destroy(none);
 }
 
-TEST_F(calls, a_heap_is_an_allocator)
+TEST_F(calls, heap_works_as_an_allocator)
 {
 	struct ka_allocator before, heap;
 	char *block, *item;
@@ -407,7 +410,7 @@ TEST_F(calls, a_heap_is_an_allocator)
 	EXPECT_EQ(0, figures(self->heap).used_bytes);
 }
 
-TEST(a_heap_may_ignore_the_environment)
+TEST(heap_may_ignore_the_environment)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;
@@ -433,13 +436,13 @@ TEST(a_heap_may_ignore_the_environment)
 	EXPECT_EQ(32 * MIB, figures(heap).window);
 	EXPECT_EQ(32 * MIB, figures(heap).limit);
 	ka_heap_destroy(heap);
-	/* The creator's own mistakes stay errors. */
+	/* Errors in the options are still errors. */
 	options.limit = 1;
 	EXPECT_EQ(NULL, ka_heap_create(&options));
 	EXPECT_EQ(EINVAL, errno);
 }
 
-TEST_F(calls, entries_may_be_of_another_version)
+TEST_F(calls, entries_of_other_versions_are_accepted)
 {
 	struct { struct ka_class known; size_t more; } larger[4];
 	struct ka_class class[4];

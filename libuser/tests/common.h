@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the library's tests share.
+ * Shared by the library's tests.
  */
 #ifndef KARENA_TESTS_COMMON_H
 #define KARENA_TESTS_COMMON_H
@@ -23,16 +23,19 @@
 #include "../../selftests/machine.h"
 #include "kselftest_harness.h"
 
-/* Seconds for a test: the harness's 30 are few for a debug kernel on a busy machine. */
+/*
+ * Timeout of a test in seconds. The harness's 30 are too few for a debug kernel on a busy
+ * machine.
+ */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	120
 
-/* Seconds for a test that takes a moment, on a debug kernel in an emulator. */
+/* Timeout in seconds of a test that takes longer, on a debug kernel in an emulator. */
 #define SLOW	200
 
 #define MIB	((size_t)1 << 20)
 
-/* Whether each step takes ten times as long, and finds what others do not. */
+/* Return true under a tool with which each step takes ten times as long. */
 static inline bool is_instrumented(void)
 {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -73,13 +76,13 @@ static inline bool on_device(void)
 	return source && !strcmp(source, "device");
 }
 
-/* Whether this is one of the tests' guests, an emulated machine: the module is loaded. */
+/* Return true in a guest of the tests, an emulated machine with the module loaded. */
 static inline bool is_guest(void)
 {
 	return !access("/sys/module/karena", F_OK);
 }
 
-/* Whether the library that was preloaded is libkarena-malloc-checked.so. */
+/* Return true if the preloaded library is libkarena-malloc-checked.so. */
 static inline bool in_checked_build(void)
 {
 	const char *preload = getenv("LD_PRELOAD");
@@ -105,7 +108,7 @@ static inline struct ka_stats figures(struct ka_heap *heap)
 	return stats;
 }
 
-/* In a child: say which condition failed, and end. */
+/* In a child: print a condition that failed, and exit. */
 #define CHECK(_condition)						\
 	do {								\
 		if (!(_condition)) {					\
@@ -115,14 +118,14 @@ static inline struct ka_stats figures(struct ka_heap *heap)
 		}							\
 	} while (0)
 
-/* In a child that may: a sanitizer would report it and exit. */
+/* For a child that may be killed by a signal, which a sanitizer would turn into an exit. */
 static inline void die_of_signals(void)
 {
 	signal(SIGSEGV, SIG_DFL);
 	signal(SIGBUS, SIG_DFL);
 }
 
-/* The status of a child as a shell gives it: 128 + signal, or the exit status. */
+/* The status of a child as in a shell: 128 + signal, or the exit status. */
 static inline int child_status(pid_t child)
 {
 	int status;
@@ -132,7 +135,7 @@ static inline int child_status(pid_t child)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Bytes from an address on that are in memory, of so many: whole arenas, or less. */
+/* Count the resident bytes of a range that is whole arenas or smaller. */
 static inline size_t resident_from(const char *start, size_t size)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -166,7 +169,7 @@ static inline size_t mapped_size(void)
 	return pages * KA_PAGE_SIZE;
 }
 
-/* Bytes of this process that are in memory. */
+/* Resident bytes of this process. */
 static inline long resident(void)
 {
 	FILE *file = fopen("/proc/self/statm", "r");
@@ -179,8 +182,8 @@ static inline long resident(void)
 }
 
 /*
- * Whether a block is a run, as is documented: it was resized, from a block that could
- * use @old bytes and was a run or not, to @size bytes.
+ * Return true if a resized block is a run, as documented. Before, it had @old usable bytes,
+ * and was a run or not; its new size is @size bytes.
  */
 static inline bool is_run_now(bool moved, bool was_run, size_t old, size_t size)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The debug hooks: what they do to blocks, how they come to be there, and how much they
+ * The debug hooks: what they do to blocks, how they are installed, and how much memory they
  * keep. Runs on the source that KARENA_SOURCE names.
  */
 #include "hooks.h"
@@ -32,7 +32,7 @@ TEST(layout_and_patterns_are_those_of_cpython)
 	EXPECT_EQ(6, ka_debug_check_all());
 }
 
-TEST(realloc_leaves_nothing_where_the_block_was)
+TEST(realloc_erases_the_old_block)
 {
 	unsigned char *block, *other;
 
@@ -59,7 +59,7 @@ TEST(realloc_leaves_nothing_where_the_block_was)
 	}
 }
 
-TEST(what_is_too_large_is_no_memory_and_nothing_is_lost)
+TEST(too_large_sizes_fail_and_lose_nothing)
 {
 	static const size_t sizes[] = {
 		SIZE_MAX, (size_t)PTRDIFF_MAX + 1, PTRDIFF_MAX, PTRDIFF_MAX - 31,
@@ -91,7 +91,7 @@ TEST(what_is_too_large_is_no_memory_and_nothing_is_lost)
 	EXPECT_EQ(7, errno);
 }
 
-TEST(the_quarantine_has_a_bound)
+TEST(quarantine_is_bounded)
 {
 	unsigned char *block, *other;
 	int others = 0;
@@ -100,7 +100,7 @@ TEST(the_quarantine_has_a_bound)
 	setenv("KARENA_QUARANTINE", "64K", 1);
 	block = ka_mem_malloc(1000);
 	ka_mem_free(block);
-	/* Of 1048 bytes each: with the first, 62 have room. */
+	/* Of 1048 bytes each: with the first one, 62 fit. */
 	do {
 		other = ka_mem_malloc(1000);
 		ka_mem_free(other);
@@ -111,7 +111,7 @@ TEST(the_quarantine_has_a_bound)
 	EXPECT_GT(1000, others);
 	EXPECT_LT((size_t)62 << 10, ka_quarantine_bytes());
 	EXPECT_EQ(62, ka_debug_check_all());
-	/* What is larger than all of it goes at once, and all else before. */
+	/* A block larger than the quarantine empties it and leaves at once. */
 	ka_mem_free(ka_mem_malloc(100000));
 	EXPECT_EQ(0, ka_quarantine_bytes());
 	EXPECT_EQ(0, ka_debug_check_all());
@@ -132,8 +132,8 @@ FIXTURE_TEARDOWN(guards)
 	(void)self;
 }
 
-/* For the time that a debug kernel needs. */
-TEST_F_TIMEOUT(guards, without_room_for_them_it_goes_on, SLOW)
+/* A debug kernel needs the longer timeout. */
+TEST_F_TIMEOUT(guards, without_room_for_guards_blocks_have_none, SLOW)
 {
 	enum { BLOCKS = 17000 };
 	static unsigned char *blocks[BLOCKS];
@@ -148,7 +148,7 @@ TEST_F_TIMEOUT(guards, without_room_for_them_it_goes_on, SLOW)
 		blocks[i] = ka_obj_malloc(10);
 		ASSERT_NE(NULL, blocks[i]);
 	}
-	/* The last have none, and can be looked at where others' guard is. */
+	/* The last blocks have no guard, so this byte can be read. */
 	last = blocks[BLOCKS - 1];
 	EXPECT_LE(0, (int)last[16]);
 	EXPECT_EQ(BLOCKS, ka_debug_check_all());
@@ -156,7 +156,7 @@ TEST_F_TIMEOUT(guards, without_room_for_them_it_goes_on, SLOW)
 		ka_obj_free(blocks[i]);
 	EXPECT_EQ(8, ka_debug_check_all());
 	EXPECT_EQ(8, figures(ka_domain_heap()).runs);
-	/* And there is room again. */
+	/* There is room for a guard again. */
 	blocks[0] = ka_mem_malloc(16);
 	EXPECT_EQ(128 + SIGSEGV, run(touches_behind, blocks[0]).status);
 }
@@ -175,7 +175,7 @@ static void writes_before(unsigned char *block)
 	ka_mem_free(block);
 }
 
-TEST(what_is_written_before_a_block_is_found)
+TEST(write_before_a_block_is_detected)
 {
 	static const size_t places[] = { 1, 7, 12, 16, 17, 24, 32 };
 
@@ -186,7 +186,7 @@ TEST(what_is_written_before_a_block_is_found)
 	}
 }
 
-TEST(wrong_settings_are_said_and_ignored)
+TEST(invalid_settings_are_reported_and_ignored)
 {
 	struct child child;
 
@@ -211,7 +211,7 @@ static void nothing_is_there(unsigned char *block)
 	ka_raw_free(block);
 }
 
-TEST(by_default_there_are_no_hooks)
+TEST(no_hooks_by_default)
 {
 	EXPECT_EQ(0, run(nothing_is_there, NULL).status);
 	begin("default");
@@ -220,7 +220,7 @@ TEST(by_default_there_are_no_hooks)
 	EXPECT_EQ(0, run(nothing_is_there, NULL).status);
 }
 
-/* What is below the hooks, counted. */
+/* Counts the calls of the allocator below the hooks. */
 static struct ka_allocator below;
 static long mallocs, others, frees;
 
@@ -252,7 +252,7 @@ static void count_free(void *context, void *block)
 	below.free(below.context, block);
 }
 
-TEST(a_program_can_install_them_once)
+TEST(program_can_install_hooks_once)
 {
 	const struct ka_allocator counting = {
 		NULL, count_malloc, count_calloc, count_realloc, count_free,
@@ -275,7 +275,7 @@ TEST(a_program_can_install_them_once)
 	child = run(overflows, block);
 	EXPECT_TRUE(said(&child, "Debug", "ka_mem_free: bad trailing pad byte"));
 	EXPECT_TRUE(shows(&child, TAKEN, take_here));
-	/* At exit only the environment has them look. */
+	/* At exit, only hooks that the environment installed check the blocks. */
 	EXPECT_EQ(0, run(overflows_and_exits, block).status);
 	ka_mem_free(ka_mem_realloc(block, 20));
 	ka_mem_free(ka_mem_calloc(3, 4));
@@ -292,7 +292,7 @@ TEST(a_program_can_install_them_once)
 
 static unsigned char *shared[SHARED];
 
-/* Blocks go from thread to thread, and each is seen to be as it was left. */
+/* Blocks are passed between threads, and each must be as the last thread left it. */
 static void *uses(void *data)
 {
 	unsigned int seed = (unsigned int)(uintptr_t)data;
@@ -381,7 +381,7 @@ static void goes_on(unsigned char *block)
 	CHECK(ka_debug_check_all() > 0);
 }
 
-TEST_F_TIMEOUT(threads, a_child_goes_on_whatever_they_do, SLOW)
+TEST_F_TIMEOUT(threads, child_continues_during_calls_of_other_threads, SLOW)
 {
 	unsigned char *block;
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the library says when the module is missing, forbidden, of another
- * version, or fails at any step, and what it asks of the module. The system calls
- * are replaced by some that fail as told (the linker's --wrap), so this needs no
- * module.
+ * Error messages when the module is missing, not permitted, of another version, or fails at
+ * any step; and the library's requests to the module. The linker's --wrap replaces the
+ * system calls by fakes that fail as told, so this test needs no module.
  */
 #include <fcntl.h>
 #include <stdarg.h>
@@ -17,7 +16,7 @@
 
 #include "common.h"
 
-/* Which step fails, and how. */
+/* The step that fails, and its error. */
 static struct {
 	int open_errno;
 	int info_errno;
@@ -26,8 +25,8 @@ static struct {
 	int map_control_errno;
 	int commit_errno;
 	int attach_errno;
-	int populate_errno;	/* the control region has nothing to show */
-	int spare_commits;	/* that succeed before commit_errno */
+	int populate_errno;	/* the control region has no pages */
+	int spare_commits;	/* commits that succeed before commit_errno */
 	uint32_t abi_version;
 	uint64_t features;
 	int map_part_errno;
@@ -35,8 +34,8 @@ static struct {
 } fake;
 
 static int opened, maps;
-static struct karena_create created;	/* what was asked for */
-static uint64_t attached;		/* and by which address */
+static struct karena_create created;	/* the requested heap */
+static uint64_t attached;		/* address in the last ATTACH */
 static struct karena_control *control;
 
 int __wrap_open(const char *path, int flags, ...);
@@ -109,7 +108,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 	return fails(ENOTTY);
 }
 
-/* Maps of a descriptor become anonymous ones; all maps are counted. */
+/* Mappings of a descriptor become anonymous ones; all mappings are counted. */
 void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 		  off_t offset)
 {
@@ -132,20 +131,23 @@ void *__wrap_mmap(void *address, size_t size, int protection, int flags, int fd,
 		control->states_offset = 4096;
 		control->id = 7;
 	}
-	/* A module that knows no policies has no child inherit anything. */
+	/* With a module without policies, no child inherits anything. */
 	if (!(fake.features & KARENA_FEATURE_FORK))
 		__real_ka_madvise(map, size, MADV_DONTFORK);
 	return map;
 }
 
-/* As the module: what a child has is a clone with a number of its own. */
+/* Like the module: a child has a clone with its own number. */
 static void fork_child(void)
 {
 	if (control && fake.features & KARENA_FEATURE_FORK && !fake.no_clone)
 		control->id = 8;
 }
 
-/* Before the library registers its own handler at load: the kernel does it before both. */
+/*
+ * Before the library registers its handler at load time, since the kernel clones before
+ * both.
+ */
 __attribute__((constructor(101)))
 static void fork_register(void)
 {
@@ -180,7 +182,7 @@ FIXTURE_SETUP(device)
 
 FIXTURE_TEARDOWN(device)
 {
-	/* Whatever failed, no descriptor is left. */
+	/* No test leaves a descriptor open. */
 	EXPECT_EQ(0, opened);
 }
 
@@ -192,7 +194,7 @@ FIXTURE_TEARDOWN(device)
 			TH_LOG("%s", ka_error());			\
 	} while (0)
 
-TEST_F(device, with_nothing_wrong_it_works)
+TEST_F(device, heap_works_without_faults)
 {
 	struct ka_heap *heap = ka_heap_create(NULL);
 
@@ -203,7 +205,7 @@ TEST_F(device, with_nothing_wrong_it_works)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
+TEST_F(device, window_is_mapped_only_as_far_as_it_is_used)
 {
 	struct ka_heap *heap, *whole;
 	size_t before = mapped_size();
@@ -219,7 +221,7 @@ TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
 	EXPECT_GT(before + 300 * MIB, mapped_size());
 	ka_heap_destroy(heap);
 	EXPECT_GT(before + MIB, mapped_size());
-	/* If the kernel refuses a part, the heap maps the whole window. */
+	/* If the kernel rejects a partial mapping, the heap maps the whole window. */
 	fake.map_part_errno = EINVAL;
 	whole = ka_heap_create(NULL);
 	ASSERT_NE(NULL, whole);
@@ -228,7 +230,7 @@ TEST_F(device, a_window_is_mapped_as_far_as_it_is_used)
 	EXPECT_GT(before + MIB, mapped_size());
 }
 
-TEST_F(device, no_module)
+TEST_F(device, missing_module)
 {
 	fake.open_errno = ENOENT;
 	EXPECT_FAILS(ENOENT, "load the module");
@@ -236,7 +238,7 @@ TEST_F(device, no_module)
 	EXPECT_FAILS(ENODEV, "load the module");
 }
 
-TEST_F(device, no_permission)
+TEST_F(device, missing_permission)
 {
 	fake.open_errno = EACCES;
 	EXPECT_FAILS(EACCES, "join the group karena");
@@ -248,19 +250,19 @@ TEST_F(device, no_descriptors_left)
 	EXPECT_FAILS(EMFILE, "Too many open files");
 }
 
-TEST_F(device, another_device)
+TEST_F(device, device_of_another_driver)
 {
 	fake.info_errno = ENOTTY;
 	EXPECT_FAILS(EPROTO, "not the device");
 }
 
-TEST_F(device, another_version_of_the_module)
+TEST_F(device, module_of_another_version)
 {
 	fake.abi_version = KARENA_ABI_VERSION + 1;
 	EXPECT_FAILS(EPROTO, "install both from one release");
 }
 
-TEST_F(device, the_kernel_refuses_the_heap)
+TEST_F(device, create_fails)
 {
 	fake.create_errno = EFBIG;
 	EXPECT_FAILS(EFBIG, "the module allows 1 TiB");
@@ -270,7 +272,7 @@ TEST_F(device, the_kernel_refuses_the_heap)
 	EXPECT_FAILS(EMFILE, "does not make the heap");
 }
 
-TEST_F(device, the_maps_fail)
+TEST_F(device, mmap_fails)
 {
 	fake.map_window_errno = ENOMEM;
 	EXPECT_FAILS(ENOMEM, "no room for a window of 64 MiB");
@@ -281,7 +283,7 @@ TEST_F(device, the_maps_fail)
 	EXPECT_FAILS(ENOMEM, "cannot map the control region");
 }
 
-TEST_F(device, a_commit_fails)
+TEST_F(device, commit_fails)
 {
 	struct ka_heap *heap = ka_heap_create(NULL);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -299,14 +301,14 @@ TEST_F(device, a_commit_fails)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, no_page_for_the_notes)
+TEST_F(device, no_memory_for_the_first_page_of_metadata)
 {
 	struct ka_heap *heap;
 
 	fake.commit_errno = ENOMEM;
 	EXPECT_FAILS(ENOMEM, "no memory for the notes");
 	EXPECT_NE(NULL, strstr(ka_error(), "ulimit -l"));
-	/* With auto, the process then has a heap all the same. */
+	/* With auto, the process still gets a heap. */
 	setenv("KARENA_SOURCE", "auto", 1);
 	heap = ka_heap_create(NULL);
 	ASSERT_NE(NULL, heap);
@@ -315,7 +317,7 @@ TEST_F(device, no_page_for_the_notes)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, a_page_of_notes_cannot_be_had)
+TEST_F(device, no_memory_for_another_page_of_metadata)
 {
 	struct ka_stats before = { .size = sizeof(before) }, after = before;
 	struct ka_options options = KA_OPTIONS;
@@ -328,7 +330,10 @@ TEST_F(device, a_page_of_notes_cannot_be_had)
 	run = ka_run_alloc(heap, 16 * MIB, 0);
 	ASSERT_NE(NULL, run);
 	ASSERT_EQ(0, ka_heap_stats(heap, &before));
-	/* More arenas than the first page has notes on: of notes, then of memory. */
+	/*
+	 * More arenas than the first metadata page describes: the commit of metadata fails,
+	 * then that of memory.
+	 */
 	for (int i = 0; i < 2; i++) {
 		fake.spare_commits = i;
 		fake.commit_errno = ENOMEM;
@@ -345,7 +350,7 @@ TEST_F(device, a_page_of_notes_cannot_be_had)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, the_kernels_limit_has_room_for_the_notes)
+TEST_F(device, module_limit_includes_the_metadata)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
 	struct ka_options options = KA_OPTIONS;
@@ -359,7 +364,7 @@ TEST_F(device, the_kernels_limit_has_room_for_the_notes)
 	EXPECT_GT(13 * MIB, created.limit);
 	EXPECT_EQ(0, created.limit % KA_PAGE_SIZE);
 	EXPECT_LT(32UL << 30, created.window);
-	/* Of which pools have 8 KiB for each arena. */
+	/* The metadata of pools needs 8 KiB for each arena. */
 	EXPECT_GE((32UL << 30) + (128 + 8) * MIB, created.window);
 	ASSERT_EQ(0, ka_heap_stats(heap, &stats));
 	EXPECT_EQ(32UL << 30, stats.window);
@@ -373,7 +378,7 @@ TEST_F(device, the_kernels_limit_has_room_for_the_notes)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, the_policy_for_fork_reaches_the_module)
+TEST_F(device, fork_policy_is_passed_to_the_module)
 {
 	static const enum ka_fork policies[] = {
 		KA_FORK_COW, KA_FORK_SHARE, KA_FORK_NONE
@@ -392,7 +397,7 @@ TEST_F(device, the_policy_for_fork_reaches_the_module)
 	}
 }
 
-TEST_F(device, an_older_module_is_asked_for_nothing_it_does_not_know)
+TEST_F(device, older_module_gets_no_unknown_requests)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;
@@ -410,7 +415,7 @@ TEST_F(device, an_older_module_is_asked_for_nothing_it_does_not_know)
 	EXPECT_EQ(NULL, ka_heap_create(&options));
 	EXPECT_EQ(EOPNOTSUPP, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "too old to share"));
-	/* With auto there is somebody who can. */
+	/* With auto, plain mmap can share. */
 	setenv("KARENA_SOURCE", "auto", 1);
 	heap = ka_heap_create(&options);
 	ASSERT_NE(NULL, heap);
@@ -418,7 +423,7 @@ TEST_F(device, an_older_module_is_asked_for_nothing_it_does_not_know)
 	ka_heap_destroy(heap);
 }
 
-/* In a child: whether it has the heap (1), or is told that it has not (2). */
+/* Return in a child: 1, the heap works; 2, calls on the heap fail as they should. */
 static int heap_in_child(struct ka_heap *heap, char *run)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -433,7 +438,7 @@ static int heap_in_child(struct ka_heap *heap, char *run)
 		    !ka_heap_stats(heap, &stats) || ka_run_size(heap, run) ||
 		    ka_heap_descriptor(heap) >= 0 || errno != EOWNERDEAD)
 			_exit(4);
-		/* Its addresses are nobody else's. */
+		/* The addresses are not free for other mappings. */
 		if (__real_mmap(run, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
 				MAP_FIXED_NOREPLACE, -1, 0) == run)
 			_exit(5);
@@ -445,7 +450,7 @@ static int heap_in_child(struct ka_heap *heap, char *run)
 	return WEXITSTATUS(status);
 }
 
-TEST_F(device, a_child_is_told_when_there_is_no_clone)
+TEST_F(device, child_without_clone_gets_an_error)
 {
 	static const struct {
 		bool older, no_clone;
@@ -473,7 +478,7 @@ TEST_F(device, a_child_is_told_when_there_is_no_clone)
 	}
 }
 
-TEST_F(device, a_descriptor_is_the_heaps)
+TEST_F(device, descriptor_refers_to_the_heap)
 {
 	struct ka_heap *heap = ka_heap_create(NULL);
 	char *run = ka_run_alloc(heap, MIB, 0);
@@ -494,7 +499,7 @@ TEST_F(device, a_descriptor_is_the_heaps)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(device, auto_goes_on_without_it)
+TEST_F(device, auto_continues_without_the_module)
 {
 	static const int errors[] = { ENOENT, EACCES, EMFILE };
 	struct ka_heap *heap;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Domains: the rules that all three families obey, and what is behind them, read,
- * replaced and stacked. Runs on the source that KARENA_SOURCE names.
+ * Domains: the rules for all three sets of functions, and the allocators behind them, which
+ * can be read, replaced and stacked. Runs on the source that KARENA_SOURCE names.
  */
 #include <stdint.h>
 #include <time.h>
@@ -24,14 +24,14 @@ static const struct family {
 
 static void *takes_the_first_block(void *data)
 {
-	/* Pending from here on, and only a cancellation point acts on it. */
+	/* The cancellation stays pending; only a cancellation point acts on it. */
 	pthread_cancel(pthread_self());
 	*(void **)data = ka_raw_malloc(100);
 	pthread_testcancel();
 	return NULL;
 }
 
-TEST(who_is_cancelled_in_the_first_call_leaves_no_lock)
+TEST(cancellation_in_the_first_call_leaves_no_lock)
 {
 	void *block = NULL;
 	pthread_t thread;
@@ -65,7 +65,7 @@ FIXTURE_TEARDOWN(domain)
 	(void)self;
 }
 
-TEST_F(domain, a_size_of_0_is_as_1)
+TEST_F(domain, size_0_counts_as_1)
 {
 	void *blocks[4] = {
 		self->of->malloc(0), self->of->malloc(0), self->of->calloc(0, 7),
@@ -88,7 +88,7 @@ TEST_F(domain, a_size_of_0_is_as_1)
 	self->of->free(NULL);
 }
 
-TEST_F(domain, blocks_hold_what_is_asked_for)
+TEST_F(domain, blocks_hold_the_requested_bytes)
 {
 	for (size_t size = 1; size < 3 * MIB; size = size * 3 / 2 + 1) {
 		char *block = self->of->malloc(size);
@@ -111,7 +111,7 @@ TEST_F(domain, blocks_hold_what_is_asked_for)
 	EXPECT_NE(NULL, self->of->realloc(NULL, 10));
 }
 
-TEST_F(domain, what_is_too_large_is_no_memory_and_nothing_is_lost)
+TEST_F(domain, too_large_sizes_fail_and_lose_nothing)
 {
 	static const size_t sizes[] = { (size_t)PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1,
 					SIZE_MAX };
@@ -138,7 +138,7 @@ TEST_F(domain, what_is_too_large_is_no_memory_and_nothing_is_lost)
 	EXPECT_EQ(7, errno);
 }
 
-TEST_F(domain, what_is_no_block_ends_the_program)
+TEST_F(domain, invalid_block_aborts_the_program)
 {
 	static int none;
 	pid_t child = fork();
@@ -159,7 +159,7 @@ TEST_F(domain, what_is_no_block_ends_the_program)
 	EXPECT_EQ(128 + SIGABRT, child_status(child));
 }
 
-/* One that counts, and calls what was there before. */
+/* An allocator that counts calls and passes them to the earlier one. */
 struct counter {
 	struct ka_allocator below;
 	long mallocs, callocs, reallocs, frees;
@@ -197,7 +197,7 @@ static void count_free(void *context, void *block)
 	counter->below.free(counter->below.context, block);
 }
 
-/* On top of what the family has. */
+/* Put a counter in front of the allocator of a domain. */
 static int stack(enum ka_domain domain, struct counter *counter)
 {
 	struct ka_allocator allocator = {
@@ -208,7 +208,7 @@ static int stack(enum ka_domain domain, struct counter *counter)
 	       ka_allocator_set(domain, &allocator);
 }
 
-TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
+TEST_F(domain, allocators_can_be_stacked_and_removed)
 {
 	struct counter counters[2] = {};
 	void *before = self->of->malloc(30), *block;
@@ -218,7 +218,7 @@ TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
 	self->of->free(before);
 	block = self->of->realloc(self->of->malloc(0), 500);
 	self->of->free(self->of->calloc(3, 5));
-	/* What no memory has room for does not get so far. */
+	/* Sizes that cannot fit are rejected before the allocator is called. */
 	EXPECT_EQ(NULL, self->of->malloc(SIZE_MAX));
 	EXPECT_EQ(NULL, self->of->calloc(SIZE_MAX, 2));
 	for (int i = 0; i < 2; i++) {
@@ -227,7 +227,7 @@ TEST_F(domain, what_is_behind_it_can_be_stacked_and_taken_away)
 		EXPECT_EQ(1, counters[i].reallocs);
 		EXPECT_EQ(2, counters[i].frees);
 	}
-	/* The other families have what they had. */
+	/* The other domains are unchanged. */
 	for (int i = 0; i < 3; i++) {
 		if (families[i].domain != self->of->domain)
 			families[i].free(families[i].malloc(1));
@@ -265,7 +265,7 @@ static void *stack_layers(void *data)
 	return NULL;
 }
 
-TEST_F(domain, threads_that_stack_at_once_lose_no_layer)
+TEST_F(domain, concurrent_replacements_lose_no_allocator)
 {
 	struct ka_allocator before, wrong = {};
 	struct layers *layers = calloc(2, sizeof(*layers));
@@ -293,7 +293,7 @@ TEST_F(domain, threads_that_stack_at_once_lose_no_layer)
 	free(layers);
 }
 
-/* How many pages of the process there are that have no file and can only be read. */
+/* Count the read-only pages of the process that belong to no file. */
 static size_t pages_to_read(void)
 {
 	FILE *maps = fopen("/proc/self/maps", "r");
@@ -310,7 +310,7 @@ static size_t pages_to_read(void)
 	return pages;
 }
 
-TEST_F(domain, no_block_has_the_functions_behind_it)
+TEST_F(domain, allocator_tables_are_not_in_blocks)
 {
 	struct counter counters[2] = {};
 	size_t blocks, pages;
@@ -323,7 +323,7 @@ TEST_F(domain, no_block_has_the_functions_behind_it)
 		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &counters[i % 2].below));
 	}
 	EXPECT_EQ(blocks, figures(ka_domain_heap()).blocks);
-	/* What was set before is there still. */
+	/* Only the copies of this test were added. */
 	EXPECT_EQ(pages + 3, pages_to_read());
 }
 
@@ -346,9 +346,11 @@ static void *uses(void *data)
 	return (void *)wrong;
 }
 
-TEST_F(domain, it_may_be_replaced_while_threads_use_it)
+TEST_F(domain, allocator_can_be_replaced_while_threads_use_it)
 {
-	/* Where processors are emulated in turn, a short sleep may last a second. */
+	/*
+	 * On a machine that emulates processors in turn, a short sleep may take a second.
+	 */
 	time_t until = time(NULL) + 3;
 	struct ka_allocator first, second;
 	struct counter counter = {};
@@ -366,7 +368,7 @@ TEST_F(domain, it_may_be_replaced_while_threads_use_it)
 		usleep(100);
 		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &second));
 	}
-	/* The second stays: somebody comes to it. */
+	/* The second allocator stays until a thread has used it. */
 	while (!__atomic_load_n(&counter.mallocs, __ATOMIC_RELAXED))
 		usleep(100);
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
@@ -377,7 +379,7 @@ TEST_F(domain, it_may_be_replaced_while_threads_use_it)
 	EXPECT_LT(0, counter.mallocs);
 }
 
-TEST(bad_domains_and_allocators_are_refused)
+TEST(invalid_domains_and_allocators_are_rejected)
 {
 	struct ka_allocator allocator;
 
@@ -394,7 +396,7 @@ TEST(bad_domains_and_allocators_are_refused)
 	EXPECT_NE(NULL, ka_mem_calloc(1, 1));
 }
 
-TEST(a_child_goes_on_with_blocks_of_its_parent)
+TEST(child_continues_with_blocks_of_its_parent)
 {
 	char *block = ka_obj_malloc(1000);
 	pid_t child;
@@ -421,7 +423,7 @@ static bool has(const struct family *of, size_t blocks, size_t bytes)
 	       stats.bytes == bytes;
 }
 
-/* With nothing of it before, and nothing then. */
+/* Before and after the calls, the domain has no blocks. */
 static void takes_and_gives(const struct family *of)
 {
 	char *blocks[4], *large;
@@ -448,7 +450,7 @@ static void takes_and_gives(const struct family *of)
 	of->free(large);
 }
 
-/* Not of mem: so a child of fork() has none of that. */
+/* Not in mem, so that a child of fork() has no blocks there. */
 static void *take_and_give_often(void *data)
 {
 	for (int i = 0; i < 20000; i++)
@@ -469,7 +471,7 @@ static bool is_printed(const char *lines)
 	return is;
 }
 
-TEST(what_a_program_has_of_each_is_counted_if_asked)
+TEST(domains_are_counted_on_request)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
 
@@ -487,14 +489,14 @@ TEST(what_a_program_has_of_each_is_counted_if_asked)
 			       "# bytes in these                   =            2,097,152\n"));
 }
 
-TEST(what_is_no_block_ends_a_program_that_counts)
+TEST(invalid_block_aborts_a_program_that_counts)
 {
 	char none[64] __attribute__((aligned(16))) = "";
 	pid_t child;
 
 	setenv("KARENA_MALLOC", "count", 1);
 	for (int i = 0; i < 2; i++) {
-		/* Whether there is a heap or not. */
+		/* First without and then with a heap. */
 		child = fork();
 		if (!child) {
 			close(STDERR_FILENO);
@@ -507,8 +509,10 @@ TEST(what_is_no_block_ends_a_program_that_counts)
 	}
 }
 
-/* A child counts no block of threads that it has not got, but for one of each. */
-TEST(what_threads_have_is_counted_across_a_fork)
+/*
+ * The child counts no blocks of threads that it does not have, except at most one of each.
+ */
+TEST(counts_of_threads_are_correct_after_a_fork)
 {
 	struct ka_domain_stats stats = KA_DOMAIN_STATS;
 	pthread_t threads[2];
@@ -531,7 +535,7 @@ TEST(what_threads_have_is_counted_across_a_fork)
 		EXPECT_TRUE(has(&families[i], 0, 0));
 }
 
-TEST(what_is_not_counted_is_no_figure)
+TEST(uncounted_domains_have_no_statistics)
 {
 	struct ka_domain_stats stats = KA_DOMAIN_STATS;
 
@@ -545,11 +549,11 @@ TEST(what_is_not_counted_is_no_figure)
 	EXPECT_FALSE(is_printed("# blocks of obj"));
 }
 
-TEST(the_limit_is_no_memory_for_all_three)
+TEST(limit_applies_to_all_three_domains)
 {
 	pid_t child;
 
-	/* The heap is made by the first call. */
+	/* The first call creates the heap. */
 	setenv("KARENA_LIMIT", "4M", 1);
 	child = fork();
 	if (!child) {
@@ -565,7 +569,7 @@ TEST(the_limit_is_no_memory_for_all_three)
 	EXPECT_EQ(0, child_status(child));
 }
 
-TEST(a_bad_setting_is_the_first_calls_error)
+TEST(first_call_fails_with_an_invalid_setting)
 {
 	pid_t child;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The debug hooks: what they find, and what they say then, word for word. Runs on the
- * source that KARENA_SOURCE names.
+ * The debug hooks: the errors that they detect, and the exact text of their messages. Runs
+ * on the source that KARENA_SOURCE names.
  */
 #include "hooks.h"
 
@@ -42,7 +42,7 @@ static void writes_its_serial(unsigned char *block)
 #define SERIAL	"    The block was made by call #1 to debug malloc/realloc.\n"
 #define DATA	"    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n"
 
-TEST(a_write_behind_a_block_is_a_bad_trailing_pad_byte)
+TEST(write_behind_a_block_is_a_bad_trailing_pad_byte)
 {
 	unsigned char *block;
 	struct child child;
@@ -66,7 +66,7 @@ TEST(a_write_behind_a_block_is_a_bad_trailing_pad_byte)
 	EXPECT_EQ(NULL, strstr(child.words, GIVEN));
 }
 
-TEST(a_write_before_a_block_is_a_bad_leading_pad_byte)
+TEST(write_before_a_block_is_a_bad_leading_pad_byte)
 {
 	unsigned char *block;
 	struct child child;
@@ -106,7 +106,7 @@ TEST(another_domain_is_a_bad_id)
 	EXPECT_TRUE(said(&child, "Debug memory block at address p=", reason));
 }
 
-TEST(what_lies_around_the_pads_is_looked_at_too)
+TEST(size_and_serial_number_are_checked)
 {
 	unsigned char *block;
 	struct child child;
@@ -144,7 +144,7 @@ static VISIBLE void checks_freed(unsigned char *block)
 	asm volatile("");
 }
 
-TEST(a_double_free_shows_the_first)
+TEST(double_free_shows_the_first_free)
 {
 	static const struct {
 		void (*what)(unsigned char *block);
@@ -199,7 +199,7 @@ static void checks_none(unsigned char *block)
 	ka_debug_check(block + 1000);
 }
 
-TEST(what_is_no_block_is_said_to_be_none)
+TEST(invalid_pointer_is_reported)
 {
 	unsigned char *block;
 	const char *reason;
@@ -262,7 +262,7 @@ static void frees_and_exits(unsigned char *block)
 		"        at p+3: 0x01 *** OUCH\n" SERIAL \
 		"    Data at p: dd dd dd 01 dd dd dd dd dd dd dd dd dd dd dd dd\n"
 
-TEST(a_write_to_a_freed_block_is_seen_later)
+TEST(write_to_a_freed_block_is_detected_later)
 {
 	unsigned char *block;
 	struct child child;
@@ -303,7 +303,7 @@ static void overflows_and_checks_it(unsigned char *block)
 	ka_debug_check(block);
 }
 
-TEST(blocks_in_use_are_checked_when_asked_and_at_exit)
+TEST(allocated_blocks_are_checked_on_request_and_at_exit)
 {
 	unsigned char *block;
 	struct child child;
@@ -324,7 +324,7 @@ static void dumps(unsigned char *block)
 	CHECK(ka_debug_dump(&families) == -1 && errno == EINVAL);
 }
 
-TEST(a_block_can_be_dumped)
+TEST(block_can_be_dumped)
 {
 	unsigned char *block;
 	struct child child;
@@ -355,7 +355,7 @@ static void touches_freed(unsigned char *block)
 	asm volatile("" : : "r" (*(volatile unsigned char *)block));
 }
 
-TEST(a_guard_is_behind_each_block)
+TEST(each_block_has_a_guard_page)
 {
 	unsigned char *block, *odd;
 	struct child child;
@@ -376,7 +376,7 @@ TEST(a_guard_is_behind_each_block)
 	child = run(underflows, block);
 	EXPECT_TRUE(said(&child, format(BLOCK "    The 7 pad bytes", block),
 			 "ka_mem_realloc: bad leading pad byte"));
-	/* Where the alignment leaves room, there are pads. */
+	/* If the alignment leaves room before the guard, it has pads. */
 	odd = take_here(13);
 	EXPECT_EQ(0, (uintptr_t)odd % 16);
 	EXPECT_EQ(0, (uintptr_t)(odd + 16) % KA_PAGE_SIZE);
@@ -400,7 +400,7 @@ TEST(a_guard_is_behind_each_block)
 
 static void *frees_twice_and_is_cancelled(void *data)
 {
-	/* Pending from here on, and only a cancellation point acts on it. */
+	/* The cancellation stays pending; only a cancellation point acts on it. */
 	pthread_cancel(pthread_self());
 	ka_mem_free(data);
 	ka_mem_free(data);
@@ -416,7 +416,7 @@ static void lets_a_thread_free_twice(unsigned char *block)
 	ka_mem_malloc(1);
 }
 
-TEST(who_is_cancelled_reports_a_mistake_all_the_same)
+TEST(cancelled_thread_still_reports_an_error)
 {
 	struct child child;
 

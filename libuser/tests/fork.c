@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a child has of a heap: a copy, the same memory, or nothing. Runs on the source
- * that KARENA_SOURCE names.
+ * What a child has of a heap: a copy, the same memory, or nothing. Runs on the source that
+ * KARENA_SOURCE names.
  */
 #include "common.h"
 #include "heap/heap.h"
 #include "stamp.h"
 
-/* A line between a parent and its child, on which each waits for the other. */
+/* Two pipes with which parent and child wait for each other. */
 struct line {
 	int ends[2][2];
 };
@@ -24,7 +24,7 @@ static void line_close(struct line *line)
 		close(line->ends[i / 2][i % 2]);
 }
 
-/* Side 0 is the parent's, side 1 the child's. */
+/* Side 0 is the parent, side 1 the child. */
 static void tell(struct line *line, int side)
 {
 	if (write(line->ends[side][1], "", 1) != 1)
@@ -51,7 +51,7 @@ FIXTURE_TEARDOWN(fork)
 {
 }
 
-TEST_F(fork, each_side_of_a_copy_sees_its_own)
+TEST_F(fork, each_side_of_a_copy_sees_its_own_data)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	char *run, *other;
@@ -70,7 +70,7 @@ TEST_F(fork, each_side_of_a_copy_sees_its_own)
 		CHECK(!wrong_stamps(run, 3 * MIB, 7));
 		CHECK(!on_device() || (ka_heap_id(heap) && ka_heap_id(heap) != id));
 		stamp(run, 3 * MIB, 8);
-		/* The same place is free for both. */
+		/* Both processes allocate the same free address. */
 		other = ka_run_alloc(heap, MIB, 0);
 		CHECK(other == run + 3 * MIB);
 		stamp(other, MIB, 9);
@@ -103,7 +103,7 @@ TEST_F(fork, each_side_of_a_copy_sees_its_own)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, a_copy_outlives_the_parents_heap)
+TEST_F(fork, copy_survives_the_parents_heap)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct line line;
@@ -130,7 +130,7 @@ TEST_F(fork, a_copy_outlives_the_parents_heap)
 	line_close(&line);
 }
 
-/* Each generation finds what all before it have written, and adds to it. */
+/* Each generation finds the data of all earlier ones, and adds its own. */
 static void generation(struct ka_heap *heap, char **runs, int number)
 {
 	pid_t child;
@@ -147,14 +147,14 @@ static void generation(struct ka_heap *heap, char **runs, int number)
 		generation(heap, runs, number + 1);
 		_exit(0);
 	}
-	/* The places of the child's runs are this process's own. */
+	/* The addresses of the child's runs are free in this process. */
 	CHECK(ka_run_alloc(heap, 4 * MIB, 0));
 	CHECK(child_status(child) == 0);
 	for (int i = 0; i <= number; i++)
 		CHECK(!wrong_stamps(runs[i], MIB / 2, (unsigned int)i));
 }
 
-TEST_F_TIMEOUT(fork, generations_of_copies, SLOW)
+TEST_F_TIMEOUT(fork, each_generation_copies_the_last_one, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	pid_t child;
@@ -178,7 +178,7 @@ struct slots {
 	size_t size[SLOTS];
 };
 
-/* Random runs come and go, all stamped; how often something was wrong. */
+/* Allocate and free random runs with stamps. Return the number of errors. */
 static long churn(struct ka_heap *heap, struct slots *slots, unsigned int seed)
 {
 	long wrong = 0;
@@ -204,7 +204,7 @@ static long churn(struct ka_heap *heap, struct slots *slots, unsigned int seed)
 	return wrong;
 }
 
-TEST_F_TIMEOUT(fork, a_random_sequence_goes_on_in_both, SLOW)
+TEST_F_TIMEOUT(fork, random_sequence_continues_in_both_processes, SLOW)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
 	struct slots slots = {};
@@ -226,7 +226,7 @@ TEST_F_TIMEOUT(fork, a_random_sequence_goes_on_in_both, SLOW)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, a_shared_heap_is_the_same_memory_and_the_parents)
+TEST_F(fork, shared_heap_is_the_same_memory_and_belongs_to_the_parent)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_SHARE);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -254,7 +254,7 @@ TEST_F(fork, a_shared_heap_is_the_same_memory_and_the_parents)
 		tell(&line, 1);
 		CHECK(hear(&line, 1));
 		CHECK(!wrong_stamps(run, 3 * MIB, 3));
-		/* The child's end of it is not the parent's. */
+		/* The child destroys the heap, and the parent keeps it. */
 		ka_heap_destroy(heap);
 		_exit(0);
 	}
@@ -270,7 +270,7 @@ TEST_F(fork, a_shared_heap_is_the_same_memory_and_the_parents)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, shared_memory_is_given_back_and_is_zero_again)
+TEST_F(fork, shared_memory_is_released_and_zero_when_allocated_again)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_SHARE);
 	char *run;
@@ -279,7 +279,7 @@ TEST_F(fork, shared_memory_is_given_back_and_is_zero_again)
 	for (int i = 0; i < 3; i++) {
 		run = ka_run_alloc(heap, 16 * MIB, 0);
 		ASSERT_NE(NULL, run);
-		/* One arena is kept, the others are new. */
+		/* The heap kept one arena; the others are new. */
 		for (size_t at = 2 * MIB; at < 16 * MIB; at += 4093)
 			ASSERT_EQ(0, run[at]);
 		memset(run, 1, 16 * MIB);
@@ -290,7 +290,7 @@ TEST_F(fork, shared_memory_is_given_back_and_is_zero_again)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, locked_shared_memory_is_given_back_too)
+TEST_F(fork, locked_shared_memory_is_released)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_SHARE);
 	char *run;
@@ -307,7 +307,7 @@ TEST_F(fork, locked_shared_memory_is_given_back_too)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, what_the_parent_commits_later_is_shared_by_the_module)
+TEST_F(fork, later_commits_are_shared_only_by_the_module)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_SHARE);
 	struct line line;
@@ -344,14 +344,17 @@ static void check_nothing_is_there(struct ka_heap *heap, char *run)
 	CHECK(!ka_run_size(heap, run) && errno == EOWNERDEAD);
 	CHECK(ka_heap_stats(heap, &stats) == -1 && errno == EOWNERDEAD);
 	CHECK(ka_heap_descriptor(heap) == -1 && errno == EOWNERDEAD);
-	/* Nothing else comes to lie there. Nor does the kernel give away what is claimed. */
+	/*
+	 * No other mapping is placed there. The kernel does not reuse claimed addresses
+	 * either.
+	 */
 	CHECK(ka_window_of(heap)->claimed ||
 	      mmap(run, MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS |
 		   MAP_FIXED_NOREPLACE, -1, 0) != run);
 	CHECK(ka_heap_contains(heap, run));
 }
 
-TEST_F(fork, a_heap_for_no_child_is_not_there)
+TEST_F(fork, child_does_not_inherit_a_heap_with_policy_none)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_NONE);
 	pid_t child;
@@ -359,7 +362,7 @@ TEST_F(fork, a_heap_for_no_child_is_not_there)
 
 	NOT_WITH_VALGRIND("reads each word of what MADV_DONTFORK has taken away");
 	ASSERT_NE(NULL, heap);
-	/* In arenas that have been given back once, too. */
+	/* Also in arenas that were released once. */
 	for (int i = 0; i < 2; i++) {
 		run = ka_run_alloc(heap, 16 * MIB, 0);
 		ASSERT_NE(NULL, run);
@@ -367,7 +370,7 @@ TEST_F(fork, a_heap_for_no_child_is_not_there)
 		child = fork();
 		if (!child) {
 			check_nothing_is_there(heap, run);
-			/* Another heap can be had, and in a child of this again. */
+			/* Another heap can be created, and inherited by a child. */
 			ka_heap_destroy(heap);
 			heap = make(4 * MIB, 0, KA_FORK_COW);
 			CHECK(heap);
@@ -392,7 +395,7 @@ TEST_F(fork, a_heap_for_no_child_is_not_there)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(fork, it_is_not_there_for_a_childs_child_either)
+TEST_F(fork, grandchild_does_not_inherit_it_either)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_NONE);
 	pid_t child;
@@ -438,7 +441,7 @@ static void *make_and_destroy(void *data)
 	return (void)data, NULL;
 }
 
-TEST_F_TIMEOUT(fork, a_fork_beside_busy_threads_does_not_hang, SLOW)
+TEST_F_TIMEOUT(fork, fork_during_calls_of_other_threads_does_not_hang, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	pthread_t threads[3];
@@ -454,7 +457,7 @@ TEST_F_TIMEOUT(fork, a_fork_beside_busy_threads_does_not_hang, SLOW)
 		pid_t child = fork();
 
 		if (!child) {
-			/* What the threads had then stays taken, no more. */
+			/* The runs that the threads had then stay allocated. */
 			CHECK(figures(heap).runs <= 2);
 			CHECK(ka_run_alloc(heap, MIB, 0));
 			CHECK(figures(heap).run_bytes <= MIB + 2 * 64 * 1024);

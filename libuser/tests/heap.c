@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Heaps: what they are made from, every bad wish, figures, limits. Runs on the
- * source that KARENA_SOURCE names.
+ * Heaps: sources, options, invalid arguments, statistics, limits. Runs on the source that
+ * KARENA_SOURCE names.
  */
 #include <stddef.h>
 #include <sys/ioctl.h>
@@ -19,7 +19,7 @@ static int lowest_free_fd(void)
 	return fd;
 }
 
-TEST(the_source_is_the_one_asked_for)
+TEST(source_is_the_requested_one)
 {
 	struct ka_heap *heap = ka_heap_create(NULL);
 	const char *source = getenv("KARENA_SOURCE");
@@ -36,7 +36,7 @@ TEST(the_source_is_the_one_asked_for)
 	ka_heap_destroy(NULL);
 }
 
-TEST(auto_takes_what_there_is)
+TEST(auto_selects_the_available_source)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;
@@ -49,7 +49,7 @@ TEST(auto_takes_what_there_is)
 	ka_heap_destroy(heap);
 }
 
-TEST(no_descriptor_is_kept_and_none_is_needed)
+TEST(no_descriptor_is_kept_or_needed)
 {
 	int before = lowest_free_fd();
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
@@ -75,7 +75,7 @@ TEST(no_descriptor_is_kept_and_none_is_needed)
 		EXPECT_EQ(next_fd, lowest_free_fd());			\
 	} while (0)
 
-TEST(bad_options_are_refused_with_a_sentence)
+TEST(invalid_options_fail_with_a_message)
 {
 	struct ka_options options = KA_OPTIONS;
 
@@ -117,15 +117,15 @@ TEST(bad_options_are_refused_with_a_sentence)
 	EXPECT_NE(NULL, strstr(ka_error(), "not copied at fork"));
 }
 
-/* As an older version of the library had them. */
-TEST(shorter_options_go_on_working)
+/* Options of an older version of the library. */
+TEST(shorter_options_still_work)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;
 
 	options.size = offsetof(struct ka_options, fork);
 	options.window = 8 * MIB;
-	/* Behind the end there may be anything. */
+	/* The bytes after the end are ignored. */
 	memset((char *)&options + options.size, 0x55,
 	       sizeof(options) - options.size);
 	heap = ka_heap_create(&options);
@@ -137,8 +137,8 @@ TEST(shorter_options_go_on_working)
 	EXPECT_CREATE_FAILS(EINVAL, &options);
 }
 
-/* And as a newer one will. */
-TEST(longer_options_work_if_nothing_is_set_there)
+/* Options of a newer version. */
+TEST(longer_options_work_if_the_rest_is_zero)
 {
 	struct {
 		struct ka_options known;
@@ -158,7 +158,7 @@ TEST(longer_options_work_if_nothing_is_set_there)
 	EXPECT_CREATE_FAILS(EINVAL, &options.known);
 }
 
-TEST(bad_variables_are_refused_with_a_sentence)
+TEST(invalid_variables_fail_with_a_message)
 {
 	static const char *const sizes[] = {
 		"much", "-1", "1X", "1GG", " 1", "0", "0M", "99999999999999999999",
@@ -207,8 +207,8 @@ static void *does_nothing(void *data)
 	return data;
 }
 
-/* What counts is what is used, whether the limit was there first or not. */
-TEST(a_window_takes_no_address_space)
+/* Only used addresses count, whether the limit was set before or after. */
+TEST(window_uses_no_address_space)
 {
 	const size_t most = 1UL << 30, used = on_device() ? most / 4 : most / 8 * 6;
 	struct ka_heap *before, *after;
@@ -238,7 +238,7 @@ TEST(a_window_takes_no_address_space)
 	}
 	ka_heap_destroy(before);
 	ka_heap_destroy(after);
-	/* Where all has to be one mapping it counts. */
+	/* A shared heap must be one mapping, so its whole window counts. */
 	EXPECT_EQ(NULL, make(8 * most, 0, KA_FORK_SHARE));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "no room"));
@@ -248,7 +248,9 @@ TEST(a_window_takes_no_address_space)
 	ka_heap_destroy(after);
 }
 
-/* Windows of 1 TiB, of 47 that there are addresses for; and others where these are free. */
+/*
+ * Windows of 1 TiB, of which 47 fit into the address space, and smaller ones between them.
+ */
 TEST(windows_do_not_overlap)
 {
 	struct ka_heap *heaps[30];
@@ -265,7 +267,7 @@ TEST(windows_do_not_overlap)
 		ka_heap_destroy(heaps[i]);
 }
 
-TEST(what_others_have_mapped_in_a_window_stays)
+TEST(foreign_mapping_in_a_window_is_kept)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	char *runs[40], *foreign;
@@ -294,7 +296,7 @@ TEST(what_others_have_mapped_in_a_window_stays)
 	EXPECT_EQ('f', *foreign);
 }
 
-TEST(what_others_have_mapped_behind_a_mapping_ends_it)
+TEST(foreign_mapping_stops_the_growth_of_a_mapping)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	char *runs[20], *foreign;
@@ -317,8 +319,8 @@ TEST(what_others_have_mapped_behind_a_mapping_ends_it)
 	EXPECT_EQ('f', *foreign);
 }
 
-/* When a heap has given its arenas back, it unmaps their addresses, too. */
-TEST(a_window_shrinks_again)
+/* A heap that has released arenas also unmaps their addresses. */
+TEST(window_shrinks_again)
 {
 	struct ka_heap *heap = make(0, 0, KA_FORK_COW);
 	size_t before = mapped_size();
@@ -339,8 +341,8 @@ TEST(a_window_shrinks_again)
 	ka_heap_destroy(heap);
 }
 
-/* A program may have protected pages, which splits the mapping that is to grow. */
-TEST(a_window_grows_behind_protected_pages)
+/* mprotect() splits the mapping that is to grow. */
+TEST(window_grows_behind_protected_pages)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	char *run;
@@ -355,7 +357,7 @@ TEST(a_window_grows_behind_protected_pages)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_limit_ends_in_null_and_nothing_is_lost)
+TEST(at_the_limit_allocations_fail_and_nothing_is_lost)
 {
 	struct ka_heap *heap = make(64 * MIB, 6 * MIB, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -382,7 +384,7 @@ TEST(the_limit_ends_in_null_and_nothing_is_lost)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_window_ends_in_null)
+TEST(allocations_fail_at_the_end_of_the_window)
 {
 	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
 
@@ -396,7 +398,7 @@ TEST(the_window_ends_in_null)
 	ka_heap_destroy(heap);
 }
 
-TEST(contains_knows_the_window)
+TEST(contains_checks_the_window)
 {
 	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
 	char *run;
@@ -412,7 +414,7 @@ TEST(contains_knows_the_window)
 	ka_heap_destroy(heap);
 }
 
-TEST(figures_count_and_add_up)
+TEST(statistics_are_correct_and_add_up)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -443,7 +445,7 @@ TEST(figures_count_and_add_up)
 	ka_heap_destroy(heap);
 }
 
-TEST(a_small_heap_costs_what_it_uses)
+TEST(small_heap_uses_only_the_memory_it_needs)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -458,7 +460,7 @@ TEST(a_small_heap_costs_what_it_uses)
 	}
 	EXPECT_LE(160 * 1024, resident_from(first, 8 * MIB));
 	EXPECT_GE(192 * 1024, resident_from(first, 8 * MIB));
-	/* What the first arena does not hold takes no more of it. */
+	/* A run that does not fit into the first arena uses no more memory there. */
 	run = ka_run_alloc(heap, 2 * MIB, 0);
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 2 * MIB);
@@ -471,7 +473,7 @@ TEST(a_small_heap_costs_what_it_uses)
 	ka_heap_destroy(heap);
 }
 
-TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
+TEST(partly_committed_arena_can_be_filled_emptied_and_refilled)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -490,7 +492,7 @@ TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
 			EXPECT_EQ(i, runs[i][16383]);
 			ASSERT_EQ(0, ka_run_free(heap, runs[i]));
 		}
-		/* A row of arenas may begin with the one that is there in part. */
+		/* Consecutive arenas may start with a partly committed one. */
 		big = ka_run_alloc(heap, 5 * MIB, 0);
 		ASSERT_NE(NULL, big);
 		memset(big, 1, 5 * MIB);
@@ -499,7 +501,7 @@ TEST(an_arena_in_parts_is_filled_emptied_and_filled_again)
 	ka_heap_destroy(heap);
 }
 
-TEST(what_is_given_back_leaves_the_process)
+TEST(released_memory_leaves_the_process)
 {
 	struct ka_heap *heap = make(128 * MIB, 0, KA_FORK_COW);
 	long before, full, after;
@@ -519,7 +521,7 @@ TEST(what_is_given_back_leaves_the_process)
 	ka_heap_destroy(heap);
 }
 
-TEST(locked_memory_is_given_back_too)
+TEST(locked_memory_is_released)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -531,7 +533,7 @@ TEST(locked_memory_is_given_back_too)
 	for (int i = 0; i < 2; i++) {
 		run = ka_run_alloc(heap, 16 * MIB, 0);
 		ASSERT_NE(NULL, run);
-		/* What is new since the last round is zero. */
+		/* Memory that is new since the last round is zero. */
 		if (i)
 			EXPECT_EQ(0, run[8 * MIB]);
 		memset(run, 1, 16 * MIB);
@@ -549,7 +551,7 @@ static void *fail_otherwise(void *heap)
 	       !strstr(ka_error(), "whole pages");
 }
 
-TEST(the_error_is_each_threads_own)
+TEST(each_thread_has_its_own_error_message)
 {
 	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
 	pthread_t thread;
@@ -564,7 +566,7 @@ TEST(the_error_is_each_threads_own)
 	ka_heap_destroy(heap);
 }
 
-TEST(a_descriptor_is_to_be_had_of_the_module)
+TEST(module_heap_has_a_descriptor)
 {
 	struct ka_heap *heap = make(64 * MIB, 4 * MIB, KA_FORK_COW);
 	struct karena_limit limit = { .size = sizeof(limit) };
@@ -582,14 +584,14 @@ TEST(a_descriptor_is_to_be_had_of_the_module)
 	ASSERT_LE(0, fd) TH_LOG("%s", ka_error());
 	EXPECT_EQ(FD_CLOEXEC, fcntl(fd, F_GETFD));
 	ASSERT_EQ(0, ioctl(fd, KARENA_LIMIT, &limit));
-	/* With room for the page of notes. */
+	/* The limit includes the page of metadata. */
 	EXPECT_EQ(4 * MIB + 3 * KA_PAGE_SIZE + 8 * 2 * KA_PAGE_SIZE, limit.hard);
 	close(fd);
 	EXPECT_NE(NULL, ka_run_alloc(heap, 4 * MIB, 0));
 	ka_heap_destroy(heap);
 }
 
-TEST(the_version_is_the_builds)
+TEST(version_is_that_of_the_build)
 {
 	EXPECT_STREQ(KARENA_VERSION, ka_version());
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the tests of the debug hooks share: a child that does something wrong, and what
- * it says before it ends.
+ * Helpers for tests of the debug hooks: a child that makes an error, and what it prints
+ * before it ends.
  */
 #ifndef KARENA_TESTS_HOOKS_H
 #define KARENA_TESTS_HOOKS_H
@@ -14,7 +14,7 @@
 
 #include "common.h"
 
-/* Where a stack is to show it; nor does its last call leave it. */
+/* For functions that a stack must show. Their last call is not a jump. */
 #define VISIBLE	__attribute__((noinline, noclone, unused))
 
 static const struct family {
@@ -29,7 +29,7 @@ static const struct family {
 	{ 'o', ka_obj_malloc, ka_obj_calloc, ka_obj_realloc, ka_obj_free },
 };
 
-/* Of this process, whose first call of a domain is still to come. */
+/* Set up this process before its first call of a domain. */
 static inline void begin(const char *mode)
 {
 	setenv("KARENA_MALLOC", mode, 1);
@@ -40,7 +40,7 @@ static inline bool all_are(const void *bytes, size_t size, unsigned char what)
 	return !ka_count_other(bytes, size, what);
 }
 
-/* What a child does, with a block; and what it says on stderr before it ends. */
+/* A child that calls a function with a block, and what it prints to stderr. */
 struct child {
 	int status;
 	char words[16384];
@@ -90,7 +90,9 @@ static inline char *__attribute__((format(printf, 1, 2))) format(const char *tex
 	return buffers[next];
 }
 
-/* Whether a child was ended with this reason, and began with that. */
+/*
+ * Return true if a child aborted for this reason, after a message that starts with @start.
+ */
 static inline bool said(const struct child *child, const char *start, const char *reason)
 {
 	bool right = child->status == ABORTED &&
@@ -104,7 +106,10 @@ static inline bool said(const struct child *child, const char *start, const char
 	return right;
 }
 
-/* Whether a stack has a function of the test's, and none of the hooks before it. */
+/*
+ * Return true if a stack has a function of the test, and no function of the hooks before
+ * it.
+ */
 static inline bool shows(const struct child *child, const char *title,
 			 const void *function)
 {

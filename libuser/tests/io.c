@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Buffers for input and output: sizes, limits, what can be done with them, fork.
- * Every test is a process of its own, so each makes its first call. Runs on the
- * source that KARENA_SOURCE names.
+ * I/O buffers: sizes, limits, operations, fork. Each test runs in a process of its own, and
+ * so makes the first call. Runs on the source that KARENA_SOURCE names.
  */
 #include <liburing.h>
 
@@ -34,7 +33,7 @@ TEST(sizes_are_whole_pages)
 		EXPECT_EQ(ENOMEM, errno);				\
 	} while (0)
 
-TEST(no_size_is_too_large_to_be_refused)
+TEST(too_large_sizes_are_rejected)
 {
 	char *buffer = ka_io_alloc(1);
 
@@ -56,7 +55,7 @@ TEST(no_size_is_too_large_to_be_refused)
 	EXPECT_EQ(0, ka_io_free(buffer));
 }
 
-TEST(calloc_is_all_zero)
+TEST(calloc_clears_all_memory)
 {
 	static const size_t none[][2] = { { 0, 0 }, { 0, 8 }, { 8, 0 } };
 	char *buffer = ka_io_alloc(64 * KA_PAGE_SIZE);
@@ -77,7 +76,7 @@ TEST(calloc_is_all_zero)
 	}
 }
 
-TEST(realloc_keeps_what_fits)
+TEST(realloc_preserves_the_content)
 {
 	char *buffer = ka_io_realloc(NULL, 10), *spoiler, *other;
 	size_t size = KA_PAGE_SIZE;
@@ -93,7 +92,7 @@ TEST(realloc_keeps_what_fits)
 		EXPECT_EQ(size, ka_io_size(buffer));
 		stamp(buffer, size, 9);
 	}
-	/* As long as the pages do not change, nothing does. */
+	/* If the number of pages stays the same, the buffer does not change. */
 	EXPECT_EQ(buffer, ka_io_realloc(buffer, size - KA_PAGE_SIZE + 1));
 	while (size > KA_PAGE_SIZE) {
 		size = size / 2 / KA_PAGE_SIZE * KA_PAGE_SIZE;
@@ -109,7 +108,7 @@ TEST(realloc_keeps_what_fits)
 	EXPECT_EQ(0, ka_io_free(spoiler));
 }
 
-TEST(what_shrinks_at_the_limit_stays)
+TEST(buffer_can_shrink_in_place_at_the_limit)
 {
 	char *buffer;
 
@@ -137,12 +136,12 @@ TEST(what_shrinks_at_the_limit_stays)
 		EXPECT_EQ(EINVAL, errno);				\
 	} while (0)
 
-TEST(what_is_no_buffer_is_refused)
+TEST(invalid_buffers_are_rejected)
 {
 	struct ka_heap *heap = make(4 * MIB, 0, KA_FORK_COW);
 	char *buffer, local;
 
-	/* Before there is any, and then. */
+	/* Before the first allocation, and after it. */
 	for (int i = 0; i < 2; i++) {
 		EXPECT_NO_BUFFER(&local);
 		EXPECT_EQ(0, ka_io_free(NULL));
@@ -158,12 +157,12 @@ TEST(what_is_no_buffer_is_refused)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_limit_is_that_of_its_variable)
+TEST(variable_sets_the_limit)
 {
 	char *buffers[4];
 
 	setenv("KARENA_IO_LIMIT", "6M", 1);
-	/* Those of other heaps do not count. */
+	/* The limits of other heaps do not apply. */
 	setenv("KARENA_LIMIT", "2M", 1);
 	setenv("KARENA_WINDOW", "2M", 1);
 	for (int i = 0; i < 3; i++) {
@@ -177,7 +176,7 @@ TEST(the_limit_is_that_of_its_variable)
 	EXPECT_NE(NULL, ka_io_alloc(1));
 }
 
-TEST(a_bad_limit_is_an_error_until_it_is_mended)
+TEST(invalid_limit_is_an_error_until_it_is_corrected)
 {
 	static const char *const sizes[] = { "much", "0", "-1", "1M" };
 
@@ -193,14 +192,14 @@ TEST(a_bad_limit_is_an_error_until_it_is_mended)
 	EXPECT_NE(NULL, ka_io_alloc(1));
 }
 
-/* More than the usual window is no less possible. */
-TEST(a_large_limit_has_a_window_for_it)
+/* A limit above the size of the default window. */
+TEST(large_limit_gets_a_large_window)
 {
 	setenv("KARENA_IO_LIMIT", "40G", 1);
 	EXPECT_NE(NULL, ka_io_alloc(1)) TH_LOG("%s", ka_error());
 }
 
-TEST(little_address_space_is_enough)
+TEST(little_address_space_is_sufficient)
 {
 	struct rlimit limit = { 4UL << 30, 4UL << 30 };
 
@@ -212,8 +211,8 @@ TEST(little_address_space_is_enough)
 #define FILE_SIZE	(64 * KA_PAGE_SIZE)
 
 /*
- * A file for direct I/O that has been written so: one of its own here, or where that
- * file system cannot, the guest's scratch disk, which is only read.
+ * A file for direct I/O: a temporary file with this content, or, on a file system without
+ * direct I/O, the guest's scratch disk, which is only read.
  */
 static int direct_file(char *buffer)
 {
@@ -234,7 +233,7 @@ static int direct_file(char *buffer)
 	return direct;
 }
 
-/* What the file holds, read in the usual way. */
+/* Read the file without direct I/O. */
 static void read_plainly(int fd, char *content)
 {
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_DIRECT);
@@ -243,7 +242,7 @@ static void read_plainly(int fd, char *content)
 	fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_DIRECT);
 }
 
-TEST(direct_io_reads_into_them)
+TEST(direct_io_reads_into_buffers)
 {
 	static char content[FILE_SIZE];
 	char *buffer = ka_io_alloc(FILE_SIZE);
@@ -257,7 +256,7 @@ TEST(direct_io_reads_into_them)
 	memset(buffer, 0x55, FILE_SIZE);
 	ASSERT_EQ(FILE_SIZE, pread(fd, buffer, FILE_SIZE, 0));
 	EXPECT_EQ(0, memcmp(content, buffer, FILE_SIZE));
-	/* A page of it alone is as good. */
+	/* A single page works as well. */
 	memset(buffer, 0x55, FILE_SIZE);
 	ASSERT_EQ(KA_PAGE_SIZE, pread(fd, buffer + KA_PAGE_SIZE, KA_PAGE_SIZE, 0));
 	EXPECT_EQ(0x55, buffer[0]);
@@ -266,7 +265,7 @@ TEST(direct_io_reads_into_them)
 	close(fd);
 }
 
-/* A ring with one fixed buffer: 0, -errno, or 1 if there is no ring. */
+/* Create a ring with one fixed buffer. Return 0, -errno, or 1 without io_uring. */
 static int ring_open(struct io_uring *ring, char *buffer, size_t size)
 {
 	struct iovec vector = { buffer, size };
@@ -280,7 +279,7 @@ static int ring_open(struct io_uring *ring, char *buffer, size_t size)
 	return error;
 }
 
-/* One transfer by the fixed buffer: bytes, or -errno. */
+/* One transfer through the fixed buffer. Return bytes or -errno. */
 static int transfer(struct io_uring *ring, int fd, char *buffer, unsigned int size,
 		    bool in)
 {
@@ -299,8 +298,8 @@ static int transfer(struct io_uring *ring, int fd, char *buffer, unsigned int si
 	return result;
 }
 
-/* What is pinned at a fork stays the parent's memory, wherever the child is. */
-TEST(fixed_buffers_of_io_uring_survive_a_fork)
+/* Memory that was pinned before a fork stays with the parent while the child lives. */
+TEST(fixed_buffers_survive_a_fork)
 {
 	char *buffer = ka_io_alloc(4 * MIB), read_back[100];
 	struct io_uring ring;
@@ -336,7 +335,7 @@ TEST(fixed_buffers_of_io_uring_survive_a_fork)
 	EXPECT_EQ(0, ka_io_free(buffer));
 }
 
-/* In a child: its parent's buffer is not there, and its own ones are. */
+/* In a child: its parent's buffer is missing, and it can allocate its own. */
 static void check_child(char *buffer)
 {
 	pid_t child = fork();
@@ -361,7 +360,7 @@ static void check_child(char *buffer)
 	CHECK(!ka_io_free(own));
 }
 
-TEST(a_child_has_buffers_of_its_own)
+TEST(child_has_its_own_buffers)
 {
 	char *buffer = ka_io_alloc(3 * MIB);
 	pid_t child;
@@ -379,8 +378,11 @@ TEST(a_child_has_buffers_of_its_own)
 	EXPECT_EQ(0, ka_io_free(buffer));
 }
 
-/* However many: a parent's place is not taken, those of its parents come free. */
-TEST(children_of_children_have_their_own_too)
+/*
+ * At any depth: the parent's addresses stay unused, and those of earlier ancestors become
+ * free.
+ */
+TEST(grandchildren_have_their_own_buffers)
 {
 	char *buffer = ka_io_alloc(MIB), *last = buffer;
 	pid_t child;
@@ -437,8 +439,8 @@ static void *work(void *data)
 	return NULL;
 }
 
-/* The first call of all is made by several at once. */
-TEST(threads_have_buffers)
+/* Several threads make the first call at once. */
+TEST(threads_can_allocate_buffers)
 {
 	struct worker workers[4];
 
@@ -469,7 +471,7 @@ static void *call(void *data)
 
 static pthread_t first_callers[4];
 
-/* Before the library's own handler, as it was registered later. */
+/* Runs before the library's handler, because it was registered later. */
 static void others_call_now(void)
 {
 	for (int i = 0; i < 4; i++)
@@ -478,7 +480,7 @@ static void others_call_now(void)
 		usleep(100);
 }
 
-/* A process that forks while others in it make the first call of all. */
+/* Fork while other threads make the first call. */
 static void fork_at_first_call(void)
 {
 	pid_t child;
@@ -496,7 +498,7 @@ static void fork_at_first_call(void)
 	_exit(child_status(child));
 }
 
-TEST(a_fork_at_the_first_call_does_not_hang)
+TEST(fork_at_the_first_call_does_not_hang)
 {
 	NOT_WITH_THREAD_SANITIZER();
 	for (int i = 0; i < 10; i++) {
@@ -508,7 +510,7 @@ TEST(a_fork_at_the_first_call_does_not_hang)
 	}
 }
 
-TEST(a_fork_beside_them_does_not_hang)
+TEST(fork_during_calls_of_other_threads_does_not_hang)
 {
 	struct worker workers[2];
 

@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: MIT
 /*
- * malloc and its kin, as a whole program has them by LD_PRELOAD: what C, POSIX and
- * glibc promise. Started with libkarena-malloc.so before it.
+ * malloc and the related functions for a whole program, by LD_PRELOAD: what C, POSIX and
+ * glibc guarantee. Started with libkarena-malloc.so preloaded.
  */
 #include <dlfcn.h>
 #include <malloc.h>
 
 #include "common.h"
 
-/* With the debug hooks, which say more, and have more. */
+/* With the debug hooks, messages and statistics differ. */
 #define NOT_WITH_HOOKS()						\
 	do {								\
 		if (getenv("KARENA_MALLOC"))				\
 			SKIP(return, "the debug hooks have it otherwise");	\
 	} while (0)
 
-/* Not folded by the compiler, which knows what malloc is. */
+/* Volatile, because the compiler knows malloc and would remove calls. */
 static void *(*volatile do_malloc)(size_t size) = malloc;
 static void (*volatile do_free)(void *block) = free;
 static void *(*volatile do_calloc)(size_t count, size_t size) = calloc;
 static void *(*volatile do_realloc)(void *block, size_t size) = realloc;
 
-TEST(they_are_the_librarys)
+TEST(functions_are_those_of_the_library)
 {
 	static void *const functions[] = {
 		malloc, free, calloc, realloc, reallocarray, memalign, aligned_alloc,
@@ -38,7 +38,7 @@ TEST(they_are_the_librarys)
 	}
 }
 
-TEST(blocks_of_all_sizes_hold_what_is_asked_for)
+TEST(blocks_of_all_sizes_hold_the_requested_bytes)
 {
 	for (size_t size = 0; size < 8 * MIB; size += size < 2000 ? 1 : size / 5) {
 		char *block = do_malloc(size);
@@ -60,7 +60,7 @@ TEST(blocks_of_all_sizes_hold_what_is_asked_for)
 	}
 }
 
-TEST(what_is_too_large_is_enomem)
+TEST(too_large_sizes_fail_with_enomem)
 {
 	static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 100, SIZE_MAX / 2,
 					(size_t)1 << 48 };
@@ -93,7 +93,7 @@ TEST(what_is_too_large_is_enomem)
 	do_free(block);
 }
 
-TEST(alignments_are_as_the_standards_have_them)
+TEST(alignments_follow_the_standards)
 {
 	for (size_t align = 1; align <= 4 * MIB; align *= 2) {
 		void *blocks[4] = { aligned_alloc(align, align), memalign(align, 100) };
@@ -125,7 +125,7 @@ TEST(alignments_are_as_the_standards_have_them)
 	}
 }
 
-TEST(free_and_realloc_have_their_special_cases)
+TEST(free_and_realloc_handle_their_special_cases)
 {
 	char *block;
 
@@ -144,7 +144,7 @@ TEST(free_and_realloc_have_their_special_cases)
 	EXPECT_EQ(7, errno);
 }
 
-/* What a child says on stderr before it is ended; its status. */
+/* Run a function in a child. Return its status, and its messages on stderr. */
 static int words_of(void (*what)(void), char *words, size_t size)
 {
 	ssize_t length;
@@ -193,7 +193,7 @@ static void reallocs_what_is_none(void)
 	do_free(do_realloc(&none, 10));
 }
 
-TEST(what_is_no_block_ends_the_program_with_a_sentence)
+TEST(invalid_block_aborts_with_a_message)
 {
 	static void (*const wrongs[])(void) = {
 		frees_twice, frees_what_is_none, frees_an_inner_page,
@@ -208,7 +208,7 @@ TEST(what_is_no_block_ends_the_program_with_a_sentence)
 	}
 }
 
-TEST(its_figures_are_of_this_heap)
+TEST(statistics_are_those_of_this_heap)
 {
 	struct mallinfo2 before = mallinfo2(), after;
 	void *block = do_malloc(5 * MIB);
@@ -244,7 +244,7 @@ static void *in_a_thread(void *data)
 	return data;
 }
 
-TEST(many_short_threads_leave_nothing)
+TEST(many_short_threads_leave_nothing_behind)
 {
 	size_t before = 0;
 	pthread_t thread;
@@ -274,14 +274,14 @@ static void *ends_late(void *data)
 	return NULL;
 }
 
-/* After the library has taken leave of the thread. */
-TEST(what_a_thread_takes_as_it_ends_is_everybodys)
+/* After the library has finished with the thread. */
+TEST(memory_allocated_by_an_ending_thread_can_be_used_by_others)
 {
 	static void *blocks[NR_LATE];
 	size_t before;
 	pthread_t thread;
 
-	/* Destructors run in the order in which their keys were made. */
+	/* Destructors run in the order in which their keys were created. */
 	ASSERT_EQ(0, pthread_key_create(&late_key, takes_late));
 	malloc_trim(0);
 	before = mallinfo2().arena;
@@ -297,7 +297,10 @@ TEST(what_a_thread_takes_as_it_ends_is_everybodys)
 	pthread_key_delete(late_key);
 }
 
-/* More than glibc keeps the stacks of: who ends frees what another had. */
+/*
+ * More threads than glibc caches stacks for, so an ending thread frees the stack of
+ * another.
+ */
 #define NR_IDLE		12
 #define ROUNDS		20
 
@@ -333,9 +336,9 @@ static int run_detached(void *(*what)(void *), pthread_barrier_t *all_there)
 	return error;
 }
 
-TEST(a_thread_that_only_frees_as_it_ends_leaves_nothing_behind)
+TEST(thread_that_only_frees_at_its_end_leaves_nothing_behind)
 {
-	/* They outlast the threads, which nobody joins. */
+	/* Static, because nobody joins the threads that use them. */
 	static pthread_barrier_t barriers[ROUNDS][2];
 	char *blocks[100];
 
@@ -343,7 +346,7 @@ TEST(a_thread_that_only_frees_as_it_ends_leaves_nothing_behind)
 		ASSERT_EQ(0, run_detached(takes_nothing, &barriers[round][0]));
 		usleep(5000);
 		ASSERT_EQ(0, run_detached(takes_little, &barriers[round][1]));
-		/* Goes through all that threads have. */
+		/* This scans the pools of all threads. */
 		for (int i = 0; i < 100; i++)
 			blocks[i] = do_malloc(3000);
 		malloc_trim(0);
@@ -352,7 +355,7 @@ TEST(a_thread_that_only_frees_as_it_ends_leaves_nothing_behind)
 	}
 }
 
-TEST(a_child_goes_on)
+TEST(child_continues_to_work)
 {
 	char *block = do_malloc(1000);
 	pid_t child;

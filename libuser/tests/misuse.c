@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * What becomes of a program that misuses malloc: each misuse in a child, and for each malloc
- * what is to become of it. The table in Documentation/library.rst is this one. Started alone,
- * or with one of karena's libraries before it.
+ * The effect of misuses of malloc: each misuse runs in a child, and its outcome must be the
+ * documented one for the malloc in use. The table in Documentation/library.rst is the same.
+ * Started alone, or with one of karena's libraries preloaded.
  */
 #include <malloc.h>
 #include <sys/mman.h>
 
 #include "common.h"
 
-/* Not folded by the compiler, which knows what malloc is. */
+/* Volatile, because the compiler knows malloc and would remove calls. */
 static void *(*volatile do_malloc)(size_t size) = malloc;
 static void (*volatile do_free)(void *block) = free;
 static void *(*volatile do_realloc)(void *block, size_t size) = realloc;
@@ -18,11 +18,11 @@ enum malloc_type { GLIBC, KARENA, CHECKED, TYPES };
 
 /* How a child ends. */
 enum outcome {
-	NOTHING,	/* as if nothing had been */
-	HARM,		/* the misuse had the effect that it is feared for */
+	NOTHING,	/* no effect */
+	HARM,		/* the misuse did the damage that it can do */
 	CRASH,		/* SIGSEGV or SIGBUS */
-	TOLD,		/* a sentence on the standard error, and SIGABRT */
-	ANY,		/* that depends on what lies beside it */
+	TOLD,		/* a message on standard error, and SIGABRT */
+	ANY,		/* depends on neighbouring memory */
 	NONE,
 };
 
@@ -34,9 +34,9 @@ static void harm(void)
 }
 
 #define SIZE	200		/* of most blocks */
-#define MANY	420		/* several pools' blocks */
+#define MANY	420		/* blocks of several pools */
 
-/* What they have in them: glibc takes it for a size that no block has. */
+/* Content of the blocks, which glibc would take for the size of no valid chunk. */
 #define CONTENT	0x11
 
 static void *volatile blocks[MANY];
@@ -55,7 +55,7 @@ static void free_many(void)
 		do_free(blocks[i]);
 }
 
-/* Take many blocks, each of which is written to: whether one has been given out twice. */
+/* Allocate many blocks and write to each. Detect an address that was allocated twice. */
 static void no_block_twice(size_t size)
 {
 	take_many(size);
@@ -84,7 +84,9 @@ static void in_another_thread(void (*work)(void))
 	pthread_join(thread, NULL);
 }
 
-/* The third one stays, so that what the others lie in is not empty when they are freed. */
+/*
+ * The third block stays allocated, so that its pool is not empty when the others are freed.
+ */
 static char *volatile a, *volatile b, *volatile stays;
 
 static void take_three(void)
@@ -158,7 +160,7 @@ static void take_elsewhere(void)
 	take_many(SIZE);
 }
 
-/* Of a block of the thread's own that it was given a moment ago. */
+/* For a block that its own thread has allocated last. */
 static void the_middle_and_then_all(void)
 {
 	take_many(SIZE);
@@ -227,7 +229,7 @@ static void of_nothing(void)
 	harm();
 }
 
-/* Of the blocks that were taken last, two that lie side by side. */
+/* Two neighbours among the blocks that were allocated last. */
 #define LAST	(MANY - 10)
 
 static char *lower, *upper;
@@ -259,14 +261,16 @@ static void written_a_byte_too_far(void)
 	free_many();
 }
 
-/* An address that somebody who attacks the program would like to be given. */
+/* An address that an attacker would like malloc to return. */
 static char target[512] __attribute__((aligned(16)));
 
 static void written_by_attacker(void *at, size_t size)
 {
 	char *page = (char *)((uintptr_t)at >> 12);
 
-	/* What glibc makes of it is never aligned, so it never goes on by chance. */
+	/*
+	 * For glibc the decoded link is never aligned, so glibc never continues by chance.
+	 */
 	for (size_t i = 0; i < size / sizeof(void *); i++)
 		((void **)at)[i] = target + (((uintptr_t)page & 15) ^ 8);
 	for (int i = 0; i < MANY; i++) {
@@ -322,7 +326,7 @@ static void old_content_read(void)
 	}
 }
 
-/* How often the next block is the one behind the last one. */
+/* Count how often the next block follows the last one in memory. */
 static void next_address_guessed(void)
 {
 	int right = 0;
@@ -381,7 +385,7 @@ static const struct misuse {
 
 #define NR_MISUSES	(sizeof(misuses) / sizeof(*misuses))
 
-/* Which malloc this program has. */
+/* The malloc of this program. */
 static enum malloc_type malloc_in_use(void)
 {
 	const char *preload = getenv("LD_PRELOAD");
@@ -418,7 +422,7 @@ static enum outcome outcome_of(const struct misuse *misuse, char *sentence, size
 	return status <= HARM ? (enum outcome)status : NONE;
 }
 
-TEST(each_misuse_ends_as_it_is_documented)
+TEST(each_misuse_has_the_documented_outcome)
 {
 	enum malloc_type type = malloc_in_use();
 	char sentence[400];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The notes at the start of the window: what they cost, and that an image of a heap
- * can be walked by them, wherever it is mapped and whoever looks. Runs on the source
- * that KARENA_SOURCE names.
+ * The metadata at the start of the window: its cost, and that another process can find the
+ * runs of a heap in an image of it, mapped at any address. Runs on the source that
+ * KARENA_SOURCE names.
  */
 #include <sys/ioctl.h>
 
@@ -14,7 +14,7 @@
 
 #define RUNS	400
 
-/* What the owner of a heap knows of its runs, in the order of addresses. */
+/* What the owner knows of its runs, ordered by address. */
 struct known {
 	size_t nr;
 	struct {
@@ -40,7 +40,7 @@ static int compare_runs(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Take runs of all sizes, give some back, and note what there is. */
+/* Allocate runs of all sizes, free some, and record the others. */
 static void fill(struct ka_heap *heap, struct known *known, unsigned int seed)
 {
 	char *runs[RUNS];
@@ -76,14 +76,14 @@ static bool agrees(const void *image, size_t size, const struct known *known)
 	return !memcmp(seen.runs, known->runs, seen.nr * sizeof(*seen.runs));
 }
 
-/* Bytes of the notes that are in memory. */
+/* Resident bytes of the metadata. */
 static size_t notes_memory(const struct ka_heap *heap)
 {
 	return resident_from(ka_window_of(heap)->start,
 			     ka_window_of(heap)->nr_notes * KA_ARENA_SIZE);
 }
 
-/* What the module says that a heap has; its directory comes a moment later. */
+/* Committed memory according to the module, which creates the directory a moment later. */
 static size_t committed(const struct ka_heap *heap)
 {
 	size_t bytes = 0;
@@ -105,7 +105,7 @@ static size_t committed(const struct ka_heap *heap)
 	return 0;
 }
 
-TEST(a_small_heap_has_one_page_of_notes)
+TEST(small_heap_has_one_page_of_metadata)
 {
 	static const size_t windows[] = { 4 * MIB, 32 * MIB, (size_t)32 << 30 };
 	struct ka_heap *heap;
@@ -119,15 +119,15 @@ TEST(a_small_heap_has_one_page_of_notes)
 		ASSERT_NE(NULL, run);
 		memset(run, 1, 25 * KA_PAGE_SIZE);
 		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
-		/* Beside them, parts of 64 KiB. */
+		/* The rest is committed in parts of 64 KiB. */
 		if (on_device())
 			EXPECT_EQ(33 * KA_PAGE_SIZE, committed(heap));
 		ka_heap_destroy(heap);
 	}
 }
 
-/* The arenas of the notes have no blocks: nothing is to say that of each of their slots. */
-TEST(a_block_costs_a_page_of_each_table)
+/* The arenas of the metadata have no blocks, so their slots need no entries. */
+TEST(first_block_needs_one_page_of_each_table)
 {
 	const size_t window = (size_t)32 << 30;
 	struct ka_heap *heap = make(window, 0, KA_FORK_COW);
@@ -135,7 +135,10 @@ TEST(a_block_costs_a_page_of_each_table)
 	ASSERT_NE(NULL, heap);
 	ASSERT_LT(2, ka_window_of(heap)->nr_notes);
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
-	/* On the module what is committed is there: entries of an arena's pools have two. */
+	/*
+	 * On the module, committed pages are resident: the entries of an arena's pools have
+	 * two.
+	 */
 	EXPECT_EQ((on_device() ? 3 : 2) * KA_PAGE_SIZE, notes_memory(heap));
 	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)ka_pools_of(heap)->map,
 					      window / KA_SLOT_SIZE * sizeof(void *)));
@@ -144,7 +147,7 @@ TEST(a_block_costs_a_page_of_each_table)
 	ka_heap_destroy(heap);
 }
 
-TEST(notes_grow_page_by_page)
+TEST(metadata_grows_page_by_page)
 {
 	struct ka_heap *heap = make(1024 * MIB, 0, KA_FORK_COW);
 	size_t arenas = 0;
@@ -163,14 +166,14 @@ TEST(notes_grow_page_by_page)
 	ka_heap_destroy(heap);
 }
 
-TEST(notes_reach_as_far_as_a_run)
+TEST(metadata_covers_the_last_run)
 {
 	struct ka_heap *heap = make((size_t)32 << 30, 0, KA_FORK_COW);
 	struct known known = {};
 	char *run;
 
 	ASSERT_NE(NULL, heap);
-	/* More than one arena of notes. */
+	/* The metadata has more than one arena. */
 	ASSERT_LE(2, ka_window_of(heap)->nr_notes);
 	run = ka_run_alloc(heap, 3 * MIB, (size_t)16 << 30);
 	ASSERT_NE(NULL, run);
@@ -184,7 +187,7 @@ TEST(notes_reach_as_far_as_a_run)
 	ka_heap_destroy(heap);
 }
 
-TEST(what_the_limit_refuses_costs_no_notes)
+TEST(run_above_the_limit_needs_no_metadata)
 {
 	struct ka_heap *heap = make((size_t)32 << 30, 4 * MIB, KA_FORK_COW);
 
@@ -196,7 +199,7 @@ TEST(what_the_limit_refuses_costs_no_notes)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_notes_do_not_count)
+TEST(metadata_does_not_count_as_used_memory)
 {
 	struct ka_heap *heap = make(8 * MIB, 8 * MIB, KA_FORK_COW);
 	struct ka_stats stats;
@@ -206,7 +209,7 @@ TEST(the_notes_do_not_count)
 	EXPECT_EQ(8 * MIB, stats.window);
 	EXPECT_EQ(8 * MIB, stats.limit);
 	EXPECT_EQ(0, stats.arenas);
-	/* To the last byte of the limit and of the window. */
+	/* Exactly the limit and the window. */
 	EXPECT_NE(NULL, ka_run_alloc(heap, 8 * MIB, 0));
 	EXPECT_EQ(4, figures(heap).arenas);
 	EXPECT_FALSE(ka_heap_contains(heap, ka_arenas_of(heap)->notes));
@@ -215,7 +218,7 @@ TEST(the_notes_do_not_count)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_walk_finds_every_run)
+TEST(walk_finds_every_run)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
 	struct known known = {};
@@ -235,7 +238,7 @@ TEST(the_walk_finds_every_run)
 	ka_heap_destroy(heap);
 }
 
-/* The notes of a heap at another address, in a room as large as its window. */
+/* A copy of the metadata at another address, in a mapping as large as the window. */
 static void *copy_of(const struct ka_heap *heap)
 {
 	void *copy = mmap(NULL, ka_window_size(ka_window_of(heap)),
@@ -248,7 +251,7 @@ static void *copy_of(const struct ka_heap *heap)
 	return copy;
 }
 
-TEST(notes_elsewhere_are_as_good)
+TEST(copied_metadata_can_be_walked)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
 	size_t size = ka_window_size(ka_window_of(heap));
@@ -271,7 +274,7 @@ TEST(notes_elsewhere_are_as_good)
 		(_member) = (__typeof__(_member))was;			\
 	} while (0)
 
-TEST(notes_that_lie_are_refused)
+TEST(inconsistent_metadata_is_rejected)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	size_t size = ka_window_size(ka_window_of(heap));
@@ -292,14 +295,14 @@ TEST(notes_that_lie_are_refused)
 	EXPECT_WALK_FAILS(-EPROTO, notes->pages, UINT64_MAX);
 	EXPECT_EQ(-EPROTO, ka_walk(notes, 16, learn, &known));
 	EXPECT_EQ(-EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
-	/* Whatever the maps say, no run leads out of the window. */
+	/* Whatever the bitmaps say, no run may extend beyond the window. */
 	notes->nr_touched = notes->nr_notes + 12;
 	memset(notes->arenas, 0xff, 12 * sizeof(*notes->arenas));
 	memset(&known, 0, sizeof(known));
 	EXPECT_EQ(0, ka_walk(notes, size, learn, &known));
 	EXPECT_EQ(12 * KA_ARENA_PAGES, known.nr);
 	EXPECT_EQ(KA_PAGE_SIZE, known.runs[0].size);
-	/* As it was, it is walked. */
+	/* With the original value the walk succeeds. */
 	munmap(notes, size);
 	memset(&known, 0, sizeof(known));
 	EXPECT_EQ(0, ka_walk(ka_arenas_of(heap)->notes, size, learn, &known));
@@ -312,7 +315,7 @@ struct changing {
 	struct known known;
 };
 
-/* Who owns the heap moves all entries when the first run was found. */
+/* The owner of the heap shifts all entries after the first run was found. */
 static void change(void *data, size_t offset, size_t size)
 {
 	struct changing *changing = data;
@@ -322,7 +325,7 @@ static void change(void *data, size_t offset, size_t size)
 	changing->notes->nr_touched = UINT64_MAX;
 }
 
-TEST(notes_that_change_in_a_walk_are_what_they_were)
+TEST(walk_survives_a_concurrent_change)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct changing changing = { 0 };
@@ -337,7 +340,7 @@ TEST(notes_that_change_in_a_walk_are_what_they_were)
 	ka_heap_destroy(heap);
 }
 
-TEST(the_notes_are_whole_between_calls)
+TEST(metadata_is_consistent_between_calls)
 {
 	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
 	void *run = ka_run_alloc(heap, MIB, 0);
@@ -363,14 +366,17 @@ static int snapshot(struct ka_heap *heap, struct karena_snapshot *args)
 	return image;
 }
 
-/* Another process, which has nothing of the heap but the descriptor. */
+/* In another process, which has only the descriptor of the image. */
 static void look_at(int image, const struct karena_snapshot *args,
 		    const struct known *known)
 {
 	const struct ka_notes *notes;
 	char *map;
 
-	/* Not where the heap was, if that is free again. */
+	/*
+	 * Occupy the address of the heap if it is free, so that the image is mapped
+	 * elsewhere.
+	 */
 	(void)mmap((void *)args->start, args->window, PROT_NONE, MAP_PRIVATE |
 		   MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 	map = mmap(NULL, args->window, PROT_READ, MAP_SHARED, image, 0);
@@ -385,9 +391,9 @@ static void look_at(int image, const struct karena_snapshot *args,
 				    (known->runs[i].offset / KA_PAGE_SIZE)));
 }
 
-TEST(a_snapshot_explains_itself_to_another_process)
+TEST(other_process_can_walk_a_snapshot)
 {
-	/* Of this heap a child has nothing. */
+	/* The child inherits nothing of this heap. */
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_NONE);
 	struct karena_snapshot args;
 	struct known known;
@@ -402,7 +408,7 @@ TEST(a_snapshot_explains_itself_to_another_process)
 	fill(heap, &known, 5);
 	image = snapshot(heap, &args);
 	ASSERT_LE(0, image) TH_LOG("%s", strerror(errno));
-	/* What the heap does from now on does not concern the image. */
+	/* Later changes of the heap do not affect the image. */
 	for (size_t i = 0; i < known.nr; i++) {
 		char *run = ka_window_of(heap)->start + known.runs[i].offset;
 
@@ -418,7 +424,7 @@ TEST(a_snapshot_explains_itself_to_another_process)
 	}
 	EXPECT_EQ(0, child_status(child));
 	ka_heap_destroy(heap);
-	/* Nor does its end. */
+	/* Nor does the end of the heap. */
 	child = fork();
 	if (!child) {
 		look_at(image, &args, &known);
@@ -432,7 +438,10 @@ static bool stop;
 
 static void *take_and_give(void *data)
 {
-	/* On a slow kernel what never rests is never seen whole. */
+	/*
+	 * Pause now and then: on a slow kernel, metadata that changes all the time is never
+	 * consistent.
+	 */
 	for (unsigned int i = 0; !__atomic_load_n(&stop, __ATOMIC_RELAXED); i++) {
 		void *run = ka_run_alloc(data, 3 * KA_PAGE_SIZE, 0);
 
@@ -444,7 +453,7 @@ static void *take_and_give(void *data)
 	return NULL;
 }
 
-TEST(a_snapshot_beside_a_busy_thread_is_whole_or_says_so)
+TEST(snapshot_during_changes_is_consistent_or_rejected)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_snapshot args;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Other processes read the figures that ka_heap_stats() tells: in the process's memory or,
- * on the module, in sysfs. And when the library writes them. Runs on the source that
- * KARENA_SOURCE names.
+ * Other processes read the statistics of ka_heap_stats(), in the memory of the process or
+ * in sysfs. Also tests when the library writes them. Runs on the source that KARENA_SOURCE
+ * names.
  */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -37,7 +37,7 @@ static uint64_t sysfs(struct ka_heap *heap, const char *name)
 	FILE *file;
 
 	snprintf(path, sizeof(path), SYSFS, (unsigned long long)ka_heap_id(heap));
-	/* The module makes the folder a moment after the first commit. */
+	/* The module creates the directory a moment after the first commit. */
 	for (int i = 0; !(file = fopen(path, "r")) && i < 200; i++)
 		usleep(10000);
 	if (!file)
@@ -50,7 +50,7 @@ static uint64_t sysfs(struct ka_heap *heap, const char *name)
 	return value;
 }
 
-/* What others see of the process's only heap; false: nothing. */
+/* Statistics of the only heap as others see them. Return false if there are none. */
 static bool seen(struct ka_heap *heap, struct karena_stats *stats)
 {
 	struct ka_notes notes;
@@ -89,7 +89,7 @@ static bool are(const struct karena_stats *stats, enum ka_domain domain, size_t 
 	       stats->domain[domain].bytes == bytes;
 }
 
-/* All that is in the domains' heap. */
+/* Use each domain, and read the statistics of their heap. */
 static bool takes(const char *setting, struct karena_stats *stats)
 {
 	struct ka_stats told = { .size = sizeof(told) };
@@ -103,7 +103,7 @@ static bool takes(const char *setting, struct karena_stats *stats)
 	       told.used_bytes == 3 * 32 + 2 * MIB && seen(ka_domain_heap(), stats);
 }
 
-TEST_F(publish, others_see_what_each_domain_has_if_that_is_counted)
+TEST_F(publish, others_see_each_domain_if_domains_are_counted)
 {
 	struct karena_stats stats;
 
@@ -113,7 +113,7 @@ TEST_F(publish, others_see_what_each_domain_has_if_that_is_counted)
 	EXPECT_TRUE(are(&stats, KA_DOMAIN_OBJ, 3, 3 * 32));
 }
 
-TEST_F(publish, others_see_no_domain_that_is_not_counted)
+TEST_F(publish, others_see_no_uncounted_domains)
 {
 	struct karena_stats stats;
 
@@ -143,7 +143,7 @@ static bool same(const struct karena_stats *seen, const struct ka_stats *told)
 	       seen->bytes_alignment == told->alignment_bytes;
 }
 
-TEST_F(publish, others_see_what_the_call_tells)
+TEST_F(publish, others_see_the_statistics_of_the_call)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
 	struct karena_stats stats;
@@ -160,7 +160,7 @@ TEST_F(publish, others_see_what_the_call_tells)
 		ASSERT_NE(NULL, blocks[at]);
 		if (i % 500)
 			continue;
-		/* Perhaps not the newest, where it takes long to write them. */
+		/* They may be older, because writing them takes long there. */
 		EXPECT_TRUE(seen(heap, &stats) || on_device());
 		EXPECT_TRUE(add_up(&stats));
 	}
@@ -184,7 +184,7 @@ TEST_F(publish, others_see_what_the_call_tells)
 			SKIP(return, "the module shows the figures itself"); \
 	} while (0)
 
-/* A child that makes two heaps and waits for its end. */
+/* Start a child that creates two heaps and waits. */
 static pid_t start_child(int *line)
 {
 	int lines[2];
@@ -214,7 +214,7 @@ static pid_t start_child(int *line)
 	return child;
 }
 
-TEST_F(publish, another_process_finds_all_heaps)
+TEST_F(publish, other_process_finds_all_heaps)
 {
 	struct ka_notes notes;
 	pid_t child;
@@ -233,7 +233,7 @@ TEST_F(publish, another_process_finds_all_heaps)
 			EXPECT_TRUE(add_up(&notes.shown));
 		}
 		EXPECT_FALSE(shown_of(child, 3, &notes));
-		/* It need not take part. */
+		/* A stopped process can be read as well. */
 		kill(child, SIGSTOP);
 	}
 	kill(child, SIGKILL);
@@ -241,7 +241,7 @@ TEST_F(publish, another_process_finds_all_heaps)
 	close(line);
 }
 
-/* Allow only what glibc's malloc may call, and how a test ends. */
+/* Allow only the system calls of glibc's malloc, and those that end a test. */
 static bool sandbox(void)
 {
 	static const unsigned int calls[] = {
@@ -264,7 +264,7 @@ static bool sandbox(void)
 	       !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-TEST_F(publish, a_sandbox_for_malloc_is_wide_enough)
+TEST_F(publish, library_works_in_a_sandbox_for_malloc)
 {
 	pid_t child;
 
@@ -315,7 +315,7 @@ TEST_F(publish, nothing_is_opened)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(publish, settings)
+TEST_F(publish, settings_are_obeyed)
 {
 	struct karena_stats stats;
 	struct ka_heap *heap;
@@ -324,7 +324,7 @@ TEST_F(publish, settings)
 	heap = make(64 * MIB, 0, KA_FORK_COW);
 	ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
 	figures(heap);
-	/* The module's page is there anyway. */
+	/* The statistics page of the module exists in any case. */
 	EXPECT_EQ(on_device(), seen(heap, &stats));
 	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
 	figures(heap);
@@ -352,8 +352,9 @@ static uint64_t now(void)
 }
 
 /*
- * Whether so many arenas are shown when there is something new. It may take a hundred
- * times what it took to write the last figures, which on a busy machine is long.
+ * Wait until a change of the heap makes others see so many arenas. The library waits a
+ * hundred times as long as its last write of the statistics took, which can be long on a
+ * busy machine.
  */
 static bool shows_arenas(struct ka_heap *heap, size_t wanted)
 {
@@ -369,7 +370,7 @@ static bool shows_arenas(struct ka_heap *heap, size_t wanted)
 	return false;
 }
 
-TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
+TEST_F_TIMEOUT(publish, arenas_are_published_at_once_and_pools_soon, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats stats;
@@ -386,13 +387,13 @@ TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
 	usleep(on_device() ? 400000 : 50000);
 	shown = now();
 	ka_run_free(heap, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
-	/* After so long, an arena may go at that moment. */
+	/* After this time, the heap may release an arena at that moment. */
 	if (on_device())
 		figures(heap);
 	ASSERT_TRUE(seen(heap, &stats));
 	EXPECT_EQ(figures(heap).arenas, stats.arenas);
 	EXPECT_EQ(0, stats.pools);
-	/* One more pool is too early, where all this was fast; another one is not. */
+	/* One more pool is too early, unless this was slow. The next one is not. */
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
 	shown = now() - shown;
 	ASSERT_TRUE(seen(heap, &stats));
@@ -405,7 +406,7 @@ TEST_F_TIMEOUT(publish, they_follow_arenas_at_once_and_pools_soon, SLOW)
 	ka_heap_destroy(heap);
 }
 
-TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most, SLOW)
+TEST_F_TIMEOUT(publish, changing_pools_are_published_ten_times_a_second_at_most, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats before, after;
@@ -416,7 +417,7 @@ TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most,
 	NOT_ON_THE_MODULE();
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 8000));
 	ASSERT_TRUE(seen(heap, &before));
-	/* After a slow write, which a busy machine makes, the next one may take long to come. */
+	/* After a slow write, as on a busy machine, the next one may be late. */
 	do {
 		uint64_t round = now();
 
@@ -436,7 +437,7 @@ TEST_F_TIMEOUT(publish, pools_that_come_and_go_write_ten_times_a_second_at_most,
 
 static bool reading;
 
-/* How often the figures that another sees are half written or do not add up. */
+/* Count the statistics that another process sees half written or inconsistent. */
 static void *reads(void *data)
 {
 	const struct karena_stats *page = data;
@@ -459,7 +460,7 @@ static void *reads(void *data)
 	return (void *)(wrong || !right ? wrong + 1 : 0);
 }
 
-TEST_F_TIMEOUT(publish, who_reads_while_they_are_written_sees_whole_ones, SLOW)
+TEST_F_TIMEOUT(publish, reader_sees_complete_statistics_during_writes, SLOW)
 {
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
 	unsigned int seed = 1;
@@ -483,7 +484,7 @@ TEST_F_TIMEOUT(publish, who_reads_while_they_are_written_sees_whole_ones, SLOW)
 	ka_heap_destroy(heap);
 }
 
-TEST_F_TIMEOUT(publish, a_child_is_shown_by_itself, SLOW)
+TEST_F_TIMEOUT(publish, child_publishes_its_own_statistics, SLOW)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct karena_stats before, after, stats;
@@ -497,7 +498,7 @@ TEST_F_TIMEOUT(publish, a_child_is_shown_by_itself, SLOW)
 		CHECK(ka_run_alloc(heap, 3 * MIB, 0));
 		CHECK(figures(heap).arenas == 4);
 		CHECK(seen(heap, &stats) && add_up(&stats) && stats.arenas == 4);
-		/* Nothing is left behind by a child that ends so. */
+		/* A child that exits in this way leaves nothing behind. */
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs: sizes, alignments, reuse, and a long random sequence held against a model.
- * Runs on the source that KARENA_SOURCE names.
+ * Runs: sizes, alignments, reuse, and a long random sequence compared with a model. Runs on
+ * the source that KARENA_SOURCE names.
  */
 #include "common.h"
 #include "heap/heap.h"
@@ -26,7 +26,7 @@ FIXTURE_TEARDOWN(run)
 	ka_heap_destroy(self->heap);
 }
 
-TEST_F(run, every_multiple_of_a_page_is_a_run)
+TEST_F(run, every_multiple_of_a_page_can_be_allocated)
 {
 	for (size_t pages = 1; pages < 1300; pages += pages < 20 ? 1 : 37) {
 		char *run = ka_run_alloc(self->heap, pages * KA_PAGE_SIZE, 0);
@@ -41,7 +41,7 @@ TEST_F(run, every_multiple_of_a_page_is_a_run)
 	EXPECT_EQ(0, figures(self->heap).runs);
 }
 
-TEST_F(run, alignment_is_as_asked)
+TEST_F(run, alignment_is_as_requested)
 {
 	char *spoiler = ka_run_alloc(self->heap, KA_PAGE_SIZE, 0);
 
@@ -61,7 +61,7 @@ TEST_F(run, alignment_is_as_asked)
 					 ka_run_alloc(self->heap, 8192, align)));
 }
 
-TEST_F(run, bad_requests_are_refused)
+TEST_F(run, invalid_requests_are_rejected)
 {
 	static const size_t sizes[] = { 0, 1, 4095, 4097, SIZE_MAX };
 	char *run = ka_run_alloc(self->heap, 8 * KA_PAGE_SIZE, 0);
@@ -91,7 +91,7 @@ TEST_F(run, bad_requests_are_refused)
 	EXPECT_EQ(0, ka_run_size(self->heap, run + KA_PAGE_SIZE));
 	EXPECT_EQ(EINVAL, errno);
 	EXPECT_EQ(0, ka_run_free(self->heap, run));
-	/* A second time it is no run any more. */
+	/* A second free fails. */
 	EXPECT_EQ(-1, ka_run_free(self->heap, run));
 	EXPECT_EQ(EINVAL, errno);
 }
@@ -118,7 +118,7 @@ TEST_F(run, low_addresses_are_used_first)
 	EXPECT_EQ(first + MIB / 2, ka_run_alloc(self->heap, MIB / 2, 0));
 }
 
-TEST_F(run, an_arena_is_filled_to_the_last_page)
+TEST_F(run, arena_is_filled_to_the_last_page)
 {
 	struct ka_stats stats;
 
@@ -131,7 +131,7 @@ TEST_F(run, an_arena_is_filled_to_the_last_page)
 	EXPECT_EQ(2, figures(self->heap).arenas);
 }
 
-TEST_F(run, one_empty_arena_is_kept_and_no_more)
+TEST_F(run, only_one_empty_arena_is_kept)
 {
 	void *runs[8];
 
@@ -141,13 +141,13 @@ TEST_F(run, one_empty_arena_is_kept_and_no_more)
 	for (int i = 0; i < 8; i++)
 		EXPECT_EQ(0, ka_run_free(self->heap, runs[i]));
 	EXPECT_EQ(1, figures(self->heap).arenas);
-	/* Taking and giving one back commits nothing. */
+	/* Allocating and freeing a run of this size commits nothing. */
 	for (int i = 0; i < 100; i++)
 		ka_run_free(self->heap, ka_run_alloc(self->heap, 2 * MIB, 0));
 	EXPECT_EQ(8, figures(self->heap).arenas_allocated);
 }
 
-/* What the kernel has been told of huge pages at an address: 'h' for yes, 'n' for no. */
+/* The advice about huge pages at an address: 'h' for yes, 'n' for no. */
 static char advice(const void *address)
 {
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -167,8 +167,8 @@ static char advice(const void *address)
 	return told;
 }
 
-/* Of a large run few pages may be used, of what pools of small blocks have, all. */
-TEST(only_arenas_of_pools_are_to_have_huge_pages)
+/* A large run may use few of its pages, but pools of small blocks use all of theirs. */
+TEST(only_arenas_with_pools_get_huge_pages)
 {
 	static const enum ka_fork policies[] = { KA_FORK_COW, KA_FORK_NONE, KA_FORK_SHARE };
 	const size_t whole = 20 * MIB, other = 2 * MIB - KA_PAGE_SIZE;
@@ -180,7 +180,7 @@ TEST(only_arenas_of_pools_are_to_have_huge_pages)
 	for (int i = 0; i < 3; i++) {
 		struct ka_heap *heap = make(64 * MIB, 0, policies[i]);
 		char *small, *large, *run = NULL;
-		/* A window that is reserved is to have none but where all are used. */
+		/* A reserved window has huge pages only where all pages are used. */
 		char open = 0;
 
 		ASSERT_NE(NULL, heap);
@@ -194,7 +194,10 @@ TEST(only_arenas_of_pools_are_to_have_huge_pages)
 			small = ka_heap_malloc(heap, 100);
 		EXPECT_EQ('h', advice(small));
 		EXPECT_EQ(0, ka_run_free(heap, large));
-		/* The first fills the small one's arena, the second the one that is kept. */
+		/*
+		 * The first run fills the arena of the small one, the second the arena that
+		 * is kept.
+		 */
 		for (int j = 0; j < 3; j++)
 			run = ka_run_alloc(heap, other, 0);
 		EXPECT_TRUE(run > large && run < large + whole);
@@ -203,7 +206,7 @@ TEST(only_arenas_of_pools_are_to_have_huge_pages)
 	}
 }
 
-TEST_F(run, the_rest_of_a_long_runs_last_arena_is_used)
+TEST_F(run, rest_of_a_long_runs_last_arena_is_used)
 {
 	char *longer = ka_run_alloc(self->heap, 5 * MIB, 0);
 	char *rest = ka_run_alloc(self->heap, MIB, 0);
@@ -214,7 +217,7 @@ TEST_F(run, the_rest_of_a_long_runs_last_arena_is_used)
 	EXPECT_EQ(MIB, ka_run_size(self->heap, rest));
 	rest[0] = 1;
 	rest[MIB - 1] = 1;
-	/* One empty arena is kept beside that of the rest. */
+	/* The heap keeps one empty arena in addition to that of the rest. */
 	EXPECT_EQ(2, figures(self->heap).arenas);
 	EXPECT_EQ(0, ka_run_free(self->heap, rest));
 }
@@ -236,7 +239,7 @@ static size_t random_size(unsigned int *seed)
 	}
 }
 
-/* A thread's share of the random work; returns how often something was wrong. */
+/* The random work of one thread. Return the number of errors. */
 static long work(struct ka_heap *heap, unsigned int seed, int rounds)
 {
 	struct { char *run; size_t size; } slots[SLOTS] = {};
@@ -274,13 +277,13 @@ static long work(struct ka_heap *heap, unsigned int seed, int rounds)
 	return wrong;
 }
 
-/* Steps of a random sequence: fewer where each takes long. */
+/* Steps of a random sequence: fewer where each step is slow. */
 static int steps(int most)
 {
 	return kernel_is_slow() ? most / 10 : is_instrumented() ? most / 4 : most;
 }
 
-TEST_F_TIMEOUT(run, a_random_sequence_agrees_with_the_model, SLOW)
+TEST_F_TIMEOUT(run, random_sequence_agrees_with_the_model, SLOW)
 {
 	struct ka_stats stats;
 
@@ -308,7 +311,7 @@ static void *worker_main(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(run, threads_share_a_heap, SLOW)
+TEST_F_TIMEOUT(run, threads_can_share_a_heap, SLOW)
 {
 	struct worker workers[4];
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How another process finds a heap's figures without the module: at the start of the
- * heap's window, which it looks for in /proc/PID/maps.
+ * How another process finds the statistics of a heap without the module: at the start of
+ * the heap's window, which it searches in /proc/PID/maps.
  */
 #ifndef KARENA_TESTS_SHOWN_H
 #define KARENA_TESTS_SHOWN_H
@@ -11,7 +11,7 @@
 #include "common.h"
 #include "heap/heap.h"
 
-/* Read the notes of the heap whose window begins at an address, if there is one. */
+/* Read the metadata of the heap whose window starts at an address, if there is one. */
 static inline bool shown_at(pid_t pid, unsigned long start, struct ka_notes *notes)
 {
 	struct iovec local = { notes, sizeof(*notes) };
@@ -23,8 +23,8 @@ static inline bool shown_at(pid_t pid, unsigned long start, struct ka_notes *not
 }
 
 /*
- * Whether a page of a process is in its memory. To read one that is not would put page
- * tables into the process: for a sanitizer's shadow, gigabytes of them.
+ * Return true if a page of a process is resident. Reading other pages would allocate page
+ * tables in that process: gigabytes for the shadow memory of a sanitizer.
  */
 static inline bool page_is_there(int pagemap, unsigned long address)
 {
@@ -35,7 +35,7 @@ static inline bool page_is_there(int pagemap, unsigned long address)
 	       entry >> 62;
 }
 
-/* Read the notes of a process's first, second ... heap in the order of their addresses. */
+/* Read the metadata of the first, second ... heap of a process, ordered by address. */
 static inline bool shown_of(pid_t pid, int number, struct ka_notes *notes)
 {
 	char path[40], line[400];
@@ -51,7 +51,10 @@ static inline bool shown_of(pid_t pid, int number, struct ka_notes *notes)
 		unsigned long start, end;
 		char access[5];
 
-		/* No test commits more than 1 GiB; a sanitizer's shadow is larger. */
+		/*
+		 * No test commits more than 1 GiB; the shadow memory of a sanitizer is
+		 * larger.
+		 */
 		if (sscanf(line, "%lx-%lx %4s", &start, &end, access) != 3 ||
 		    access[0] != 'r' || end - start > 1UL << 30)
 			continue;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Numbers in the pages of a run, by which an overlap or a loss shows.
+ * Numbers in the pages of a run, which reveal overlaps and losses.
  */
 #ifndef KARENA_TESTS_STAMP_H
 #define KARENA_TESTS_STAMP_H
 
 #include "common.h"
 
-/* At both ends of each page. */
+/* Both ends of each page have the number. */
 static inline void stamp(char *run, size_t size, unsigned int value)
 {
 	for (size_t i = 0; i < size; i += KA_PAGE_SIZE) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A heap's figures: they are what a program knows that counts its blocks itself, and
- * they add up, as numbers and as text. Runs on the source that KARENA_SOURCE names.
+ * Statistics of a heap: they agree with a program that counts its own blocks, and they add
+ * up, as numbers and as text. Runs on the source that KARENA_SOURCE names.
  */
 #include <stdarg.h>
 
@@ -10,10 +10,10 @@
 #define CLASSES		96
 #define LARGEST		((size_t)256 << 10)
 #define THREADS		4
-#define BLOCKS		300	/* of each thread, at most */
+#define BLOCKS		300	/* of each thread at most */
 #define ROUNDS		12
 
-/* The sizes as they are documented, by a way of their own. */
+/* The documented sizes, computed in another way. */
 static size_t class_size(unsigned int class)
 {
 	size_t base = 128;
@@ -59,7 +59,7 @@ static void learn(struct known *known, const struct held *held, int sign)
 	known->run_bytes += one * ((held->size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1));
 }
 
-/* The heaps of a test, and the threads that use them all. */
+/* The heaps of a test, and the threads that use all of them. */
 struct scene {
 	struct ka_heap *heaps[3];
 	pthread_barrier_t barrier;
@@ -74,7 +74,7 @@ struct scene {
 	} users[THREADS];
 };
 
-/* Of every kind of size, mostly the small ones, and of each heap others. */
+/* Sizes of every kind, mostly small ones, and different ones for each heap. */
 static size_t any_size(int heap, unsigned int *seed)
 {
 	static const size_t most[3][3] = {
@@ -99,7 +99,7 @@ static void drop(struct user *user, int heap, int at)
 	held->block = NULL;
 }
 
-/* Whether it moves is the heap's choice. */
+/* The heap decides whether the block moves. */
 static void resize(struct user *user, int heap, struct held *held, size_t size)
 {
 	struct ka_heap *in = user->scene->heaps[heap];
@@ -137,7 +137,7 @@ static void step(struct user *user)
 		user->refused++;
 }
 
-/* Blocks that were its neighbour's are this one's from now on. */
+/* From now on this thread has the blocks of its neighbour. */
 static void swap_with_next(struct user *user)
 {
 	struct scene *scene = user->scene;
@@ -168,14 +168,14 @@ static void *use(void *data)
 		for (int i = 0; i < 3000; i++)
 			step(user);
 		pthread_barrier_wait(&scene->barrier);
-		/* Whoever started it looks at the figures. */
+		/* The main thread checks the statistics here. */
 		pthread_barrier_wait(&scene->barrier);
 		if (scene->stop)
 			return NULL;
 	}
 }
 
-/* The six figures are all there is of the arenas, whatever goes on. */
+/* At any time, six members add up to the memory of the arenas. */
 static bool add_up(const struct ka_stats *stats)
 {
 	return stats->used_bytes + stats->free_bytes + stats->available_bytes +
@@ -198,7 +198,7 @@ static void sum_up(const struct scene *scene, int heap, struct known *sum)
 	}
 }
 
-/* How the figures differ from what is known of a heap: a sentence, or NULL. */
+/* Return the first difference between the statistics and the known blocks, or NULL. */
 static const char *differences(struct ka_heap *heap, const struct known *known)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -220,7 +220,7 @@ static const char *differences(struct ka_heap *heap, const struct known *known)
 		blocks += classes[i].blocks;
 		bytes += classes[i].blocks * classes[i].size;
 		free_bytes += classes[i].free_blocks * classes[i].size;
-		/* Of these sizes, a pool has 16 KiB. */
+		/* A pool of these sizes has 16 KiB. */
 		if (classes[i].size <= 256 &&
 		    classes[i].blocks + classes[i].free_blocks !=
 		    classes[i].pools * (16384 / classes[i].size))
@@ -274,7 +274,7 @@ FIXTURE_TEARDOWN(stats)
 {
 }
 
-TEST_F_TIMEOUT(stats, figures_are_exact_at_any_moment, SLOW)
+TEST_F_TIMEOUT(stats, statistics_are_exact_at_any_moment, SLOW)
 {
 	pthread_t threads[THREADS];
 	struct known sum;
@@ -283,7 +283,7 @@ TEST_F_TIMEOUT(stats, figures_are_exact_at_any_moment, SLOW)
 	for (int round = 0; round < ROUNDS; round++) {
 		const char *wrong = NULL;
 
-		/* While they go on, the sum is the sum. */
+		/* The sum is also correct while the threads run. */
 		for (int i = 0; i < 20; i++) {
 			struct ka_stats stats = figures(scene.heaps[i % 3]);
 
@@ -304,7 +304,7 @@ TEST_F_TIMEOUT(stats, figures_are_exact_at_any_moment, SLOW)
 		EXPECT_EQ(0, scene.users[i].refused);
 }
 
-TEST_F_TIMEOUT(stats, blocks_that_others_free_are_exact_once_they_have_ended, SLOW)
+TEST_F_TIMEOUT(stats, remotely_freed_blocks_are_exact_after_the_end_of_threads, SLOW)
 {
 	pthread_t threads[THREADS];
 	struct known sum;
@@ -337,7 +337,7 @@ TEST_F_TIMEOUT(stats, blocks_that_others_free_are_exact_once_they_have_ended, SL
 	}
 }
 
-TEST_F(stats, figures_of_an_empty_heap_and_of_short_arrays)
+TEST_F(stats, empty_heap_and_short_arrays_have_statistics)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_class classes[3] = { [2].size = 7 };
@@ -355,7 +355,7 @@ TEST_F(stats, figures_of_an_empty_heap_and_of_short_arrays)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(stats, who_knows_a_shorter_struct_gets_no_more)
+TEST_F(stats, shorter_struct_gets_no_more_members)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_stats stats;
@@ -370,7 +370,7 @@ TEST_F(stats, who_knows_a_shorter_struct_gets_no_more)
 	ka_heap_destroy(heap);
 }
 
-/* A heap's text, from a pipe; all of it fits. */
+/* Read the text of a heap from a pipe that has room for all of it. */
 static void text_of(struct ka_heap *heap, char *text, size_t size)
 {
 	int ends[2];
@@ -384,7 +384,7 @@ static void text_of(struct ka_heap *heap, char *text, size_t size)
 	close(ends[0]);
 }
 
-/* Move on behind a line that is this one, and only then. */
+/* Skip a line with this text. Return false if the line differs. */
 static bool __attribute__((format(printf, 2, 3)))
 eat(char **text, const char *format, ...)
 {
@@ -404,7 +404,7 @@ eat(char **text, const char *format, ...)
 	return true;
 }
 
-/* A label and a number with its commas, as CPython's printone() has them. */
+/* A label and a number with commas, in the format of CPython's printone(). */
 static bool eat_value(char **text, const char *label, size_t value)
 {
 	char number[40], with[40] = "";
@@ -468,7 +468,7 @@ static bool eat_sums(char **text, const struct ka_stats *stats)
 	       eat_value(text, "Total", total) && eat(text, "%s", "");
 }
 
-TEST_F_TIMEOUT(stats, the_text_is_byte_for_byte_in_the_layout, SLOW)
+TEST_F_TIMEOUT(stats, text_has_exactly_the_documented_layout, SLOW)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_class classes[CLASSES];
@@ -506,7 +506,7 @@ TEST_F_TIMEOUT(stats, the_text_is_byte_for_byte_in_the_layout, SLOW)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(stats, what_cannot_be_written_is_an_error)
+TEST_F(stats, failed_write_is_an_error)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_NONE);
 	struct ka_class class;
@@ -528,7 +528,7 @@ TEST_F(stats, what_cannot_be_written_is_an_error)
 	ka_heap_destroy(heap);
 }
 
-/* What a child writes to its standard error, and ends; how often a line is in it. */
+/* Run a function in a child. Count how often a line occurs on its standard error. */
 static int count_lines(void (*run)(struct ka_heap *heap), const char *setting,
 		       const char *line)
 {
@@ -559,7 +559,7 @@ static int count_lines(void (*run)(struct ka_heap *heap), const char *setting,
 	return count;
 }
 
-/* Three times a new arena; then one goes and comes again, and one is for the blocks. */
+/* Three new arenas; then one is released and committed again, and one is for the blocks. */
 static void has_arenas(struct ka_heap *heap)
 {
 	void *runs[3];
@@ -586,13 +586,13 @@ static void does_not_exit(struct ka_heap *heap)
 	_exit(0);
 }
 
-TEST_F_TIMEOUT(stats, the_text_is_printed_when_arenas_have_doubled_and_at_exit, SLOW)
+TEST_F_TIMEOUT(stats, text_is_printed_when_arenas_have_doubled_and_at_exit, SLOW)
 {
 	static const char head[] = "\nSmall block threshold = 262144, in ";
 
 	EXPECT_EQ(0, count_lines(has_arenas, "", head));
 	EXPECT_EQ(0, count_lines(has_arenas, "0", head));
-	/* At one, two and four; and at exit. */
+	/* At one, two and four arenas, and at exit. */
 	EXPECT_EQ(4, count_lines(has_arenas, "1", head));
 	EXPECT_EQ(4, count_lines(has_arenas, "yes", head));
 	EXPECT_EQ(1, count_lines(has_none, "1", head));

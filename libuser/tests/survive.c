@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a correct program may do with glibc's malloc: threads that are cancelled, forks with
- * other libraries' handlers, signals, limits, large blocks that grow. And what an
- * incorrect one must not get away with. Started with libkarena-malloc.so before it.
+ * What a correct program may do with glibc's malloc: cancel threads, fork with handlers of
+ * other libraries, handle signals, set limits, grow large blocks. Also, errors that an
+ * incorrect program must not get away with. Started with libkarena-malloc.so preloaded.
  */
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -17,11 +17,11 @@
 
 #include "common.h"
 
-/* Forks on the module are slow in an emulator. */
+/* In an emulator, forks are slow on the module. */
 #undef TEST_TIMEOUT_DEFAULT
 #define TEST_TIMEOUT_DEFAULT	SLOW
 
-/* Not folded by the compiler, which knows what malloc is. */
+/* Volatile, because the compiler knows malloc and would remove calls. */
 static void *(*volatile do_malloc)(size_t size) = malloc;
 static void (*volatile do_free)(void *block) = free;
 static void *(*volatile do_calloc)(size_t count, size_t size) = calloc;
@@ -35,7 +35,7 @@ static double seconds(void)
 	return (double)now.tv_sec + (double)now.tv_nsec / 1000000000;
 }
 
-/* Blocks of many sizes, so many times as many. */
+/* Allocate and free blocks of many sizes, several times. */
 static void churn(int times)
 {
 	static __thread void *blocks[1000];
@@ -52,8 +52,8 @@ static void churn(int times)
 }
 
 /*
- * Handlers for fork() that are registered before any library's, but for the preload's. As
- * many as libc needs memory for.
+ * Handlers for fork() that were registered before those of any library except the preloaded
+ * one. There are so many that libc allocates memory for them.
  */
 static void *volatile kept[300];
 static bool handlers_work;
@@ -133,7 +133,7 @@ static void fork_often(struct __test_metadata *_metadata, int forks)
 	}
 }
 
-TEST(handlers_of_a_library_that_was_there_first_may_allocate)
+TEST(handlers_of_an_earlier_library_may_allocate)
 {
 	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 10;
 	pthread_t threads[2];
@@ -152,7 +152,7 @@ TEST(handlers_of_a_library_that_was_there_first_may_allocate)
 	fork_often(_metadata, forks);
 }
 
-/* Blocks that one thread takes and the handlers free: the last ones of its pools. */
+/* Blocks that one thread allocates and the handlers free: the last ones of its pools. */
 #define NR_GIVEN	2000
 static void *volatile given[NR_GIVEN];
 
@@ -164,7 +164,7 @@ static void *gives(void *data)
 		for (size_t i = 0; i < NR_GIVEN; i++)
 			blocks[i] = do_malloc(30000 + i * 7919 % 30000);
 		for (size_t i = 0; i < NR_GIVEN; i++) {
-			/* What the handlers have not come to yet, who gave it takes back. */
+			/* The thread frees the blocks that no handler has freed yet. */
 			do_free(i % 4 ? blocks[i] : __atomic_exchange_n(&given[i], blocks[i],
 									__ATOMIC_ACQ_REL));
 		}
@@ -179,7 +179,7 @@ static void free_given(void)
 		do_free(__atomic_exchange_n(&given[i], NULL, __ATOMIC_ACQ_REL));
 }
 
-TEST(handlers_may_free_what_other_threads_have)
+TEST(handlers_may_free_blocks_of_other_threads)
 {
 	int forks = kernel_is_slow() ? 2 : on_device() ? 5 : 30;
 	pthread_t threads[2];
@@ -197,7 +197,7 @@ TEST(handlers_may_free_what_other_threads_have)
 		pthread_join(threads[i], NULL);
 }
 
-/* A library that has no thread while its process forks. */
+/* A library that stops its thread while the process forks. */
 static pthread_t helper;
 static sem_t helper_works;
 
@@ -234,7 +234,7 @@ TEST(handlers_may_end_and_start_threads)
 	end_helper();
 }
 
-TEST(a_child_may_start_the_first_thread_in_a_handler)
+TEST(child_may_start_its_first_thread_in_a_handler)
 {
 	do_free(do_malloc(10));
 	run_at_forks(NULL, NULL, start_helper);
@@ -253,7 +253,7 @@ static void forks_in_a_handler(int number)
 	forked++;
 	child = fork();
 	if (!child) {
-		/* The child goes on with what the signal has interrupted. */
+		/* The child continues where the signal interrupted the parent. */
 		signal(SIGALRM, SIG_IGN);
 		failed = -1;
 		return;
@@ -261,7 +261,7 @@ static void forks_in_a_handler(int number)
 	failed += child_status(child) != 0;
 }
 
-TEST(a_signals_handler_may_fork_as_long_as_there_is_one_thread)
+TEST(signal_handler_may_fork_in_a_single_threaded_process)
 {
 	struct itimerval timer = { { 0, 3000 }, { 0, 3000 } };
 	struct itimerval none = { };
@@ -282,7 +282,7 @@ TEST(a_signals_handler_may_fork_as_long_as_there_is_one_thread)
 
 static void *allocates_to_be_cancelled(void *data)
 {
-	/* Pending from here on, and only a cancellation point acts on it. */
+	/* The cancellation stays pending; only a cancellation point acts on it. */
 	pthread_cancel(pthread_self());
 	churn(2);
 	for (int i = 0; i < 20; i++)
@@ -290,7 +290,7 @@ static void *allocates_to_be_cancelled(void *data)
 	return data;
 }
 
-TEST(malloc_is_no_cancellation_point)
+TEST(malloc_is_not_a_cancellation_point)
 {
 	for (int i = 0; i < 4; i++) {
 		pthread_t thread;
@@ -304,7 +304,7 @@ TEST(malloc_is_no_cancellation_point)
 	churn(1);
 }
 
-/* Each has a key whose destructor allocates; karena's own has run by then. */
+/* Each thread has a key with a destructor that allocates, after karena's own has run. */
 static pthread_key_t late_key;
 static volatile int destroyed;
 
@@ -322,7 +322,7 @@ static void *ends(void *data)
 	return NULL;
 }
 
-TEST(destructors_of_a_threads_data_may_allocate)
+TEST(destructors_of_thread_data_may_allocate)
 {
 	ASSERT_EQ(0, pthread_key_create(&late_key, allocates_late));
 	for (int i = 0; i < 5; i++) {
@@ -339,7 +339,7 @@ static void *does_nothing(void *data)
 	return data;
 }
 
-TEST(a_limit_of_addresses_that_comes_later_leaves_room)
+TEST(later_address_space_limit_leaves_room)
 {
 	struct rlimit limit = { 1UL << 30, 1UL << 30 };
 	pthread_t thread;
@@ -352,7 +352,7 @@ TEST(a_limit_of_addresses_that_comes_later_leaves_room)
 	pthread_join(thread, NULL);
 	EXPECT_EQ(NULL, do_malloc(8UL << 30));
 	EXPECT_EQ(ENOMEM, errno);
-	/* The module's memory is there at once. */
+	/* On the module, memory is committed at once. */
 	block = do_malloc(on_device() ? 300 * MIB : 700 * MIB);
 	EXPECT_NE(NULL, block);
 	do_free(block);
@@ -365,7 +365,7 @@ static void allocates_little(void)
 		kept[i] = do_realloc(kept[i], i * 4 + 1);
 }
 
-TEST(locked_memory_is_what_is_used)
+TEST(only_used_memory_is_locked)
 {
 	struct rlimit limit;
 	size_t most;
@@ -373,13 +373,15 @@ TEST(locked_memory_is_what_is_used)
 	NOT_WITH_VALGRIND("has more memory");
 	allocates_little();
 	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &limit));
-	/* On the module, arenas are of 2 MiB, and count when they are mapped and committed. */
+	/*
+	 * On the module, arenas have 2 MiB, and count when they are mapped and committed.
+	 */
 	most = on_device() ? 64 * MIB : 8 * MIB;
 	if (limit.rlim_max > most || !getuid())
 		limit.rlim_max = most;
 	limit.rlim_cur = limit.rlim_max;
 	ASSERT_EQ(0, setrlimit(RLIMIT_MEMLOCK, &limit));
-	/* The limit does not bind root. */
+	/* The limit does not apply to root. */
 	ASSERT_TRUE(getuid() || (!setgid(65534) && !setuid(65534)));
 	ASSERT_EQ(0, mlockall(MCL_CURRENT | MCL_FUTURE));
 	allocates_little();
@@ -388,7 +390,9 @@ TEST(locked_memory_is_what_is_used)
 	allocates_little();
 }
 
-/* Grow a block in steps, each page stamped: how often it has moved, or -1. */
+/*
+ * Grow a block in steps and stamp each page. Return how often the block has moved, or -1.
+ */
 static int grow(size_t step, size_t most)
 {
 	char *block = NULL;
@@ -403,7 +407,7 @@ static int grow(size_t step, size_t most)
 		block = other;
 		for (size_t at = size - step; at < size; at += KA_PAGE_SIZE)
 			*(size_t *)(block + at) = at;
-		/* Others get their part of what is behind it. */
+		/* Other blocks take up memory behind the block. */
 		kept[size / step % 300] = do_realloc(kept[size / step % 300], 20000);
 	}
 	for (size_t at = 0; at < most / step * step; at += KA_PAGE_SIZE) {
@@ -414,7 +418,7 @@ static int grow(size_t step, size_t most)
 	return moved;
 }
 
-TEST(a_block_grows_over_the_ends_of_arenas_without_copies)
+TEST(block_grows_across_arenas_without_copies)
 {
 	const size_t most = kernel_is_slow() ? 32 * MIB : on_device() ? 64 * MIB : 256 * MIB;
 	struct rusage before, after;
@@ -450,8 +454,8 @@ static bool is_filled(const unsigned char *block, size_t size, unsigned char wha
 	return true;
 }
 
-/* Blocks that grow by uneven steps beside each other: parts of them are moved again. */
-TEST(what_is_moved_in_parts_is_whole_and_leaves_zeros)
+/* Neighbouring blocks grow by random steps, so parts of them are moved again. */
+TEST(block_moved_in_parts_is_intact_and_leaves_zeros)
 {
 	int steps = kernel_is_slow() || is_instrumented() ? 100 : on_device() ? 200 : 1000;
 	unsigned char *blocks[6] = {}, *block;
@@ -466,7 +470,7 @@ TEST(what_is_moved_in_parts_is_whole_and_leaves_zeros)
 			do_free(blocks[which]);
 			sizes[which] = 0;
 			blocks[which] = NULL;
-			/* Where that was, perhaps. */
+			/* Perhaps at the old address. */
 			block = do_calloc(1, 3 * MIB);
 			ASSERT_NE(NULL, block);
 			ASSERT_TRUE(is_filled(block, 3 * MIB, 0));
@@ -483,7 +487,7 @@ TEST(what_is_moved_in_parts_is_whole_and_leaves_zeros)
 		do_free(blocks[i]);
 }
 
-/* A block, and behind it one that is in its way, and room for it elsewhere. */
+/* Allocate a block with another one behind it, and free memory elsewhere. */
 static unsigned char *block_to_move(void)
 {
 	unsigned char *block = do_malloc(MIB), *way = do_malloc(MIB / 4), *room, *last;
@@ -498,7 +502,7 @@ static unsigned char *block_to_move(void)
 	return block;
 }
 
-/* Below a limit that is too small the kernel would not let the stack grow. */
+/* Under a limit that is too small, the kernel could not grow the stack. */
 static void __attribute__((noinline)) use_stack(void)
 {
 	volatile char bytes[128 << 10];
@@ -507,7 +511,7 @@ static void __attribute__((noinline)) use_stack(void)
 		bytes[i] = 1;
 }
 
-TEST(a_block_is_whole_where_a_limit_forbids_to_move_it)
+TEST(block_is_intact_if_a_limit_forbids_to_move_it)
 {
 	struct rlimit limit = { 5 * MIB, 5 * MIB }, none = { RLIM_INFINITY, RLIM_INFINITY };
 	unsigned char *block = block_to_move(), *moved;
@@ -529,8 +533,8 @@ TEST(a_block_is_whole_where_a_limit_forbids_to_move_it)
 	churn(10);
 }
 
-/* In a sandbox that knows no mremap(), where all memory is locked. */
-TEST(what_was_copied_instead_of_moved_leaves_zeros)
+/* In a sandbox without mremap(), with all memory locked. */
+TEST(block_copied_instead_of_moved_leaves_zeros)
 {
 	struct sock_filter rows[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -557,7 +561,9 @@ TEST(what_was_copied_instead_of_moved_leaves_zeros)
 	}
 }
 
-/* One behind the other, with a hole of less than one block in each arena. */
+/*
+ * Allocate blocks one after the other, leaving a hole of less than one block in each arena.
+ */
 static double time_of_large_ones(int count)
 {
 	double began = seconds();
@@ -569,7 +575,7 @@ static double time_of_large_ones(int count)
 	return seconds() - began;
 }
 
-TEST(room_for_a_large_block_is_found_in_time_that_does_not_grow)
+TEST(time_to_find_room_for_a_large_block_does_not_grow)
 {
 	double few, many;
 
@@ -583,7 +589,7 @@ TEST(room_for_a_large_block_is_found_in_time_that_does_not_grow)
 	EXPECT_GT(5 * few + 0.1, many);
 }
 
-/* How a child ends that makes a mistake: its error output goes nowhere. */
+/* Return the status of a child that makes an error. Its error output is dropped. */
 static int status_of(void (*mistake)(void))
 {
 	pid_t child = fork();
@@ -654,7 +660,7 @@ static void frees_what_is_none(void)
 	do_free(none + 16);
 }
 
-TEST(mistakes_end_the_program)
+TEST(invalid_calls_abort_the_program)
 {
 	NOT_WITH_VALGRIND("finds them itself");
 	EXPECT_EQ(128 + SIGABRT, status_of(frees_at_once_twice));

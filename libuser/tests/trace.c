@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Tracing: exact when each block is traced, without a bias when some are; by site and
- * by stack; across threads, forks, heaps that go, and stops. Runs on the source that
+ * Tracing: exact when each block is traced, and unbiased when some are; by site and by
+ * stack; with threads, forks, destroyed heaps, and stops. Runs on the source that
  * KARENA_SOURCE names.
  */
 #include <math.h>
@@ -14,14 +14,14 @@
 
 #include "common.h"
 
-/* So that no call is the last thing that a function does, and becomes a jump. */
+/* Used so that no function ends in a call, which would become a jump. */
 static inline void *keep(void *block)
 {
 	asm volatile("" : "+r" (block));
 	return block;
 }
 
-/* Two places where blocks are taken. */
+/* Two places that allocate blocks. */
 static __attribute__((noinline)) void *here(struct ka_heap *heap, size_t size)
 {
 	void *block = ka_heap_malloc(heap, size);
@@ -36,7 +36,7 @@ static __attribute__((noinline)) void *there(struct ka_heap *heap, size_t size)
 	return keep(block);
 }
 
-/* A way to the first of them. */
+/* A caller of the first one. */
 static __attribute__((noinline)) void *over(struct ka_heap *heap, size_t size)
 {
 	void *block = here(heap, size);
@@ -44,7 +44,10 @@ static __attribute__((noinline)) void *over(struct ka_heap *heap, size_t size)
 	return keep(block);
 }
 
-/* Whether an address lies in a function: of those that we know, it begins last. */
+/*
+ * Return true if an address lies in a function: the one of the known functions that starts
+ * last before it.
+ */
 static bool is_in(const void *address, void *(*function)(struct ka_heap *, size_t))
 {
 	void *(*const known[])(struct ka_heap *, size_t) = { here, there, over };
@@ -73,7 +76,7 @@ static size_t most(void)
 	return peak;
 }
 
-/* Bytes and blocks of all entries, in use and in all. */
+/* Sums of the current and total bytes and blocks of all entries. */
 static struct ka_trace_entry sums(void)
 {
 	struct ka_traces *traces = ka_trace_snapshot(KA_TRACE_BY_STACK);
@@ -112,7 +115,7 @@ TEST_F_TIMEOUT(trace, all_blocks_are_traced_exactly, SLOW)
 	size_t bytes = 0;
 	void *blocks[9][20];
 
-	/* Some that are in use before do not count. */
+	/* Blocks that were allocated before do not count. */
 	for (int i = 0; i < 9; i++)
 		blocks[i][0] = here(self->heap, sizes[i]);
 	ASSERT_EQ(0, ka_trace_start(1, 10));
@@ -160,7 +163,7 @@ TEST_F_TIMEOUT(trace, all_blocks_are_traced_exactly, SLOW)
 	EXPECT_EQ(0, figures(self->heap).pools);
 }
 
-TEST_F_TIMEOUT(trace, a_block_that_is_freed_twice_is_refused, SLOW)
+TEST_F_TIMEOUT(trace, double_free_is_rejected, SLOW)
 {
 	char *block, *other;
 
@@ -178,7 +181,7 @@ TEST_F_TIMEOUT(trace, a_block_that_is_freed_twice_is_refused, SLOW)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F_TIMEOUT(trace, wrong_numbers_are_refused, SLOW)
+TEST_F_TIMEOUT(trace, invalid_arguments_are_rejected, SLOW)
 {
 	EXPECT_EQ(-1, ka_trace_start(0, 10));
 	EXPECT_EQ(EINVAL, errno);
@@ -196,7 +199,7 @@ TEST_F_TIMEOUT(trace, wrong_numbers_are_refused, SLOW)
 	EXPECT_EQ(EINVAL, errno);
 }
 
-TEST_F_TIMEOUT(trace, frames_are_the_programs, SLOW)
+TEST_F_TIMEOUT(trace, frames_are_those_of_the_program, SLOW)
 {
 	const void *frames[KA_TRACE_FRAMES];
 	void *block, *aligned;
@@ -210,7 +213,10 @@ TEST_F_TIMEOUT(trace, frames_are_the_programs, SLOW)
 	EXPECT_EQ(0, ka_trace_of(&block, frames, KA_TRACE_FRAMES));
 	ka_heap_free(self->heap, block);
 	EXPECT_EQ(0, ka_trace_of(block, frames, KA_TRACE_FRAMES));
-	/* Whichever function took it, nothing of the library is to be seen. */
+	/*
+	 * Whichever function allocated the block, no function of the library is among the
+	 * frames.
+	 */
 	block = ka_obj_malloc(10);
 	EXPECT_EQ(3, ka_trace_of(block, frames, 3));
 	aligned = ka_heap_aligned_alloc(self->heap, 4096, 100);
@@ -268,7 +274,7 @@ TEST_F_TIMEOUT(trace, entries_are_by_site_or_by_stack, SLOW)
 	ka_trace_free(traces);
 }
 
-TEST_F_TIMEOUT(trace, snapshots_are_compared, SLOW)
+TEST_F_TIMEOUT(trace, snapshots_can_be_compared, SLOW)
 {
 	struct ka_traces *before, *after, *stacks, *difference;
 	const struct ka_trace_entry *entry;
@@ -285,7 +291,7 @@ TEST_F_TIMEOUT(trace, snapshots_are_compared, SLOW)
 	ka_heap_free(self->heap, other);
 	difference = ka_trace_compare(before, after);
 	ASSERT_NE(NULL, difference);
-	/* What it was made from may go. */
+	/* Its two snapshots may be freed. */
 	stacks = ka_trace_snapshot(KA_TRACE_BY_STACK);
 	EXPECT_EQ(NULL, ka_trace_compare(before, stacks));
 	EXPECT_EQ(EINVAL, errno);
@@ -309,14 +315,14 @@ TEST_F_TIMEOUT(trace, snapshots_are_compared, SLOW)
 	ka_trace_free(NULL);
 }
 
-TEST_F_TIMEOUT(trace, realloc_is_a_new_allocation, SLOW)
+TEST_F_TIMEOUT(trace, realloc_counts_as_a_new_allocation, SLOW)
 {
 	const void *frame;
 	void *block;
 
 	ASSERT_EQ(0, ka_trace_start(1, 10));
 	block = here(self->heap, 1000);
-	/* In its place, elsewhere, in a run, in a larger one, and back. */
+	/* In place, at another address, in a run, in a larger one, and back. */
 	for (int i = 0; i < 6; i++) {
 		static const size_t sizes[] = { 1020, 50, 0, 300000, 400000, 900 };
 
@@ -346,7 +352,7 @@ TEST_F_TIMEOUT(trace, large_blocks_are_traced_and_runs_are_not, SLOW)
 	EXPECT_EQ(5 * MIB + 11, now());
 	ka_run_free(self->heap, run);
 	EXPECT_EQ(5 * MIB + 11, now());
-	/* Such a block can be given back as what it is. */
+	/* Such a block can be freed as a run. */
 	EXPECT_EQ(0, ka_run_free(self->heap, block));
 	EXPECT_EQ(10, now());
 	EXPECT_EQ(0, ka_heap_free(self->heap, aligned));
@@ -354,7 +360,7 @@ TEST_F_TIMEOUT(trace, large_blocks_are_traced_and_runs_are_not, SLOW)
 	EXPECT_EQ(0, ka_trace_nr_runs);
 }
 
-TEST_F_TIMEOUT(trace, after_a_stop_traces_stay_until_their_blocks_go, SLOW)
+TEST_F_TIMEOUT(trace, after_a_stop_traces_stay_until_their_blocks_are_freed, SLOW)
 {
 	const void *frame;
 	void *blocks[3], *large;
@@ -371,24 +377,24 @@ TEST_F_TIMEOUT(trace, after_a_stop_traces_stay_until_their_blocks_go, SLOW)
 		EXPECT_EQ(64 + MIB, now());
 		ka_heap_free(self->heap, large);
 		EXPECT_EQ(64, now());
-		/* Without tracing its stack stays what it was. */
+		/* Without tracing, the stack stays unchanged. */
 		blocks[i] = ka_heap_realloc(self->heap, blocks[i], 60);
 		EXPECT_EQ(60, now());
 		EXPECT_EQ(1, ka_trace_of(blocks[i], &frame, 1));
 		EXPECT_TRUE(is_in(frame, here));
 	}
-	/* Of those that an earlier time has left, nothing is known. */
+	/* The traces of earlier sessions are dropped. */
 	EXPECT_EQ(0, ka_trace_of(blocks[0], &frame, 1));
 	for (int i = 0; i < 3; i++)
 		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	EXPECT_EQ(0, now());
 	EXPECT_EQ(3, figures(self->heap).blocks);
-	/* Blocks are taken in the usual way again. */
+	/* Blocks are allocated in the normal way again. */
 	EXPECT_EQ(blocks[0] = here(self->heap, 64),
 		  (ka_heap_free(self->heap, blocks[0]), here(self->heap, 64)));
 }
 
-TEST_F_TIMEOUT(trace, a_heap_that_goes_takes_its_traces_along, SLOW)
+TEST_F_TIMEOUT(trace, destroyed_heap_drops_its_traces, SLOW)
 {
 	struct ka_heap *other = make(64 * MIB, 0, KA_FORK_COW);
 
@@ -405,13 +411,13 @@ TEST_F_TIMEOUT(trace, a_heap_that_goes_takes_its_traces_along, SLOW)
 	EXPECT_EQ(0, ka_trace_nr_runs);
 }
 
-/* How far a sum is from what it should be, in parts of the deviation to be expected. */
+/* The deviation of a sum in units of the expected standard deviation. */
 static double deviations(double sum, double expected, double variance)
 {
 	return fabs(sum - expected) / sqrt(variance);
 }
 
-/* A traced block of s bytes with the probability p stands for s/p bytes. */
+/* A block of s bytes that is traced with the probability p stands for s/p bytes. */
 static double variance_of(size_t size, size_t interval, size_t count)
 {
 	double p = -expm1(-(double)size / (double)interval);
@@ -419,7 +425,7 @@ static double variance_of(size_t size, size_t interval, size_t count)
 	return (double)count * (double)size * (double)size * (1 - p) / p;
 }
 
-TEST_F_TIMEOUT(trace, samples_have_no_bias, SLOW)
+TEST_F_TIMEOUT(trace, samples_are_unbiased, SLOW)
 {
 	static const size_t sizes[] = { 16, 100, 1000, 3000, 20000, 100000, 300000 };
 	const size_t interval = 4096;
@@ -440,7 +446,7 @@ TEST_F_TIMEOUT(trace, samples_have_no_bias, SLOW)
 		after = sums();
 		bytes = (double)(after.total_bytes - before.total_bytes);
 		blocks = (double)(after.total_blocks - before.total_blocks);
-		/* At least one block of weight is a matter of rounding. */
+		/* A deviation of one block is due to rounding. */
 		variance += (double)sizes[i] * (double)sizes[i];
 		EXPECT_GT(4, deviations(bytes, (double)(count * sizes[i]), variance));
 		EXPECT_GT(4, deviations(blocks * (double)sizes[i],
@@ -450,7 +456,7 @@ TEST_F_TIMEOUT(trace, samples_have_no_bias, SLOW)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F_TIMEOUT(trace, what_is_in_use_is_estimated, SLOW)
+TEST_F_TIMEOUT(trace, allocated_memory_is_estimated, SLOW)
 {
 	const size_t interval = 16384, count = 40000, size = 400;
 	void **blocks = calloc(count, sizeof(*blocks));
@@ -460,7 +466,7 @@ TEST_F_TIMEOUT(trace, what_is_in_use_is_estimated, SLOW)
 	ASSERT_EQ(0, ka_trace_start(interval, 10));
 	for (size_t i = 0; i < count; i++)
 		blocks[i] = here(self->heap, size);
-	/* It is much less than all that is traced. */
+	/* The estimate is much smaller than all memory allocated so far. */
 	EXPECT_GT(2 * size * count / interval, figures(self->heap).pools);
 	for (size_t i = 0; i < count; i += 2)
 		ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
@@ -471,7 +477,7 @@ TEST_F_TIMEOUT(trace, what_is_in_use_is_estimated, SLOW)
 	free(blocks);
 }
 
-TEST(draws_are_exponential)
+TEST(sample_distances_are_exponential)
 {
 	const size_t interval = 100000, draws = 200000;
 	double sum = 0, squares = 0;
@@ -512,7 +518,7 @@ struct member {
 	int number;
 };
 
-/* Takes before tracing, with it, and leaves half of its blocks to the next thread. */
+/* Allocate before and during tracing, and leave half of the blocks to the next thread. */
 static void *work(void *data)
 {
 	struct member *member = data;
@@ -522,7 +528,7 @@ static void *work(void *data)
 	for (int i = 0; i < 100; i++)
 		ka_heap_free(crew->heap, here(crew->heap, (size_t)i * 20));
 	pthread_barrier_wait(&crew->barrier);
-	/* Tracing starts. */
+	/* The main thread starts tracing here. */
 	pthread_barrier_wait(&crew->barrier);
 	for (int i = 0; i < ROUNDS; i++) {
 		crew->handed[number][i] = here(crew->heap, 100);
@@ -534,7 +540,7 @@ static void *work(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(trace, threads_free_each_others_blocks, SLOW)
+TEST_F_TIMEOUT(trace, threads_may_free_each_others_blocks, SLOW)
 {
 	struct member members[THREADS];
 	pthread_t threads[THREADS];
@@ -567,7 +573,7 @@ TEST_F_TIMEOUT(trace, threads_free_each_others_blocks, SLOW)
 
 static bool is_over;
 
-/* Some blocks of all kinds, again and again. */
+/* Allocate and free blocks of all kinds, repeatedly. */
 static void *churn(void *data)
 {
 	struct ka_heap *heap = data;
@@ -593,7 +599,7 @@ static void *churn(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(trace, tracing_starts_and_stops_beside_threads, SLOW)
+TEST_F_TIMEOUT(trace, tracing_can_start_and_stop_while_threads_run, SLOW)
 {
 	pthread_t threads[3];
 	struct ka_traces *traces;
@@ -608,7 +614,7 @@ TEST_F_TIMEOUT(trace, tracing_starts_and_stops_beside_threads, SLOW)
 		ka_trace_free(traces);
 		ka_trace_stop();
 	}
-	/* All of it is exact when the last time began before the threads ended. */
+	/* If the last tracing started before the threads ended, its numbers are exact. */
 	ASSERT_EQ(0, ka_trace_start(1, 5));
 	__atomic_store_n(&is_over, true, __ATOMIC_RELAXED);
 	for (int i = 0; i < 3; i++)
@@ -621,7 +627,7 @@ TEST_F_TIMEOUT(trace, tracing_starts_and_stops_beside_threads, SLOW)
 
 static pthread_key_t late_key;
 
-/* Runs after the library's own, and takes and gives once more. */
+/* Runs after the destructor of the library, and allocates and frees once more. */
 static void late(void *data)
 {
 	static __thread int times;
@@ -641,7 +647,7 @@ static void *end_late(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(trace, threads_that_end_are_traced_to_the_last, SLOW)
+TEST_F_TIMEOUT(trace, ending_threads_are_traced_until_their_end, SLOW)
 {
 	pthread_t thread;
 
@@ -655,7 +661,7 @@ TEST_F_TIMEOUT(trace, threads_that_end_are_traced_to_the_last, SLOW)
 	EXPECT_EQ(30, sums().total_blocks);
 }
 
-TEST_F_TIMEOUT(trace, a_child_goes_on_with_a_copy, SLOW)
+TEST_F_TIMEOUT(trace, child_continues_with_a_copy_of_the_traces, SLOW)
 {
 	struct ka_heap *nothing = make(64 * MIB, 0, KA_FORK_NONE);
 	void *block;
@@ -666,7 +672,7 @@ TEST_F_TIMEOUT(trace, a_child_goes_on_with_a_copy, SLOW)
 	here(nothing, 50);
 	child = fork();
 	if (!child) {
-		/* The parent's heap is not there, nor are its blocks. */
+		/* The child does not have the parent's other heap, nor its blocks. */
 		CHECK(now() == 100);
 		CHECK(ka_trace_active());
 		there(self->heap, 1000);
@@ -685,7 +691,7 @@ TEST_F_TIMEOUT(trace, a_child_goes_on_with_a_copy, SLOW)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F_TIMEOUT(trace, forks_beside_threads_find_no_lock_held, SLOW)
+TEST_F_TIMEOUT(trace, fork_during_tracing_leaves_no_lock_held, SLOW)
 {
 	pthread_t threads[2];
 
@@ -714,7 +720,7 @@ TEST_F_TIMEOUT(trace, forks_beside_threads_find_no_lock_held, SLOW)
 	EXPECT_EQ(0, now());
 }
 
-TEST_F_TIMEOUT(trace, its_memory_goes_back, SLOW)
+TEST_F_TIMEOUT(trace, memory_of_traces_is_freed, SLOW)
 {
 	struct ka_traces *traces;
 	size_t cost;
@@ -731,7 +737,7 @@ TEST_F_TIMEOUT(trace, its_memory_goes_back, SLOW)
 	EXPECT_EQ(cost, ka_trace_cost());
 }
 
-/* What a file has, ending in NUL. */
+/* Read a file, with a final NUL. */
 static char *contents(const char *path)
 {
 	static char text[65536];
@@ -743,7 +749,7 @@ static char *contents(const char *path)
 	return text;
 }
 
-/* How many lines end so. */
+/* Count the lines with this end. */
 static int lines_ending(const char *text, const char *end)
 {
 	int count = 0;
@@ -755,7 +761,7 @@ static int lines_ending(const char *text, const char *end)
 	return count;
 }
 
-TEST_F_TIMEOUT(trace, files_are_written, SLOW)
+TEST_F_TIMEOUT(trace, snapshots_can_be_written_to_files, SLOW)
 {
 	char path[] = "/tmp/karena-trace-XXXXXX", command[512];
 	struct ka_traces *before, *after, *difference;

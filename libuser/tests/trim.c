@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory that goes back: at once, after a while, when asked for, at a limit; and what
- * is known to be zero. Runs on the source that KARENA_SOURCE names.
+ * Purging: at once, after a while, on request, at a limit; and which memory is known to be
+ * zero. Runs on the source that KARENA_SOURCE names.
  */
 #include <time.h>
 
@@ -29,7 +29,7 @@ FIXTURE_TEARDOWN(trim)
 	ka_heap_destroy(self->heap);
 }
 
-/* Bytes of a heap that are in memory, but for its notes. */
+/* Resident bytes of a heap without its metadata. */
 static size_t resident_in(const struct ka_heap *heap)
 {
 	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
@@ -51,7 +51,7 @@ static bool is_zero(const char *block, size_t size)
 	return !size || (!*block && !memcmp(block, block + 1, size - 1));
 }
 
-/* Blocks of 200 bytes, of which one in so many stays. */
+/* Allocate blocks of 200 bytes, and keep one of @kept. */
 static void thin_out(struct ka_heap *heap, char **blocks, size_t kept)
 {
 	for (size_t i = 0; i < NR_SMALL; i++) {
@@ -66,7 +66,7 @@ static void thin_out(struct ka_heap *heap, char **blocks, size_t kept)
 	}
 }
 
-TEST_F_TIMEOUT(trim, of_a_heap_with_few_blocks_left_most_goes, SLOW)
+TEST_F_TIMEOUT(trim, trim_frees_most_of_a_heap_with_few_blocks, SLOW)
 {
 	size_t before, after;
 
@@ -82,14 +82,14 @@ TEST_F_TIMEOUT(trim, of_a_heap_with_few_blocks_left_most_goes, SLOW)
 		EXPECT_EQ((char)(i % 251), self->blocks[i][0]);
 		EXPECT_EQ((char)(i % 251), self->blocks[i][199]);
 	}
-	/* It can be used again, all of it. */
+	/* All of the memory can be used again. */
 	thin_out(self->heap, self->blocks, 1000);
 }
 
 #define PIECE		((size_t)64)
 #define PIECES		(128 * KA_SLOT_SIZE / PIECE)
 
-/* The first block of each pool stays, and knows its own address. */
+/* Free all blocks except the first one of each pool, which contains its own address. */
 static void leave_the_first(struct ka_heap *heap, char **blocks)
 {
 	for (size_t i = 0; i < PIECES; i++) {
@@ -107,7 +107,9 @@ static void leave_the_first(struct ka_heap *heap, char **blocks)
 	}
 }
 
-/* Take all that came free, and free everything; whether each block was one of its own. */
+/*
+ * Allocate all free blocks, and then free everything. Return true if no content was lost.
+ */
 static bool fill_up(struct ka_heap *heap, char **blocks)
 {
 	bool sound = true;
@@ -127,7 +129,7 @@ static bool fill_up(struct ka_heap *heap, char **blocks)
 	return sound;
 }
 
-TEST_F_TIMEOUT(trim, what_is_behind_a_pools_last_block_goes, SLOW)
+TEST_F_TIMEOUT(trim, memory_behind_the_last_block_of_a_pool_is_purged, SLOW)
 {
 	bool thins = ka_window_of(self->heap)->source == &ka_embedded;
 	size_t pools, before, gone;
@@ -146,7 +148,7 @@ TEST_F_TIMEOUT(trim, what_is_behind_a_pools_last_block_goes, SLOW)
 	EXPECT_TRUE(fill_up(self->heap, self->blocks));
 }
 
-/* Pools that have been thinned. */
+/* Count the pools whose memory was partly purged. */
 static size_t thinned(const struct ka_heap *heap)
 {
 	size_t count = 0;
@@ -160,7 +162,7 @@ static size_t thinned(const struct ka_heap *heap)
 	return count;
 }
 
-TEST_F_TIMEOUT(trim, pools_are_thinned_while_others_go, SLOW)
+TEST_F_TIMEOUT(trim, pools_are_partly_purged_when_others_are_freed, SLOW)
 {
 	thin_out(self->heap, self->blocks, 1000);
 	EXPECT_EQ(ka_window_of(self->heap)->source == &ka_embedded, thinned(self->heap) > 0);
@@ -169,19 +171,19 @@ TEST_F_TIMEOUT(trim, pools_are_thinned_while_others_go, SLOW)
 	thin_out(self->heap, self->blocks, 1000);
 }
 
-TEST_F_TIMEOUT(trim, what_is_too_much_goes_at_once, SLOW)
+TEST_F_TIMEOUT(trim, memory_above_the_bound_is_purged_at_once, SLOW)
 {
 	size_t used, most;
 
 	thin_out(self->heap, self->blocks, 2000);
 	used = figures(self->heap).run_bytes;
-	/* And what is in rows of less than 64 KiB. */
+	/* Plus the free ranges of less than 64 KiB. */
 	most = used + used / 8 + 8 * MIB + 2 * MIB;
 	NOT_WITH_VALGRIND("keeps what is given back");
 	EXPECT_LE(resident_in(self->heap), most);
 }
 
-TEST_F_TIMEOUT(trim, what_nobody_needs_goes_after_a_while, SLOW)
+TEST_F_TIMEOUT(trim, unused_memory_is_purged_after_a_while, SLOW)
 {
 	void *runs[16], *stays = NULL;
 	size_t before;
@@ -196,7 +198,7 @@ TEST_F_TIMEOUT(trim, what_nobody_needs_goes_after_a_while, SLOW)
 			ka_run_free(self->heap, runs[i]);
 	}
 	before = resident_in(self->heap);
-	/* A heap has no thread: it looks at the clock when it is called. */
+	/* A heap has no thread of its own, and checks the time during calls. */
 	for (int i = 0; i < 4; i++) {
 		wait_ms(250);
 		stays = ka_run_alloc(self->heap, KA_PAGE_SIZE, 0);
@@ -229,14 +231,14 @@ static void use_much(struct ka_heap *heap, void **runs)
 		ka_run_free(heap, runs[i]);
 }
 
-TEST_F_TIMEOUT(trim, what_is_needed_again_and_again_stays, SLOW)
+TEST_F_TIMEOUT(trim, memory_used_again_and_again_stays, SLOW)
 {
 	void *runs[100];
 	long before;
 
 	NOT_WITH_SANITIZERS();
-	/* As malloc's heap and that of the domains are made. */
-	ka_arenas_of(self->heap)->most_empty = SIZE_MAX;
+	/* As in malloc's heap and that of the domains. */
+	self->heap->most_empty = SIZE_MAX;
 	for (int i = 0; i < 12; i++)
 		use_much(self->heap, runs);
 	before = faults();
@@ -246,7 +248,7 @@ TEST_F_TIMEOUT(trim, what_is_needed_again_and_again_stays, SLOW)
 	EXPECT_LT(faults() - before, 4 * 7500);
 }
 
-TEST_F(trim, calloc_does_not_clear_what_has_never_been_used)
+TEST_F(trim, calloc_does_not_clear_unused_memory)
 {
 	char *block = ka_heap_calloc(self->heap, 64, MIB);
 
@@ -261,7 +263,7 @@ TEST_F(trim, calloc_does_not_clear_what_has_never_been_used)
 	EXPECT_TRUE(is_zero(block, 64 * MIB));
 }
 
-TEST_F_TIMEOUT(trim, calloc_is_zero_whatever_was_there, SLOW)
+TEST_F_TIMEOUT(trim, calloc_clears_memory_with_any_content, SLOW)
 {
 	unsigned int seed = 7;
 	struct {
@@ -285,13 +287,13 @@ TEST_F_TIMEOUT(trim, calloc_is_zero_whatever_was_there, SLOW)
 	}
 }
 
-TEST(at_the_limit_nothing_is_kept)
+TEST(at_the_limit_no_empty_arena_is_kept)
 {
 	struct ka_heap *heap = make(64 * MIB, 8 * MIB, KA_FORK_COW);
 	void *runs[4], *whole;
 
 	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
-	/* Empty arenas may stay, but not where another is wanted that they are not. */
+	/* Empty arenas may stay, unless another arena is needed. */
 	for (int i = 0; i < 4; i++) {
 		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
 		ASSERT_NE(NULL, runs[i]);
@@ -305,7 +307,7 @@ TEST(at_the_limit_nothing_is_kept)
 	ka_heap_destroy(heap);
 }
 
-/* On the module, from which the kernel takes it whole. */
+/* On the module, the kernel reclaims the whole arena. */
 static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap *heap)
 {
 	void *run = ka_run_alloc(heap, 2 * MIB, 0), *again;
@@ -316,12 +318,12 @@ static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap
 	index = (size_t)((char *)run - ka_window_of(heap)->start) / KA_ARENA_SIZE;
 	EXPECT_EQ(0, ka_run_free(heap, run));
 	EXPECT_EQ(3, ka_window_of(heap)->states[index] & 7);
-	/* Taken back with what was in it. */
+	/* The heap reuses the arena with its content. */
 	again = ka_run_alloc(heap, 2 * MIB, 0);
 	ASSERT_EQ(run, again);
 	EXPECT_EQ(2, ka_window_of(heap)->states[index] & 7);
 	EXPECT_EQ(1, *(char *)again);
-	/* Or, when the kernel has taken it, as here, new and zero. */
+	/* If the kernel has reclaimed the arena, as here, it is new and zero. */
 	EXPECT_EQ(0, ka_run_free(heap, again));
 	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_REMOVE));
 	again = ka_heap_calloc(heap, 2, MIB);
@@ -330,7 +332,7 @@ static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap
 	EXPECT_EQ(1, figures(heap).arenas);
 }
 
-/* Of an arena's pages, those that begin with a byte. */
+/* Count the pages of an arena that start with a byte. */
 static size_t pages_with(const char *start, char byte)
 {
 	size_t pages = 0;
@@ -341,8 +343,8 @@ static size_t pages_with(const char *start, char byte)
 }
 
 /*
- * On the other source, where it takes pages, and here is told to; those that are not
- * volatile may be swapped out. Some wait in its own lists for what they are to become.
+ * Without the module, the kernel reclaims pages, as it is told to here. Pages that are not
+ * volatile may be swapped out. Some pages stay in lists of the kernel for a while.
  */
 static void volatile_embedded(struct __test_metadata *_metadata, struct ka_heap *heap)
 {
@@ -354,7 +356,7 @@ static void volatile_embedded(struct __test_metadata *_metadata, struct ka_heap 
 	EXPECT_EQ(KA_ARENA_PAGES, pages_with(run, 1));
 	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_PAGEOUT));
 	EXPECT_LE(KA_ARENA_PAGES / 2, pages_with(run, 0));
-	/* It is whole again when it is needed again. */
+	/* The arena is complete again when it is needed again. */
 	again = ka_heap_calloc(heap, 2, MIB);
 	ASSERT_EQ(run, again);
 	EXPECT_TRUE(is_zero(again, 2 * MIB));
@@ -364,7 +366,7 @@ static void volatile_embedded(struct __test_metadata *_metadata, struct ka_heap 
 	EXPECT_EQ(1, figures(heap).arenas);
 }
 
-TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
+TEST_F(trim, empty_arena_is_volatile_and_may_be_reclaimed)
 {
 	if (on_device())
 		volatile_on_device(_metadata, self->heap);
@@ -372,7 +374,7 @@ TEST_F(trim, an_empty_arena_is_volatile_and_may_be_gone)
 		volatile_embedded(_metadata, self->heap);
 }
 
-/* Whether the arena that an address lies in is. */
+/* Return true if the arena of an address is volatile. */
 static bool is_volatile(const struct ka_heap *heap, const char *address)
 {
 	size_t index = (size_t)(address - ka_window_of(heap)->start) / KA_ARENA_SIZE;
@@ -380,7 +382,7 @@ static bool is_volatile(const struct ka_heap *heap, const char *address)
 	return ka_arena_at(ka_arenas_of(heap)->notes, index)->is_volatile;
 }
 
-TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
+TEST_F(trim, arena_no_longer_used_by_a_run_is_volatile)
 {
 	char *run = ka_run_alloc(self->heap, 4 * MIB, 0);
 
@@ -390,7 +392,7 @@ TEST_F(trim, an_arena_that_a_run_does_not_need_any_more_is_volatile)
 	EXPECT_TRUE(is_volatile(self->heap, run + 2 * MIB));
 }
 
-/* Take an arena and give it back; whether it is volatile then. */
+/* Allocate an arena and free it. Return true if it is volatile then. */
 static bool becomes_volatile(struct ka_heap *heap)
 {
 	char *run = ka_run_alloc(heap, 2 * MIB, 0);
@@ -400,17 +402,17 @@ static bool becomes_volatile(struct ka_heap *heap)
 	return is_volatile(heap, run);
 }
 
-TEST_F(trim, what_is_needed_again_and_again_is_volatile_where_that_costs_nothing)
+TEST_F(trim, arena_used_again_and_again_is_volatile_only_if_that_is_free)
 {
-	/* No look in between. */
-	ka_arenas_of(self->heap)->decay_at = UINT64_MAX;
+	/* No decay in between. */
+	self->heap->decay_at = UINT64_MAX;
 	for (int i = 0; i < 10; i++)
 		EXPECT_EQ(on_device() || i < 1, becomes_volatile(self->heap));
 	ka_arenas_of(self->heap)->decay_at = 0;
 	EXPECT_TRUE(becomes_volatile(self->heap));
 }
 
-TEST_F_TIMEOUT(trim, a_child_has_what_was_there_and_goes_on, SLOW)
+TEST_F_TIMEOUT(trim, child_keeps_its_data_and_continues, SLOW)
 {
 	pid_t child;
 
@@ -429,7 +431,7 @@ TEST_F_TIMEOUT(trim, a_child_has_what_was_there_and_goes_on, SLOW)
 	EXPECT_EQ(0, child_status(child));
 }
 
-TEST(what_devices_may_have_pinned_stays)
+TEST(possibly_pinned_memory_is_not_purged)
 {
 	struct ka_options options = KA_OPTIONS;
 	struct ka_heap *heap;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * libkarena-uring: requests that commit and release, fixed buffers and why there are
- * none. Runs on the source that KARENA_SOURCE names.
+ * libkarena-uring: requests that commit and release, fixed buffers, and the reasons why
+ * registration fails. Runs on the source that KARENA_SOURCE names.
  */
 #include <fcntl.h>
 #include <grp.h>
@@ -18,7 +18,7 @@
 
 #define NOBODY	65534
 
-/* Before 6.5, io_uring takes no pages of files but tmpfs's and hugetlbfs's. */
+/* Before 6.5, io_uring registers no file pages except those of tmpfs and hugetlbfs. */
 static bool can_register(void)
 {
 	struct utsname name;
@@ -40,7 +40,9 @@ FIXTURE_SETUP(uring)
 {
 	int err = io_uring_queue_init(8, &self->ring, 0);
 
-	/* As in a container; where the module is, there are rings. */
+	/*
+	 * There may be no io_uring, as in a container, but guests with the module have it.
+	 */
 	if (err && !on_device())
 		SKIP(return, "no io_uring here: %s", strerror(-err));
 	ASSERT_EQ(0, err);
@@ -54,7 +56,7 @@ FIXTURE_TEARDOWN(uring)
 	io_uring_queue_exit(&self->ring);
 }
 
-/* Carry out the one entry that is prepared: its result. */
+/* Submit the one prepared entry. Return its result. */
 static int complete(struct io_uring *ring)
 {
 	struct io_uring_cqe *cqe;
@@ -86,7 +88,7 @@ static void handler(int signal)
 	siglongjmp(jump, signal);
 }
 
-/* Write to an address: 0, or the signal that came of it. */
+/* Write to an address. Return 0, or the signal that the write raised. */
 static int touch(volatile char *address)
 {
 	struct sigaction action = { .sa_handler = handler }, old;
@@ -109,7 +111,7 @@ static int touch(volatile char *address)
 			TH_LOG("%s", ka_error());			\
 	} while (0)
 
-/* A file that holds one byte everywhere. */
+/* A file with the same byte everywhere. */
 static int file_of(char byte, size_t size)
 {
 	int fd = memfd_create("karena", MFD_CLOEXEC);
@@ -122,7 +124,7 @@ static int file_of(char byte, size_t size)
 	return fd;
 }
 
-TEST_F(uring, what_is_read_into_a_fixed_buffer_is_in_the_run)
+TEST_F(uring, read_into_a_fixed_buffer_reaches_the_run)
 {
 	char *run = ka_run_alloc(self->heap, 4 * MIB, KA_ARENA_SIZE);
 	struct ka_uring_buffers *buffers;
@@ -149,14 +151,14 @@ TEST_F(uring, what_is_read_into_a_fixed_buffer_is_in_the_run)
 	EXPECT_EQ(0, count_other(run + 2 * MIB, 2 * MIB, 'o'));
 	ka_uring_unregister(&self->ring, buffers);
 	ka_uring_unregister(&self->ring, NULL);
-	/* They are the kernel's no more. */
+	/* The kernel no longer has the buffers. */
 	io_uring_prep_read_fixed(io_uring_get_sqe(&self->ring), fd, run, MIB, 0, index);
 	EXPECT_EQ(-EFAULT, complete(&self->ring));
 	EXPECT_EQ(0, ka_run_free(self->heap, run));
 	close(fd);
 }
 
-TEST_F(uring, the_index_is_that_of_the_buffer_that_holds_all_of_it)
+TEST_F(uring, index_is_that_of_the_buffer_with_the_whole_range)
 {
 	char *run = ka_run_alloc(self->heap, 16 * MIB, KA_ARENA_SIZE);
 	const struct iovec ranges[] = {
@@ -187,11 +189,11 @@ TEST_F(uring, the_index_is_that_of_the_buffer_that_holds_all_of_it)
 		     ka_uring_buffer_index(buffers, run + 11 * MIB, SIZE_MAX) < 0);
 	EXPECT_FAILS(EBUSY, "already",
 		     !ka_uring_register(&self->ring, self->heap, ranges, 3));
-	/* Of a ring that is gone, the notes still go. */
+	/* The struct can be freed after its ring was closed. */
 	ka_uring_unregister(NULL, buffers);
 }
 
-TEST_F(uring, all_that_is_committed_is_registered_and_nothing_else)
+TEST_F(uring, exactly_the_committed_memory_is_registered)
 {
 	struct ka_uring_buffers *buffers;
 	char *first, *small, *large;
@@ -200,7 +202,7 @@ TEST_F(uring, all_that_is_committed_is_registered_and_nothing_else)
 		     !ka_uring_register(&self->ring, self->heap, NULL, 0));
 	if (!can_register())
 		SKIP(return, "this kernel takes no fixed buffers of a heap");
-	/* The first arena is committed in parts, so that there are two buffers. */
+	/* The first arena is committed in parts, so there are two buffers. */
 	small = ka_run_alloc(self->heap, 8192, 0);
 	large = ka_run_alloc(self->heap, 6 * MIB, KA_ARENA_SIZE);
 	first = (char *)((uintptr_t)small & ~(KA_ARENA_SIZE - 1));
@@ -215,7 +217,7 @@ TEST_F(uring, all_that_is_committed_is_registered_and_nothing_else)
 	ka_uring_unregister(&self->ring, buffers);
 }
 
-TEST_F(uring, what_cannot_be_registered_is_said_why)
+TEST_F(uring, failed_registration_gives_the_reason)
 {
 	char *run = ka_run_alloc(self->heap, 2 * MIB, KA_ARENA_SIZE);
 	const struct iovec foreign = { &run, 8 };
@@ -241,7 +243,7 @@ TEST_F(uring, what_cannot_be_registered_is_said_why)
 						1));
 }
 
-TEST_F(uring, a_forked_heap_is_refused_with_the_reason)
+TEST_F(uring, forked_heap_is_rejected_with_the_reason)
 {
 	char *run = ka_run_alloc(self->heap, 2 * MIB, KA_ARENA_SIZE);
 	struct ka_uring_buffers *buffers;
@@ -257,7 +259,7 @@ TEST_F(uring, a_forked_heap_is_refused_with_the_reason)
 	if (!child) {
 		char byte;
 
-		/* Until the parent is done. */
+		/* Wait until the parent is done. */
 		close(line[1]);
 		_exit((int)read(line[0], &byte, 1));
 	}
@@ -277,8 +279,8 @@ TEST_F(uring, a_forked_heap_is_refused_with_the_reason)
 	EXPECT_EQ(0, status);
 }
 
-/* With rights, nothing is counted. */
-TEST(the_limit_of_locked_memory_is_named)
+/* For a privileged process, nothing is counted. */
+TEST(memlock_limit_is_named_in_the_message)
 {
 	struct rlimit limit = { 3 * MIB, 3 * MIB };
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
@@ -306,7 +308,7 @@ TEST(the_limit_of_locked_memory_is_named)
 	ka_heap_destroy(heap);
 }
 
-TEST_F(uring, ranges_are_whole_pages_of_the_window)
+TEST_F(uring, ranges_must_be_whole_pages_of_the_window)
 {
 	char *run = ka_run_alloc(self->heap, 2 * MIB, KA_ARENA_SIZE);
 	struct karena_range range, next;
@@ -330,7 +332,7 @@ TEST_F(uring, ranges_are_whole_pages_of_the_window)
 				    (void *)((uintptr_t)&range & -4096UL), 4096));
 }
 
-TEST_F(uring, advice_takes_whole_pages_below_4_gib)
+TEST_F(uring, madvise_accepts_whole_pages_below_4_gib)
 {
 	struct io_uring_sqe sqe;
 	char *start = (char *)(uintptr_t)KA_ARENA_SIZE;
@@ -371,7 +373,7 @@ TEST_F(uring, only_a_heap_on_the_module_has_a_descriptor)
 			SKIP(return, "plain mmap has no descriptor");	\
 	} while (0)
 
-TEST_F(uring, a_runs_memory_is_released_and_committed_again)
+TEST_F(uring, memory_of_a_run_can_be_released_and_committed_again)
 {
 	char *run = ka_run_alloc(self->heap, 6 * MIB, KA_ARENA_SIZE);
 	struct ka_uring_call call;
@@ -397,7 +399,7 @@ TEST_F(uring, a_runs_memory_is_released_and_committed_again)
 	EXPECT_EQ(0, count_other(run + 2 * MIB, 2 * MIB, 'o'));
 	EXPECT_EQ(0, count_other(run + 4 * MIB, 2 * MIB, 0));
 	EXPECT_EQ(0, ranges[0].result | ranges[1].result);
-	/* One that is refused fails alone. */
+	/* An invalid range fails, and the others succeed. */
 	ranges[0].reserved = 1;
 	ka_uring_prep_release(io_uring_get_sqe(&self->ring), fd, &call, ranges, 2);
 	EXPECT_EQ(-EINVAL, complete(&self->ring));
@@ -408,8 +410,8 @@ TEST_F(uring, a_runs_memory_is_released_and_committed_again)
 	close(fd);
 }
 
-/* Also where a request has to wait for the one that it is linked to. */
-TEST_F(uring, an_entry_may_be_used_again_at_once)
+/* Also if a request must wait for one that it is linked to. */
+TEST_F(uring, entry_can_be_reused_at_once)
 {
 	char *run = ka_run_alloc(self->heap, 32 * MIB, KA_ARENA_SIZE);
 	struct karena_range ranges[16];
@@ -445,7 +447,7 @@ TEST_F(uring, an_entry_may_be_used_again_at_once)
 	close(fd);
 }
 
-TEST_F(uring, frames_are_kept_ready)
+TEST_F(uring, frames_can_be_kept_ready)
 {
 	struct ka_uring_call call;
 	unsigned int ready = 0;
@@ -468,7 +470,7 @@ TEST_F(uring, frames_are_kept_ready)
 	close(fd);
 }
 
-TEST_F(uring, a_run_is_populated_and_removed_without_a_descriptor)
+TEST_F(uring, run_is_populated_and_removed_without_a_descriptor)
 {
 	char *run = ka_run_alloc(self->heap, 4 * MIB, KA_ARENA_SIZE);
 	long before, after;
@@ -480,7 +482,7 @@ TEST_F(uring, a_run_is_populated_and_removed_without_a_descriptor)
 					    4 * MIB));
 	ASSERT_EQ(0, complete(&self->ring));
 	after = resident();
-	/* On the module, the allocation itself is what populated it. */
+	/* On the module, the allocation has already populated it. */
 	EXPECT_GE(after - before, on_device() ? 0 : 4 * (long)MIB);
 	ASSERT_EQ(0, ka_uring_prep_remove(io_uring_get_sqe(&self->ring), run, 2 * MIB));
 	if (on_device()) {
