@@ -747,7 +747,7 @@ TEST(write_after_a_fork_is_seen_by_pagemap_scan)
 	REQUIRE_MODULE();
 	uffd = syscall(SYS_userfaultfd, O_CLOEXEC);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		SKIP(return, "no asynchronous protection by userfaultfd before 6.7");
+		SKIP(return, "no asynchronous write protection by userfaultfd before 6.7");
 	ASSERT_EQ(0, heap_open(&heap, 2 * ARENA, 0));
 	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
 	memset(heap.window, 1, ARENA);

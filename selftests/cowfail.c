@@ -85,7 +85,7 @@ TEST_F_TIMEOUT(cowfail, without_memory_for_a_copy_only_the_writer_ends, SLOW)
 	ASSERT_TRUE(kernel_talks(false));
 	result = ask(CHILD, mark, 3 * PAGES, 5 * PAGES, 'x');
 	EXPECT_TRUE(kernel_talks(true));
-	TH_LOG("the writer %s", result == DEAD ? "was killed" : "had a signal");
+	TH_LOG("the writer %s", result == DEAD ? "was killed" : "got a signal");
 	EXPECT_TRUE(result == DEAD || result == -SIGBUS);
 	EXPECT_EQ(result == DEAD ? 128 + SIGKILL : 0, end(CHILD));
 
@@ -170,7 +170,7 @@ static void fork_with_faults(struct __test_metadata *_metadata, struct heap *hea
 			break;
 	}
 	close(nth);
-	TH_LOG("%d faults%s, %d forks that failed", number - 1,
+	TH_LOG("%d faults%s, %d failed forks", number - 1,
 	       failed ? " and no more time" : "", failures);
 	EXPECT_GT(failures, 0);
 	EXPECT_LT(number, MOST_FAULTS);
@@ -305,7 +305,7 @@ static int pin(FIXTURE_DATA(pinned) *self, const FIXTURE_VARIANT(pinned) *varian
 									\
 		/* Linux 6.1 cannot register file memory; some lack AF_XDP. */ \
 		if (_err == -EOPNOTSUPP || _err == -EAFNOSUPPORT)	\
-			SKIP(return, "the kernel pins no such memory so"); \
+			SKIP(return, "the kernel cannot pin such memory in this way"); \
 		ASSERT_EQ(0, _err);					\
 	} while (0)
 
@@ -403,7 +403,7 @@ TEST_F(pinned, forked_heap_refuses_long_term_pins)
 	int err = pin(self, variant);
 
 	if (err == -EOPNOTSUPP || err == -EAFNOSUPPORT)
-		SKIP(return, "the kernel pins no such memory so");
+		SKIP(return, "the kernel cannot pin such memory in this way");
 	ASSERT_EQ(0, err);
 	EXPECT_EQ(0, variant->ring ? io_uring_unregister_buffers(&self->ring) :
 		  close(self->umem));

@@ -361,7 +361,7 @@ TEST(unknown_policy_is_rejected)
 		};
 
 		EXPECT_EQ(-EINVAL, device_call(KARENA_CREATE, &create)) {
-			TH_LOG("number %d", i);
+			TH_LOG("case %d", i);
 		}
 	}
 }

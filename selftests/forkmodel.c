@@ -270,8 +270,8 @@ static void give_back_arena(int index)
 	 */
 	if (state(&heap, index) != KARENA_ACTIVE &&
 	    state(&heap, index) != (KARENA_ACTIVE | KARENA_SPARSE))
-		WRONG("arena %d has pages, and the word %x", index, state(&heap, index));
-	NOTE("give back %d, word %x", index, state(&heap, index));
+		WRONG("arena %d has pages, but the word %x", index, state(&heap, index));
+	NOTE("make %d volatile, word %x", index, state(&heap, index));
 	lent[index] = give_back(&heap, index);
 }
 
@@ -291,9 +291,9 @@ static void take_back_arena(int index, uint32_t active)
 	if (found == KARENA_FREE)
 		set_arena(index, GONE);
 	else if (found != lent[index])
-		WRONG("arena %d, given back, has the word %x", index, found);
+		WRONG("arena %d was volatile, and has the word %x", index, found);
 	lent[index] = 0;
-	NOTE("take back %d: %s", index, found == KARENA_FREE ? "gone" : "had");
+	NOTE("reuse %d: %s", index, found == KARENA_FREE ? "gone" : "intact");
 	check_some(index, 0, PAGES);
 }
 

@@ -147,7 +147,7 @@ static void fork_beside_counters(struct __test_metadata *_metadata,
 		close(pipes[0]);
 		close(pipes[1]);
 	}
-	TH_LOG("%ld forks beside threads that write", forks);
+	TH_LOG("%ld forks during writes of other threads", forks);
 }
 
 TEST_F_TIMEOUT(forkrace, no_store_is_lost_during_a_fork, SLOW)

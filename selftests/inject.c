@@ -92,7 +92,7 @@ static const char *use_and_destroy(struct work *work)
 	else if (heap_release(heap, 0, NR))
 		wrong = "nothing can be released";
 	else if (heap_figure(heap, "committed"))
-		wrong = "something stays committed";
+		wrong = "some memory stays committed";
 	heap_destroy(heap);
 	return wrong;
 }
@@ -207,13 +207,13 @@ static const char *check_commit(struct work *work, int err)
 	struct heap *heap = &work->heap;
 
 	if (!err && count_other(heap->window, 2 * ARENA, 0))
-		return "what was committed is not zero";
+		return "committed memory is not zero";
 	for (int i = 0; err && i < 2; i++) {
 		/* The state word tells whether the arena is committed. */
 		int signal = touch(arena(heap, i));
 
 		if (signal != (state(heap, i) == KARENA_ACTIVE ? 0 : SIGBUS))
-			return "the state word lies";
+			return "the state word is wrong";
 	}
 	return use_and_destroy(work);
 }
@@ -241,13 +241,13 @@ static const char *check_commit_pages(struct work *work, int err)
 		there++;
 		*at = 0;
 		if (i < 3 || i >= 7 || count_other(at, PAGE, 0))
-			return "there is a page that nobody asked for, or a dirty one";
+			return "a page is committed without a request, or is not zero";
 	}
 	if (!err && there < 4)
 		return "not all pages were committed";
 	/* If the call never reached the module, there is no statistic. */
 	if (there && heap_figure(&work->heap, "sparse_pages") != there)
-		return "the figure is not that of the pages";
+		return "the statistic differs from the number of pages";
 	return use_and_destroy(work);
 }
 
@@ -275,13 +275,13 @@ static const char *check_demote(struct work *work, int err)
 	if (err)
 		return "a release failed";
 	if (huge != !sparse)
-		return "the state word lies";
+		return "the state word is wrong";
 	if (spoilt(work, 0, 0, 8) || spoilt(work, 0, 504, 8))
-		return "what stays is spoilt";
+		return "the remaining pages have changed";
 	if (sparse && touch(page(work, 0, 8)) != SIGBUS)
-		return "what went is there";
+		return "released pages are accessible";
 	if (!sparse && count_other(page(work, 0, 8), 496 * PAGE, 0))
-		return "what went is not cleared";
+		return "released pages are not zero";
 	return use_and_destroy(work);
 }
 
@@ -299,7 +299,7 @@ static const char *check_release(struct work *work, int err)
 			return "an arena is not free";
 	}
 	if (heap_figure(&work->heap, "committed"))
-		return "something stays committed";
+		return "some memory stays committed";
 	return use_and_destroy(work);
 }
 
@@ -319,7 +319,7 @@ static const char *check_release_call(struct work *work, int err)
 	if (!err)
 		return check_demote(work, err);
 	if (spoilt(work, 0, 0, 8) || spoilt(work, 0, 504, 8))
-		return "what stays is spoilt";
+		return "the remaining pages have changed";
 	return use_and_destroy(work);
 }
 
@@ -362,7 +362,7 @@ static int run_ready(struct work *work)
 static const char *check_ready(struct work *work, int err)
 {
 	if (!err && !heap_ready_becomes(&work->heap, KARENA_NODE_ANY, 2, 2))
-		return "no frames become ready";
+		return "no frames are ready";
 	return use_and_destroy(work);
 }
 
@@ -386,9 +386,9 @@ static const char *check_reclaim(struct work *work, int err)
 		bool gone = state(heap, i) == KARENA_FREE;
 
 		if (!gone && KARENA_STATE(state(heap, i)) != KARENA_VOLATILE)
-			return "a volatile arena is neither there nor gone";
+			return "a volatile arena is neither intact nor free";
 		if (gone && touch(page(work, i, i == 1 ? 511 : 0)) != SIGBUS)
-			return "an arena that is free is there";
+			return "a free arena is accessible";
 	}
 	return use_and_destroy(work);
 }
@@ -423,7 +423,7 @@ static const char *check_group(struct work *work, int err)
 	const char *wrong = check_commit(work, err);
 
 	if (write_text(CGROUPS "/cgroup.procs", "0") || group_remove())
-		return "the cgroup does not go";
+		return "the cgroup cannot be removed";
 	return wrong;
 }
 

@@ -887,7 +887,7 @@ TEST_F_TIMEOUT(slow_disk, input_from_a_slow_disk_after_a_fork_reaches_the_parent
 
 	/* The whole read would take a quarter of an hour. */
 	if (!disk_slow("1024"))
-		SKIP(return, "no cgroup can slow down a disk");
+		SKIP(return, "cannot slow down a disk with a cgroup");
 	started = slow_read_start(&self->read);
 	inherited = *heap;
 	if (started)
@@ -922,7 +922,7 @@ TEST_F_TIMEOUT(slow_disk, input_from_a_slow_disk_is_not_in_an_image, SLOW)
 
 	ASSERT_NE(NULL, was);
 	if (!disk_slow("1024"))
-		SKIP(return, "no cgroup can slow down a disk");
+		SKIP(return, "cannot slow down a disk with a cgroup");
 	started = slow_read_start(&self->read);
 	if (started)
 		err = heap_snapshot(heap, &image);
@@ -973,7 +973,7 @@ TEST_F_TIMEOUT(slow_disk, input_of_a_clone_reaches_only_the_clone, SLOW)
 	bool heard;
 
 	if (!disk_slow("1024"))
-		SKIP(return, "no cgroup can slow down a disk");
+		SKIP(return, "cannot slow down a disk with a cgroup");
 	disk_fast();
 	inherited = *heap;
 	ASSERT_EQ(0, child_start(&child, read_as_a_clone));

@@ -16,7 +16,7 @@ FIXTURE_SETUP(memcg)
 {
 	REQUIRE_MODULE();
 	if (group_make())
-		SKIP(return, "no memory cgroup can be made");
+		SKIP(return, "cannot create a memory cgroup");
 	ASSERT_EQ(0, group_limit(24 * MIB));
 }
 

@@ -529,7 +529,7 @@ TEST_F_TIMEOUT(model, every_page_agrees_with_the_model, 24 * 3600)
 	/* Free the memory that was still referenced when it was released. */
 	EXPECT_EQ(0, heap_ranges(&heap, KARENA_RELEASE, NULL, 0));
 	sum_up(&huge, &sparse, &pages);
-	TH_LOG("%ld huge arenas, %ld sparse ones with %ld pages, %ld demoted, %ld reclaimed",
+	TH_LOG("%ld huge arenas, %ld sparse arenas with %ld pages, %ld demoted, %ld reclaimed",
 	       huge, sparse, pages, heap_figure(&heap, "demoted"),
 	       heap_figure(&heap, "reclaimed"));
 	EXPECT_EQ(huge, heap_figure(&heap, "huge_arenas"));

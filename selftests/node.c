@@ -31,7 +31,7 @@ FIXTURE_SETUP(node)
 
 	REQUIRE_MODULE();
 	if (!two_nodes())
-		SKIP(return, "not two NUMA nodes with a processor each");
+		SKIP(return, "needs two NUMA nodes with a processor each");
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_NODE);
 	ASSERT_EQ(0, run_on(0));

@@ -303,7 +303,7 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 	if (slow)
 		disk_fast();
 	else
-		TH_LOG("no cgroup can slow down the disk: few pins");
+		TH_LOG("cannot slow down the disk with a cgroup: there will be few pins");
 	usleep(self->seconds * 500000);
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(self->purger, NULL);
@@ -312,7 +312,7 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 		struct worker *worker = &self->workers[i];
 
 		pthread_join(worker->thread, NULL);
-		TH_LOG("%s %d: %ld rounds, %ld kept, %ld taken",
+		TH_LOG("%s %d: %ld rounds, %ld reused, %ld reclaimed",
 		       i < NR_WRITERS ? "writer" : "direct I/O", i,
 		       worker->rounds, worker->kept, worker->taken);
 		EXPECT_EQ(0, worker->lost);

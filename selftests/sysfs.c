@@ -479,7 +479,7 @@ TEST_F(sysfs, documentation_matches_the_files)
 	EXPECT_GT(documented.nr, 20);
 	for (int i = 0; i < documented.nr; i++) {
 		EXPECT_EQ(0, glob(documented.patterns[i], 0, NULL, &found))
-			TH_LOG("not there: %s", documented.patterns[i]);
+			TH_LOG("missing: %s", documented.patterns[i]);
 		globfree(&found);
 	}
 	for (int i = 0; i < 3; i++) {
@@ -495,7 +495,7 @@ TEST_F(sysfs, documentation_matches_the_files)
 				TH_LOG("not documented: %s", path);
 			EXPECT_TRUE(err == -EISDIR ||
 				    (!err && lines_are_right(path, text)))
-				TH_LOG("neither one value nor names and values: %s", path);
+				TH_LOG("neither a value nor names and values: %s", path);
 		}
 		globfree(&found);
 	}

@@ -17,7 +17,7 @@
 #define REQUIRE_REGISTER()						\
 	do {								\
 		if (!can_register())					\
-			SKIP(return, "no fixed buffers of files before 6.5"); \
+			SKIP(return, "no fixed buffers in file memory before 6.5"); \
 	} while (0)
 
 FIXTURE(uring) {
@@ -270,7 +270,7 @@ TEST_F_TIMEOUT(uring, late_input_from_a_disk_reaches_no_arena, SLOW)
 		SKIP(return, "no scratch disk " DISK);
 	/* The whole read would take a quarter of an hour. */
 	if (!disk_slow("1024"))
-		SKIP(return, "no cgroup can slow down a disk");
+		SKIP(return, "cannot slow down a disk with a cgroup");
 	memset(data, INPUT, MIB);
 	ASSERT_EQ(MIB, pwrite(read.disk, data, MIB, 0));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));

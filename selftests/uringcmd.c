@@ -1248,7 +1248,7 @@ static void exceed_group(struct child *child)
 TEST_F(uringcmd, workers_charge_the_memory_cgroup_of_the_submitter)
 {
 	if (group_make())
-		SKIP(return, "no memory cgroup can be made");
+		SKIP(return, "cannot create a memory cgroup");
 	ASSERT_EQ(0, group_limit(24 * MIB));
 	EXPECT_EQ(0, in_child(exceed_group));
 	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));

@@ -308,7 +308,8 @@ TEST(order_of_blocks_is_random)
 	/* By chance this fails once in 128 ^ 7 and 64 ^ 7 times. */
 	EXPECT_NE(NR_ORDERS - 1, same);
 	EXPECT_NE(NR_ORDERS, firsts);
-	TH_LOG("of %d orders, %d begin alike, %d go on alike", NR_ORDERS, firsts, steps);
+	TH_LOG("%d orders: %d have the same first block, %d the same next step",
+	       NR_ORDERS, firsts, steps);
 }
 
 TEST_F(block, realloc_stays_in_place_if_possible)
@@ -409,7 +410,7 @@ TEST_F(block, at_the_limit_spare_pools_are_freed_for_a_run)
 		ASSERT_NE(NULL, blocks[i]);
 	}
 	if (mlockall(MCL_CURRENT))
-		SKIP(return, "no memory may be locked here");
+		SKIP(return, "cannot lock memory here");
 	for (int i = 0; i < 1000; i++)
 		ASSERT_EQ(0, ka_heap_free(heap, blocks[i]));
 	run = ka_run_alloc(heap, MIB + MIB / 2, 0);

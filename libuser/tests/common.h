@@ -47,12 +47,12 @@ static inline bool is_instrumented(void)
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define NOT_WITH_SANITIZERS()						\
-	SKIP(return, "a sanitizer's own memory hides what is measured")
+	SKIP(return, "the sanitizer's own memory hides the measured memory")
 #else
 #define NOT_WITH_SANITIZERS()						\
 	do {								\
 		if (getenv("VALGRIND"))					\
-			SKIP(return, "valgrind's own memory hides it");	\
+			SKIP(return, "valgrind's own memory hides the measured memory");	\
 	} while (0)
 #endif
 
@@ -64,7 +64,7 @@ static inline bool is_instrumented(void)
 
 #ifdef __SANITIZE_THREAD__
 #define NOT_WITH_THREAD_SANITIZER()					\
-	SKIP(return, "ThreadSanitizer cannot fork beside a thread")
+	SKIP(return, "ThreadSanitizer cannot fork a process with threads")
 #else
 #define NOT_WITH_THREAD_SANITIZER()	do { } while (0)
 #endif

@@ -360,7 +360,7 @@ TEST_F(fork, child_does_not_inherit_a_heap_with_policy_none)
 	pid_t child;
 	char *run;
 
-	NOT_WITH_VALGRIND("reads each word of what MADV_DONTFORK has taken away");
+	NOT_WITH_VALGRIND("reads the memory that MADV_DONTFORK has removed");
 	ASSERT_NE(NULL, heap);
 	/* Also in arenas that were released once. */
 	for (int i = 0; i < 2; i++) {

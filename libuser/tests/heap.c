@@ -216,7 +216,7 @@ TEST(window_uses_no_address_space)
 	pthread_t thread;
 
 	NOT_WITH_SANITIZERS();
-	NOT_WITH_VALGRIND("knows no such addresses");
+	NOT_WITH_VALGRIND("does not support such addresses");
 	before = ka_heap_create(NULL);
 	ASSERT_EQ(0, setrlimit(RLIMIT_AS, &limit));
 	ASSERT_EQ(0, setrlimit(RLIMIT_DATA, &limit));
@@ -304,8 +304,8 @@ TEST(foreign_mapping_stops_the_growth_of_a_mapping)
 
 	ASSERT_NE(NULL, heap);
 	if (!ka_window_of(heap)->claimed || !on_device())
-		SKIP(return, "the window is reserved, or the heap goes on behind it");
-	foreign = ka_pools_of(heap)->start + 20 * KA_ARENA_SIZE;
+		SKIP(return, "the window is reserved, or the heap continues behind the mapping");
+	foreign = heap->start + 20 * KA_ARENA_SIZE;
 	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
 	*foreign = 'f';

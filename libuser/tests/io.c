@@ -310,9 +310,9 @@ TEST(fixed_buffers_survive_a_fork)
 	memset(buffer, 1, 4 * MIB);
 	error = ring_open(&ring, buffer, 4 * MIB);
 	if (error == 1)
-		SKIP(return, "this kernel has no io_uring for us");
+		SKIP(return, "this process cannot use io_uring");
 	if (error == -EOPNOTSUPP && on_device())
-		SKIP(return, "no fixed buffers of files before 6.5");
+		SKIP(return, "no fixed buffers in file memory before 6.5");
 	ASSERT_EQ(0, error) TH_LOG("%s", strerror(-error));
 	ASSERT_EQ(0, pipe(ends));
 	child = fork();

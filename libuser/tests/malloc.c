@@ -12,7 +12,7 @@
 #define NOT_WITH_HOOKS()						\
 	do {								\
 		if (getenv("KARENA_MALLOC"))				\
-			SKIP(return, "the debug hooks have it otherwise");	\
+			SKIP(return, "differs with the debug hooks");	\
 	} while (0)
 
 /* Volatile, because the compiler knows malloc and would remove calls. */

@@ -402,7 +402,7 @@ TEST(other_process_can_walk_a_snapshot)
 
 	if (!on_device()) {
 		ka_heap_destroy(heap);
-		SKIP(return, "there are no snapshots without the module");
+		SKIP(return, "no snapshots without the module");
 	}
 	ASSERT_NE(NULL, heap);
 	fill(heap, &known, 5);
@@ -463,7 +463,7 @@ TEST(snapshot_during_changes_is_consistent_or_rejected)
 
 	if (!on_device()) {
 		ka_heap_destroy(heap);
-		SKIP(return, "there are no snapshots without the module");
+		SKIP(return, "no snapshots without the module");
 	}
 	ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
 	stop = false;

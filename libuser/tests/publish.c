@@ -181,7 +181,7 @@ TEST_F(publish, others_see_the_statistics_of_the_call)
 #define NOT_ON_THE_MODULE()						\
 	do {								\
 		if (on_device())					\
-			SKIP(return, "the module shows the figures itself"); \
+			SKIP(return, "the module shows the statistics itself"); \
 	} while (0)
 
 /* Start a child that creates two heaps and waits. */
@@ -377,7 +377,7 @@ TEST_F_TIMEOUT(publish, arenas_are_published_at_once_and_pools_soon, SLOW)
 	void *runs[4];
 	uint64_t shown;
 
-	NOT_WITH_VALGRIND("takes a hundred times what it would take");
+	NOT_WITH_VALGRIND("is a hundred times slower");
 	for (size_t i = 0; i < 4; i++) {
 		runs[i] = ka_run_alloc(heap, 2 * MIB, 0);
 		ASSERT_TRUE(shows_arenas(heap, i + 2));
@@ -413,7 +413,7 @@ TEST_F_TIMEOUT(publish, changing_pools_are_published_ten_times_a_second_at_most,
 	uint64_t began = now(), most;
 	void *blocks[100];
 
-	NOT_WITH_VALGRIND("takes a hundred times what it would take");
+	NOT_WITH_VALGRIND("is a hundred times slower");
 	NOT_ON_THE_MODULE();
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 8000));
 	ASSERT_TRUE(seen(heap, &before));

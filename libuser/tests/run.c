@@ -174,7 +174,7 @@ TEST(only_arenas_with_pools_get_huge_pages)
 	const size_t whole = 20 * MIB, other = 2 * MIB - KA_PAGE_SIZE;
 
 	if (on_device())
-		SKIP(return, "the module's arenas are huge in any case");
+		SKIP(return, "arenas of the module are always huge");
 	if (access("/sys/kernel/mm/transparent_hugepage", F_OK))
 		SKIP(return, "the kernel has no transparent huge pages");
 	for (int i = 0; i < 3; i++) {

@@ -209,7 +209,7 @@ static const char *differences(struct ka_heap *heap, const struct known *known)
 	if (ka_heap_stats(heap, &stats) || !add_up(&stats))
 		return "the sum";
 	if (ka_heap_classes(heap, classes, CLASSES, sizeof(struct ka_class)) != CLASSES)
-		return "how many classes there are";
+		return "the number of classes";
 	for (unsigned int i = 0; i < CLASSES; i++) {
 		snprintf(text, sizeof(text), "size %zu: %zu blocks, not %zu",
 			 classes[i].size, classes[i].blocks, known->blocks[i]);

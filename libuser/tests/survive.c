@@ -370,7 +370,7 @@ TEST(only_used_memory_is_locked)
 	struct rlimit limit;
 	size_t most;
 
-	NOT_WITH_VALGRIND("has more memory");
+	NOT_WITH_VALGRIND("uses more memory");
 	allocates_little();
 	ASSERT_EQ(0, getrlimit(RLIMIT_MEMLOCK, &limit));
 	/*
@@ -548,7 +548,7 @@ TEST(block_copied_instead_of_moved_leaves_zeros)
 	if (on_device())
 		SKIP(return, "the module moves no pages");
 	if (mlockall(MCL_CURRENT | MCL_FUTURE))
-		SKIP(return, "so much memory cannot be locked here");
+		SKIP(return, "cannot lock so much memory here");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, 2, &filter))
 		SKIP(return, "this kernel has no seccomp");
 	block = do_realloc(block, 3 * MIB);
@@ -580,12 +580,12 @@ TEST(time_to_find_room_for_a_large_block_does_not_grow)
 	double few, many;
 
 	if (on_device())
-		SKIP(return, "the module has memory for every arena at once");
+		SKIP(return, "the module commits memory at once");
 	time_of_large_ones(1000);
 	few = time_of_large_ones(4000);
 	many = time_of_large_ones(8000);
 	ASSERT_LT(0, few);
-	TH_LOG("4000: %.3f s, 8000 more: %.3f s", few, many);
+	TH_LOG("4000 blocks: %.3f s, 8000 blocks: %.3f s", few, many);
 	EXPECT_GT(5 * few + 0.1, many);
 }
 

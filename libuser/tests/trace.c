@@ -226,7 +226,7 @@ TEST_F_TIMEOUT(trace, frames_are_those_of_the_program, SLOW)
 
 		EXPECT_LE(1, ka_trace_of(i ? aligned : block, frames, 3));
 		EXPECT_GT(16384, llabs((char *)frames[0] -
-				      (char *)trace_frames_are_the_programs));
+				      (char *)trace_frames_are_those_of_the_program));
 		if (i)
 			EXPECT_NE(first, frames[0]);
 	}

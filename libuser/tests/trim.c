@@ -71,7 +71,7 @@ TEST_F_TIMEOUT(trim, trim_frees_most_of_a_heap_with_few_blocks, SLOW)
 	size_t before, after;
 
 	thin_out(self->heap, self->blocks, 1000);
-	NOT_WITH_VALGRIND("keeps what is given back");
+	NOT_WITH_VALGRIND("does not free purged memory");
 	before = resident_in(self->heap);
 	EXPECT_LT(0, ka_heap_trim(self->heap));
 	after = resident_in(self->heap);
@@ -179,7 +179,7 @@ TEST_F_TIMEOUT(trim, memory_above_the_bound_is_purged_at_once, SLOW)
 	used = figures(self->heap).run_bytes;
 	/* Plus the free ranges of less than 64 KiB. */
 	most = used + used / 8 + 8 * MIB + 2 * MIB;
-	NOT_WITH_VALGRIND("keeps what is given back");
+	NOT_WITH_VALGRIND("does not free purged memory");
 	EXPECT_LE(resident_in(self->heap), most);
 }
 
@@ -204,7 +204,7 @@ TEST_F_TIMEOUT(trim, unused_memory_is_purged_after_a_while, SLOW)
 		stays = ka_run_alloc(self->heap, KA_PAGE_SIZE, 0);
 		ka_run_free(self->heap, stays);
 	}
-	NOT_WITH_VALGRIND("keeps what is given back");
+	NOT_WITH_VALGRIND("does not free purged memory");
 	EXPECT_LE(resident_in(self->heap), before / 2);
 	for (int i = 0; i < 16; i += 8)
 		EXPECT_EQ(1, ((char *)runs[i])[MIB / 4 - 1]);
@@ -238,7 +238,7 @@ TEST_F_TIMEOUT(trim, memory_used_again_and_again_stays, SLOW)
 
 	NOT_WITH_SANITIZERS();
 	/* As in malloc's heap and that of the domains. */
-	self->heap->most_empty = SIZE_MAX;
+	ka_arenas_of(self->heap)->most_empty = SIZE_MAX;
 	for (int i = 0; i < 12; i++)
 		use_much(self->heap, runs);
 	before = faults();
@@ -405,7 +405,7 @@ static bool becomes_volatile(struct ka_heap *heap)
 TEST_F(trim, arena_used_again_and_again_is_volatile_only_if_that_is_free)
 {
 	/* No decay in between. */
-	self->heap->decay_at = UINT64_MAX;
+	ka_arenas_of(self->heap)->decay_at = UINT64_MAX;
 	for (int i = 0; i < 10; i++)
 		EXPECT_EQ(on_device() || i < 1, becomes_volatile(self->heap));
 	ka_arenas_of(self->heap)->decay_at = 0;

@@ -168,7 +168,7 @@ TEST_F(uring, index_is_that_of_the_buffer_with_the_whole_range)
 	int low, middle, high;
 
 	if (!can_register())
-		SKIP(return, "this kernel takes no fixed buffers of a heap");
+		SKIP(return, "no fixed buffers in a heap on this kernel");
 	ASSERT_NE(NULL, run);
 	buffers = ka_uring_register(&self->ring, self->heap, ranges, 3);
 	ASSERT_NE(NULL, buffers) TH_LOG("%s", ka_error());
@@ -201,7 +201,7 @@ TEST_F(uring, exactly_the_committed_memory_is_registered)
 	EXPECT_FAILS(ENOENT, "nothing of the heap is committed",
 		     !ka_uring_register(&self->ring, self->heap, NULL, 0));
 	if (!can_register())
-		SKIP(return, "this kernel takes no fixed buffers of a heap");
+		SKIP(return, "no fixed buffers in a heap on this kernel");
 	/* The first arena is committed in parts, so there are two buffers. */
 	small = ka_run_alloc(self->heap, 8192, 0);
 	large = ka_run_alloc(self->heap, 6 * MIB, KA_ARENA_SIZE);
@@ -251,7 +251,7 @@ TEST_F(uring, forked_heap_is_rejected_with_the_reason)
 	pid_t child;
 
 	if (!can_register())
-		SKIP(return, "this kernel takes no fixed buffers of a heap");
+		SKIP(return, "no fixed buffers in a heap on this kernel");
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 2 * MIB);
 	ASSERT_EQ(0, pipe(line));
@@ -288,9 +288,9 @@ TEST(memlock_limit_is_named_in_the_message)
 	int err;
 
 	if (geteuid())
-		SKIP(return, "only root can become nobody");
+		SKIP(return, "needs root to become nobody");
 	if (!can_register())
-		SKIP(return, "this kernel takes no fixed buffers of a heap");
+		SKIP(return, "no fixed buffers in a heap on this kernel");
 	ASSERT_NE(NULL, heap);
 	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, KA_ARENA_SIZE));
 	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, KA_ARENA_SIZE));
