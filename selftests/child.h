@@ -94,7 +94,7 @@ static inline bool limit_locked_memory(rlim_t bytes)
 }
 
 /* A member of /proc/self/status in bytes, or -1. The file has it in KiB. */
-static inline long status_figure(const char *member)
+static inline long status_member(const char *member)
 {
 	char text[8192], *at;
 
@@ -108,7 +108,7 @@ static inline long status_figure(const char *member)
 static inline bool pinned_becomes(long bytes)
 {
 	for (int i = 0; i < 2000; i++) {
-		if (status_figure("VmPin") == bytes)
+		if (status_member("VmPin") == bytes)
 			return true;
 		usleep(10000);
 	}
@@ -152,7 +152,7 @@ static inline int group_limit(long bytes)
 /*
  * A number in a file of the cgroup: the one after @name, or the first one without a name.
  */
-static inline long group_figure(const char *file, const char *name)
+static inline long group_stat(const char *file, const char *name)
 {
 	char text[8192], *line;
 	size_t length = name ? strlen(name) : 0;
@@ -173,13 +173,13 @@ static inline long group_figure(const char *file, const char *name)
  * Wait up to 20 seconds until a number is at least @least and below @end. memory.stat may
  * show a charge two seconds late.
  */
-static inline bool group_figure_becomes(const char *file, const char *name, long least,
-					long end)
+static inline bool group_stat_becomes(const char *file, const char *name, long least,
+				      long end)
 {
 	for (int i = 0; i < 2000; i++) {
-		long figure = group_figure(file, name);
+		long value = group_stat(file, name);
 
-		if (figure >= least && figure < end)
+		if (value >= least && value < end)
 			return true;
 		usleep(10000);
 	}
@@ -190,7 +190,7 @@ static inline bool group_figure_becomes(const char *file, const char *name, long
 static inline bool group_falls_below(long bytes)
 {
 	for (int i = 0; i < 2000; i++) {
-		if (group_figure("memory.current", NULL) < bytes)
+		if (group_stat("memory.current", NULL) < bytes)
 			return true;
 		usleep(10000);
 	}

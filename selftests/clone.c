@@ -58,7 +58,7 @@ FIXTURE(clone) {
 FIXTURE_SETUP(clone)
 {
 	REQUIRE_MODULE();
-	balance_take(&self->before);
+	balance_read(&self->before);
 	ASSERT_EQ(0, heap_open(&self->heap, NR * ARENA, 0));
 	ASSERT_EQ(0, family_make(&self->heap));
 	expect_signals();
@@ -86,11 +86,11 @@ TEST_F(clone, clone_has_its_own_number)
 			EXPECT_GT(numbers[who], numbers[other]);
 	}
 	EXPECT_EQ(self->heap.id, ask(PARENT, own_number, 0, 0, 0));
-	EXPECT_EQ(numbers[PARENT], figure_of(CHILD, "parent"));
-	EXPECT_EQ(numbers[CHILD], figure_of(GRANDCHILD, "parent"));
-	EXPECT_EQ(numbers[CHILD], figure_of(GREATGRANDCHILD, "parent"));
-	EXPECT_EQ(0, figure_of(PARENT, "parent"));
-	EXPECT_EQ(self->before.nr_heaps + 4, figure("nr_heaps"));
+	EXPECT_EQ(numbers[PARENT], stat_of(CHILD, "parent"));
+	EXPECT_EQ(numbers[CHILD], stat_of(GRANDCHILD, "parent"));
+	EXPECT_EQ(numbers[CHILD], stat_of(GREATGRANDCHILD, "parent"));
+	EXPECT_EQ(0, stat_of(PARENT, "parent"));
+	EXPECT_EQ(self->before.nr_heaps + 4, module_stat("nr_heaps"));
 }
 
 TEST_F_TIMEOUT(clone, directory_of_clone_describes_it, SLOW)
@@ -103,24 +103,24 @@ TEST_F_TIMEOUT(clone, directory_of_clone_describes_it, SLOW)
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'p'));
 	clone = heap_of(CHILD);
-	EXPECT_EQ(ask(CHILD, own_pid, 0, 0, 0), heap_figure(&clone, "pid"));
-	EXPECT_EQ(getpid(), heap_figure(&self->heap, "pid"));
+	EXPECT_EQ(ask(CHILD, own_pid, 0, 0, 0), heap_stat(&clone, "pid"));
+	EXPECT_EQ(getpid(), heap_stat(&self->heap, "pid"));
 	EXPECT_TRUE(heap_says(&clone, "name", "selftest"));
 	EXPECT_TRUE(heap_says(&clone, "fork", "cow"));
 	EXPECT_TRUE(heap_says(&clone, "policy", "default"));
-	EXPECT_EQ(self->heap.id, heap_figure(&clone, "parent"));
-	EXPECT_EQ(NR * ARENA, heap_figure(&clone, "window"));
-	EXPECT_EQ(6 * ARENA, heap_figure(&clone, "limit"));
-	EXPECT_EQ(5 * ARENA, heap_figure(&clone, "soft_limit"));
-	EXPECT_EQ(2 * ARENA, heap_figure(&clone, "committed"));
-	EXPECT_EQ(2, heap_figure(&clone, "huge_arenas"));
-	EXPECT_EQ(2 * ARENA, heap_figure(&clone, "shared"));
-	EXPECT_EQ(2 * ARENA, heap_figure(&self->heap, "shared"));
-	EXPECT_EQ(0, heap_figure(&clone, "ready_frames"));
-	EXPECT_EQ(0, heap_figure(&clone, "copies"));
-	EXPECT_EQ(0, heap_figure(&clone, "promoted"));
+	EXPECT_EQ(self->heap.id, heap_stat(&clone, "parent"));
+	EXPECT_EQ(NR * ARENA, heap_stat(&clone, "window"));
+	EXPECT_EQ(6 * ARENA, heap_stat(&clone, "limit"));
+	EXPECT_EQ(5 * ARENA, heap_stat(&clone, "soft_limit"));
+	EXPECT_EQ(2 * ARENA, heap_stat(&clone, "committed"));
+	EXPECT_EQ(2, heap_stat(&clone, "huge_arenas"));
+	EXPECT_EQ(2 * ARENA, heap_stat(&clone, "shared"));
+	EXPECT_EQ(2 * ARENA, heap_stat(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&clone, "ready_frames"));
+	EXPECT_EQ(0, heap_stat(&clone, "copies"));
+	EXPECT_EQ(0, heap_stat(&clone, "promoted"));
 	EXPECT_EQ(0, end(CHILD));
-	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(&self->heap, "shared", 0));
 }
 
 TEST_F_TIMEOUT(clone, limits_are_separate, SLOW)
@@ -142,15 +142,15 @@ TEST_F_TIMEOUT(clone, limits_are_separate, SLOW)
 	}
 	EXPECT_EQ(4 * ARENA, ask(PARENT, hard_limit, KARENA_LIMIT_HARD, 4 * ARENA, 0));
 	EXPECT_EQ(3 * ARENA, ask(CHILD, hard_limit, 0, 0, 0));
-	EXPECT_EQ(3 * ARENA, figure_of(CHILD, "limit"));
-	EXPECT_EQ(4 * ARENA, figure_of(PARENT, "limit"));
+	EXPECT_EQ(3 * ARENA, stat_of(CHILD, "limit"));
+	EXPECT_EQ(4 * ARENA, stat_of(PARENT, "limit"));
 }
 
 static int limit_by_root(const struct heap *heap, const char *bytes)
 {
 	char path[64];
 
-	if (!directory_comes(heap->id))
+	if (!directory_appears(heap->id))
 		return -ENOENT;
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
 		 (unsigned long long)heap->id);
@@ -271,9 +271,9 @@ TEST_F(clone, statistics_start_with_those_of_the_parent)
 	EXPECT_EQ(11, ask(PARENT, said, 0, 0, 0));
 	EXPECT_EQ(0, ask(PARENT, say, 33, 0, 0));
 	EXPECT_EQ(22, ask(CHILD, said, 0, 0, 0));
-	EXPECT_EQ(22, figure_of(CHILD, "statistics/pools"));
-	EXPECT_EQ(220, figure_of(CHILD, "statistics/obj_bytes"));
-	EXPECT_EQ(33, figure_of(PARENT, "statistics/pools"));
+	EXPECT_EQ(22, stat_of(CHILD, "statistics/pools"));
+	EXPECT_EQ(220, stat_of(CHILD, "statistics/obj_bytes"));
+	EXPECT_EQ(33, stat_of(PARENT, "statistics/pools"));
 }
 
 static long pressure(struct heap *heap, long a, long b, long c)
@@ -308,7 +308,7 @@ TEST_F_TIMEOUT(clone, pressure_is_separate, SLOW)
 		EXPECT_EQ(0, KARENA_PRESSURE_LEVEL(ask(other, pressure, 0, 0, 0)));
 		EXPECT_EQ(0, ask(other, polled, 0, 0, 0));
 		if (!round)
-			EXPECT_EQ(0, figure_of(other, "pressure_events"));
+			EXPECT_EQ(0, stat_of(other, "pressure_events"));
 		/* The pressure falls by itself, only in the heap that had it. */
 		for (int i = 0; i < 100 && ask(who, polled, 0, 0, 0); i++)
 			usleep(50000);
@@ -328,16 +328,16 @@ TEST_F_TIMEOUT(clone, inherited_descriptor_controls_only_the_clone, SLOW)
 		EXPECT_EQ(0, ask(CHILD, mark, 2 * PAGES, 700, 'c'));
 		EXPECT_EQ(KARENA_FREE, ask(PARENT, word, 2, 0, 0));
 		EXPECT_EQ(700, failing(heap, 2 * PAGES, 700, SIGBUS));
-		EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
-		EXPECT_EQ(2 * ARENA + 700 * PAGE, figure_of(CHILD, "committed"));
+		EXPECT_EQ(2 * ARENA, heap_stat(heap, "committed"));
+		EXPECT_EQ(2 * ARENA + 700 * PAGE, stat_of(CHILD, "committed"));
 
 		EXPECT_EQ(0, ask(CHILD, by_call, KARENA_RELEASE, 0, PAGES));
 		EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGBUS));
 		EXPECT_EQ(0, ask(CHILD, punch, PAGES, PAGES, 0));
 		EXPECT_EQ(PAGES, ask(CHILD, failing, PAGES, PAGES, SIGBUS));
 		EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
-		EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
-		EXPECT_EQ(700 * PAGE, figure_of(CHILD, "committed"));
+		EXPECT_EQ(2 * ARENA, heap_stat(heap, "committed"));
+		EXPECT_EQ(700 * PAGE, stat_of(CHILD, "committed"));
 		EXPECT_EQ(0, ask(CHILD, unlike, 2 * PAGES, 700, 'c'));
 
 		/* The parent's descriptor still controls only the parent's heap. */
@@ -360,14 +360,14 @@ TEST_F_TIMEOUT(clone, ready_frames_are_separate, SLOW)
 {
 	ASSERT_EQ(true, ask(PARENT, ready_frames, 2, 0, 0));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
-	EXPECT_EQ(0, figure_of(CHILD, "ready_frames"));
+	EXPECT_EQ(0, stat_of(CHILD, "ready_frames"));
 	EXPECT_EQ(true, ask(CHILD, ready_frames, 3, 0, 0));
-	EXPECT_EQ(3, figure_of(CHILD, "ready_frames"));
-	EXPECT_EQ(2, figure_of(PARENT, "ready_frames"));
+	EXPECT_EQ(3, stat_of(CHILD, "ready_frames"));
+	EXPECT_EQ(2, stat_of(PARENT, "ready_frames"));
 	EXPECT_EQ(0, ask(CHILD, commit, 2, 3, 0));
 	EXPECT_EQ(0, ask(CHILD, nonzero, 2 * PAGES, 3 * PAGES, 0));
 	EXPECT_EQ(0, end(CHILD));
-	EXPECT_EQ(2, figure_of(PARENT, "ready_frames"));
+	EXPECT_EQ(2, stat_of(PARENT, "ready_frames"));
 }
 
 /* The inherited descriptor maps the child's own memory. */
@@ -392,10 +392,10 @@ TEST_F(clone, clone_ends_with_its_mappings_and_descriptors)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, ask(CHILD, mark, 0, 50, 'c'));
-	EXPECT_EQ(self->before.nr_heaps + 2, figure("nr_heaps"));
+	EXPECT_EQ(self->before.nr_heaps + 2, module_stat("nr_heaps"));
 	ASSERT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
-	EXPECT_TRUE(figure_becomes("committed", self->before.committed + 2 * ARENA));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_TRUE(module_stat_becomes("committed", self->before.committed + 2 * ARENA));
 	EXPECT_EQ(0, ask(CHILD, locked, 0, 0, 0));
 	EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGSEGV));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
@@ -430,17 +430,17 @@ TEST_F(clone, clone_survives_unmap_of_the_first_heap)
 	/* The child inherited the parent's descriptor, which keeps both heaps. */
 	ASSERT_EQ(0, ask(CHILD, close_it, 0, 0, 0));
 	heap_destroy(&self->heap);
-	ASSERT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
+	ASSERT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
 	EXPECT_TRUE(pinned_becomes(self->before.locked));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 10, 'c'));
 	EXPECT_EQ(0, ask(CHILD, unlike, 10, 2 * PAGES - 10, 'p'));
-	EXPECT_TRUE(heap_figure_becomes(&clone, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(&clone, "shared", 0));
 	EXPECT_EQ(0, ask(CHILD, mark, 10, 2 * PAGES - 10, 'd'));
 	EXPECT_EQ(0, ask(CHILD, commit, 2, 2, 0));
 	EXPECT_EQ(0, ask(CHILD, nonzero, 2 * PAGES, 2 * PAGES, 0));
-	EXPECT_EQ(4 * ARENA, heap_figure(&clone, "committed"));
+	EXPECT_EQ(4 * ARENA, heap_stat(&clone, "committed"));
 	EXPECT_EQ(0, ask(CHILD, release, 0, 4, 0));
-	EXPECT_TRUE(figure_becomes("committed", self->before.committed));
+	EXPECT_TRUE(module_stat_becomes("committed", self->before.committed));
 	EXPECT_EQ(0, end(CHILD));
 	/* The teardown destroys this heap. */
 	ASSERT_EQ(0, heap_open(&self->heap, ARENA, 0));
@@ -463,7 +463,7 @@ TEST_F(clone, descriptor_without_mapping_makes_no_clone)
 	EXPECT_NE(0, ask_of(CHILD, &heap, by_call, KARENA_RELEASE, 0, PAGES));
 	EXPECT_NE(0, ask_of(CHILD, &heap, punch, 0, PAGES, 0));
 	EXPECT_NE(0, ask_of(CHILD, &heap, map_again, 0, 0, 0));
-	EXPECT_EQ(ARENA, heap_figure(&heap, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(&heap, "committed"));
 	EXPECT_EQ(0, end(CHILD));
 	close(heap.fd);
 }
@@ -529,8 +529,8 @@ TEST_F(clone, each_heap_has_its_own_clone)
 	EXPECT_EQ(ask(CHILD, own_number, 0, 0, 0), ask(CHILD, attached, 0, 0, 0));
 	EXPECT_EQ(ask_of(CHILD, &other, own_number, 0, 0, 0),
 		  ask_of(CHILD, &other, attached, 1, 0, 0));
-	EXPECT_EQ(self->before.nr_heaps + 4, figure("nr_heaps"));
-	EXPECT_EQ(self->before.committed + 4 * ARENA, figure("committed"));
+	EXPECT_EQ(self->before.nr_heaps + 4, module_stat("nr_heaps"));
+	EXPECT_EQ(self->before.committed + 4 * ARENA, module_stat("committed"));
 
 	EXPECT_EQ(0, ask(CHILD, mark, 0, 100, 'c'));
 	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 0, 2 * PAGES, 'o'));
@@ -546,7 +546,7 @@ TEST_F(clone, each_heap_has_its_own_clone)
 	EXPECT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
 	EXPECT_EQ(0, ask_of(CHILD, &other, close_it, 0, 0, 0));
 	heap_destroy(&other);
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 2));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 2));
 	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 50, 100, 'd'));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 	EXPECT_EQ(0, end(CHILD));
@@ -571,7 +571,7 @@ TEST_F(clone, child_can_create_its_own_heaps)
 	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, mark, 9, 9, 'i'));
 	EXPECT_EQ(0, ask_of(CHILD, &other, unlike, 0, 3 * PAGES, 'h'));
 	EXPECT_EQ(0, ask(GRANDCHILD, unlike, 0, 2 * PAGES, 'p'));
-	EXPECT_EQ(self->before.nr_heaps + 5, figure("nr_heaps"));
+	EXPECT_EQ(self->before.nr_heaps + 5, module_stat("nr_heaps"));
 	EXPECT_EQ(0, end(CHILD));
 	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, unlike, 9, 9, 'i'));
 	EXPECT_EQ(0, ask_of(GRANDCHILD, &other, unlike, 18, 3 * PAGES - 18, 'h'));
@@ -588,18 +588,18 @@ static void fork_at_the_limits(struct child *child)
 
 	(void)child;
 	heap_destroy(family.heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 	CHECK(limit_locked_memory(8 * MIB));
 	CHECK(become_nobody());
 	CHECK(!heap_open(&heap, NR * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 4));
 	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
 	CHECK(!mark(&heap, 0, 4 * PAGES, 'p'));
-	CHECK(status_figure("VmPin") == 4 * ARENA);
+	CHECK(status_member("VmPin") == 4 * ARENA);
 	pid = fork();
 	CHECK(pid >= 0);
 	CHECK(!unlike(&heap, 0, 4 * PAGES, 'p'));
-	CHECK(status_figure("VmPin") == 4 * ARENA);
+	CHECK(status_member("VmPin") == 4 * ARENA);
 	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
 	CHECK(!mark(&heap, 0, 4 * PAGES, pid ? 'q' : 'c'));
 	CHECK(!unlike(&heap, 0, 4 * PAGES, pid ? 'q' : 'c'));
@@ -636,7 +636,7 @@ TEST_F_TIMEOUT(clone, limit_of_the_heap_allows_forks_and_copies, SLOW)
 	}
 	for (int who = PARENT; who <= GRANDCHILD; who++) {
 		EXPECT_EQ(0, ask(who, unlike, 0, 2 * PAGES, 'a' + who));
-		EXPECT_EQ(2 * ARENA, figure_of(who, "committed"));
+		EXPECT_EQ(2 * ARENA, stat_of(who, "committed"));
 	}
 }
 
@@ -645,7 +645,7 @@ TEST_F(clone, limit_of_the_module_allows_forks_and_copies)
 	char before[64], now[64];
 
 	ASSERT_EQ(0, read_text(LIMIT_PARAM, before, sizeof(before)));
-	snprintf(now, sizeof(now), "%ld\n", figure("committed"));
+	snprintf(now, sizeof(now), "%ld\n", module_stat("committed"));
 	ASSERT_EQ(0, write_text(LIMIT_PARAM, now));
 	EXPECT_EQ(-ENOMEM, commit_some(&self->heap, 3 * PAGES, 1, 0));
 	EXPECT_EQ(0, bear(PARENT, CHILD));

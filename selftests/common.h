@@ -382,7 +382,7 @@ static inline int write_text(const char *path, const char *text)
 }
 
 /* A statistic of the module from sysfs, or -errno. */
-static inline long figure(const char *name)
+static inline long module_stat(const char *name)
 {
 	char path[256], text[64];
 	int err;
@@ -396,7 +396,7 @@ static inline long figure(const char *name)
  * Wait up to @tries times 10 ms for the directory of a heap. A worker creates it; root's
  * file for the limit comes last.
  */
-static inline bool directory_comes_within(uint64_t id, int tries)
+static inline bool directory_appears_within(uint64_t id, int tries)
 {
 	char path[64];
 
@@ -410,9 +410,9 @@ static inline bool directory_comes_within(uint64_t id, int tries)
 	return false;
 }
 
-static inline bool directory_comes(uint64_t id)
+static inline bool directory_appears(uint64_t id)
 {
-	return directory_comes_within(id, 500);
+	return directory_appears_within(id, 500);
 }
 
 /* A statistic of a heap from a file with a name and a value in each line, or ~0 - errno. */
@@ -440,7 +440,7 @@ static inline uint64_t heap_line(const struct heap *heap, const char *file,
  * A statistic from sysfs of a heap that has committed memory, in whichever file it is; or
  * -errno, or -errno - 1.
  */
-static inline long heap_figure(const struct heap *heap, const char *name)
+static inline long heap_stat(const struct heap *heap, const char *name)
 {
 	static const char *const events[] = {
 		"faults", "refused", "demoted", "copies", "promoted", "reclaimed",
@@ -448,7 +448,7 @@ static inline long heap_figure(const struct heap *heap, const char *name)
 	};
 	char path[64];
 
-	if (!directory_comes(heap->id))
+	if (!directory_appears(heap->id))
 		return -ENOENT;
 	if (!strncmp(name, "statistics/", 11))
 		return heap_line(heap, "statistics", name + 11);
@@ -458,15 +458,15 @@ static inline long heap_figure(const struct heap *heap, const char *name)
 	}
 	snprintf(path, sizeof(path), "heaps/%llu/%s",
 		 (unsigned long long)heap->id, name);
-	return figure(path);
+	return module_stat(path);
 }
 
 /* Wait up to five seconds until a statistic of a heap has a value. */
-static inline bool heap_figure_becomes(const struct heap *heap, const char *name,
-				       long value)
+static inline bool heap_stat_becomes(const struct heap *heap, const char *name,
+				     long value)
 {
 	for (int i = 0; i < 500; i++) {
-		if (heap_figure(heap, name) == value)
+		if (heap_stat(heap, name) == value)
 			return true;
 		usleep(10000);
 	}
@@ -474,10 +474,10 @@ static inline bool heap_figure_becomes(const struct heap *heap, const char *name
 }
 
 /* Wait up to five seconds until a statistic of the module has a value. */
-static inline bool figure_becomes(const char *name, long value)
+static inline bool module_stat_becomes(const char *name, long value)
 {
 	for (int i = 0; i < 500; i++) {
-		if (figure(name) == value)
+		if (module_stat(name) == value)
 			return true;
 		usleep(10000);
 	}
@@ -493,7 +493,7 @@ static inline uint32_t now_volatile(void)
 	return KARENA_VOLATILE_SINCE(now.tv_sec * 1000000000ULL + now.tv_nsec);
 }
 
-static inline uint32_t give_back(const struct heap *heap, size_t index)
+static inline uint32_t make_volatile(const struct heap *heap, size_t index)
 {
 	uint32_t word = now_volatile();
 
@@ -501,7 +501,7 @@ static inline uint32_t give_back(const struct heap *heap, size_t index)
 	return word;
 }
 
-static inline bool take_back(const struct heap *heap, size_t index, uint32_t word)
+static inline bool reuse(const struct heap *heap, size_t index, uint32_t word)
 {
 	return __atomic_compare_exchange_n(&heap->states[index], &word,
 					   KARENA_ACTIVE, false, __ATOMIC_ACQ_REL,

@@ -124,71 +124,71 @@ TEST_F_TIMEOUT(cow, copy_keeps_the_rest_of_the_page, SLOW)
 /* Shared frames, and the cost of a write. */
 TEST_F(cow, frame_is_shared_until_a_write)
 {
-	long committed = figure("committed"), copies = figure("copies");
+	long committed = module_stat("committed"), copies = module_stat("copies");
 
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	for (int who = PARENT; who <= CHILD; who++) {
-		EXPECT_EQ(SIZE, figure_of(who, "shared"));
-		EXPECT_EQ(SIZE, figure_of(who, "committed"));
-		EXPECT_EQ(0, figure_of(who, "copies"));
+		EXPECT_EQ(SIZE, stat_of(who, "shared"));
+		EXPECT_EQ(SIZE, stat_of(who, "committed"));
+		EXPECT_EQ(0, stat_of(who, "copies"));
 	}
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(committed, module_stat("committed"));
 
 	/* The child writes to one page of a huge frame and one of a sparse frame. */
 	EXPECT_EQ(0, ask(CHILD, poke, 7 * PAGE, 1, 0));
 	EXPECT_EQ(0, ask(CHILD, poke, SPARSE * PAGE, 1, 0));
-	EXPECT_EQ(copies + 2, figure("copies"));
-	EXPECT_EQ(committed + 2 * PAGE, figure("committed"));
-	EXPECT_EQ(2, figure_of(CHILD, "copies"));
-	EXPECT_EQ(0, figure_of(PARENT, "copies"));
-	EXPECT_EQ(SIZE - 2 * PAGE, figure_of(CHILD, "shared"));
+	EXPECT_EQ(copies + 2, module_stat("copies"));
+	EXPECT_EQ(committed + 2 * PAGE, module_stat("committed"));
+	EXPECT_EQ(2, stat_of(CHILD, "copies"));
+	EXPECT_EQ(0, stat_of(PARENT, "copies"));
+	EXPECT_EQ(SIZE - 2 * PAGE, stat_of(CHILD, "shared"));
 
 	/* The child writes to the same page again, and the parent to other pages. */
 	EXPECT_EQ(0, ask(CHILD, poke, 7 * PAGE + 50, 1, 0));
 	EXPECT_EQ(0, ask(PARENT, mark, 10, 30, 'q'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE + 5, 3, 'q'));
 	EXPECT_EQ(0, ask(PARENT, mark, 10, 30, 'r'));
-	EXPECT_EQ(copies + 35, figure("copies"));
-	EXPECT_EQ(committed + 35 * PAGE, figure("committed"));
-	EXPECT_EQ(2, figure_of(CHILD, "copies"));
-	EXPECT_EQ(33, figure_of(PARENT, "copies"));
+	EXPECT_EQ(copies + 35, module_stat("copies"));
+	EXPECT_EQ(committed + 35 * PAGE, module_stat("committed"));
+	EXPECT_EQ(2, stat_of(CHILD, "copies"));
+	EXPECT_EQ(33, stat_of(PARENT, "copies"));
 	for (int who = PARENT; who <= CHILD; who++)
-		EXPECT_EQ(SIZE, figure_of(who, "committed"));
+		EXPECT_EQ(SIZE, stat_of(who, "committed"));
 
 	/* The child's own pages end with the child. */
 	EXPECT_EQ(0, end(CHILD));
-	EXPECT_TRUE(figure_becomes("committed", committed + 30 * PAGE));
-	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", committed + 30 * PAGE));
+	EXPECT_TRUE(heap_stat_becomes(&self->heap, "shared", 0));
 }
 
 TEST_F(cow, page_no_longer_shared_is_not_copied)
 {
-	long copies = figure("copies");
+	long copies = module_stat("copies");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	/* In a sparse frame each page is shared or not by itself. */
 	EXPECT_EQ(0, ask(CHILD, mark, SPARSE, 20, 'c'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE, 20, 'q'));
-	EXPECT_EQ(copies + 20, figure("copies"));
+	EXPECT_EQ(copies + 20, module_stat("copies"));
 	/* The child has released these pages, so the parent no longer shares them. */
 	EXPECT_EQ(0, ask(CHILD, release, 0, 1, 0));
 	EXPECT_EQ(0, ask(PARENT, mark, 0, PAGES, 'q'));
-	EXPECT_EQ(copies + 20, figure("copies"));
+	EXPECT_EQ(copies + 20, module_stat("copies"));
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, PAGES, 'q'));
 	/* After the child has ended, the parent shares nothing. */
 	EXPECT_EQ(0, end(CHILD));
-	EXPECT_TRUE(heap_figure_becomes(&self->heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(&self->heap, "shared", 0));
 	EXPECT_EQ(0, mark(&self->heap, PAGES, PAGES, 'q'));
-	EXPECT_EQ(copies + 20, figure("copies"));
+	EXPECT_EQ(copies + 20, module_stat("copies"));
 }
 
 /* Read by the process, by another process, into a pipe and to a disk. */
 TEST_F(cow, reading_copies_nothing)
 {
-	long committed = figure("committed"), copies = figure("copies");
+	long committed = module_stat("committed"), copies = module_stat("copies");
 	struct iovec local, remote;
 	char data[PAGE];
 	int pipes[2], disk;
@@ -211,8 +211,8 @@ TEST_F(cow, reading_copies_nothing)
 		EXPECT_EQ(64 * PAGE, pwrite(disk, page_at(&self->heap, 64), 64 * PAGE, 0));
 		close(disk);
 	}
-	EXPECT_EQ(copies, figure("copies"));
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(copies, module_stat("copies"));
+	EXPECT_EQ(committed, module_stat("committed"));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	close(pipes[0]);
 	close(pipes[1]);
@@ -248,7 +248,7 @@ static long write_from_outside(int who, struct heap *heap, long number, char byt
 TEST_F_TIMEOUT(cow, writes_by_the_kernel_copy_the_page, SLOW)
 {
 	struct heap *heap = &self->heap;
-	long copies = figure("copies");
+	long copies = module_stat("copies");
 	struct iovec local, remote;
 	char data[PAGE];
 	int disk;
@@ -262,8 +262,8 @@ TEST_F_TIMEOUT(cow, writes_by_the_kernel_copy_the_page, SLOW)
 	remote = (struct iovec){ page_at(heap, 11), PAGE };
 	EXPECT_EQ(PAGE, process_vm_writev(family.pids[CHILD], &local, 1, &remote, 1, 0));
 	EXPECT_EQ(PAGE, write_from_outside(CHILD, heap, 12, 'w'));
-	EXPECT_EQ(copies + 5, figure("copies"));
-	EXPECT_EQ(4, figure_of(CHILD, "copies"));
+	EXPECT_EQ(copies + 5, module_stat("copies"));
+	EXPECT_EQ(4, stat_of(CHILD, "copies"));
 
 	EXPECT_EQ(0, ask(CHILD, nonzero, 9, 1, 0));
 	EXPECT_EQ(0, ask(CHILD, nonzero, SPARSE + 9, 1, 0));
@@ -288,21 +288,21 @@ TEST_F_TIMEOUT(cow, writes_by_the_kernel_copy_the_page, SLOW)
 
 TEST_F_TIMEOUT(cow, nothing_is_shared_after_both_wrote_everything, SLOW)
 {
-	long committed = figure("committed"), copies;
+	long committed = module_stat("committed"), copies;
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(CHILD, mark, 0, 2 * PAGES, 'c'));
 	EXPECT_EQ(0, ask(CHILD, mark, SPARSE, 20, 'c'));
-	EXPECT_EQ(0, figure_of(CHILD, "shared"));
-	EXPECT_EQ(committed + SIZE, figure("committed"));
-	copies = figure("copies");
+	EXPECT_EQ(0, stat_of(CHILD, "shared"));
+	EXPECT_EQ(committed + SIZE, module_stat("committed"));
+	copies = module_stat("copies");
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	EXPECT_EQ(0, ask(PARENT, mark, 0, 2 * PAGES, 'q'));
 	EXPECT_EQ(0, ask(PARENT, mark, SPARSE, 20, 'q'));
-	EXPECT_EQ(0, figure_of(PARENT, "shared"));
+	EXPECT_EQ(0, stat_of(PARENT, "shared"));
 	/* The process that wrote first has all of the copies. */
-	EXPECT_EQ(copies, figure("copies"));
-	EXPECT_EQ(committed + SIZE, figure("committed"));
+	EXPECT_EQ(copies, module_stat("copies"));
+	EXPECT_EQ(committed + SIZE, module_stat("committed"));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 2 * PAGES, 'c'));
 	EXPECT_EQ(0, ask(CHILD, unlike, SPARSE, 20, 'c'));
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, 2 * PAGES, 'q'));
@@ -358,9 +358,9 @@ static void expect_together(struct __test_metadata *_metadata, int who, long com
 
 	expect_much_and_little(_metadata, who);
 	/* The arena with many copies becomes huge by itself. */
-	EXPECT_TRUE(heap_figure_becomes(&heap, "promoted", 1));
-	EXPECT_TRUE(figure_becomes("committed", committed + 3 * PAGE));
-	EXPECT_EQ(1, heap_figure(&heap, "huge_arenas"));
+	EXPECT_TRUE(heap_stat_becomes(&heap, "promoted", 1));
+	EXPECT_TRUE(module_stat_becomes("committed", committed + 3 * PAGE));
+	EXPECT_EQ(1, heap_stat(&heap, "huge_arenas"));
 	expect_much_and_little(_metadata, who);
 	EXPECT_EQ(0, ask(who, pmds, 0, 0, 0));
 
@@ -368,18 +368,18 @@ static void expect_together(struct __test_metadata *_metadata, int who, long com
 	ASSERT_EQ(0, ask(who, renew, 0, 2, 0));
 	expect_much_and_little(_metadata, who);
 	EXPECT_EQ(2, ask(who, pmds, 0, 0, 0));
-	EXPECT_EQ(2, heap_figure(&heap, "promoted"));
-	EXPECT_EQ(2, heap_figure(&heap, "huge_arenas"));
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(2, heap_stat(&heap, "promoted"));
+	EXPECT_EQ(2, heap_stat(&heap, "huge_arenas"));
+	EXPECT_EQ(committed, module_stat("committed"));
 	EXPECT_EQ(0, ask(who, mark, 0, 2 * PAGES, 'y'));
 	EXPECT_EQ(0, ask(who, unlike, 0, 2 * PAGES, 'y'));
 	EXPECT_EQ(2, ask(who, pmds, 0, 0, 0));
-	EXPECT_EQ(0, heap_figure(&heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&heap, "shared"));
 }
 
 TEST_F_TIMEOUT(cow, copies_of_the_parent_become_huge_after_exit_of_the_child, SLOW)
 {
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	copy_much_and_little(_metadata, PARENT);
@@ -390,7 +390,7 @@ TEST_F_TIMEOUT(cow, copies_of_the_parent_become_huge_after_exit_of_the_child, SL
 
 TEST_F_TIMEOUT(cow, copies_of_the_child_become_huge_after_exit_of_the_parent, SLOW)
 {
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
@@ -417,8 +417,8 @@ TEST_F_TIMEOUT(cow, new_mapping_of_shared_memory_shows_own_data, SLOW)
 	}
 	EXPECT_EQ(0, ask(PARENT, unlike, 0, 5, 'a'));
 	EXPECT_EQ(0, ask(CHILD, unlike, 0, 5, 'b'));
-	EXPECT_EQ(0, figure_of(PARENT, "promoted"));
-	EXPECT_EQ(0, figure_of(CHILD, "promoted"));
+	EXPECT_EQ(0, stat_of(PARENT, "promoted"));
+	EXPECT_EQ(0, stat_of(CHILD, "promoted"));
 }
 
 /* Advice that drops or fills page tables, whether or not the kernel accepts it here. */
@@ -619,7 +619,7 @@ TEST_F_TIMEOUT(cow, concurrent_threads_make_one_copy_per_page, SLOW)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(CHILD, write_in_threads, 0, 0, 0));
-	EXPECT_EQ(2 * PAGES, figure_of(CHILD, "copies"));
+	EXPECT_EQ(2 * PAGES, stat_of(CHILD, "copies"));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	EXPECT_EQ(0, write_in_threads(&self->heap, 0, 0, 0));
 }
@@ -755,7 +755,7 @@ TEST(write_after_a_fork_is_seen_by_pagemap_scan)
 	if (!child)
 		_exit(0);
 	ASSERT_EQ(0, child_status(child));
-	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 1));
 	EXPECT_EQ(0, touch(heap.window));
 	EXPECT_EQ(ARENA, smaps(heap.window, "FilePmdMapped"));
 	reg.range.start = (uintptr_t)heap.window;

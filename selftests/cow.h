@@ -17,7 +17,7 @@ static inline long begin(struct balance *before, struct heap *heap)
 {
 	long err;
 
-	balance_take(before);
+	balance_read(before);
 	err = heap_open(heap, NR * ARENA, 0) ?: family_make(heap);
 	expect_signals();
 	return err ?: commit(heap, 0, 2, 0) ?: commit_some(heap, SPARSE, 20, 0) ?:

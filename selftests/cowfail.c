@@ -43,14 +43,14 @@ TEST_F(cowfail, copy_is_charged_to_the_writer)
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, ask(CHILD, enter_group, 0, 0, 0));
 	ASSERT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
-	before = group_figure("memory.current", NULL);
+	before = group_stat("memory.current", NULL);
 	EXPECT_LT(before, (long)ARENA);
 	/* Copies of the parent are not charged to the child. */
 	EXPECT_EQ(0, ask(PARENT, mark, 512, 400, 'q'));
-	EXPECT_LT(group_figure("memory.current", NULL), before + (long)MIB);
+	EXPECT_LT(group_stat("memory.current", NULL), before + (long)MIB);
 	EXPECT_EQ(0, ask(CHILD, mark, 0, 400, 'c'));
-	EXPECT_GE(group_figure("memory.current", NULL), before + 300 * (long)PAGE);
-	EXPECT_LT(group_figure("memory.current", NULL), before + 700 * (long)PAGE);
+	EXPECT_GE(group_stat("memory.current", NULL), before + 300 * (long)PAGE);
+	EXPECT_LT(group_stat("memory.current", NULL), before + 700 * (long)PAGE);
 	EXPECT_EQ(0, end(CHILD));
 	EXPECT_EQ(0, group_remove());
 }
@@ -354,11 +354,11 @@ TEST_F_TIMEOUT(pinned, pinned_page_stays_with_the_parent_and_the_child_gets_a_co
 	ASSERT_NE(0, frames[0]);
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, bear(CHILD, GRANDCHILD));
-	EXPECT_EQ(count, figure_of(CHILD, "copies"));
+	EXPECT_EQ(count, stat_of(CHILD, "copies"));
 	EXPECT_EQ(0, ask(PARENT, mark, first, count, 'q'));
 	EXPECT_EQ(frames[0], frame_at(heap, first));
 	EXPECT_EQ(frames[1], frame_at(heap, first + count - 1));
-	EXPECT_EQ(0, figure_of(PARENT, "copies"));
+	EXPECT_EQ(0, stat_of(PARENT, "copies"));
 	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
 	EXPECT_EQ(0, ask(GRANDCHILD, spoiled, 0, 0, 0));
 	if (variant->ring) {
@@ -384,7 +384,7 @@ TEST_F_TIMEOUT(pinned, late_input_reaches_no_other_process, SLOW)
 	REQUIRE_PIN();
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	ASSERT_EQ(0, release(heap, 0, 3, 0));
-	EXPECT_GT(figure("pinned_orphans"), 0);
+	EXPECT_GT(module_stat("pinned_orphans"), 0);
 	EXPECT_EQ(0, ask(CHILD, spoiled, 0, 0, 0));
 	EXPECT_EQ(0, ask(CHILD, commit, 3, 5, 0));
 	if (variant->ring)

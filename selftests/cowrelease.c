@@ -27,7 +27,7 @@ FIXTURE_TEARDOWN(cowvolatile)
 TEST_F_TIMEOUT(cowvolatile, volatile_arena_is_free_in_the_child, SLOW)
 {
 	long huge = ask(PARENT, lend, 0, 0, 0), sparse = ask(PARENT, lend, 2, 0, 0);
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(KARENA_FREE, ask(CHILD, word, 0, 0, 0));
@@ -35,20 +35,20 @@ TEST_F_TIMEOUT(cowvolatile, volatile_arena_is_free_in_the_child, SLOW)
 	EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGBUS));
 	EXPECT_EQ(PAGES, ask(CHILD, failing, 2 * PAGES, PAGES, SIGBUS));
 	EXPECT_EQ(0, ask(CHILD, unlike, PAGES, PAGES, 'p'));
-	EXPECT_EQ(ARENA, figure_of(CHILD, "committed"));
-	EXPECT_EQ(ARENA, figure_of(CHILD, "shared"));
-	EXPECT_EQ(0, figure_of(CHILD, "volatile_arenas"));
-	EXPECT_EQ(2, figure_of(PARENT, "volatile_arenas"));
+	EXPECT_EQ(ARENA, stat_of(CHILD, "committed"));
+	EXPECT_EQ(ARENA, stat_of(CHILD, "shared"));
+	EXPECT_EQ(0, stat_of(CHILD, "volatile_arenas"));
+	EXPECT_EQ(2, stat_of(PARENT, "volatile_arenas"));
 
 	/* A commit in the child gives it new memory. */
 	ASSERT_EQ(0, ask(CHILD, commit, 0, 1, 0));
 	EXPECT_EQ(0, ask(CHILD, nonzero, 0, PAGES, 0));
 	EXPECT_EQ(0, ask(CHILD, mark, 0, PAGES, 'c'));
-	EXPECT_EQ(committed + ARENA, figure("committed"));
+	EXPECT_EQ(committed + ARENA, module_stat("committed"));
 
 	/* The parent's arenas are unchanged. */
-	EXPECT_TRUE(take_back(&self->heap, 0, huge));
-	EXPECT_TRUE(take_back_sparse(&self->heap, 2, sparse));
+	EXPECT_TRUE(reuse(&self->heap, 0, huge));
+	EXPECT_TRUE(reuse_sparse(&self->heap, 2, sparse));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
 	/* No clone shares them, so reclaim can take them. */
 	lend(&self->heap, 0, 0, 0);
@@ -59,7 +59,7 @@ TEST_F_TIMEOUT(cowvolatile, volatile_arena_is_free_in_the_child, SLOW)
 
 TEST_F_TIMEOUT(cowvolatile, reclaim_takes_a_shared_arena_only_from_volatile_owners, SLOW)
 {
-	long committed = figure("committed"), since[2];
+	long committed = module_stat("committed"), since[2];
 	struct heap clone;
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
@@ -70,15 +70,15 @@ TEST_F_TIMEOUT(cowvolatile, reclaim_takes_a_shared_arena_only_from_volatile_owne
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(false, ask(CHILD, reclaim_back, 2 * i, since[i], 0));
 	EXPECT_EQ(PAGES, ask(CHILD, failing, 0, PAGES, SIGBUS));
-	EXPECT_EQ(ARENA, heap_figure(&clone, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(&clone, "committed"));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(committed, module_stat("committed"));
 
 	/* This is the last owner. */
 	lend(&self->heap, 0, 0, 0);
 	shrink_everything();
 	EXPECT_EQ(PAGES, failing(&self->heap, 0, PAGES, SIGBUS));
-	EXPECT_TRUE(figure_becomes("committed", committed - ARENA));
+	EXPECT_TRUE(module_stat_becomes("committed", committed - ARENA));
 
 	/* The parent's arena is volatile, the child keeps it. */
 	EXPECT_EQ(0, ask(CHILD, mark, PAGES, 9, 'c'));
@@ -144,7 +144,7 @@ FIXTURE_TEARDOWN(released)
 
 TEST_F(released, other_side_keeps_released_memory)
 {
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(variant->by, release, 0, 1, 0));
@@ -153,9 +153,9 @@ TEST_F(released, other_side_keeps_released_memory)
 	EXPECT_EQ(PAGES, ask(variant->by, failing, 0, PAGES, SIGBUS));
 	EXPECT_EQ(5, ask(variant->by, failing, SPARSE + 5, 5, SIGBUS));
 	EXPECT_EQ(0, ask(variant->by, unlike, SPARSE, 5, 'p'));
-	EXPECT_EQ(SIZE - (long)(ARENA + 5 * PAGE), figure_of(variant->by, "committed"));
+	EXPECT_EQ(SIZE - (long)(ARENA + 5 * PAGE), stat_of(variant->by, "committed"));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(committed, module_stat("committed"));
 
 	/* A new commit has zeros, whatever the other side has there. */
 	EXPECT_EQ(0, ask(variant->by, commit, 0, 1, 0));
@@ -164,7 +164,7 @@ TEST_F(released, other_side_keeps_released_memory)
 	EXPECT_EQ(0, ask(variant->by, nonzero, SPARSE + 5, 3, 0));
 	EXPECT_EQ(0, ask(variant->by, mark, 0, PAGES, 'x'));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
-	EXPECT_EQ(committed + ARENA + 3 * PAGE, figure("committed"));
+	EXPECT_EQ(committed + ARENA + 3 * PAGE, module_stat("committed"));
 }
 
 /* A release or reclaim does not unmap the memory of the other side. */
@@ -188,7 +188,7 @@ TEST_F(released, other_side_keeps_its_mappings)
 /* Less than half of a huge arena: the pages are cleared, only for the releasing process. */
 TEST_F(released, few_released_pages_are_cleared_for_one_side)
 {
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, bear(PARENT, CHILD));
 	EXPECT_EQ(0, ask(variant->by, release_some, 100, 255, 0));
@@ -196,8 +196,8 @@ TEST_F(released, few_released_pages_are_cleared_for_one_side)
 	EXPECT_EQ(0, ask(variant->by, unlike, 0, 100, 'p'));
 	EXPECT_EQ(0, ask(variant->by, unlike, 355, 157, 'p'));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
-	EXPECT_EQ(SIZE, figure_of(variant->by, "committed"));
-	EXPECT_LE(figure("committed"), committed + 255 * (long)PAGE);
+	EXPECT_EQ(SIZE, stat_of(variant->by, "committed"));
+	EXPECT_LE(module_stat("committed"), committed + 255 * (long)PAGE);
 
 	EXPECT_EQ(0, ask(variant->by, mark, 100, 255, 'x'));
 	EXPECT_EQ(0, ask(variant->by, unlike, 100, 255, 'x'));
@@ -226,7 +226,7 @@ TEST_F(released, both_sides_may_clear_pages)
 	EXPECT_EQ(0, ask(variant->by, unlike, 100, 10, 'x'));
 	EXPECT_EQ(0, ask(variant->by, nonzero, 110, 40, 0));
 	EXPECT_EQ(0, ask(variant->by, unlike, 150, PAGES - 150, 'p'));
-	EXPECT_EQ(2, figure_of(variant->by, "huge_arenas"));
+	EXPECT_EQ(2, stat_of(variant->by, "huge_arenas"));
 }
 
 TEST_F(released, release_of_most_of_an_arena_makes_one_side_sparse)
@@ -238,7 +238,7 @@ TEST_F(released, release_of_most_of_an_arena_makes_one_side_sparse)
 	EXPECT_EQ(400, ask(variant->by, failing, 100, 400, SIGBUS));
 	EXPECT_EQ(0, ask(variant->by, unlike, 0, 100, 'p'));
 	EXPECT_EQ(0, ask(variant->by, unlike, 500, 12, 'p'));
-	EXPECT_EQ(SIZE - 400 * (long)PAGE, figure_of(variant->by, "committed"));
+	EXPECT_EQ(SIZE - 400 * (long)PAGE, stat_of(variant->by, "committed"));
 	EXPECT_EQ(0, ask(variant->other, spoiled, 0, 0, 0));
 
 	EXPECT_EQ(0, ask(variant->by, commit_some, 200, 100, 0));
@@ -303,7 +303,7 @@ TEST_F(released, memory_committed_after_the_fork_is_not_shared)
 		EXPECT_EQ(0, ask(who, mark, 3 * PAGES, 2 * PAGES, 'a' + who));
 		EXPECT_EQ(0, ask(who, mark, SPARSE + 100, 20, 'a' + who));
 	}
-	EXPECT_EQ(0, figure_of(variant->by, "copies"));
+	EXPECT_EQ(0, stat_of(variant->by, "copies"));
 	EXPECT_EQ(0, ask(variant->by, release, 3, 1, 0));
 	EXPECT_EQ(0, ask(variant->other, unlike, 3 * PAGES, 2 * PAGES,
 			 'a' + variant->other));

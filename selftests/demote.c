@@ -22,11 +22,11 @@ FIXTURE_SETUP(demote)
 FIXTURE_TEARDOWN(demote)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("sparse_arenas"));
-	EXPECT_EQ(0, figure("sparse_pages"));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("sparse_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 TEST_F(demote, release_of_half_an_arena_makes_it_sparse)
@@ -39,8 +39,8 @@ TEST_F(demote, release_of_half_an_arena_makes_it_sparse)
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 256));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 1));
-	EXPECT_FIGURES(heap, 1, 1, 256);
-	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_HEAP_STATS(heap, 1, 1, 256);
+	EXPECT_EQ(1, heap_stat(heap, "demoted"));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
 	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
@@ -48,7 +48,7 @@ TEST_F(demote, release_of_half_an_arena_makes_it_sparse)
 	/* All pages can be committed again. */
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 0, 512));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
-	EXPECT_FIGURES(heap, 1, 1, 512);
+	EXPECT_HEAP_STATS(heap, 1, 1, 512);
 	EXPECT_EQ(0, count_other(page(heap, 0, 100), 256 * PAGE, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 356, 156));
@@ -62,8 +62,8 @@ TEST_F(demote, release_of_less_than_half_clears_the_pages)
 	fill(heap, 0, 0, 512);
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 255));
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
-	EXPECT_FIGURES(heap, 1, 0, 0);
-	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_HEAP_STATS(heap, 1, 0, 0);
+	EXPECT_EQ(0, heap_stat(heap, "demoted"));
 	EXPECT_EQ(0, count_other(page(heap, 0, 100), 255 * PAGE, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 355, 157));
@@ -92,7 +92,7 @@ TEST_F(demote, one_call_releases_the_pages_in_the_bitmap)
 	part->arena = 1 + 1;
 	ASSERT_EQ(0, madvise(arena(heap, 1), ARENA, MADV_REMOVE));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 1));
-	EXPECT_FIGURES(heap, 2, 1, 256);
+	EXPECT_HEAP_STATS(heap, 2, 1, 256);
 	for (int i = 0; i < 512; i++)
 		EXPECT_EQ(0, i % 2 ? spoilt(heap, 1, i, 1) : reachable(heap, 1, i, 1));
 	/*
@@ -105,7 +105,7 @@ TEST_F(demote, one_call_releases_the_pages_in_the_bitmap)
 	ASSERT_EQ(0, madvise(arena(heap, 1), 2 * ARENA, MADV_REMOVE));
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(KARENA_FREE, state(heap, 2));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	/* An empty bitmap, and pages that are not committed. */
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(part->pages, 0, sizeof(part->pages));
@@ -148,7 +148,7 @@ TEST_F(demote, release_across_arenas_releases_each_part)
 	for (int i = 0; i < 3; i++)
 		fill(heap, i, 0, 512);
 	ASSERT_EQ(0, release_pages(heap, 0, 200, 312 + 512 + 10));
-	EXPECT_FIGURES(heap, 1, 1, 200);
+	EXPECT_HEAP_STATS(heap, 1, 1, 200);
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 2));
@@ -201,8 +201,8 @@ TEST_F(demote, pinned_arena_is_cleared_and_stays_huge)
 	vector = (struct iovec){ page(heap, 0, 5), PAGE };
 	ASSERT_EQ(PAGE, vmsplice(pipes[1], &vector, 1, 0));
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
-	EXPECT_FIGURES(heap, 1, 0, 0);
-	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_HEAP_STATS(heap, 1, 0, 0);
+	EXPECT_EQ(0, heap_stat(heap, "demoted"));
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
 	EXPECT_EQ(0, count_other(page(heap, 0, 100), 400 * PAGE, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
@@ -213,7 +213,7 @@ TEST_F(demote, pinned_arena_is_cleared_and_stays_huge)
 	EXPECT_EQ('q', copy[0]);
 	/* Without the pin the arena becomes sparse. */
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
-	EXPECT_FIGURES(heap, 0, 1, 112);
+	EXPECT_HEAP_STATS(heap, 0, 1, 112);
 	close(pipes[0]);
 	close(pipes[1]);
 }
@@ -251,7 +251,7 @@ TEST_F(demote, remapped_sparse_arena_becomes_huge)
 				     heap->fd, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 512));
 	EXPECT_EQ(0, spoilt(heap, 2, 0, 12));
-	EXPECT_FIGURES(heap, 2, 1, 12);
+	EXPECT_HEAP_STATS(heap, 2, 1, 12);
 }
 
 TEST_F(demote, arena_can_be_remapped_only_whole_and_in_place)
@@ -289,11 +289,11 @@ TEST_F(demote, volatile_arena_is_cleared_and_stays_huge)
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	fill(heap, 0, 0, 512);
-	word = give_back(heap, 0);
+	word = make_volatile(heap, 0);
 	ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
 	ASSERT_EQ(word, state(heap, 0));
-	EXPECT_FIGURES(heap, 1, 0, 0);
-	ASSERT_TRUE(take_back(heap, 0, word));
+	EXPECT_HEAP_STATS(heap, 1, 0, 0);
+	ASSERT_TRUE(reuse(heap, 0, word));
 	EXPECT_EQ(0, count_other(page(heap, 0, 100), 400 * PAGE, 0));
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 100));
 	EXPECT_EQ(0, spoilt(heap, 0, 500, 12));
@@ -314,7 +314,7 @@ TEST_F(demote, partial_release_succeeds_at_the_limit)
 	ASSERT_EQ(-ENOMEM, commit_pages(&heap, 2, 0, 1));
 	ASSERT_EQ(0, release_pages(&heap, 0, 8, 504));
 	EXPECT_EQ(0, spoilt(&heap, 0, 0, 8));
-	EXPECT_FIGURES(&heap, 1, 1, 8);
+	EXPECT_HEAP_STATS(&heap, 1, 1, 8);
 	/* The released memory can be committed again, and no page more. */
 	ASSERT_EQ(0, commit_pages(&heap, 2, 0, 504));
 	EXPECT_EQ(-ENOMEM, commit_pages(&heap, 2, 504, 1));
@@ -343,7 +343,7 @@ static void release_at_the_groups_limit(struct child *child)
 	/* The first releases may only have cleared the pages, which frees no memory. */
 	CHECK(!heap_release(&heap, n - 1, 1));
 	CHECK(!release_pages(&heap, 0, 200, 312));
-	CHECK(heap_figure(&heap, "demoted") > 0);
+	CHECK(heap_stat(&heap, "demoted") > 0);
 }
 
 TEST_F(demote, partial_release_at_a_cgroup_limit_kills_nobody)
@@ -351,7 +351,7 @@ TEST_F(demote, partial_release_at_a_cgroup_limit_kills_nobody)
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
 	EXPECT_EQ(0, in_child(release_at_the_groups_limit));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 }
 
@@ -449,12 +449,12 @@ TEST_F_TIMEOUT(demote, no_store_is_lost_during_demotion, SLOW)
 			EXPECT_EQ(0, counters[i].lost);
 			EXPECT_GT(counters[i].rounds, 0);
 		}
-		EXPECT_FIGURES(heap, 0, NR_RACED, NR_RACED * NR_COUNTERS);
+		EXPECT_HEAP_STATS(heap, 0, NR_RACED, NR_RACED * NR_COUNTERS);
 		ASSERT_EQ(0, heap_release(heap, 0, NR_RACED));
 	}
 	/* Nothing was pinned, so each arena became sparse each time. */
 	EXPECT_EQ(3 * NR_RACED, demotions);
-	EXPECT_EQ(3 * NR_RACED, heap_figure(heap, "demoted"));
+	EXPECT_EQ(3 * NR_RACED, heap_stat(heap, "demoted"));
 }
 
 TEST_HARNESS_MAIN

@@ -26,14 +26,14 @@ FIXTURE_SETUP(device)
 	REQUIRE_MODULE();
 	self->fd = device_open();
 	ASSERT_GE(self->fd, 0);
-	self->nr_heaps = figure("nr_heaps");
+	self->nr_heaps = module_stat("nr_heaps");
 	self->next_fd = lowest_free_fd();
 }
 
 FIXTURE_TEARDOWN(device)
 {
 	EXPECT_EQ(self->next_fd, lowest_free_fd());
-	EXPECT_EQ(self->nr_heaps, figure("nr_heaps"));
+	EXPECT_EQ(self->nr_heaps, module_stat("nr_heaps"));
 	close(self->fd);
 }
 
@@ -52,9 +52,9 @@ TEST_F(device, info_describes_the_module)
 	EXPECT_EQ(KARENA_ABI_VERSION, info.abi_version);
 	EXPECT_EQ(2 * MIB, info.arena_size);
 	EXPECT_GE(info.window_max, 64UL << 30);
-	EXPECT_EQ(figure("limit"), info.limit);
-	EXPECT_EQ(figure("committed"), info.committed);
-	EXPECT_EQ(KARENA_ABI_VERSION, figure("abi_version"));
+	EXPECT_EQ(module_stat("limit"), info.limit);
+	EXPECT_EQ(module_stat("committed"), info.committed);
+	EXPECT_EQ(KARENA_ABI_VERSION, module_stat("abi_version"));
 }
 
 TEST_F(device, unknown_calls_are_rejected)

@@ -344,13 +344,13 @@ static inline long lend(struct heap *heap, long index, long b, long c)
 {
 	(void)b;
 	(void)c;
-	return give_back(heap, index);
+	return make_volatile(heap, index);
 }
 
 static inline long reclaim_back(struct heap *heap, long index, long word, long c)
 {
 	(void)c;
-	return take_back(heap, index, word);
+	return reuse(heap, index, word);
 }
 
 /* Map whole arenas again in place. Return 0 or -errno. */
@@ -393,7 +393,7 @@ static inline long own_number(struct heap *heap, long a, long b, long c)
 static inline long locked(struct heap *heap, long a, long b, long c)
 {
 	(void)heap, (void)a, (void)b, (void)c;
-	return status_figure("VmPin");
+	return status_member("VmPin");
 }
 
 static inline long hard_limit(struct heap *heap, long flags, long bytes, long c)
@@ -471,11 +471,11 @@ static inline struct heap heap_of(int who)
 	return heap;
 }
 
-static inline long figure_of(int who, const char *name)
+static inline long stat_of(int who, const char *name)
 {
 	struct heap heap = heap_of(who);
 
-	return heap_figure(&heap, name);
+	return heap_stat(&heap, name);
 }
 
 /* Return true if a text file of a heap's directory has this text and a newline. */
@@ -484,7 +484,7 @@ static inline bool heap_says(const struct heap *heap, const char *name, const ch
 	char path[256], text[64] = "";
 	size_t length = strlen(expected);
 
-	if (!directory_comes(heap->id))
+	if (!directory_appears(heap->id))
 		return false;
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/%s",
 		 (unsigned long long)heap->id, name);
@@ -500,26 +500,26 @@ static const char *const balanced[] = {
 };
 
 struct balance {
-	long figures[ARRAY_SIZE(balanced)];
+	long values[ARRAY_SIZE(balanced)];
 	long nr_heaps;
 	long committed;
 	long locked;
 };
 
-static inline void balance_take(struct balance *balance)
+static inline void balance_read(struct balance *balance)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(balanced); i++)
-		balance->figures[i] = figure(balanced[i]);
-	balance->nr_heaps = balance->figures[0];
-	balance->committed = balance->figures[1];
-	balance->locked = status_figure("VmPin");
+		balance->values[i] = module_stat(balanced[i]);
+	balance->nr_heaps = balance->values[0];
+	balance->committed = balance->values[1];
+	balance->locked = status_member("VmPin");
 }
 
 /* Return the first statistic that does not return to its value, or NULL. */
 static inline const char *balance_lost(const struct balance *balance)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(balanced); i++) {
-		if (!figure_becomes(balanced[i], balance->figures[i]))
+		if (!module_stat_becomes(balanced[i], balance->values[i]))
 			return balanced[i];
 	}
 	return pinned_becomes(balance->locked) ? NULL : "VmPin";
@@ -530,7 +530,7 @@ static inline const char *balance_lost(const struct balance *balance)
 		const char *_lost = balance_lost(_balance);		\
 									\
 		EXPECT_EQ(NULL, _lost) {				\
-			TH_LOG("%s is %ld", _lost, figure(_lost));	\
+			TH_LOG("%s is %ld", _lost, module_stat(_lost));	\
 		}							\
 	} while (0)
 

@@ -57,7 +57,7 @@ FIXTURE_SETUP(policy)
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_FORK);
-	balance_take(&self->before);
+	balance_read(&self->before);
 	ASSERT_EQ(0, heap_create(&self->heap, &create));
 	ASSERT_EQ(0, family_make(&self->heap));
 	expect_signals();
@@ -75,7 +75,7 @@ FIXTURE_TEARDOWN(policy)
 TEST_F(policy, policy_is_in_sysfs)
 {
 	EXPECT_TRUE(heap_says(&self->heap, "fork", variant->name));
-	EXPECT_EQ(0, heap_figure(&self->heap, "parent"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "parent"));
 }
 
 TEST_F_TIMEOUT(policy, children_and_grandchildren_get_what_the_policy_says, SLOW)
@@ -97,7 +97,7 @@ TEST_F_TIMEOUT(policy, children_and_grandchildren_get_what_the_policy_says, SLOW
 	EXPECT_EQ(0, end(GRANDCHILD));
 	EXPECT_EQ(0, end(CHILD));
 	EXPECT_EQ(variant->same ? 20 : 0, ask(PARENT, unlike, 0, 2 * PAGES, 'p'));
-	EXPECT_EQ(2 * ARENA, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(2 * ARENA, heap_stat(&self->heap, "committed"));
 }
 
 /* The kernel accepts MADV_DOFORK, but a mapping without permission gives no access. */
@@ -177,7 +177,7 @@ static int use_as_the_owner(void *data)
 {
 	struct vm_child *child = data;
 
-	if (figure("nr_heaps") != child->nr_heaps)
+	if (module_stat("nr_heaps") != child->nr_heaps)
 		return 1;
 	if (heap_commit(child->heap, 2, 1))
 		return 2;
@@ -229,11 +229,11 @@ TEST_F_TIMEOUT(policy, spawning_a_program_makes_no_clone, SLOW)
 		EXPECT_EQ(0, child_status(pid));
 		EXPECT_EQ(0, child_status(start_by_vfork(arguments)));
 	}
-	EXPECT_EQ(self->before.nr_heaps + 1, figure("nr_heaps"));
+	EXPECT_EQ(self->before.nr_heaps + 1, module_stat("nr_heaps"));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 	/* No process could share it. */
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
-	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "copies"));
 }
 
 TEST_F(policy, exec_in_a_child_drops_its_heap)
@@ -243,7 +243,7 @@ TEST_F(policy, exec_in_a_child_drops_its_heap)
 		ASSERT_EQ(0, ask(CHILD, mark, 100, 10, 'c'));
 	EXPECT_EQ(DEAD, ask(CHILD, run_a_program, 0, 0, 0));
 	EXPECT_EQ(0, end(CHILD));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
 	EXPECT_EQ(variant->same ? 10 : 0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 	EXPECT_EQ(0, commit(&self->heap, 2, 1, 0));
 }
@@ -462,7 +462,7 @@ FIXTURE_SETUP(share)
 	};
 
 	REQUIRE_MODULE();
-	balance_take(&self->before);
+	balance_read(&self->before);
 	ASSERT_EQ(0, heap_create(&self->heap, &create));
 	ASSERT_EQ(0, family_make(&self->heap));
 	expect_signals();
@@ -485,10 +485,10 @@ TEST_F(share, all_processes_have_the_same_heap)
 		EXPECT_EQ(self->heap.id, ask(who, own_number, 0, 0, 0));
 		EXPECT_EQ(self->heap.id, ask(who, attached, 1, 0, 0));
 	}
-	EXPECT_EQ(self->before.nr_heaps + 1, figure("nr_heaps"));
-	EXPECT_EQ(self->before.committed + 2 * ARENA, figure("committed"));
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
-	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
+	EXPECT_EQ(self->before.nr_heaps + 1, module_stat("nr_heaps"));
+	EXPECT_EQ(self->before.committed + 2 * ARENA, module_stat("committed"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "copies"));
 }
 
 TEST_F(share, all_processes_see_each_write)
@@ -502,7 +502,7 @@ TEST_F(share, all_processes_see_each_write)
 		EXPECT_EQ(0, ask(who, unlike, 600, 424, 'p'));
 		EXPECT_EQ(2, ask(who, pmds, 0, 0, 0));
 	}
-	EXPECT_EQ(0, heap_figure(&self->heap, "copies"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "copies"));
 }
 
 TEST_F(share, all_processes_may_control_the_heap)
@@ -520,7 +520,7 @@ TEST_F(share, all_processes_may_control_the_heap)
 		EXPECT_EQ(-SIGBUS, ask(who, mark, 2 * PAGES, 1, 'w'));
 		EXPECT_EQ(0, ask(who, by_call, KARENA_COMMIT, 4 * PAGES + 7, 9));
 		EXPECT_EQ(0, ask(next, nonzero, 4 * PAGES + 7, 9, 0));
-		EXPECT_EQ(9 * PAGE + 2 * ARENA, heap_figure(&self->heap, "committed"));
+		EXPECT_EQ(9 * PAGE + 2 * ARENA, heap_stat(&self->heap, "committed"));
 		EXPECT_EQ(0, ask(next, by_call, KARENA_RELEASE, 4 * PAGES, PAGES));
 		EXPECT_EQ(-SIGBUS, ask(who, mark, 4 * PAGES + 7, 1, 'w'));
 	}
@@ -567,7 +567,7 @@ static void share_and_leave(struct child *child)
 	CHECK(!unlike(&heap, 0, 2 * PAGES, 's'));
 	CHECK(!mark(&heap, 0, 2 * PAGES, 't'));
 	CHECK(!unlike(&heap, 0, 2 * PAGES, 't'));
-	CHECK(heap_figure(&heap, "committed") == 2 * ARENA);
+	CHECK(heap_stat(&heap, "committed") == 2 * ARENA);
 	CHECK(!heap_commit(&heap, 4, 2));
 	CHECK(!mark(&heap, 4 * PAGES, 2 * PAGES, 'u'));
 	CHECK(attached(&heap, 0, 0, 0) == (long)heap.id);

@@ -260,7 +260,7 @@ static void release_pages_of(int index)
 	released(index, first, count, before);
 }
 
-static void give_back_arena(int index)
+static void make_arena_volatile(int index)
 {
 	if (all_gone(index))
 		return;
@@ -272,10 +272,10 @@ static void give_back_arena(int index)
 	    state(&heap, index) != (KARENA_ACTIVE | KARENA_SPARSE))
 		WRONG("arena %d has pages, but the word %x", index, state(&heap, index));
 	NOTE("make %d volatile, word %x", index, state(&heap, index));
-	lent[index] = give_back(&heap, index);
+	lent[index] = make_volatile(&heap, index);
 }
 
-static void take_back_arena(int index, uint32_t active)
+static void reuse_arena(int index, uint32_t active)
 {
 	uint32_t found;
 
@@ -300,14 +300,14 @@ static void take_back_arena(int index, uint32_t active)
 /* The state word before the arena became volatile. Only the process remembers it. */
 static uint32_t words_before[NR_ARENAS];
 
-static void lend_or_take(int index)
+static void make_volatile_or_reuse(int index)
 {
 	if (lent[index]) {
-		take_back_arena(index, words_before[index]);
+		reuse_arena(index, words_before[index]);
 		return;
 	}
 	words_before[index] = state(&heap, index);
-	give_back_arena(index);
+	make_arena_volatile(index);
 }
 
 static void map_in_place(void)
@@ -332,7 +332,7 @@ static void use(int index)
 		release_pages_of(index);
 		break;
 	case 4:
-		lend_or_take(index);
+		make_volatile_or_reuse(index);
 		break;
 	case 5:
 		NOTE("drop page tables of %d", index);
@@ -356,7 +356,7 @@ static void step(void)
 		map_in_place();
 	} else if (lent[index]) {
 		if (!draw(4))
-			lend_or_take(index);
+			make_volatile_or_reuse(index);
 		else if (!draw(60))
 			write_text("/proc/sys/vm/drop_caches", "2\n");
 	} else {
@@ -415,7 +415,7 @@ static long confess(struct heap *unused, long a, long b, long c)
 	(void)unused, (void)a, (void)b, (void)c;
 	for (int index = 0; index < NR_ARENAS; index++) {
 		if (lent[index])
-			take_back_arena(index, words_before[index]);
+			reuse_arena(index, words_before[index]);
 	}
 	check_all();
 	for (int index = 0; index < NR_ARENAS; index++) {
@@ -572,7 +572,7 @@ FIXTURE_SETUP(forkmodel)
 	TH_LOG("KARENA_SEED=%u", self->play.seed);
 	/* The timeout of the harness does not know the duration of this test. */
 	alarm(self->seconds + SLOW);
-	balance_take(&self->before);
+	balance_read(&self->before);
 	ASSERT_EQ(0, family_make(&heap));
 	expect_signals();
 }
@@ -586,7 +586,7 @@ FIXTURE_TEARDOWN(forkmodel)
 TEST_F_TIMEOUT(forkmodel, every_process_agrees_with_its_model, 24 * 3600)
 {
 	struct play *play = &self->play;
-	long copies = figure("copies"), promoted = figure("promoted");
+	long copies = module_stat("copies"), promoted = module_stat("promoted");
 	double until = seconds() + self->seconds;
 	bool right = true;
 
@@ -594,7 +594,7 @@ TEST_F_TIMEOUT(forkmodel, every_process_agrees_with_its_model, 24 * 3600)
 		right = go_on(play);
 	TH_LOG("%ld trees, %ld forks, %ld exits, %ld kills, %ld steps, %ld copies, %ld promoted",
 	       play->trees, play->forks, play->exits, play->kills, play->steps,
-	       figure("copies") - copies, figure("promoted") - promoted);
+	       module_stat("copies") - copies, module_stat("promoted") - promoted);
 	ASSERT_TRUE(right);
 	EXPECT_GT(play->forks, 0);
 	EXPECT_GT(play->steps, 0);
@@ -605,7 +605,7 @@ TEST_F_TIMEOUT(forkmodel, every_process_agrees_with_its_model, 24 * 3600)
 			continue;
 		bytes = ask(who, confess, 0, 0, 0);
 		ASSERT_GE(bytes, 0);
-		EXPECT_EQ(bytes, bytes ? figure_of(who, "committed") : 0);
+		EXPECT_EQ(bytes, bytes ? stat_of(who, "committed") : 0);
 	}
 	for (int who = 1; who < NR_KIN; who++) {
 		if (family.pids[who])

@@ -19,7 +19,7 @@ FIXTURE(forkrace) {
 FIXTURE_SETUP(forkrace)
 {
 	REQUIRE_MODULE();
-	balance_take(&self->before);
+	balance_read(&self->before);
 	ASSERT_EQ(0, heap_open(&self->heap, NR * ARENA, 0));
 	ASSERT_EQ(0, family_make(&self->heap));
 	expect_signals();
@@ -204,13 +204,13 @@ static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
 }
 
 /* Make an arena volatile and reuse it, unless reclaim takes it first. */
-static bool give_and_take(struct driver *driver)
+static bool make_volatile_and_reuse(struct driver *driver)
 {
-	uint32_t since = give_back(driver->heap, driver->index);
+	uint32_t since = make_volatile(driver->heap, driver->index);
 
 	if (driver->rounds % 2)
 		sched_yield();
-	while (!take_back(driver->heap, driver->index, since)) {
+	while (!reuse(driver->heap, driver->index, since)) {
 		if (state(driver->heap, driver->index) == KARENA_FREE) {
 			driver->taken++;
 			return false;
@@ -238,7 +238,7 @@ static void *drive_main(void *data)
 			at[0] = mark;
 			at[511] = mark;
 		}
-		if (!give_and_take(driver))
+		if (!make_volatile_and_reuse(driver))
 			continue;
 		driver->wrong += !arena_is(heap, index, PAGES, mark);
 		/* Release half of some arenas, and a few pages of others. */
@@ -304,7 +304,7 @@ static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *
 		taken += drivers[i].taken;
 	}
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
-	EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(2 * ARENA, heap_stat(heap, "committed"));
 	return taken;
 }
 
@@ -331,7 +331,7 @@ TEST_F_TIMEOUT(forkrace, reclaim_works_during_a_fork, SLOW)
 	taken = fork_beside_drivers(_metadata, heap);
 	pthread_join(shrinker, NULL);
 	EXPECT_GT(taken, 0);
-	EXPECT_EQ(taken, heap_figure(heap, "reclaimed"));
+	EXPECT_EQ(taken, heap_stat(heap, "reclaimed"));
 }
 
 /* Every thread of a process may fork. Each child has the thread that forked. */
@@ -437,12 +437,12 @@ TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 	TH_LOG("%ld forks", round);
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
 	ASSERT_EQ(0, release(heap, 2, NR - 2, 0));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
-	EXPECT_EQ(0, heap_figure(heap, "shared"));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_EQ(0, heap_stat(heap, "shared"));
 	/* The parent's copies become huge pages again. */
 	ASSERT_EQ(0, renew(heap, 0, 2, 0));
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
-	EXPECT_TRUE(figure_becomes("committed", self->before.committed + 2 * ARENA));
+	EXPECT_TRUE(module_stat_becomes("committed", self->before.committed + 2 * ARENA));
 	EXPECT_EQ(2, pmds(heap, 0, 0, 0));
 }
 
@@ -494,7 +494,7 @@ TEST_F_TIMEOUT(forkrace, four_generations_write_at_once, SLOW)
 		counts[i] = *(volatile uint64_t *)page_at(&self->heap, i);
 	for (int round = 0; round < 3; round++)
 		EXPECT_EQ(0, go_forth(&self->heap, 3, round * 100));
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
 }
 
 /* Kill a process that forks all the time, and its children, at any moment. */
@@ -568,13 +568,13 @@ TEST_F_TIMEOUT(forkrace, sigkill_at_any_moment_leaves_nothing, SLOW)
 		while (waitpid(-pid, NULL, 0) > 0)
 			;
 		if (round % 20 == 0)
-			ASSERT_TRUE(figure_becomes("nr_heaps",
-						   self->before.nr_heaps + 1));
+			ASSERT_TRUE(module_stat_becomes("nr_heaps",
+							self->before.nr_heaps + 1));
 	}
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->before.nr_heaps + 1));
-	EXPECT_TRUE(figure_becomes("committed", self->before.committed + 2 * ARENA));
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
+	EXPECT_TRUE(module_stat_becomes("committed", self->before.committed + 2 * ARENA));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
 }
 
 /*

@@ -340,7 +340,7 @@ TEST_F_TIMEOUT(futex, waiter_survives_copy_and_promotion, SLOW)
 	ASSERT_EQ(0, mark(heap, 0, 100, 'c'));
 	ASSERT_EQ(0, ask(PARENT, begin_wait, 3, 0, 0));
 	EXPECT_EQ(0, end(CHILD));
-	ASSERT_TRUE(heap_figure_becomes(heap, "huge_arenas", 1));
+	ASSERT_TRUE(heap_stat_becomes(heap, "huge_arenas", 1));
 	EXPECT_WAKES(PARENT, 3);
 }
 
@@ -359,7 +359,7 @@ TEST_F(futex, waiter_survives_reclaim)
 	struct heap *heap = &self->heap;
 
 	ASSERT_EQ(0, ask(PARENT, begin_wait, 3, 0, 0));
-	give_back(heap, 0);
+	make_volatile(heap, 0);
 	for (int i = 0; i < 100 && state(heap, 0) != KARENA_FREE; i++)
 		shrink_everything();
 	ASSERT_EQ(KARENA_FREE, state(heap, 0));

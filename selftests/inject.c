@@ -91,7 +91,7 @@ static const char *use_and_destroy(struct work *work)
 		wrong = "no pages can be committed";
 	else if (heap_release(heap, 0, NR))
 		wrong = "nothing can be released";
-	else if (heap_figure(heap, "committed"))
+	else if (heap_stat(heap, "committed"))
 		wrong = "some memory stays committed";
 	heap_destroy(heap);
 	return wrong;
@@ -246,7 +246,7 @@ static const char *check_commit_pages(struct work *work, int err)
 	if (!err && there < 4)
 		return "not all pages were committed";
 	/* If the call never reached the module, there is no statistic. */
-	if (there && heap_figure(&work->heap, "sparse_pages") != there)
+	if (there && heap_stat(&work->heap, "sparse_pages") != there)
 		return "the statistic differs from the number of pages";
 	return use_and_destroy(work);
 }
@@ -270,7 +270,7 @@ static int run_demote(struct work *work)
 static const char *check_demote(struct work *work, int err)
 {
 	bool sparse = state(&work->heap, 0) == (KARENA_ACTIVE | KARENA_SPARSE);
-	long huge = heap_figure(&work->heap, "huge_arenas");
+	long huge = heap_stat(&work->heap, "huge_arenas");
 
 	if (err)
 		return "a release failed";
@@ -298,7 +298,7 @@ static const char *check_release(struct work *work, int err)
 		if (state(&work->heap, i) != KARENA_FREE)
 			return "an arena is not free";
 	}
-	if (heap_figure(&work->heap, "committed"))
+	if (heap_stat(&work->heap, "committed"))
 		return "some memory stays committed";
 	return use_and_destroy(work);
 }
@@ -372,7 +372,7 @@ static int run_reclaim(struct work *work)
 	struct heap *heap = &work->heap;
 
 	for (int i = 0; i < 3; i++)
-		give_back(heap, i);
+		make_volatile(heap, i);
 	shrink_everything();
 	return 0;
 }
@@ -448,7 +448,7 @@ static const struct operation operations[] = {
 	{ "destroy", prepare_arenas, run_destroy, check_destroy },
 };
 
-static const char *const figures[] = {
+static const char *const balanced[] = {
 	"nr_heaps", "committed", "huge_arenas", "sparse_arenas", "sparse_pages",
 	"ready_frames", "pinned_orphans",
 };
@@ -470,8 +470,8 @@ FIXTURE_SETUP(inject)
 	if (self->possible)
 		ASSERT_TRUE(knobs_turn());
 	/* Frames that a worker prepares for a growing heap are not those of the test. */
-	for (int i = 0; i < ARRAY_SIZE(figures); i++)
-		ASSERT_TRUE(figure_becomes(figures[i], 0));
+	for (int i = 0; i < ARRAY_SIZE(balanced); i++)
+		ASSERT_TRUE(module_stat_becomes(balanced[i], 0));
 }
 
 FIXTURE_TEARDOWN(inject)
@@ -490,9 +490,9 @@ FIXTURE_TEARDOWN(inject)
 
 static void expect_nothing_left(struct __test_metadata *_metadata)
 {
-	for (int i = 0; i < ARRAY_SIZE(figures); i++) {
-		EXPECT_TRUE(figure_becomes(figures[i], 0)) {
-			TH_LOG("%s is %ld", figures[i], figure(figures[i]));
+	for (int i = 0; i < ARRAY_SIZE(balanced); i++) {
+		EXPECT_TRUE(module_stat_becomes(balanced[i], 0)) {
+			TH_LOG("%s is %ld", balanced[i], module_stat(balanced[i]));
 		}
 	}
 }

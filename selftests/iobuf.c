@@ -50,11 +50,11 @@ FIXTURE_TEARDOWN(iobuf)
 	io_uring_queue_exit(&self->ring);
 	close(self->input);
 	close(self->output);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	EXPECT_TRUE(figure_becomes("nr_heaps", 0));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_EQ(0, figure("sparse_pages"));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 0));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
 }
 
 TEST_F(iobuf, io_heap_needs_policy_share_or_none)
@@ -114,7 +114,7 @@ TEST_F(iobuf, sysfs_shows_the_fork_policy)
 
 		ASSERT_EQ(0, heap_open_fork(&heap, ARENA, i));
 		ASSERT_EQ(0, heap_commit(&heap, 0, 1));
-		ASSERT_TRUE(directory_comes(heap.id));
+		ASSERT_TRUE(directory_appears(heap.id));
 		snprintf(path, sizeof(path), SYSFS "/heaps/%llu/fork",
 			 (unsigned long long)heap.id);
 		ASSERT_EQ(0, read_text(path, text, sizeof(text)));
@@ -195,9 +195,9 @@ TEST_F(iobuf, fixed_buffers_work_before_and_after_a_fork)
 			ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 		}
 		/* Nothing was copied, and no reference is left. */
-		EXPECT_EQ(0, heap_figure(&heap, "copies"));
+		EXPECT_EQ(0, heap_stat(&heap, "copies"));
 		EXPECT_EQ(0, heap_release(&heap, 0, NR));
-		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+		EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 		heap_destroy(&heap);
 	}
 }
@@ -322,8 +322,8 @@ TEST_F(iobuf, ordinary_heap_can_be_registered_until_a_fork)
 	EXPECT_EQ(0, count_other(arena(&heap, 1), ARENA, INPUT));
 	EXPECT_EQ(0, count_other(arena(&heap, 2), 2 * ARENA, OLD));
 	EXPECT_EQ(0, heap_release(&heap, 0, NR));
-	EXPECT_EQ(0, heap_figure(&heap, "committed"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_EQ(0, heap_stat(&heap, "committed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	heap_destroy(&heap);
 }
 
@@ -370,7 +370,7 @@ TEST_F(iobuf, ordinary_heap_can_be_registered_until_a_snapshot)
 	EXPECT_EQ(refused(), ring_register(&self->ring, arena(&heap, 1), ARENA));
 	EXPECT_EQ(0, count_other(heap.window, NR * ARENA, OLD));
 	EXPECT_EQ(0, heap_release(&heap, 0, NR));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	heap_destroy(&heap);
 }
 
@@ -437,7 +437,7 @@ TEST_F(iobuf, input_after_a_fork_reaches_the_parent)
 				       heap.window));
 		ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 		EXPECT_EQ(0, heap_release(&heap, 0, 1));
-		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+		EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 		heap_destroy(&heap);
 	}
 }
@@ -482,7 +482,7 @@ TEST_F(iobuf, one_pinned_page_copies_at_most_its_arena)
 	inherited = heap;
 	ASSERT_EQ(0, child_start(&child, keep_what_was));
 	ASSERT_TRUE(hear(child.line));
-	committed = figure("committed");
+	committed = module_stat("committed");
 	EXPECT_GE(committed, (long)(NR * ARENA));
 	EXPECT_LE(committed, (long)((NR + 1) * ARENA));
 	if (can_register()) {
@@ -547,7 +547,7 @@ struct jumble {
 	bool stop;
 };
 
-static bool jumble_goes_on(const struct jumble *jumble)
+static bool jumble_continues(const struct jumble *jumble)
 {
 	return !__atomic_load_n(&jumble->stop, __ATOMIC_RELAXED);
 }
@@ -558,7 +558,7 @@ static void *pin_all_the_time(void *data)
 	static char copy[64 * PAGE];
 	struct iovec local = { copy, sizeof(copy) };
 
-	while (jumble_goes_on(jumble)) {
+	while (jumble_continues(jumble)) {
 		for (size_t at = 0; at < 2 * ARENA; at += sizeof(copy)) {
 			struct iovec remote = {
 				jumble->heap.window + at, sizeof(copy)
@@ -574,7 +574,7 @@ static void *release_all_the_time(void *data)
 {
 	struct jumble *jumble = data;
 
-	while (jumble_goes_on(jumble)) {
+	while (jumble_continues(jumble)) {
 		heap_range(&jumble->heap, KARENA_COMMIT, 0, 2 * ARENA - PAGE);
 		sched_yield();
 		heap_range(&jumble->heap, KARENA_RELEASE, 0, ARENA);
@@ -619,7 +619,7 @@ TEST_F_TIMEOUT(iobuf, pins_forks_and_releases_run_concurrently, SLOW)
 		pthread_join(threads[i], NULL);
 	EXPECT_EQ(0, wrong);
 	ASSERT_EQ(0, heap_release(&jumble.heap, 0, 2));
-	EXPECT_TRUE(heap_figure_becomes(&jumble.heap, "committed", 0));
+	EXPECT_TRUE(heap_stat_becomes(&jumble.heap, "committed", 0));
 	heap_destroy(&jumble.heap);
 }
 
@@ -711,7 +711,7 @@ TEST_F(iobuf, pinned_frame_stays_with_the_parent)
 		ASSERT_TRUE(tell(child.line, 1));
 		EXPECT_EQ(0, child_end(&child));
 		EXPECT_EQ(0, heap_release(&heap, 0, 1));
-		EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+		EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 		heap_destroy(&heap);
 	}
 }
@@ -799,9 +799,9 @@ TEST_F_TIMEOUT(iobuf, pinned_memory_can_be_released_during_a_fork, SLOW)
 		EXPECT_EQ(OLD, pin_end(&pin));
 	}
 	/* Once for all rounds, since a worker looks for unpinned frames once a second. */
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, heap_release(&heap, 0, NR_SLOW + 1));
-	EXPECT_EQ(0, heap_figure(&heap, "committed"));
+	EXPECT_EQ(0, heap_stat(&heap, "committed"));
 	heap_destroy(&heap);
 }
 
@@ -874,8 +874,8 @@ FIXTURE_TEARDOWN(slow_disk)
 		return;
 	close(self->read.disk);
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 TEST_F_TIMEOUT(slow_disk, input_from_a_slow_disk_after_a_fork_reaches_the_parent, SLOW)
@@ -987,7 +987,7 @@ TEST_F_TIMEOUT(slow_disk, input_of_a_clone_reaches_only_the_clone, SLOW)
 	EXPECT_EQ(0, child_end(&child));
 	rmdir(DISK_GROUP);
 	EXPECT_EQ(SIGBUS, touch(heap->window));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	EXPECT_EQ(0, count_other(heap->window, ARENA, 0));
 }

@@ -100,7 +100,7 @@ TEST(hostile_process_harms_only_itself)
 	heap_destroy(&heap);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, child_status(children[i]));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /*
@@ -116,7 +116,7 @@ struct hostile {
 	const bool *stop;	/* shared with the tested process */
 };
 
-static bool hostile_goes_on(const struct hostile *hostile)
+static bool hostile_continues(const struct hostile *hostile)
 {
 	return !__atomic_load_n(hostile->stop, __ATOMIC_RELAXED);
 }
@@ -143,7 +143,7 @@ static void *scribble_everywhere(void *data)
 	struct hostile *hostile = data;
 	unsigned int seed = gettid();
 
-	while (hostile_goes_on(hostile)) {
+	while (hostile_continues(hostile)) {
 		for (int i = 0; i < 10000; i++) {
 			size_t at = rand_r(&seed) % hostile->nr_words;
 
@@ -160,7 +160,7 @@ static void *scribble_at_the_states(void *data)
 	struct hostile *hostile = data;
 	unsigned int seed = gettid();
 
-	while (hostile_goes_on(hostile)) {
+	while (hostile_continues(hostile)) {
 		for (int i = 0; i < 10000; i++)
 			set_state(&hostile->heap, rand_r(&seed) % NR_HOSTILE, 1,
 				  random_word(&seed));
@@ -184,7 +184,7 @@ static void *use_at_random(void *data)
 	struct heap *heap = &hostile->heap;
 	unsigned int seed = gettid();
 
-	while (hostile_goes_on(hostile)) {
+	while (hostile_continues(hostile)) {
 		size_t first = rand_r(&seed) % NR_HOSTILE;
 		size_t size = ARENA * (1 + rand_r(&seed) % 2);
 		char *start = arena(heap, first);
@@ -201,7 +201,7 @@ static void *use_at_random(void *data)
 			madvise(start, size, MADV_REMOVE);
 			break;
 		case 3:
-			give_back(heap, first);
+			make_volatile(heap, first);
 			break;
 		case 4:
 			/* A single page. */
@@ -219,7 +219,7 @@ static void *use_at_random(void *data)
 
 static void *shrink_all_the_time(void *data)
 {
-	while (hostile_goes_on(data))
+	while (hostile_continues(data))
 		shrink_everything();
 	return NULL;
 }
@@ -254,7 +254,7 @@ static void be_hostile(const bool *stop, pid_t parent)
 	 */
 	if (heap_release(heap, 0, NR_HOSTILE))
 		_exit(3);
-	if (heap_figure(heap, "committed") || heap_figure(heap, "huge_arenas"))
+	if (heap_stat(heap, "committed") || heap_stat(heap, "huge_arenas"))
 		_exit(4);
 	if (heap_commit(heap, 0, NR_HOSTILE / 2))
 		_exit(5);
@@ -295,26 +295,26 @@ TEST_F_TIMEOUT(isolation, garbage_in_a_control_region_harms_no_other_process, SL
 		ASSERT_EQ(0, count_other(heap.window, 4 * ARENA, 0));
 		for (int i = 0; i < 4; i++)
 			memset(arena(&heap, i), 1 + i, ARENA);
-		EXPECT_EQ(4 * ARENA, heap_figure(&heap, "committed"));
-		EXPECT_EQ(4, heap_figure(&heap, "huge_arenas"));
-		EXPECT_EQ(0, heap_figure(&heap, "volatile_arenas"));
+		EXPECT_EQ(4 * ARENA, heap_stat(&heap, "committed"));
+		EXPECT_EQ(4, heap_stat(&heap, "huge_arenas"));
+		EXPECT_EQ(0, heap_stat(&heap, "volatile_arenas"));
 		for (int i = 0; i < 4; i++) {
 			ASSERT_EQ(KARENA_ACTIVE, state(&heap, i));
 			ASSERT_EQ(0, count_other(arena(&heap, i), ARENA, 1 + i));
 		}
 		ASSERT_EQ(0, heap_release(&heap, 0, 4));
-		EXPECT_EQ(0, heap_figure(&heap, "committed"));
+		EXPECT_EQ(0, heap_stat(&heap, "committed"));
 	}
 	__atomic_store_n(stop, true, __ATOMIC_RELAXED);
-	EXPECT_EQ(0, heap_figure(&heap, "reclaimed"));
-	EXPECT_EQ(0, heap_figure(&heap, "refused"));
+	EXPECT_EQ(0, heap_stat(&heap, "reclaimed"));
+	EXPECT_EQ(0, heap_stat(&heap, "refused"));
 	EXPECT_EQ(heap.id, heap.control->id);
 	EXPECT_EQ(8, heap.control->nr_arenas);
 	heap_destroy(&heap);
 	EXPECT_EQ(0, child_status(child));
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 TEST_HARNESS_MAIN

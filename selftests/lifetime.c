@@ -15,14 +15,14 @@ FIXTURE(lifetime) {
 FIXTURE_SETUP(lifetime)
 {
 	REQUIRE_MODULE();
-	self->nr_heaps = figure("nr_heaps");
-	self->committed = figure("committed");
+	self->nr_heaps = module_stat("nr_heaps");
+	self->committed = module_stat("committed");
 }
 
 FIXTURE_TEARDOWN(lifetime)
 {
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(figure_becomes("committed", self->committed));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("committed", self->committed));
 }
 
 static bool directory_exists(uint64_t id)
@@ -41,10 +41,10 @@ TEST_F(lifetime, descriptor_alone_keeps_the_heap)
 	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
 	munmap(heap.window, heap.size);
 	munmap(heap.control, heap.control_size);
-	EXPECT_EQ(self->nr_heaps + 1, figure("nr_heaps"));
-	EXPECT_EQ(2 * ARENA, heap_figure(&heap, "committed"));
+	EXPECT_EQ(self->nr_heaps + 1, module_stat("nr_heaps"));
+	EXPECT_EQ(2 * ARENA, heap_stat(&heap, "committed"));
 	close(heap.fd);
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
 }
 
 TEST_F(lifetime, control_region_alone_keeps_the_heap)
@@ -55,7 +55,7 @@ TEST_F(lifetime, control_region_alone_keeps_the_heap)
 	ASSERT_EQ(0, heap_commit(&heap, 0, 2));
 	munmap(heap.window, heap.size);
 	EXPECT_EQ(KARENA_ACTIVE, state(&heap, 0));
-	EXPECT_EQ(self->nr_heaps + 1, figure("nr_heaps"));
+	EXPECT_EQ(self->nr_heaps + 1, module_stat("nr_heaps"));
 	munmap(heap.control, heap.control_size);
 }
 
@@ -77,11 +77,11 @@ TEST_F(lifetime, sigkill_frees_everything)
 			memset(heap.window, 1, 16 * ARENA);
 	}
 	ASSERT_EQ(sizeof(id), read(pipes[0], &id, sizeof(id)));
-	EXPECT_TRUE(directory_comes(id));
-	EXPECT_EQ(self->committed + 16 * ARENA, figure("committed"));
+	EXPECT_TRUE(directory_appears(id));
+	EXPECT_EQ(self->committed + 16 * ARENA, module_stat("committed"));
 	kill(child, SIGKILL);
 	EXPECT_EQ(128 + SIGKILL, child_status(child));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
 	EXPECT_FALSE(directory_exists(id));
 }
 
@@ -109,7 +109,7 @@ TEST_F(lifetime, exec_ends_the_heap)
 		struct heap heap;
 
 		if (heap_open(&heap, 4 * ARENA, 0) || heap_commit(&heap, 0, 4) ||
-		    figure("committed") != self->committed + 4 * (long)ARENA)
+		    module_stat("committed") != self->committed + 4 * (long)ARENA)
 			_exit(1);
 		/* Even with the descriptor inherited across exec. */
 		fcntl(heap.fd, F_SETFD, 0);
@@ -164,7 +164,7 @@ TEST_F(lifetime, o_path_descriptor_holds_the_module)
 	fd = open(path, O_PATH | O_CLOEXEC);
 	ASSERT_GE(fd, 0);
 	heap_destroy(&heap);
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
 	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	EXPECT_EQ(0, fstat(fd, &stat));

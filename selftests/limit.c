@@ -30,7 +30,7 @@ FIXTURE_TEARDOWN(limit)
 {
 	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, self->group));
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /* Set the limits selected by the flags, and read both. Return 0 or -errno. */
@@ -119,8 +119,8 @@ TEST_F(limit, attach_and_sysfs_show_the_limit_in_force)
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD | KARENA_LIMIT_SOFT,
 				5 * ARENA, 2 * ARENA));
-	EXPECT_EQ(5 * ARENA, heap_figure(heap, "limit"));
-	EXPECT_EQ(2 * ARENA, heap_figure(heap, "soft_limit"));
+	EXPECT_EQ(5 * ARENA, heap_stat(heap, "limit"));
+	EXPECT_EQ(2 * ARENA, heap_stat(heap, "soft_limit"));
 	attach.address = (uintptr_t)heap->window;
 	fd = device_call(KARENA_ATTACH, &attach);
 	ASSERT_GE(fd, 0);
@@ -139,7 +139,7 @@ TEST_F(limit, limit_below_committed_memory_releases_nothing)
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 7 * ARENA, ARENA));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 7 * ARENA, 4096));
 	EXPECT_EQ(0, count_other(heap->window, 6 * ARENA, 6));
-	EXPECT_EQ(6 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(6 * ARENA, heap_stat(heap, "committed"));
 	/* Only below the limit can memory be committed again. */
 	ASSERT_EQ(0, heap_release(heap, 0, 2));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 6, 1));
@@ -161,7 +161,7 @@ TEST_F(limit, heap_limit_stops_every_kind_of_commit)
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, ARENA));
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, ARENA, ARENA - 8192));
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 8192));
-	EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(2 * ARENA, heap_stat(heap, "committed"));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 2 * ARENA + 8192, 4096));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 2 * ARENA - 4096, 4096));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 3 * ARENA, ARENA));
@@ -170,7 +170,7 @@ TEST_F(limit, heap_limit_stops_every_kind_of_commit)
 	set_state(heap, 2, 1, KARENA_REQUESTED | KARENA_SPARSE);
 	EXPECT_EQ(-1, madvise(arena(heap, 2) + 12288, 4096, MADV_POPULATE_WRITE));
 	EXPECT_EQ(ENOMEM, errno);
-	EXPECT_EQ(2 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(2 * ARENA, heap_stat(heap, "committed"));
 	/* Releasing one page allows a commit of one page. */
 	EXPECT_EQ(0, heap_range(heap, KARENA_RELEASE, 2 * ARENA, 4096));
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA - 4096, 4096));
@@ -193,7 +193,7 @@ TEST_F(limit, limit_of_all_heaps_stops_every_kind_of_commit)
 	EXPECT_EQ(-ENOMEM, heap_commit(&other, 2, 1));
 	EXPECT_EQ(-ENOMEM, heap_range(&other, KARENA_COMMIT, 2 * ARENA, ARENA));
 	EXPECT_EQ(-ENOMEM, heap_range(&other, KARENA_COMMIT, 2 * ARENA, 4096));
-	EXPECT_EQ(4 * ARENA, figure("committed"));
+	EXPECT_EQ(4 * ARENA, module_stat("committed"));
 	EXPECT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_EQ(0, heap_commit(&other, 2, 1));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 0, 1));
@@ -213,7 +213,7 @@ static void fill_the_group(struct child *child)
 	CHECK(group_enter());
 	CHECK(!heap_open(&heap, 16 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 1));
-	CHECK(!group_limit(group_figure("memory.current", NULL) + 7 * MIB));
+	CHECK(!group_limit(group_stat("memory.current", NULL) + 7 * MIB));
 	CHECK(!heap_commit(&heap, 1, 3));
 	CHECK(heap_commit(&heap, 4, 1) == -ENOMEM);
 	CHECK(heap_range(&heap, KARENA_COMMIT, 5 * ARENA, ARENA) == -ENOMEM);
@@ -231,7 +231,7 @@ TEST_F(limit, cgroup_limit_stops_every_kind_of_commit)
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(fill_the_group));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 }
 
@@ -245,7 +245,7 @@ TEST_F(limit, soft_limit_only_raises_pressure)
 	ASSERT_EQ(0, heap_commit(heap, 2, 1));
 	EXPECT_EQ(KARENA_PRESSURE_SOME, pressure_level(heap));
 	EXPECT_EQ(0, heap_commit(heap, 3, 5));
-	EXPECT_EQ(0, heap_figure(heap, "refused"));
+	EXPECT_EQ(0, heap_stat(heap, "refused"));
 	EXPECT_EQ(8, hard_limit(heap));
 }
 
@@ -332,7 +332,7 @@ TEST_F(limit, only_privileged_processes_may_raise_roots_limit)
 
 	ASSERT_EQ(0, child_start(&child, meet_roots_limit));
 	id = hear(child.line);
-	ASSERT_TRUE(id && directory_comes(id));
+	ASSERT_TRUE(id && directory_appears(id));
 	EXPECT_EQ(0, root_sets(id, 4));
 	ASSERT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(1, hear(child.line));
@@ -346,15 +346,15 @@ TEST_F(limit, root_may_raise_the_limit_that_root_set)
 	struct heap *heap = &self->heap;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	ASSERT_TRUE(directory_comes(heap->id));
+	ASSERT_TRUE(directory_appears(heap->id));
 	ASSERT_EQ(0, root_sets(heap->id, 2));
-	EXPECT_EQ(2 * ARENA, heap_figure(heap, "limit"));
+	EXPECT_EQ(2 * ARENA, heap_stat(heap, "limit"));
 	EXPECT_EQ(0, heap_commit(heap, 1, 1));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 2, 1));
 	EXPECT_EQ(0, set_hard(heap, 16));
 	EXPECT_EQ(0, heap_commit(heap, 2, 14));
 	EXPECT_EQ(0, root_sets(heap->id, 1));
-	EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(16 * ARENA, heap_stat(heap, "committed"));
 }
 
 TEST_F(limit, sysfs_rejects_invalid_limits)
@@ -366,10 +366,10 @@ TEST_F(limit, sysfs_rejects_invalid_limits)
 	struct heap *heap = &self->heap;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	ASSERT_TRUE(directory_comes(heap->id));
+	ASSERT_TRUE(directory_appears(heap->id));
 	for (int i = 0; i < sizeof(bad) / sizeof(*bad); i++)
 		EXPECT_LT(write_text(limit_file(heap->id), bad[i]), 0);
-	EXPECT_EQ(8 * ARENA, heap_figure(heap, "limit"));
+	EXPECT_EQ(8 * ARENA, heap_stat(heap, "limit"));
 	EXPECT_EQ(0, write_text(limit_file(heap->id), "33554432"));
 	EXPECT_EQ(16, hard_limit(heap));
 }
@@ -382,11 +382,11 @@ static void lock_by_madvise(struct child *child)
 	CHECK(limit_locked_memory(4 * MIB));
 	CHECK(become_nobody());
 	CHECK(!heap_open(&heap, 16 * ARENA, 0));
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 	CHECK(!heap_commit(&heap, 0, 1));
-	CHECK(status_figure("VmPin") >= (long)ARENA);
+	CHECK(status_member("VmPin") >= (long)ARENA);
 	CHECK(!heap_commit(&heap, 1, 1));
-	CHECK(status_figure("VmPin") == 2 * ARENA);
+	CHECK(status_member("VmPin") == 2 * ARENA);
 	CHECK(heap_commit(&heap, 2, 1) == -ENOMEM);
 	CHECK(!touch(arena(&heap, 0)) && !touch(arena(&heap, 1)));
 	CHECK(touch(arena(&heap, 2)) == SIGBUS);
@@ -394,7 +394,7 @@ static void lock_by_madvise(struct child *child)
 	CHECK(!heap_commit(&heap, 2, 1));
 	CHECK(heap_commit(&heap, 3, 1) == -ENOMEM);
 	heap_destroy(&heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 static void lock_by_call(struct child *child)
@@ -412,12 +412,12 @@ static void lock_by_call(struct child *child)
 	CHECK(runs == 32);
 	CHECK(heap_range(&heap, KARENA_COMMIT, 3 * ARENA, ARENA) == -ENOMEM);
 	CHECK(heap_range(&heap, KARENA_COMMIT, 3 * ARENA, 4096) == -ENOMEM);
-	CHECK(status_figure("VmPin") == 2 * ARENA);
+	CHECK(status_member("VmPin") == 2 * ARENA);
 	CHECK(!touch(heap.window) && !touch(arena(&heap, 1)));
 	CHECK(!heap_range(&heap, KARENA_RELEASE, 0, ARENA));
 	CHECK(!heap_range(&heap, KARENA_COMMIT, 3 * ARENA, ARENA));
 	heap_destroy(&heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 TEST_F(limit, memlock_limit_stops_madvise_with_enomem)
@@ -469,13 +469,13 @@ static void lock_as_root(struct child *child)
 	CHECK(limit_locked_memory(4 * MIB));
 	CHECK(!heap_open(&heap, 64 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 40));
-	CHECK(status_figure("VmPin") >= (long)(40 * ARENA));
-	CHECK(status_figure("VmPin") <= (long)(40 * ARENA + 32 * MIB));
+	CHECK(status_member("VmPin") >= (long)(40 * ARENA));
+	CHECK(status_member("VmPin") <= (long)(40 * ARENA + 32 * MIB));
 	CHECK(!heap_release(&heap, 0, 40));
-	CHECK(status_figure("VmPin") <= (long)(32 * MIB));
+	CHECK(status_member("VmPin") <= (long)(32 * MIB));
 	CHECK(!heap_commit(&heap, 0, 3));
 	heap_destroy(&heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 TEST_F(limit, root_may_exceed_the_memlock_limit)
@@ -493,7 +493,7 @@ static void lock_nothing(struct child *child)
 	CHECK(!heap_open(&heap, 16 * ARENA, 0));
 	CHECK(heap_commit(&heap, 0, 1) == -ENOMEM);
 	CHECK(heap_range(&heap, KARENA_COMMIT, 0, 4096) == -ENOMEM);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 TEST_F(limit, memlock_limit_of_zero_prevents_all_commits)
@@ -546,7 +546,7 @@ static void lock_in_threads(struct child *child)
 		committed += committers[i].committed;
 	}
 	CHECK(committed == 10);
-	CHECK(status_figure("VmPin") == 20 * MIB);
+	CHECK(status_member("VmPin") == 20 * MIB);
 }
 
 TEST_F(limit, threads_together_lock_up_to_the_limit)

@@ -441,10 +441,10 @@ TEST_F(mapping, window_works_after_a_partial_unmap)
 	ASSERT_EQ(0, munmap(arena(&self->heap, 2), 3 * ARENA));
 	EXPECT_EQ(SIGSEGV, touch(arena(&self->heap, 2)));
 	EXPECT_EQ(0, touch(arena(&self->heap, 5)));
-	EXPECT_EQ(16 * MIB, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(16 * MIB, heap_stat(&self->heap, "committed"));
 	EXPECT_EQ(0, fallocate(self->heap.fd, FALLOC_FL_PUNCH_HOLE |
 			       FALLOC_FL_KEEP_SIZE, 2 * ARENA, 3 * ARENA));
-	EXPECT_EQ(10 * MIB, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(10 * MIB, heap_stat(&self->heap, "committed"));
 }
 
 TEST_F(mapping, mlockall_neither_commits_nor_kills)

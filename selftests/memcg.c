@@ -38,12 +38,12 @@ static void commit_to_the_limit(struct child *child)
 	/* 24 MiB minus the memory of the process itself. */
 	CHECK(n >= 9 && n <= 11);
 	CHECK(heap_commit(&heap, n, 1) == -ENOMEM);
-	CHECK(group_figure("memory.current", NULL) >= (long)(n * ARENA));
-	CHECK(group_figure_becomes("memory.stat", "file_mapped", n * ARENA,
-				   (n + 1) * ARENA));
+	CHECK(group_stat("memory.current", NULL) >= (long)(n * ARENA));
+	CHECK(group_stat_becomes("memory.stat", "file_mapped", n * ARENA,
+				 (n + 1) * ARENA));
 	CHECK(!count_other(heap.window, n * ARENA, 1));
 	CHECK(!heap_release(&heap, 0, 4));
-	CHECK(group_figure("memory.current", NULL) <
+	CHECK(group_stat("memory.current", NULL) <
 	      (long)((n - 4 + 2) * ARENA));
 	CHECK(!heap_commit(&heap, n, 3));
 }
@@ -51,7 +51,7 @@ static void commit_to_the_limit(struct child *child)
 TEST_F(memcg, commit_at_memory_max_returns_enomem)
 {
 	EXPECT_EQ(0, in_child(commit_to_the_limit));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
@@ -74,7 +74,7 @@ TEST_F(memcg, other_process_commits_nothing_in_a_heap)
 		CHECK(write(to_parent[1], &heap, sizeof(heap)) == sizeof(heap));
 		CHECK(read(to_child[0], &byte, 1) == 1);
 		CHECK(heap.window[0] == 1 && heap.window[ARENA] == 1);
-		CHECK(group_figure("memory.current", NULL) < (long)(4 * ARENA));
+		CHECK(group_stat("memory.current", NULL) < (long)(4 * ARENA));
 		_exit(0);
 	}
 	ASSERT_EQ(sizeof(heap), read(to_parent[0], &heap, sizeof(heap)));
@@ -129,16 +129,16 @@ TEST_F(memcg, reading_an_image_charges_the_reader)
 	fd = traced_snapshot(child.pid, "mem", id, &args);
 	ASSERT_GE(fd, 0);
 	ASSERT_EQ(0, image_map(&image, fd, NULL, &args));
-	before = group_figure("memory.current", NULL);
+	before = group_stat("memory.current", NULL);
 	for (int i = 0; i < 4; i++) {
 		EXPECT_EQ(0, count_other(image.window + i * ARENA, GONE * PAGE, 0));
 		EXPECT_EQ(0, count_other(image.window + i * ARENA + GONE * PAGE,
 					 ARENA - GONE * PAGE, 1));
 	}
-	EXPECT_LT(group_figure("memory.current", NULL) - before, (long)MIB);
+	EXPECT_LT(group_stat("memory.current", NULL) - before, (long)MIB);
 	image_destroy(&image);
 	EXPECT_EQ(0, child_end(&child));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 
@@ -211,7 +211,7 @@ static void fork_with_pinned_memory(struct child *child)
 TEST_F_TIMEOUT(memcg, fork_with_pinned_memory_kills_nobody, SLOW)
 {
 	EXPECT_EQ(0, in_child(fork_with_pinned_memory));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_TRUE(group_falls_below(4 * MIB));
 }
 

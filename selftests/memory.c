@@ -61,7 +61,7 @@ TEST_F(memory, uncommitted_memory_raises_sigbus)
 	/* A touch by the process does not commit a requested arena either. */
 	set_state(heap, 0, 1, KARENA_REQUESTED);
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 0)));
-	EXPECT_EQ(0, figure("committed"));
+	EXPECT_EQ(0, module_stat("committed"));
 
 	set_state(heap, 0, 1, 0xdeadbeef);
 	EXPECT_EQ(-1, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
@@ -78,7 +78,7 @@ TEST_F(memory, commit_is_idempotent)
 	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_POPULATE_WRITE));
 	EXPECT_EQ(0, heap_release(heap, 7, 9));
 	EXPECT_EQ(42, arena(heap, 0)[100]);
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 }
 
 TEST_F(memory, populating_a_part_commits_the_requested_arena)
@@ -88,7 +88,7 @@ TEST_F(memory, populating_a_part_commits_the_requested_arena)
 	set_state(heap, 0, 1, KARENA_REQUESTED);
 	ASSERT_EQ(0, madvise(arena(heap, 0) + 8192, 4096, MADV_POPULATE_WRITE));
 	EXPECT_EQ(0, touch(arena(heap, 0) + ARENA - 1));
-	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(1, heap_stat(heap, "huge_arenas"));
 }
 
 TEST_F(memory, committed_arena_is_mapped_by_one_pmd)
@@ -98,11 +98,11 @@ TEST_F(memory, committed_arena_is_mapped_by_one_pmd)
 	ASSERT_EQ(0, heap_commit(heap, 0, 4));
 	EXPECT_EQ(4 * ARENA, smaps(heap->window, "FilePmdMapped"));
 	EXPECT_EQ(4 * ARENA, smaps(heap->window, "Rss"));
-	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(4, heap_stat(heap, "huge_arenas"));
 	ASSERT_EQ(0, heap_release(heap, 0, 2));
 	EXPECT_EQ(2 * ARENA, smaps(heap->window, "FilePmdMapped"));
 	EXPECT_EQ(2 * ARENA, smaps(heap->window, "Rss"));
-	EXPECT_EQ(2, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(2, heap_stat(heap, "huge_arenas"));
 }
 
 /* The mapping must not depend on the earlier use of a frame's memory. */
@@ -139,7 +139,7 @@ TEST_F(memory, arena_costs_at_most_one_fault)
 	for (size_t i = 0; i < 32 * ARENA; i += 4096)
 		heap->window[i] = 1;
 	EXPECT_LE(minor_faults() - before, 40);
-	EXPECT_EQ(32, heap_figure(heap, "faults"));
+	EXPECT_EQ(32, heap_stat(heap, "faults"));
 }
 
 /* NUMA balancing scans a process that runs for more than a second. */
@@ -167,8 +167,8 @@ TEST_F(memory, commit_at_the_heap_limit_returns_enomem)
 	EXPECT_EQ(-ENOMEM, heap_commit(&heap, 8, 4));
 	EXPECT_EQ(KARENA_ACTIVE, state(&heap, 8));
 	EXPECT_EQ(KARENA_REQUESTED, state(&heap, 9));
-	EXPECT_EQ(3 * ARENA, heap_figure(&heap, "committed"));
-	EXPECT_GE(heap_figure(&heap, "refused"), 1);
+	EXPECT_EQ(3 * ARENA, heap_stat(&heap, "committed"));
+	EXPECT_GE(heap_stat(&heap, "refused"), 1);
 	EXPECT_EQ(0, touch(arena(&heap, 0)));
 	EXPECT_EQ(0, touch(arena(&heap, 8)));
 	/* Released memory can be committed again. */
@@ -184,9 +184,9 @@ TEST_F(memory, commit_at_the_module_limit_returns_enomem)
 	char limit[64], small[64];
 
 	ASSERT_EQ(0, read_text(LIMIT_PARAM, limit, sizeof(limit)));
-	EXPECT_EQ(atol(limit), figure("limit"));
+	EXPECT_EQ(atol(limit), module_stat("limit"));
 	snprintf(small, sizeof(small), "%ldM",
-		 figure("committed") / (long)MIB + 5);
+		 module_stat("committed") / (long)MIB + 5);
 	ASSERT_EQ(0, write_text(LIMIT_PARAM, small));
 	EXPECT_EQ(0, heap_commit(heap, 0, 2));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 2, 1));
@@ -225,13 +225,13 @@ TEST_F_TIMEOUT(memory, threads_committing_one_arena_get_one_frame, SLOW)
 			pthread_join(threads[i], &failed);
 			EXPECT_EQ(NULL, failed);
 		}
-		EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
-		EXPECT_EQ(16, heap_figure(heap, "huge_arenas"));
+		EXPECT_EQ(16 * ARENA, heap_stat(heap, "committed"));
+		EXPECT_EQ(16, heap_stat(heap, "huge_arenas"));
 		for (int i = 0; i < 16; i++)
 			EXPECT_EQ(4, arena(heap, i)[64]);
 		ASSERT_EQ(0, heap_release(heap, 0, 16));
 	}
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 }
 
 struct commit {
@@ -326,7 +326,7 @@ TEST_F_TIMEOUT(memory, release_races_with_writers, SLOW)
 		EXPECT_EQ(NULL, errors);
 	}
 	ASSERT_EQ(0, heap_release(heap, 0, 64));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	EXPECT_EQ(0, smaps(heap->window, "Rss"));
 }
 
@@ -352,7 +352,7 @@ TEST_F(memory, direct_io_works)
 TEST_F(memory, pinned_page_outlives_its_release)
 {
 	struct heap *heap = &self->heap;
-	long orphans = figure("pinned_orphans");
+	long orphans = module_stat("pinned_orphans");
 	struct iovec vector;
 	char page[4096];
 	int pipes[2];
@@ -364,8 +364,8 @@ TEST_F(memory, pinned_page_outlives_its_release)
 	ASSERT_EQ(4096, vmsplice(pipes[1], &vector, 1, 0));
 
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
-	EXPECT_EQ(orphans + 1, figure("pinned_orphans"));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(orphans + 1, module_stat("pinned_orphans"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 32));
 	EXPECT_EQ(0, count_other(arena(heap, 0), 32 * ARENA, 0));
 	memset(arena(heap, 0), 'n', 32 * ARENA);
@@ -373,8 +373,8 @@ TEST_F(memory, pinned_page_outlives_its_release)
 	ASSERT_EQ(4096, read(pipes[0], page, 4096));
 	EXPECT_EQ(0, count_other(page, 4096, 'p'));
 	ASSERT_EQ(0, heap_release(heap, 0, 32));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", orphans));
-	EXPECT_TRUE(heap_figure_becomes(heap, "committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", orphans));
+	EXPECT_TRUE(heap_stat_becomes(heap, "committed", 0));
 	close(pipes[0]);
 	close(pipes[1]);
 }
@@ -393,15 +393,15 @@ TEST_F(memory, pinned_pages_count_against_the_limit)
 		ASSERT_EQ(0, heap_release(&heap, 0, 1));
 	}
 	EXPECT_EQ(1, n);
-	EXPECT_EQ(ARENA, figure("committed"));
+	EXPECT_EQ(ARENA, module_stat("committed"));
 	/* Pinned pages still count without the heap, until they are unpinned. */
 	heap_destroy(&heap);
-	EXPECT_EQ(ARENA, figure("committed"));
-	EXPECT_EQ(1, figure("pinned_orphans"));
+	EXPECT_EQ(ARENA, module_stat("committed"));
+	EXPECT_EQ(1, module_stat("pinned_orphans"));
 	close(pipes[0]);
 	close(pipes[1]);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 #define NR_REFUSED	400
@@ -427,7 +427,7 @@ TEST_F(memory, rejected_ranges_do_not_wait_one_by_one)
 	EXPECT_EQ(-ENOMEM, heap_ranges(&heap, KARENA_COMMIT, ranges, NR_REFUSED));
 	clock_gettime(CLOCK_MONOTONIC, &end);
 	EXPECT_LT(end.tv_sec - start.tv_sec, 10);
-	EXPECT_EQ(NR_REFUSED, heap_figure(&heap, "refused"));
+	EXPECT_EQ(NR_REFUSED, heap_stat(&heap, "refused"));
 	heap_destroy(&heap);
 	close(pipes[0]);
 	close(pipes[1]);
@@ -632,7 +632,7 @@ static bool one_is_bad(char *arena)
 
 TEST_F(memory, frame_with_a_bad_page_is_mapped_by_ptes_and_never_freed)
 {
-	long before = figure("poisoned_frames");
+	long before = module_stat("poisoned_frames");
 	struct heap *heap = &self->heap;
 	uint64_t frame;
 	const char *why;
@@ -648,10 +648,10 @@ TEST_F(memory, frame_with_a_bad_page_is_mapped_by_ptes_and_never_freed)
 	EXPECT_TRUE(one_is_bad(arena(heap, 0)));
 	EXPECT_EQ(0, smaps(heap->window, "FilePmdMapped"));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
-	EXPECT_EQ(before + 1, figure("poisoned_frames"));
+	EXPECT_EQ(before + 1, module_stat("poisoned_frames"));
 	/* If the first page had been freed, all others would have been freed with it. */
 	EXPECT_EQ(0, flags_of(frame) & KPF_BUDDY);
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 }
 
 /* Open a heap with policy copy-on-write and one arena in use. Return 0 or an error. */
@@ -701,8 +701,8 @@ TEST_F(memory, frame_with_a_bad_page_stays_huge)
 	ASSERT_EQ(0, madvise(arena(heap, 0) + 100 * PAGE, 412 * PAGE, MADV_REMOVE));
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 0) + BAD * PAGE));
 	EXPECT_EQ(0, count_other(arena(heap, 0), BAD * PAGE, 1));
-	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
-	EXPECT_EQ(0, heap_figure(heap, "sparse_arenas"));
+	EXPECT_EQ(1, heap_stat(heap, "huge_arenas"));
+	EXPECT_EQ(0, heap_stat(heap, "sparse_arenas"));
 }
 
 /* A copy that fails stays a single page. Nothing reads it to make the arena huge. */
@@ -721,7 +721,7 @@ TEST_F(memory, bad_copy_is_not_promoted)
 	/* These pages are copies now. */
 	for (int i = 0; i < 4; i++)
 		ASSERT_EQ(0, touch(heap.window + i * PAGE));
-	EXPECT_EQ(4, heap_figure(&heap, "copies"));
+	EXPECT_EQ(4, heap_stat(&heap, "copies"));
 	why = fail_page(heap.window + BAD * PAGE);
 	kill(child, SIGKILL);
 	child_status(child);
@@ -729,13 +729,13 @@ TEST_F(memory, bad_copy_is_not_promoted)
 		heap_destroy(&heap);
 		SKIP(return, "%s", why);
 	}
-	EXPECT_TRUE(figure_becomes("nr_heaps", 2));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 2));
 	/* Without a page table, the first touch would make the arena huge again. */
 	ASSERT_EQ(heap.window, mmap(heap.window, ARENA, PROT_READ | PROT_WRITE,
 				    MAP_SHARED | MAP_FIXED, heap.fd, 0));
 	EXPECT_TRUE(one_is_bad(heap.window));
-	EXPECT_EQ(0, heap_figure(&heap, "promoted"));
-	EXPECT_EQ(0, heap_figure(&heap, "huge_arenas"));
+	EXPECT_EQ(0, heap_stat(&heap, "promoted"));
+	EXPECT_EQ(0, heap_stat(&heap, "huge_arenas"));
 	heap_destroy(&heap);
 }
 

@@ -339,7 +339,7 @@ static void commit_whole(struct player *player, int index)
 /* All threads do this, so any of the arenas may be reclaimed. */
 static void lend(struct player *player, int index)
 {
-	uint32_t before = state(&heap, index), word = give_back(&heap, index);
+	uint32_t before = state(&heap, index), word = make_volatile(&heap, index);
 	uint32_t found;
 
 	if (draw(player, 4) == 0)
@@ -424,7 +424,7 @@ static bool goes_on(const struct player *player)
 	time_t now = time(NULL);
 
 	return !player->wrong[0] && (now < player->until ||
-	       (now < player->until + PATIENCE && !heap_figure(&heap, "demoted")));
+	       (now < player->until + PATIENCE && !heap_stat(&heap, "demoted")));
 }
 
 static void *play(void *data)
@@ -498,9 +498,9 @@ FIXTURE_SETUP(model)
 FIXTURE_TEARDOWN(model)
 {
 	heap_destroy(&heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("sparse_pages"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 TEST_F_TIMEOUT(model, every_page_agrees_with_the_model, 24 * 3600)
@@ -530,14 +530,14 @@ TEST_F_TIMEOUT(model, every_page_agrees_with_the_model, 24 * 3600)
 	EXPECT_EQ(0, heap_ranges(&heap, KARENA_RELEASE, NULL, 0));
 	sum_up(&huge, &sparse, &pages);
 	TH_LOG("%ld huge arenas, %ld sparse arenas with %ld pages, %ld demoted, %ld reclaimed",
-	       huge, sparse, pages, heap_figure(&heap, "demoted"),
-	       heap_figure(&heap, "reclaimed"));
-	EXPECT_EQ(huge, heap_figure(&heap, "huge_arenas"));
-	EXPECT_EQ(sparse, heap_figure(&heap, "sparse_arenas"));
-	EXPECT_EQ(pages, heap_figure(&heap, "sparse_pages"));
+	       huge, sparse, pages, heap_stat(&heap, "demoted"),
+	       heap_stat(&heap, "reclaimed"));
+	EXPECT_EQ(huge, heap_stat(&heap, "huge_arenas"));
+	EXPECT_EQ(sparse, heap_stat(&heap, "sparse_arenas"));
+	EXPECT_EQ(pages, heap_stat(&heap, "sparse_pages"));
 	EXPECT_EQ(huge * (long)ARENA + pages * (long)PAGE,
-		  heap_figure(&heap, "committed"));
-	EXPECT_GT(heap_figure(&heap, "demoted"), 0);
+		  heap_stat(&heap, "committed"));
+	EXPECT_GT(heap_stat(&heap, "demoted"), 0);
 }
 
 TEST_HARNESS_MAIN

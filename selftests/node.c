@@ -42,8 +42,8 @@ FIXTURE_TEARDOWN(node)
 {
 	if (self->heap.window)
 		heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 static int open_on(struct heap *heap, uint32_t policy, uint32_t node)
@@ -91,7 +91,7 @@ static const char *policy_of(const struct heap *heap)
 
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/policy",
 		 (unsigned long long)heap->id);
-	return directory_comes(heap->id) && !read_text(path, text, sizeof(text)) ?
+	return directory_appears(heap->id) && !read_text(path, text, sizeof(text)) ?
 	       text : "none";
 }
 
@@ -106,7 +106,7 @@ TEST_F(node, without_policy_frames_are_on_the_node_of_the_thread)
 	EXPECT_EQ(4, arenas_on(heap, 0, 4, 0));
 	EXPECT_EQ(4, arenas_on(heap, 4, 4, 1));
 	EXPECT_EQ(1, node_of(arena(heap, 8)));
-	EXPECT_EQ(8, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(8, heap_stat(heap, "huge_arenas"));
 	EXPECT_STREQ("default\n", policy_of(heap));
 }
 
@@ -150,7 +150,7 @@ static void expect_all_on_1(struct __test_metadata *_metadata, struct heap *heap
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 4));
 	EXPECT_EQ(4, arenas_on(heap, 0, 4, 1));
-	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(4, heap_stat(heap, "huge_arenas"));
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, at, 12288));
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, at + ARENA / 2, 4096));
 	for (int i = 0; i < 3; i++)
@@ -159,11 +159,11 @@ static void expect_all_on_1(struct __test_metadata *_metadata, struct heap *heap
 
 	memset(heap->window, 3, ARENA);
 	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 65536, ARENA - 65536));
-	ASSERT_EQ(3, heap_figure(heap, "huge_arenas"));
+	ASSERT_EQ(3, heap_stat(heap, "huge_arenas"));
 	for (int i = 0; i < 16; i++)
 		EXPECT_EQ(1, node_of(heap->window + i * 4096));
 	EXPECT_EQ(0, count_other(heap->window, 65536, 3));
-	EXPECT_EQ(1, heap_figure(heap, "node"));
+	EXPECT_EQ(1, heap_stat(heap, "node"));
 }
 
 TEST_F(node, preferred_node_is_used)
@@ -285,7 +285,7 @@ TEST_F(node, ready_frames_are_on_the_requested_node)
 	ASSERT_TRUE(heap_ready_becomes(heap, 0, 2, 2));
 	ASSERT_TRUE(heap_ready_becomes(heap, 1, 3, 3));
 	EXPECT_EQ(2, heap_ready(heap, 0, 2));
-	EXPECT_EQ(5, figure("ready_frames"));
+	EXPECT_EQ(5, module_stat("ready_frames"));
 	ASSERT_EQ(0, run_on(1));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	EXPECT_EQ(2, heap_ready(heap, 1, 3));
@@ -320,7 +320,7 @@ TEST_F(node, each_node_has_its_own_count)
 	EXPECT_EQ(1, heap_ready(heap, 0, 1));
 	EXPECT_EQ(4, heap_ready(heap, 1, 4));
 	EXPECT_EQ(0, heap_ready(heap, KARENA_NODE_ANY, 0));
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 }
 
 TEST_F(node, ready_frames_follow_the_policy_of_the_heap)
@@ -368,14 +368,14 @@ TEST_F(node, invalid_policies_and_nodes_are_rejected)
 		{ KARENA_POLICY_BIND, KARENA_NODE_ANY },
 		{ KARENA_POLICY_INTERLEAVE + 1, 0 }, { ~0U, 0 },
 	};
-	long heaps = figure("nr_heaps");
+	long heaps = module_stat("nr_heaps");
 	struct heap heap;
 
 	for (int i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
 		EXPECT_EQ(-EINVAL, open_on(&heap, bad[i].policy, bad[i].node))
 			TH_LOG("policy %u, node %u", bad[i].policy, bad[i].node);
 	}
-	EXPECT_EQ(heaps, figure("nr_heaps"));
+	EXPECT_EQ(heaps, module_stat("nr_heaps"));
 	EXPECT_EQ(-EINVAL, heap_ready(&self->heap, 2, 1));
 	EXPECT_EQ(-EINVAL, heap_ready(&self->heap, 1024, 1));
 }

@@ -69,17 +69,17 @@ static inline size_t reachable(const struct heap *heap, size_t index,
 	return pages;
 }
 
-#define EXPECT_FIGURES(_heap, _huge, _arenas, _pages)			\
+#define EXPECT_HEAP_STATS(_heap, _huge, _arenas, _pages)		\
 	do {								\
-		EXPECT_EQ(_huge, heap_figure(_heap, "huge_arenas"));	\
-		EXPECT_EQ(_arenas, heap_figure(_heap, "sparse_arenas"));\
-		EXPECT_EQ(_pages, heap_figure(_heap, "sparse_pages"));	\
+		EXPECT_EQ(_huge, heap_stat(_heap, "huge_arenas"));	\
+		EXPECT_EQ(_arenas, heap_stat(_heap, "sparse_arenas"));	\
+		EXPECT_EQ(_pages, heap_stat(_heap, "sparse_pages"));	\
 		EXPECT_EQ((_huge) * (long)ARENA + (_pages) * (long)PAGE, \
-			  heap_figure(_heap, "committed"));		\
+			  heap_stat(_heap, "committed"));		\
 	} while (0)
 
-static inline bool take_back_sparse(const struct heap *heap, size_t index,
-				    uint32_t word)
+static inline bool reuse_sparse(const struct heap *heap, size_t index,
+				uint32_t word)
 {
 	return __atomic_compare_exchange_n(&heap->states[index], &word,
 					   KARENA_ACTIVE | KARENA_SPARSE, false,

@@ -276,7 +276,7 @@ static inline void chain_stop(struct chain *chain)
 }
 
 /* Wait up to 20 seconds for so many more writes. */
-static inline bool chain_goes_on(struct chain *chain, uint64_t turns)
+static inline bool chain_continues(struct chain *chain, uint64_t turns)
 {
 	uint64_t until = __atomic_load_n(&chain->turn, __ATOMIC_ACQUIRE) + turns;
 
@@ -324,7 +324,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 	int looks = chain_looks(), within = 0;
 	long broken = 0;
 
-	if (!chain_goes_on(chain, CHAIN_LINKS))
+	if (!chain_continues(chain, CHAIN_LINKS))
 		return -ETIME;
 	/*
 	 * Make more images if the writers are slow, until enough of them are within a
@@ -341,7 +341,7 @@ static inline long chain_look(const struct heap *heap, struct chain *chain)
 		broken += chain_broken(image.window, &inside, &sum);
 		within += inside;
 		/* The heap changes, the image does not. */
-		if (!chain_goes_on(chain, CHAIN_LINKS / 3 + i % looks))
+		if (!chain_continues(chain, CHAIN_LINKS / 3 + i % looks))
 			return -ETIME;
 		broken += chain_broken(image.window, &inside, &later);
 		broken += sum != later;

@@ -99,8 +99,8 @@ TEST_F(pressure, no_pressure_at_first)
 	EXPECT_EQ(0, heap_commit(heap, 0, 1));
 	EXPECT_EQ(0, word(heap));
 	EXPECT_EQ(0, polled(heap));
-	EXPECT_EQ(0, heap_figure(heap, "pressure"));
-	EXPECT_EQ(0, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(0, heap_stat(heap, "pressure"));
+	EXPECT_EQ(0, heap_stat(heap, "pressure_events"));
 }
 
 TEST_F(pressure, pressure_is_some_above_the_soft_limit)
@@ -113,8 +113,8 @@ TEST_F(pressure, pressure_is_some_above_the_soft_limit)
 	EXPECT_EQ(SOME, level(heap));
 	EXPECT_EQ(1, number(heap));
 	EXPECT_EQ(POLLPRI, polled(heap));
-	EXPECT_EQ(1, heap_figure(heap, "pressure"));
-	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure_events"));
 	/* Further commits above the limit are not a new rise. */
 	ASSERT_EQ(0, heap_commit(heap, 3, 3));
 	EXPECT_EQ(1, number(heap));
@@ -139,22 +139,22 @@ TEST_F(pressure, pressure_lasts_until_a_second_after_the_release)
 	usleep(LASTED);
 	EXPECT_EQ(SOME, level(heap));
 	EXPECT_EQ(1, number(heap));
-	EXPECT_EQ(1, heap_figure(heap, "pressure"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure"));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	since = now();
 	EXPECT_EQ(NONE, level_after(heap, SOME));
 	EXPECT_LT(now() - since, 4);
 	/* Nobody acknowledged the pressure, but it has ended. */
 	EXPECT_EQ(0, polled(heap));
-	EXPECT_EQ(0, heap_figure(heap, "pressure"));
+	EXPECT_EQ(0, heap_stat(heap, "pressure"));
 	/* A fall is not a rise. */
 	EXPECT_EQ(1, number(heap));
-	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure_events"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	EXPECT_EQ(SOME, level(heap));
 	EXPECT_EQ(2, number(heap));
 	EXPECT_EQ(POLLPRI, polled(heap));
-	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(2, heap_stat(heap, "pressure_events"));
 }
 
 TEST_F(pressure, soft_limit_set_below_committed_memory_counts)
@@ -203,8 +203,8 @@ TEST_F(pressure, failed_commit_is_high_for_a_second)
 	ASSERT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 8 * ARENA, 4096));
 	EXPECT_EQ(HIGH, level(heap));
 	EXPECT_EQ(2, number(heap));
-	EXPECT_EQ(2, heap_figure(heap, "pressure"));
-	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(2, heap_stat(heap, "pressure"));
+	EXPECT_EQ(2, heap_stat(heap, "pressure_events"));
 }
 
 TEST_F(pressure, commit_with_invalid_arguments_raises_no_pressure)
@@ -387,7 +387,7 @@ TEST_F(pressure, poller_may_outlive_the_heap)
 			unmap_what_is_waited_for(heap);
 		EXPECT_EQ(0, child_status(child));
 	}
-	EXPECT_TRUE(figure_becomes("nr_heaps", 2));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 2));
 }
 
 TEST_F(pressure, epoll_reports_level_and_edge)
@@ -428,14 +428,14 @@ TEST_F(pressure, reclaim_of_an_arena_is_some)
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
 	shrink_everything();
 	EXPECT_EQ(0, word(heap));
-	give_back(heap, 0);
+	make_volatile(heap, 0);
 	shrink_everything();
 	ASSERT_EQ(KARENA_FREE, state(heap, 0));
 	EXPECT_EQ(SOME, level(heap));
 	EXPECT_EQ(1, number(heap));
 	EXPECT_EQ(POLLPRI, polled(heap));
 	EXPECT_EQ(NONE, level_after(heap, SOME));
-	EXPECT_EQ(1, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure_events"));
 }
 
 TEST_F(pressure, reclaim_of_a_ready_frame_is_some)
@@ -445,9 +445,9 @@ TEST_F(pressure, reclaim_of_a_ready_frame_is_some)
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	ASSERT_TRUE(heap_ready_becomes(heap, KARENA_NODE_ANY, 2, 2));
 	EXPECT_EQ(0, word(heap));
-	for (int i = 0; i < 5 && !heap_figure(heap, "reclaimed_ready"); i++)
+	for (int i = 0; i < 5 && !heap_stat(heap, "reclaimed_ready"); i++)
 		shrink_everything();
-	ASSERT_LT(0, heap_figure(heap, "reclaimed_ready"));
+	ASSERT_LT(0, heap_stat(heap, "reclaimed_ready"));
 	EXPECT_EQ(SOME, level(heap));
 	EXPECT_EQ(POLLPRI, polled(heap));
 	EXPECT_EQ(NONE, level_after(heap, SOME));
@@ -467,8 +467,8 @@ static void outgrow_the_group(struct child *child)
 	CHECK(!heap_open(&heap, 16 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 5));
 	CHECK(!word(&heap));
-	give_back(&heap, 0);
-	give_back(&heap, 1);
+	make_volatile(&heap, 0);
+	make_volatile(&heap, 1);
 	memory = own_memory(20 * MIB);
 	CHECK(memory);
 	for (size_t at = 0; at < 20 * MIB && state(&heap, 0) != KARENA_FREE;
@@ -484,7 +484,7 @@ TEST_F_TIMEOUT(pressure, reclaim_by_a_memory_cgroup_is_some, SLOW)
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
 	EXPECT_EQ(0, in_child(outgrow_the_group));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 	EXPECT_EQ(0, word(&self->heap));
 }
@@ -502,7 +502,7 @@ static void outgrow_it_with_two(struct child *child)
 	CHECK(!heap_commit(&heap, 0, 4));
 	CHECK(!heap_commit(&other, 0, 2));
 	for (int i = 0; i < 4; i++)
-		give_back(&heap, i);
+		make_volatile(&heap, i);
 	memory = own_memory(20 * MIB);
 	CHECK(memory);
 	for (size_t at = 0; at < 20 * MIB && state(&heap, 0) != KARENA_FREE;
@@ -553,8 +553,8 @@ TEST_F(pressure, garbage_in_the_pressure_words_harms_nothing)
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
 	memset(control, 0xff, sizeof(*control));
 	EXPECT_EQ(0, polled(heap));
-	EXPECT_EQ(0, heap_figure(heap, "pressure"));
-	EXPECT_EQ(0, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(0, heap_stat(heap, "pressure"));
+	EXPECT_EQ(0, heap_stat(heap, "pressure_events"));
 	ASSERT_EQ(0, heap_commit(heap, 2, 1));
 	EXPECT_EQ(1 << 2 | SOME, word(heap));
 	EXPECT_EQ(POLLPRI, polled(heap));
@@ -562,15 +562,15 @@ TEST_F(pressure, garbage_in_the_pressure_words_harms_nothing)
 	control->pressure = 0;
 	control->pressure_seen = 12345;
 	EXPECT_EQ(POLLPRI, polled(heap));
-	EXPECT_EQ(1, heap_figure(heap, "pressure"));
+	EXPECT_EQ(1, heap_stat(heap, "pressure"));
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 3, 6));
 	EXPECT_EQ(2 << 2 | HIGH, word(heap));
 	/* The module has its own copy of the level, from which it restores the word. */
 	control->pressure = 77;
 	ASSERT_EQ(0, heap_release(heap, 0, 8));
-	EXPECT_TRUE(heap_figure_becomes(heap, "pressure", 0));
+	EXPECT_TRUE(heap_stat_becomes(heap, "pressure", 0));
 	EXPECT_EQ(2 << 2 | NONE, word(heap));
-	EXPECT_EQ(2, heap_figure(heap, "pressure_events"));
+	EXPECT_EQ(2, heap_stat(heap, "pressure_events"));
 	/* No other member of the region is needed either. */
 	EXPECT_EQ(0, heap_commit(heap, 0, 1));
 }
@@ -583,13 +583,13 @@ TEST_F(pressure, unaffected_heap_sees_no_pressure)
 	ASSERT_EQ(0, heap_commit(other, 0, 2));
 	ASSERT_EQ(0, heap_commit(heap, 0, 8));
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
-	give_back(heap, 0);
+	make_volatile(heap, 0);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
 	EXPECT_EQ(0, word(other));
 	EXPECT_EQ(0, polled(other));
-	EXPECT_EQ(0, heap_figure(other, "pressure"));
-	EXPECT_EQ(0, heap_figure(other, "pressure_events"));
+	EXPECT_EQ(0, heap_stat(other, "pressure"));
+	EXPECT_EQ(0, heap_stat(other, "pressure_events"));
 
 	/* Its pollers sleep on. */
 	ASSERT_EQ(0, pthread_create(&poller.thread, NULL, poll_for_pressure,
@@ -614,7 +614,7 @@ TEST_F(pressure, heap_under_pressure_can_be_destroyed)
 	}
 	/* The timers that lower the level find no heap. */
 	usleep(LASTED);
-	EXPECT_EQ(2, figure("nr_heaps"));
+	EXPECT_EQ(2, module_stat("nr_heaps"));
 }
 
 TEST_HARNESS_MAIN

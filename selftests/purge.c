@@ -87,7 +87,7 @@ static struct lent lend(struct heap *heap, int index)
 {
 	struct lent lent = { .before = state(heap, index) };
 
-	lent.word = give_back(heap, index);
+	lent.word = make_volatile(heap, index);
 	return lent;
 }
 
@@ -95,7 +95,7 @@ static struct lent lend(struct heap *heap, int index)
  * Wait until reclaim has either taken a volatile arena or given up. Return true if the
  * arena was reused.
  */
-static bool take_back_or_lose(struct heap *heap, int index, struct lent lent)
+static bool reuse_or_lose(struct heap *heap, int index, struct lent lent)
 {
 	for (;;) {
 		uint32_t found = lent.word;
@@ -140,7 +140,7 @@ static void get_back(struct worker *worker, struct slot *slot, int index)
 	struct heap *heap = worker->heap;
 
 	slot->given = false;
-	if (!take_back_or_lose(heap, index, slot->lent)) {
+	if (!reuse_or_lose(heap, index, slot->lent)) {
 		worker->taken++;
 		return;
 	}
@@ -211,7 +211,7 @@ static void io_round(struct worker *worker, int index)
 	done = pread(worker->disk, start, BLOCK, at);
 	if (done < 0 && errno != EFAULT)
 		worker->io_errors++;
-	if (!take_back_or_lose(worker->heap, index, lent)) {
+	if (!reuse_or_lose(worker->heap, index, lent)) {
 		worker->taken++;
 		return;
 	}
@@ -269,8 +269,8 @@ FIXTURE_SETUP(purge)
 FIXTURE_TEARDOWN(purge)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 static void start(struct heap *heap, struct worker *worker, int number,
@@ -326,14 +326,14 @@ TEST_F_TIMEOUT(purge, nothing_is_lost_and_no_io_fails, 24 * 3600)
 	/* Both must have happened, or the test proves nothing. */
 	EXPECT_GT(sum.kept, 0);
 	EXPECT_GT(sum.taken, 0);
-	EXPECT_EQ(sum.taken, heap_figure(&self->heap, "reclaimed"));
+	EXPECT_EQ(sum.taken, heap_stat(&self->heap, "reclaimed"));
 	for (int i = 0; i < 64; i++)
 		committed += size_of(&self->heap, i);
-	EXPECT_EQ(committed, heap_figure(&self->heap, "committed"));
-	EXPECT_EQ(committed, figure("committed"));
-	EXPECT_EQ(0, heap_figure(&self->heap, "volatile_arenas"));
+	EXPECT_EQ(committed, heap_stat(&self->heap, "committed"));
+	EXPECT_EQ(committed, module_stat("committed"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "volatile_arenas"));
 	ASSERT_EQ(0, heap_release(&self->heap, 0, 64));
-	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "committed"));
 	close(disk);
 }
 

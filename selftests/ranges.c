@@ -23,8 +23,8 @@ FIXTURE_SETUP(ranges)
 FIXTURE_TEARDOWN(ranges)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 /* Tests of one of the two calls. */
@@ -41,8 +41,8 @@ FIXTURE_SETUP(list)
 FIXTURE_TEARDOWN(list)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 FIXTURE_VARIANT(ranges) {
@@ -130,7 +130,7 @@ TEST_F(ranges, child_with_the_descriptor_gets_eperm)
 	}
 	EXPECT_EQ(0, child_status(child));
 	EXPECT_EQ(7, heap->window[0]);
-	EXPECT_EQ(PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(PAGE, heap_stat(heap, "committed"));
 }
 
 TEST_F(ranges, empty_list_succeeds)
@@ -212,7 +212,7 @@ TEST_F(ranges, each_range_is_checked_and_valid_ones_succeed)
 		EXPECT_EQ(good ? 0 : -EINVAL, ranges[i].result);
 	}
 	if (variant->cmd == KARENA_COMMIT) {
-		EXPECT_EQ(3 * PAGE, heap_figure(heap, "committed"));
+		EXPECT_EQ(3 * PAGE, heap_stat(heap, "committed"));
 		EXPECT_EQ(0, touch(heap->window));
 		EXPECT_EQ(0, touch(heap->window + 2 * PAGE));
 		EXPECT_EQ(0, touch(heap->window + WINDOW - 1));
@@ -230,16 +230,16 @@ TEST_F(ranges, call_returns_the_first_error)
 	struct heap *heap = &self->heap;
 
 	ASSERT_EQ(0, heap_commit(heap, 1, 1));
-	give_back(heap, 1);
+	make_volatile(heap, 1);
 	if (variant->cmd == KARENA_COMMIT) {
 		EXPECT_EQ(-EBUSY, heap_ranges(heap, KARENA_COMMIT, ranges, 4));
 		EXPECT_EQ(-EBUSY, ranges[1].result);
-		EXPECT_EQ(2 * ARENA + PAGE, heap_figure(heap, "committed"));
+		EXPECT_EQ(2 * ARENA + PAGE, heap_stat(heap, "committed"));
 	} else {
 		EXPECT_EQ(-EINVAL, heap_ranges(heap, KARENA_RELEASE, ranges, 4));
 		EXPECT_EQ(0, ranges[1].result);
 		EXPECT_EQ(KARENA_FREE, state(heap, 1));
-		EXPECT_EQ(0, heap_figure(heap, "committed"));
+		EXPECT_EQ(0, heap_stat(heap, "committed"));
 	}
 	EXPECT_EQ(0, ranges[0].result);
 	EXPECT_EQ(0, ranges[2].result);
@@ -268,7 +268,7 @@ TEST_F(ranges, unreadable_list_is_efault)
 	EXPECT_EQ(0, ranges[0].result);
 	EXPECT_EQ(0, ranges[1].result);
 	EXPECT_EQ(variant->cmd == KARENA_COMMIT ? 4 * PAGE : 2 * PAGE,
-		  heap_figure(heap, "committed"));
+		  heap_stat(heap, "committed"));
 	/* The list must also be writable, for the results. */
 	mprotect(pages, PAGE, PROT_READ);
 	EXPECT_EQ(-EFAULT, heap_ranges(heap, variant->cmd, ranges, 2));
@@ -291,10 +291,10 @@ TEST_F(ranges, list_can_lie_in_the_heap)
 	err = heap_ranges(heap, variant->cmd, ranges, 3);
 	if (variant->cmd == KARENA_COMMIT) {
 		EXPECT_EQ(0, err);
-		EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ(3 * ARENA, heap_stat(heap, "committed"));
 	} else {
 		EXPECT_EQ(-EFAULT, err);
-		EXPECT_EQ(0, heap_figure(heap, "committed"));
+		EXPECT_EQ(0, heap_stat(heap, "committed"));
 		EXPECT_EQ(KARENA_FREE, state(heap, 0));
 	}
 }
@@ -314,8 +314,8 @@ TEST_F(list, limit_stops_one_range_and_not_the_next)
 	EXPECT_EQ(-ENOMEM, ranges[1].result);
 	EXPECT_EQ(-ENOMEM, ranges[2].result);
 	EXPECT_EQ(0, ranges[3].result);
-	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
-	EXPECT_EQ(2, heap_figure(heap, "refused"));
+	EXPECT_EQ(3 * ARENA, heap_stat(heap, "committed"));
+	EXPECT_EQ(2, heap_stat(heap, "refused"));
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 4));
 	EXPECT_EQ(KARENA_FREE, state(heap, 5));
 	EXPECT_EQ(KARENA_FREE, state(heap, 7));
@@ -330,7 +330,7 @@ TEST_F(list, limit_within_an_arena_keeps_the_first_pages)
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 2 * ARENA));
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 500 * PAGE));
 	EXPECT_EQ(-ENOMEM, heap_range(heap, KARENA_COMMIT, 3 * ARENA, 20 * PAGE));
-	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(3 * ARENA, heap_stat(heap, "committed"));
 	/* The state word of these twelve pages is up to the caller. */
 	for (int i = 0; i < 20; i++)
 		EXPECT_EQ(i < 12 ? 0 : SIGBUS,
@@ -338,7 +338,7 @@ TEST_F(list, limit_within_an_arena_keeps_the_first_pages)
 	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, ARENA));
 	EXPECT_EQ(0, heap_range(heap, KARENA_COMMIT, 3 * ARENA, 20 * PAGE));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 3));
-	EXPECT_EQ(ARENA + 520 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA + 520 * PAGE, heap_stat(heap, "committed"));
 }
 
 TEST_F(list, volatile_arena_is_not_committed)
@@ -353,7 +353,7 @@ TEST_F(list, volatile_arena_is_not_committed)
 
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, ARENA, PAGE));
 	heap->window[ARENA] = 7;
-	word = give_back(heap, 1);
+	word = make_volatile(heap, 1);
 	EXPECT_EQ(-EBUSY, heap_ranges(heap, KARENA_COMMIT, ranges, 3));
 	EXPECT_EQ(-EBUSY, ranges[0].result);
 	EXPECT_EQ(-EBUSY, ranges[1].result);
@@ -362,7 +362,7 @@ TEST_F(list, volatile_arena_is_not_committed)
 	EXPECT_EQ(7, heap->window[ARENA]);
 	/* The range is committed up to the volatile arena, and not after it. */
 	EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
-	EXPECT_EQ(ARENA + 2 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA + 2 * PAGE, heap_stat(heap, "committed"));
 }
 
 TEST_F(ranges, overlapping_ranges_count_once)
@@ -376,7 +376,7 @@ TEST_F(ranges, overlapping_ranges_count_once)
 
 	if (variant->cmd == KARENA_COMMIT) {
 		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, 3));
-		EXPECT_EQ(255 * PAGE, heap_figure(heap, "committed"));
+		EXPECT_EQ(255 * PAGE, heap_stat(heap, "committed"));
 		return;
 	}
 	/*
@@ -386,7 +386,7 @@ TEST_F(ranges, overlapping_ranges_count_once)
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(heap->window, 1, ARENA);
 	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 3));
-	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(1, heap_stat(heap, "huge_arenas"));
 	EXPECT_EQ(0, count_other(heap->window, 255 * PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + 255 * PAGE, 257 * PAGE, 1));
 }
@@ -403,15 +403,15 @@ TEST_F(ranges, ranges_of_one_arena_count_together)
 		ranges[i] = (struct karena_range)RANGE(i * 8 * PAGE, 4 * PAGE);
 	if (variant->cmd == KARENA_COMMIT) {
 		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, NR_STRIPES));
-		EXPECT_EQ(256 * PAGE, heap_figure(heap, "committed"));
+		EXPECT_EQ(256 * PAGE, heap_stat(heap, "committed"));
 		return;
 	}
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(heap->window, 1, ARENA);
 	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, NR_STRIPES));
-	EXPECT_EQ(0, heap_figure(heap, "huge_arenas"));
-	EXPECT_EQ(1, heap_figure(heap, "demoted"));
-	EXPECT_EQ(256 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "huge_arenas"));
+	EXPECT_EQ(1, heap_stat(heap, "demoted"));
+	EXPECT_EQ(256 * PAGE, heap_stat(heap, "committed"));
 	for (int i = 0; i < NR_STRIPES; i++) {
 		char *stripe = heap->window + i * 8 * PAGE;
 
@@ -440,7 +440,7 @@ TEST_F(list, only_consecutive_ranges_of_an_arena_count_together)
 	EXPECT_EQ(0, count_other(heap->window, 400 * PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, 1));
 	/* The single page was cleared and does not count with the later ranges. */
-	EXPECT_EQ(ARENA + 57 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA + 57 * PAGE, heap_stat(heap, "committed"));
 	EXPECT_EQ(0, count_other(heap->window + ARENA, PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + ARENA + 456 * PAGE, 56 * PAGE, 1));
 }
@@ -454,14 +454,14 @@ TEST_F(ranges, ranges_that_cover_an_arena_release_it_completely)
 
 	if (variant->cmd == KARENA_COMMIT) {
 		ASSERT_EQ(0, heap_ranges(heap, KARENA_COMMIT, ranges, 2));
-		EXPECT_EQ(512, heap_figure(heap, "sparse_pages"));
+		EXPECT_EQ(512, heap_stat(heap, "sparse_pages"));
 		return;
 	}
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	ASSERT_EQ(0, heap_ranges(heap, KARENA_RELEASE, ranges, 2));
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
-	EXPECT_EQ(0, heap_figure(heap, "demoted"));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "demoted"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 }
 
 #define LARGEST		(1UL << 40)
@@ -500,7 +500,7 @@ TEST_F(list, release_makes_requested_arenas_free)
 	for (size_t i = 0; i < 2 * nr; i++)
 		ASSERT_EQ(i > 0 && i < nr - 1 ? KARENA_FREE : KARENA_REQUESTED,
 			  state(&heap, i));
-	EXPECT_EQ(0, heap_figure(&heap, "committed"));
+	EXPECT_EQ(0, heap_stat(&heap, "committed"));
 	EXPECT_EQ(0, heap_release(&heap, nr, nr));
 	for (size_t i = nr; i < 2 * nr; i++)
 		ASSERT_EQ(KARENA_FREE, state(&heap, i));

@@ -46,7 +46,7 @@ FIXTURE_SETUP(ready)
 	ASSERT_TRUE(info.features & KARENA_FEATURE_READY);
 	/* Otherwise KARENA_NODE_ANY would mean a different node from time to time. */
 	ASSERT_EQ(0, run_on(0));
-	ASSERT_TRUE(figure_becomes("ready_frames", 0));
+	ASSERT_TRUE(module_stat_becomes("ready_frames", 0));
 	ASSERT_EQ(0, heap_open(&self->heap, 64 * ARENA, 0));
 	ASSERT_EQ(0, keep_ahead("0"));
 }
@@ -55,8 +55,8 @@ FIXTURE_TEARDOWN(ready)
 {
 	EXPECT_EQ(0, keep_ahead("8"));
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 static int root_limits(const struct heap *heap, unsigned long arenas)
@@ -66,7 +66,7 @@ static int root_limits(const struct heap *heap, unsigned long arenas)
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit",
 		 (unsigned long long)heap->id);
 	snprintf(text, sizeof(text), "%lu", arenas * ARENA);
-	return directory_comes(heap->id) ? write_text(path, text) : -ENOENT;
+	return directory_appears(heap->id) ? write_text(path, text) : -ENOENT;
 }
 
 TEST_F(ready, requested_number_of_frames_is_kept)
@@ -76,13 +76,13 @@ TEST_F(ready, requested_number_of_frames_is_kept)
 	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
 	EXPECT_LE(heap_ready(heap, ANY, 5), 5);
 	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 5, 5));
-	EXPECT_EQ(5, figure("ready_frames"));
-	EXPECT_EQ(0, figure("huge_arenas"));
+	EXPECT_EQ(5, module_stat("ready_frames"));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
 	msleep(100);
 	EXPECT_EQ(5, heap_ready(heap, ANY, 5));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 5));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_TRUE(heap_stat_becomes(heap, "ready_frames", 5));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 }
 
 /* At the limit the worker cannot replace used frames, so the count stays down. */
@@ -96,11 +96,11 @@ TEST_F(ready, commit_at_the_limit_uses_a_ready_frame)
 	for (int i = 0; i < 4; i++) {
 		EXPECT_EQ(0, heap_commit(heap, 4 + i, 1));
 		EXPECT_EQ(3 - i, heap_ready(heap, ANY, 4));
-		EXPECT_EQ((5 + i) * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ((5 + i) * ARENA, heap_stat(heap, "committed"));
 	}
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
 	msleep(100);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 }
 
 TEST_F(ready, committed_and_ready_frames_stay_within_the_limit)
@@ -112,7 +112,7 @@ TEST_F(ready, committed_and_ready_frames_stay_within_the_limit)
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 2));
 	msleep(1500);
 	EXPECT_EQ(2, heap_ready(heap, ANY, 4));
-	EXPECT_EQ(6 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(6 * ARENA, heap_stat(heap, "committed"));
 	/* The release makes room for one more frame. */
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 3));
@@ -131,7 +131,7 @@ TEST_F(ready, lowered_limit_frees_ready_frames)
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 3 * ARENA, 0));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 4, 1));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 0));
-	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(4 * ARENA, heap_stat(heap, "committed"));
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 16 * ARENA, 0));
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 4, 4));
 	/* The same with root's limit. */
@@ -201,7 +201,7 @@ TEST_F(ready, ready_frames_become_huge_arenas)
 	for (size_t at = 0; at < 8 * ARENA; at += 4096)
 		heap->window[at] = 1;
 	EXPECT_LE(minor_faults() - before, 16);
-	EXPECT_EQ(8, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(8, heap_stat(heap, "huge_arenas"));
 	EXPECT_EQ(8 * ARENA, smaps(heap->window, "FilePmdMapped"));
 }
 
@@ -211,9 +211,9 @@ TEST_F(ready, lower_count_frees_frames_at_once)
 
 	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 8, 8));
 	EXPECT_EQ(3, heap_ready(heap, ANY, 3));
-	EXPECT_EQ(3, figure("ready_frames"));
+	EXPECT_EQ(3, module_stat("ready_frames"));
 	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 	msleep(100);
 	EXPECT_EQ(0, heap_ready(heap, ANY, 0));
 }
@@ -230,7 +230,7 @@ TEST_F_TIMEOUT(ready, freeing_races_with_clearing, SLOW)
 		ASSERT_EQ(0, heap_ready(heap, ANY, 0));
 	}
 	msleep(200);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 	/* The freed frames are not charged any more. */
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	EXPECT_EQ(0, heap_commit(heap, 0, 8));
@@ -264,9 +264,9 @@ TEST_F_TIMEOUT(ready, destroyed_heap_leaves_no_frames_behind, SLOW)
 	ASSERT_EQ(0, child_start(&child, die_with_ready_frames));
 	EXPECT_EQ(1, hear(child.line));
 	EXPECT_EQ(128 + SIGKILL, child_end(&child));
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
-	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 1));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /* The descriptor stays open in a process that may not use the heap. */
@@ -288,11 +288,11 @@ TEST_F(ready, ended_process_keeps_and_gets_no_frames)
 
 	ASSERT_EQ(0, child_start(&child, leave_a_descriptor));
 	EXPECT_EQ(0, child_status(child.pid));
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 	msleep(1500);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 	close(child.line);
-	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 1));
 }
 
 static bool stop;
@@ -366,7 +366,7 @@ TEST_F_TIMEOUT(ready, commits_counts_and_reclaim_race, SLOW)
 	}
 	pthread_join(threads[3], NULL);
 	EXPECT_TRUE(heap_ready_becomes(heap, ANY, 0, 0));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	ASSERT_EQ(0, heap_limit(heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	EXPECT_EQ(0, heap_commit(heap, 0, 8));
 }
@@ -442,10 +442,10 @@ TEST_F_TIMEOUT(ready, heap_can_be_destroyed_during_reclaim, SLOW)
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(shrinker, NULL);
-	EXPECT_TRUE(figure_becomes("nr_heaps", 1));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 1));
 	/* The timers that refill the heaps find no heap. */
 	msleep(1200);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 }
 
 /* Tests in a memory cgroup. */
@@ -465,9 +465,9 @@ FIXTURE_SETUP(ready_group)
 FIXTURE_TEARDOWN(ready_group)
 {
 	EXPECT_EQ(0, keep_ahead("8"));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 }
 
 static void be_charged(struct child *child)
@@ -478,20 +478,20 @@ static void be_charged(struct child *child)
 	(void)child;
 	CHECK(group_enter());
 	CHECK(!heap_open(&heap, 64 * ARENA, 0));
-	before = group_figure("memory.stat", "kernel");
+	before = group_stat("memory.stat", "kernel");
 	CHECK(before >= 0);
 	CHECK(heap_ready_becomes(&heap, ANY, 8, 8));
-	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
-				   before + 9 * ARENA));
-	CHECK(group_figure("memory.current", NULL) >= (long)(8 * ARENA));
+	CHECK(group_stat_becomes("memory.stat", "kernel", before + 8 * ARENA,
+				 before + 9 * ARENA));
+	CHECK(group_stat("memory.current", NULL) >= (long)(8 * ARENA));
 	/* A commit that uses a ready frame charges nothing more. */
 	CHECK(!heap_limit(&heap, KARENA_LIMIT_HARD, 8 * ARENA, 0));
 	CHECK(!heap_commit(&heap, 0, 4));
-	CHECK(group_figure_becomes("memory.stat", "kernel", before + 8 * ARENA,
-				   before + 9 * ARENA));
+	CHECK(group_stat_becomes("memory.stat", "kernel", before + 8 * ARENA,
+				 before + 9 * ARENA));
 	CHECK(!heap_ready(&heap, ANY, 0));
-	CHECK(group_figure_becomes("memory.stat", "kernel", before + 4 * ARENA,
-				   before + 5 * ARENA));
+	CHECK(group_stat_becomes("memory.stat", "kernel", before + 4 * ARENA,
+				 before + 5 * ARENA));
 }
 
 TEST_F(ready_group, memory_cgroup_of_the_owner_is_charged)
@@ -518,7 +518,7 @@ static bool another_takes_45_mib(void)
 /* In 60 MiB: 8 committed, 24 ready, and a child that needs 45. */
 static void give_way(struct child *child)
 {
-	long before = figure("reclaimed_ready");
+	long before = module_stat("reclaimed_ready");
 	struct heap heap;
 
 	(void)child;
@@ -528,13 +528,13 @@ static void give_way(struct child *child)
 	memset(heap.window, 7, 4 * ARENA);
 	CHECK(heap_ready_becomes(&heap, ANY, 12, 12));
 	CHECK(another_takes_45_mib());
-	CHECK(heap_figure(&heap, "reclaimed_ready") >= 7);
-	CHECK(figure("reclaimed_ready") >= before + 7);
-	CHECK(heap_figure(&heap, "reclaimed") == 0);
+	CHECK(heap_stat(&heap, "reclaimed_ready") >= 7);
+	CHECK(module_stat("reclaimed_ready") >= before + 7);
+	CHECK(heap_stat(&heap, "reclaimed") == 0);
 	CHECK(!count_other(heap.window, 4 * ARENA, 7));
 	CHECK(state(&heap, 0) == KARENA_ACTIVE);
 	/* After the child has ended, the frames are ready again without a new request. */
-	CHECK(heap_figure_becomes(&heap, "ready_frames", 12));
+	CHECK(heap_stat_becomes(&heap, "ready_frames", 12));
 }
 
 TEST_F_TIMEOUT(ready_group, cgroup_limit_frees_ready_frames_and_kills_nobody, SLOW)
@@ -545,7 +545,7 @@ TEST_F_TIMEOUT(ready_group, cgroup_limit_frees_ready_frames_and_kills_nobody, SL
 /* In 60 MiB: 20 ready, 20 volatile, and then slightly more than the rest. */
 static void give_way_in_order(struct child *child)
 {
-	long before = figure("reclaimed"), nr_volatile = 10, taken;
+	long before = module_stat("reclaimed"), nr_volatile = 10, taken;
 	struct heap heap;
 	char *memory;
 
@@ -555,16 +555,16 @@ static void give_way_in_order(struct child *child)
 	CHECK(!heap_commit(&heap, 0, nr_volatile));
 	CHECK(heap_ready_becomes(&heap, ANY, 10, 10));
 	for (int i = 0; i < nr_volatile; i++)
-		give_back(&heap, i);
+		make_volatile(&heap, i);
 	memory = own_memory(40 * MIB);
 	CHECK(memory);
-	for (size_t at = 0; at < 40 * MIB && figure("reclaimed") < before + 4;
+	for (size_t at = 0; at < 40 * MIB && module_stat("reclaimed") < before + 4;
 	     at += 65536)
 		memset(memory + at, 1, 65536);
-	taken = heap_figure(&heap, "reclaimed");
+	taken = heap_stat(&heap, "reclaimed");
 	CHECK(taken >= 4);
 	/* Newer kernels do not count these pages as progress, and continue. */
-	CHECK(taken == nr_volatile || !heap_figure(&heap, "reclaimed_ready"));
+	CHECK(taken == nr_volatile || !heap_stat(&heap, "reclaimed_ready"));
 }
 
 TEST_F_TIMEOUT(ready_group, volatile_arenas_are_reclaimed_before_ready_frames, SLOW)
@@ -586,19 +586,19 @@ static void fill_what_is_free(struct child *child)
 	CHECK(!posix_fadvise(disk, 0, 0, POSIX_FADV_DONTNEED));
 	for (int i = 0; i < 320; i++)
 		CHECK(read(disk, block, sizeof(block)) == sizeof(block));
-	cached = group_figure("memory.stat", "file");
+	cached = group_stat("memory.stat", "file");
 	CHECK(cached >= (long)(16 * MIB));
-	CHECK(!group_limit(group_figure("memory.current", NULL) + 17 * MIB));
+	CHECK(!group_limit(group_stat("memory.current", NULL) + 17 * MIB));
 	CHECK(heap_ready_becomes(&heap, ANY, 64, 8));
 	/* The worker tries again after a second. */
 	for (int i = 0; i < 25; i++) {
 		msleep(100);
 		CHECK(heap_ready(&heap, ANY, 64) == 8);
 	}
-	CHECK(group_figure("memory.stat", "pgscan") == 0);
-	CHECK(group_figure("memory.stat", "file") >= cached);
-	CHECK(group_figure("memory.events", "max") == 0);
-	CHECK(group_figure("memory.events", "oom") == 0);
+	CHECK(group_stat("memory.stat", "pgscan") == 0);
+	CHECK(group_stat("memory.stat", "file") >= cached);
+	CHECK(group_stat("memory.events", "max") == 0);
+	CHECK(group_stat("memory.events", "oom") == 0);
 	close(disk);
 }
 
@@ -618,7 +618,7 @@ static void commit_at_the_groups_limit(struct child *child)
 	CHECK(group_enter());
 	CHECK(!heap_open(&heap, 64 * ARENA, 0));
 	CHECK(heap_ready_becomes(&heap, ANY, 8, 8));
-	CHECK(!group_limit(group_figure("memory.current", NULL) + MIB));
+	CHECK(!group_limit(group_stat("memory.current", NULL) + MIB));
 	for (int i = 0; i < 8; i++)
 		CHECK(!heap_commit(&heap, i, 1));
 	CHECK(heap_commit(&heap, 8, 1) == -ENOMEM);
@@ -640,7 +640,7 @@ FIXTURE_SETUP(ready_ahead)
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, run_on(0));
 	ASSERT_EQ(0, keep_ahead("8"));
-	ASSERT_TRUE(figure_becomes("ready_frames", 0));
+	ASSERT_TRUE(module_stat_becomes("ready_frames", 0));
 	ASSERT_EQ(0, heap_open(&self->heap, 256 * ARENA, 0));
 }
 
@@ -648,7 +648,7 @@ FIXTURE_TEARDOWN(ready_ahead)
 {
 	heap_destroy(&self->heap);
 	EXPECT_EQ(0, keep_ahead("8"));
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 }
 
 /* Commit one arena after another. Return the maximum number of ready frames seen. */
@@ -661,7 +661,7 @@ static long grow(const struct heap *heap, int first, int count,
 		if (heap_commit(heap, i, 1))
 			return -1;
 		msleep(milliseconds);
-		ready = figure("ready_frames");
+		ready = module_stat("ready_frames");
 		if (ready > most)
 			most = ready;
 		/* The heap has at least i + 1 huge arenas, or had one less. */
@@ -675,7 +675,7 @@ static long grow(const struct heap *heap, int first, int count,
 static bool some_are_ready(void)
 {
 	for (int i = 0; i < 100; i++) {
-		if (figure("ready_frames") > 0)
+		if (module_stat("ready_frames") > 0)
 			return true;
 		usleep(10000);
 	}
@@ -691,11 +691,11 @@ TEST_F_TIMEOUT(ready_ahead, fast_growing_heap_has_ready_frames_for_a_second, SLO
 	EXPECT_GE(most, 1);
 	EXPECT_LE(most, 8);
 	EXPECT_TRUE(some_are_ready());
-	EXPECT_EQ(64 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(64 * ARENA, heap_stat(heap, "committed"));
 	/* Then the module frees them. */
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 	msleep(200);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 	/* They are ready again when the heap grows again. */
 	EXPECT_GE(grow(heap, 64, 16, 10), 1);
 }
@@ -707,7 +707,7 @@ TEST_F_TIMEOUT(ready_ahead, requested_frames_stay_when_the_others_are_freed, SLO
 	ASSERT_TRUE(heap_ready_becomes(heap, ANY, 2, 2));
 	ASSERT_EQ(0, heap_commit(heap, 0, 64));
 	sleep(3);
-	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 2));
+	EXPECT_TRUE(heap_stat_becomes(heap, "ready_frames", 2));
 	EXPECT_EQ(2, heap_ready(heap, ANY, 2));
 }
 
@@ -732,7 +732,7 @@ TEST_F_TIMEOUT(ready_ahead, parameter_limits_frames_ahead_and_0_turns_them_off, 
 	EXPECT_GE(most, 1);
 	EXPECT_LE(most, 2);
 	ASSERT_EQ(0, keep_ahead("0"));
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 	EXPECT_EQ(0, grow(heap, 32, 32, 10));
 	EXPECT_FALSE(some_are_ready());
 	/* The parameter does not affect requested frames. */
@@ -756,7 +756,7 @@ FIXTURE_TEARDOWN(ready_call)
 {
 	EXPECT_EQ(0, keep_ahead("8"));
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("ready_frames", 0));
+	EXPECT_TRUE(module_stat_becomes("ready_frames", 0));
 }
 
 TEST_F(ready_call, invalid_values_are_rejected)
@@ -784,7 +784,7 @@ TEST_F(ready_call, invalid_values_are_rejected)
 	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, NULL));
 	EXPECT_EQ(-EFAULT, heap_call(&self->heap, KARENA_READY, (void *)-4096L));
 	msleep(50);
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 	EXPECT_EQ(0, heap_ready(&self->heap, ANY, 0));
 }
 
@@ -843,7 +843,7 @@ TEST_F(ready_call, other_process_cannot_make_the_call)
 {
 	parents = self->heap;
 	EXPECT_EQ(0, in_child(ask_for_the_parents_heap));
-	EXPECT_EQ(0, figure("ready_frames"));
+	EXPECT_EQ(0, module_stat("ready_frames"));
 }
 
 static void ask_for_more_than_may_be_locked(struct child *child)
@@ -858,7 +858,7 @@ static void ask_for_more_than_may_be_locked(struct child *child)
 	CHECK(heap_ready(&heap, ANY, 5) == -ENOMEM);
 	CHECK(heap_ready(&heap, ANY, 16) == -ENOMEM);
 	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
-	CHECK(status_figure("VmPin") == 8 * MIB);
+	CHECK(status_member("VmPin") == 8 * MIB);
 	/* A commit uses a ready frame, which the worker cannot replace. */
 	CHECK(!heap_commit(&heap, 0, 3));
 	CHECK(heap_ready(&heap, ANY, 1) == 1);
@@ -869,7 +869,7 @@ static void ask_for_more_than_may_be_locked(struct child *child)
 	CHECK(!heap_release(&heap, 0, 4));
 	CHECK(heap_ready_becomes(&heap, ANY, 4, 4));
 	heap_destroy(&heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 TEST_F(ready_call, memlock_limit_bounds_ready_frames)

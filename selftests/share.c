@@ -26,7 +26,7 @@ FIXTURE_SETUP(share)
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_SHARE);
 	self->next_fd = lowest_free_fd();
-	self->nr_heaps = figure("nr_heaps");
+	self->nr_heaps = module_stat("nr_heaps");
 	ASSERT_EQ(0, heap_open_fork(&self->heap, 16 * ARENA, KARENA_FORK_NONE));
 }
 
@@ -34,12 +34,12 @@ FIXTURE_TEARDOWN(share)
 {
 	heap_destroy(&self->heap);
 	EXPECT_EQ(self->next_fd, lowest_free_fd());
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_EQ(0, figure("sparse_arenas"));
-	EXPECT_EQ(0, figure("sparse_pages"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 static char *map_share(int fd, size_t length, int protection)
@@ -141,7 +141,7 @@ TEST_F(share, both_sides_see_each_write)
 	ASSERT_TRUE(tell(child.line, 2));
 	EXPECT_EQ(0, child_end(&child));
 	/* No page was copied. */
-	EXPECT_EQ(0, heap_figure(heap, "copies"));
+	EXPECT_EQ(0, heap_stat(heap, "copies"));
 	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 'r'));
 }
 
@@ -315,7 +315,7 @@ TEST_F(share, share_gives_no_control_over_the_heap)
 	ASSERT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(0, child_end(&child));
 	EXPECT_EQ(KARENA_REQUESTED, state(heap, 1));
-	EXPECT_EQ(ARENA + PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA + PAGE, heap_stat(heap, "committed"));
 }
 
 static void have_it_huge(struct child *child)
@@ -331,7 +331,7 @@ static void have_it_huge(struct child *child)
 	CHECK(smaps(memory, "FilePmdMapped") == NR * ARENA);
 	CHECK(smaps(memory, "Rss") == NR * ARENA);
 	/* The memory is counted only for the owner. */
-	CHECK(!status_figure("VmPin"));
+	CHECK(!status_member("VmPin"));
 }
 
 TEST_F(share, huge_frames_are_huge_at_the_receiver)
@@ -344,8 +344,8 @@ TEST_F(share, huge_frames_are_huge_at_the_receiver)
 	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
 	EXPECT_EQ(0, child_end(&child));
 	/* Frames that the module keeps ready for a while count as well. */
-	EXPECT_TRUE(heap_figure_becomes(heap, "ready_frames", 0));
-	EXPECT_EQ(NR * ARENA, status_figure("VmPin"));
+	EXPECT_TRUE(heap_stat_becomes(heap, "ready_frames", 0));
+	EXPECT_EQ(NR * ARENA, status_member("VmPin"));
 	EXPECT_EQ(1, *page(heap, 3, 511));
 	/* The owner has huge mappings as well. */
 	EXPECT_EQ(0, touch(heap->window));
@@ -623,20 +623,20 @@ TEST_F(share, receiver_sees_commits_and_releases_of_the_owner)
 	memset(page(heap, 1, 8), 'b', 8 * PAGE);
 	STEP(2);
 	ASSERT_EQ(0, heap_release(heap, 0, 2));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	STEP(1);
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
 	STEP(3);
 	ASSERT_EQ(0, release_pages(heap, 0, 0, 300));
 	ASSERT_EQ(0, release_pages(heap, 1, 0, 10));
 	EXPECT_EQ(0, count_other(page(heap, 1, 10), 502 * PAGE, 'r'));
-	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_EQ(1, heap_stat(heap, "demoted"));
 	STEP(4);
 	EXPECT_EQ(0, count_other(page(heap, 0, 300), 212 * PAGE, 'q'));
 	ASSERT_EQ(0, heap_release(heap, 0, NR));
 	STEP(1);
-	EXPECT_EQ(0, figure("committed"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_EQ(0, module_stat("committed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, child_end(&child));
 }
 
@@ -697,10 +697,10 @@ TEST_F(share, share_survives_its_owner)
 		memory = map_share(fd, OWNED_PAGES * PAGE, WRITE);
 		ASSERT_NE(NULL, memory);
 		EXPECT_EQ(0, owned_spoilt(memory));
-		EXPECT_EQ(5 * ARENA + 90 * PAGE, figure("committed"));
+		EXPECT_EQ(5 * ARENA + 90 * PAGE, module_stat("committed"));
 		ASSERT_TRUE(tell(owner.line, 1 + by_kill));
 		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&owner));
-		EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
+		EXPECT_TRUE(module_stat_becomes("committed", OWNED_LEFT));
 		/* The existing mapping, a new one, and both together. */
 		EXPECT_EQ(0, owned_spoilt(memory));
 		again = map_share(fd, OWNED_PAGES * PAGE, WRITE);
@@ -716,14 +716,14 @@ TEST_F(share, share_survives_its_owner)
 		/* Nobody can commit memory there any more. */
 		EXPECT_EQ(SIGBUS, touch(memory + (OWNED_PAGES - 1) * PAGE));
 		munmap(memory, OWNED_PAGES * PAGE);
-		EXPECT_EQ(OWNED_LEFT, figure("committed"));
+		EXPECT_EQ(OWNED_LEFT, module_stat("committed"));
 		munmap(again, OWNED_PAGES * PAGE);
 		/* The other share still has arena 1, or the part of it. */
 		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
-		EXPECT_GE(figure("committed"), (long)ARENA);
+		EXPECT_GE(module_stat("committed"), (long)ARENA);
 		munmap(other, ARENA);
-		EXPECT_TRUE(figure_becomes("committed", 0));
-		EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
+		EXPECT_TRUE(module_stat_becomes("committed", 0));
+		EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
 	}
 }
 
@@ -741,7 +741,7 @@ TEST_F(share, descriptor_alone_keeps_the_memory)
 	close(other);
 	ASSERT_TRUE(tell(owner.line, 1));
 	EXPECT_EQ(0, child_end(&owner));
-	EXPECT_TRUE(figure_becomes("committed", OWNED_LEFT));
+	EXPECT_TRUE(module_stat_becomes("committed", OWNED_LEFT));
 	EXPECT_EQ(-1, syscall(SYS_delete_module, "karena", O_NONBLOCK));
 	EXPECT_EQ(EWOULDBLOCK, errno);
 	/* During its transfer to another process, the descriptor belongs to no process. */
@@ -749,7 +749,7 @@ TEST_F(share, descriptor_alone_keeps_the_memory)
 	ASSERT_TRUE(send_fd(pair[0], fd));
 	close(fd);
 	usleep(300000);
-	EXPECT_EQ(OWNED_LEFT, figure("committed"));
+	EXPECT_EQ(OWNED_LEFT, module_stat("committed"));
 	fd = receive_fd(pair[1]);
 	ASSERT_GE(fd, 0);
 	memory = map_share(fd, OWNED_PAGES * PAGE, READ);
@@ -761,7 +761,7 @@ TEST_F(share, descriptor_alone_keeps_the_memory)
 	close(fd);
 	close(pair[0]);
 	close(pair[1]);
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 static void have_it_for_a_while(struct child *child)
@@ -797,12 +797,12 @@ TEST_F(share, receivers_can_exit_and_be_killed)
 		}
 		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&child));
 		EXPECT_EQ(0, count_other(heap->window, NR * ARENA, 'r'));
-		EXPECT_EQ(NR * ARENA, heap_figure(heap, "committed"));
+		EXPECT_EQ(NR * ARENA, heap_stat(heap, "committed"));
 	}
 	/* There are no references left. */
 	ASSERT_EQ(0, heap_release(heap, 0, NR));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	EXPECT_EQ(0, figure("committed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_EQ(0, module_stat("committed"));
 }
 
 static char *given;
@@ -848,7 +848,7 @@ TEST_F(share, forked_receiver_and_its_child_have_the_share)
 	memset(arena(heap, 2), 'o', ARENA);
 	ASSERT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(0, child_end(&child));
-	EXPECT_EQ(0, heap_figure(heap, "copies"));
+	EXPECT_EQ(0, heap_stat(heap, "copies"));
 }
 
 /*
@@ -935,7 +935,7 @@ TEST_F_TIMEOUT(share, share_stays_with_the_parent_after_a_fork, SLOW)
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, count_other(page(&heap, i, BY_RECEIVER), PAGE, 'r'));
 	/* Copies for writes of the receiver belong to the parent's heap. */
-	EXPECT_EQ(4, heap_figure(&heap, "copies"));
+	EXPECT_EQ(4, heap_stat(&heap, "copies"));
 	ASSERT_TRUE(tell(clone.line, 1));
 	ASSERT_EQ(2, hear(clone.line));
 	for (int i = 0; i < 2; i++)
@@ -949,7 +949,7 @@ TEST_F_TIMEOUT(share, share_stays_with_the_parent_after_a_fork, SLOW)
 		memset(arena(&heap, i), 'p', 400 * PAGE);
 	ASSERT_TRUE(tell(clone.line, 2));
 	EXPECT_EQ(0, child_end(&clone));
-	EXPECT_TRUE(heap_figure_becomes(&heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(&heap, "shared", 0));
 	STEP(3);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, count_other(page(&heap, i, 399), 2 * PAGE, 's'));
@@ -961,9 +961,9 @@ TEST_F_TIMEOUT(share, share_stays_with_the_parent_after_a_fork, SLOW)
 	STEP(3);
 	for (int i = 0; i < 2; i++)
 		EXPECT_EQ(0, count_other(page(&heap, i, 399), 2 * PAGE, 's'));
-	copies = heap_figure(&heap, "copies");
+	copies = heap_stat(&heap, "copies");
 	memset(heap.window, 'q', 2 * ARENA);
-	EXPECT_EQ(copies, heap_figure(&heap, "copies"));
+	EXPECT_EQ(copies, heap_stat(&heap, "copies"));
 	EXPECT_EQ(0, child_end(&child));
 	heap_destroy(&heap);
 }
@@ -1020,7 +1020,7 @@ TEST_F(share, clone_shares_its_own_memory)
 	EXPECT_EQ(0, count_other(page(&heap, 0, 9), PAGE, 'a'));
 	EXPECT_EQ(0, count_other(page(&heap, 0, 5), PAGE, 'p'));
 	munmap(memory, ARENA);
-	EXPECT_TRUE(heap_figure_becomes(&heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(&heap, "shared", 0));
 	heap_destroy(&heap);
 }
 
@@ -1068,7 +1068,7 @@ TEST_F(share, owner_may_end_before_clone_and_receiver)
 	memset(memory, 'z', ARENA);
 	close(owner.line);
 	munmap(memory, ARENA);
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /*
@@ -1088,9 +1088,9 @@ static void write_to_an_orphaned_share(struct child *child)
 	CHECK(memory);
 	CHECK(!child_status(owner.pid));
 	CHECK(hear(owner.line));
-	before = group_figure("memory.current", NULL);
+	before = group_stat("memory.current", NULL);
 	memset(memory + 4 * PAGE, 'r', 508 * PAGE);
-	CHECK(group_figure("memory.current", NULL) - before >=
+	CHECK(group_stat("memory.current", NULL) - before >=
 	      (long)(508 * PAGE - MIB / 2));
 	CHECK(tell(owner.line, 1));
 	CHECK(hear(owner.line));
@@ -1132,10 +1132,10 @@ TEST_F(share, heap_descriptor_in_another_process_keeps_no_memory)
 		ASSERT_TRUE(tell(owner.line, 1 + mapped));
 		fd = receive_fd(owner.line);
 		ASSERT_GE(fd, 0);
-		EXPECT_EQ(NR * ARENA, figure("committed"));
+		EXPECT_EQ(NR * ARENA, module_stat("committed"));
 		ASSERT_TRUE(tell(owner.line, 1));
 		EXPECT_EQ(0, child_end(&owner));
-		EXPECT_TRUE(figure_becomes("committed", 0));
+		EXPECT_TRUE(module_stat_becomes("committed", 0));
 		close(fd);
 	}
 }
@@ -1183,7 +1183,7 @@ TEST_F_TIMEOUT(share, eight_receivers_share_one_copy, SLOW)
 		pss += hear(children[i].line);
 	EXPECT_LE(pss, (long)(NR * ARENA));
 	EXPECT_GE(pss, (long)(NR * ARENA / 2));
-	EXPECT_EQ(NR * ARENA, figure("committed"));
+	EXPECT_EQ(NR * ARENA, module_stat("committed"));
 	for (int i = 0; i < RECEIVERS; i++)
 		ASSERT_TRUE(tell(children[i].line, 1));
 	for (int i = 0; i < RECEIVERS; i++)
@@ -1226,8 +1226,8 @@ TEST_F_TIMEOUT(share, receivers_can_be_killed_at_any_moment, SLOW)
 		ASSERT_EQ(0, heap_release(heap, 0, NR));
 		EXPECT_EQ(128 + SIGKILL, child_end(&child));
 	}
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 static void own_until_killed(struct child *child)
@@ -1265,7 +1265,7 @@ TEST_F_TIMEOUT(share, owners_can_be_killed_at_any_moment, SLOW)
 		EXPECT_EQ(0, count_other(memory, NR * ARENA, 'k'));
 		EXPECT_EQ(128 + SIGKILL, child_end(&child));
 		EXPECT_EQ(0, count_other(memory, NR * ARENA, 'k'));
-		EXPECT_EQ(NR * ARENA, figure("committed"));
+		EXPECT_EQ(NR * ARENA, module_stat("committed"));
 		munmap(memory, NR * ARENA);
 	}
 }
@@ -1344,13 +1344,13 @@ TEST_F(share, page_pinned_by_a_receiver_is_not_reused)
 	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, ARENA));
 	ASSERT_TRUE(hear(child.line));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
-	EXPECT_EQ(1, figure("pinned_orphans"));
+	EXPECT_EQ(1, module_stat("pinned_orphans"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 8));
 	EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
 	memset(heap->window, 'n', ARENA);
 	ASSERT_TRUE(tell(child.line, 1));
 	EXPECT_EQ(0, child_end(&child));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 static void look_at_volatile(struct child *child)
@@ -1388,16 +1388,16 @@ TEST_F(share, volatile_arenas_of_a_share_can_be_reclaimed)
 	ASSERT_TRUE(send_share(child.line, heap, KARENA_SHARE_WRITE, 0, NR * ARENA));
 	ASSERT_TRUE(hear(child.line));
 	for (int i = 0; i < NR; i++)
-		words[i] = give_back(heap, i);
+		words[i] = make_volatile(heap, i);
 	ASSERT_TRUE(tell(child.line, 1));
 	ASSERT_TRUE(hear(child.line));
 	for (int i = 2; i < NR; i++)
-		EXPECT_TRUE(take_back(heap, i, words[i]));
+		EXPECT_TRUE(reuse(heap, i, words[i]));
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
-	EXPECT_FALSE(take_back(heap, 1, words[1]));
-	EXPECT_EQ(2 * ARENA, figure("committed"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_FALSE(reuse(heap, 1, words[1]));
+	EXPECT_EQ(2 * ARENA, module_stat("committed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	ASSERT_TRUE(tell(child.line, 1));
 	ASSERT_TRUE(hear(child.line));
 	EXPECT_EQ(0, count_other(arena(heap, 2), ARENA, 'r'));
@@ -1416,7 +1416,7 @@ static void end_with_volatile_arenas(struct child *child)
 	CHECK(!heap_commit(&heap, 0, NR));
 	memset(heap.window, 'v', NR * ARENA);
 	CHECK(send_share(child->parent, &heap, 0, 0, NR * ARENA));
-	give_back(&heap, 1);
+	make_volatile(&heap, 1);
 	CHECK(hear(child->parent));
 }
 
@@ -1486,13 +1486,13 @@ TEST_F(share, share_survives_its_heap)
 	ASSERT_NE(NULL, memory);
 	close(fd);
 	heap_destroy(heap);
-	EXPECT_TRUE(figure_becomes("committed", ARENA));
+	EXPECT_TRUE(module_stat_becomes("committed", ARENA));
 	EXPECT_EQ(0, count_other(memory + 7 * PAGE, PAGE, 7 * 7 + 2));
 	memset(memory, 'w', ARENA);
 	EXPECT_EQ(0, count_other(memory, ARENA, 'w'));
 	munmap(memory, ARENA);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, status_figure("VmPin"));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, status_member("VmPin"));
 	ASSERT_EQ(0, heap_open_fork(heap, 16 * ARENA, KARENA_FORK_NONE));
 }
 
@@ -1619,7 +1619,7 @@ TEST_F_TIMEOUT(share, many_shares_leave_nothing_behind, SLOW)
 		close(fd);
 	}
 	ASSERT_EQ(0, heap_release(heap, 0, NR));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 /* An image shows a share's memory at one moment, even if receivers write to it. */
@@ -1682,7 +1682,7 @@ struct busy {
 
 static struct busy *busy;	/* shared by all processes */
 
-static bool busy_goes_on(void)
+static bool busy_continues(void)
 {
 	return time(NULL) < busy->until;
 }
@@ -1715,7 +1715,7 @@ static void receive_at_random(struct child *child)
 	unsigned int seed = getpid();
 
 	CHECK(memory);
-	while (busy_goes_on()) {
+	while (busy_continues()) {
 		size_t at = rand_r(&seed) % (NR_BUSY * 512);
 
 		poke(memory + at * PAGE, 'r', rand_r(&seed) % 2);
@@ -1730,7 +1730,7 @@ static void *own_at_random(void *data)
 	unsigned int seed = gettid();
 
 	(void)data;
-	while (busy_goes_on()) {
+	while (busy_continues()) {
 		size_t index = rand_r(&seed) % NR_BUSY;
 		size_t first = rand_r(&seed) % 512;
 		struct image image;
@@ -1744,7 +1744,7 @@ static void *own_at_random(void *data)
 			call_pages(heap, KARENA_RELEASE, index, 0, first + 1);
 			break;
 		case 2:
-			give_back(heap, index);
+			make_volatile(heap, index);
 			break;
 		case 3:
 			shrink_everything();
@@ -1789,7 +1789,7 @@ static void fill_with_secrets(struct child *child)
 
 	(void)child;
 	CHECK(!heap_open(&heap, 4 * ARENA, 0));
-	while (busy_goes_on()) {
+	while (busy_continues()) {
 		CHECK(!heap_commit(&heap, 0, 4));
 		memset(heap.window, SECRET, 4 * ARENA);
 		CHECK(!heap_release(&heap, 0, 4));
@@ -1820,8 +1820,8 @@ TEST_F_TIMEOUT(share, all_operations_at_once_leak_no_memory, SLOW)
 		EXPECT_EQ(0, child_end(&children[i]));
 	EXPECT_EQ(0, busy->foreign);
 	ASSERT_EQ(0, heap_release(&busy->heap, 0, NR_BUSY));
-	EXPECT_TRUE(heap_figure_becomes(&busy->heap, "committed", 0));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(heap_stat_becomes(&busy->heap, "committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 	heap_destroy(&busy->heap);
 	munmap(busy, sizeof(*busy));
 }

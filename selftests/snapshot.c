@@ -32,7 +32,7 @@ FIXTURE_SETUP(snapshot)
 	self->group = stat_buf.st_gid;
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, NOBODY));
 	self->next_fd = lowest_free_fd();
-	self->nr_heaps = figure("nr_heaps");
+	self->nr_heaps = module_stat("nr_heaps");
 	ASSERT_EQ(0, heap_open(&self->heap, 32 * ARENA, 0));
 }
 
@@ -40,12 +40,12 @@ FIXTURE_TEARDOWN(snapshot)
 {
 	heap_destroy(&self->heap);
 	EXPECT_EQ(self->next_fd, lowest_free_fd());
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_EQ(0, figure("sparse_arenas"));
-	EXPECT_EQ(0, figure("sparse_pages"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, self->group));
 }
 
@@ -397,8 +397,8 @@ TEST_F(snapshot, volatile_arenas_are_free_in_the_image)
 	struct image image;
 
 	ASSERT_EQ(0, populate(heap));
-	words[0] = give_back(heap, 1);
-	words[1] = give_back(heap, SPARSE);
+	words[0] = make_volatile(heap, 1);
+	words[1] = make_volatile(heap, SPARSE);
 	ASSERT_EQ(0, heap_snapshot(heap, &image));
 	EXPECT_EQ(KARENA_FREE, image.states[1]);
 	EXPECT_EQ(KARENA_FREE, image.states[SPARSE]);
@@ -407,17 +407,17 @@ TEST_F(snapshot, volatile_arenas_are_free_in_the_image)
 	EXPECT_EQ(512, unreadable(image.window + SPARSE * ARENA, 512));
 	EXPECT_EQ(0, memcmp(image.window, heap->window, ARENA));
 	/* In the heap they are unchanged. */
-	ASSERT_TRUE(take_back(heap, 1, words[0]));
+	ASSERT_TRUE(reuse(heap, 1, words[0]));
 	EXPECT_EQ(0, spoilt(heap, 1, 0, 512));
-	ASSERT_TRUE(take_back_sparse(heap, SPARSE, words[1]));
+	ASSERT_TRUE(reuse_sparse(heap, SPARSE, words[1]));
 	EXPECT_EQ(0, spoilt(heap, SPARSE, FIRST, COUNT));
 	/* The image does not prevent reclaim. */
-	give_back(heap, 1);
-	give_back(heap, SPARSE);
+	make_volatile(heap, 1);
+	make_volatile(heap, SPARSE);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(KARENA_FREE, state(heap, SPARSE));
-	EXPECT_EQ(2 * ARENA, figure("committed"));
+	EXPECT_EQ(2 * ARENA, module_stat("committed"));
 	image_destroy(&image);
 }
 
@@ -435,16 +435,16 @@ TEST_F(snapshot, reclaim_from_the_heap_leaves_the_image_intact)
 	ASSERT_EQ(0, heap_snapshot(heap, &image));
 	memset(page(heap, 0, 3), 'w', 2 * PAGE);
 	for (int i = 0; i < NR_HUGE; i++)
-		word = give_back(heap, i);
-	give_back(heap, SPARSE);
+		word = make_volatile(heap, i);
+	make_volatile(heap, SPARSE);
 	shrink_everything();
 	EXPECT_EQ(0, image_spoilt(&image));
 	/* Reclaim decides whether to take the arena, but takes all or nothing of it. */
-	EXPECT_TRUE(take_back(heap, NR_HUGE - 1, word) ?
+	EXPECT_TRUE(reuse(heap, NR_HUGE - 1, word) ?
 		    !spoilt(heap, NR_HUGE - 1, 0, 512) :
 		    touch(arena(heap, NR_HUGE - 1)) == SIGBUS);
 	ASSERT_EQ(0, heap_release(heap, 0, 32));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
 	EXPECT_EQ(0, image_spoilt(&image));
 	image_destroy(&image);
 }
@@ -512,12 +512,12 @@ TEST_F(snapshot, image_survives_its_owner)
 		}
 		EXPECT_EQ(by_kill ? 128 + SIGKILL : 0, child_end(&child));
 		/* Memory that was only the heap's is freed. */
-		EXPECT_TRUE(figure_becomes("committed",
-					   NR_HUGE * ARENA + COUNT * PAGE));
+		EXPECT_TRUE(module_stat_becomes("committed",
+						NR_HUGE * ARENA + COUNT * PAGE));
 		EXPECT_EQ(0, image_spoilt(&image));
 		EXPECT_EQ(16, image.control->nr_arenas);
 		image_destroy(&image);
-		EXPECT_TRUE(figure_becomes("committed", 0));
+		EXPECT_TRUE(module_stat_becomes("committed", 0));
 	}
 }
 
@@ -526,48 +526,48 @@ TEST_F(snapshot, shared_memory_counts_once_and_copies_are_added)
 	long bytes = NR_HUGE * ARENA + COUNT * PAGE;
 	struct heap *heap = &self->heap;
 	struct image first, second;
-	long copies = figure("copies");
+	long copies = module_stat("copies");
 
 	ASSERT_EQ(0, populate(heap));
-	EXPECT_EQ(0, heap_figure(heap, "shared"));
-	EXPECT_EQ(bytes, figure("committed"));
+	EXPECT_EQ(0, heap_stat(heap, "shared"));
+	EXPECT_EQ(bytes, module_stat("committed"));
 	ASSERT_EQ(0, heap_snapshot(heap, &first));
-	EXPECT_EQ(bytes, figure("committed"));
-	EXPECT_EQ(bytes, heap_figure(heap, "committed"));
-	EXPECT_EQ(bytes, heap_figure(heap, "shared"));
+	EXPECT_EQ(bytes, module_stat("committed"));
+	EXPECT_EQ(bytes, heap_stat(heap, "committed"));
+	EXPECT_EQ(bytes, heap_stat(heap, "shared"));
 	/* The writes copy these pages. */
 	memset(page(heap, 0, 3), 'w', 5 * PAGE);
 	memset(page(heap, SPARSE, FIRST), 'w', 2 * PAGE);
-	EXPECT_EQ(bytes + 7 * PAGE, figure("committed"));
-	EXPECT_EQ(bytes, heap_figure(heap, "committed"));
-	EXPECT_EQ(bytes - 7 * PAGE, heap_figure(heap, "shared"));
-	EXPECT_EQ(7, heap_figure(heap, "copies"));
-	EXPECT_EQ(copies + 7, figure("copies"));
+	EXPECT_EQ(bytes + 7 * PAGE, module_stat("committed"));
+	EXPECT_EQ(bytes, heap_stat(heap, "committed"));
+	EXPECT_EQ(bytes - 7 * PAGE, heap_stat(heap, "shared"));
+	EXPECT_EQ(7, heap_stat(heap, "copies"));
+	EXPECT_EQ(copies + 7, module_stat("copies"));
 	/* A second write copies nothing, unless there is another snapshot. */
 	memset(page(heap, 0, 3), 'v', 5 * PAGE);
-	EXPECT_EQ(7, heap_figure(heap, "copies"));
+	EXPECT_EQ(7, heap_stat(heap, "copies"));
 	ASSERT_EQ(0, heap_snapshot(heap, &second));
-	EXPECT_EQ(bytes + 7 * PAGE, figure("committed"));
-	EXPECT_EQ(bytes, heap_figure(heap, "shared"));
+	EXPECT_EQ(bytes + 7 * PAGE, module_stat("committed"));
+	EXPECT_EQ(bytes, heap_stat(heap, "shared"));
 	memset(page(heap, 0, 3), 'u', PAGE);
-	EXPECT_EQ(8, heap_figure(heap, "copies"));
-	EXPECT_EQ(bytes + 8 * PAGE, figure("committed"));
+	EXPECT_EQ(8, heap_stat(heap, "copies"));
+	EXPECT_EQ(bytes + 8 * PAGE, module_stat("committed"));
 	/* The heap is the only owner again; five pages of the huge frame exist twice. */
 	image_destroy(&first);
 	image_destroy(&second);
-	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
-	EXPECT_TRUE(figure_becomes("committed", bytes + 5 * PAGE));
+	EXPECT_TRUE(heap_stat_becomes(heap, "shared", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", bytes + 5 * PAGE));
 	memset(page(heap, 1, 3), 'w', 5 * PAGE);
-	EXPECT_EQ(8, heap_figure(heap, "copies"));
-	EXPECT_EQ(bytes + 5 * PAGE, figure("committed"));
+	EXPECT_EQ(8, heap_stat(heap, "copies"));
+	EXPECT_EQ(bytes + 5 * PAGE, module_stat("committed"));
 	/* Until the arena is mapped again. */
 	ASSERT_EQ(heap->window, mmap(heap->window, ARENA, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_FIXED, heap->fd, 0));
 	EXPECT_EQ(0, count_other(page(heap, 0, 3), PAGE, 'u'));
 	EXPECT_EQ(0, count_other(page(heap, 0, 4), 4 * PAGE, 'v'));
 	EXPECT_EQ(0, spoilt(heap, 0, 8, 504));
-	EXPECT_EQ(bytes, figure("committed"));
-	EXPECT_EQ(1, heap_figure(heap, "promoted"));
+	EXPECT_EQ(bytes, module_stat("committed"));
+	EXPECT_EQ(1, heap_stat(heap, "promoted"));
 }
 
 /*
@@ -582,15 +582,15 @@ TEST_F(snapshot, frame_released_by_the_heap_belongs_to_the_image)
 	fill(heap, 0, 0, 512);
 	ASSERT_EQ(0, heap_snapshot(heap, &image));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
-	EXPECT_EQ(2 * ARENA, figure("committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
+	EXPECT_EQ(2 * ARENA, module_stat("committed"));
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	EXPECT_EQ(3 * ARENA, figure("committed"));
-	EXPECT_EQ(ARENA, heap_figure(heap, "shared"));
+	EXPECT_EQ(3 * ARENA, module_stat("committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "shared"));
 	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 0));
 	EXPECT_EQ(0, count_other(image.window + 7 * PAGE, PAGE, 7 * 7 + 1));
 	image_destroy(&image);
-	EXPECT_TRUE(figure_becomes("committed", 2 * ARENA));
+	EXPECT_TRUE(module_stat_becomes("committed", 2 * ARENA));
 }
 
 /* Limits on commits do not limit writes. */
@@ -605,11 +605,11 @@ static void write_at_the_limits(struct child *child)
 	CHECK(!heap_open(&heap, 8 * ARENA, 4 * ARENA));
 	CHECK(!heap_commit(&heap, 0, 4));
 	CHECK(!heap_snapshot(&heap, &image));
-	CHECK(status_figure("VmPin") == 8 * ARENA);
+	CHECK(status_member("VmPin") == 8 * ARENA);
 	memset(heap.window, 'w', 4 * ARENA);
 	CHECK(!count_other(heap.window, 4 * ARENA, 'w'));
 	CHECK(!count_other(image.window, 4 * ARENA, 0));
-	CHECK(heap_figure(&heap, "committed") == 4 * ARENA);
+	CHECK(heap_stat(&heap, "committed") == 4 * ARENA);
 	image_destroy(&image);
 	heap_destroy(&heap);
 }
@@ -639,7 +639,7 @@ static void snapshot_within_a_limit(struct child *child)
 	CHECK(lowest_free_fd() == next_fd);
 	CHECK(pinned_becomes(6 * ARENA));
 	memset(heap.window, 'w', 6 * ARENA);
-	CHECK(!heap_figure(&heap, "copies"));
+	CHECK(!heap_stat(&heap, "copies"));
 	CHECK(!heap_release(&heap, 2, 4));
 	CHECK(!commit_pages(&heap, 2, 0, 512));
 	CHECK(!release_pages(&heap, 2, 0, 412));
@@ -659,7 +659,7 @@ static void snapshot_within_a_limit(struct child *child)
 	image_destroy(&images[1]);
 	CHECK(pinned_becomes(4 * ARENA + 100 * PAGE));
 	heap_destroy(&heap);
-	CHECK(status_figure("VmPin") == 0);
+	CHECK(status_member("VmPin") == 0);
 }
 
 TEST_F_TIMEOUT(snapshot, image_counts_against_memlock_a_second_time, SLOW)
@@ -712,7 +712,7 @@ static void look_without_rights(struct child *child)
  * Wait up to five seconds, because the file of a heap is released after the exit of its
  * process.
  */
-static bool number_goes(uint64_t id)
+static bool number_disappears(uint64_t id)
 {
 	struct karena_snapshot args;
 
@@ -764,7 +764,7 @@ TEST_F(snapshot, snapshot_by_number_needs_ptrace_access)
 	EXPECT_EQ(0, child_end(&owner));
 	EXPECT_EQ(0, image_spoilt(&image));
 	image_destroy(&image);
-	EXPECT_TRUE(number_goes(id));
+	EXPECT_TRUE(number_disappears(id));
 	EXPECT_EQ(-ENOENT, device_snapshot(~0ULL, &args));
 }
 
@@ -953,7 +953,7 @@ TEST_F(snapshot, invalid_values_are_rejected)
 	EXPECT_EQ(-EFAULT, heap_call(heap, KARENA_SNAPSHOT, memory));
 	munmap(memory, PAGE);
 	EXPECT_EQ(next_fd, lowest_free_fd());
-	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(heap, "shared", 0));
 	/* A longer struct with a zero tail is valid. */
 	big.bytes[sizeof(good) + 7] = 0;
 	EXPECT_EQ(next_fd, heap_call(heap, KARENA_SNAPSHOT, &big));
@@ -973,7 +973,7 @@ TEST_F(snapshot, without_free_descriptors_nothing_is_left_behind)
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &none));
 	EXPECT_EQ(-EMFILE, heap_snapshot(heap, &image));
 	ASSERT_EQ(0, setrlimit(RLIMIT_NOFILE, &old));
-	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
+	EXPECT_TRUE(heap_stat_becomes(heap, "shared", 0));
 }
 
 static void refuse_a_foreign_heap(struct child *child)
@@ -996,7 +996,7 @@ TEST_F(snapshot, receiver_of_a_heap_descriptor_cannot_make_images)
 	ASSERT_EQ(0, heap_commit(&heap, 0, 1));
 	ASSERT_TRUE(send_fd(child.line, heap.fd));
 	EXPECT_EQ(0, child_end(&child));
-	EXPECT_EQ(0, heap_figure(&heap, "shared"));
+	EXPECT_EQ(0, heap_stat(&heap, "shared"));
 	heap_destroy(&heap);
 }
 
@@ -1124,7 +1124,7 @@ TEST_F_TIMEOUT(snapshot, each_of_many_images_is_correct, SLOW)
 		memset(page(heap, 2, i), 1 + i, PAGE);
 		ASSERT_EQ(0, heap_snapshot(heap, &images[i]));
 	}
-	EXPECT_LE(figure("committed"),
+	EXPECT_LE(module_stat("committed"),
 		  2 * ARENA + NR_IMAGES * PAGE + 3 * NR_IMAGES * PAGE);
 	/* Destroy every other image, starting in the middle. */
 	for (int i = NR_IMAGES / 2; i < NR_IMAGES; i += 2)
@@ -1149,7 +1149,7 @@ TEST_F_TIMEOUT(snapshot, each_of_many_images_is_correct, SLOW)
 		if (i < NR_IMAGES / 2 || (i - NR_IMAGES / 2) % 2)
 			image_destroy(&images[i]);
 	}
-	EXPECT_TRUE(figure_becomes("committed", 2 * ARENA));
+	EXPECT_TRUE(module_stat_becomes("committed", 2 * ARENA));
 }
 
 TEST_F_TIMEOUT(snapshot, many_images_leave_nothing_behind, SLOW)
@@ -1166,8 +1166,8 @@ TEST_F_TIMEOUT(snapshot, many_images_leave_nothing_behind, SLOW)
 		*page(heap, i % NR_HUGE, i % 512) = 1;
 		close(fd);
 	}
-	EXPECT_TRUE(heap_figure_becomes(heap, "shared", 0));
-	EXPECT_EQ(NR_HUGE * ARENA + COUNT * PAGE, heap_figure(heap, "committed"));
+	EXPECT_TRUE(heap_stat_becomes(heap, "shared", 0));
+	EXPECT_EQ(NR_HUGE * ARENA + COUNT * PAGE, heap_stat(heap, "committed"));
 	/* Copies become huge pages again, at the latest with a new mapping. */
 	for (int i = 0; i < NR_HUGE; i++) {
 		ASSERT_EQ(arena(heap, i),
@@ -1175,7 +1175,7 @@ TEST_F_TIMEOUT(snapshot, many_images_leave_nothing_behind, SLOW)
 			       MAP_SHARED | MAP_FIXED, heap->fd, i * ARENA));
 		EXPECT_EQ(0, look(arena(heap, i)));
 	}
-	EXPECT_TRUE(figure_becomes("committed", NR_HUGE * ARENA + COUNT * PAGE));
+	EXPECT_TRUE(module_stat_becomes("committed", NR_HUGE * ARENA + COUNT * PAGE));
 }
 
 /*
@@ -1429,7 +1429,7 @@ static void *take_and_tell(void *data)
 	while (!__atomic_load_n(stop, __ATOMIC_ACQUIRE)) {
 		set_state(heap, 0, 1, word);
 		dwell(image / 4);
-		if (!take_back(heap, 0, word))
+		if (!reuse(heap, 0, word))
 			break;
 		__atomic_store_n(flag, 1, __ATOMIC_RELEASE);
 		/*
@@ -1509,8 +1509,8 @@ static void give_and_take_in_order(struct child *child)
 	for (;;) {
 		set_state(&inherited, 0, 1, word);
 		set_state(&inherited, LAST, 1, word);
-		CHECK(take_back(&inherited, LAST, word));
-		CHECK(take_back(&inherited, 0, word));
+		CHECK(reuse(&inherited, LAST, word));
+		CHECK(reuse(&inherited, 0, word));
 	}
 }
 
@@ -1590,7 +1590,7 @@ TEST_F_TIMEOUT(snapshot, concurrent_reclaim_takes_nothing_twice, SLOW)
 		for (int i = 0; i < 12; i++) {
 			/* If the arena is still volatile, the heap has it. */
 			call_pages(heap, KARENA_COMMIT, i, 0, 512 - i % 2);
-			give_back(heap, i);
+			make_volatile(heap, i);
 		}
 		ASSERT_EQ(0, heap_snapshot(heap, &image));
 		for (int i = 0; i < 12; i++) {
@@ -1604,8 +1604,8 @@ TEST_F_TIMEOUT(snapshot, concurrent_reclaim_takes_nothing_twice, SLOW)
 	pthread_join(thread, NULL);
 	shrink_everything();
 	ASSERT_EQ(0, heap_release(heap, 0, 32));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
-	EXPECT_EQ(0, heap_figure(heap, "shared"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "shared"));
 }
 
 /*
@@ -1641,7 +1641,7 @@ static void *use_all_the_time(void *data)
 			call_pages(heap, KARENA_RELEASE, index, 0, first + 1);
 			break;
 		case 2:
-			give_back(heap, index);
+			make_volatile(heap, index);
 			break;
 		case 3:
 			shrink_everything();
@@ -1706,8 +1706,8 @@ TEST_F_TIMEOUT(snapshot, images_of_a_busy_heap_do_not_change, SLOW)
 		pthread_join(threads[i], NULL);
 	EXPECT_GE(rounds, 1);
 	ASSERT_EQ(0, heap_release(&self->heap, 0, 32));
-	EXPECT_TRUE(heap_figure_becomes(&self->heap, "committed", 0));
-	EXPECT_EQ(0, heap_figure(&self->heap, "shared"));
+	EXPECT_TRUE(heap_stat_becomes(&self->heap, "committed", 0));
+	EXPECT_EQ(0, heap_stat(&self->heap, "shared"));
 }
 
 TEST_HARNESS_MAIN

@@ -26,11 +26,11 @@ FIXTURE_SETUP(sparse)
 FIXTURE_TEARDOWN(sparse)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("committed", 0));
-	EXPECT_EQ(0, figure("sparse_arenas"));
-	EXPECT_EQ(0, figure("sparse_pages"));
-	EXPECT_EQ(0, figure("huge_arenas"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
+	EXPECT_EQ(0, module_stat("sparse_arenas"));
+	EXPECT_EQ(0, module_stat("sparse_pages"));
+	EXPECT_EQ(0, module_stat("huge_arenas"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 }
 
 TEST_F(sparse, few_pages_count_as_few_pages)
@@ -40,14 +40,14 @@ TEST_F(sparse, few_pages_count_as_few_pages)
 
 	ASSERT_EQ(0, commit_pages(heap, 0, 3, 3));
 	EXPECT_EQ(0, count_other(page(heap, 0, 3), 3 * PAGE, 0));
-	EXPECT_FIGURES(heap, 0, 1, 3);
+	EXPECT_HEAP_STATS(heap, 0, 1, 3);
 	EXPECT_EQ(3 * PAGE, smaps(heap->window, "Rss"));
 	EXPECT_EQ(0, smaps(heap->window, "FilePmdMapped"));
 	ASSERT_EQ(0, commit_pages(heap, 0, 4, 10));
 	ASSERT_EQ(0, commit_pages(heap, 5, 511, 1));
-	EXPECT_FIGURES(heap, 0, 2, 12);
-	EXPECT_EQ(2, figure("sparse_arenas"));
-	EXPECT_EQ(12, figure("sparse_pages"));
+	EXPECT_HEAP_STATS(heap, 0, 2, 12);
+	EXPECT_EQ(2, module_stat("sparse_arenas"));
+	EXPECT_EQ(12, module_stat("sparse_pages"));
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	EXPECT_EQ(12 * PAGE, info.committed);
 }
@@ -59,7 +59,7 @@ TEST_F(sparse, ioctl_sets_the_state_word_and_madvise_does_not)
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 0, 100, 2));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
 	EXPECT_EQ(2, reachable(heap, 0, 0, 512));
-	EXPECT_FIGURES(heap, 0, 1, 2);
+	EXPECT_HEAP_STATS(heap, 0, 1, 2);
 
 	set_state(heap, 1, 1, KARENA_REQUESTED | KARENA_SPARSE);
 	ASSERT_EQ(0, madvise(page(heap, 1, 7), PAGE, MADV_POPULATE_WRITE));
@@ -67,7 +67,7 @@ TEST_F(sparse, ioctl_sets_the_state_word_and_madvise_does_not)
 	EXPECT_EQ(1, reachable(heap, 1, 0, 512));
 	ASSERT_EQ(0, call_pages(heap, KARENA_COMMIT, 1, 7, 1));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 1));
-	EXPECT_FIGURES(heap, 0, 2, 3);
+	EXPECT_HEAP_STATS(heap, 0, 2, 3);
 }
 
 #define NR_SMALL	64
@@ -82,12 +82,12 @@ static void make_small_heaps(struct child *child)
 	CHECK(group_enter());
 	for (int i = 0; i < NR_SMALL; i++) {
 		if (i == 1)
-			before = group_figure("memory.current", NULL);
+			before = group_stat("memory.current", NULL);
 		CHECK(!heap_make(&heaps[i], 64 * ARENA, 0));
 		CHECK(!commit_pages(&heaps[i], 0, 0, 4));
 		fill(&heaps[i], 0, 0, 4);
 	}
-	cost = (group_figure("memory.current", NULL) - before) / (NR_SMALL - 1);
+	cost = (group_stat("memory.current", NULL) - before) / (NR_SMALL - 1);
 	CHECK(cost >= (long)(4 * PAGE));
 	CHECK(cost < (long)(4 * PAGE + heaps[0].control_size + 65536));
 }
@@ -116,7 +116,7 @@ TEST_F(sparse, uncommitted_pages_of_an_arena_raise_sigbus)
 	/* A touch commits nothing, even in a requested arena. */
 	set_state(heap, 0, 1, KARENA_REQUESTED | KARENA_SPARSE);
 	EXPECT_EQ(SIGBUS, touch(page(heap, 0, 16)));
-	EXPECT_FIGURES(heap, 0, 1, 8);
+	EXPECT_HEAP_STATS(heap, 0, 1, 8);
 	close(zero);
 }
 
@@ -129,7 +129,7 @@ TEST_F(sparse, released_pages_are_freed_at_once_and_zero_when_committed)
 		fill(heap, 0, 0, 20);
 		ASSERT_EQ(0, by_call ? call_pages(heap, KARENA_RELEASE, 0, 5, 10) :
 			  release_pages(heap, 0, 5, 10));
-		EXPECT_FIGURES(heap, 0, 1, 10);
+		EXPECT_HEAP_STATS(heap, 0, 1, 10);
 		EXPECT_EQ(10 * PAGE, smaps(heap->window, "Rss"));
 		EXPECT_EQ(0, spoilt(heap, 0, 0, 5));
 		EXPECT_EQ(0, spoilt(heap, 0, 15, 5));
@@ -140,7 +140,7 @@ TEST_F(sparse, released_pages_are_freed_at_once_and_zero_when_committed)
 		EXPECT_EQ(0, spoilt(heap, 0, 0, 5));
 		EXPECT_EQ(0, spoilt(heap, 0, 15, 5));
 		ASSERT_EQ(0, release_pages(heap, 0, 0, 20));
-		EXPECT_FIGURES(heap, 0, 0, 0);
+		EXPECT_HEAP_STATS(heap, 0, 0, 0);
 	}
 }
 
@@ -153,10 +153,10 @@ TEST_F(sparse, uncommitted_pages_can_be_released)
 	ASSERT_EQ(0, commit_pages(heap, 0, 0, 2));
 	EXPECT_EQ(0, release_pages(heap, 0, 2, 510));
 	EXPECT_EQ(0, call_pages(heap, KARENA_RELEASE, 0, 1, 1023));
-	EXPECT_FIGURES(heap, 0, 1, 1);
+	EXPECT_HEAP_STATS(heap, 0, 1, 1);
 	EXPECT_EQ(0, madvise(heap->window, heap->size, MADV_REMOVE));
 	EXPECT_EQ(0, call_pages(heap, KARENA_RELEASE, 0, 0, 32 * 512));
-	EXPECT_FIGURES(heap, 0, 0, 0);
+	EXPECT_HEAP_STATS(heap, 0, 0, 0);
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
 }
 
@@ -173,9 +173,9 @@ TEST_F(sparse, pinned_page_outlives_its_release)
 	vector = (struct iovec){ page(heap, 0, 5), PAGE };
 	ASSERT_EQ(PAGE, vmsplice(pipes[1], &vector, 1, 0));
 	ASSERT_EQ(0, release_pages(heap, 0, 0, 8));
-	EXPECT_EQ(1, figure("pinned_orphans"));
-	EXPECT_EQ(PAGE, heap_figure(heap, "committed"));
-	EXPECT_EQ(0, heap_figure(heap, "sparse_pages"));
+	EXPECT_EQ(1, module_stat("pinned_orphans"));
+	EXPECT_EQ(PAGE, heap_stat(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "sparse_pages"));
 	ASSERT_EQ(0, commit_pages(heap, 0, 0, 512));
 	EXPECT_EQ(0, count_other(heap->window, ARENA, 0));
 	memset(heap->window, 'n', ARENA);
@@ -200,7 +200,7 @@ TEST_F(sparse, whole_arenas_are_huge_and_cost_one_fault_each)
 	EXPECT_EQ(0, count_other(heap->window, 8 * ARENA, 0));
 	EXPECT_LE(minor_faults() - before, 8 + 4);
 	EXPECT_EQ(8 * ARENA, smaps(heap->window, "FilePmdMapped"));
-	EXPECT_FIGURES(heap, 8, 0, 0);
+	EXPECT_HEAP_STATS(heap, 8, 0, 0);
 }
 
 TEST_F(sparse, commit_of_the_missing_pages_keeps_the_others)
@@ -211,7 +211,7 @@ TEST_F(sparse, commit_of_the_missing_pages_keeps_the_others)
 	fill(heap, 0, 10, 20);
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	EXPECT_EQ(KARENA_ACTIVE | KARENA_SPARSE, state(heap, 0));
-	EXPECT_FIGURES(heap, 0, 1, 512);
+	EXPECT_HEAP_STATS(heap, 0, 1, 512);
 	EXPECT_EQ(0, spoilt(heap, 0, 10, 20));
 	EXPECT_EQ(0, count_other(page(heap, 0, 0), 10 * PAGE, 0));
 	EXPECT_EQ(0, count_other(page(heap, 0, 30), 482 * PAGE, 0));
@@ -226,10 +226,10 @@ TEST_F(sparse, arena_that_lost_all_pages_can_become_huge)
 		fill(heap, 0, 0, 511);
 		ASSERT_EQ(0, release_pages(heap, 0, 0, 300));
 		ASSERT_EQ(0, release_pages(heap, 0, 300, 211));
-		EXPECT_FIGURES(heap, 0, 0, 0);
+		EXPECT_HEAP_STATS(heap, 0, 0, 0);
 		ASSERT_EQ(0, by_call ? call_pages(heap, KARENA_COMMIT, 0, 0, 512) :
 			  heap_commit(heap, 0, 1));
-		EXPECT_FIGURES(heap, 1, 0, 0);
+		EXPECT_HEAP_STATS(heap, 1, 0, 0);
 		EXPECT_EQ(KARENA_ACTIVE, state(heap, 0));
 		EXPECT_EQ(0, count_other(heap->window, ARENA, 0));
 		ASSERT_EQ(0, heap_release(heap, 0, 1));
@@ -257,7 +257,7 @@ TEST_F(sparse, ioctl_corrects_the_state_word_of_committed_memory)
 	}
 	EXPECT_EQ(0, spoilt(heap, 0, 0, 512));
 	EXPECT_EQ(0, spoilt(heap, 1, 0, 8));
-	EXPECT_FIGURES(heap, 1, 1, 8);
+	EXPECT_HEAP_STATS(heap, 1, 1, 8);
 }
 
 TEST_F(sparse, sparse_arena_can_be_volatile_and_reused)
@@ -267,14 +267,14 @@ TEST_F(sparse, sparse_arena_can_be_volatile_and_reused)
 
 	ASSERT_EQ(0, commit_pages(heap, 0, 10, 20));
 	fill(heap, 0, 10, 20);
-	word = give_back(heap, 0);
-	EXPECT_EQ(1, heap_figure(heap, "volatile_arenas"));
+	word = make_volatile(heap, 0);
+	EXPECT_EQ(1, heap_stat(heap, "volatile_arenas"));
 	EXPECT_EQ(-EBUSY, call_pages(heap, KARENA_COMMIT, 0, 10, 21));
-	EXPECT_TRUE(take_back_sparse(heap, 0, word));
+	EXPECT_TRUE(reuse_sparse(heap, 0, word));
 	shrink_everything();
 	EXPECT_EQ(0, spoilt(heap, 0, 10, 20));
-	EXPECT_EQ(0, heap_figure(heap, "reclaimed"));
-	EXPECT_FIGURES(heap, 0, 1, 20);
+	EXPECT_EQ(0, heap_stat(heap, "reclaimed"));
+	EXPECT_HEAP_STATS(heap, 0, 1, 20);
 }
 
 TEST_F(sparse, reclaim_takes_all_pages_of_a_sparse_arena)
@@ -287,20 +287,20 @@ TEST_F(sparse, reclaim_takes_all_pages_of_a_sparse_arena)
 		fill(heap, i, 10, 20);
 	}
 	for (int i = 0; i < 2; i++)
-		words[i] = give_back(heap, i);
+		words[i] = make_volatile(heap, i);
 	shrink_everything();
 	for (int i = 0; i < 2; i++) {
-		EXPECT_FALSE(take_back_sparse(heap, i, words[i]));
+		EXPECT_FALSE(reuse_sparse(heap, i, words[i]));
 		EXPECT_EQ(KARENA_FREE, state(heap, i));
 		EXPECT_EQ(0, reachable(heap, i, 0, 512));
 	}
 	EXPECT_EQ(0, spoilt(heap, 2, 10, 20));
-	EXPECT_EQ(2, heap_figure(heap, "reclaimed"));
-	EXPECT_FIGURES(heap, 0, 1, 20);
+	EXPECT_EQ(2, heap_stat(heap, "reclaimed"));
+	EXPECT_HEAP_STATS(heap, 0, 1, 20);
 	ASSERT_EQ(0, commit_pages(heap, 0, 10, 20));
 	EXPECT_EQ(0, count_other(page(heap, 0, 10), 20 * PAGE, 0));
 	ASSERT_EQ(0, heap_commit(heap, 1, 1));
-	EXPECT_FIGURES(heap, 1, 2, 40);
+	EXPECT_HEAP_STATS(heap, 1, 2, 40);
 }
 
 /* One page in a pipe also keeps the others. */
@@ -317,15 +317,15 @@ TEST_F(sparse, reclaim_leaves_a_sparse_arena_with_a_pinned_page)
 	fill(heap, 0, 10, 20);
 	vector = (struct iovec){ page(heap, 0, 25), PAGE };
 	ASSERT_EQ(PAGE, vmsplice(pipes[1], &vector, 1, 0));
-	word = give_back(heap, 0);
+	word = make_volatile(heap, 0);
 	shrink_everything();
-	EXPECT_TRUE(take_back_sparse(heap, 0, word));
+	EXPECT_TRUE(reuse_sparse(heap, 0, word));
 	EXPECT_EQ(0, spoilt(heap, 0, 10, 20));
 	ASSERT_EQ(PAGE, read(pipes[0], copy, PAGE));
 	EXPECT_EQ(0, memcmp(copy, page(heap, 0, 25), PAGE));
-	word = give_back(heap, 0);
+	word = make_volatile(heap, 0);
 	shrink_everything();
-	EXPECT_FALSE(take_back_sparse(heap, 0, word));
+	EXPECT_FALSE(reuse_sparse(heap, 0, word));
 	close(pipes[0]);
 	close(pipes[1]);
 }
@@ -393,7 +393,7 @@ TEST_F_TIMEOUT(sparse, threads_committing_the_same_pages_share_them, SLOW)
 	}
 	for (int i = 0; i < 512; i++)
 		ASSERT_EQ(4, page(heap, 0, i)[0]);
-	EXPECT_FIGURES(heap, 0, 1, 512);
+	EXPECT_HEAP_STATS(heap, 0, 1, 512);
 }
 
 TEST_HARNESS_MAIN

@@ -37,7 +37,7 @@ TEST_F(sysfs, first_commit_creates_the_directory)
 {
 	EXPECT_EQ(-1, access(self->path, F_OK));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	EXPECT_TRUE(directory_comes(self->heap.id));
+	EXPECT_TRUE(directory_appears(self->heap.id));
 	heap_destroy(&self->heap);
 	EXPECT_EQ(-1, access(self->path, F_OK));
 	ASSERT_EQ(0, heap_make(&self->heap, 8 * ARENA, 4 * ARENA));
@@ -47,30 +47,30 @@ TEST_F(sysfs, directory_describes_the_heap)
 {
 	char path[256], name[64];
 	struct heap *heap = &self->heap;
-	long committed = figure("committed");
+	long committed = module_stat("committed");
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 3));
-	ASSERT_TRUE(directory_comes(heap->id));
+	ASSERT_TRUE(directory_appears(heap->id));
 	snprintf(path, sizeof(path), "%s/name", self->path);
 	ASSERT_EQ(0, read_text(path, name, sizeof(name)));
 	EXPECT_STREQ("selftest\n", name);
-	EXPECT_EQ(getpid(), heap_figure(heap, "pid"));
-	EXPECT_EQ(getuid(), heap_figure(heap, "uid"));
-	EXPECT_EQ(8 * ARENA, heap_figure(heap, "window"));
-	EXPECT_EQ(4 * ARENA, heap_figure(heap, "limit"));
-	EXPECT_EQ(3 * ARENA, heap_figure(heap, "committed"));
-	EXPECT_EQ(3, heap_figure(heap, "huge_arenas"));
-	EXPECT_EQ(3, heap_figure(heap, "faults"));
-	EXPECT_EQ(0, heap_figure(heap, "refused"));
-	EXPECT_EQ(committed + 3 * ARENA, figure("committed"));
+	EXPECT_EQ(getpid(), heap_stat(heap, "pid"));
+	EXPECT_EQ(getuid(), heap_stat(heap, "uid"));
+	EXPECT_EQ(8 * ARENA, heap_stat(heap, "window"));
+	EXPECT_EQ(4 * ARENA, heap_stat(heap, "limit"));
+	EXPECT_EQ(3 * ARENA, heap_stat(heap, "committed"));
+	EXPECT_EQ(3, heap_stat(heap, "huge_arenas"));
+	EXPECT_EQ(3, heap_stat(heap, "faults"));
+	EXPECT_EQ(0, heap_stat(heap, "refused"));
+	EXPECT_EQ(committed + 3 * ARENA, module_stat("committed"));
 	EXPECT_EQ(0, heap_commit(heap, 4, 1));
 	EXPECT_EQ(-ENOMEM, heap_commit(heap, 5, 1));
-	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
-	EXPECT_EQ(1, heap_figure(heap, "refused"));
+	EXPECT_EQ(4 * ARENA, heap_stat(heap, "committed"));
+	EXPECT_EQ(1, heap_stat(heap, "refused"));
 	ASSERT_EQ(0, heap_release(heap, 0, 8));
-	EXPECT_EQ(0, heap_figure(heap, "committed"));
-	EXPECT_EQ(0, heap_figure(heap, "huge_arenas"));
-	EXPECT_EQ(committed, figure("committed"));
+	EXPECT_EQ(0, heap_stat(heap, "committed"));
+	EXPECT_EQ(0, heap_stat(heap, "huge_arenas"));
+	EXPECT_EQ(committed, module_stat("committed"));
 }
 
 TEST_F(sysfs, open_file_does_not_keep_the_heap)
@@ -79,7 +79,7 @@ TEST_F(sysfs, open_file_does_not_keep_the_heap)
 	int fd;
 
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	ASSERT_TRUE(directory_comes(self->heap.id));
+	ASSERT_TRUE(directory_appears(self->heap.id));
 	snprintf(path, sizeof(path), "%s/committed", self->path);
 	fd = open(path, O_RDONLY);
 	ASSERT_GE(fd, 0);
@@ -134,7 +134,7 @@ TEST_F(sysfs, only_owner_group_and_root_read_and_only_root_writes)
 		_exit(0);
 	}
 	ASSERT_EQ(8, read(ready[0], &id, 8));
-	ASSERT_TRUE(directory_comes(id));
+	ASSERT_TRUE(directory_appears(id));
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/committed",
 		 (unsigned long long)id);
 	EXPECT_EQ(0, read_as(path, 0, 0));
@@ -170,7 +170,7 @@ static int pid_in_namespace(void)
 
 		if (heap_make(&heap, ARENA, 0) || heap_commit(&heap, 0, 1))
 			_exit(11);
-		_exit(heap_figure(&heap, "pid") == getpid() && getpid() == 1 ? 0 : 12);
+		_exit(heap_stat(&heap, "pid") == getpid() && getpid() == 1 ? 0 : 12);
 	}
 	return child_status(child);
 }
@@ -184,14 +184,14 @@ TEST_F(sysfs, pid_is_that_in_the_namespace_of_the_reader)
 	EXPECT_EQ(0, child_status(child));
 	/* A process outside the namespace of the reader. */
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	EXPECT_EQ(getpid(), heap_figure(&self->heap, "pid"));
+	EXPECT_EQ(getpid(), heap_stat(&self->heap, "pid"));
 	child = fork();
 	if (!child) {
 		if (unshare(CLONE_NEWPID))
 			_exit(10);
 		child = fork();
 		if (!child)
-			_exit(heap_figure(&self->heap, "pid") == 0 ? 0 : 12);
+			_exit(heap_stat(&self->heap, "pid") == 0 ? 0 : 12);
 		_exit(child_status(child));
 	}
 	EXPECT_EQ(0, child_status(child));
@@ -254,7 +254,7 @@ TEST_F(sysfs, sysfs_shows_the_statistics_that_the_process_wrote)
 	struct karena_stats *stats = stats_of(heap);
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	ASSERT_TRUE(directory_comes(heap->id));
+	ASSERT_TRUE(directory_appears(heap->id));
 	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
 	say(stats, 1UL << 40);
 	EXPECT_EQ(0, wrong_statistics(heap, 1UL << 40, 1));
@@ -263,7 +263,7 @@ TEST_F(sysfs, sysfs_shows_the_statistics_that_the_process_wrote)
 	/* The module does not check the values. */
 	say(stats, ~0UL - 100);
 	EXPECT_EQ(0, wrong_statistics(heap, ~0UL - 100, 1));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 	/* The module shows nothing of an unknown layout. */
 	stats->version = 0;
 	EXPECT_EQ(0, wrong_statistics(heap, 0, 0));
@@ -293,7 +293,7 @@ TEST_F(sysfs, process_that_never_stops_writing_blocks_no_reader)
 	pthread_t writer;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
-	ASSERT_TRUE(directory_comes(heap->id));
+	ASSERT_TRUE(directory_appears(heap->id));
 	say(stats, 7);
 	stats->sequence++;
 	for (int i = 0; i < 10; i++)
@@ -402,7 +402,7 @@ TEST_F(sysfs, heap_has_at_most_twenty_files)
 	glob_t found;
 
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	ASSERT_TRUE(directory_comes(self->heap.id));
+	ASSERT_TRUE(directory_appears(self->heap.id));
 	snprintf(pattern, sizeof(pattern), "%s/*", self->path);
 	ASSERT_EQ(0, glob(pattern, 0, NULL, &found));
 	EXPECT_GE(20, found.gl_pathc);
@@ -431,13 +431,13 @@ static int directories_of(uid_t uid, int nr)
 			if (heap_make(&heaps[i], ARENA, 0) || heap_commit(&heaps[i], 0, 1))
 				_exit(101);
 			/* The directories are created in this order. */
-			have += directory_comes_within(heaps[i].id, have == i ? 500 : 20);
+			have += directory_appears_within(heaps[i].id, have == i ? 500 : 20);
 		}
 		/* When one heap ends, the next one that commits gets a directory. */
 		heap_destroy(&heaps[0]);
 		if (have < nr && (heap_release(&heaps[nr - 1], 0, 1) ||
 				  heap_commit(&heaps[nr - 1], 0, 1) ||
-				  !directory_comes(heaps[nr - 1].id)))
+				  !directory_appears(heaps[nr - 1].id)))
 			_exit(102);
 		_exit(have);
 	}
@@ -456,11 +456,11 @@ TEST_F(sysfs, user_gets_as_many_directories_as_root_allows)
 	EXPECT_EQ(3, directories_of(OWNER + 1, 3));
 	ASSERT_EQ(0, write_text(PARAMETERS "/directories", "0"));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	EXPECT_FALSE(directory_comes_within(self->heap.id, 20));
+	EXPECT_FALSE(directory_appears_within(self->heap.id, 20));
 	ASSERT_EQ(0, write_text(PARAMETERS "/directories", before));
 	/* The next commit tries again. */
 	ASSERT_EQ(0, heap_commit(&self->heap, 1, 1));
-	EXPECT_TRUE(directory_comes(self->heap.id));
+	EXPECT_TRUE(directory_appears(self->heap.id));
 	ASSERT_EQ(0, chown(KARENA_DEVICE, 0, 0));
 }
 
@@ -474,7 +474,7 @@ TEST_F(sysfs, documentation_matches_the_files)
 	glob_t found;
 
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
-	ASSERT_TRUE(directory_comes(self->heap.id));
+	ASSERT_TRUE(directory_appears(self->heap.id));
 	ASSERT_EQ(0, read_documented(&documented));
 	EXPECT_GT(documented.nr, 20);
 	for (int i = 0; i < documented.nr; i++) {

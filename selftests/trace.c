@@ -65,7 +65,7 @@ TEST_F_TIMEOUT(trace, every_event_is_reported, SLOW)
 	ASSERT_EQ(0, heap_release(heap, 3, 2));
 	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, PAGE, ARENA - PAGE));
 	ASSERT_TRUE(heap_ready_becomes(heap, KARENA_NODE_ANY, 1, 1));
-	give_back(heap, 1);
+	make_volatile(heap, 1);
 	shrink_everything();
 	ASSERT_EQ(KARENA_FREE, state(heap, 1));
 	read_trace(self);

@@ -44,8 +44,8 @@ FIXTURE_TEARDOWN(uring)
 	close(self->input);
 	heap_destroy(&self->heap);
 	heap_destroy(&self->other);
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /* Commit arena 0 and pin it. Return 0 or -errno. */
@@ -77,8 +77,8 @@ TEST_F(uring, arena_can_be_registered_if_the_kernel_registers_files)
 	}
 	/* The arena has no more references, and had none if registration failed. */
 	EXPECT_EQ(0, heap_release(&self->heap, 0, 1));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
-	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_EQ(0, heap_stat(&self->heap, "committed"));
 }
 
 TEST_F(uring, fixed_buffers_are_the_memory_of_the_arena)
@@ -107,7 +107,7 @@ TEST_F(uring, input_after_a_release_reaches_no_arena)
 	REQUIRE_REGISTER();
 	ASSERT_EQ(0, pin(heap, &self->ring));
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
-	EXPECT_EQ(1, figure("pinned_orphans"));
+	EXPECT_EQ(1, module_stat("pinned_orphans"));
 	ASSERT_EQ(0, heap_commit(heap, 0, NR));
 	ASSERT_EQ(0, heap_commit(&self->other, 0, NR));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
@@ -131,8 +131,8 @@ TEST_F(uring, input_after_the_heap_has_ended_reaches_no_arena)
 	ASSERT_EQ(0, heap_make(&gone, NR * ARENA, 0));
 	ASSERT_EQ(0, pin(&gone, &self->ring));
 	heap_destroy(&gone);
-	EXPECT_EQ(1, figure("pinned_orphans"));
-	EXPECT_EQ(ARENA, figure("committed"));
+	EXPECT_EQ(1, module_stat("pinned_orphans"));
+	EXPECT_EQ(ARENA, module_stat("committed"));
 	ASSERT_EQ(0, heap_commit(&self->heap, 0, NR));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
 					 self->input, gone.window, ARENA));
@@ -184,8 +184,8 @@ TEST_F(uring, reclaim_does_not_take_a_pinned_arena)
 	REQUIRE_REGISTER();
 	ASSERT_EQ(0, pin(heap, &self->ring));
 	ASSERT_EQ(0, heap_commit(heap, 1, 1));
-	word = give_back(heap, 0);
-	give_back(heap, 1);
+	word = make_volatile(heap, 0);
+	make_volatile(heap, 1);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(word, state(heap, 0));
@@ -196,16 +196,16 @@ TEST_F(uring, reclaim_does_not_take_a_pinned_arena)
 					     half, heap->window, ARENA));
 	EXPECT_EQ(0, count_other(arena(heap, 1), ARENA, 0));
 	EXPECT_EQ(0, foreign_bytes(&self->other));
-	ASSERT_TRUE(take_back(heap, 0, word));
+	ASSERT_TRUE(reuse(heap, 0, word));
 	EXPECT_EQ(0, count_other(heap->window, ARENA / 2, INPUT));
 	EXPECT_EQ(0, count_other(heap->window + ARENA / 2, ARENA / 2, OLD));
-	EXPECT_EQ(1, heap_figure(heap, "reclaimed"));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_EQ(1, heap_stat(heap, "reclaimed"));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	/* Without the pin, reclaim takes it. */
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
-	word = give_back(heap, 0);
+	word = make_volatile(heap, 0);
 	shrink_everything();
-	EXPECT_FALSE(take_back(heap, 0, word));
+	EXPECT_FALSE(reuse(heap, 0, word));
 	EXPECT_EQ(SIGBUS, touch(heap->window));
 	close(half);
 }
@@ -217,8 +217,8 @@ TEST_F(uring, pinned_arena_does_not_become_sparse)
 	REQUIRE_REGISTER();
 	ASSERT_EQ(0, pin(heap, &self->ring));
 	ASSERT_EQ(0, madvise(heap->window, 400 * PAGE, MADV_REMOVE));
-	EXPECT_EQ(1, heap_figure(heap, "huge_arenas"));
-	EXPECT_EQ(0, heap_figure(heap, "demoted"));
+	EXPECT_EQ(1, heap_stat(heap, "huge_arenas"));
+	EXPECT_EQ(0, heap_stat(heap, "demoted"));
 	EXPECT_EQ(0, count_other(heap->window, 400 * PAGE, 0));
 	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, OLD));
 	ASSERT_EQ(ARENA, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
@@ -227,7 +227,7 @@ TEST_F(uring, pinned_arena_does_not_become_sparse)
 	/* Without the pin it does. */
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 	ASSERT_EQ(0, madvise(heap->window, 400 * PAGE, MADV_REMOVE));
-	EXPECT_EQ(1, heap_figure(heap, "demoted"));
+	EXPECT_EQ(1, heap_stat(heap, "demoted"));
 	EXPECT_EQ(0, count_other(heap->window + 400 * PAGE, 112 * PAGE, INPUT));
 }
 
@@ -244,8 +244,8 @@ TEST_F(uring, input_after_pages_were_released_reaches_no_page)
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 64 * PAGE));
 	ASSERT_EQ(0, io_uring_register_buffers(&self->ring, &buffer, 1));
 	ASSERT_EQ(0, heap_range(heap, KARENA_RELEASE, 0, 64 * PAGE));
-	EXPECT_EQ(64, figure("pinned_orphans"));
-	EXPECT_EQ(64 * PAGE, heap_figure(heap, "committed"));
+	EXPECT_EQ(64, module_stat("pinned_orphans"));
+	EXPECT_EQ(64 * PAGE, heap_stat(heap, "committed"));
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 0, 512 * PAGE - PAGE));
 	ASSERT_EQ(0, heap_commit(heap, 1, NR - 2));
 	ASSERT_EQ(64 * PAGE, through_the_pin(&self->ring, IORING_OP_READ_FIXED,
@@ -279,7 +279,7 @@ TEST_F_TIMEOUT(uring, late_input_from_a_disk_reaches_no_arena, SLOW)
 	started = slow_read_start(&read);
 	err = heap_release(heap, 0, 1) ?: heap_commit(heap, 0, NR) ?:
 	      heap_commit(&self->other, 0, NR);
-	orphans = figure("pinned_orphans");
+	orphans = module_stat("pinned_orphans");
 	/* Before any check, because a process that waits for the disk cannot be killed. */
 	disk_fast();
 	pthread_join(read.thread, NULL);

@@ -149,8 +149,8 @@ FIXTURE_SETUP(uringcmd)
 	REQUIRE_MODULE();
 	ASSERT_EQ(0, device_call(KARENA_INFO, &info));
 	ASSERT_TRUE(info.features & KARENA_FEATURE_URING);
-	self->nr_heaps = figure("nr_heaps");
-	self->committed = figure("committed");
+	self->nr_heaps = module_stat("nr_heaps");
+	self->committed = module_stat("committed");
 	ASSERT_EQ(0, heap_open(&self->heap, NR * ARENA, 0));
 	ASSERT_EQ(0, io_uring_queue_init(ENTRIES, &self->ring, 0));
 }
@@ -159,8 +159,8 @@ FIXTURE_TEARDOWN(uringcmd)
 {
 	io_uring_queue_exit(&self->ring);
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(figure_becomes("committed", self->committed));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
+	EXPECT_TRUE(module_stat_becomes("committed", self->committed));
 }
 
 /* A range for each result: arenas, pages, four invalid ones, a volatile one, arenas. */
@@ -184,8 +184,8 @@ static bool same(const struct heap *a, const struct heap *b)
 		if ((state(a, i) & 15) != (state(b, i) & 15))
 			return false;
 	}
-	return heap_figure(a, "committed") == heap_figure(b, "committed") &&
-	       heap_figure(a, "sparse_pages") == heap_figure(b, "sparse_pages");
+	return heap_stat(a, "committed") == heap_stat(b, "committed") &&
+	       heap_stat(a, "sparse_pages") == heap_stat(b, "sparse_pages");
 }
 
 TEST_F(uringcmd, every_range_has_the_result_of_the_ioctl)
@@ -211,8 +211,8 @@ TEST_F(uringcmd, every_range_has_the_result_of_the_ioctl)
 		}
 		ASSERT_EQ(0, heap_commit(&twin, 5, 1));
 		ASSERT_EQ(0, heap_commit(&self->heap, 5, 1));
-		give_back(&twin, 5);
-		give_back(&self->heap, 5);
+		make_volatile(&twin, 5);
+		make_volatile(&self->heap, 5);
 		memcpy(twins, mixed, sizeof(mixed));
 		memcpy(ranges, mixed, sizeof(mixed));
 		err = heap_ranges(&twin, cmds[i], twins, NR_MIXED);
@@ -290,7 +290,7 @@ TEST_F(uringcmd, at_the_limit_the_other_ranges_fail_with_enomem)
 	EXPECT_EQ(-ENOMEM, uring_arenas(&self->ring, &self->heap, KARENA_COMMIT, 8, 6));
 	EXPECT_EQ(0, touch(arena(&self->heap, 11)));
 	EXPECT_EQ(SIGBUS, touch(arena(&self->heap, 12)));
-	EXPECT_EQ(4 * ARENA, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(4 * ARENA, heap_stat(&self->heap, "committed"));
 }
 
 TEST_F(uringcmd, invalid_input_is_rejected_as_by_the_ioctl)
@@ -351,7 +351,7 @@ TEST_F(uringcmd, invalid_input_is_rejected_as_by_the_ioctl)
 	EXPECT_EQ(-EOPNOTSUPP, complete(ring));
 	close(device);
 	EXPECT_EQ(KARENA_FREE, state(&self->heap, 0));
-	EXPECT_EQ(self->committed, figure("committed"));
+	EXPECT_EQ(self->committed, module_stat("committed"));
 }
 
 TEST_F(uringcmd, unwritable_results_are_efault)
@@ -423,7 +423,7 @@ TEST_F(uringcmd, heap_of_another_process_is_rejected)
 	tell(child.line, parents.fd);
 	EXPECT_EQ(0, child_end(&child));
 	EXPECT_EQ(0, touch(parents.window));
-	EXPECT_EQ(ARENA, heap_figure(&parents, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(&parents, "committed"));
 	heap_destroy(&parents);
 }
 
@@ -453,7 +453,7 @@ TEST_F(uringcmd, descriptor_in_a_child_refers_to_its_clone)
 	EXPECT_EQ(0, count_other(heap->window, ARENA, 'p'));
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 1)));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 }
 
 /* Commit and release through a ring with these flags. Return 0, or the line that failed. */
@@ -525,15 +525,15 @@ TEST_F(uringcmd, registered_file_keeps_the_heap)
 	ASSERT_EQ(0, heap_open(&heap, 4 * ARENA, 0));
 	ASSERT_EQ(0, io_uring_register_files(&self->ring, &heap.fd, 1));
 	heap_destroy(&heap);
-	EXPECT_EQ(self->nr_heaps + 2, figure("nr_heaps"));
+	EXPECT_EQ(self->nr_heaps + 2, module_stat("nr_heaps"));
 	request_set(&request, 0, 2 * ARENA);
 	sqe = prep(&self->ring, 0, KARENA_COMMIT, &request.list);
 	sqe->flags |= IOSQE_FIXED_FILE;
 	EXPECT_EQ(0, complete(&self->ring));
-	EXPECT_EQ(self->committed + 2 * ARENA, figure("committed"));
+	EXPECT_EQ(self->committed + 2 * ARENA, module_stat("committed"));
 	EXPECT_EQ(0, io_uring_unregister_files(&self->ring));
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
-	EXPECT_TRUE(figure_becomes("committed", self->committed));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
+	EXPECT_TRUE(module_stat_becomes("committed", self->committed));
 }
 
 static bool trace_commits(const struct heap *heap)
@@ -734,7 +734,7 @@ TEST_F(uringcmd, linked_calls_have_their_own_arguments)
 	}
 	ASSERT_EQ(16, io_uring_submit(&self->ring));
 	EXPECT_EQ(0, reap_failed(&self->ring, 16));
-	EXPECT_EQ(16 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(16 * ARENA, heap_stat(heap, "committed"));
 	for (int i = 0; i < 16; i++)
 		EXPECT_EQ(0, touch(arena(heap, i)));
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 16)));
@@ -763,7 +763,7 @@ TEST_F(uringcmd, madvise_commits_and_releases_through_a_ring)
 	io_uring_prep_madvise(io_uring_get_sqe(ring), arena(heap, 8), 4 * ARENA,
 			      MADV_POPULATE_WRITE);
 	EXPECT_EQ(-ENOMEM, complete(ring));
-	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(4 * ARENA, heap_stat(heap, "committed"));
 	io_uring_prep_madvise(io_uring_get_sqe(ring), arena(heap, 20), ARENA,
 			      MADV_POPULATE_WRITE);
 	EXPECT_EQ(-EFAULT, complete(ring));
@@ -786,7 +786,7 @@ TEST_F_TIMEOUT(uringcmd, entry_can_be_reused_at_once, SLOW)
 		ASSERT_EQ(1, io_uring_submit(&small));
 	}
 	EXPECT_EQ(0, reap_failed(&small, NR));
-	EXPECT_EQ(NR * ARENA, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(NR * ARENA, heap_stat(&self->heap, "committed"));
 	EXPECT_EQ(0, count_other(self->heap.window, NR * ARENA, 0));
 	io_uring_queue_exit(&small);
 }
@@ -889,7 +889,7 @@ static int drive(const struct heap *heap, void *(*work)(void *data), bool all, i
 TEST_F_TIMEOUT(uringcmd, threads_with_their_own_rings_commit_at_once, SLOW)
 {
 	EXPECT_EQ(0, drive(&self->heap, drive_own, false, 4));
-	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "committed"));
 }
 
 TEST_F_TIMEOUT(uringcmd, requests_for_the_same_arenas_are_serialised, SLOW)
@@ -902,8 +902,8 @@ TEST_F_TIMEOUT(uringcmd, requests_for_the_same_arenas_are_serialised, SLOW)
 			    word == (KARENA_ACTIVE | KARENA_SPARSE));
 	}
 	ASSERT_EQ(0, heap_release(&self->heap, 0, NR));
-	EXPECT_EQ(0, heap_figure(&self->heap, "committed"));
-	EXPECT_EQ(0, heap_figure(&self->heap, "sparse_arenas"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "committed"));
+	EXPECT_EQ(0, heap_stat(&self->heap, "sparse_arenas"));
 }
 
 #define LONG_ONE	100	/* user data of a request that takes a worker a while */
@@ -953,7 +953,7 @@ TEST_F_TIMEOUT(uringcmd, cancelled_requests_are_not_executed_and_others_are, SLO
 		EXPECT_EQ(0, requests[i].range.result);
 	}
 	EXPECT_GE(cancelled, 1);
-	EXPECT_EQ((NR - cancelled) * ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ((NR - cancelled) * ARENA, heap_stat(heap, "committed"));
 }
 
 #define MANY		KARENA_RANGES_MAX
@@ -1031,7 +1031,7 @@ TEST_F_TIMEOUT(uringcmd, running_request_ends_with_its_ring, SLOW)
 	io_uring_queue_exit(&ring);
 	/* The request has a reference to the file, and so to the heap. */
 	heap_destroy(&heap);
-	EXPECT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
 	EXPECT_TRUE(long_list_interrupted());
 }
 
@@ -1052,8 +1052,8 @@ TEST_F_TIMEOUT(uringcmd, closed_ring_with_many_requests_leaves_nothing_behind, S
 		io_uring_queue_exit(&ring);
 		heap_destroy(&heap);
 		/* The requests refer to structs on this stack. */
-		ASSERT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
-		ASSERT_TRUE(figure_becomes("committed", self->committed));
+		ASSERT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
+		ASSERT_TRUE(module_stat_becomes("committed", self->committed));
 	}
 }
 
@@ -1069,8 +1069,8 @@ TEST_F_TIMEOUT(uringcmd, unmapped_heap_ends_with_its_last_request, SLOW)
 		usleep(i * 1000);
 		heap_destroy(&heap);
 		EXPECT_EQ(0, reap_failed(&self->ring, NR));
-		ASSERT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
-		ASSERT_TRUE(figure_becomes("committed", self->committed));
+		ASSERT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
+		ASSERT_TRUE(module_stat_becomes("committed", self->committed));
 	}
 }
 
@@ -1154,8 +1154,8 @@ TEST_F_TIMEOUT(uringcmd, ended_process_with_many_requests_leaves_nothing_behind,
 		else
 			kill(child.pid, SIGKILL);
 		EXPECT_EQ(i % 3 ? 0 : 128 + SIGKILL, child_end(&child));
-		ASSERT_TRUE(figure_becomes("nr_heaps", self->nr_heaps + 1));
-		ASSERT_TRUE(figure_becomes("committed", self->committed));
+		ASSERT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps + 1));
+		ASSERT_TRUE(module_stat_becomes("committed", self->committed));
 	}
 }
 
@@ -1242,7 +1242,7 @@ static void exceed_group(struct child *child)
 	CHECK(!heap_open(&heap, NR * ARENA, 0));
 	count = commit_list(&heap, NR);
 	CHECK(count >= 9 && count <= 11);
-	CHECK(group_figure("memory.current", NULL) >= (long)(count * ARENA));
+	CHECK(group_stat("memory.current", NULL) >= (long)(count * ARENA));
 }
 
 TEST_F(uringcmd, workers_charge_the_memory_cgroup_of_the_submitter)
@@ -1251,7 +1251,7 @@ TEST_F(uringcmd, workers_charge_the_memory_cgroup_of_the_submitter)
 		SKIP(return, "cannot create a memory cgroup");
 	ASSERT_EQ(0, group_limit(24 * MIB));
 	EXPECT_EQ(0, in_child(exceed_group));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 }
 
@@ -1284,7 +1284,7 @@ TEST_F(uringcmd, privileges_are_those_of_the_submitter)
 
 	ASSERT_EQ(0, child_start(&child, raise_what_root_has_set));
 	id = hear(child.line);
-	EXPECT_TRUE(directory_comes(id));
+	EXPECT_TRUE(directory_appears(id));
 	snprintf(path, sizeof(path), SYSFS "/heaps/%llu/limit", (unsigned long long)id);
 	EXPECT_EQ(0, write_text(path, "8388608"));
 	EXPECT_TRUE(tell(child.line, 1));

@@ -41,17 +41,17 @@ TEST_F(volatile_, arena_reused_in_time_is_intact)
 	ASSERT_EQ(0, heap_commit(heap, 0, 4));
 	for (int i = 0; i < 4; i++) {
 		memset(arena(heap, i), i + 1, ARENA);
-		words[i] = give_back(heap, i);
+		words[i] = make_volatile(heap, i);
 	}
-	EXPECT_EQ(4, heap_figure(heap, "volatile_arenas"));
+	EXPECT_EQ(4, heap_stat(heap, "volatile_arenas"));
 	for (int i = 0; i < 4; i++) {
-		EXPECT_TRUE(take_back(heap, i, words[i]));
+		EXPECT_TRUE(reuse(heap, i, words[i]));
 		EXPECT_EQ(0, count_other(arena(heap, i), ARENA, i + 1));
 	}
-	EXPECT_EQ(0, heap_figure(heap, "volatile_arenas"));
+	EXPECT_EQ(0, heap_stat(heap, "volatile_arenas"));
 	shrink_everything();
 	EXPECT_EQ(0, count_other(arena(heap, 3), ARENA, 4));
-	EXPECT_EQ(0, heap_figure(heap, "reclaimed"));
+	EXPECT_EQ(0, heap_stat(heap, "reclaimed"));
 }
 
 /* In a process that may only read, write and exit. */
@@ -76,7 +76,7 @@ TEST_F(volatile_, volatile_and_reuse_need_no_system_call_or_fault)
 
 				__atomic_store_n(&heap->states[i], word,
 						 __ATOMIC_RELEASE);
-				if (!take_back(heap, i, word))
+				if (!reuse(heap, i, word))
 					lost++;
 				for (size_t at = 0; at < ARENA; at += 4096)
 					arena(heap, i)[at]++;
@@ -93,7 +93,7 @@ TEST_F(volatile_, volatile_and_reuse_need_no_system_call_or_fault)
 	ASSERT_EQ(sizeof(heap->id), read(pipes[0], &heap->id, sizeof(heap->id)));
 	ASSERT_EQ(sizeof(result), read(pipes[0], &result, sizeof(result)));
 	EXPECT_EQ(0, result.lost);
-	EXPECT_EQ(16, heap_figure(heap, "faults"));
+	EXPECT_EQ(16, heap_stat(heap, "faults"));
 	kill(child, SIGKILL);
 	EXPECT_EQ(128 + SIGKILL, child_status(child));
 }
@@ -106,18 +106,18 @@ TEST_F(volatile_, reclaimed_arenas_are_free_and_inaccessible)
 	ASSERT_EQ(0, heap_commit(heap, 0, 8));
 	memset(heap->window, 1, 8 * ARENA);
 	for (int i = 0; i < 8; i += 2)
-		words[i] = give_back(heap, i);
+		words[i] = make_volatile(heap, i);
 	shrink_everything();
 	for (int i = 0; i < 8; i += 2) {
 		EXPECT_EQ(KARENA_FREE, state(heap, i));
-		EXPECT_FALSE(take_back(heap, i, words[i]));
+		EXPECT_FALSE(reuse(heap, i, words[i]));
 		EXPECT_EQ(SIGBUS, touch(arena(heap, i)));
 		EXPECT_EQ(KARENA_ACTIVE, state(heap, i + 1));
 		EXPECT_EQ(0, count_other(arena(heap, i + 1), ARENA, 1));
 	}
-	EXPECT_EQ(4, heap_figure(heap, "reclaimed"));
-	EXPECT_EQ(4 * ARENA, heap_figure(heap, "committed"));
-	EXPECT_EQ(4, heap_figure(heap, "huge_arenas"));
+	EXPECT_EQ(4, heap_stat(heap, "reclaimed"));
+	EXPECT_EQ(4 * ARENA, heap_stat(heap, "committed"));
+	EXPECT_EQ(4, heap_stat(heap, "huge_arenas"));
 	/* They can be committed again, and are zero then. */
 	ASSERT_EQ(0, heap_commit(heap, 0, 8));
 	for (int i = 0; i < 8; i += 2)
@@ -129,10 +129,10 @@ TEST_F(volatile_, volatile_arena_can_be_released)
 	struct heap *heap = &self->heap;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
-	give_back(heap, 0);
+	make_volatile(heap, 0);
 	ASSERT_EQ(0, heap_release(heap, 0, 1));
 	EXPECT_EQ(KARENA_FREE, state(heap, 0));
-	EXPECT_EQ(ARENA, heap_figure(heap, "committed"));
+	EXPECT_EQ(ARENA, heap_stat(heap, "committed"));
 }
 
 /* vmsplice() takes plain references without a pin count. */
@@ -150,19 +150,19 @@ TEST_F(volatile_, pinned_arena_is_not_reclaimed)
 	vector = (struct iovec){ arena(heap, 0) + 8192, 4096 };
 	ASSERT_EQ(4096, vmsplice(pipes[1], &vector, 1, 0));
 	for (int i = 0; i < 2; i++)
-		words[i] = give_back(heap, i);
+		words[i] = make_volatile(heap, i);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(heap, 1));
-	EXPECT_TRUE(take_back(heap, 0, words[0]));
+	EXPECT_TRUE(reuse(heap, 0, words[0]));
 	EXPECT_EQ(0, count_other(arena(heap, 0), ARENA, 'p'));
-	EXPECT_TRUE(figure_becomes("pinned_orphans", 0));
+	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
 	/* The pipe still reads from the same page. */
 	arena(heap, 0)[8192] = 'q';
 	ASSERT_EQ(4096, read(pipes[0], page, 4096));
 	EXPECT_EQ('q', page[0]);
-	words[0] = give_back(heap, 0);
+	words[0] = make_volatile(heap, 0);
 	shrink_everything();
-	EXPECT_FALSE(take_back(heap, 0, words[0]));
+	EXPECT_FALSE(reuse(heap, 0, words[0]));
 	close(pipes[0]);
 	close(pipes[1]);
 }
@@ -197,11 +197,11 @@ static long use(struct heap *heap, int first, unsigned int seed, time_t until)
 		memset(arena(heap, index), byte, ARENA);
 		if (pin && vmsplice(pipes[1], &vector, 1, 0) != 512)
 			return -2;
-		word = give_back(heap, index);
+		word = make_volatile(heap, index);
 		if (rand_r(&seed) % 2)
 			usleep(1000);
 		for (;;) {
-			if (take_back(heap, index, word)) {
+			if (reuse(heap, index, word)) {
 				wrong += count_other(arena(heap, index), ARENA,
 						     byte) != 0;
 				break;
@@ -263,7 +263,7 @@ TEST_F_TIMEOUT(volatile_, reclaim_races_with_owners, SLOW)
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(shrinker, NULL);
 	EXPECT_GT(taken, 0);
-	EXPECT_EQ(taken, heap_figure(&self->heap, "reclaimed"));
+	EXPECT_EQ(taken, heap_stat(&self->heap, "reclaimed"));
 }
 
 TEST_F_TIMEOUT(volatile_, heap_can_be_destroyed_during_reclaim, SLOW)
@@ -277,13 +277,13 @@ TEST_F_TIMEOUT(volatile_, heap_can_be_destroyed_during_reclaim, SLOW)
 
 		ASSERT_EQ(0, heap_make(&heap, 8 * ARENA, 0));
 		ASSERT_EQ(0, heap_commit(&heap, 0, 2));
-		give_back(&heap, 0);
-		give_back(&heap, 1);
+		make_volatile(&heap, 0);
+		make_volatile(&heap, 1);
 		heap_destroy(&heap);
 	}
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(shrinker, NULL);
-	EXPECT_TRUE(figure_becomes("committed", 0));
+	EXPECT_TRUE(module_stat_becomes("committed", 0));
 }
 
 /* In a cgroup of 60 MiB: 32 of arenas, and a child that needs 45. */
@@ -301,7 +301,7 @@ static void fill_the_group(struct child *self)
 	CHECK(!heap_commit(&heap, 0, 16));
 	memset(heap.window, 7, 16 * ARENA);
 	for (int i = 0; i < NR_VOLATILE; i++)
-		give_back(&heap, i);
+		make_volatile(&heap, i);
 	child = fork();
 	if (!child) {
 		char *memory = mmap(NULL, 45 * MIB, PROT_READ | PROT_WRITE,
@@ -325,7 +325,7 @@ TEST_F_TIMEOUT(volatile_, cgroup_limit_reclaims_volatile_arenas_and_kills_nobody
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(60 * MIB));
 	EXPECT_EQ(0, in_child(fill_the_group));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 }
 
@@ -346,11 +346,11 @@ static void find_one_of_many(struct child *child)
 		CHECK(!close(heaps[i].fd));
 	}
 	CHECK(!heap_commit(heap, 1, 1));
-	give_back(heap, 1);
+	make_volatile(heap, 1);
 	memory = own_memory(2 * MIB);
 	CHECK(memory);
 	/* Only the arena can provide the memory for it. */
-	CHECK(!group_limit(group_figure("memory.current", NULL) + MIB));
+	CHECK(!group_limit(group_stat("memory.current", NULL) + MIB));
 	memset(memory, 1, 2 * MIB);
 	CHECK(state(heap, 1) == KARENA_FREE);
 }
@@ -359,7 +359,7 @@ TEST_F_TIMEOUT(volatile_, reclaim_finds_one_volatile_arena_among_many_heaps, SLO
 {
 	ASSERT_EQ(0, group_make());
 	EXPECT_EQ(0, in_child(find_one_of_many));
-	EXPECT_EQ(0, group_figure("memory.events", "oom_kill"));
+	EXPECT_EQ(0, group_stat("memory.events", "oom_kill"));
 	EXPECT_EQ(0, group_remove());
 }
 
@@ -404,7 +404,7 @@ static void outgrow_the_group(struct child *child)
 	struct karena_create create = {
 		.window = NR_OLD * ARENA, .policy = KARENA_POLICY_BIND,
 	};
-	long before = figure("reclaimed");
+	long before = module_stat("reclaimed");
 	struct watch watch = {};
 	struct heap heap;
 	char *memory;
@@ -414,7 +414,7 @@ static void outgrow_the_group(struct child *child)
 	CHECK(!heap_create(&heap, &create));
 	CHECK(!heap_commit(&heap, 0, NR_OLD));
 	for (int i = 0; i < NR_OLD; i++) {
-		give_back(&heap, i * 7 % NR_OLD);
+		make_volatile(&heap, i * 7 % NR_OLD);
 		usleep(10000);
 	}
 	watch.heap = &heap;
@@ -422,10 +422,10 @@ static void outgrow_the_group(struct child *child)
 	memory = own_memory(20 * MIB);
 	CHECK(memory);
 	for (size_t at = 0; at < 20 * MIB &&
-	     figure("reclaimed") < before + 5; at += 4096)
+	     module_stat("reclaimed") < before + 5; at += 4096)
 		memory[at] = 1;
 	/* Linux 6.12 may continue until all of them are reclaimed. */
-	CHECK(figure("reclaimed") >= before + 5);
+	CHECK(module_stat("reclaimed") >= before + 5);
 	__atomic_store_n(&watch.stop, true, __ATOMIC_RELEASE);
 	pthread_join(watch.thread, NULL);
 	CHECK(watch.partly > 0);

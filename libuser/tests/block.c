@@ -191,7 +191,7 @@ TEST_F(block, double_free_is_rejected_after_other_frees)
 			EXPECT_EQ(NULL, ka_heap_realloc(self->heap, blocks[j], some_sizes[i]));
 			EXPECT_EQ(EINVAL, errno);
 		}
-		EXPECT_EQ(2, figures(self->heap).blocks);
+		EXPECT_EQ(2, stats_of(self->heap).blocks);
 		for (int j = 0; j < 4; j++) {
 			again[j] = ka_heap_malloc(self->heap, some_sizes[i]);
 			for (int k = 0; k < j; k++)
@@ -202,7 +202,7 @@ TEST_F(block, double_free_is_rejected_after_other_frees)
 			EXPECT_EQ(0, ka_heap_free(self->heap, again[j]));
 		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[3]));
 		EXPECT_EQ(0, ka_heap_free(self->heap, stays));
-		EXPECT_EQ(0, figures(self->heap).blocks);
+		EXPECT_EQ(0, stats_of(self->heap).blocks);
 	}
 }
 
@@ -233,7 +233,7 @@ TEST_F(block, allocated_block_that_looks_free_can_be_freed)
 			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i])) TH_LOG("%d", way);
 		for (int i = 99; i >= 50; i--)
 			ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i])) TH_LOG("%d", way);
-		EXPECT_EQ(0, figures(self->heap).blocks);
+		EXPECT_EQ(0, stats_of(self->heap).blocks);
 	}
 }
 
@@ -247,7 +247,7 @@ TEST_F(block, double_free_is_rejected_after_its_pool_was_freed)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
 		block = ka_heap_malloc(self->heap, sizes[i]);
 		ASSERT_EQ(0, ka_heap_free(self->heap, block));
-		EXPECT_EQ(1, figures(self->heap).pools);
+		EXPECT_EQ(1, stats_of(self->heap).pools);
 		errno = 0;
 		EXPECT_EQ(-1, ka_heap_free(self->heap, block));
 		EXPECT_EQ(EINVAL, errno);
@@ -356,14 +356,14 @@ TEST_F(block, grown_block_continues_to_grow_in_place)
 	grown = ka_heap_realloc(self->heap, block, large);
 	ASSERT_NE(NULL, grown);
 	/* The block is a run now. */
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, 2 * large));
 	EXPECT_EQ(2 * large, ka_heap_usable_size(self->heap, grown));
 	EXPECT_TRUE(has(grown, small, 79));
 	EXPECT_EQ(grown, ka_heap_realloc(self->heap, grown, large));
 	EXPECT_EQ(large, ka_heap_usable_size(self->heap, grown));
 	block = ka_heap_realloc(self->heap, grown, small);
-	EXPECT_EQ(1, figures(self->heap).blocks);
+	EXPECT_EQ(1, stats_of(self->heap).blocks);
 	EXPECT_TRUE(has(block, small, 79));
 	EXPECT_EQ(0, ka_heap_free(self->heap, block));
 }
@@ -491,7 +491,7 @@ static const char *play(struct model *model, long steps)
 	return wrong;
 }
 
-static const char *give_all_back(struct model *model)
+static const char *free_all_blocks(struct model *model)
 {
 	for (int i = 0; i < NR_BLOCKS; i++) {
 		struct held *held = &model->held[i];
@@ -524,7 +524,7 @@ TEST_F_TIMEOUT(block, random_sequence_agrees_with_the_model, SLOW)
 	model->heap = self->heap;
 	model->seed = 1;
 	EXPECT_EQ(NULL, play(model, steps()));
-	EXPECT_EQ(NULL, give_all_back(model));
+	EXPECT_EQ(NULL, free_all_blocks(model));
 	free(model);
 }
 
@@ -554,16 +554,16 @@ TEST_F_TIMEOUT(block, statistics_are_exact_at_any_moment, SLOW)
 		size_t bytes;
 
 		ASSERT_EQ(NULL, play(model, rand_r(&model->seed) % 500));
-		stats = figures(self->heap);
+		stats = stats_of(self->heap);
 		ASSERT_EQ(in_pools(model, &bytes), stats.blocks);
 		ASSERT_EQ(bytes, stats.block_bytes);
 		ASSERT_EQ(stats.arenas * 2 * MIB, stats.run_bytes + stats.available_bytes);
 		ASSERT_LE(stats.block_bytes + stats.quantization_bytes, stats.pool_bytes);
 		ASSERT_LE(stats.pool_bytes, stats.run_bytes);
 	}
-	ASSERT_EQ(NULL, give_all_back(model));
-	EXPECT_EQ(0, figures(self->heap).blocks);
-	EXPECT_EQ(0, figures(self->heap).block_bytes);
+	ASSERT_EQ(NULL, free_all_blocks(model));
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).block_bytes);
 	free(model);
 }
 
@@ -616,7 +616,7 @@ static void *player_main(void *data)
 			player->wrong = "it cannot be idle";
 	}
 	if (!player->wrong)
-		player->wrong = give_all_back(&player->model);
+		player->wrong = free_all_blocks(&player->model);
 	return NULL;
 }
 
@@ -645,7 +645,7 @@ TEST_F_TIMEOUT(block, threads_freeing_each_others_blocks_agree_with_the_model, S
 		EXPECT_EQ(0, ka_heap_free(self->heap, places->places[i].block));
 	}
 	/* Threads that have ended leave nothing behind. */
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	free(players);
 	free(places);
 }
@@ -692,10 +692,10 @@ TEST_F_TIMEOUT(block, threads_sharing_blocks_do_not_hoard_memory, SLOW)
 	for (int i = 0; i < 2; i++)
 		pthread_join(sharers[i].thread, NULL);
 	/* 2.5 MiB are in use, in 32 sizes. */
-	EXPECT_GE(16, figures(self->heap).arenas_highwater);
+	EXPECT_GE(16, stats_of(self->heap).arenas_highwater);
 	for (size_t i = 0; i < SHARED; i++)
 		EXPECT_EQ(0, ka_heap_free(self->heap, slots[i]));
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 	free(slots);
 }
 
@@ -709,7 +709,7 @@ struct taker {
 	bool says_so;
 };
 
-static void take_many(struct taker *taker)
+static void allocate_many(struct taker *taker)
 {
 	for (size_t i = 0; i < MANY; i++) {
 		taker->blocks[i] = ka_heap_malloc(taker->heap, 16 + i % 500);
@@ -718,7 +718,7 @@ static void take_many(struct taker *taker)
 	}
 }
 
-static size_t give_many(struct taker *taker)
+static size_t free_all(struct taker *taker)
 {
 	size_t wrong = 0;
 
@@ -733,7 +733,7 @@ static size_t give_many(struct taker *taker)
 
 static void *takes_and_ends(void *data)
 {
-	take_many(data);
+	allocate_many(data);
 	return NULL;
 }
 
@@ -746,8 +746,8 @@ TEST_F_TIMEOUT(block, ended_thread_leaves_only_its_blocks, SLOW)
 	for (int i = 0; i < 3; i++) {
 		ASSERT_EQ(0, pthread_create(&thread, NULL, takes_and_ends, taker));
 		pthread_join(thread, NULL);
-		EXPECT_EQ(0, give_many(taker));
-		EXPECT_EQ(0, figures(self->heap).runs);
+		EXPECT_EQ(0, free_all(taker));
+		EXPECT_EQ(0, stats_of(self->heap).runs);
 	}
 	free(taker);
 }
@@ -759,7 +759,7 @@ TEST_F_TIMEOUT(block, ended_thread_leaves_only_its_blocks, SLOW)
 #define NR_FULL		200
 
 /* Free every @step-th block. */
-static void give_some(struct taker *taker, size_t first, size_t step)
+static void free_some(struct taker *taker, size_t first, size_t step)
 {
 	for (size_t i = first; i < MANY; i += step) {
 		if (ka_heap_free(taker->heap, taker->blocks[i]))
@@ -772,10 +772,10 @@ static void *takes_and_waits(void *data)
 {
 	struct taker *taker = data;
 
-	take_many(taker);
+	allocate_many(taker);
 	/* Then few of its pools are full. */
 	if (taker->gives_half)
-		give_some(taker, 0, 2);
+		free_some(taker, 0, 2);
 	if (taker->says_so && ka_heap_idle(taker->heap))
 		abort();
 	pthread_barrier_wait(&taker->barrier);
@@ -793,8 +793,8 @@ static size_t kept_while_idle(struct taker *taker)
 	if (pthread_create(&thread, NULL, takes_and_waits, taker))
 		return SIZE_MAX;
 	pthread_barrier_wait(&taker->barrier);
-	kept = figures(taker->heap).pools < 200 || give_many(taker) ?
-	       SIZE_MAX : figures(taker->heap).pools;
+	kept = stats_of(taker->heap).pools < 200 || free_all(taker) ?
+	       SIZE_MAX : stats_of(taker->heap).pools;
 	pthread_barrier_wait(&taker->barrier);
 	pthread_join(thread, NULL);
 	return kept;
@@ -806,10 +806,10 @@ TEST_F_TIMEOUT(block, idle_thread_keeps_at_most_one_pool_of_each_class, SLOW)
 
 	taker->heap = self->heap;
 	EXPECT_GE(NR_CURRENT, kept_while_idle(taker));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	taker->gives_half = true;
 	EXPECT_GE(NR_CURRENT, kept_while_idle(taker));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	free(taker);
 }
 
@@ -822,7 +822,7 @@ TEST_F_TIMEOUT(block, thread_that_calls_idle_keeps_no_pool, SLOW)
 	EXPECT_EQ(0, kept_while_idle(taker));
 	taker->gives_half = true;
 	EXPECT_EQ(0, kept_while_idle(taker));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	/*
 	 * The call is harmless for a thread that has allocated nothing, and when repeated.
 	 */
@@ -835,8 +835,8 @@ static void *frees_all_and_waits(void *data)
 {
 	struct taker *taker = data;
 
-	take_many(taker);
-	give_some(taker, 0, 1);
+	allocate_many(taker);
+	free_some(taker, 0, 1);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
 	return NULL;
@@ -851,11 +851,11 @@ TEST_F_TIMEOUT(block, thread_that_frees_all_its_blocks_keeps_nothing, SLOW)
 	pthread_barrier_init(&taker->barrier, NULL, 2);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, frees_all_and_waits, taker));
 	pthread_barrier_wait(&taker->barrier);
-	EXPECT_EQ(0, figures(self->heap).blocks);
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_join(thread, NULL);
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	free(taker);
 }
 
@@ -871,22 +871,22 @@ TEST_F(block, thread_that_allocates_and_frees_repeatedly_keeps_a_pool)
 		for (int i = 0; i < 10; i++) {
 			EXPECT_EQ(0, ka_heap_free(self->heap, ka_heap_malloc(self->heap, 1000)));
 			if (i == 0 || i >= 2)
-				EXPECT_EQ(i >= 2, figures(self->heap).pools);
-			EXPECT_EQ(0, figures(self->heap).blocks);
+				EXPECT_EQ(i >= 2, stats_of(self->heap).pools);
+			EXPECT_EQ(0, stats_of(self->heap).blocks);
 		}
 		for (int i = 0; i < NR_FULL; i++) {
 			blocks[i] = ka_heap_malloc(self->heap, 1000);
-			EXPECT_EQ(i + 1, figures(self->heap).blocks);
+			EXPECT_EQ(i + 1, stats_of(self->heap).blocks);
 		}
-		EXPECT_EQ(4, figures(self->heap).pools);
+		EXPECT_EQ(4, stats_of(self->heap).pools);
 		for (int i = 0; i < NR_FULL; i++)
 			EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
-		EXPECT_EQ(0, figures(self->heap).pools);
+		EXPECT_EQ(0, stats_of(self->heap).pools);
 	}
 }
 
 /* Allocate blocks until all of their pools are full. */
-static size_t take_full(struct ka_heap *heap, size_t size, void *blocks[], size_t most)
+static size_t allocate_full(struct ka_heap *heap, size_t size, void *blocks[], size_t most)
 {
 	size_t capacity, count = 0;
 
@@ -909,7 +909,7 @@ TEST_F(block, pool_of_few_blocks_is_used_next_after_a_free)
 {
 	const size_t few = 20000, many = 1000;
 	void *blocks[NR_FULL];
-	size_t count = take_full(self->heap, few, blocks, NR_FULL);
+	size_t count = allocate_full(self->heap, few, blocks, NR_FULL);
 
 	for (int i = 0; i < 10; i++) {
 		EXPECT_FALSE(waits(self->heap, blocks[0]));
@@ -917,13 +917,13 @@ TEST_F(block, pool_of_few_blocks_is_used_next_after_a_free)
 		EXPECT_TRUE(waits(self->heap, blocks[count / 2]));
 		EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, few));
 		EXPECT_EQ(blocks[count / 2], ka_heap_malloc(self->heap, few));
-		EXPECT_EQ(count, figures(self->heap).blocks);
+		EXPECT_EQ(count, stats_of(self->heap).blocks);
 	}
 	for (size_t i = 0; i < count; i++)
 		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
-	EXPECT_EQ(0, figures(self->heap).pools);
+	EXPECT_EQ(0, stats_of(self->heap).pools);
 	/* A pool of many blocks would soon be the next one in any case. */
-	take_full(self->heap, many, blocks, NR_FULL);
+	allocate_full(self->heap, many, blocks, NR_FULL);
 	EXPECT_TRUE(waits(self->heap, blocks[0]));
 	EXPECT_EQ(blocks[0], ka_heap_malloc(self->heap, many));
 }
@@ -946,7 +946,7 @@ TEST_F(block, listed_pools_are_scanned_if_there_are_other_threads)
 	ASSERT_NE(NULL, taker);
 	ASSERT_EQ(0, pthread_barrier_init(&taker->barrier, NULL, 2));
 	ASSERT_EQ(0, pthread_create(&thread, NULL, does_nothing, taker));
-	take_full(self->heap, 20000, blocks, NR_FULL);
+	allocate_full(self->heap, 20000, blocks, NR_FULL);
 	for (int i = 0; i < 30; i++) {
 		/* A block of a pool that is not the current one. */
 		void *block = blocks[i % 2 * (NR_FULL / 2)];
@@ -963,7 +963,7 @@ TEST_F(block, listed_pools_are_scanned_if_there_are_other_threads)
 static void *leaves_a_pool(void *data)
 {
 	struct taker *taker = data;
-	size_t count = take_full(taker->heap, 20000, taker->blocks, 16);
+	size_t count = allocate_full(taker->heap, 20000, taker->blocks, 16);
 
 	while (count > 2)
 		ka_heap_free(taker->heap, taker->blocks[--count]);
@@ -979,12 +979,12 @@ TEST_F(block, nearly_empty_pool_is_not_used_next)
 
 	ASSERT_NE(NULL, taker);
 	taker->heap = self->heap;
-	count = take_full(self->heap, 20000, blocks, NR_FULL);
+	count = allocate_full(self->heap, 20000, blocks, NR_FULL);
 	ASSERT_EQ(0, pthread_create(&thread, NULL, leaves_a_pool, taker));
 	pthread_join(thread, NULL);
 	EXPECT_TRUE(waits(self->heap, taker->blocks[0]));
 	EXPECT_EQ(0, ka_heap_free(self->heap, taker->blocks[1]));
-	EXPECT_EQ(count, figures(self->heap).blocks);
+	EXPECT_EQ(count, stats_of(self->heap).blocks);
 	free(taker);
 }
 
@@ -992,12 +992,12 @@ static void *frees_last(void *data)
 {
 	struct taker *taker = data;
 
-	take_many(taker);
-	give_some(taker, 0, 3);
+	allocate_many(taker);
+	free_some(taker, 0, 3);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
 	/* Only blocks that were freed remotely are left then. */
-	give_some(taker, 2, 3);
+	free_some(taker, 2, 3);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
 	return NULL;
@@ -1027,16 +1027,16 @@ static size_t kept_by_the_last(struct taker *taker, bool called, bool trim)
 	if (pthread_create(&thread, NULL, frees_last, taker))
 		abort();
 	pthread_barrier_wait(&taker->barrier);
-	give_some(taker, 1, 3);
+	free_some(taker, 1, 3);
 	if (!called)
 		take_calls_back(taker->heap);
 	pthread_barrier_wait(&taker->barrier);
 	pthread_barrier_wait(&taker->barrier);
-	if (figures(taker->heap).blocks)
+	if (stats_of(taker->heap).blocks)
 		abort();
 	if (trim)
 		ka_heap_trim(taker->heap);
-	kept = figures(taker->heap).pools;
+	kept = stats_of(taker->heap).pools;
 	pthread_barrier_wait(&taker->barrier);
 	pthread_join(thread, NULL);
 	return kept;
@@ -1048,7 +1048,7 @@ TEST_F_TIMEOUT(block, thread_that_frees_the_last_block_keeps_no_pool, SLOW)
 
 	taker->heap = self->heap;
 	EXPECT_EQ(0, kept_by_the_last(taker, true, false));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	free(taker);
 }
 
@@ -1058,9 +1058,9 @@ TEST_F_TIMEOUT(block, trim_frees_empty_pools_of_an_idle_thread, SLOW)
 
 	taker->heap = self->heap;
 	EXPECT_LT(200, kept_by_the_last(taker, false, false));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	EXPECT_GE(NR_CURRENT, kept_by_the_last(taker, false, true));
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	free(taker);
 }
 
@@ -1101,7 +1101,7 @@ TEST_F(block, remote_free_calls_the_owner_once)
 	EXPECT_EQ(ka_thread(), pool->owner);
 	ASSERT_TRUE(free_elsewhere(self->heap, blocks[0]));
 	EXPECT_EQ(ka_thread() | KA_CALLED, pool->owner);
-	EXPECT_EQ(3, figures(self->heap).blocks);
+	EXPECT_EQ(3, stats_of(self->heap).blocks);
 	/*
 	 * The owner's next free collects the remote frees. The free after that is a normal
 	 * one.
@@ -1109,7 +1109,7 @@ TEST_F(block, remote_free_calls_the_owner_once)
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[1]));
 	EXPECT_EQ(ka_thread(), pool->owner);
 	EXPECT_EQ(0, pool->remote);
-	EXPECT_EQ(2, figures(self->heap).blocks);
+	EXPECT_EQ(2, stats_of(self->heap).blocks);
 	/* A double free is detected as usual. */
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[2]));
 	ASSERT_TRUE(free_elsewhere(self->heap, blocks[3]));
@@ -1160,7 +1160,7 @@ TEST_F(block, thread_may_use_the_heap_while_it_ends)
 	ASSERT_EQ(0, pthread_create(&thread, NULL, ends_late, NULL));
 	pthread_join(thread, NULL);
 	EXPECT_LT(0, late_rounds);
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 	pthread_key_delete(late_key);
 }
 
@@ -1201,7 +1201,7 @@ TEST_F(block, destroyed_heap_frees_the_blocks_of_all_threads)
 	pthread_join(thread, NULL);
 	ASSERT_NE(NULL, user.block);
 	EXPECT_EQ(0, ka_heap_free(user.heap, user.block));
-	EXPECT_EQ(0, figures(user.heap).runs);
+	EXPECT_EQ(0, stats_of(user.heap).runs);
 	ka_heap_destroy(user.heap);
 }
 
@@ -1218,13 +1218,13 @@ TEST_F_TIMEOUT(block, random_sequence_continues_in_parent_and_child, SLOW)
 		if (!child) {
 			model->seed += (unsigned int)i;
 			CHECK(!play(model, 20000));
-			CHECK(!give_all_back(model));
+			CHECK(!free_all_blocks(model));
 			_exit(0);
 		}
 		ASSERT_EQ(NULL, play(model, 20000));
 		EXPECT_EQ(0, child_status(child));
 	}
-	EXPECT_EQ(NULL, give_all_back(model));
+	EXPECT_EQ(NULL, free_all_blocks(model));
 	free(model);
 }
 
@@ -1263,7 +1263,7 @@ TEST_F_TIMEOUT(block, child_of_a_process_with_threads_has_a_valid_heap, SLOW)
 		child = fork();
 		if (!child) {
 			CHECK(!play(&players[0].model, 3000));
-			CHECK(!give_all_back(&players[0].model));
+			CHECK(!free_all_blocks(&players[0].model));
 			_exit(0);
 		}
 		EXPECT_EQ(0, child_status(child));
@@ -1384,7 +1384,7 @@ static bool look_and_free(struct ka_heap *heap, void *block)
 }
 
 /* Return true if the operation succeeds whenever its thread is called during it. */
-static bool goes_well_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_heap *, void *))
+static bool works_at_any_step(struct ka_heap *heap, bool (*use)(struct ka_heap *, void *))
 {
 	/*
 	 * A sanitizer has more instructions, and a guest needs ten times as long for each.
@@ -1424,9 +1424,9 @@ TEST_F_TIMEOUT(block, thread_can_be_called_at_any_moment, SLOW)
 	for (int i = 1; i < 4; i++)
 		ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	ASSERT_EQ(0, sigaction(SIGTRAP, &action, &before));
-	EXPECT_TRUE(goes_well_at_any_step(self->heap, keep_size));
-	EXPECT_TRUE(goes_well_at_any_step(self->heap, make_larger));
-	EXPECT_TRUE(goes_well_at_any_step(self->heap, look_and_free));
+	EXPECT_TRUE(works_at_any_step(self->heap, keep_size));
+	EXPECT_TRUE(works_at_any_step(self->heap, make_larger));
+	EXPECT_TRUE(works_at_any_step(self->heap, look_and_free));
 	sigaction(SIGTRAP, &before, NULL);
 	EXPECT_EQ(0, ka_heap_free(self->heap, blocks[0]));
 }

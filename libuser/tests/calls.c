@@ -145,7 +145,7 @@ TEST_F(calls, sized_free_checks_the_size)
 	EXPECT_EQ(0, ka_heap_free_sized(self->heap, run, MIB));
 	EXPECT_EQ(0, ka_heap_free_sized(self->heap, NULL, 100));
 	EXPECT_EQ(7, errno);
-	EXPECT_EQ(0, figures(self->heap).used_bytes);
+	EXPECT_EQ(0, stats_of(self->heap).used_bytes);
 }
 
 #define BATCH	1000
@@ -159,10 +159,10 @@ TEST_F(calls, batch_allocates_as_many_blocks)
 		memset(blocks[i], i, 48);
 	for (int i = 0; i < BATCH; i++)
 		ASSERT_EQ((char)i, blocks[i][47]);
-	EXPECT_EQ(BATCH, figures(self->heap).blocks);
+	EXPECT_EQ(BATCH, stats_of(self->heap).blocks);
 	blocks[10] = (ka_heap_free(self->heap, blocks[10]), NULL);
 	EXPECT_EQ(BATCH, ka_heap_free_batch(self->heap, (void *const *)blocks, BATCH));
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 	EXPECT_EQ(0, ka_heap_malloc_batch(self->heap, 48, (void **)blocks, 0));
 	EXPECT_EQ(0, ka_heap_free_batch(self->heap, (void *const *)blocks, 0));
 }
@@ -200,7 +200,7 @@ TEST_F(calls, limit_can_be_changed)
 	EXPECT_EQ(ENOMEM, errno);
 
 	ASSERT_EQ(0, ka_heap_set_limit(self->heap, 9 * KA_ARENA_SIZE + 1));
-	EXPECT_EQ(9 * KA_ARENA_SIZE, figures(self->heap).limit);
+	EXPECT_EQ(9 * KA_ARENA_SIZE, stats_of(self->heap).limit);
 	ASSERT_NE(NULL, runs[8] = ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
 	memset(runs[8], 'x', KA_ARENA_SIZE);
 	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
@@ -210,7 +210,7 @@ TEST_F(calls, limit_can_be_changed)
 	 * committed.
 	 */
 	ASSERT_EQ(0, ka_heap_set_limit(self->heap, KA_ARENA_SIZE));
-	EXPECT_EQ(9, figures(self->heap).arenas);
+	EXPECT_EQ(9, stats_of(self->heap).arenas);
 	EXPECT_EQ('x', *(char *)runs[8]);
 	EXPECT_EQ(NULL, ka_run_alloc(self->heap, KA_ARENA_SIZE, 0));
 	for (int i = 0; i < 9; i++)
@@ -220,7 +220,7 @@ TEST_F(calls, limit_can_be_changed)
 
 	/* 0: the whole window. */
 	ASSERT_EQ(0, ka_heap_set_limit(self->heap, 0));
-	EXPECT_EQ(64 * MIB, figures(self->heap).limit);
+	EXPECT_EQ(64 * MIB, stats_of(self->heap).limit);
 }
 
 TEST_F(calls, invalid_limit_changes_nothing)
@@ -231,7 +231,7 @@ TEST_F(calls, invalid_limit_changes_nothing)
 		EXPECT_EQ(-1, ka_heap_set_limit(self->heap, bad[i]));
 		EXPECT_EQ(EINVAL, errno);
 	}
-	EXPECT_EQ(16 * MIB, figures(self->heap).limit);
+	EXPECT_EQ(16 * MIB, stats_of(self->heap).limit);
 }
 
 TEST_F(calls, reset_heap_is_like_a_new_one)
@@ -252,9 +252,9 @@ TEST_F(calls, reset_heap_is_like_a_new_one)
 			ka_heap_free(self->heap, blocks[i]);
 		ASSERT_NE(NULL, run = ka_run_alloc(self->heap, 3 * MIB, 0));
 		memset(run, round, 3 * MIB);
-		total = figures(self->heap).arenas_allocated;
+		total = stats_of(self->heap).arenas_allocated;
 		ASSERT_EQ(0, ka_heap_reset(self->heap));
-		stats = figures(self->heap);
+		stats = stats_of(self->heap);
 		ASSERT_EQ(0, stats.runs);
 		ASSERT_EQ(0, stats.pools);
 		ASSERT_EQ(0, stats.blocks);
@@ -294,17 +294,17 @@ TEST_F(calls, threads_continue_after_a_reset)
 	pthread_barrier_wait(&barrier);
 	ASSERT_NE(NULL, shared[1]);
 	ASSERT_EQ(0, ka_heap_reset(self->heap));
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 	pthread_barrier_wait(&barrier);
 	pthread_barrier_wait(&barrier);
 	ASSERT_NE(NULL, shared[1]);
 	own = ka_heap_malloc(self->heap, 100);
 	EXPECT_NE(shared[1], own);
-	EXPECT_EQ(2, figures(self->heap).blocks);
+	EXPECT_EQ(2, stats_of(self->heap).blocks);
 	EXPECT_EQ(0, ka_heap_free(self->heap, shared[1]));
 	ASSERT_EQ(0, pthread_join(thread, NULL));
 	EXPECT_EQ(0, ka_heap_free(self->heap, own));
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 }
 
 TEST_F(calls, reset_drops_traces)
@@ -377,7 +377,7 @@ TEST_F(calls, child_gets_an_error_or_its_copy)
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));
-	EXPECT_EQ(16 * MIB, figures(self->heap).limit);
+	EXPECT_EQ(16 * MIB, stats_of(self->heap).limit);
 	EXPECT_EQ(0, ka_heap_free(none, block));
 	ka_heap_destroy(none);
 }
@@ -407,7 +407,7 @@ TEST_F(calls, heap_works_as_an_allocator)
 	EXPECT_EQ(self->heap, ka_heap_of(item));
 	ka_mem_free(item);
 	ASSERT_EQ(0, ka_allocator_set(KA_DOMAIN_MEM, &before));
-	EXPECT_EQ(0, figures(self->heap).used_bytes);
+	EXPECT_EQ(0, stats_of(self->heap).used_bytes);
 }
 
 TEST(heap_may_ignore_the_environment)
@@ -423,8 +423,8 @@ TEST(heap_may_ignore_the_environment)
 	EXPECT_EQ(NULL, ka_heap_create(&options));
 	setenv("KARENA_STATS", "1", 1);
 	ASSERT_NE(NULL, heap = ka_heap_create(&options));
-	EXPECT_EQ(4 * MIB, figures(heap).window);
-	EXPECT_EQ(2 * MIB, figures(heap).limit);
+	EXPECT_EQ(4 * MIB, stats_of(heap).window);
+	EXPECT_EQ(2 * MIB, stats_of(heap).limit);
 	ka_heap_destroy(heap);
 
 	setenv("KARENA_LIMIT", "none", 1);
@@ -433,8 +433,8 @@ TEST(heap_may_ignore_the_environment)
 	options.ignore_environment = true;
 	options.window = 32 * MIB;
 	ASSERT_NE(NULL, heap = ka_heap_create(&options));
-	EXPECT_EQ(32 * MIB, figures(heap).window);
-	EXPECT_EQ(32 * MIB, figures(heap).limit);
+	EXPECT_EQ(32 * MIB, stats_of(heap).window);
+	EXPECT_EQ(32 * MIB, stats_of(heap).limit);
 	ka_heap_destroy(heap);
 	/* Errors in the options are still errors. */
 	options.limit = 1;

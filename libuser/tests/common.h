@@ -100,7 +100,7 @@ static inline struct ka_heap *make(size_t window, size_t limit, enum ka_fork for
 	return ka_heap_create(&options);
 }
 
-static inline struct ka_stats figures(struct ka_heap *heap)
+static inline struct ka_stats stats_of(struct ka_heap *heap)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
 

@@ -115,7 +115,7 @@ TEST(quarantine_is_bounded)
 	ka_mem_free(ka_mem_malloc(100000));
 	EXPECT_EQ(0, ka_quarantine_bytes());
 	EXPECT_EQ(0, ka_debug_check_all());
-	EXPECT_EQ(0, figures(ka_domain_heap()).blocks);
+	EXPECT_EQ(0, stats_of(ka_domain_heap()).blocks);
 }
 
 FIXTURE(guards) {
@@ -155,7 +155,7 @@ TEST_F_TIMEOUT(guards, without_room_for_guards_blocks_have_none, SLOW)
 	for (int i = 0; i < BLOCKS; i++)
 		ka_obj_free(blocks[i]);
 	EXPECT_EQ(8, ka_debug_check_all());
-	EXPECT_EQ(8, figures(ka_domain_heap()).runs);
+	EXPECT_EQ(8, stats_of(ka_domain_heap()).runs);
 	/* There is room for a guard again. */
 	blocks[0] = ka_mem_malloc(16);
 	EXPECT_EQ(128 + SIGSEGV, run(touches_behind, blocks[0]).status);
@@ -269,12 +269,12 @@ TEST(program_can_install_hooks_once)
 	ASSERT_EQ(0, ka_allocator_set(KA_DOMAIN_MEM, &counting));
 	ASSERT_EQ(0, ka_debug_install());
 	ASSERT_EQ(0, ka_debug_install());
-	block = take_here(16);
+	block = alloc_here(16);
 	EXPECT_EQ(1, ka_debug_check_all());
 	EXPECT_EQ(1, mallocs);
 	child = run(overflows, block);
 	EXPECT_TRUE(said(&child, "Debug", "ka_mem_free: bad trailing pad byte"));
-	EXPECT_TRUE(shows(&child, TAKEN, take_here));
+	EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
 	/* At exit, only hooks that the environment installed check the blocks. */
 	EXPECT_EQ(0, run(overflows_and_exits, block).status);
 	ka_mem_free(ka_mem_realloc(block, 20));

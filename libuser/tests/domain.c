@@ -316,13 +316,13 @@ TEST_F(domain, allocator_tables_are_not_in_blocks)
 	size_t blocks, pages;
 
 	self->of->free(self->of->malloc(1));
-	blocks = figures(ka_domain_heap()).blocks;
+	blocks = stats_of(ka_domain_heap()).blocks;
 	pages = pages_to_read();
 	for (int i = 0; i < 50; i++) {
 		ASSERT_EQ(0, stack(self->of->domain, &counters[i % 2]));
 		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &counters[i % 2].below));
 	}
-	EXPECT_EQ(blocks, figures(ka_domain_heap()).blocks);
+	EXPECT_EQ(blocks, stats_of(ka_domain_heap()).blocks);
 	/* Only the copies of this test were added. */
 	EXPECT_EQ(pages + 3, pages_to_read());
 }

@@ -48,7 +48,7 @@ TEST(write_behind_a_block_is_a_bad_trailing_pad_byte)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(overflows, block);
 	EXPECT_TRUE(said(&child, format(BLOCK GOOD_LEADING
 		"    The 8 pad bytes at tail=%p are not all FORBIDDENBYTE (0xfd):\n"
@@ -61,7 +61,7 @@ TEST(write_behind_a_block_is_a_bad_trailing_pad_byte)
 		"        at tail+6: 0xfd\n"
 		"        at tail+7: 0xfd\n" SERIAL DATA TAKEN "  File \"", block, block + 16),
 		"ka_mem_free: bad trailing pad byte"));
-	EXPECT_TRUE(shows(&child, TAKEN, take_here));
+	EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
 	EXPECT_TRUE(shows(&child, "\nCurrent thread", overflows));
 	EXPECT_EQ(NULL, strstr(child.words, GIVEN));
 }
@@ -72,7 +72,7 @@ TEST(write_before_a_block_is_a_bad_leading_pad_byte)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(underflows, block);
 	EXPECT_TRUE(said(&child, format(BLOCK
 		"    The 7 pad bytes at p-7 are not all FORBIDDENBYTE (0xfd):\n"
@@ -96,7 +96,7 @@ TEST(another_domain_is_a_bad_id)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(mixes_domains, block);
 	reason = "ka_raw_free: bad ID: Allocated using API 'm', verified using API 'r'";
 	EXPECT_TRUE(said(&child, format(BLOCK GOOD_LEADING GOOD_TRAILING SERIAL DATA TAKEN,
@@ -112,7 +112,7 @@ TEST(size_and_serial_number_are_checked)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(writes_its_size, block);
 	EXPECT_TRUE(said(&child, format(BLOCK GOOD_LEADING
 		"    The size at p-16 is 0x11 *** OUCH\n" GOOD_TRAILING, block, block + 16),
@@ -124,14 +124,14 @@ TEST(size_and_serial_number_are_checked)
 
 static VISIBLE void frees_twice(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	ka_mem_free(block);
 	asm volatile("");
 }
 
 static VISIBLE void reallocs_freed(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	ka_mem_free(ka_mem_realloc(block, 1));
 	asm volatile("");
 }
@@ -139,7 +139,7 @@ static VISIBLE void reallocs_freed(unsigned char *block)
 static VISIBLE void checks_freed(unsigned char *block)
 {
 	ka_debug_check(block);
-	give_here(block);
+	free_here(block);
 	ka_debug_check(block);
 	asm volatile("");
 }
@@ -157,7 +157,7 @@ TEST(double_free_shows_the_first_free)
 	unsigned char *block;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	for (int i = 0; i < 3; i++) {
 		struct child child = run(cases[i].what, block);
 
@@ -166,8 +166,8 @@ TEST(double_free_shows_the_first_free)
 			SERIAL
 			"    Data at p: dd dd dd dd dd dd dd dd dd dd dd dd dd dd dd dd\n"
 			TAKEN, block), cases[i].reason));
-		EXPECT_TRUE(shows(&child, TAKEN, take_here));
-		EXPECT_TRUE(shows(&child, GIVEN, give_here));
+		EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
+		EXPECT_TRUE(shows(&child, GIVEN, free_here));
 		EXPECT_TRUE(shows(&child, "\nCurrent thread", cases[i].what));
 	}
 }
@@ -206,12 +206,12 @@ TEST(invalid_pointer_is_reported)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(frees_inside, block);
 	reason = format("ka_mem_free: bad pointer: %p is 5 bytes behind the start of a block"
 			" of 16 bytes", block + 5);
 	EXPECT_TRUE(said(&child, format(BLOCK GOOD_LEADING, block), reason));
-	EXPECT_TRUE(shows(&child, TAKEN, take_here));
+	EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
 	child = run(frees_before, block);
 	reason = format("ka_mem_free: bad pointer: %p is 16 bytes before a block",
 			block - 16);
@@ -231,7 +231,7 @@ TEST(invalid_pointer_is_reported)
 
 static void writes_to_freed(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	block[3] = 1;
 	block[-16] = 2;
 	ka_debug_check_all();
@@ -239,7 +239,7 @@ static void writes_to_freed(unsigned char *block)
 
 static void lets_freed_go(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	block[3] = 1;
 	for (int i = 0; i < 100; i++)
 		ka_obj_free(ka_obj_malloc(1000));
@@ -247,14 +247,14 @@ static void lets_freed_go(unsigned char *block)
 
 static void exits_with_freed(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	block[3] = 1;
 	exit(0);
 }
 
 static void frees_and_exits(unsigned char *block)
 {
-	give_here(block);
+	free_here(block);
 	exit(0);
 }
 
@@ -269,7 +269,7 @@ TEST(write_to_a_freed_block_is_detected_later)
 
 	begin("debug");
 	setenv("KARENA_QUARANTINE", "64K", 1);
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(writes_to_freed, block);
 	EXPECT_TRUE(said(&child, format(BLOCK
 		"    It is freed, and not all its bytes are DEADBYTE (0xdd):\n"
@@ -277,12 +277,12 @@ TEST(write_to_a_freed_block_is_detected_later)
 		"        at p+3: 0x01 *** OUCH\n" SERIAL
 		"    Data at p: dd dd dd 01 dd dd dd dd dd dd dd dd dd dd dd dd\n",
 		block), "ka_debug_check_all: write after free"));
-	EXPECT_TRUE(shows(&child, TAKEN, take_here));
-	EXPECT_TRUE(shows(&child, GIVEN, give_here));
+	EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
+	EXPECT_TRUE(shows(&child, GIVEN, free_here));
 	child = run(lets_freed_go, block);
 	EXPECT_TRUE(said(&child, format(BLOCK OUCH_3 TAKEN, block),
 			 "ka_obj_free: write after free"));
-	EXPECT_TRUE(shows(&child, GIVEN, give_here));
+	EXPECT_TRUE(shows(&child, GIVEN, free_here));
 	child = run(exits_with_freed, block);
 	EXPECT_TRUE(said(&child, format(BLOCK OUCH_3 TAKEN, block),
 			 "exit: write after free"));
@@ -309,7 +309,7 @@ TEST(allocated_blocks_are_checked_on_request_and_at_exit)
 	struct child child;
 
 	begin("debug");
-	block = take_here(16);
+	block = alloc_here(16);
 	child = run(overflows_and_checks, block);
 	EXPECT_TRUE(said(&child, "Debug", "ka_debug_check_all: bad trailing pad byte"));
 	child = run(overflows_and_checks_it, block);
@@ -331,7 +331,7 @@ TEST(block_can_be_dumped)
 	const char *dump;
 
 	begin("debug");
-	block = take_here(100);
+	block = alloc_here(100);
 	for (int i = 0; i < 100; i++)
 		block[i] = (unsigned char)i;
 	child = run(dumps, block);
@@ -342,7 +342,7 @@ TEST(block_can_be_dumped)
 		      "    Data at p: 00 01 02 03 04 05 06 07 ... 5c 5d 5e 5f 60 61 62 63\n"
 		      TAKEN, block, block + 100);
 	EXPECT_EQ(&child.words[0], strstr(child.words, dump));
-	EXPECT_TRUE(shows(&child, TAKEN, take_here));
+	EXPECT_TRUE(shows(&child, TAKEN, alloc_here));
 	child = run(dumps, ka_obj_malloc(0));
 	EXPECT_EQ(0, child.status);
 	EXPECT_EQ(NULL, strstr(child.words, "Data at p"));
@@ -362,7 +362,7 @@ TEST(each_block_has_a_guard_page)
 	const char *pads;
 
 	begin("guard");
-	block = take_here(16);
+	block = alloc_here(16);
 	EXPECT_EQ(0, (uintptr_t)(block + 16) % KA_PAGE_SIZE);
 	EXPECT_TRUE(all_are(block, 16, 0xcd));
 	EXPECT_TRUE(all_are(block - 7, 7, 0xfd));
@@ -377,7 +377,7 @@ TEST(each_block_has_a_guard_page)
 	EXPECT_TRUE(said(&child, format(BLOCK "    The 7 pad bytes", block),
 			 "ka_mem_realloc: bad leading pad byte"));
 	/* If the alignment leaves room before the guard, it has pads. */
-	odd = take_here(13);
+	odd = alloc_here(13);
 	EXPECT_EQ(0, (uintptr_t)odd % 16);
 	EXPECT_EQ(0, (uintptr_t)(odd + 16) % KA_PAGE_SIZE);
 	EXPECT_TRUE(all_are(odd + 13, 3, 0xfd));
@@ -421,7 +421,7 @@ TEST(cancelled_thread_still_reports_an_error)
 	struct child child;
 
 	begin("debug");
-	child = run(lets_a_thread_free_twice, take_here(16));
+	child = run(lets_a_thread_free_twice, alloc_here(16));
 	EXPECT_EQ(ABORTED, child.status);
 	EXPECT_NE(NULL, strstr(child.words, "\nFatal error: ka_mem_free: double free\n"));
 }

@@ -78,10 +78,10 @@ TEST_F(fork, each_side_of_a_copy_sees_its_own_data)
 		CHECK(hear(&line, 1));
 		CHECK(!wrong_stamps(run, 3 * MIB, 8));
 		CHECK(!wrong_stamps(other, MIB, 9));
-		CHECK(figures(heap).runs == 2);
+		CHECK(stats_of(heap).runs == 2);
 		CHECK(!ka_run_free(heap, run));
 		CHECK(!ka_run_free(heap, other));
-		CHECK(figures(heap).run_bytes == 0);
+		CHECK(stats_of(heap).run_bytes == 0);
 		ka_heap_destroy(heap);
 		_exit(0);
 	}
@@ -97,7 +97,7 @@ TEST_F(fork, each_side_of_a_copy_sees_its_own_data)
 	line_close(&line);
 	EXPECT_EQ(0, wrong_stamps(run, 3 * MIB, 11));
 	EXPECT_EQ(0, wrong_stamps(other, MIB, 10));
-	EXPECT_EQ(2, figures(heap).runs);
+	EXPECT_EQ(2, stats_of(heap).runs);
 	EXPECT_EQ(0, ka_run_free(heap, run));
 	EXPECT_EQ(0, ka_run_free(heap, other));
 	ka_heap_destroy(heap);
@@ -167,7 +167,7 @@ TEST_F_TIMEOUT(fork, each_generation_copies_the_last_one, SLOW)
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));
-	EXPECT_EQ(0, figures(heap).runs);
+	EXPECT_EQ(0, stats_of(heap).runs);
 	ka_heap_destroy(heap);
 }
 
@@ -284,7 +284,7 @@ TEST_F(fork, shared_memory_is_released_and_zero_when_allocated_again)
 			ASSERT_EQ(0, run[at]);
 		memset(run, 1, 16 * MIB);
 		EXPECT_EQ(0, ka_run_free(heap, run));
-		EXPECT_EQ(1, figures(heap).arenas);
+		EXPECT_EQ(1, stats_of(heap).arenas);
 		EXPECT_GE(2 * MIB, resident_from(run, 16 * MIB));
 	}
 	ka_heap_destroy(heap);
@@ -458,9 +458,9 @@ TEST_F_TIMEOUT(fork, fork_during_calls_of_other_threads_does_not_hang, SLOW)
 
 		if (!child) {
 			/* The runs that the threads had then stay allocated. */
-			CHECK(figures(heap).runs <= 2);
+			CHECK(stats_of(heap).runs <= 2);
 			CHECK(ka_run_alloc(heap, MIB, 0));
-			CHECK(figures(heap).run_bytes <= MIB + 2 * 64 * 1024);
+			CHECK(stats_of(heap).run_bytes <= MIB + 2 * 64 * 1024);
 			_exit(0);
 		}
 		ASSERT_EQ(0, child_status(child));
@@ -470,7 +470,7 @@ TEST_F_TIMEOUT(fork, fork_during_calls_of_other_threads_does_not_hang, SLOW)
 		pthread_join(threads[i], &failed);
 		EXPECT_EQ(NULL, failed);
 	}
-	EXPECT_EQ(0, figures(heap).runs);
+	EXPECT_EQ(0, stats_of(heap).runs);
 	ka_heap_destroy(heap);
 }
 

@@ -130,7 +130,7 @@ TEST(shorter_options_still_work)
 	       sizeof(options) - options.size);
 	heap = ka_heap_create(&options);
 	ASSERT_NE(NULL, heap) TH_LOG("%s", ka_error());
-	EXPECT_EQ(8 * MIB, figures(heap).window);
+	EXPECT_EQ(8 * MIB, stats_of(heap).window);
 	EXPECT_NE(NULL, ka_run_alloc(heap, MIB, 0));
 	ka_heap_destroy(heap);
 	options.size--;
@@ -226,7 +226,7 @@ TEST(window_uses_no_address_space)
 		char *run;
 
 		ASSERT_NE(NULL, heap);
-		EXPECT_EQ(on_device() ? 64UL << 30 : 1UL << 40, figures(heap).window);
+		EXPECT_EQ(on_device() ? 64UL << 30 : 1UL << 40, stats_of(heap).window);
 		EXPECT_EQ(NULL, ka_run_alloc(heap, 8 * most, 0));
 		EXPECT_EQ(ENOMEM, errno);
 		run = ka_run_alloc(heap, used, 0);
@@ -244,7 +244,7 @@ TEST(window_uses_no_address_space)
 	EXPECT_NE(NULL, strstr(ka_error(), "no room"));
 	after = make(0, 0, KA_FORK_SHARE);
 	ASSERT_NE(NULL, after);
-	EXPECT_LE(figures(after).window, most);
+	EXPECT_LE(stats_of(after).window, most);
 	ka_heap_destroy(after);
 }
 
@@ -291,7 +291,7 @@ TEST(foreign_mapping_in_a_window_is_kept)
 	EXPECT_NE(0, ka_run_free(heap, ka_pools_of(heap)->start + 3 * KA_ARENA_SIZE));
 	for (int i = 0; i < nr; i++)
 		EXPECT_EQ(0, ka_run_free(heap, runs[i]));
-	EXPECT_GE(1, figures(heap).arenas);
+	EXPECT_GE(1, stats_of(heap).arenas);
 	ka_heap_destroy(heap);
 	EXPECT_EQ('f', *foreign);
 }

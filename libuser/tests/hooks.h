@@ -138,7 +138,7 @@ static inline bool shows(const struct child *child, const char *title,
 #define TAKEN	"\nMemory block allocated at (most recent call first):\n"
 #define GIVEN	"\nMemory block freed at (most recent call first):\n"
 
-static VISIBLE void *take_here(size_t size)
+static VISIBLE void *alloc_here(size_t size)
 {
 	void *block = ka_mem_malloc(size);
 
@@ -146,7 +146,7 @@ static VISIBLE void *take_here(size_t size)
 	return block;
 }
 
-static VISIBLE void give_here(void *block)
+static VISIBLE void free_here(void *block)
 {
 	ka_mem_free(block);
 	asm volatile("");

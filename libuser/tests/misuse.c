@@ -41,7 +41,7 @@ static void harm(void)
 
 static void *volatile blocks[MANY];
 
-static void take_many(size_t size)
+static void allocate_many(size_t size)
 {
 	for (int i = 0; i < MANY; i++) {
 		blocks[i] = do_malloc(size);
@@ -58,7 +58,7 @@ static void free_many(void)
 /* Allocate many blocks and write to each. Detect an address that was allocated twice. */
 static void no_block_twice(size_t size)
 {
-	take_many(size);
+	allocate_many(size);
 	for (int i = 0; i < MANY; i++) {
 		for (int j = 0; j < i; j++) {
 			if (blocks[i] == blocks[j])
@@ -89,7 +89,7 @@ static void in_another_thread(void (*work)(void))
  */
 static char *volatile a, *volatile b, *volatile stays;
 
-static void take_three(void)
+static void allocate_three(void)
 {
 	a = memset(do_malloc(SIZE), 1, SIZE);
 	b = memset(do_malloc(SIZE), 1, SIZE);
@@ -110,7 +110,7 @@ static void free_a_b_a(void)
 
 static void freed_twice_at_once(void)
 {
-	take_three();
+	allocate_three();
 	do_free(a);
 	do_free(a);
 	no_block_twice(SIZE);
@@ -118,21 +118,21 @@ static void freed_twice_at_once(void)
 
 static void freed_twice_with_another_between(void)
 {
-	take_three();
+	allocate_three();
 	free_a_b_a();
 	no_block_twice(SIZE);
 }
 
 static void freed_twice_by_another_thread(void)
 {
-	take_three();
+	allocate_three();
 	in_another_thread(free_a_b_a);
 	no_block_twice(SIZE);
 }
 
 static void freed_here_and_then_elsewhere(void)
 {
-	take_three();
+	allocate_three();
 	do_free(a);
 	in_another_thread(free_a);
 	no_block_twice(SIZE);
@@ -140,7 +140,7 @@ static void freed_here_and_then_elsewhere(void)
 
 static void freed_elsewhere_and_then_here(void)
 {
-	take_three();
+	allocate_three();
 	in_another_thread(free_a);
 	do_free(a);
 	no_block_twice(SIZE);
@@ -148,7 +148,7 @@ static void freed_elsewhere_and_then_here(void)
 
 static void freed_and_resized(void)
 {
-	take_three();
+	allocate_three();
 	do_free(a);
 	do_free(b);
 	a = do_realloc(a, SIZE);
@@ -157,20 +157,20 @@ static void freed_and_resized(void)
 
 static void take_elsewhere(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 }
 
 /* For a block that its own thread has allocated last. */
 static void the_middle_and_then_all(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	do_free((char *)blocks[MANY - 1] + 16);
 	free_many();
 }
 
 static void the_middle_and_then_malloc(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	a = (char *)blocks[MANY - 1] + 16;
 	do_free(a);
 	if (do_malloc(SIZE) == a)
@@ -186,7 +186,7 @@ static void the_middle_of_anothers(void)
 
 static void not_aligned(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	do_free((char *)blocks[MANY - 1] + 1);
 	if ((uintptr_t)do_malloc(SIZE) % 16)
 		harm();
@@ -194,14 +194,14 @@ static void not_aligned(void)
 
 static void not_aligned_and_then_all(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	do_free((char *)blocks[MANY - 1] + 1);
 	free_many();
 }
 
 static void the_middle_resized(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	if (do_realloc((char *)blocks[MANY - 1] + 16, 2 * SIZE))
 		harm();
 }
@@ -253,7 +253,7 @@ static void find_neighbours(void)
 
 static void written_a_byte_too_far(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	find_neighbours();
 	lower[malloc_usable_size(lower)] = 0;
 	if (*upper != CONTENT)
@@ -283,7 +283,7 @@ static void written_by_attacker(void *at, size_t size)
 
 static void written_into_a_free_neighbour(void)
 {
-	take_many(SIZE);
+	allocate_many(SIZE);
 	find_neighbours();
 	do_free((void *)(blocks[LAST] == upper ? blocks[LAST + 1] : blocks[LAST]));
 	do_free(upper);
@@ -292,7 +292,7 @@ static void written_into_a_free_neighbour(void)
 
 static void written_after_free(void)
 {
-	take_three();
+	allocate_three();
 	do_free(b);
 	do_free(a);
 	written_by_attacker(a, 32);
@@ -300,7 +300,7 @@ static void written_after_free(void)
 
 static void content_written_after_free(void)
 {
-	take_three();
+	allocate_three();
 	do_free(a);
 	memset(a + 32, 'w', 32);
 	for (int i = 0; i < MANY; i++) {
@@ -314,7 +314,7 @@ static void content_written_after_free(void)
 
 static void old_content_read(void)
 {
-	take_three();
+	allocate_three();
 	memset(a, 's', SIZE);
 	do_free(a);
 	for (int i = 0; i < MANY; i++) {
@@ -331,7 +331,7 @@ static void next_address_guessed(void)
 {
 	int right = 0;
 
-	take_many(SIZE);
+	allocate_many(SIZE);
 	find_neighbours();
 	for (int i = 1; i < MANY; i++)
 		right += (char *)blocks[i] - (char *)blocks[i - 1] == upper - lower;
@@ -395,7 +395,7 @@ static enum malloc_type malloc_in_use(void)
 	return in_checked_build() ? CHECKED : KARENA;
 }
 
-static enum outcome outcome_of(const struct misuse *misuse, char *sentence, size_t size)
+static enum outcome outcome_of(const struct misuse *misuse, char *message, size_t size)
 {
 	int ends[2], status;
 	ssize_t said;
@@ -411,8 +411,8 @@ static enum outcome outcome_of(const struct misuse *misuse, char *sentence, size
 		_exit(NOTHING);
 	}
 	close(ends[1]);
-	said = read(ends[0], sentence, size - 1);
-	sentence[said > 0 ? said : 0] = '\0';
+	said = read(ends[0], message, size - 1);
+	message[said > 0 ? said : 0] = '\0';
 	close(ends[0]);
 	status = child_status(child);
 	if (status == 128 + SIGABRT)
@@ -425,17 +425,17 @@ static enum outcome outcome_of(const struct misuse *misuse, char *sentence, size
 TEST(each_misuse_has_the_documented_outcome)
 {
 	enum malloc_type type = malloc_in_use();
-	char sentence[400];
+	char message[400];
 
 	NOT_WITH_VALGRIND("finds them itself");
 	for (size_t i = 0; i < NR_MISUSES; i++) {
-		enum outcome outcome = outcome_of(&misuses[i], sentence, sizeof(sentence));
+		enum outcome outcome = outcome_of(&misuses[i], message, sizeof(message));
 
-		TH_LOG("%s: %s; %s", misuses[i].name, outcomes[outcome], sentence);
+		TH_LOG("%s: %s; %s", misuses[i].name, outcomes[outcome], message);
 		if (misuses[i].expected[type] != ANY)
 			EXPECT_EQ(misuses[i].expected[type], outcome);
 		if (outcome == TOLD && type != GLIBC)
-			EXPECT_EQ(0, strncmp(sentence, "karena: ", 8));
+			EXPECT_EQ(0, strncmp(message, "karena: ", 8));
 	}
 }
 

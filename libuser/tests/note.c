@@ -162,7 +162,7 @@ TEST(metadata_grows_page_by_page)
 	}
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_LT(500, arenas);
-	EXPECT_EQ(arenas, figures(heap).arenas);
+	EXPECT_EQ(arenas, stats_of(heap).arenas);
 	ka_heap_destroy(heap);
 }
 
@@ -179,7 +179,7 @@ TEST(metadata_covers_the_last_run)
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 3 * MIB);
 	EXPECT_EQ(3 * MIB, ka_run_size(heap, run));
-	EXPECT_EQ(2, figures(heap).arenas);
+	EXPECT_EQ(2, stats_of(heap).arenas);
 	learn(&known, (size_t)(run - ka_window_of(heap)->start), 3 * MIB);
 	EXPECT_TRUE(agrees(ka_window_of(heap)->start, ka_window_size(ka_window_of(heap)),
 			   &known));
@@ -205,13 +205,13 @@ TEST(metadata_does_not_count_as_used_memory)
 	struct ka_stats stats;
 
 	ASSERT_NE(NULL, heap);
-	stats = figures(heap);
+	stats = stats_of(heap);
 	EXPECT_EQ(8 * MIB, stats.window);
 	EXPECT_EQ(8 * MIB, stats.limit);
 	EXPECT_EQ(0, stats.arenas);
 	/* Exactly the limit and the window. */
 	EXPECT_NE(NULL, ka_run_alloc(heap, 8 * MIB, 0));
-	EXPECT_EQ(4, figures(heap).arenas);
+	EXPECT_EQ(4, stats_of(heap).arenas);
 	EXPECT_FALSE(ka_heap_contains(heap, ka_arenas_of(heap)->notes));
 	EXPECT_EQ(-1, ka_run_free(heap, ka_arenas_of(heap)->notes));
 	EXPECT_EQ(EINVAL, errno);

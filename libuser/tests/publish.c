@@ -165,7 +165,7 @@ TEST_F(publish, others_see_the_statistics_of_the_call)
 		EXPECT_TRUE(add_up(&stats));
 	}
 	for (int i = 0; i < 3; i++) {
-		struct ka_stats told = figures(heap);
+		struct ka_stats told = stats_of(heap);
 
 		ASSERT_TRUE(seen(heap, &stats));
 		EXPECT_TRUE(same(&stats, &told));
@@ -204,8 +204,8 @@ static pid_t start_child(int *line)
 		two = ka_heap_create(&options);
 		CHECK(one && two && ka_run_alloc(one, 5 * MIB, 0) &&
 		      ka_run_alloc(two, 5 * MIB, 0));
-		figures(one);
-		figures(two);
+		stats_of(one);
+		stats_of(two);
 		CHECK(write(lines[1], "", 1) == 1);
 		pause();
 	}
@@ -283,12 +283,12 @@ TEST_F(publish, library_works_in_a_sandbox_for_malloc)
 		for (size_t round = 0; round < 20; round++) {
 			for (size_t i = 0; i < 1000; i++)
 				blocks[i] = ka_heap_malloc(heap, i * round * 3);
-			CHECK(figures(heap).blocks >= 1000);
+			CHECK(stats_of(heap).blocks >= 1000);
 			for (size_t i = 0; i < 1000; i++)
 				ka_heap_free(heap, blocks[i]);
 		}
 		ka_heap_trim(heap);
-		CHECK(figures(heap).arenas < 3);
+		CHECK(stats_of(heap).arenas < 3);
 		_exit(0);
 	}
 	EXPECT_EQ(0, child_status(child));
@@ -307,11 +307,11 @@ TEST_F(publish, nothing_is_opened)
 	errno = 7;
 	ASSERT_NE(NULL, ka_run_alloc(heap, 5 * MIB, 0));
 	EXPECT_EQ(7, errno);
-	figures(heap);
+	stats_of(heap);
 	ASSERT_TRUE(seen(heap, &stats));
 	EXPECT_EQ(3, stats.arenas);
 	setrlimit(RLIMIT_NOFILE, &none);
-	EXPECT_EQ(3, figures(heap).arenas);
+	EXPECT_EQ(3, stats_of(heap).arenas);
 	ka_heap_destroy(heap);
 }
 
@@ -323,18 +323,18 @@ TEST_F(publish, settings_are_obeyed)
 	unsetenv("KARENA_STATS");
 	heap = make(64 * MIB, 0, KA_FORK_COW);
 	ASSERT_NE(NULL, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
-	figures(heap);
+	stats_of(heap);
 	/* The statistics page of the module exists in any case. */
 	EXPECT_EQ(on_device(), seen(heap, &stats));
 	ASSERT_NE(NULL, ka_run_alloc(heap, 2 * MIB, 0));
-	figures(heap);
+	stats_of(heap);
 	ASSERT_TRUE(seen(heap, &stats));
 	EXPECT_EQ(2, stats.arenas);
 	ka_heap_destroy(heap);
 	setenv("KARENA_STATS", "0", 1);
 	heap = make(64 * MIB, 0, KA_FORK_COW);
 	ASSERT_NE(NULL, ka_run_alloc(heap, 6 * MIB, 0));
-	figures(heap);
+	stats_of(heap);
 	EXPECT_FALSE(seen(heap, &stats));
 	ka_heap_destroy(heap);
 	setenv("KARENA_STATS", "2", 1);
@@ -389,9 +389,9 @@ TEST_F_TIMEOUT(publish, arenas_are_published_at_once_and_pools_soon, SLOW)
 	ka_run_free(heap, ka_run_alloc(heap, KA_PAGE_SIZE, 0));
 	/* After this time, the heap may release an arena at that moment. */
 	if (on_device())
-		figures(heap);
+		stats_of(heap);
 	ASSERT_TRUE(seen(heap, &stats));
-	EXPECT_EQ(figures(heap).arenas, stats.arenas);
+	EXPECT_EQ(stats_of(heap).arenas, stats.arenas);
 	EXPECT_EQ(0, stats.pools);
 	/* One more pool is too early, unless this was slow. The next one is not. */
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
@@ -468,14 +468,14 @@ TEST_F_TIMEOUT(publish, reader_sees_complete_statistics_during_writes, SLOW)
 	void *wrong;
 
 	NOT_ON_THE_MODULE();
-	figures(heap);
+	stats_of(heap);
 	reading = true;
 	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &ka_arenas_of(heap)->notes->shown));
 	for (int i = 0; i < 100000; i++) {
 		void *run = ka_run_alloc(heap, (1 + (size_t)rand_r(&seed) % 300) *
 					 KA_PAGE_SIZE, 0);
 
-		figures(heap);
+		stats_of(heap);
 		ka_run_free(heap, run);
 	}
 	__atomic_store_n(&reading, false, __ATOMIC_RELAXED);
@@ -491,12 +491,12 @@ TEST_F_TIMEOUT(publish, child_publishes_its_own_statistics, SLOW)
 	pid_t child;
 
 	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
-	figures(heap);
+	stats_of(heap);
 	ASSERT_TRUE(seen(heap, &before));
 	child = fork();
 	if (!child) {
 		CHECK(ka_run_alloc(heap, 3 * MIB, 0));
-		CHECK(figures(heap).arenas == 4);
+		CHECK(stats_of(heap).arenas == 4);
 		CHECK(seen(heap, &stats) && add_up(&stats) && stats.arenas == 4);
 		/* A child that exits in this way leaves nothing behind. */
 		_exit(0);
@@ -505,7 +505,7 @@ TEST_F_TIMEOUT(publish, child_publishes_its_own_statistics, SLOW)
 	ASSERT_TRUE(seen(heap, &after));
 	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
 	ASSERT_NE(NULL, ka_run_alloc(heap, 3 * MIB, 0));
-	figures(heap);
+	stats_of(heap);
 	ASSERT_TRUE(seen(heap, &after));
 	EXPECT_EQ(4, after.arenas);
 	ka_heap_destroy(heap);

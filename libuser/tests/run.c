@@ -38,7 +38,7 @@ TEST_F(run, every_multiple_of_a_page_can_be_allocated)
 		run[pages * KA_PAGE_SIZE - 1] = 1;
 		ASSERT_EQ(0, ka_run_free(self->heap, run));
 	}
-	EXPECT_EQ(0, figures(self->heap).runs);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
 }
 
 TEST_F(run, alignment_is_as_requested)
@@ -124,11 +124,11 @@ TEST_F(run, arena_is_filled_to_the_last_page)
 
 	for (int i = 0; i < 512; i++)
 		ASSERT_NE(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, 0));
-	stats = figures(self->heap);
+	stats = stats_of(self->heap);
 	EXPECT_EQ(1, stats.arenas);
 	EXPECT_EQ(0, stats.available_bytes);
 	ASSERT_NE(NULL, ka_run_alloc(self->heap, KA_PAGE_SIZE, 0));
-	EXPECT_EQ(2, figures(self->heap).arenas);
+	EXPECT_EQ(2, stats_of(self->heap).arenas);
 }
 
 TEST_F(run, only_one_empty_arena_is_kept)
@@ -137,14 +137,14 @@ TEST_F(run, only_one_empty_arena_is_kept)
 
 	for (int i = 0; i < 8; i++)
 		runs[i] = ka_run_alloc(self->heap, 2 * MIB, 0);
-	EXPECT_EQ(8, figures(self->heap).arenas);
+	EXPECT_EQ(8, stats_of(self->heap).arenas);
 	for (int i = 0; i < 8; i++)
 		EXPECT_EQ(0, ka_run_free(self->heap, runs[i]));
-	EXPECT_EQ(1, figures(self->heap).arenas);
+	EXPECT_EQ(1, stats_of(self->heap).arenas);
 	/* Allocating and freeing a run of this size commits nothing. */
 	for (int i = 0; i < 100; i++)
 		ka_run_free(self->heap, ka_run_alloc(self->heap, 2 * MIB, 0));
-	EXPECT_EQ(8, figures(self->heap).arenas_allocated);
+	EXPECT_EQ(8, stats_of(self->heap).arenas_allocated);
 }
 
 /* The advice about huge pages at an address: 'h' for yes, 'n' for no. */
@@ -218,7 +218,7 @@ TEST_F(run, rest_of_a_long_runs_last_arena_is_used)
 	rest[0] = 1;
 	rest[MIB - 1] = 1;
 	/* The heap keeps one empty arena in addition to that of the rest. */
-	EXPECT_EQ(2, figures(self->heap).arenas);
+	EXPECT_EQ(2, stats_of(self->heap).arenas);
 	EXPECT_EQ(0, ka_run_free(self->heap, rest));
 }
 
@@ -289,7 +289,7 @@ TEST_F_TIMEOUT(run, random_sequence_agrees_with_the_model, SLOW)
 
 	for (unsigned int seed = 1; seed <= 4; seed++) {
 		EXPECT_EQ(0, work(self->heap, seed, steps(5000)));
-		stats = figures(self->heap);
+		stats = stats_of(self->heap);
 		EXPECT_EQ(0, stats.runs);
 		EXPECT_EQ(0, stats.run_bytes);
 		EXPECT_LE(stats.arenas, 1);
@@ -325,8 +325,8 @@ TEST_F_TIMEOUT(run, threads_can_share_a_heap, SLOW)
 		pthread_join(workers[i].thread, NULL);
 		EXPECT_EQ(0, workers[i].wrong);
 	}
-	EXPECT_EQ(0, figures(self->heap).runs);
-	EXPECT_LE(figures(self->heap).arenas, 1);
+	EXPECT_EQ(0, stats_of(self->heap).runs);
+	EXPECT_LE(stats_of(self->heap).arenas, 1);
 }
 
 TEST_HARNESS_MAIN

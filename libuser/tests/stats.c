@@ -285,7 +285,7 @@ TEST_F_TIMEOUT(stats, statistics_are_exact_at_any_moment, SLOW)
 
 		/* The sum is also correct while the threads run. */
 		for (int i = 0; i < 20; i++) {
-			struct ka_stats stats = figures(scene.heaps[i % 3]);
+			struct ka_stats stats = stats_of(scene.heaps[i % 3]);
 
 			EXPECT_TRUE(add_up(&stats));
 		}
@@ -315,7 +315,7 @@ TEST_F_TIMEOUT(stats, remotely_freed_blocks_are_exact_after_the_end_of_threads, 
 		for (int i = 0; i < THREADS; i++)
 			swap_with_next(&scene.users[i]);
 		for (int i = 0; i < 3; i++) {
-			struct ka_stats stats = figures(scene.heaps[i]);
+			struct ka_stats stats = stats_of(scene.heaps[i]);
 			size_t blocks = 0;
 
 			EXPECT_TRUE(add_up(&stats));
@@ -341,7 +341,7 @@ TEST_F(stats, empty_heap_and_short_arrays_have_statistics)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	struct ka_class classes[3] = { [2].size = 7 };
-	struct ka_stats stats = figures(heap);
+	struct ka_stats stats = stats_of(heap);
 
 	EXPECT_TRUE(add_up(&stats));
 	EXPECT_EQ(0, stats.arenas);
@@ -490,7 +490,7 @@ TEST_F_TIMEOUT(stats, text_has_exactly_the_documented_layout, SLOW)
 	for (unsigned int i = 0; i < CLASSES; i++)
 		ASSERT_NE(NULL, ka_heap_malloc(heap, class_size(i)));
 	ka_heap_classes(heap, classes, CLASSES, sizeof(struct ka_class));
-	stats = figures(heap);
+	stats = stats_of(heap);
 	text_of(heap, text, sizeof(text));
 	EXPECT_TRUE(eat(&at, "Heap \"one of text\" of process %d, %s.", (int)getpid(),
 			on_device() ? "on the module" : "on plain mmap"));

@@ -159,8 +159,8 @@ TEST_F_TIMEOUT(trace, all_blocks_are_traced_exactly, SLOW)
 	EXPECT_EQ(0, now());
 	EXPECT_EQ(0, sums().blocks);
 	ka_trace_stop();
-	EXPECT_EQ(0, figures(self->heap).blocks);
-	EXPECT_EQ(0, figures(self->heap).pools);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).pools);
 }
 
 TEST_F_TIMEOUT(trace, double_free_is_rejected, SLOW)
@@ -388,7 +388,7 @@ TEST_F_TIMEOUT(trace, after_a_stop_traces_stay_until_their_blocks_are_freed, SLO
 	for (int i = 0; i < 3; i++)
 		EXPECT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	EXPECT_EQ(0, now());
-	EXPECT_EQ(3, figures(self->heap).blocks);
+	EXPECT_EQ(3, stats_of(self->heap).blocks);
 	/* Blocks are allocated in the normal way again. */
 	EXPECT_EQ(blocks[0] = here(self->heap, 64),
 		  (ka_heap_free(self->heap, blocks[0]), here(self->heap, 64)));
@@ -467,7 +467,7 @@ TEST_F_TIMEOUT(trace, allocated_memory_is_estimated, SLOW)
 	for (size_t i = 0; i < count; i++)
 		blocks[i] = here(self->heap, size);
 	/* The estimate is much smaller than all memory allocated so far. */
-	EXPECT_GT(2 * size * count / interval, figures(self->heap).pools);
+	EXPECT_GT(2 * size * count / interval, stats_of(self->heap).pools);
 	for (size_t i = 0; i < count; i += 2)
 		ASSERT_EQ(0, ka_heap_free(self->heap, blocks[i]));
 	EXPECT_GT(4, deviations((double)now(), (double)(size * count / 2), variance));
@@ -622,7 +622,7 @@ TEST_F_TIMEOUT(trace, tracing_can_start_and_stop_while_threads_run, SLOW)
 	EXPECT_EQ(0, now());
 	EXPECT_EQ(0, sums().blocks);
 	ka_trace_stop();
-	EXPECT_EQ(0, figures(self->heap).blocks);
+	EXPECT_EQ(0, stats_of(self->heap).blocks);
 }
 
 static pthread_key_t late_key;

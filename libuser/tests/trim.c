@@ -135,11 +135,11 @@ TEST_F_TIMEOUT(trim, memory_behind_the_last_block_of_a_pool_is_purged, SLOW)
 	size_t pools, before, gone;
 
 	leave_the_first(self->heap, self->blocks);
-	pools = figures(self->heap).pools;
+	pools = stats_of(self->heap).pools;
 	before = resident_in(self->heap);
 	gone = ka_heap_trim(self->heap);
 	EXPECT_LE(thins ? 100 * 3 * KA_PAGE_SIZE : 0, gone);
-	EXPECT_EQ(pools, figures(self->heap).pools);
+	EXPECT_EQ(pools, stats_of(self->heap).pools);
 	EXPECT_TRUE(fill_up(self->heap, self->blocks));
 	leave_the_first(self->heap, self->blocks);
 	ka_heap_trim(self->heap);
@@ -176,7 +176,7 @@ TEST_F_TIMEOUT(trim, memory_above_the_bound_is_purged_at_once, SLOW)
 	size_t used, most;
 
 	thin_out(self->heap, self->blocks, 2000);
-	used = figures(self->heap).run_bytes;
+	used = stats_of(self->heap).run_bytes;
 	/* Plus the free ranges of less than 64 KiB. */
 	most = used + used / 8 + 8 * MIB + 2 * MIB;
 	NOT_WITH_VALGRIND("does not free purged memory");
@@ -303,7 +303,7 @@ TEST(at_the_limit_no_empty_arena_is_kept)
 	EXPECT_EQ(0, ka_run_free(heap, runs[3]));
 	whole = ka_run_alloc(heap, 6 * MIB, 0);
 	EXPECT_NE(NULL, whole) TH_LOG("%s", ka_error());
-	EXPECT_EQ(4, figures(heap).arenas);
+	EXPECT_EQ(4, stats_of(heap).arenas);
 	ka_heap_destroy(heap);
 }
 
@@ -329,7 +329,7 @@ static void volatile_on_device(struct __test_metadata *_metadata, struct ka_heap
 	again = ka_heap_calloc(heap, 2, MIB);
 	ASSERT_EQ(run, again);
 	EXPECT_TRUE(is_zero(again, 2 * MIB));
-	EXPECT_EQ(1, figures(heap).arenas);
+	EXPECT_EQ(1, stats_of(heap).arenas);
 }
 
 /* Count the pages of an arena that start with a byte. */
@@ -363,7 +363,7 @@ static void volatile_embedded(struct __test_metadata *_metadata, struct ka_heap 
 	memset(again, 2, 2 * MIB);
 	ASSERT_EQ(0, madvise(run, 2 * MIB, MADV_PAGEOUT));
 	EXPECT_EQ(KA_ARENA_PAGES, pages_with(run, 2));
-	EXPECT_EQ(1, figures(heap).arenas);
+	EXPECT_EQ(1, stats_of(heap).arenas);
 }
 
 TEST_F(trim, empty_arena_is_volatile_and_may_be_reclaimed)

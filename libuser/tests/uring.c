@@ -102,12 +102,12 @@ static int touch(volatile char *address)
 	return signal;
 }
 
-#define EXPECT_FAILS(_errno, _sentence, _call)				\
+#define EXPECT_FAILS(_errno, _message, _call)				\
 	do {								\
 		errno = 0;						\
 		EXPECT_TRUE(_call);					\
 		EXPECT_EQ(_errno, errno);				\
-		EXPECT_NE(NULL, strstr(ka_error(), _sentence))		\
+		EXPECT_NE(NULL, strstr(ka_error(), _message))		\
 			TH_LOG("%s", ka_error());			\
 	} while (0)
 

@@ -366,7 +366,7 @@ static void run(const struct work *work)
 
 	work->run(work);
 	dprintf(STDOUT_FILENO, "%s %.6f %lu %lu %zu\n", work->name, now() - start,
-		figure("VmHWM:"), figure("VmRSS:"), replaced);
+		status_member("VmHWM:"), status_member("VmRSS:"), replaced);
 }
 
 static const struct work *find(const char *name)

@@ -85,7 +85,7 @@ static inline double now(void)
 }
 
 /* A member of /proc/self/status in KiB, read without calling malloc. */
-static inline unsigned long figure(const char *name)
+static inline unsigned long status_member(const char *name)
 {
 	int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
 	char text[8192], *at;

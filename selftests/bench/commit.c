@@ -18,7 +18,7 @@ enum what { TAKE, GIVE, FAULTS, ENTRIES, CALLS, NR_WHATS };
 static const struct {
 	const char *name;
 	const char *unit;
-} figures[NR_WHATS] = {
+} measures[NR_WHATS] = {
 	[TAKE]		= { "commit and touch 2 MiB", "us" },
 	[GIVE]		= { "give back 2 MiB", "us" },
 	[FAULTS]	= { "page faults of 2 MiB", "faults" },
@@ -173,7 +173,7 @@ static void print(const struct kind *kind)
 	       middle(kind, FAULTS), middle(kind, ENTRIES), middle(kind, CALLS),
 	       kind->series[TAKE].n);
 	for (int what = 0; what < NR_WHATS; what++)
-		report("commit", figures[what].name, kind->name, figures[what].unit,
+		report("commit", measures[what].name, kind->name, measures[what].unit,
 		       &kind->series[what]);
 }
 

@@ -66,7 +66,7 @@ struct round {
 static const struct {
 	const char *name;
 	const char *unit;
-} figures[NR_WHATS] = {
+} measures[NR_WHATS] = {
 	[FORK]		= { "fork, exit, wait", "us" },
 	[FORK_AGAIN]	= { "fork, exit, wait, nothing written since", "us" },
 	[FORK_CPU]	= { "fork, exit, wait, 1,000 writes: CPU", "us" },
@@ -463,11 +463,11 @@ static void report_all(enum kind which)
 {
 	for (int what = 0; what < NR_WHATS; what++) {
 		struct series *series = &holders[which].values[what];
-		bool bytes = !strcmp(figures[what].unit, "KiB");
+		bool bytes = !strcmp(measures[what].unit, "KiB");
 
 		for (int i = 0; bytes && i < series->n; i++)
 			series->values[i] /= 1024;
-		report("fork", figures[what].name, names[which], figures[what].unit,
+		report("fork", measures[what].name, names[which], measures[what].unit,
 		       series);
 	}
 }

@@ -124,7 +124,7 @@ static int read_file(const char *path, const struct stat *stat, int type)
 	return 0;
 }
 
-static void read_figures(void)
+static void read_statistics(void)
 {
 	if (kind != KARENA)
 		read_file("/proc/self/smaps_rollup", NULL, FTW_F);
@@ -153,7 +153,7 @@ static void measure_figures(double *round)
 	}
 	for (int i = 0; i < REPEATS; i++) {
 		start = now();
-		read_figures();
+		read_statistics();
 		round[FIGURES] += (now() - start) / REPEATS;
 		start = now();
 		read_figure();

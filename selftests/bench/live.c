@@ -121,7 +121,7 @@ static void ignore(const char *text, void *argument)
 }
 
 /* Use the first function that exists. mallinfo2() always does, at least glibc's. */
-static void read_figures(void)
+static void read_statistics(void)
 {
 	property_t *property = theirs("MallocExtension_GetNumericProperty");
 	print_stats_t *print_stats = theirs("mi_stats_print_out");
@@ -205,17 +205,17 @@ static void print_giving_back(struct heap *heap)
 {
 	double start;
 
-	print("rss-full", (double)figure("VmRSS:"));
+	print("rss-full", (double)status_member("VmRSS:"));
 	free_half(heap);
-	print("rss-freed", (double)figure("VmRSS:"));
+	print("rss-freed", (double)status_member("VmRSS:"));
 	start = now();
 	give_back();
 	print("give-back", (now() - start) * 1e3);
-	print("rss-given-back", (double)figure("VmRSS:"));
+	print("rss-given-back", (double)status_member("VmRSS:"));
 	free_all(heap->blocks, heap->n);
 	munmap(heap->blocks, heap->size);
 	give_back();
-	print("rss-end", (double)figure("VmRSS:"));
+	print("rss-end", (double)status_member("VmRSS:"));
 }
 
 int main(int argc, char **argv)
@@ -235,7 +235,7 @@ int main(int argc, char **argv)
 	print("fill", (now() - start) * 1e9 / (double)heap.n);
 	replace(&heap);
 	print_calls("fork", &heap, fork_once);
-	print_calls("read", &heap, read_figures);
+	print_calls("read", &heap, read_statistics);
 	if (is_shown())
 		print_calls("read-shown", &heap, read_shown);
 	print_giving_back(&heap);
