@@ -1,10 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The small examples: the output of each, compared with that of other programs, and its
-# messages about invalid input; and the programs in the manual pages and in the tutorial,
-# built unchanged. BUILD is the build directory. The tests use the source that
-# KARENA_SOURCE names.
+# The small examples: their output, compared with that of other programs, and their messages
+# about bad input; and the programs in the manual pages, built as they stand there. BUILD is
+# the build directory; runs on the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -19,7 +18,7 @@ device)	arenas="on the module" ;;
 *)	arenas="on plain mmap" ;;
 esac
 
-# prints EXPECTED COMMAND...: exactly this.
+# prints EXPECTED COMMAND...: the output is exactly this.
 prints() {
 	local expected=$1 output
 	shift
@@ -27,7 +26,7 @@ prints() {
 	diff <(echo "$expected") <(echo "$output")
 }
 
-# fails WORDS COMMAND...: says so on the standard error, and nothing else.
+# fails WORDS COMMAND...: the command fails, and prints only these words on standard error.
 fails() {
 	local words=$1 output status=0
 	shift
@@ -44,7 +43,7 @@ heap_is_filled() {
 		[[ $output == *" more blocks, then: the heap is at its limit: it has 16 of 16 "* ]]
 }
 
-# turns FILE: its lines come out from the last to the first.
+# turns FILE: the example prints its lines in reverse order.
 turns() {
 	"$examples/run" <"$1" >"$dir/turned" 2>"$dir/said" || return
 	cat "$dir/said"
@@ -61,7 +60,7 @@ words_have_figures() {
 		[[ $output == *"1 arenas * 2097152 bytes/arena "* ]]
 }
 
-# counts FILE: its lines and bytes, past the page cache where dd can.
+# counts FILE: lines and bytes, without the page cache if dd supports that.
 counts() {
 	local how="no O_DIRECT"
 	dd if="$1" of=/dev/null bs=1M iflag=direct status=none 2>"$dir/said" &&
@@ -85,7 +84,7 @@ counters_have_lines() {
 	done)" "$examples/aligned"
 }
 
-# The programs of a page, one after the other, each in a file of its own.
+# Write the programs of a page to one file each.
 page_programs() {
 	awk -v name="$dir/page" '
 		/^\.EX/ { text = ""; on = 1; next }
@@ -99,7 +98,7 @@ page_programs() {
 	done
 }
 
-# What must be among the lines that a page's programs print.
+# What the programs of a page must print among other lines.
 page_words() {
 	case $1 in
 	karena_heap.3)		echo "a heap $arenas" ;;
@@ -129,7 +128,7 @@ page_runs() {
 	[ -n "$output" ] && [[ $output == *"$(page_words "$page")"* ]]
 }
 
-# warns WORD STATEMENT: gcc has a warning of that name for it, and none without attributes.
+# warns WORD STATEMENT: gcc warns of it by this option, and not without attributes.
 warns() {
 	local output status=0
 	cat >"$dir/warns.c" <<-END
@@ -165,36 +164,36 @@ head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
 { seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
 
 check heap_is_filled_up_to_its_limit heap_is_filled
-check heap_says_what_is_wrong fails "heap: cannot create a heap: KARENA_SOURCE=disk is no source" \
+check heap_reports_errors fails "heap: a heap: KARENA_SOURCE=disk is no source" \
 	env KARENA_SOURCE=disk "$examples/heap"
-check run_turns_lines turns "$dir/lines"
-check run_turns_nothing turns /dev/null
-check run_says_when_its_limit_is_reached fails "the heap is at its limit" \
+check run_reverses_lines turns "$dir/lines"
+check run_reverses_an_empty_file turns /dev/null
+check run_reports_its_limit fails "the heap is at its limit" \
 	env KARENA_LIMIT=2M "$examples/run" <"$dir/text"
 check io_counts_whole_blocks counts "$dir/blocks"
 check io_counts_an_odd_end counts "$dir/text"
-check io_names_what_is_missing fails "io: $dir/none: No such file" \
+check io_names_a_missing_file fails "io: $dir/none: No such file" \
 	"$examples/io" "$dir/none"
 check io_shows_its_usage fails "usage: io FILE" "$examples/io"
-check domain_counts prints "1000 allocated, 100 resized, 1001 freed" "$examples/domain"
-check aligned_counters_have_lines counters_have_lines
+check domain_counts prints "1000 taken, 100 resized, 1001 freed" "$examples/domain"
+check aligned_counters_have_their_own_cache_lines counters_have_lines
 check stats_counts_words_by_their_size words_have_figures
-check stats_says_what_is_wrong fails "stats: KARENA_SOURCE=disk is no source" \
+check stats_reports_errors fails "stats: KARENA_SOURCE=disk is no source" \
 	env KARENA_SOURCE=disk "$examples/stats"
 check cxx_counts_words words_are_counted
 check cxx_throws_when_the_heap_is_full a_full_heap_is_an_exception
-check a_heap_that_is_made_and_lost_is_warned_of warns unused-result 'ka_heap_create(NULL);'
-check a_resized_block_that_is_lost_is_warned_of warns unused-result \
+check gcc_warns_of_a_lost_heap warns unused-result 'ka_heap_create(NULL);'
+check gcc_warns_of_a_lost_resized_block warns unused-result \
 	'ka_mem_realloc(text, 10);'
-check memory_of_another_allocator_is_warned_of warns mismatched-dealloc \
+check gcc_warns_of_memory_of_another_allocator warns mismatched-dealloc \
 	'ka_heap_free(heap, ka_obj_malloc(10));'
-check another_domain_is_warned_of warns mismatched-dealloc \
+check gcc_warns_of_another_domain warns mismatched-dealloc \
 	'ka_raw_free(ka_mem_malloc(10));'
-check a_block_that_is_no_run_is_warned_of warns mismatched-dealloc \
+check gcc_warns_of_a_block_that_is_not_a_run warns mismatched-dealloc \
 	'ka_run_free(heap, ka_heap_malloc(heap, 10));'
-check a_use_after_a_free_is_warned_of warns use-after-free \
+check gcc_warns_of_use_after_free warns use-after-free \
 	'text = ka_heap_malloc(heap, 10); ka_heap_free(heap, text); text[0] = 1;'
-check a_write_behind_a_block_is_warned_of warns array-bounds \
+check gcc_warns_of_a_write_behind_a_block warns array-bounds \
 	'text = ka_io_alloc(10); if (text) text[10] = 1;'
 check tutorial_runs tutorial_runs
 for page in "$pages"/*.[37]; do

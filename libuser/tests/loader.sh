@@ -1,14 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The libraries among others: what the loader, other libraries, programs with functions
-# of their own in libc's place, and make's own settings do to them. BUILD is the build
-# directory.
+# The libraries together with other software: the loader, other libraries, programs that
+# replace functions of libc, and variables of make. BUILD is the build directory.
 
 . "$(dirname "$(realpath "$0")")/preload.sh"
 cd "$dir" || exit 1
 
-# cc NAME [OPTION...]: what the standard input says, as a program; shared: as a library.
+# cc NAME [OPTION...]: compile the standard input as a program; shared: as a library.
 cc() {
 	local name=$1
 	shift
@@ -21,7 +20,7 @@ shared() {
 	cc "$name" -shared -fPIC "$@"
 }
 
-# Each function of libc's that allocates, by malloc, before it does what it is for.
+# Each libc function that malloc calls is replaced by one that first allocates memory.
 functions_that_allocate() {
 	shared first.so -D_GNU_SOURCE <<-'END' || return
 	#include <dlfcn.h>
@@ -77,7 +76,8 @@ functions_that_allocate() {
 		grep -qx done
 }
 
-# Libraries with thread-local storage for which the loader has to find room at the first use.
+# Libraries with thread-local storage, for which the loader allocates space at the first
+# use.
 libraries_with_storage() {
 	local i
 	for i in {0..19}; do
@@ -170,7 +170,7 @@ closed() {
 	timeout 60 ./close "$build/lib/libkarena.so"
 }
 
-# The values that the operators new return are malloc's, and what they do without is C++'s.
+# The operators new return memory of malloc, and fail as C++ specifies.
 operators() {
 	cat >new.cc <<-'END'
 	#include <cstdio>
@@ -214,8 +214,8 @@ operators() {
 		[ "$(LD_PRELOAD=$library timeout 60 ./new)" = "0 2 2" ]
 }
 
-# Of a program with functions of its own in the place of the first four operators, which put
-# something before each block, the other operators call these.
+# In a program that replaces the first four operators by functions which put a header before
+# each block, the other operators must call these functions.
 own_operators() {
 	cat >own.cc <<-'END'
 	#include <cstdio>
@@ -278,7 +278,8 @@ own_operators() {
 		[ "$(LD_PRELOAD=$library timeout 60 ./own)" = "12 12" ]
 }
 
-# A module in C++ of a program that has no C++ itself: what throws is where only it looks.
+# A C++ module of a program without C++: the function that throws is in a library that only
+# the module uses.
 module_without_memory() {
 	cat >module.cc <<-'END'
 	#include <new>
@@ -311,7 +312,7 @@ module_without_memory() {
 	LD_PRELOAD=$library timeout 60 ./loads
 }
 
-# Threads whose cache of a heap nothing would end: libc has no memory for their keys.
+# Threads whose cache of a heap is never freed, because libc has no memory for their keys.
 key_without_memory() {
 	cc keys -I"$here/../include" -L"$build/lib" -lkarena -Wl,-rpath,"$build/lib" <<-'END' || return
 	#include <karena/domain.h>
@@ -361,7 +362,7 @@ key_without_memory() {
 	KARENA_SOURCE=embedded timeout 60 ./keys
 }
 
-# Where the figures are printed from a stack of 16 KiB.
+# Print the statistics from a stack of 16 KiB.
 small_stack() {
 	cc stack <<-'END' || return
 	#include <pthread.h>
@@ -394,7 +395,8 @@ small_stack() {
 		[ "$(grep -c arenas printed)" -gt 1 ]
 }
 
-# With auditors the loader has less room for the thread-local storage of preloads.
+# With auditors, the loader has less space for the thread-local storage of preloaded
+# libraries.
 audited() {
 	local name
 	for name in audit1.so audit2.so; do
@@ -415,13 +417,13 @@ audited() {
 		{ cat said; return 1; }
 }
 
-# KIB: programs start, and have what the limit leaves.
+# KIB: programs start under this limit, and can allocate what it leaves.
 limited() {
 	( ulimit -v "$1" && LD_PRELOAD=$library timeout 60 /usr/bin/perl -e '
 		my @a = map { "x" x ($_ % 3000) } 1 .. 8000; print "done\n"' ) | grep -qx done
 }
 
-# MAKE-VARIABLE...: those replace the defaults, and nothing that the library needs.
+# MAKE-VARIABLE...: these replace the defaults, but no option that the library needs.
 builds_with() {
 	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.1.0.0" \
 		>log 2>&1 || { cat log; return 1; }
@@ -432,13 +434,13 @@ builds_with() {
 	return $done
 }
 
-# Debian's sshd, whose sandbox is a list of system calls, in a mount namespace of its own,
-# where it has the user that it wants.
+# Debian's sshd, whose sandbox is a list of system calls, in a mount namespace with the user
+# that sshd expects.
 login_by_sshd() {
 	local folder
-	[ "$(id -u)" = 0 ] || { echo "to start sshd takes root"; return 77; }
-	# In a folder that chroot() made the root, mounts could not be kept from others.
-	mountpoint -q / || { echo "the root is no mount point"; return 77; }
+	[ "$(id -u)" = 0 ] || { echo "only root can start sshd"; return 77; }
+	# In a directory that chroot() made the root, mounts would be visible to others.
+	mountpoint -q / || { echo "the root directory is not a mount point"; return 77; }
 	folder=$("$here/../../selftests/vm/sshd") || return
 	mkdir -p ssh
 	unshare -m bash -e -s "$folder" "$dir/ssh" "$library" <<-'END'
@@ -473,24 +475,24 @@ login_by_sshd() {
 	END
 }
 
-check functions_in_the_place_of_libcs_may_allocate functions_that_allocate
-check the_loader_is_never_asked_for_storage libraries_with_storage
-check other_names_of_glibc_are_one_heap other_names_of_glibc
-check a_library_that_is_closed_stays_for_its_threads closed
-check operators_of_cpp operators
-check operators_that_a_program_replaces_are_called_by_the_others own_operators
-check a_module_in_cpp_sees_that_there_is_no_memory module_without_memory
-check threads_have_heaps_without_memory_for_a_key key_without_memory
-check figures_are_printed_from_a_small_stack small_stack "$library"
-check the_checked_build_has_room_in_a_small_stack \
+check replaced_libc_functions_may_allocate functions_that_allocate
+check malloc_never_makes_the_loader_allocate libraries_with_storage
+check other_glibc_names_use_the_same_heap other_names_of_glibc
+check closed_library_stays_loaded_for_its_threads closed
+check cpp_operators_work operators
+check replaced_cpp_operators_are_called_by_the_others own_operators
+check module_in_cpp_can_catch_bad_alloc module_without_memory
+check heap_works_without_memory_for_a_key key_without_memory
+check statistics_are_printed_from_a_small_stack small_stack "$library"
+check checked_build_fits_into_a_small_stack \
 	small_stack "$build/lib/libkarena-malloc-checked.so"
-check it_starts_with_auditors audited "$library"
-check the_checked_build_starts_with_auditors audited "$build/lib/libkarena-malloc-checked.so"
-check it_starts_with_128_MiB_of_addresses limited 131072
-check it_starts_with_60000_KiB_of_addresses limited 60000
-check sshd_lets_people_log_in login_by_sshd
-check it_builds_with_O1 builds_with CFLAGS=-O1
-check it_builds_with_lto builds_with CFLAGS="-O2 -flto=auto -ffat-lto-objects"
-check it_builds_with_O3 builds_with CFLAGS="-O3 -march=x86-64-v2"
-check it_builds_with_clang builds_with CC=clang
+check library_starts_with_auditors audited "$library"
+check checked_build_starts_with_auditors audited "$build/lib/libkarena-malloc-checked.so"
+check library_starts_with_128_MiB_of_addresses limited 131072
+check library_starts_with_60000_KiB_of_addresses limited 60000
+check login_with_sshd_works login_by_sshd
+check library_builds_with_O1 builds_with CFLAGS=-O1
+check library_builds_with_lto builds_with CFLAGS="-O2 -flto=auto -ffat-lto-objects"
+check library_builds_with_O3 builds_with CFLAGS="-O3 -march=x86-64-v2"
+check library_builds_with_clang builds_with CC=clang
 plan

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# Programs of Debian, on libkarena-malloc by LD_PRELOAD: they do what they do without it.
-# BUILD is the build directory; runs on the source that KARENA_SOURCE names.
+# Programs from Debian behave on libkarena-malloc (LD_PRELOAD) as they do without it. BUILD
+# is the build directory; runs on the source that KARENA_SOURCE names.
 #
 #	malloc.sh		runs all tests
 #	malloc.sh without	runs the programs without karena and keeps what they print, and
 #				what is compiled for the tests, in BUILD/without
 #
-# None of that depends on the kernel or the source, so a guest, which is slow, finds it in
-# BUILD/without. Where that is missing the tests run the programs both ways.
+# The output without karena does not depend on the kernel or the source, so a slow guest
+# uses that in BUILD/without. If it is missing, the tests run the programs both ways.
 
 . "$(dirname "$(realpath "$0")")/preload.sh"
 
@@ -28,7 +28,8 @@ fi
 
 on_karena() { LD_PRELOAD=$library timeout 300 "$@"; }
 
-# prints FILE COMMAND...: the file has what the command prints, and its status.
+# prints FILE COMMAND...: compare with the file, which has the output and status of the
+# command.
 prints() {
 	local file=$1 status=0
 	shift
@@ -37,8 +38,8 @@ prints() {
 	mv "$file.new" "$file"
 }
 
-# same NAME COMMAND...: prints the same, with the same status, with and without karena.
-# No other command has this name.
+# same NAME COMMAND...: the command has the same output and status with and without karena.
+# NAME is unique.
 same() {
 	local name=$1
 	shift
@@ -51,17 +52,18 @@ same() {
 	}
 }
 
-# debugged NAME COMMAND...: as well with the debug hooks.
+# debugged NAME COMMAND...: also with the debug hooks.
 debugged() { KARENA_MALLOC=debug same "$@"; }
 
-# compiled FILE COMMAND...: the file is kept, made by this command where $out is the file.
+# compiled FILE COMMAND...: make the file, unless it is there, with this command, which
+# writes $out.
 compiled() {
 	local out=$kept/$1
 	shift
 	[ -e "$out" ] || "$@" -o "$out"
 }
 
-# The heap is where the blocks are.
+# Blocks lie in the heap.
 is_used() {
 	on_karena perl -e 'open my $maps, "<", "/proc/self/maps"; print <$maps>' |
 		grep -q libkarena-malloc
@@ -83,7 +85,7 @@ threads = [threading.Thread(target=work) for _ in range(4)]
 print(len(text), len(re.findall(r"\d+", text)))'
 }
 
-# object_is_the_same NAME OPTION...: gcc makes the same file of library sources.
+# object_is_the_same NAME OPTION...: gcc compiles a library source to the same file.
 gcc_of_the_library=(gcc -w -D_GNU_SOURCE -I"$here/../include" -I"$here/../../uapi" -I"$here/.." -c)
 object_is_the_same() {
 	local source=$here/../$1
@@ -96,7 +98,7 @@ object_is_the_same() {
 
 gcc_compiles() { object_is_the_same arena/run.c -O2; }
 
-# Of lines of numbers, in a file of the name that it prints.
+# Print the name of a file with lines of numbers.
 numbers() {
 	seq 200000 | awk '{ print $1 * 7919 % 200003, $1 }' >"$dir/numbers"
 	echo "$dir/numbers"
@@ -116,7 +118,7 @@ shells_fork() {
 	same shells-fork bash -c 'for i in {1..30}; do echo $((i * i)) | (read x; echo "$(echo $x)"); done'
 }
 
-# Whatever memory a program has left, it goes on without descriptors and elsewhere.
+# The library works in a program that closes all descriptors and changes its root directory.
 descriptors_and_roots() {
 	same root-changes /usr/bin/python3 -c '
 import os
@@ -127,7 +129,7 @@ print(sum(map(len, blocks)))'
 }
 
 privileges_are_dropped() {
-	# On the module, who has no privilege needs a limit that is high enough.
+	# On the module, an unprivileged process needs a limit that is high enough.
 	[ "$KARENA_SOURCE" != device ] || ulimit -l unlimited
 	same privileges-go /usr/bin/python3 -c '
 import os
@@ -137,11 +139,11 @@ print(sum(map(len, blocks)), os.getuid())'
 }
 
 address_space_is_short() {
-	# On the module a window is as large as it is.
+	# On the module the whole window counts.
 	(ulimit -v 500000; same address-space perl -e 'my @a = map { "x" x 1000 } 1 .. 20000; print scalar @a')
 }
 
-# Small stacks, as threads of libraries have them, hold what malloc needs of them.
+# Small stacks, as of threads that libraries create, are sufficient for malloc.
 stacks_are_small() {
 	(ulimit -s 256; same stack-perl perl -e 'my @a = map { "x" x 5000 } 1 .. 4000; print scalar @a') &&
 	same stack-threads /usr/bin/python3 -c '
@@ -151,7 +153,7 @@ threads = [threading.Thread(target=lambda: bytearray(5000000)) for _ in range(20
 [t.start() for t in threads]; [t.join() for t in threads]'
 }
 
-# What is loaded later has the same malloc: a block of one is freed by the other.
+# A plug-in that is loaded later uses the same malloc: it can free blocks of the program.
 plug_ins_are_loaded() {
 	same plug-ins-perl perl -MPOSIX -MData::Dumper -MStorable=dclone -e '
 		my $deep = [ map { { $_ => [ 1 .. 50 ] } } 1 .. 200 ];
@@ -170,7 +172,7 @@ base.executemany("insert into t values (?, ?)", ((i, "x" * (i % 900)) for i in r
 print(base.execute("select sum(length(b)) from t").fetchone())'
 }
 
-# Many processes beside each other, most of which live for a moment.
+# Many concurrent processes, most of which are short-lived.
 make_makes() {
 	local objects=$1
 	mkdir -p "$dir/tree"
@@ -194,7 +196,7 @@ except MemoryError:
 	[ "$output" = "no memory after True" ]
 }
 
-# said_and_ignored SETTING WORDS: a line with the words, once, and the program runs.
+# said_and_ignored SETTING WORDS: the program runs and prints one line with these words.
 said_and_ignored() {
 	local output status=0
 	output=$(env "$1" LD_PRELOAD="$library" /bin/echo ran 2>&1) || status=$?
@@ -212,8 +214,8 @@ wrong_settings_are_ignored() {
 	said_and_ignored KARENA_MALLOC=some "KARENA_MALLOC=some is unknown"
 }
 
-# The text at each new arena and at exit; the last one has all arenas.
-figures_are_printed() {
+# The text is printed at each new arena and at exit; the last one has all arenas.
+statistics_are_printed() {
 	local output
 	output=$(KARENA_MALLOCSTATS=1 on_karena perl -e 'my @a = map { "x" x 1000 } 1 .. 9000' 2>&1)
 	echo "$output" | tail -n 40
@@ -286,8 +288,8 @@ threads = [threading.Thread(target=work) for _ in range(4)]
 	KARENA_MALLOC=debug object_is_the_same base/size.c -O1
 }
 
-# fails REASON MISTAKE: a program that makes this mistake is ended with that reason, and
-# what the hooks say names its function.
+# fails REASON MISTAKE: a program with this mistake aborts with this reason, and the message
+# names its function.
 fails() {
 	local output status=0
 	output=$(KARENA_MALLOC=${3:-debug} on_karena "$kept/wrong" "$2" 2>&1) || status=$?
@@ -347,7 +349,8 @@ hooks_in_python() {
 import json; print(len(json.dumps(list(range(1000)))))' 2>&1)" = 4890 ]
 }
 
-# How many MiB there are, in parts, until there is no memory; then a child has some, too.
+# Fill memory in pieces until it is exhausted. Print how many MiB. Then a child allocates
+# some.
 compile_fill() {
 	cat >"$dir/fill.c" <<-'END'
 		#include <stdio.h>
@@ -375,8 +378,9 @@ compile_fill() {
 	compiled fill gcc -w -O1 "$dir/fill.c"
 }
 
-# Where the kernel promises no more memory than it has (vm.overcommit_memory 2), programs
-# have as much as without karena. This changes the kernel's settings: only in a guest.
+# With vm.overcommit_memory 2, where the kernel commits no more memory than it has, programs
+# can allocate as much as without karena. This changes a setting of the kernel, so it runs
+# only in a guest.
 promised_memory() {
 	local committed alone got status=0 source
 	committed=$(awk '/^Committed_AS/ { print $2 }' /proc/meminfo)
@@ -396,7 +400,7 @@ promised_memory() {
 objects=24
 [ "${KARENA_SOURCE:-}" != device ] || objects=8	# emulated
 
-# What runs without karena, too.
+# The commands that also run without karena.
 if [ "$recording" ]; then
 	for case in perl_sorts python_counts gcc_compiles sort_sorts shells_fork \
 			"make_makes 24" "make_makes 8" plug_ins_are_loaded stacks_are_small \
@@ -409,7 +413,7 @@ if [ "$recording" ]; then
 	exit
 fi
 
-check it_is_used is_used
+check programs_use_the_library is_used
 check perl_sorts perl_sorts
 check python_counts_on_threads python_counts
 check gcc_compiles gcc_compiles
@@ -418,19 +422,19 @@ check xz_packs_and_unpacks xz_packs
 check shells_fork shells_fork
 check make_makes_in_parallel make_makes $objects
 check plug_ins_share_the_malloc plug_ins_are_loaded
-check small_stacks_will_do stacks_are_small
+check small_stacks_are_sufficient stacks_are_small
 check cpp_news_and_deletes cpp_news
-check a_program_may_change_its_root_and_close_everything descriptors_and_roots
-check a_program_may_drop_its_privileges privileges_are_dropped
+check program_may_change_its_root_and_close_everything descriptors_and_roots
+check program_may_drop_its_privileges privileges_are_dropped
 if [ "$KARENA_SOURCE" = device ]; then
-	check what_the_kernel_promises_is_what_is_used promised_memory
+	check committed_memory_is_what_is_used promised_memory
 else
-	check little_address_space_will_do address_space_is_short
+	check little_address_space_is_sufficient address_space_is_short
 fi
-check at_the_limit_there_is_no_memory limit_is_no_memory
-check wrong_settings_are_ignored wrong_settings_are_ignored
-check its_figures_are_printed figures_are_printed
-check the_debug_hooks_find_nothing_in_programs_that_work hooks_find_nothing
-check the_debug_hooks_find_mistakes hooks_find_mistakes
-check the_debug_hooks_are_behind_pythons_domains hooks_in_python
+check allocation_at_the_limit_fails limit_is_no_memory
+check invalid_settings_are_reported_and_ignored wrong_settings_are_ignored
+check statistics_are_printed statistics_are_printed
+check debug_hooks_find_nothing_in_correct_programs hooks_find_nothing
+check debug_hooks_find_mistakes hooks_find_mistakes
+check debug_hooks_work_behind_pythons_domains hooks_in_python
 plan

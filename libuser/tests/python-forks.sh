@@ -5,7 +5,7 @@
 # without karena passes with it. All cases run with karena. A case that fails, as those
 # that depend on the clock do on a busy machine, runs once more by itself. A case that
 # fails again, or is skipped, runs without karena, and must fail or be skipped there too.
-# All of these are named.
+# The test prints the names of all of these.
 #
 #	python-forks.sh [TEST...]	of test_fork1 test_subprocess
 #					test_concurrent_futures, by default all
@@ -20,21 +20,22 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 left_out=(
-	# No fork, but threads, or an exec for each process: minutes of starting
-	# Pythons in an emulated machine. python.sh has one of each.
+	# No forks but threads, or an exec for each process, which takes minutes in an
+	# emulated machine. python.sh has one of each.
 	'*ThreadPool*' '*ProcessPoolSpawn*'
-	# Likewise, dozens to thousands of programs in a case.
+	# Cases that start dozens to thousands of programs.
 	test_leaking_fds_on_error test_no_leaking test_swap_std_fds_with_one_closed
 	test_swap_fds test_close_fds_when_max_fd_is_lowered test_communicate_errors
-	# These wait for so many seconds and expect Python to do things in them, which
-	# in an emulated machine that is busy it does not, with or without karena.
+	# These expect that Python makes some progress within a number of seconds, which it
+	# does not in a busy emulated machine, with or without karena.
 	test_timeout test_map_timeout test_first_exception test_hang_issue12364
 	test_interpreter_shutdown test_communicate_timeout_large_output
 )
 [ "${KARENA_PYTHON_TESTS:-}" != all ] || left_out=()
 
-# run_test TEST SIDE ARGUMENT... -- [COMMAND...]: run the test, by the command; a line a
-# case, "CASE RESULT", goes to the file SIDE, and Python's status to SIDE.status.
+# run_test TEST SIDE ARGUMENT... -- [COMMAND...]: run the test through the command. Write a
+# line "CASE RESULT" for each case to the file SIDE, and the status of Python to
+# SIDE.status.
 run_test() {
 	local name=$1 side=$2 status=0 arguments=()
 	shift 2
@@ -59,17 +60,17 @@ run_test() {
 	END
 }
 
-# cases SIDE RESULT: those with this result, a line each.
+# cases SIDE RESULT: print the cases with this result, one in each line.
 cases() { sed -n "s/ $2\$//p" "$dir/$1"; }
 
-# named_cases WORDS CASE...: say so of each.
+# named_cases WORDS CASE...: print these words for each case.
 named_cases() {
 	local words=$1
 	shift
 	[ $# -eq 0 ] || printf "# $words: %s\n" "$@" >>"$dir/notes"
 }
 
-# differ TEST RESULT CASE...: the cases that have another result without karena.
+# differ TEST RESULT CASE...: print the cases that have another result without karena.
 differ() {
 	local name=$1 result=$2
 	shift 2

@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# Debian's own Python on karena, with its arenas or, with the argument "domains", with
-# all of its blocks. BUILD is the build directory; runs on the source that
-# KARENA_SOURCE names.
+# Debian's own Python on karena: its arenas or, with the argument "domains", all of its
+# blocks. BUILD is the build directory; runs on the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -11,8 +10,8 @@ karena=${BUILD:-$here/../../build}/bin/karena
 export KARENA_PYTHON=${1:-arena}
 python() { "$karena" run /usr/bin/python3 "$@"; }
 
-# Where an object lies: in a mapping of the module's, or between a quarter and five eighths
-# of a process's addresses, where nothing else is.
+# Check whether an object lies in a heap: in a mapping of the module, or between a quarter
+# and five eighths of the address space, where nothing else is.
 in_the_heap='
 import re, os
 maps = [(int(a, 16), int(b, 16), name) for a, b, name in
@@ -24,14 +23,14 @@ def in_heap(thing):
         a <= where < b and "/karena:" in name for a, b, name in maps)
 '
 
-# lie_in_the_heap THINGS: a hundred of them.
+# lie_in_the_heap THINGS: create a hundred of them.
 lie_in_the_heap() {
 	python -c "$in_the_heap
 things = $1
 maps[:] = [(int(a, 16), int(b, 16), name) for a, b, name in
         re.findall(r'^(\w+)-(\w+) \S+ \S+ \S+ \d+ *(.*)$',
                    open('/proc/self/maps').read(), re.M)]
-# An object may be older than the hook or larger than pymalloc's blocks.
+# An object may be older than the hook, or too large for a pymalloc block.
 inside = sum(map(in_heap, things[::len(things) // 100]))
 print(inside)
 assert inside == 100"
@@ -47,8 +46,8 @@ things = [[i] for i in range(200000)]
 sys._debugmallocstats()' 2>&1 | grep -q "arenas allocated current *= *[1-9][0-9]"
 }
 
-# Of the domains all arenas but those in which something is left.
-memory_comes_back() {
+# With the domains, all arenas except those that still have blocks.
+memory_is_released() {
 	python -c '
 import gc, os
 def rss():
@@ -111,7 +110,7 @@ out = subprocess.run([sys.executable, "-c", "print(sum(range(10)))"],
 assert out.stdout == "45\n" and not out.stderr, out'
 }
 
-# In a file: "spawn" and "forkserver" import the main module again.
+# In a file, because "spawn" and "forkserver" import the main module again.
 multiprocessing_works() {
 	local file
 	file=$(mktemp --suffix=.py) || return
@@ -133,7 +132,7 @@ multiprocessing_works() {
 	return $status
 }
 
-# What it prints to the standard error is an error.
+# Output on standard error is a failure.
 silently() {
 	local output
 	output=$("$@" 2>&1 >/dev/null) || { echo "$output"; return 1; }
@@ -162,8 +161,8 @@ assert int(os.read(ends[0], 100)) == sum(range(1, 100001)) + sum(range(50000))
 assert sum(thing[0] for thing in things) == sum(range(-1, 99999))'
 }
 
-# A child that ends as a program does frees what its parent made.
-children_end_properly() {
+# A child that exits normally frees objects of its parent.
+children_exit_normally() {
 	silently python -c '
 import os, sys
 things = {i: str(i) for i in range(50000)}
@@ -199,7 +198,7 @@ def generation(n):
 generation(0)'
 }
 
-fork_beside_threads() {
+fork_during_threads_works() {
 	silently python -c '
 import os, threading
 stop = False
@@ -236,8 +235,8 @@ assert os.popen("echo $((6 * 7))").read() == "42\n"
 assert os.system("exit 3") >> 8 == 3'
 }
 
-# It has a directory in sysfs, and that says whose it was.
-a_child_has_a_heap_of_its_own() {
+# The child has its own directory in sysfs, which names the parent.
+child_has_its_own_heap() {
 	silently python -c '
 import os, time
 heaps = "/sys/class/misc/karena/heaps"
@@ -263,7 +262,7 @@ if not pid:
 assert os.waitpid(pid, 0)[1] == 0'
 }
 
-descriptors_may_go() {
+descriptors_can_be_closed() {
 	python -c '
 import os
 os.closerange(3, 1000)
@@ -274,7 +273,7 @@ assert len(os.listdir("/proc/self/fd")) <= 4' &&
 things = [(i,) for i in range(300000)]' <&- >&- 2>&-
 }
 
-at_the_limit_malloc_serves() {
+at_the_limit_libc_malloc_is_used() {
 	"$karena" run -l 8M /usr/bin/python3 -c '
 things = [(i,) for i in range(1000000)]
 assert sum(t[0] for t in things) == 499999500000'
@@ -304,7 +303,7 @@ large_objects_lie_in_the_heap() {
 	lie_in_the_heap '[tuple(range(i, i + 100)) for i in range(20000)]'
 }
 
-at_the_limit_is_a_memory_error() {
+allocation_at_the_limit_is_a_memory_error() {
 	"$karena" run -l 64M /usr/bin/python3 -c '
 for turn in range(3):
     things = []
@@ -312,14 +311,14 @@ for turn in range(3):
         while True:
             things.append([len(things)] * 50)
     except MemoryError:
-        # There may be none left for the number itself.
+        # The number itself may need memory.
         things.pop()
         count = len(things)
         del things
     assert 64 << 17 > count * 8 > 64 << 13, count'
 }
 
-# And says so.
+# And a message says so.
 pythonmalloc_wins() {
 	local output
 	output=$(PYTHONMALLOC=malloc_debug python -c 'print(6 * 7)' 2>&1)
@@ -327,7 +326,7 @@ pythonmalloc_wins() {
 	[[ $output == "karena: PYTHONMALLOC=malloc_debug undoes KARENA_PYTHON=domains"*42 ]]
 }
 
-an_unknown_setting_is_said() {
+unknown_setting_is_reported() {
 	local output status=0
 	output=$(KARENA_PYTHON=all LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
 		/usr/bin/python3 -c 'print(1)' 2>&1) || status=$?
@@ -339,15 +338,15 @@ an_unknown_setting_is_said() {
 	[ $status -eq 125 ] && [[ $output == "karena: --python: unknown value 'all'"* ]]
 }
 
-# karena's text, and what the C library's malloc has behind it.
-malloc_stats_tells() {
+# The text of karena, followed by that of the C library's malloc.
+malloc_stats_prints_both_texts() {
 	local output
 	output=$(python -c 'import ctypes; ctypes.CDLL(None).malloc_stats()' 2>&1)
 	echo "$output"
 	[[ $output == *"Small block threshold = 262144"*"Total  "*"Arena 0:"* ]]
 }
 
-bad_setting_is_no_crash() {
+invalid_setting_does_not_crash() {
 	local output
 	output=$(KARENA_LIMIT=tiny LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
 		/usr/bin/python3 -c 'print("works")' 2>&1)
@@ -355,14 +354,15 @@ bad_setting_is_no_crash() {
 	[[ $output == "karena: KARENA_LIMIT=tiny is no size"*"works" ]]
 }
 
-# As a user without rights whose limit of locked memory is the default: the module where
-# it is asked for, which refuses most, and plain mmap where nothing is. It takes ten times as
-# long as without karena at most, where each object asked the heap it was 27 to 68 times.
-little_locked_memory_is_no_crawl() {
+# An unprivileged user with the default limit of locked memory: with the module on request,
+# which refuses most commits, and with plain mmap by default. It takes at most ten times as
+# long as without karena. (When each object called the heap, it took 27 to 68 times as
+# long.)
+little_locked_memory_is_not_slow() {
 	local way began plain seconds place
 	chmod 666 /dev/karena
-	# The user without rights may not come to where the tree is, as in /root. The guest
-	# forgets the copy.
+	# The unprivileged user may not have access to the tree, for example in /root. The
+	# guest drops the copy at its end.
 	place=$(mktemp -d) || return
 	cp -a "$(dirname "$karena")" "$(dirname "$karena")/../lib" "$place" || return
 	chmod 755 "$place"
@@ -382,32 +382,32 @@ little_locked_memory_is_no_crawl() {
 	done
 }
 
-other_programs_are_left_alone() {
+other_programs_are_unchanged() {
 	[ "$("$karena" run perl -e 'print 6 * 7' 2>&1)" = 42 ]
 }
 
 if [ $KARENA_PYTHON = domains ]; then
 	check objects_lie_in_the_heap objects_lie_in_the_heap
 	check large_objects_lie_in_the_heap large_objects_lie_in_the_heap
-	check memory_comes_back memory_comes_back
+	check memory_is_released memory_is_released
 	check json_round_trip json_round_trip
 	check threads_work threads_work
 	check multiprocessing_works_by_fork multiprocessing_works fork
-	check children_end_properly children_end_properly
-	check fork_beside_threads fork_beside_threads
-	check descriptors_may_go descriptors_may_go
-	check at_the_limit_is_a_memory_error at_the_limit_is_a_memory_error
+	check children_exit_normally children_exit_normally
+	check fork_during_threads_works fork_during_threads_works
+	check descriptors_can_be_closed descriptors_can_be_closed
+	check allocation_at_the_limit_is_a_memory_error allocation_at_the_limit_is_a_memory_error
 	check pythonmalloc_wins pythonmalloc_wins
-	check malloc_stats_tells malloc_stats_tells
-	check an_unknown_setting_is_said an_unknown_setting_is_said
-	check bad_setting_is_no_crash bad_setting_is_no_crash
-	check other_programs_are_left_alone other_programs_are_left_alone
+	check malloc_stats_prints_both_texts malloc_stats_prints_both_texts
+	check unknown_setting_is_reported unknown_setting_is_reported
+	check invalid_setting_does_not_crash invalid_setting_does_not_crash
+	check other_programs_are_unchanged other_programs_are_unchanged
 	plan
 	exit
 fi
 check objects_lie_in_the_heap objects_lie_in_the_heap
 check debugmallocstats_agree debugmallocstats_agree
-check memory_comes_back memory_comes_back
+check memory_is_released memory_is_released
 check stdlib_parses stdlib_parses
 check json_round_trip json_round_trip
 check threads_work threads_work
@@ -416,18 +416,18 @@ for method in spawn fork forkserver; do
 	check multiprocessing_works_by_$method multiprocessing_works $method
 done
 check fork_copies fork_copies
-check children_end_properly children_end_properly
+check children_exit_normally children_exit_normally
 check generations_fork generations_fork
-check fork_beside_threads fork_beside_threads
+check fork_during_threads_works fork_during_threads_works
 check other_forks_work other_forks_work
 if [ "$KARENA_SOURCE" = device ]; then
-	check little_locked_memory_is_no_crawl little_locked_memory_is_no_crawl
-	check a_child_has_a_heap_of_its_own a_child_has_a_heap_of_its_own
+	check little_locked_memory_is_not_slow little_locked_memory_is_not_slow
+	check child_has_its_own_heap child_has_its_own_heap
 fi
-check descriptors_may_go descriptors_may_go
-check at_the_limit_malloc_serves at_the_limit_malloc_serves
+check descriptors_can_be_closed descriptors_can_be_closed
+check at_the_limit_libc_malloc_is_used at_the_limit_libc_malloc_is_used
 check deep_calls_work_at_the_limit deep_calls_work_at_the_limit
 check other_allocators_work other_allocators_work
-check bad_setting_is_no_crash bad_setting_is_no_crash
-check other_programs_are_left_alone other_programs_are_left_alone
+check invalid_setting_does_not_crash invalid_setting_does_not_crash
+check other_programs_are_unchanged other_programs_are_unchanged
 plan

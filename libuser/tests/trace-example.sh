@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example for tracing finds the leak and names functions. BUILD is the build directory.
+# The output of the example for tracing. BUILD is the build directory.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -20,11 +20,11 @@ finds_the_leak() {
 
 names_functions() {
 	cat "$folded"
-	# The loops may have been unrolled.
+	# The compiler may have unrolled the loops.
 	awk '/;main;read_names / { read += $NF } /;main;sort_names / { sort += $NF }
 		END { exit(read != 64000 || sort != 24000) }' "$folded"
 }
 
-check it_finds_what_has_grown finds_the_leak
-check it_names_its_functions names_functions
+check example_finds_the_leak finds_the_leak
+check example_names_its_functions names_functions
 plan

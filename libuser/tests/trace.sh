@@ -1,9 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# Tracing as the environment asks for it, of programs that nobody here wrote, on
-# libkarena-malloc by LD_PRELOAD. BUILD is the build directory; runs on the source that
-# KARENA_SOURCE names.
+# Tracing by environment variables, of unmodified programs on libkarena-malloc (LD_PRELOAD).
+# BUILD is the build directory; runs on the source that KARENA_SOURCE names.
 
 . "$(dirname "$(realpath "$0")")/preload.sh"
 cd "$dir" || exit 1
@@ -16,7 +15,7 @@ traced() {
 		LD_PRELOAD="$library" "$@"
 }
 
-# judge FILE EXPRESSION: of the traces t, their entries e, and the bytes in use b.
+# judge FILE EXPRESSION: with the traces t, their entries e, and the allocated bytes b.
 judge() {
 	/usr/bin/python3 - "$@" <<-'END'
 		import json, sys
@@ -73,7 +72,7 @@ all_is_exact() {
 		for f in x["frames"])'
 }
 
-# Less than 1 in 10 000 times it is further off.
+# The deviation is larger less than once in 10,000 times.
 samples_are_near() {
 	traced 16K out.json ./program 200000 &&
 	judge out.json 't["interval"] == 16384 and
@@ -103,7 +102,7 @@ without_it_there_is_no_file() {
 	(mkdir -p none && cd none && traced '' out.json ../program 1 && [ -z "$(ls)" ])
 }
 
-# ignored VARIABLE VALUE WORD: a sentence with the value and the word, and the program runs.
+# ignored VARIABLE VALUE WORD: the program runs, and a message has the value and the word.
 ignored() {
 	local output status=0
 	output=$(env KARENA_TRACE=1 "$1=$2" LD_PRELOAD="$library" ./program 2>&1) || status=$?
@@ -137,12 +136,12 @@ print(len(work()))' && judge out.json 'b == t["current_bytes"] and
 }
 
 check all_blocks_are_traced_exactly all_is_exact
-check samples_are_near samples_are_near
-check folded_stacks_are_for_flame_graphs folded_is_for_flame_graphs
-check children_write_files_of_their_own children_write_their_own
-check the_file_is_in_the_current_folder_by_default the_default_is_in_the_current_folder
-check without_the_variable_there_is_no_file without_it_there_is_no_file
-check wrong_settings_are_ignored wrong_settings_are_ignored
-check a_file_that_cannot_be_written_is_said a_file_that_cannot_be_written_is_said
+check samples_are_close samples_are_near
+check folded_stacks_have_the_format_of_flame_graphs folded_is_for_flame_graphs
+check children_write_their_own_files children_write_their_own
+check default_file_is_in_the_current_directory the_default_is_in_the_current_folder
+check no_file_without_the_variable without_it_there_is_no_file
+check invalid_settings_are_reported_and_ignored wrong_settings_are_ignored
+check unwritable_file_is_reported a_file_that_cannot_be_written_is_said
 check python_and_its_threads_are_traced python_is_traced
 plan

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example that reads with io_uring: the data, with and without the page cache and fixed
-# buffers, and its messages about invalid input. BUILD is the build directory. The tests use
-# the source that KARENA_SOURCE names.
+# The example that reads with io_uring: what it reads, with and without the page cache,
+# which kind of request it uses, and its messages about bad input. BUILD is the build
+# directory; runs on the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -15,7 +15,7 @@ case $KARENA_SOURCE in
 device)	arenas="on the module" ;;
 *)	arenas="on plain mmap" ;;
 esac
-# Before 6.5, no memory of the module is a fixed buffer.
+# Before 6.5, memory of the module cannot be a fixed buffer.
 reads="fixed buffers"
 if [ "$KARENA_SOURCE" = device ] && printf '%s\n' 6.5 "$(uname -r)" | sort -VC; then
 	:
@@ -23,7 +23,8 @@ elif [ "$KARENA_SOURCE" = device ]; then
 	reads="plain reads"
 fi
 
-# reads_all FILE BYTES WORDS...: so many, verified, and its line has the words.
+# reads_all FILE BYTES WORDS...: it reads and verifies so many bytes, and its output has the
+# words.
 reads_all() {
 	local file=$1 bytes=$2 line words
 	shift 2
@@ -34,7 +35,7 @@ reads_all() {
 	for words in "$reads" "$arenas" "$@"; do
 		[[ $line == *"$words"* ]] || return
 	done
-	# Plain reads are explained, and nothing else is.
+	# The reason for plain reads is the only message.
 	cat "$dir/said"
 	if [ "$reads" = "plain reads" ]; then
 		grep -q "this kernel takes no memory of the module" "$dir/said"
@@ -48,10 +49,10 @@ file_of() {
 	reads_all "$dir/file" "$1"
 }
 
-# Of the guest alone: elsewhere that may be a disk that somebody needs.
+# Only in the guest; elsewhere this disk may be in use.
 disk() {
 	grep -q ' vm_directory=' /proc/cmdline || {
-		echo "no scratch disk here"
+		echo "no scratch disk"
 		return 77
 	}
 	[ "$(blockdev --getsize64 /dev/vda)" -eq $((64 << 20)) ] || return
@@ -67,12 +68,12 @@ fails() {
 	[[ $output == *"$words"* ]]
 }
 
-check a_disk_is_read_past_the_page_cache disk
-check a_file_of_whole_blocks file_of $((3 << 20))
-check a_file_of_several_rounds_and_an_odd_end file_of $(((70 << 20) + 3))
-check a_small_file file_of 1
-check an_empty_file file_of 0
-check a_missing_file_is_named fails "$dir/none: No such file" "$dir/none"
-check a_directory_is_refused fails "neither a file nor" "$dir"
+check disk_is_read_without_the_page_cache disk
+check file_of_whole_blocks_is_read file_of $((3 << 20))
+check file_of_several_rounds_and_an_odd_end_is_read file_of $(((70 << 20) + 3))
+check small_file_is_read file_of 1
+check empty_file_is_read file_of 0
+check missing_file_is_named fails "$dir/none: No such file" "$dir/none"
+check directory_is_rejected fails "neither a file nor" "$dir"
 check usage_is_shown fails "usage: uring-read FILE"
 plan
