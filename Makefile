@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# karena: `make help` says what can be made.
+# karena: `make help` lists the targets.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
@@ -13,21 +13,21 @@ OUT := $(CURDIR)/build
 VERSION := $(shell sed -n 's/^.define KARENA_VERSION\t*"\(.*\)"/\1/p' \
 	libuser/include/karena/karena.h)
 ABI := $(shell sed -n 's/^ABI := //p' libuser/Makefile)
-# Of the kernel that KDIR belongs to, which need not be the running one.
+# Release of the kernel of KDIR, which need not be the running one.
 RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
 MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
 results := $(OUT)/bench/results
 report := $(OUT)/bench/report
-# The results of the last run that is kept, and three pictures; $(kept).md is about them.
+# The results of the last run that was kept, and its pictures; its report is $(kept).md.
 kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
-# Built only where liburing is.
+# Built only if liburing is installed.
 uring_library = $(OUT)/lib/libkarena-uring.so.$(ABI)
 
-# A page can be read by each name in its NAME line. Of a page: its own place below
-# MANDIR, and those of the others, which name it.
+# A page can be read under each name in its NAME line. page_place is the path of a page
+# below MANDIR, page_others are the paths under its other names, which refer to it.
 pages := $(sort $(wildcard Documentation/man/*.[1-9]))
 page_place = man$(patsubst .%,%,$(suffix $(1)))/$(notdir $(1))
 page_names = $(shell sed -n '/^\.SH NAME/,/\\-/{/^\.SH/d; s/\\-.*//; s/,/ /g; p;}' $(1))
@@ -38,26 +38,25 @@ all: library $(if $(RELEASE),module,no-module)
 
 help:
 	@echo 'make            build the library, the tool and, with kernel headers, the module'
-	@echo 'make module     build the module; KDIR= names other kernel headers'
-	@echo 'make library    build library, adapters and tool alone'
-	@echo 'make demo       boot a guest, load the module, run Python on it, show what comes of it'
+	@echo 'make module     build the module; KDIR= selects other kernel headers'
+	@echo 'make library    build only the library, the adapters and the tool'
+	@echo 'make demo       boot a guest, load the module, run Python on it, show statistics'
 	@echo 'make check      build all, run all tests: here, in guests with 6.1, 6.12 and a'
 	@echo '                debug kernel (built once: 15 minutes), and the static checkers;'
 	@echo '                K="here 6.1" runs only those lanes'
-	@echo 'make test T=sysfs  build and run one program of tests; K=6.12, debug, here, asan,'
-	@echo '                tsan or valgrind says where'
-	@echo 'make shell      a guest with the module loaded, to type in; K=6.12 or debug'
-	@echo 'make check-programs  the suites of other programs, with and without karena'
-	@echo 'make bench      compare malloc with others, here, in time and memory'
-	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
-	@echo 'make bench-report  write build/bench/report/tables.md from the results'
-	@echo 'make bench-check  compare the results with those that are kept'
-	@echo 'make bench-keep  keep the results and the pictures in Documentation'
-	@echo 'make lint       the static checkers alone'
-	@echo 'make htmldocs   build Documentation as HTML in build/docs/html'
+	@echo 'make test T=sysfs  build and run one test program; K=6.12, debug, here, asan,'
+	@echo '                tsan or valgrind selects the lane'
+	@echo 'make shell      start a shell in a guest with the module loaded; K=6.12 or debug'
+	@echo 'make check-programs  run the test suites of other programs with and without karena'
+	@echo 'make bench      compare time and memory of malloc with other allocators, on this machine'
+	@echo 'make bench-guest  measure the module in guests, in time and in instructions'
+	@echo 'make bench-report  write build/bench/report/report.html from the results'
+	@echo 'make bench-check  compare the results with those in Documentation'
+	@echo 'make bench-keep  store the report and the results in Documentation'
+	@echo 'make lint       run only the static checkers'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
-	@echo 'make uninstall  remove what install put there'
-	@echo 'make clean      remove what was built'
+	@echo 'make uninstall  remove the installed files'
+	@echo 'make clean      remove all built files'
 
 setup:
 	@selftests/vm/packages build
@@ -65,8 +64,8 @@ setup:
 library: setup
 	@$(MAKE) --no-print-directory -C libuser OUT=$(OUT) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR)
 
-# Several kernels' modules stand side by side: each is built in a directory of
-# its own, from links to the sources.
+# Modules for several kernels can be built side by side, each in its own directory with
+# links to the sources.
 module:
 	@test -n '$(RELEASE)' || { echo 'no kernel headers in $(KDIR)'; exit 1; }
 	@selftests/vm/packages build
@@ -76,7 +75,7 @@ module:
 
 no-module:
 	@echo 'No kernel headers in $(KDIR): the module is not built.'
-	@echo 'Install linux-headers-$(shell uname -r), or give KDIR=.'
+	@echo 'Install linux-headers-$(shell uname -r), or set KDIR=.'
 
 demo: library
 	selftests/demo/run
@@ -88,8 +87,8 @@ check: runner
 	@selftests/check $(addprefix -k,$(K))
 
 test: runner
-	@test -n '$(T)' || { echo "make test: which one? For example T=sysfs, or" \
-		"T=libuser/tests/heap K=asan; selftests/tests lists all"; exit 1; }
+	@test -n '$(T)' || { echo "make test: T= names the test program, for example T=sysfs, or" \
+		"T=libuser/tests/heap K=asan; selftests/tests lists them"; exit 1; }
 	@selftests/check -v $(addprefix -k,$(or $(K),first)) $(T)
 
 shell: runner
@@ -101,7 +100,7 @@ check-debug: runner
 check-programs: library
 	selftests/programs
 
-# Results are written beside the last ones, which stay until a run is whole.
+# New results replace the last ones only when the run is complete.
 bench: library
 	@mkdir -p $(results)
 	selftests/bench/native --results $(results)/native.new
@@ -109,7 +108,7 @@ bench: library
 	mv $(results)/native.new $(results)/native.jsonl
 	$(bench_report)
 
-# Counted, what is of one thread and has no pressure.
+# The benchmarks with one thread and without memory pressure also count instructions.
 bench-guest: library
 	@mkdir -p $(results)
 	@rm -f $(results)/guest.new
@@ -146,7 +145,7 @@ htmldocs:
 fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
 	-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),'
 
-# Without a module for this kernel, the library alone: it works so, too.
+# Without kernel headers, the library is installed alone; it does not need the module.
 install: library $(if $(RELEASE),module,no-module)
 	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
 		$(DESTDIR)$(INCLUDEDIR)/karena $(DESTDIR)$(PREFIX)/bin
