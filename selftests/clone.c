@@ -542,7 +542,7 @@ TEST_F(clone, each_heap_has_its_own_clone)
 	EXPECT_EQ(0, ask(CHILD, unlike, 100, 924, 'p'));
 	EXPECT_EQ(0, unlike(&self->heap, 0, 2 * PAGES, 'p'));
 	EXPECT_EQ(0, unlike(&other, 0, 2 * PAGES, 'o'));
-	/* The child drops one of the two by unmapping it, the other by closing it. */
+	/* The child drops its clone of the first heap, the parent drops the second heap. */
 	EXPECT_EQ(0, ask(CHILD, give_up, 0, 0, 0));
 	EXPECT_EQ(0, ask_of(CHILD, &other, close_it, 0, 0, 0));
 	heap_destroy(&other);

@@ -508,7 +508,7 @@ static inline bool reuse(const struct heap *heap, size_t index, uint32_t word)
 					   __ATOMIC_ACQUIRE);
 }
 
-/* Shrink every cache that can shrink: reclaim takes all volatile arenas. */
+/* Shrink every cache that can shrink. This reclaims all volatile arenas. */
 static inline void shrink_everything(void)
 {
 	/* Each write makes every cache free a part of its memory. */

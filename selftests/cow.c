@@ -67,7 +67,7 @@ static long allow(struct heap *heap, long index, long prot, long c)
 	return mprotect(arena(heap, index), ARENA, prot) ? -errno : 0;
 }
 
-/* Newer kernels take a dirty PTE for one that may be made writable. */
+/* Newer kernels make a dirty PTE writable again. */
 TEST_F(cow, mprotect_makes_no_shared_page_writable)
 {
 	for (int who = PARENT; who <= CHILD; who++) {

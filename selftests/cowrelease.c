@@ -50,7 +50,7 @@ TEST_F_TIMEOUT(cowvolatile, volatile_arena_is_free_in_the_child, SLOW)
 	EXPECT_TRUE(reuse(&self->heap, 0, huge));
 	EXPECT_TRUE(reuse_sparse(&self->heap, 2, sparse));
 	EXPECT_EQ(0, ask(PARENT, spoiled, 0, 0, 0));
-	/* No clone shares them, so reclaim can take them. */
+	/* No clone shares them, so they can be reclaimed. */
 	lend(&self->heap, 0, 0, 0);
 	shrink_everything();
 	EXPECT_EQ(KARENA_FREE, state(&self->heap, 0));

@@ -248,7 +248,7 @@ TEST_F(policy, exec_in_a_child_drops_its_heap)
 	EXPECT_EQ(0, commit(&self->heap, 2, 1, 0));
 }
 
-/* The parent calls exec(), while its child's child still has the heap. */
+/* A child calls exec() while its own child still has the heap. */
 TEST_F(policy, exec_in_the_parent_keeps_the_childs_heap)
 {
 	ASSERT_EQ(0, bear(PARENT, CHILD));

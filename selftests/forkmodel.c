@@ -285,7 +285,7 @@ static void reuse_arena(int index, uint32_t active)
 						false, __ATOMIC_ACQ_REL,
 						__ATOMIC_ACQUIRE))
 			break;
-		/* BUSY: reclaim either takes the arena or restores the word. */
+		/* BUSY: the kernel either reclaims the arena or restores the word. */
 		sched_yield();
 	} while (found != KARENA_FREE && (found == KARENA_BUSY || found == lent[index]));
 	if (found == KARENA_FREE)

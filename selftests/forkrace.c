@@ -203,7 +203,7 @@ static bool arena_is(struct heap *heap, int index, size_t pages, uint64_t mark)
 	return true;
 }
 
-/* Make an arena volatile and reuse it, unless reclaim takes it first. */
+/* Make an arena volatile and reuse it, unless it is reclaimed first. */
 static bool make_volatile_and_reuse(struct driver *driver)
 {
 	uint32_t since = make_volatile(driver->heap, driver->index);
@@ -215,7 +215,7 @@ static bool make_volatile_and_reuse(struct driver *driver)
 			driver->taken++;
 			return false;
 		}
-		/* BUSY: reclaim either takes the arena or restores the word. */
+		/* BUSY: the kernel either reclaims the arena or restores the word. */
 		sched_yield();
 	}
 	return true;
@@ -277,7 +277,7 @@ static int clone_is_sound(struct heap *heap)
 	return unlike(heap, 0, 2 * PAGES, 'p') ? 3 : 0;
 }
 
-/* Return how many arenas reclaim took. */
+/* Return how many arenas were reclaimed. */
 static long fork_beside_drivers(struct __test_metadata *_metadata, struct heap *heap)
 {
 	long forks = kernel_is_slow() ? 4 : 30, taken = 0;

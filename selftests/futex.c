@@ -301,7 +301,7 @@ static long come_back(struct heap *heap, long index, long b, long c)
 	return heap_commit(heap, index, 1);
 }
 
-/* The child becomes the only owner of the old page, without a copy. */
+/* One process becomes the only owner of the old page, without a copy. */
 TEST_F_TIMEOUT(futex, last_owner_of_a_page_wakes_its_own_threads, SLOW)
 {
 	for (int i = 0; i < ARRAY_SIZE(pages); i++) {

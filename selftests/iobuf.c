@@ -725,7 +725,7 @@ TEST_F(iobuf, pinned_frame_stays_with_the_parent)
 struct releaser {
 	pthread_t thread;
 	struct heap *heap;
-	long at;	/* delay in nanoseconds; 0: not known yet */
+	long at;	/* time in nanoseconds; 0: not known yet */
 };
 
 static long now_ns(void)

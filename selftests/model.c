@@ -350,7 +350,7 @@ static void lend(struct player *player, int index)
 						false, __ATOMIC_ACQ_REL,
 						__ATOMIC_ACQUIRE))
 			break;
-		/* BUSY: reclaim either takes the arena or restores the word. */
+		/* BUSY: the kernel either reclaims the arena or restores the word. */
 		sched_yield();
 	} while (found != KARENA_FREE);
 	if (found == KARENA_FREE) {

@@ -107,7 +107,7 @@ static bool reuse_or_lose(struct heap *heap, int index, struct lent lent)
 			return true;
 		if (found == KARENA_FREE)
 			return false;
-		/* BUSY: reclaim either takes the arena or restores the word. */
+		/* BUSY: the kernel either reclaims the arena or restores the word. */
 		sched_yield();
 	}
 }
@@ -241,7 +241,7 @@ static void *purger_main(void *data)
 {
 	while (!stopped()) {
 		shrink_everything();
-		/* Otherwise reclaim would take every arena. */
+		/* Otherwise every arena would be reclaimed. */
 		usleep(10000);
 	}
 	return data;

@@ -439,7 +439,7 @@ TEST_F(snapshot, reclaim_from_the_heap_leaves_the_image_intact)
 	make_volatile(heap, SPARSE);
 	shrink_everything();
 	EXPECT_EQ(0, image_spoilt(&image));
-	/* Reclaim decides whether to take the arena, but takes all or nothing of it. */
+	/* The kernel decides whether to reclaim the arena, but reclaims all or nothing of it. */
 	EXPECT_TRUE(reuse(heap, NR_HUGE - 1, word) ?
 		    !spoilt(heap, NR_HUGE - 1, 0, 512) :
 		    touch(arena(heap, NR_HUGE - 1)) == SIGBUS);
@@ -1564,7 +1564,7 @@ TEST_F(snapshot, module_cannot_be_unloaded_while_an_image_exists)
 	ASSERT_EQ(0, heap_open(&self->heap, 32 * ARENA, 0));
 }
 
-/* No image has volatile arenas, and reclaim takes them during the snapshot. */
+/* No image has volatile arenas, which the kernel reclaims during the snapshot. */
 static void *shrink_all_the_time(void *data)
 {
 	const bool *stop = data;

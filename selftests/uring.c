@@ -201,7 +201,7 @@ TEST_F(uring, reclaim_does_not_take_a_pinned_arena)
 	EXPECT_EQ(0, count_other(heap->window + ARENA / 2, ARENA / 2, OLD));
 	EXPECT_EQ(1, heap_stat(heap, "reclaimed"));
 	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
-	/* Without the pin, reclaim takes it. */
+	/* Without the pin, the arena is reclaimed. */
 	ASSERT_EQ(0, io_uring_unregister_buffers(&self->ring));
 	word = make_volatile(heap, 0);
 	shrink_everything();

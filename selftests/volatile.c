@@ -210,7 +210,7 @@ static long use(struct heap *heap, int first, unsigned int seed, time_t until)
 				taken++;
 				break;
 			}
-			/* BUSY: reclaim either takes the arena or restores the word. */
+			/* BUSY: the kernel either reclaims the arena or restores the word. */
 			sched_yield();
 		}
 		if (pin) {

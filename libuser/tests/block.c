@@ -897,7 +897,7 @@ static size_t allocate_full(struct ka_heap *heap, size_t size, void *blocks[], s
 	return count;
 }
 
-/* Free a block of a full pool. Return true if the pool is put at the end of the list. */
+/* Free a block of a full pool. Return true if the pool waits in the list afterwards. */
 static bool waits(struct ka_heap *heap, void *block)
 {
 	if (ka_heap_free(heap, block))

@@ -172,7 +172,7 @@ TEST_F(calls, batch_stops_at_the_limit)
 	static char *blocks[BATCH];
 	size_t nr;
 
-	/* 16 MiB, minus what the limit does not allow. */
+	/* Fewer blocks than fit into the limit of 16 MiB. */
 	nr = ka_heap_malloc_batch(self->heap, 100000, (void **)blocks, BATCH);
 	EXPECT_LT(100, nr);
 	EXPECT_GT(168, nr);

@@ -323,7 +323,7 @@ TEST_F(domain, allocator_tables_are_not_in_blocks)
 		ASSERT_EQ(0, ka_allocator_set(self->of->domain, &counters[i % 2].below));
 	}
 	EXPECT_EQ(blocks, stats_of(ka_domain_heap()).blocks);
-	/* Only the copies of this test were added. */
+	/* The tables that were set before are still mapped. */
 	EXPECT_EQ(pages + 3, pages_to_read());
 }
 

@@ -36,7 +36,7 @@ static void harm(void)
 #define SIZE	200		/* of most blocks */
 #define MANY	420		/* blocks of several pools */
 
-/* Content of the blocks, which glibc would take for the size of no valid chunk. */
+/* Content of the blocks. No valid chunk of glibc has this size. */
 #define CONTENT	0x11
 
 static void *volatile blocks[MANY];

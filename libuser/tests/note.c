@@ -119,7 +119,7 @@ TEST(small_heap_has_one_page_of_metadata)
 		ASSERT_NE(NULL, run);
 		memset(run, 1, 25 * KA_PAGE_SIZE);
 		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
-		/* The rest is committed in parts of 64 KiB. */
+		/* The run is committed in parts of 64 KiB. */
 		if (on_device())
 			EXPECT_EQ(33 * KA_PAGE_SIZE, committed(heap));
 		ka_heap_destroy(heap);
