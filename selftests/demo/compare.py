@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Run a command without and with karena, in turn, and print what it cost."""
+"""Run a command without and with karena, in turn, and print its costs."""
 import json
 import os
 import statistics

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Index the standard library: who defines and who uses which name, and where.
+"""Index the standard library: where each name is defined and used.
 
-Every module is read, parsed and compiled; the trees, the code objects and the
-index are kept, as a language server would.
+The program reads, parses and compiles every module, and keeps the trees, the code
+objects and the index, as a language server does.
 """
 import ast
 import collections
@@ -33,14 +33,14 @@ def index(paths):
 
 
 def huge_bytes():
-    """What of this process is mapped by huge pages, anonymous or not."""
+    """Bytes of this process that are mapped by huge pages, anonymous or not."""
     text = pathlib.Path("/proc/self/smaps_rollup").read_text()
     fields = dict(re.findall(r"^(\w+): +(\d+) kB", text, re.M))
     return 1024 * (int(fields["AnonHugePages"]) + int(fields["FilePmdMapped"]))
 
 
-def heap_figures():
-    """The figures of this process's heap in sysfs, if it has one."""
+def heap_statistics():
+    """The statistics of this process's heap in sysfs, if it has one."""
     for directory in pathlib.Path("/sys/class/misc/karena/heaps").glob("*"):
         if int((directory / "pid").read_text()) == os.getpid():
             return {file.name: file.read_text().strip()
@@ -61,7 +61,7 @@ def main():
               f"{len(used)} used in {uses} places")
     with open(report, "w") as file:
         json.dump({"answer": answer, "seconds": elapsed,
-                   "huge": huge_bytes(), "heap": heap_figures()}, file)
+                   "huge": huge_bytes(), "heap": heap_statistics()}, file)
 
 
 if __name__ == "__main__":

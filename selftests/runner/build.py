@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Fetch and build everything that programs of tests need."""
+"""Fetch and build everything that test programs need."""
 
 import functools
 import os
@@ -13,9 +13,9 @@ from plan import TOP, kernel_of
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
                      "karena")
-# ccache finds the library and its tests wherever the checkout lies, and the module where
-# it lay before: the kernel's build names whole paths. Debian's folder has ccache by the
-# names of the compilers, for makefiles that choose one by themselves.
+# ccache finds the library and its tests in a checkout at any path, but the module only at
+# the same path, because the kernel's build uses absolute paths. Debian's directory has
+# links to ccache with the names of compilers, for makefiles that select one themselves.
 COMPILERS = {
     "PATH": f"/usr/lib/ccache:{os.environ['PATH']}", "CCACHE_DIR": str(CACHE / "ccache"),
     "CCACHE_BASEDIR": str(TOP), "CCACHE_NOHASHDIR": "1", "CCACHE_MAXSIZE": "1G",
@@ -25,7 +25,7 @@ BUILD = TOP / "build"
 
 
 def output(*command):
-    """The last line that a script prints; its errors go to the terminal."""
+    """Return the last line of a script's output. Its errors go to the terminal."""
     done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"check: {' '.join(command)} failed")
@@ -34,19 +34,19 @@ def output(*command):
 
 @functools.cache
 def kernel(name):
-    """The folder of a kernel, which is fetched or built if it is not in the cache."""
+    """The directory of a kernel, which is fetched or built if it is not in the cache."""
     command = ["debug-kernel"] if name == "debug" else ["kernel", name]
     return pathlib.Path(output(f"selftests/vm/{command[0]}", *command[1:]))
 
 
 @functools.cache
 def harness():
-    """The folder of the kernel tree's test harness."""
+    """The directory of the kernel tree's test harness."""
     return output("selftests/vm/source", "6.1") + "/tools/testing/selftests"
 
 
 def install(programs):
-    """Install the packages that the lanes need, and name the emulator once."""
+    """Install the packages that the lanes need, and select the emulator."""
     lanes = {program.lane for program in programs}
     purposes = ["check"] + ["lint"] * ("lint" in lanes)
     purposes += ["kernel"] * any(kernel_of(lane) == "debug" for lane in lanes)
@@ -62,7 +62,7 @@ def make(*arguments):
 
 
 def sources(programs, folder):
-    """The names of the C programs of a folder that these are, or that they run."""
+    """The names of the C programs in a directory among these, or run by them."""
     names = [p.name for p in programs]
     names += [f"libuser/tests/{name}" for p in programs
               for name in re.findall(r"\bbuild/tests/([\w-]+)", p.command)]
@@ -77,7 +77,7 @@ def tests(lane, programs):
 
 
 def jobs(programs):
-    """A Job for each build; no build needs another one."""
+    """Return a Job for each build. No build depends on another one."""
     by_lane = {}
     for program in programs:
         by_lane.setdefault(program.lane, []).append(program)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The list of all programs of tests, selftests/tests, and choices from it."""
+"""The list of all test programs, selftests/tests, and selections from it."""
 
 import pathlib
 import sys
@@ -66,7 +66,7 @@ def choose(programs, lanes, names):
             found = [program for program in programs
                      if name in (program.name, program.name.rpartition("/")[2])]
             if not found:
-                sys.exit(f"check: there is no program of tests {name}; selftests/tests "
+                sys.exit(f"check: there is no test program {name}; selftests/tests "
                          "lists them, for example sysfs or libuser/tests/heap")
             chosen += found
     if lanes is None:

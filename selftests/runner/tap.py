@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Programs of tests, and the counts of their TAP."""
+"""Test programs, and the counts in their TAP output."""
 
 import re
 import time
@@ -10,7 +10,7 @@ SHOWN = 60  # lines of a failed program
 
 
 class Program:
-    """A program of tests in one lane: its command and its results."""
+    """A test program in one lane: its command and its results."""
 
     def __init__(self, lane, name, command):
         self.lane, self.name, self.command = lane, name, command

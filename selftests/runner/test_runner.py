@@ -56,7 +56,7 @@ def says(*names):
 ALL = ("module", "one", "two", "module, at the end")
 
 
-def what_a_command_runs_is_built():
+def programs_in_a_command_are_built():
     programs = [Program("here", "libuser/tests/malloc-checked", "A=b build/tests/malloc"),
                 Program("here", "libuser/tests/heap", "build/tests/heap"),
                 Program("here", "libuser/tests/malloc.sh", "libuser/tests/malloc.sh")]
@@ -67,50 +67,50 @@ def passed_tests_are_counted():
     return counts(GOOD) == (2, 0, 0)
 
 
-def a_failed_test_is_counted():
+def failed_test_is_counted():
     return counts(["1..2", "ok 1 one", "not ok 2 two"], 1) == (1, 1, 0)
 
 
-def a_skipped_test_is_counted():
+def skipped_test_is_counted():
     return counts(["1..2", "ok 1 # SKIP no module", "ok 2 two"]) == (1, 0, 1)
 
 
-def a_program_that_skips_all_is_skipped():
+def program_that_skips_all_tests_is_skipped():
     return (counts(["1..0 # SKIP no counts"]) == (0, 0, 1)
             and counts(["1..1", "ok 1 # SKIP no module"], 4) == (0, 0, 1))
 
 
-def a_program_that_ends_early_fails():
+def program_that_ends_early_fails():
     return (counts(["1..3", "ok 1 one"]) == (1, 1, 0)
             and counts(["ok 1 one"]) == (1, 1, 0) and counts([]) == (0, 1, 0))
 
 
-def a_program_without_tests_fails():
+def program_without_tests_fails():
     return counts(["1..0"]) == (0, 1, 0)
 
 
-def a_bad_status_fails():
+def nonzero_status_fails():
     return counts(GOOD, 99) == (2, 1, 0)
 
 
-def a_program_that_does_not_end_is_ended():
+def program_that_does_not_end_is_killed():
     return told(here, "echo 1..1; echo ok 1 x; sleep 20", 1)["program"] == (1, 2, 0)
 
 
-def its_children_are_ended_too():
+def children_of_a_program_are_killed():
     return told(here, "sleep 20 & echo 1..1; echo ok 1 x; wait", 1)["program"][1] > 0
 
 
-def a_guest_has_all_its_programs():
+def guest_runs_all_its_programs():
     return told(guest, says(*ALL)) == dict.fromkeys(ALL, (1, 0, 0))
 
 
-def a_guest_that_complains_fails():
+def guest_with_a_kernel_error_fails():
     found = told(guest, says(*ALL) + "echo 'run: the kernel complained:'; exit 126")
     return found == dict.fromkeys(ALL, (1, 0, 0)) | {"module, at the end": (1, 1, 0)}
 
 
-def a_guest_that_dies_fails():
+def guest_that_dies_fails():
     """The program that ran fails; so does the guest, and its programs that never ran."""
     found = told(guest, says("module") + "echo '# PROGRAM one'; echo 1..1; exit 124")
     return found == {"module": (1, 0, 0), "one": (0, 1, 0), "module, at the end": (0, 2, 0)}
@@ -123,12 +123,12 @@ def every_test_is_listed():
             and plan.forgotten(rest) == ["selftests/sysfs.c"])
 
 
-def a_last_part_is_a_name():
+def last_part_of_a_name_is_enough():
     found = plan.choose(plan.read(), ["6.12"], ["forkrace"])
     return [(one.name, one.lane) for one in found] == [("selftests/forkrace", "6.12-multi")]
 
 
-def an_unknown_name_or_lane_is_refused():
+def unknown_name_or_lane_is_rejected():
     for arguments in ((["6.12"], ["no-such-test"]), (["7"], ["sysfs"]),
                       (["asan"], ["sysfs"])):
         try:
@@ -142,13 +142,13 @@ def an_unknown_name_or_lane_is_refused():
 
 
 TESTS = [
-    passed_tests_are_counted, a_failed_test_is_counted, a_skipped_test_is_counted,
-    a_program_that_skips_all_is_skipped, a_program_that_ends_early_fails,
-    a_program_without_tests_fails, a_bad_status_fails,
-    a_program_that_does_not_end_is_ended, its_children_are_ended_too,
-    a_guest_has_all_its_programs, a_guest_that_complains_fails, a_guest_that_dies_fails,
-    what_a_command_runs_is_built, every_test_is_listed, a_last_part_is_a_name,
-    an_unknown_name_or_lane_is_refused,
+    passed_tests_are_counted, failed_test_is_counted, skipped_test_is_counted,
+    program_that_skips_all_tests_is_skipped, program_that_ends_early_fails,
+    program_without_tests_fails, nonzero_status_fails,
+    program_that_does_not_end_is_killed, children_of_a_program_are_killed,
+    guest_runs_all_its_programs, guest_with_a_kernel_error_fails, guest_that_dies_fails,
+    programs_in_a_command_are_built, every_test_is_listed, last_part_of_a_name_is_enough,
+    unknown_name_or_lane_is_rejected,
 ]
 
 
