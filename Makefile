@@ -20,7 +20,7 @@ MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
 results := $(OUT)/bench/results
 report := $(OUT)/bench/report
-# The results of the last run that was kept, and its pictures; its report is $(kept).md.
+# The results of the last run that is kept, and three pictures; $(kept).md is about them.
 kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
 # Built only if liburing is installed.
@@ -44,16 +44,17 @@ help:
 	@echo 'make check      build all, run all tests: here, in guests with 6.1, 6.12 and a'
 	@echo '                debug kernel (built once: 15 minutes), and the static checkers;'
 	@echo '                K="here 6.1" runs only those lanes'
-	@echo 'make test T=sysfs  build and run one test program; K=6.12, debug, here, asan,'
-	@echo '                tsan or valgrind selects the lane'
-	@echo 'make shell      start a shell in a guest with the module loaded; K=6.12 or debug'
-	@echo 'make check-programs  run the test suites of other programs with and without karena'
-	@echo 'make bench      compare time and memory of malloc with other allocators, on this machine'
-	@echo 'make bench-guest  measure the module in guests, in time and in instructions'
-	@echo 'make bench-report  write build/bench/report/report.html from the results'
-	@echo 'make bench-check  compare the results with those in Documentation'
-	@echo 'make bench-keep  store the report and the results in Documentation'
-	@echo 'make lint       run only the static checkers'
+	@echo 'make test T=sysfs  build and run one program of tests; K=6.12, debug, here, asan,'
+	@echo '                tsan or valgrind says where'
+	@echo 'make shell      a guest with the module loaded, to type in; K=6.12 or debug'
+	@echo 'make check-programs  the suites of other programs, with and without karena'
+	@echo 'make bench      compare malloc with others, here, in time and memory'
+	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
+	@echo 'make bench-report  write build/bench/report/tables.md from the results'
+	@echo 'make bench-check  compare the results with those that are kept'
+	@echo 'make bench-keep  keep the results and the pictures in Documentation'
+	@echo 'make lint       the static checkers alone'
+	@echo 'make htmldocs   build Documentation as HTML in build/docs/html'
 	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
 	@echo 'make uninstall  remove the installed files'
 	@echo 'make clean      remove all built files'

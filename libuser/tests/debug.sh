@@ -1,17 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example of the debug hooks: each mistake ends it with the right message, and without a
-# mistake it runs to its end. BUILD is the build directory; runs on the source that
-# KARENA_SOURCE names.
+# The example of the debug hooks: each error aborts it with a message, and "none" does not.
+# BUILD is the build directory. The tests use the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
 example=${BUILD:-$here/../../build}/examples/debug
 unset KARENA_MALLOC
 
-# ends MISTAKE REASON: the example aborts with this reason, a pattern, and a stack trace of
-# the allocation.
+# ends ERROR REASON: aborts with this reason, a pattern, and the stack has the example.
 ends() {
 	local output status=0
 	output=$("$example" "$1" 2>&1) || status=$?
@@ -32,7 +30,7 @@ lists_them() {
 	[ $status -eq 2 ] && [[ $output == "usage: debug ERROR, one of none "* ]]
 }
 
-check correct_program_gets_no_message works
+check without_an_error_it_does_not_abort works
 check overflow ends overflow "ka_mem_free: bad trailing pad byte"
 check underflow ends underflow "ka_mem_free: bad leading pad byte"
 check another_domain ends domain \
@@ -40,5 +38,5 @@ check another_domain ends domain \
 check double_free ends twice "ka_mem_free: double free"
 check pointer_inside ends inside "ka_mem_free: bad pointer: 0x* is 2 bytes behind the start*"
 check stale_pointer ends stale "ka_debug_check_all: write after free"
-check usage_lists_the_mistakes lists_them
+check errors_are_listed lists_them
 plan

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The small examples: their output, compared with that of other programs, and their messages
-# about bad input; and the programs in the manual pages, built as they stand there. BUILD is
-# the build directory; runs on the source that KARENA_SOURCE names.
+# The small examples: the output of each, compared with that of other programs, and its
+# messages about invalid input; and the programs in the manual pages and in the tutorial,
+# built unchanged. BUILD is the build directory. The tests use the source that
+# KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
@@ -164,7 +165,7 @@ head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
 { seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
 
 check heap_is_filled_up_to_its_limit heap_is_filled
-check heap_reports_errors fails "heap: a heap: KARENA_SOURCE=disk is no source" \
+check heap_says_what_is_wrong fails "heap: cannot create a heap: KARENA_SOURCE=disk is no source" \
 	env KARENA_SOURCE=disk "$examples/heap"
 check run_reverses_lines turns "$dir/lines"
 check run_reverses_an_empty_file turns /dev/null
@@ -175,8 +176,8 @@ check io_counts_an_odd_end counts "$dir/text"
 check io_names_a_missing_file fails "io: $dir/none: No such file" \
 	"$examples/io" "$dir/none"
 check io_shows_its_usage fails "usage: io FILE" "$examples/io"
-check domain_counts prints "1000 taken, 100 resized, 1001 freed" "$examples/domain"
-check aligned_counters_have_their_own_cache_lines counters_have_lines
+check domain_counts prints "1000 allocated, 100 resized, 1001 freed" "$examples/domain"
+check aligned_counters_have_lines counters_have_lines
 check stats_counts_words_by_their_size words_have_figures
 check stats_reports_errors fails "stats: KARENA_SOURCE=disk is no source" \
 	env KARENA_SOURCE=disk "$examples/stats"

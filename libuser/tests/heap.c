@@ -305,7 +305,7 @@ TEST(foreign_mapping_stops_the_growth_of_a_mapping)
 	ASSERT_NE(NULL, heap);
 	if (!ka_window_of(heap)->claimed || !on_device())
 		SKIP(return, "the window is reserved, or the heap continues behind the mapping");
-	foreign = heap->start + 20 * KA_ARENA_SIZE;
+	foreign = ka_pools_of(heap)->start + 20 * KA_ARENA_SIZE;
 	ASSERT_EQ(foreign, mmap(foreign, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
 	*foreign = 'f';

@@ -1,15 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The tool: the commands that it runs, and its messages about bad input. BUILD is the build
-# directory; runs on the source that KARENA_SOURCE names.
+# The tool: what it runs, and its messages about invalid input. BUILD is the build
+# directory. The tests use the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
 karena=${BUILD:-$here/../../build}/bin/karena
 
-# fails STATUS WORDS COMMAND...: the command fails with this status and one line with these
-# words.
+# fails STATUS WORDS COMMAND...: fails with this status and a message that has these words.
 fails() {
 	local wanted=$1 words=$2 output status=0
 	shift 2
@@ -76,10 +75,23 @@ check unknown_command fails 125 "unknown command 'fly'" "$karena" fly
 check command_not_found fails 127 "cannot run './nothing'" "$karena" run ./nothing
 check command_not_executable fails 126 "cannot run '/etc/passwd'" "$karena" run \
 	/etc/passwd
-check unknown_source fails 125 "no source" "$karena" run -s disk true
-check limit_is_not_a_size fails 125 "KARENA_LIMIT=big is no size" "$karena" run -l big \
-	true
-check limit_too_small fails 125 "too small" "$karena" run -l 4096 true
+check unknown_option fails 125 "unrecognized option '--big'" "$karena" run --big true
+check unknown_source fails 125 "--source: unknown source 'disk'" "$karena" run -s disk true
+check unknown_python fails 125 "--python: unknown value 'all'" "$karena" run -p all true
+for size in big 1X 1MB M -1 0 " 1M"; do
+	check "limit_is_not_a_size_[$size]" fails 125 "--limit: invalid size '$size'" \
+		"$karena" run -l "$size" true
+done
+check window_is_not_a_size fails 125 "--window: invalid size '1.5G'" "$karena" run \
+	--window=1.5G true
+check variable_is_not_a_size fails 125 "KARENA_LIMIT=big" env KARENA_LIMIT=big "$karena" \
+	run true
+check unknown_python_in_a_variable fails 125 "KARENA_PYTHON: unknown value 'all'" \
+	env KARENA_PYTHON=all "$karena" run true
+check empty_options_count_as_not_set prints works "$karena" run -s '' -l '' -w '' -n '' \
+	-p '' echo works
+check limit_too_small fails 125 "cannot create a heap: a limit of 4 KiB is too small" \
+	"$karena" run -l 4096 true
 check window_too_large fails 125 "window" "$karena" run -w 16000000T true
 check window_too_large_for_the_process fails 125 "window" "$karena" run -w 9000T \
 	true

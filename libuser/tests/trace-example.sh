@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The output of the example for tracing. BUILD is the build directory.
+# The example for tracing finds the leak and names functions. BUILD is the build directory.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"

@@ -1,9 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The example that reads with io_uring: what it reads, with and without the page cache,
-# which kind of request it uses, and its messages about bad input. BUILD is the build
-# directory; runs on the source that KARENA_SOURCE names.
+# The example that reads with io_uring: the data, with and without the page cache and fixed
+# buffers, and its messages about invalid input. BUILD is the build directory. The tests use
+# the source that KARENA_SOURCE names.
 
 here=$(dirname "$(realpath "$0")")
 . "$here/../../selftests/tap.sh"
