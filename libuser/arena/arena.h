@@ -1,10 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Arenas of a heap, and runs: consecutive pages of an arena, or of several. What is known of
- * them stands in the notes at the start of the window.
+ * Arenas of a heap, and runs: consecutive pages of an arena, or of several. Their metadata
+ * lies in the notes at the start of the window.
  *
- * The lock of struct ka_arenas is the heap's. It guards everything of a heap that changes
- * once the heap is made, except pools, which have owners: see pool/pool.h.
+ * The lock of struct ka_arenas is the heap's lock. It protects everything of a heap that
+ * changes once the heap is made, except pools, which have owners: see pool/pool.h.
+ *
+ * Each arena is in one of these states. All changes are made with the heap's lock held:
+ *
+ *	state		@nr_backed	@nr_used	memory
+ *	uncommitted	0		0		none
+ *	used		some or all	1 or more	of the pages in @backed
+ *	empty		some or all	0		likewise; listed by @emptied
+ *	volatile	some or all	0		the kernel may take it (@is_volatile)
+ *	blocked		0		all		somebody else's: no run lies there
+ *
+ *	uncommitted	-> used		ka_arenas_commit(), or ka_arena_commit_pages() for
+ *					the first arena of a small heap
+ *	uncommitted	-> blocked	ka_arenas_block(), for ever
+ *	used		-> empty	free_pages() in run.c, with the last run
+ *	empty		-> used		ka_arena_use(), ka_arenas_commit()
+ *	empty		-> volatile	give_up_emptied(), when runs have been given back
+ *	volatile	-> used		take_back(), if the kernel has not taken it
+ *	volatile	-> uncommitted	take_back(), if the kernel has
+ *	empty, volatile	-> uncommitted	release_arenas(): there are more than @most_empty of
+ *					them, or they are purged
+ *	empty		-> uncommitted	ka_arena_pages_lost(): its pages are not mapped
  */
 #ifndef KARENA_ARENA_H
 #define KARENA_ARENA_H
@@ -13,24 +34,22 @@
 
 #include "source/source.h"
 
-/* Classes of numbers of pages, up to an arena's: the powers of two that they are at least. */
+/* Powers of two up to the pages of an arena. */
 #define KA_ROOM_CLASSES	10
 
 /**
- * struct ka_arena - The library's notes on an arena, kept outside of it.
- * @used: Pages that are in a run.
- * @head: Pages that a run begins with; a run that begins in the arena before
- *	goes on in this one without a head.
- * @backed: Pages that are committed.
- * @touched: Pages that have been in a run since they were committed, or purged; the
- *	others are zero.
- * @nr_used: How many pages are in a run.
- * @nr_backed: How many are committed: all or, of an arena that is committed in parts,
- *	some; or none.
- * @longest: No free pages in a row are more than this.
- * @parts: It is committed in parts, now and whenever it is committed again.
- * @huge: A touch of one page may cost the memory of all.
- * @is_volatile: It has no run, and the kernel may take it.
+ * struct ka_arena - Notes on an arena. Maps have a bit for each page.
+ * @used: Pages in runs.
+ * @head: First pages of runs. A run that reaches into the next arenas has one head.
+ * @backed: Committed pages.
+ * @touched: Pages that have been in a run since they were committed or purged. All others
+ *	are zero.
+ * @nr_used: Number of pages in @used.
+ * @nr_backed: Number of pages in @backed.
+ * @longest: No row of free pages is longer; it may be shorter.
+ * @parts: The arena is committed in parts of 64 KiB, now and whenever it is committed again.
+ * @huge: The first touch of a page may allocate the memory of the whole arena.
+ * @is_volatile: The arena has no run, and the kernel may take its memory.
  */
 struct ka_arena {
 	uint64_t used[KA_MAP_WORDS];
@@ -50,32 +69,31 @@ struct ka_arena {
 #define KA_NOTES_VERSION	4
 
 /**
- * struct ka_notes - What the library knows of a heap's memory, at the start of its
- *	window, so that an image of the heap explains itself.
- * @magic: KA_NOTES_MAGIC, once all is there.
+ * struct ka_notes - Metadata of a heap at the start of its window, so that an image of the
+ *	heap explains itself.
+ * @magic: KA_NOTES_MAGIC, stored last.
  * @version: KA_NOTES_VERSION.
  * @entry_size: Bytes of an entry of @arenas.
- * @start: Where the window is mapped in the heap's process.
+ * @start: Address of the window in the process of the heap.
  * @nr_arenas: Arenas of the window.
- * @nr_notes: The first of them, which the notes may take.
- * @nr_touched: Arenas from here on have never been used.
- * @sequence: Odd while a thread changes the notes: an image taken then has them
- *	half changed.
- * @pages: Pages of @arenas that are committed, from the start of the window on.
- * @pools_offset: Where the pools' entries are, one for each slot behind the notes; in
- *	bytes.
- * @pools_pages: Pages of these that are committed.
- * @nr_pools: Pools there are.
- * @nr_empty: Committed arenas without a run.
- * @stats: The heap's figures; bytes and limits are filled in when read.
- * @name: The heap's name.
- * @shown: Its figures for other processes, written and read as the module's statistics
- *	page; of a heap on the module they are there, and these are zero.
- * @arenas: An entry for each arena of the window but those of the notes; untouched
- *	ones have no memory. See ka_arena_at().
+ * @nr_notes: Arenas at its start that are reserved for the notes.
+ * @nr_touched: Arenas from this index on have never been used.
+ * @sequence: Odd while a thread changes the notes: an image taken then is inconsistent.
+ * @pages: Committed pages of this struct with @arenas, from the start of the window on.
+ * @pools_offset: Offset in bytes of the entries of the pools, one for each slot behind the
+ *	notes.
+ * @pools_pages: Committed pages of these entries.
+ * @nr_pools: Number of pools.
+ * @nr_empty: Number of committed arenas without a run.
+ * @stats: Statistics of the heap; bytes and limits are filled in by their readers.
+ * @name: Name of the heap.
+ * @shown: Statistics for other processes, in the layout of the module's statistics page. A
+ *	heap on the module has these there, and zeros here.
+ * @arenas: An entry for each arena behind the notes; entries of arenas that have never been
+ *	used have no memory. See ka_arena_at().
  *
- * But for those of pools there are no pointers, and these are what they are where
- * @start is: who reads it may have mapped it elsewhere.
+ * Only the entries of pools contain pointers. These are valid where the window lies at @start;
+ * a reader may have mapped it elsewhere.
  */
 struct ka_notes {
 	uint64_t magic;
@@ -97,16 +115,15 @@ struct ka_notes {
 	struct ka_arena arenas[];
 };
 
-/* The notes on an arena, which is none of their own. */
+/* The notes on an arena behind the notes. */
 #define ka_arena_at(notes, index)	(&(notes)->arenas[(index) - (notes)->nr_notes])
 
 struct ka_arenas;
 
 /**
- * struct ka_watch - What a layer above does when the heap's lock is released.
- * @find_due: Clear @changed and return what is to be done; called with the lock held, if
- *	there were changes.
- * @do_due: Do it; called when the lock has been released, if that is not 0.
+ * struct ka_watch - Functions of an upper layer, for when the heap's lock is released.
+ * @find_due: Clear @changed and return what is due. The heap is locked and @changed is set.
+ * @do_due: Do it. The heap is no longer locked, and @due is not 0.
  */
 struct ka_watch {
 	unsigned int (*find_due)(struct ka_arenas *arenas);
@@ -114,30 +131,30 @@ struct ka_watch {
 };
 
 /**
- * struct ka_arenas - The arenas of a heap: what belongs to the process that calls. What is
- *	the same for all who see their memory is in @notes.
+ * struct ka_arenas - Arenas of a heap, as the calling process has them. What all processes
+ *	that map the window share is in @notes.
  * @lock: The heap's lock.
- * @changed: Arenas or pools may have become more or fewer since it was taken.
- * @watch: Looks at the heap then.
- * @drop_spare: Gives back the runs that a layer above keeps for later; with the lock held.
+ * @changed: The number of arenas or pools may have changed since @lock was taken.
+ * @watch: Called when @lock is released, if @changed is set.
+ * @drop_spare: Gives back the runs that an upper layer keeps for later; called with @lock held.
  * @spare_pages: Pages of these runs.
- * @window: The heap's addresses.
- * @notes: At their start; not to be touched when the heap is the parent's.
- * @most_empty: How many arenas without a run may stay committed.
- * @emptied: Among these arenas are those that have become empty, and are not volatile.
- * @in_vain: A volatile one has been needed again since @decay_at was set.
- * @first_room: For each power of two: only arenas from this one on have so many free pages
- *	in a row, or those from @room_again on.
- * @room_again: The first arena that has got free pages since the others were looked at.
- * @first_empty: All arenas before this one have a run.
- * @idle: Pages of arenas that are free and may have old content, so have memory.
- * @slack: How many of these are kept, beside an eighth of what is in use.
- * @purged: Pages that have been purged since @decay_at was set, and just before.
- * @not_refilled: Those of them that have not been needed again.
- * @to_thin: How many pools in use may lose pages: those are given up when others are.
- * @least_idle: The fewest there have been since @decay_at was set.
- * @decay_ms: How long pages are idle at least that are purged then.
- * @decay_at: When that is, in milliseconds.
+ * @window: Addresses of the heap.
+ * @notes: Its start. The heap of a parent, which a child has not inherited, has none.
+ * @most_empty: Empty arenas beyond this number are uncommitted.
+ * @emptied: Arenas that have become empty and are not volatile have indices in this range.
+ * @in_vain: A volatile arena was used again since @decay_at was set.
+ * @first_room: For each power of two of pages: no arena before this index has a free row of
+ *	that length, unless it is at or behind @room_again.
+ * @room_again: First arena with pages that have become free since @first_room was updated.
+ * @first_empty: All arenas before this index have a run.
+ * @idle: Free pages that may have content, and so memory.
+ * @slack: This many idle pages may stay, beside an eighth of the pages in use.
+ * @purged: Pages purged since @decay_at was set, and in the purge just before.
+ * @not_refilled: Those of @purged that have not been needed again.
+ * @to_thin: Number of pools that may be thinned: so many could have filled purged pages.
+ * @least_idle: Minimum of @idle since @decay_at was set.
+ * @decay_ms: Pages that nobody needs for so many milliseconds are purged.
+ * @decay_at: Time of the next purge of unneeded pages, in milliseconds.
  */
 struct ka_arenas {
 	struct ka_mutex lock;
@@ -171,7 +188,7 @@ static inline void ka_arenas_lock(struct ka_arenas *arenas)
 	ka_lock(&arenas->lock);
 }
 
-/* Arenas or pools may have become more or fewer; with the lock held. */
+/* The number of arenas or pools may have changed; with the lock held. */
 static inline void ka_arenas_changed(struct ka_arenas *arenas)
 {
 	arenas->changed = true;

@@ -1,24 +1,60 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pools: runs that are cut into blocks of one size class. What is known of a pool
- * stands in the heap's notes, not in the pool: a child that only frees copies none
- * of the pool's pages, and blocks are aligned as their size allows.
+ * Pools: runs that are cut into blocks of one size class. The metadata of a pool lies in the
+ * heap's notes, not in the pool: a child that only frees copies no page of the pool, and
+ * blocks are aligned as their size allows.
  *
- * A pool has an owner, a thread, which alone takes blocks from it and may put back
- * its own without an atomic operation; or none, when it is full, or on the heap's
- * shelf. Who frees a block of a pool without an owner becomes that.
+ * A pool has an owner: a thread, which takes blocks from it and puts its own blocks back
+ * without atomic operations. A pool that is full, or on the heap's shelf, has none. A thread
+ * that frees a block of an unowned pool becomes its owner.
  *
- *	owner		guards what it does not say otherwise of
- *	heap->lock	which pools there are; the shelf, and from and to it, the owner
- *	@remote		atomic: blocks that others have freed; taken by the owner
- *	cache->lock	the owner's list of pools with free blocks; and who may take an empty
- *			one out of it, which is not the owner alone. While a pool is in it,
- *			@used falls only, and @remote is not collected but with the lock
- *			held: if the two are equal, nobody has a block of the pool.
+ * Each pool is in one of these states. "In hand" means that one function of the owner holds
+ * the pool, which is in no list:
  *
- * The owner changes from KA_NOBODY by compare-and-swap, to that by the owner. As long as
- * there is but one thread, both are plain stores: who creates a second one is that thread.
- * Other threads than the owner change no more of it than KA_CALLED.
+ *	@owner		state	list or table that has it
+ *	a thread	current	by->current of the thread's cache; direct, larger, by->traced
+ *				show it
+ *	a thread	listed	by->partial of the thread's cache: it has free blocks
+ *	a thread	in hand	none
+ *	KA_NOBODY	full	none
+ *	KA_SHELF	shelved	@shelf of struct ka_pools: it has free blocks
+ *	KA_TRACED	traced	@traced there if it has free blocks, else none
+ *	KA_SPARE	spare	@spare there: it is empty, and is no pool in the map
+ *	KA_GONE		gone	none: its slots are a run of somebody else, or free
+ *
+ * These are all changes, with the lock that the changing thread holds:
+ *
+ *	gone, spare	-> in hand	ka_pool_make()			heap
+ *	in hand		-> current	make_current() in block.c	none
+ *	current		-> in hand	ka_cache_drop_current()		none
+ *	in hand		-> listed	ka_cache_keep()			cache
+ *	listed		-> in hand	ka_cache_unlist()		cache
+ *	in hand		-> full		ka_pool_disown()		none: an exchange
+ *	full		-> in hand	ka_pool_adopt()			none: compare-and-swap
+ *	in hand		-> shelved	ka_pool_shelve()		heap
+ *	shelved		-> in hand	ka_pool_unshelve(), _adopt()	heap
+ *	in hand		-> spare, gone	ka_pool_give_back()		heap
+ *	spare		-> gone		drop_spare()			heap
+ *	gone, spare	-> traced	ka_pool_make() by the tracer	heap, traces
+ *	traced		-> spare, gone	ka_pool_give_back() likewise	heap, traces
+ *	any thread's	-> shelved	leave_orphans() in a child	all
+ *
+ * The owner makes the change, except for two: a thread that frees a block of an unowned pool
+ * adopts it, and a thread that frees the last block of a listed pool of another thread gives
+ * it back, with the lock of the lists and that of the owner's cache.
+ *
+ * What guards a pool:
+ *
+ *	owner		all members not named below
+ *	heap's lock	which pools there are; the shelf; @owner when a pool comes to the shelf
+ *			or leaves it
+ *	@remote		atomic: other threads push blocks, the owner takes them all
+ *	cache's lock	the owner's lists. While a pool is listed, @used only falls, and
+ *			@remote is collected only with the lock held: if the two are equal,
+ *			nobody has a block of the pool.
+ *
+ * While the process has one thread, changes of @owner are plain stores: that thread is the
+ * one that creates a second one. Other threads than the owner only add KA_CALLED to @owner.
  */
 #ifndef KARENA_POOL_H
 #define KARENA_POOL_H
@@ -30,27 +66,28 @@
 /* No thread has one of these for its number. */
 #define KA_NOBODY	((uintptr_t)0)
 #define KA_SHELF	((uintptr_t)2)
-#define KA_GONE		((uintptr_t)4)	/* this is no pool any more */
-#define KA_TRACED	((uintptr_t)6)	/* its blocks are traced; see trace.h */
-#define KA_SPARE	((uintptr_t)8)	/* empty, and kept for its class */
+#define KA_GONE		((uintptr_t)4)
+#define KA_TRACED	((uintptr_t)6)
+#define KA_SPARE	((uintptr_t)8)
 
 /*
- * With an owner's number: others have freed blocks of the pool. So the owner's next free
- * of one is a slow one, which collects them: it may be the last one, and that would be seen
- * by nobody. Whoever finds @remote empty sets it, the owner clears it before it collects.
+ * Added to an owner's number when other threads have freed blocks of the pool: the owner's
+ * next free of one takes the slow path, which collects these blocks. Otherwise nobody would
+ * notice that the pool becomes empty. The thread that finds @remote empty adds it, the owner
+ * removes it before it collects.
  */
 #define KA_CALLED	((uintptr_t)1)
 
 /**
- * struct ka_free - A free block, of which the program has nothing any more.
+ * struct ka_free - A free block.
  * @mark: KA_FREED.
- * @doubtful: In @remote: it had been marked when it was freed.
- * @next: The next one of the list: see ka_next().
+ * @doubtful: In @remote: the block was marked before it was freed.
+ * @next: The next block of the list, encoded in the checked build: see ka_next().
  *
- * A block that is about to be freed, and is marked, may be free already: then the list is
- * asked. So what would be handed out a second time is found by three instructions of free()
- * and none of malloc(), which leaves the mark. The first thing that is written to a block
- * takes it away.
+ * A marked block that a program frees may be free already, so free() searches the list of
+ * free blocks for it. That finds most double frees with three instructions in free() and none
+ * in malloc(), which leaves the mark: the first byte that the program writes to a block
+ * overwrites it.
  */
 struct ka_free {
 	uint8_t mark;
@@ -62,25 +99,25 @@ struct ka_free {
 #define KA_FREED	0xf7
 
 /**
- * struct ka_pool - A pool. Those of a heap are an array in its notes, with an entry
- *	for each slot; a pool has that of its first one.
- * @free: Blocks that can be taken, linked to each other.
- * @owner: The thread whose it is, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
- * @used: Blocks that are in use, those in @remote among them; one more while it is
- *	held, so that it does not become empty.
- * @made: Blocks that have been in use, or linked, since the rest had no memory.
- * @remote: Blocks that others than the owner have freed: the first, linked as in
- *	@free, in the low 48 bits, and above them how many they are.
- * @next: In its owner's list of the class, or on the shelf: pools with free blocks.
- * @prev: Likewise.
- * @capacity: Blocks that it has room for.
+ * struct ka_pool - A pool. The notes of a heap have an array with an entry for each slot; a
+ *	pool has the entry of its first slot.
+ * @free: The first of the free blocks of the owner.
+ * @owner: The owner's number, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
+ * @used: Blocks in use, including those in @remote; one more while the pool is held, so that
+ *	it does not become empty.
+ * @made: Blocks at the pool's start that have been linked. The rest has no content.
+ * @remote: Blocks that other threads have freed: the first in the low 48 bits, linked as in
+ *	@free, and their number above it.
+ * @next: The next pool of the list that has this one.
+ * @prev: The one before it.
+ * @capacity: Blocks that fit into the pool.
  * @size: Bytes of a block.
- * @class: The block's class.
- * @slots: Slots that the run has.
- * @held: It is its owner's current pool, and stays that when it is empty: 1 or 0.
- * @zero: What has never been in use is zero.
- * @thin: It has been looked at whether its end can go, and not been current since.
- * @listed: It is in its owner's list.
+ * @class: Size class of the blocks.
+ * @slots: Slots of the run.
+ * @held: 1: the current pool, which the owner keeps when it becomes empty. Else 0.
+ * @zero: Blocks that have never been in use are zero.
+ * @thin: ka_pool_thin() has seen the pool, which has not been current since.
+ * @listed: The pool is in its owner's list.
  */
 struct ka_pool {
 	struct ka_free *free;
@@ -158,7 +195,7 @@ static inline bool ka_refuse_inherited(const struct ka_pools *pools)
 /* How many pools of a list are looked at, to find the one to take from next. */
 #define KA_LOOK_AT	4
 
-/* What stands for no pool: it has no block, and nobody owns it. */
+/* Stands for "no pool": it has no block, and nobody owns it. */
 extern struct ka_pool ka_no_pool;
 
 static inline size_t ka_pool_slot(const struct ka_pools *pools, const struct ka_pool *pool)
@@ -171,7 +208,7 @@ static inline char *ka_pool_start(const struct ka_pools *pools, const struct ka_
 	return pools->start + ka_pool_slot(pools, pool) * KA_SLOT_SIZE;
 }
 
-/* Whether a block, in use or not, begins at an address in a pool, which has 32 bits of them. */
+/* Whether a block, in use or free, begins at an address in a pool. Offsets have 32 bits. */
 static inline bool ka_pool_begins_at(const struct ka_pools *pools, const struct ka_pool *pool,
 				     const void *block)
 {
@@ -243,16 +280,16 @@ static inline uintptr_t ka_pool_owner(const struct ka_pool *pool)
 	return __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) & ~KA_CALLED;
 }
 
-/* For who only counts, and takes what another thread is changing as it comes. */
+/* For functions that only count: other threads may change what these read. */
 #define KA_COUNTS	__attribute__((no_sanitize("thread")))
 
-/* Blocks of a pool that the program has, while other threads may be at it. */
+/* Blocks of a pool that the program has; other threads may take and free some meanwhile. */
 KA_COUNTS static inline size_t ka_pool_in_use(const struct ka_pool *pool)
 {
 	size_t used = KA_READ(pool->used);
 	size_t other = KA_READ(pool->held) + ka_remote_count(KA_READ(pool->remote));
 
-	/* A moment ago, or a moment later, the two go together. */
+	/* The two may be of different moments. */
 	used = used > other ? used - other : 0;
 	return used < pool->capacity ? used : pool->capacity;
 }
@@ -265,7 +302,7 @@ static inline void ka_pool_link(struct ka_pool_list *list, struct ka_pool *pool)
 	if (list->last)
 		list->last->next = pool;
 	else
-		/* Looked at without the lock: see ka_pool_unshelve(). */
+		/* ka_pool_unshelve() reads it without the lock. */
 		__atomic_store_n(&list->first, pool, __ATOMIC_RELAXED);
 	list->last = pool;
 }
@@ -282,7 +319,7 @@ static inline void ka_pool_unlink(struct ka_pool_list *list, struct ka_pool *poo
 		list->last = pool->prev;
 }
 
-/* To the end of the list that it is in. */
+/* Move a pool to the end of its list. */
 static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *pool)
 {
 	ka_pool_unlink(list, pool);
@@ -290,9 +327,10 @@ static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *
 }
 
 /*
- * Whether a marked block is freed twice, only a walk through the pool's free blocks can tell.
- * A program that writes to its blocks hardly ever causes one. For other programs, the walks
- * end after so many blocks until malloc is slow again, and then each after a few.
+ * Only a walk through the pool's free blocks shows whether a marked block is freed twice.
+ * Programs that write to their blocks hardly ever cause one. For other programs, all walks
+ * together end after KA_LOOKS blocks until malloc() takes its slow path again; each further
+ * walk then ends after KA_FEW_LOOKS.
  */
 #define KA_LOOKS	1024
 #define KA_FEW_LOOKS	16
@@ -309,15 +347,21 @@ void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost
 /* pool.c; the first: 0, or -1 with errno and a sentence. */
 int ka_pools_open(struct ka_pools *pools);
 struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner);
+void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats);
+
+/* free.c */
 void ka_pool_take_is_wrong(const struct ka_free *block) __attribute__((noreturn, cold));
 void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most);
 bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks);
 void ka_pools_forget(struct ka_pools *pools);
-void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool);
 size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool);
+
+/* shelf.c */
 void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner);
@@ -325,9 +369,8 @@ bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner
 bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
-void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats);
 
-/* Take what others have freed of the caller's pool; whether there was anything. */
+/* Take the blocks of the caller's pool that others have freed. True if there were any. */
 static inline bool ka_pool_collect(struct ka_pools *pools, struct ka_pool *pool)
 {
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
@@ -336,15 +379,15 @@ static inline bool ka_pool_collect(struct ka_pools *pools, struct ka_pool *pool)
 	return true;
 }
 
-/* Whether so much of a pool is free that it does not run out at once: an eighth. */
+/* Whether an eighth of a pool is free, so that it does not run out at once. */
 static inline bool ka_pool_has_enough(const struct ka_pool *pool)
 {
 	return pool->capacity - pool->used >= pool->capacity / 8;
 }
 
 /*
- * Whether a pool is a better one to take from than another: whether it is fuller, so that
- * the others become empty, as long as it has enough; else whether it has more free blocks.
+ * Whether blocks should come from @pool rather than from @best. Of pools that have enough free
+ * blocks the fullest is the best, so that the others become empty; else the one with the most.
  */
 static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
 {
@@ -357,8 +400,8 @@ static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka
 }
 
 /*
- * That a pool is held counts as a block in use. Whenever a child may be forked, no more is
- * held than counted: the child, which lets go of it, would lose count of a block in use.
+ * A held pool counts one block more as in use. @held is set after @used and cleared before it:
+ * a child that is forked in between subtracts @held from @used, which must count it by then.
  */
 static inline void ka_pool_hold(struct ka_pool *pool)
 {
@@ -367,7 +410,7 @@ static inline void ka_pool_hold(struct ka_pool *pool)
 	pool->held = 1;
 }
 
-/* Let the caller's pool be empty when it is. */
+/* Let the caller's pool become empty. */
 static inline void ka_pool_let_go(struct ka_pool *pool)
 {
 	uint32_t held = pool->held;

@@ -153,7 +153,7 @@ static void put_away(struct ka_caches *caches, struct ka_cache *cache, struct ka
 }
 
 /* The current pool has no block any more; no table shows it by the next call. */
-static void used_up(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
+static void pool_used_up(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint8_t *emptied = &cache->by->emptied[pool->class];
 
@@ -182,7 +182,7 @@ static struct ka_pool *refill(struct ka_caches *caches, struct ka_cache *cache,
 	if (pool != &ka_no_pool) {
 		if (provide(caches, pool, fresh))
 			return pool;
-		used_up(caches, cache, pool);
+		pool_used_up(caches, cache, pool);
 	}
 	while ((pool = next_pool(caches, cache, class)) && !provide(caches, pool, fresh))
 		put_away(caches, cache, pool);
@@ -486,7 +486,7 @@ static void adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_
 	if (!pool->used || is_late(cache)) {
 		ka_pool_shelve(&caches->pools, pool);
 	} else if (is_next(cache, pool)) {
-		used_up(caches, cache, cache->by->current[pool->class]);
+		pool_used_up(caches, cache, cache->by->current[pool->class]);
 		make_current(cache, pool->class, pool);
 	} else {
 		keep_pool(cache, pool);

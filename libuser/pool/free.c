@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The free blocks of a pool: linked in lists, checked, collected, and given back with their
+ * pages. The pool is the caller's.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/bits.h"
+#include "pool/pool.h"
+
+/* Blocks of a pool that is thinned: any of 16 KiB has no more. */
+#define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
+
+/* How to find out which block of a pool an address is: see block_at(). */
+struct ruler {
+	uintptr_t start;
+	uint64_t inverse;
+	unsigned int shift;
+};
+
+static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool *pool)
+{
+	/* Of the odd numbers below 16, modulo 2^64: no size has a larger odd part. */
+	static const uint64_t inverses[] = {
+		1, 0xaaaaaaaaaaaaaaab, 0xcccccccccccccccd, 0x6db6db6db6db6db7,
+		0x8e38e38e38e38e39, 0x2e8ba2e8ba2e8ba3, 0x4ec4ec4ec4ec4ec5, 0xeeeeeeeeeeeeeeef,
+	};
+	unsigned int shift = (unsigned int)__builtin_ctz(pool->size);
+
+	return (struct ruler){
+		.start = (uintptr_t)ka_pool_start(pools, pool),
+		.inverse = inverses[pool->size >> shift >> 1],
+		.shift = shift,
+	};
+}
+
+/*
+ * Which block begins at an address; a larger number than any pool has blocks if none does.
+ * To divide by the size, which has to leave no remainder, is to multiply by the inverse of
+ * its odd part, and to rotate the rest away (Granlund, Montgomery 1994).
+ */
+static inline uint64_t block_at(struct ruler ruler, const void *address)
+{
+	uint64_t quotient = ((uintptr_t)address - ruler.start) * ruler.inverse;
+
+	return quotient >> ruler.shift | quotient << (64 - ruler.shift);
+}
+
+/* Whether a free block, in a list that may have @left more, is none, or is one too many. */
+static inline bool is_wrong(struct ruler ruler, const struct ka_pool *pool,
+			    const struct ka_free *block, uint32_t *left)
+{
+	return __builtin_expect(block_at(ruler, block) >= pool->made || !(*left)-- ||
+				block->mark != KA_FREED, 0);
+}
+
+/* The program ends: of the blocks from @first on, one is wrong. */
+static void __attribute__((noreturn, cold))
+list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
+	       const struct ka_free *first)
+{
+	struct ruler ruler = ruler_of(pools, pool);
+	const struct ka_free *last = first;
+	uint32_t left = pool->made;
+
+	for (; !is_wrong(ruler, pool, first, &left); first = ka_next(first))
+		last = first;
+	ka_fail(EINVAL, "a block of %u bytes, %p or one that was freed after it, has been freed"
+		" twice, or written to since it was freed, or was none", pool->size, last);
+	ka_die("free");
+}
+
+void ka_pool_take_is_wrong(const struct ka_free *block)
+{
+	ka_fail(EINVAL, "the block %p has been written to since it was freed", block);
+	ka_die("malloc");
+}
+
+/*
+ * The last of the blocks that others have freed. A block that is freed twice closes a
+ * circle, and what is written to one that is free breaks the chain.
+ */
+static struct ka_free *check_remote(const struct ka_pools *pools, const struct ka_pool *pool,
+				    uint64_t remote)
+{
+	struct ka_free *block = ka_remote_first(remote), *last = block;
+	uint32_t left = ka_remote_count(remote), looks = KA_LOOKS;
+	struct ruler ruler = ruler_of(pools, pool);
+
+	for (; block; block = ka_next(block)) {
+		uint32_t few = KA_FEW_LOOKS;
+
+		if (is_wrong(ruler, pool, block, &left) ||
+		    (__builtin_expect(block->doubtful, 0) &&
+		     ka_pool_has_free(pools, pool, block,
+				      looks > KA_FEW_LOOKS ? &looks : &few)))
+			list_is_broken(pools, pool, block);
+		last = block;
+	}
+	return last;
+}
+
+/**
+ * ka_pool_check() - End the program if a pool's free blocks are not what they must be.
+ * @pools: The heap's.
+ * @pool: The caller's pool.
+ * @most: How many are looked at: the first ones.
+ *
+ * Of a child's pool, some blocks may have been lost at the fork.
+ */
+void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most)
+{
+	struct ruler ruler = ruler_of(pools, pool);
+	uint32_t left = pool->made;
+
+	for (const struct ka_free *block = pool->free; block && most--;
+	     block = ka_next(block)) {
+		if (is_wrong(ruler, pool, block, &left))
+			list_is_broken(pools, pool, pool->free);
+	}
+}
+
+/**
+ * ka_pool_has_free() - Whether a block is in a pool's list of free ones.
+ * @pools: The heap's.
+ * @pool: The caller's pool.
+ * @block: Where a block of it begins.
+ * @looks: How many free blocks are looked at, the last ones that were freed; on return, how
+ *	many could have been more.
+ *
+ * The program ends if the list is broken.
+ */
+bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
+		      const void *block, uint32_t *looks)
+{
+	struct ruler ruler = ruler_of(pools, pool);
+	const struct ka_free *each = pool->free;
+	uint32_t left = pool->made;
+
+	for (; each && each != block && *looks; each = ka_next(each), --*looks) {
+		if (is_wrong(ruler, pool, each, &left))
+			list_is_broken(pools, pool, pool->free);
+	}
+	return each == block;
+}
+
+/**
+ * ka_pool_collect_some() - Take what others have freed.
+ * @pools: The heap's.
+ * @pool: The caller's pool, of which they have, or who called its owner had.
+ */
+void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
+{
+	struct ka_free *last;
+	uint64_t remote;
+
+	if (KA_READ(pool->owner) & KA_CALLED)
+		__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
+	/* Who finds it empty from here on calls the owner again. */
+	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
+	if (!remote)
+		return;
+	last = check_remote(pools, pool, remote);
+	ka_link(last, pool->free);
+	pool->free = ka_remote_first(remote);
+	/* Who frees another one sees this, or is seen: ka_cache_give_back_empty(). */
+	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
+			 __ATOMIC_SEQ_CST);
+}
+
+/* A number that nobody can tell who does not know the heap's secret. */
+static uint64_t draw(const struct ka_pools *pools)
+{
+	static __thread uint64_t drawn;
+	__uint128_t product;
+
+	drawn += 2;
+	product = (__uint128_t)(pools->secret[0] ^ (drawn + ka_thread())) *
+		  (pools->secret[1] | 1);
+	return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/*
+ * Link the blocks of a page, at least two, in an order that nobody can know: from any of them
+ * on, up or down, round and round. With steps of more than one block, to walk through a list
+ * in the order of its making takes twice as long: the processor does not foresee where it
+ * goes on. Returns the first one.
+ */
+static struct ka_free *link_at_random(const struct ka_pools *pools, char *start, size_t size,
+				      uint32_t count)
+{
+	uint64_t random = draw(pools);
+	uint32_t step = 1, at = (uint32_t)((random >> 32) * count >> 32);
+	struct ka_free *first = (struct ka_free *)(start + at * size), *block = first, *next;
+
+	if (random & 1)
+		step = count - 1;
+	for (uint32_t i = 1; i < count; i++) {
+		at += step;
+		at = at < count ? at : at - count;
+		next = (struct ka_free *)(start + at * size);
+		block->mark = KA_FREED;
+		ka_link(block, next);
+		block = next;
+	}
+	block->mark = KA_FREED;
+	ka_link(block, NULL);
+	return first;
+}
+
+/**
+ * ka_pool_extend() - Link blocks that have never been in use, a page of them.
+ * @pools: The heap's.
+ * @pool: The caller's pool, without a free block, but with such.
+ */
+void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
+{
+	char *start = ka_pool_start(pools, pool) + (size_t)pool->made * pool->size;
+	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size);
+	struct ka_free *first = (struct ka_free *)start;
+
+	if (count > pool->capacity - pool->made)
+		count = pool->capacity - pool->made;
+	if (!count)
+		count = 1;
+	if (KA_CHECKED && !pool->zero)
+		memset(start, 0, (size_t)count * pool->size);
+	if (count == 1) {
+		*first = (struct ka_free){ .mark = KA_FREED };
+		ka_link(first, NULL);
+	} else {
+		first = link_at_random(pools, start, pool->size, count);
+	}
+	/* In this order: a child that is forked between them loses them, no more. */
+	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
+	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
+}
+
+/* How many blocks a pool has up to the last one in use. */
+static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
+{
+	uint64_t map[MOST_THIN / 64] = { 0 };
+	uint32_t keep = pool->made;
+
+	for (const struct ka_free *block = pool->free; block; block = ka_next(block))
+		ka_change_bits(map, (size_t)((const char *)block - start) / pool->size, 1,
+			       true);
+	while (keep && ka_test_bit(map, keep - 1))
+		keep--;
+	return keep;
+}
+
+/* Of blocks that are linked, let only those before an address be so. */
+static void unlink_from(struct ka_pool *pool, const char *end)
+{
+	struct ka_free *block = pool->free, *last = NULL, *next;
+
+	for (; block; block = next) {
+		next = ka_next(block);
+		if ((char *)block < end)
+			last = block;
+		else if (last)
+			ka_link(last, next);
+		else
+			pool->free = next;
+	}
+}
+
+/**
+ * ka_pool_thin() - Give back the pages behind a pool's last block in use.
+ * @pools: The heap's.
+ * @pool: The caller's pool, not a current one.
+ *
+ * Return: How many pages have been given back. The blocks in them are as if never made.
+ * On the module none are: it would have to cut huge frames up for that.
+ */
+size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
+{
+	const struct ka_source_type *source = pools->arenas.window.source;
+	size_t first = ka_pool_slot(pools, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, end;
+	char *start = ka_pool_start(pools, pool);
+	uint64_t map[KA_MAP_WORDS] = { 0 };
+	uint32_t keep;
+
+	pool->thin = true;
+	if (source->frames || pools->arenas.window.io || pool->capacity > MOST_THIN)
+		return 0;
+	keep = blocks_to_keep(pool, start);
+	from = ((size_t)keep * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+	end = ((size_t)pool->made * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+	if (from >= end)
+		return 0;
+	/* A child that is forked in between loses them, no more. */
+	unlink_from(pool, start + (size_t)keep * pool->size);
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	pool->zero = false;
+	pool->made = keep;
+	ka_change_bits(map, first + from, end - from, true);
+	if (!source->purge(&pools->arenas.window, ka_pool_arena(pools, pool), map))
+		return 0;
+	return end - from;
+}

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Who owns a pool: from a thread to the shelf or to nobody, and back. See the table in
+ * pool.h.
+ */
+#include "pool/pool.h"
+
+/* With the heap's lock held: on the shelf, or back if it is empty by now. */
+void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
+{
+	struct ka_pool_list *shelf = &pools->shelf[pool->class];
+
+	ka_pool_link(shelf, pool);
+	for (;;) {
+		ka_pool_collect(pools, pool);
+		if (!pool->used)
+			break;
+		/* Who frees a block now finds it on the shelf, or we find the block. */
+		__atomic_exchange_n(&pool->owner, KA_SHELF, __ATOMIC_SEQ_CST);
+		if (!__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST))
+			return;
+	}
+	ka_pool_unlink(shelf, pool);
+	ka_pool_give_back_locked(pools, pool);
+}
+
+/**
+ * ka_pool_shelve() - Leave a pool to whoever needs blocks of its class.
+ * @pools: The heap's.
+ * @pool: The caller's pool, in no list. If it is empty it goes back to the heap.
+ */
+void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool)
+{
+	ka_arenas_lock(&pools->arenas);
+	ka_pool_shelve_locked(pools, pool);
+	ka_arenas_unlock(&pools->arenas);
+}
+
+/* The best of the first pools on a shelf, or NULL. */
+static struct ka_pool *shelf_choose(const struct ka_pool_list *shelf)
+{
+	struct ka_pool *best = shelf->first, *pool = best;
+
+	for (int i = 0; i < KA_LOOK_AT && pool; i++, pool = pool->next) {
+		if (ka_pool_is_better(pool, best))
+			best = pool;
+	}
+	return best;
+}
+
+/**
+ * ka_pool_unshelve() - Take a pool from the shelf.
+ * @pools: The heap's.
+ * @class: Of its blocks.
+ * @owner: Whose it is from now on.
+ *
+ * Return: The pool, or NULL.
+ */
+struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner)
+{
+	struct ka_pool *pool;
+
+	if (!__atomic_load_n(&pools->shelf[class].first, __ATOMIC_RELAXED))
+		return NULL;
+	ka_arenas_lock(&pools->arenas);
+	pool = shelf_choose(&pools->shelf[class]);
+	if (pool) {
+		ka_pool_unlink(&pools->shelf[class], pool);
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
+	}
+	ka_arenas_unlock(&pools->arenas);
+	return pool;
+}
+
+/**
+ * ka_pool_adopt() - Become the owner of a pool that has none.
+ * @pools: The heap's.
+ * @pool: The pool.
+ * @owner: Whose it is from now on.
+ *
+ * Return: Whether it had none. What others have freed of it is still to be collected.
+ */
+bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
+{
+	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
+	bool mine = false;
+
+	if (now == KA_NOBODY && __libc_single_threaded) {
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
+		return true;
+	}
+	if (now == KA_NOBODY)
+		return __atomic_compare_exchange_n(&pool->owner, &now, owner, false,
+						   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
+	if (now != KA_SHELF)
+		return false;
+	ka_arenas_lock(&pools->arenas);
+	if (__atomic_load_n(&pool->owner, __ATOMIC_RELAXED) == KA_SHELF) {
+		ka_pool_unlink(&pools->shelf[pool->class], pool);
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELEASE);
+		mine = true;
+	}
+	ka_arenas_unlock(&pools->arenas);
+	return mine;
+}
+
+/**
+ * ka_pool_disown() - Give up a pool that is full.
+ * @pools: The heap's.
+ * @pool: The caller's pool, in no list, without a free block.
+ *
+ * Return: True; false if others have freed blocks meanwhile: it stays the caller's.
+ */
+bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
+{
+	uintptr_t owner = ka_pool_owner(pool);
+
+	/* Nobody else can have freed one since the last were collected. */
+	if (__libc_single_threaded) {
+		__atomic_store_n(&pool->owner, KA_NOBODY, __ATOMIC_RELAXED);
+		return true;
+	}
+	/* Who frees a block from here on adopts the pool, or we see the block. */
+	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
+	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
+	       !ka_pool_adopt(pools, pool, owner | KA_CALLED);
+}
+
+/**
+ * ka_pool_leave() - Give up a pool: to the heap, to the shelf or, if it is full, to nobody.
+ * @pools: The heap's.
+ * @pool: The caller's pool, in no list.
+ */
+void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool)
+{
+	ka_pool_collect(pools, pool);
+	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(pools, pool))
+		ka_pool_shelve(pools, pool);
+}
+
+/**
+ * ka_pool_call() - Let the owner of a pool see that others have freed blocks of it.
+ * @pool: A pool of another thread; nothing happens if it is nobody's by now.
+ */
+void ka_pool_call(struct ka_pool *pool)
+{
+	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
+
+	while (owner > KA_SPARE && !(owner & KA_CALLED) &&
+	       !__atomic_compare_exchange_n(&pool->owner, &owner, owner | KA_CALLED, true,
+					    __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+		;
+}
