@@ -56,7 +56,7 @@ static size_t idle_in(const struct ka_arena *arena)
 	return pages;
 }
 
-/* Looked at without the heap's lock: see may_be_thinned() in thread/cache.c. */
+/* Looked at without the heap's lock: see may_be_thinned() in thread/trim.c. */
 static void set_huge(struct ka_arena *arena, bool huge)
 {
 	__atomic_store_n(&arena->huge, huge, __ATOMIC_RELAXED);

@@ -25,7 +25,7 @@
  * These are all changes, with the lock that the changing thread holds:
  *
  *	gone, spare	-> in hand	ka_pool_make()			heap
- *	in hand		-> current	make_current() in block.c	none
+ *	in hand		-> current	make_current() in thread/	none
  *	current		-> in hand	ka_cache_drop_current()		none
  *	in hand		-> listed	ka_cache_keep()			cache
  *	listed		-> in hand	ka_cache_unlist()		cache

@@ -1,38 +1,36 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Caches: the pools that a thread has of a heap, and how it takes blocks from them
- * and gives blocks back. Nothing here is locked or atomic but what other threads'
- * blocks need: the inline functions are all there is to most calls.
+ * Caches: the pools that a thread has of a heap. The inline functions take a block from such
+ * a pool and put it back without locks and atomic operations; most calls do no more.
  *
- * Of each class one pool is the current one, from which blocks are taken. Pools that
- * become full are disowned; those with free blocks are in @partial; those that become
- * empty go back to the heap at once, if need be by who frees their last block: an idle
- * thread would keep them. So does a current one, unless that has been in vain: who takes
- * a block and gives it back, again and again, holds the pool.
+ * A thread takes blocks of a class from its current pool. It disowns pools that become full;
+ * pools with free blocks are in @partial. An empty pool goes back to the heap at once, even if
+ * another thread has freed its last block: its owner might be idle and keep it. The current
+ * pool goes back too, unless it keeps becoming empty and being needed again: then the thread
+ * holds on to it.
  *
- * The tables @direct, @larger and @traced show current pools. Another thread that starts
- * or stops tracing may empty them, so they are stored to atomically; see show_pool() in
- * block.c.
+ * The tables @direct, @larger and @traced show current pools. Another thread that starts or
+ * stops tracing clears them, so all stores to them are atomic; see show_pool() in current.h.
  *
  * A preloaded malloc has a thread's cache in static thread-local storage, where the loader
- * has little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the
- * cache itself has but the tables that malloc looks into, and a page has the rest.
+ * has little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the cache
+ * itself only has the tables that malloc reads; a page holds the rest.
  */
 #ifndef KARENA_CACHE_H
 #define KARENA_CACHE_H
 
 #include "pool/pool.h"
 
-/* How many heaps there may be at a time whose blocks are used. */
+/* Heaps with blocks that may exist at a time. */
 #define KA_HEAPS	((size_t)1024)
 
 /**
- * struct ka_by_class - What a cache has of each class, in a page of its own.
- * @traced: As @direct, while blocks are traced; that of no bytes never has one.
- * @current: The current pool of each class, or &ka_no_pool.
- * @emptied: How often that has become empty; see hold() in block.c.
- * @skipped: How often the next pool was none of @partial since these were looked at; see
- *	may_skip() there.
+ * struct ka_by_class - The part of a cache that lies in a page of its own.
+ * @traced: Replaces @direct while blocks are traced; the entry of size 0 stays empty.
+ * @current: Current pool of each class, or &ka_no_pool.
+ * @emptied: How often the current pool has become empty; see hold() in give.c.
+ * @skipped: How often a pool outside of @partial was the next one since the pools in @partial
+ *	were looked at; see may_skip() in give.c.
  * @partial: Pools of each class with free blocks.
  */
 struct ka_by_class {
@@ -45,20 +43,20 @@ struct ka_by_class {
 
 /**
  * struct ka_cache - A thread's pools of a heap.
- * @direct: The current pool for sizes in steps of 16 bytes, up to KA_DIRECT_MAX; or
- *	&ka_no_pool, as all are while blocks are traced.
- * @larger: The current pool of each class of larger sizes, likewise.
- * @by: What it has of each class; &ka_none_by_class as long as it is in no list.
- * @until_traced: As many bytes can be taken before a block is to be traced.
- * @generation: The value of ka_trace_generation that the tables are for.
- * @looks: How many free blocks may be looked at; see KA_LOOKS.
- * @lock: Guards @by->partial, as soon as there is a second thread.
- * @caches: Those of the heap, which it is one of; NULL as long as it is in no list.
- * @thread: Whose it is.
- * @of_heap: In the heap's list of caches.
- * @of_thread: In the thread's.
- * @own: The cache lies in front of its page, in one mapping, not in a thread's storage.
- * @ended: The thread ends: what it still takes it does not keep.
+ * @direct: Current pool for sizes up to KA_DIRECT_MAX, in steps of 16 bytes; or &ka_no_pool,
+ *	as in all entries while blocks are traced.
+ * @larger: Current pool of each larger class; or &ka_no_pool, likewise.
+ * @by: The rest, by class; &ka_none_by_class while no list has the cache.
+ * @until_traced: Bytes that can be taken before a block is traced.
+ * @generation: Value of ka_trace_generation that the tables are for.
+ * @looks: Number of free blocks that may still be looked at; see KA_LOOKS.
+ * @lock: Protects @by->partial, once there is a second thread.
+ * @caches: All caches of the heap; NULL while no list has this one.
+ * @thread: Number of the owner.
+ * @of_heap: Links in the heap's list of caches.
+ * @of_thread: Links in the thread's list of caches.
+ * @own: The cache and its page are one mapping; else it lies in a thread's storage.
+ * @ended: The thread ends: it keeps no pool any more.
  */
 struct ka_cache {
 	struct ka_pool *direct[KA_DIRECT];
@@ -90,27 +88,27 @@ struct ka_caches {
 	unsigned int nr_late;
 };
 
-/* KA_CACHE_INIT - For a cache that has nothing, and is in no list. */
+/* KA_CACHE_INIT - A cache without pools, which is in no list. */
 #define KA_CACHE_INIT							\
 	.lock		= KA_MUTEX,					\
 	.direct		= { [0 ... KA_DIRECT - 1] = &ka_no_pool },	\
 	.larger		= { [0 ... KA_LARGER - 1] = &ka_no_pool },	\
 	.by		= (struct ka_by_class *)&ka_none_by_class
 
-/* Has no pool of any class: it is looked into, and nothing is stored there. */
+/* No pool of any class. Caches that are in no list point to it, and nobody stores to it. */
 extern const struct ka_by_class ka_none_by_class;
 
 /**
- * struct ka_sampler - What traces some of the blocks: see trace/trace.h.
- * @draw: Return how many bytes can be taken before a block is to be traced.
- * @take: Take a block and trace it. It has room for @whole bytes, up to KA_BLOCK_MAX, of
- *	which the program has asked for @size. NULL: take one that is not traced.
- * @add_run: Trace a block that is a run, which only the caller knows.
- * @give: Give back a block of one of the tracer's pools. Return whether it was in use.
- * @run_freed: A run is about to be freed, or anything else.
- * @resized: A block of a tracer's pool has got another size where it is.
- * @heap_gone: The heap of a window goes with all that is in it; with the lock of the lists
- *	held. @locked: it goes in a child, which has the locks that the fork has taken.
+ * struct ka_sampler - Functions of the tracer, in a layer above: see trace/trace.h.
+ * @draw: Return how many bytes can be taken before a block is traced.
+ * @take: Allocate a traced block with room for @whole bytes, up to KA_BLOCK_MAX, of which the
+ *	program has asked for @size. Return NULL if the block should not be traced.
+ * @add_run: Trace a block that is a run; no other thread knows the run yet.
+ * @give: Free a block of one of the tracer's pools. Return false if it was free.
+ * @run_freed: Called before a run is freed, traced or not.
+ * @resized: Called when a block of a tracer's pool has got another size where it is.
+ * @heap_gone: Called when the heap of a window goes, with the lock of the lists held. @locked
+ *	is true in a child, which holds the locks that the fork has taken.
  */
 struct ka_sampler {
 	size_t (*draw)(void);
@@ -125,66 +123,83 @@ struct ka_sampler {
 /* NULL until there is a heap. */
 extern const struct ka_sampler *ka_sampler;
 
-/* How many times tracing has started and stopped: odd while blocks are traced. */
+/* Counts starts and stops of tracing: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
 
 /* Runs that are traced. */
 extern size_t ka_trace_nr_runs;
 
-/* Has no block. */
+/* A cache without a block. */
 extern struct ka_cache ka_no_cache;
 
-/* That of the domains' heap; or ka_no_cache. */
+/* The thread's cache of the domains' heap; or ka_no_cache. */
 extern __thread struct ka_cache *ka_domain_cache
 	__attribute__((tls_model("initial-exec")));
 
-/* cache.c; the first returns NULL with errno and a sentence. */
+/* cache.c */
+bool ka_cache_lock(struct ka_cache *cache);
+void ka_cache_unlock(struct ka_cache *cache, bool locked);
+void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
+void ka_cache_hide(struct ka_cache *cache);
+void ka_cache_drop_current(struct ka_cache *cache, unsigned int class);
+void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
+void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
+bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
+void ka_cache_forget(struct ka_cache *cache);
+void ka_cache_leave_all(struct ka_cache *cache);
+
+/* threads.c; the first two return NULL with errno and a sentence. */
 struct ka_cache *ka_cache_of(struct ka_caches *caches);
 struct ka_cache *ka_cache_to_give(struct ka_caches *caches);
 bool ka_cache_has_given_many(void);
 bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache);
-void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
-void ka_cache_hide(struct ka_cache *cache);
-void ka_cache_thin(struct ka_cache *cache, unsigned int class);
-void ka_cache_drop_current(struct ka_cache *cache, unsigned int class);
-bool ka_cache_lock(struct ka_cache *cache);
-void ka_cache_unlock(struct ka_cache *cache, bool locked);
-void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
-void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
-bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
-void ka_cache_leave_all(struct ka_cache *cache);
-size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache);
 void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool);
 void ka_caches_free(struct ka_caches *caches);
 void ka_caches_hide_pools(struct ka_caches *caches);
 void ka_caches_forked(struct ka_caches *caches, bool alone);
 
-/* block.c; NULL, -1 and 0 with errno and a sentence. */
+/* trim.c */
+void ka_cache_thin(struct ka_cache *cache, unsigned int class);
+size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache);
+
+/* block.c; NULL with errno and a sentence. */
 void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size);
 void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			    size_t size);
+void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			size_t size, size_t asked);
 void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size);
+
+/* give.c; -1 with errno and a sentence. */
 int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block);
-int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-			 void *block);
+int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache,
+			 struct ka_pool *pool, void *block);
+int ka_block_free_run(struct ka_caches *caches, void *run);
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
-void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block,
-		      size_t size);
-size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
-		       size_t size);
+bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *pool,
+			  const struct ka_free *block);
+bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
+		       const struct ka_pool *pool, const void *block);
 int ka_block_none_begins(const void *address);
 int ka_block_freed_twice(const void *block);
-size_t ka_block_size(struct ka_caches *caches, const void *block);
-int ka_block_free_run(struct ka_caches *caches, void *run);
 
-/* What is going to be returned had better be where it is returned: no move then. */
+/* resize.c; 0 and NULL with errno and a sentence. */
+size_t ka_block_size(struct ka_caches *caches, const void *block);
+void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block,
+		      size_t size);
+
+/* traced.c */
+unsigned int ka_trace_due(struct ka_cache *cache, size_t size);
+void ka_trace_run_freed(const void *run);
+
+/* Keep a value in the register that returns it, which saves a move. */
 #ifdef __x86_64__
 #define KA_RETURNED(value)	asm("" : "+a" (value))
 #else
 #define KA_RETURNED(value)
 #endif
 
-/* Whether one free block may lead to another: both are in a pool, which is no larger. */
+/* Whether @next may be the link of @block: both lie in one pool, at most an arena apart. */
 static inline bool ka_may_follow(const struct ka_free *block, const struct ka_free *next)
 {
 	uintptr_t distance = (uintptr_t)next - (uintptr_t)block + KA_ARENA_SIZE;
@@ -193,7 +208,7 @@ static inline bool ka_may_follow(const struct ka_free *block, const struct ka_fr
 	       (!next || (distance < 2 * KA_ARENA_SIZE && distance % KA_CLASS_STEP == 0));
 }
 
-/* A block of a pool, or NULL if it has none linked. */
+/* Take a block from a pool; NULL if no block is linked. */
 static inline void *ka_pool_take(struct ka_pool *pool)
 {
 	struct ka_free *block = pool->free, *next;
@@ -215,7 +230,7 @@ static inline size_t ka_step_of(size_t size)
 	return (size + KA_CLASS_STEP - 1) / KA_CLASS_STEP;
 }
 
-/* What the thread's current pools have: a block, or NULL. */
+/* Take a block from the thread's current pools, or return NULL. */
 static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 {
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
@@ -225,7 +240,7 @@ static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 	return NULL;
 }
 
-/* The same while blocks are traced, for one that is not to be; else NULL. */
+/* The same while blocks are traced. NULL also if this block is to be traced. */
 static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 {
 	size_t left;
@@ -243,7 +258,7 @@ static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
  * ka_block_alloc() - Take a block.
  * @caches: The heap's.
  * @cache: The thread's.
- * @size: Bytes; 0 is as 1.
+ * @size: Bytes; 0 counts as 1.
  *
  * Return: The block; NULL with errno and a sentence.
  */
@@ -267,7 +282,7 @@ static inline struct ka_pool *ka_block_own(const struct ka_pools *pools, const v
 	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
 }
 
-/* A block less is in use. Who sees that without a lock sees what was stored before. */
+/* Count a block less. A thread that reads @used without a lock sees all earlier stores. */
 static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
@@ -282,7 +297,7 @@ static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 #endif
 }
 
-/* Put a block back into the thread's pool; how many of it are in use then. */
+/* Put a block back into the thread's pool. Returns how many are still in use. */
 static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 {
 	struct ka_free *free = block;
@@ -299,7 +314,7 @@ static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
  * @cache: The thread's.
  * @block: The block; NULL does nothing.
  *
- * Return: 0; -1 with errno and a sentence if it is none, as far as that is seen.
+ * Return: 0; -1 with errno and a sentence if the library sees that it is no block.
  */
 static inline int ka_block_free(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {

@@ -4,7 +4,7 @@
  * The pools that traced blocks lie in are the tracer's, in @traced of struct ka_pools.
  *
  * To start or to stop, the tables from which threads take are emptied: each thread's
- * next call is a slow one, which sees what has changed (trace_due() in thread/block.c).
+ * next call is a slow one, which sees what has changed (ka_trace_due()).
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -386,7 +386,8 @@ static void next_generation(void)
 {
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
-	 * Who shows a pool later sees this, who has shown one earlier is seen: thread/block.c.
+	 * A thread that shows a pool later sees the new generation, and a pool that was shown
+	 * earlier is hidden below: see show_pool() in thread/current.h.
 	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
 	 */
 	if (ka_syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))

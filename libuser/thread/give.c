@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Blocks are given back: what a call does when a block is not of the thread's own pools, may
+ * be free already, or is none; and what becomes of a pool then.
+ */
+#include <errno.h>
+
+#include "thread/current.h"
+
+/* The errors of a wrong pointer: -1 with errno and a sentence. */
+int ka_block_none_begins(const void *address)
+{
+	return ka_fail(EINVAL, "no block begins at %p", address);
+}
+
+int ka_block_freed_twice(const void *block)
+{
+	return ka_fail(EINVAL, "the block %p is freed already", block);
+}
+
+/* Whether a pool has no block for its owner, who has taken all. */
+static bool is_used_up(const struct ka_pool *pool)
+{
+	return pool != &ka_no_pool && !pool->free && pool->made == pool->capacity &&
+	       !__atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+}
+
+/*
+ * Where there are others, who may free blocks of the pools in the list, these have to be
+ * looked at now and then: see choose().
+ */
+#define MOST_SKIPPED	8
+
+static bool may_skip(struct ka_cache *cache, unsigned int class)
+{
+	if (__libc_single_threaded)
+		return true;
+	if (cache->by->skipped[class] == MOST_SKIPPED)
+		return false;
+	cache->by->skipped[class]++;
+	return true;
+}
+
+/*
+ * Whether the next block of its class is to come from a pool that has just been adopted: the
+ * current one is used up, and none is fuller than one that was full until now. That a block
+ * of few is free is enough; of many it would soon be the next pool's turn.
+ */
+static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
+{
+	return pool->free && pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
+	       is_used_up(cache->by->current[pool->class]) && may_skip(cache, pool->class);
+}
+
+/* The pool is the thread's now, has free blocks or will, and is in no list. */
+static void adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
+{
+	ka_pool_collect(&caches->pools, pool);
+	if (!pool->used || is_late(cache)) {
+		ka_pool_shelve(&caches->pools, pool);
+	} else if (is_next(cache, pool)) {
+		pool_used_up(caches, cache, cache->by->current[pool->class]);
+		make_current(cache, pool->class, pool);
+	} else {
+		keep_pool(cache, pool);
+	}
+}
+
+/* Whether a block of the thread's pool is among the free ones that may be looked at. */
+bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
+		       const struct ka_pool *pool, const void *block)
+{
+	bool many = cache->caches && cache->looks > KA_FEW_LOOKS;
+	uint32_t few = KA_FEW_LOOKS;
+
+	return ka_pool_has_free(&caches->pools, pool, block, many ? &cache->looks : &few);
+}
+
+/*
+ * The same, of all that others have freed as well. With the cache's lock held if the pool may
+ * be in a list.
+ */
+static bool is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+		    void *block)
+{
+	if (!ka_is_marked(block))
+		return false;
+	ka_pool_collect(&caches->pools, pool);
+	return ka_block_has_free(caches, cache, pool, block);
+}
+
+/* Leave a block to the pool's owner; if it has none by now, become that. */
+static int give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+		       struct ka_free *block)
+{
+	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
+
+	block->doubtful = ka_is_marked(block);
+	block->mark = KA_FREED;
+	do {
+		if (ka_remote_first(remote) == block)
+			return ka_block_freed_twice(block);
+		ka_link(block, ka_remote_first(remote));
+		more = (uintptr_t)block |
+		       (uint64_t)(ka_remote_count(remote) + 1) << KA_REMOTE_BITS;
+	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
+					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
+	if (ka_pool_adopt(&caches->pools, pool, ka_thread())) {
+		adopted(caches, cache, pool);
+		return 0;
+	}
+	if (!remote)
+		ka_pool_call(pool);
+	if (__atomic_load_n(&pool->listed, __ATOMIC_SEQ_CST) && !ka_pool_in_use(pool))
+		ka_caches_emptied(caches, pool);
+	return 0;
+}
+
+/* Become the owner of a pool that has none, or leave the block to whoever it is. */
+static int give_or_adopt(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+			 void *block)
+{
+	bool twice;
+
+	if (!ka_pool_adopt(&caches->pools, pool, ka_thread()))
+		return give_remote(caches, cache, pool, block);
+	twice = is_free(caches, cache, pool, block);
+	if (!twice)
+		ka_pool_give(pool, block);
+	adopted(caches, cache, pool);
+	return twice ? ka_block_freed_twice(block) : 0;
+}
+
+/*
+ * A thread that takes a block and gives it back will need its current pool again. One that
+ * takes many between may have given back all it had, and be idle for long. So a pool is
+ * held that has become empty twice, while fewer blocks than these were used up.
+ */
+#define EMPTIED		64
+
+static bool hold(struct ka_cache *cache, struct ka_pool *pool)
+{
+	uint8_t *emptied = &cache->by->emptied[pool->class];
+
+	if (*emptied < 2 * EMPTIED) {
+		*emptied += EMPTIED;
+		return false;
+	}
+	ka_pool_hold(pool);
+	return true;
+}
+
+/* With the cache's lock held. */
+static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
+{
+	unsigned int class = pool->class;
+
+	if (cache->by->current[class] == pool) {
+		if (hold(cache, pool)) {
+			ka_pool_check(&cache->caches->pools, pool, UINT32_MAX);
+			return;
+		}
+		ka_cache_drop_current(cache, class);
+	} else {
+		ka_cache_unlist(cache, pool);
+	}
+	ka_pool_give_back(&cache->caches->pools, pool);
+	ka_cache_thin(cache, class);
+}
+
+/*
+ * A block of the thread's own pool, of which others have freed some, or that is marked:
+ * those are collected, and the pool goes if that was the last one. With the lock, since the
+ * pool may be in a list.
+ */
+static int give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
+{
+	bool locked = ka_cache_lock(cache);
+	bool twice = is_free(cache->caches, cache, pool, block);
+
+	if (!twice) {
+		ka_pool_give(pool, block);
+		ka_pool_collect_some(&cache->caches->pools, pool);
+	}
+	if (!pool->used)
+		give_back_emptied(cache, pool);
+	ka_cache_unlock(cache, locked);
+	return twice ? ka_block_freed_twice(block) : 0;
+}
+
+/*
+ * Whether a marked block may be free: what a program has written where its link would be is
+ * mostly none; and what is taken and given back, unwritten, is linked to the first one still.
+ */
+bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *pool,
+			  const struct ka_free *block)
+{
+	uintptr_t start = (uintptr_t)ka_pool_start(&caches->pools, pool);
+	bool others = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
+	const struct ka_free *next = ka_next(block);
+
+	if (!next)
+		return pool->free || others;
+	return (uintptr_t)next - start < (size_t)pool->made * pool->size &&
+	       (next != pool->free || others);
+}
+
+/**
+ * ka_block_give_marked() - Give back a block of the thread's own pool that may be free.
+ * @caches: The heap's.
+ * @cache: The thread's.
+ * @pool: The pool.
+ * @block: The block, or whatever the caller takes for one.
+ *
+ * Return: As ka_block_free().
+ */
+int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+			 void *block)
+{
+	if (ka_block_may_be_free(caches, pool, block)) {
+		if (cache->looks > KA_FEW_LOOKS)
+			return ka_block_give_slowly(caches, cache, block);
+		if (ka_block_has_free(caches, cache, pool, block))
+			return ka_block_freed_twice(block);
+	}
+	if (!ka_pool_give(pool, block))
+		ka_block_emptied(cache, pool);
+	return 0;
+}
+
+static int give_to_pool(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+			void *block)
+{
+	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
+	int error;
+
+	if (!ka_pool_begins_at(&caches->pools, pool, block))
+		return ka_block_none_begins(block);
+	if ((owner & ~KA_CALLED) == ka_thread())
+		return give_own(cache, pool, block);
+	if (owner == KA_TRACED)
+		return ka_sampler->give(&caches->pools, pool, block) ?
+		       0 : ka_block_freed_twice(block);
+	if (!cache->caches && !cache->ended && ka_cache_has_given_many())
+		ka_cache_begin(caches, cache);
+	if (!is_late(cache))
+		return give_or_adopt(caches, cache, pool, block);
+	late(caches, 1);
+	error = give_or_adopt(caches, cache, pool, block);
+	late(caches, -1U);
+	return error;
+}
+
+/**
+ * ka_block_free_run() - Give back a run.
+ * @caches: The heap's.
+ * @run: The run, a block or not; or whatever the caller takes for one.
+ *
+ * Return: 0; -1 with errno and a sentence if no run of the program begins there.
+ */
+int ka_block_free_run(struct ka_caches *caches, void *run)
+{
+	if (ka_refuse_inherited(&caches->pools))
+		return -1;
+	/* Before others can have it. */
+	ka_trace_run_freed(run);
+	return ka_runs_give(&caches->pools, run);
+}
+
+/**
+ * ka_block_give_slowly() - Give back a block that is not of the thread's own pools.
+ * @caches: The heap's.
+ * @cache: The thread's.
+ * @block: The block, or whatever the caller takes for one.
+ *
+ * Return: As ka_block_free().
+ */
+int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block)
+{
+	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
+	int before = errno, error;
+
+	if (!block)
+		return 0;
+	if (ka_refuse_inherited(&caches->pools))
+		return -1;
+	if (pool != &ka_no_pool)
+		error = give_to_pool(caches, cache, pool, block);
+	else
+		error = ka_block_free_run(caches, block);
+	/* What has been freed is no reason for an errno. */
+	if (!error)
+		errno = before;
+	return error;
+}
+
+/**
+ * ka_block_emptied() - A pool's last block has been freed.
+ * @cache: The thread's.
+ * @pool: The thread's pool. Unless it is a current one that is held, it goes back.
+ */
+void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
+{
+	bool locked = ka_cache_lock(cache);
+	int before = errno;
+
+	/* Who gives back all that is empty may have come first. */
+	if (ka_pool_owner(pool) == cache->thread)
+		give_back_emptied(cache, pool);
+	ka_cache_unlock(cache, locked);
+	errno = before;
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Blocks get another size, where they are or elsewhere.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "thread/cache.h"
+
+/*
+ * A block that has been made larger is likely to be made larger again: above this it is
+ * a run, which can often grow where it is. Of so many pages no more than an eighth is
+ * unused.
+ */
+#define GROWING_MIN	(8 * KA_PAGE_SIZE)
+
+/**
+ * ka_block_size() - How many bytes of a block can be used.
+ * @caches: The heap's.
+ * @block: The block.
+ *
+ * Return: Bytes; 0 with errno and a sentence if no block begins there.
+ */
+size_t ka_block_size(struct ka_caches *caches, const void *block)
+{
+	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
+
+	if (pool == &ka_no_pool)
+		return ka_runs_size(&caches->pools, block);
+	if (ka_pool_begins_at(&caches->pools, pool, block))
+		return pool->size;
+	ka_block_none_begins(block);
+	return 0;
+}
+
+/*
+ * The pool of a marked block if the thread can ask it, as its owner; or NULL. It is looked
+ * up once: when another thread frees a block, it calls the owner, who is not seen then.
+ */
+static const struct ka_pool *pool_to_ask(const struct ka_caches *caches, const void *block)
+{
+	return ka_is_marked(block) ? ka_block_own(&caches->pools, block) : NULL;
+}
+
+/* A block stays where it is: if it is traced, or is to be, its size is another. */
+static void resized(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
+{
+	const struct ka_pool *pool = ka_pool_of(&caches->pools, block);
+	unsigned int due;
+
+	if (pool == &ka_no_pool) {
+		ka_trace_run_freed(block);
+		due = ka_trace_due(cache, size);
+		if (due)
+			ka_sampler->add_run(block, size, size, due);
+	} else if (KA_READ(pool->owner) == KA_TRACED) {
+		ka_sampler->resized(block, size);
+	}
+}
+
+/* Whether a block has another size from now on where it is. */
+static bool resize_here(struct ka_caches *caches, void *block, size_t old, size_t size)
+{
+	if (size <= old && size >= old - old / 4)
+		return true;
+	return size > GROWING_MIN && ka_pool_of(&caches->pools, block) == &ka_no_pool &&
+	       ka_runs_resize(&caches->pools, block, size);
+}
+
+/* What is to take the place of a block. */
+static void *take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old, size_t size)
+{
+	void *other = NULL;
+
+	if (size > old && size > GROWING_MIN)
+		other = ka_block_take_run(caches, cache, 0, size, size);
+	/* At the limit, a pool may have one still. */
+	return other ? other : ka_block_alloc(caches, cache, size);
+}
+
+/* Below this, copying is faster than a system call. */
+#define MOVED_MIN	(64 * KA_PAGE_SIZE)
+
+/* Whether it is worth it to move a block's pages. */
+static bool moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
+		  size_t size)
+{
+	return old >= MOVED_MIN && size >= old &&
+	       ka_pool_of(&caches->pools, block) == &ka_no_pool &&
+	       ka_pool_of(&caches->pools, other) == &ka_no_pool;
+}
+
+/*
+ * Move the pages of a block, a run, to another one. @other is set to the block that has the
+ * content then; NULL with errno and a sentence, and the block as it was: there are no
+ * addresses left for the pages of the other one, which is free. False: nothing was done.
+ */
+static bool move_pages(struct ka_caches *caches, void *block, void **other, size_t size)
+{
+	enum ka_moved moved = ka_runs_move(&caches->pools, block, *other, size);
+
+	if (moved == KA_MOVED) {
+		ka_trace_run_freed(block);
+		ka_runs_give_gone(&caches->pools, block, 0, false);
+	} else if (moved == KA_NOWHERE) {
+		ka_trace_run_freed(*other);
+		ka_runs_give_gone(&caches->pools, *other, size, true);
+		*other = NULL;
+		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
+	}
+	return moved != KA_NOT_MOVED;
+}
+
+/**
+ * ka_block_resize() - Change a block's size.
+ * @caches: The heap's.
+ * @cache: The thread's.
+ * @block: The block.
+ * @size: Bytes; 0 is as 1.
+ *
+ * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the
+ * block as it was. It stays where it is if it fits and no more than a quarter would
+ * come free, as in CPython's obmalloc.
+ */
+void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
+{
+	size_t old = ka_block_size(caches, block);
+	const struct ka_pool *asked;
+	void *other;
+
+	if (!old)
+		return NULL;
+	asked = pool_to_ask(caches, block);
+	if (asked && ka_block_may_be_free(caches, asked, block) &&
+	    ka_block_has_free(caches, cache, asked, block)) {
+		ka_block_freed_twice(block);
+		return NULL;
+	}
+	size = size ? size : 1;
+	other = resize_here(caches, block, old, size) ? block :
+						      take_other(caches, cache, old, size);
+	if (!other && size > old)
+		return NULL;
+	/* Without another, one that is to be smaller stays. */
+	if (!other || other == block) {
+		resized(caches, cache, block, size);
+		return block;
+	}
+	if (moves(caches, block, other, old, size) && move_pages(caches, block, &other, old))
+		return other;
+	memcpy(other, block, size < old ? size : old);
+	/* It is known to be in use. */
+	if (asked)
+		((struct ka_free *)block)->mark = 0;
+	ka_block_free(caches, cache, block);
+	return other;
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Memory that threads keep for later goes back: empty pools, and the free end of others.
+ */
+#include "thread/cache.h"
+
+/* Give back those current pools that are empty. */
+static void drop_empty(struct ka_cache *cache)
+{
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool = cache->by->current[class];
+
+		if (pool == &ka_no_pool)
+			continue;
+		ka_pool_collect(&cache->caches->pools, pool);
+		if (pool->used > pool->held)
+			continue;
+		ka_cache_drop_current(cache, class);
+		ka_pool_give_back(&cache->caches->pools, pool);
+	}
+}
+
+/* Give back what is empty in a thread's lists; the lock of the lists is held. */
+static void give_back_empty_ones(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			ka_cache_give_back_empty(cache, pool);
+		}
+	}
+	ka_cache_unlock(cache, locked);
+}
+
+/* Thin the thread's pools in its lists; how many pages have been given back. */
+static size_t thin_all(struct ka_cache *cache)
+{
+	bool locked = ka_cache_lock(cache);
+	size_t pages = 0;
+
+	for (unsigned int class = 0; class < KA_CLASSES; class++) {
+		struct ka_pool *pool, *next;
+
+		for (pool = cache->by->partial[class].first; pool; pool = next) {
+			next = pool->next;
+			ka_pool_collect(&cache->caches->pools, pool);
+			if (!ka_cache_give_back_empty(cache, pool))
+				pages += ka_pool_thin(&cache->caches->pools, pool);
+		}
+	}
+	ka_cache_unlock(cache, locked);
+	return pages;
+}
+
+/*
+ * Whether it is worth a look: of all that have been made, few blocks are in use. A few
+ * pages are not worth splitting a huge one for: that is done when half of it comes free.
+ */
+static bool may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
+{
+	const struct ka_arena *arena = ka_arena_at(caches->pools.arenas.notes,
+						   ka_pool_arena(&caches->pools, pool));
+
+	return !pool->thin && pool->used <= pool->capacity / 8 &&
+	       !__atomic_load_n(&arena->huge, __ATOMIC_RELAXED);
+}
+
+/* Take the right to thin one pool. */
+static bool begin_thinning(struct ka_caches *caches)
+{
+	size_t *to_thin = &caches->pools.arenas.to_thin;
+	size_t left = __atomic_load_n(to_thin, __ATOMIC_RELAXED);
+
+	while (left && !__atomic_compare_exchange_n(to_thin, &left, left - 1, true,
+						    __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+	return left;
+}
+
+/**
+ * ka_cache_thin() - Thin a pool, if others are given up without being needed again.
+ * @cache: The thread's, locked.
+ * @class: Of the pool: the first in its list, which comes to the end then.
+ */
+void ka_cache_thin(struct ka_cache *cache, unsigned int class)
+{
+	struct ka_pool *pool = cache->by->partial[class].first;
+
+	if (!pool || !__atomic_load_n(&cache->caches->pools.arenas.to_thin, __ATOMIC_RELAXED))
+		return;
+	ka_pool_move_back(&cache->by->partial[class], pool);
+	if (may_be_thinned(cache->caches, pool) && begin_thinning(cache->caches))
+		ka_pool_thin(&cache->caches->pools, pool);
+}
+
+/**
+ * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
+ * @caches: The heap's.
+ * @cache: The calling thread's.
+ *
+ * Return: How many pages have been given back.
+ */
+size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache)
+{
+	size_t thinned = 0, pages;
+
+	if (cache->caches) {
+		drop_empty(cache);
+		thinned = thin_all(cache);
+	}
+	ka_lists_lock();
+	for (struct ka_cache *each = caches->first; each; each = each->of_heap.next) {
+		/* Another's lock may be held by who waits for one that a fork has. */
+		if (each != cache && !ka_is_forking())
+			give_back_empty_ones(each);
+	}
+	ka_lists_unlock();
+	ka_arenas_lock(&caches->pools.arenas);
+	ka_arenas_trim(&caches->pools.arenas, &pages);
+	ka_arenas_unlock(&caches->pools.arenas);
+	return pages + thinned;
+}
