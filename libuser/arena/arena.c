@@ -510,7 +510,9 @@ void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 /* For each pool that could have been where free pages went, one may be thinned. */
 static void may_thin(struct ka_arenas *arenas, size_t pages)
 {
-	size_t pools = arenas->to_thin + pages / KA_SLOT_PAGES;
+	/* Threads that thin a pool at this moment may be counted or not. */
+	size_t pools = __atomic_load_n(&arenas->to_thin, __ATOMIC_RELAXED) +
+		       pages / KA_SLOT_PAGES;
 
 	__atomic_store_n(&arenas->to_thin, pools < MOST_TO_THIN ? pools : MOST_TO_THIN,
 			 __ATOMIC_RELAXED);
