@@ -185,6 +185,8 @@ int ka_block_freed_twice(const void *block);
 
 /* resize.c; 0 and NULL with errno and a sentence. */
 size_t ka_block_size(struct ka_caches *caches, const void *block);
+size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
+		       size_t size);
 void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block,
 		      size_t size);
 

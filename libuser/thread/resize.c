@@ -14,23 +14,27 @@
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
 
-/**
- * ka_block_size() - How many bytes of a block can be used.
- * @caches: The heap's.
- * @block: The block.
- *
- * Return: Bytes; 0 with errno and a sentence if no block begins there.
- */
-size_t ka_block_size(struct ka_caches *caches, const void *block)
+/* The usable size of a block of a pool or, of &ka_no_pool, of a run. */
+static size_t block_size(struct ka_caches *caches, const struct ka_pool *pool, const void *block)
 {
-	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
-
 	if (pool == &ka_no_pool)
 		return ka_runs_size(&caches->pools, block);
 	if (ka_pool_begins_at(&caches->pools, pool, block))
 		return pool->size;
 	ka_block_none_begins(block);
 	return 0;
+}
+
+/**
+ * ka_block_size() - Get the usable size of a block.
+ * @caches: The heap's.
+ * @block: The block.
+ *
+ * Return: Bytes; 0 with errno and a message if no block begins there.
+ */
+size_t ka_block_size(struct ka_caches *caches, const void *block)
+{
+	return block_size(caches, ka_pool_of(&caches->pools, block), block);
 }
 
 /*
@@ -65,6 +69,32 @@ static bool resize_here(struct ka_caches *caches, void *block, size_t old, size_
 		return true;
 	return size > GROWING_MIN && ka_pool_of(&caches->pools, block) == &ka_no_pool &&
 	       ka_runs_resize(&caches->pools, block, size);
+}
+
+/**
+ * ka_block_expand() - Make a block larger where it is.
+ * @caches: The heap's.
+ * @cache: The thread's.
+ * @block: The block.
+ * @size: Bytes that it must have room for.
+ *
+ * Return: Its usable size, at least @size; 0 with errno and a message.
+ */
+size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
+		       size_t size)
+{
+	size_t usable = ka_block_size(caches, block);
+
+	if (!usable || size <= usable)
+		return usable;
+	if (ka_pool_of(&caches->pools, block) != &ka_no_pool ||
+	    !ka_runs_resize(&caches->pools, block, size)) {
+		ka_fail(ENOMEM, "a block of %zu bytes has no room for %zu where it is", usable,
+			size);
+		return 0;
+	}
+	resized(caches, cache, block, size);
+	return ka_runs_size(&caches->pools, block);
 }
 
 /* What is to take the place of a block. */
@@ -111,6 +141,16 @@ static bool move_pages(struct ka_caches *caches, void *block, void **other, size
 	return moved != KA_NOT_MOVED;
 }
 
+/* Free a block that is in use, and whose pool is known: it is not looked up again. */
+static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+		       void *block)
+{
+	if (KA_READ(pool->owner) != ka_thread() || ka_is_marked(block))
+		ka_block_give_slowly(caches, cache, block);
+	else if (!ka_pool_give(pool, block))
+		ka_block_emptied(cache, pool);
+}
+
 /**
  * ka_block_resize() - Change a block's size.
  * @caches: The heap's.
@@ -124,7 +164,8 @@ static bool move_pages(struct ka_caches *caches, void *block, void **other, size
  */
 void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
 {
-	size_t old = ka_block_size(caches, block);
+	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
+	size_t old = block_size(caches, pool, block);
 	const struct ka_pool *asked;
 	void *other;
 
@@ -152,6 +193,6 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 	/* It is known to be in use. */
 	if (asked)
 		((struct ka_free *)block)->mark = 0;
-	ka_block_free(caches, cache, block);
+	free_moved(caches, cache, pool, block);
 	return other;
 }
