@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Arenas of a heap: committed when a run needs them, and given back. One without a run
- * is made volatile; what of the free pages has not been needed for a while, or is more
- * than an eighth of what is in use, is purged, the highest addresses first, since runs
- * are looked for from the lowest on. All with the heap's lock held.
+ * Arenas of a heap: committed when a run needs them, and given back. Empty arenas become
+ * volatile. Free pages are purged when nobody has needed them for a while, or when they exceed
+ * an eighth of the pages in use; the highest addresses first, since new runs take the lowest.
+ * All functions are called with the heap's lock held.
  *
- * There is no thread for it: who takes and gives runs looks at the clock.
+ * No thread does that: the threads that take and give back runs look at the clock.
  */
 #include <errno.h>
 
@@ -23,22 +23,22 @@
 #define SMALL_HEAP	3
 
 /*
- * How long pages have been free at least that are purged then; longer for a heap that
- * needs most of them again at once, be it that the machine is slow.
+ * Pages are purged when they have been free for so long; longer in a heap that needs most of
+ * them again at once, for example because the machine is slow.
  */
 #define DECAY_MS	200
 #define LONGEST_DECAY_MS 12800
 
-/* So many free pages are kept at least, and so few are not worth a look. */
+/* Free pages that are always kept; numbers and rows of pages that are not worth a call. */
 #define LEAST_SLACK	((8 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
-/* What is allowed today is not all used up in a year. */
+/* Permissions to thin a pool that nobody uses must not add up for ever. */
 #define MOST_TO_THIN	((size_t)4096)
 
 /* The end of the arenas from @first on that are (not) committed, at most @end. */
-static size_t end_of(struct ka_arenas *arenas, size_t first, size_t end, bool committed)
+static size_t row_end(struct ka_arenas *arenas, size_t first, size_t end, bool committed)
 {
 	while (first < end &&
 	       !ka_arena_at(arenas->notes, first)->nr_backed == !committed)
@@ -47,7 +47,7 @@ static size_t end_of(struct ka_arenas *arenas, size_t first, size_t end, bool co
 }
 
 /* Pages of an arena that are free, and may have old content. */
-static size_t idle_in(const struct ka_arena *arena)
+static size_t arena_idle(const struct ka_arena *arena)
 {
 	size_t pages = 0;
 
@@ -56,35 +56,35 @@ static size_t idle_in(const struct ka_arena *arena)
 	return pages;
 }
 
-/* Looked at without the heap's lock: see may_be_thinned() in thread/trim.c. */
-static void set_huge(struct ka_arena *arena, bool huge)
+/* Looked at without the heap's lock: see pool_may_be_thinned() in thread/trim.c. */
+static void arena_set_huge(struct ka_arena *arena, bool huge)
 {
 	__atomic_store_n(&arena->huge, huge, __ATOMIC_RELAXED);
 }
 
 /* An empty arena has no memory any more. */
-static void forget_arena(struct ka_arenas *arenas, struct ka_arena *arena)
+static void arena_forget(struct ka_arenas *arenas, struct ka_arena *arena)
 {
-	arenas->idle -= idle_in(arena);
+	arenas->idle -= arena_idle(arena);
 	ka_change_bits(arena->touched, 0, KA_ARENA_PAGES, false);
 	ka_change_bits(arena->backed, 0, KA_ARENA_PAGES, false);
 	arena->nr_backed = 0;
-	set_huge(arena, false);
+	arena_set_huge(arena, false);
 	arena->is_volatile = false;
 	arenas->notes->stats.arenas--;
 	arenas->notes->stats.arenas_reclaimed++;
 	arenas->notes->nr_empty--;
 }
 
-static void release_arenas(struct ka_arenas *arenas, size_t first, size_t count)
+static void arenas_release(struct ka_arenas *arenas, size_t first, size_t count)
 {
 	arenas->window.source->release(&arenas->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		forget_arena(arenas, ka_arena_at(arenas->notes, i));
+		arena_forget(arenas, ka_arena_at(arenas->notes, i));
 }
 
 /* An empty arena is about to be used; false if the kernel has taken it meanwhile. */
-static bool take_back(struct ka_arenas *arenas, size_t index)
+static bool arena_take_back(struct ka_arenas *arenas, size_t index)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 
@@ -94,7 +94,7 @@ static bool take_back(struct ka_arenas *arenas, size_t index)
 	arenas->in_vain = true;
 	if (arenas->window.source->take_back(&arenas->window, index))
 		return true;
-	forget_arena(arenas, arena);
+	arena_forget(arenas, arena);
 	return false;
 }
 
@@ -113,7 +113,7 @@ static int commit_failed(struct ka_arenas *arenas, size_t count, int error)
 		       " memory (ulimit -l) has none left", count);
 }
 
-static void pages_committed(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
+static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 	struct ka_notes *notes = arenas->notes;
@@ -164,26 +164,26 @@ int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, s
 			arenas->window.source->release(&arenas->window, index, 1);
 		if (error)
 			return commit_failed(arenas, 1, error);
-		pages_committed(arenas, index, at, to - at);
+		arena_pages_committed(arenas, index, at, to - at);
 		at = ka_find_bit(arena->backed, to, false);
 	}
 	return 0;
 }
 
 /* All of the row is empty: it goes back. */
-static void release_row(struct ka_arenas *arenas, size_t first, size_t end)
+static void row_release(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	while (first < end) {
-		size_t from = end_of(arenas, first, end, false);
+		size_t from = row_end(arenas, first, end, false);
 
-		first = end_of(arenas, from, end, true);
+		first = row_end(arenas, from, end, true);
 		if (from < first)
-			release_arenas(arenas, from, first - from);
+			arenas_release(arenas, from, first - from);
 	}
 }
 
 /* Arenas of a row that stay empty come to be volatile again. */
-static void leave_row(struct ka_arenas *arenas, size_t first, size_t end)
+static void row_leave(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
 		const struct ka_arena *arena = ka_arena_at(arenas->notes, i);
@@ -194,46 +194,46 @@ static void leave_row(struct ka_arenas *arenas, size_t first, size_t end)
 }
 
 /* Commit those of a row of arenas that are not committed, all or none. */
-static int commit_arenas(struct ka_arenas *arenas, size_t first, size_t count,
-			 enum ka_pages kind)
+static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
+		      enum ka_pages kind)
 {
 	size_t end = first + count, missing = 0, i, j;
 	int error = 0;
 
 	for (i = first; i < end; i++)
-		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !take_back(arenas, i);
+		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !arena_take_back(arenas, i);
 	if (arenas->notes->stats.arenas + missing > arenas->window.limit) {
-		leave_row(arenas, first, end);
+		row_leave(arenas, first, end);
 		return commit_failed(arenas, missing, ENOMEM);
 	}
 	for (i = first; i < end && !error; i = j) {
-		i = end_of(arenas, i, end, true);
-		j = end_of(arenas, i, end, false);
+		i = row_end(arenas, i, end, true);
+		j = row_end(arenas, i, end, false);
 		if (i == j)
 			break;
 		error = arenas->window.source->commit(&arenas->window, i, j - i, kind);
 		for (size_t k = i; !error && k < j; k++) {
-			pages_committed(arenas, k, 0, KA_ARENA_PAGES);
-			set_huge(ka_arena_at(arenas->notes, k), kind != KA_PAGES_SMALL &&
-				 !arenas->window.source->frames);
+			arena_pages_committed(arenas, k, 0, KA_ARENA_PAGES);
+			arena_set_huge(ka_arena_at(arenas->notes, k), kind != KA_PAGES_SMALL &&
+				       !arenas->window.source->frames);
 		}
 	}
 	if (error) {
-		release_row(arenas, first, end);
+		row_release(arenas, first, end);
 		return commit_failed(arenas, missing, error);
 	}
 	/* Of those that were there, some may have had a part only. */
 	for (i = first; i < end; i++) {
 		if (!ka_arena_commit_pages(arenas, i, 0, KA_ARENA_PAGES))
 			continue;
-		release_row(arenas, first, end);
+		row_release(arenas, first, end);
 		return -1;
 	}
 	return 0;
 }
 
 /* Whether a run is to be the first of a heap's first arena, and a small one. */
-static bool begins_in_parts(struct ka_arenas *arenas, size_t first, size_t pages)
+static bool arena_begins_in_parts(struct ka_arenas *arenas, size_t first, size_t pages)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, first);
 
@@ -269,11 +269,11 @@ int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_
 	error = ka_notes_reach(arenas, end);
 	if (error)
 		return commit_failed(arenas, count, error);
-	if (begins_in_parts(arenas, first, pages))
+	if (arena_begins_in_parts(arenas, first, pages))
 		return ka_arena_commit_pages(arenas, first, 0, pages);
 	if (kind == KA_PAGES_HUGE && notes->stats.arenas + count <= SMALL_HEAP)
 		kind = KA_PAGES_SMALL;
-	return commit_arenas(arenas, first, count, kind);
+	return row_commit(arenas, first, count, kind);
 }
 
 /**
@@ -331,12 +331,12 @@ void ka_arenas_close(struct ka_arenas *arenas)
  */
 int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
-	if (!take_back(arenas, index))
+	if (!arena_take_back(arenas, index))
 		return 1;
 	return ka_arena_commit_pages(arenas, index, from, pages);
 }
 
-static bool is_empty(const struct ka_notes *notes, size_t index)
+static bool arena_is_empty(const struct ka_notes *notes, size_t index)
 {
 	const struct ka_arena *arena = ka_arena_at(notes, index);
 
@@ -358,13 +358,13 @@ void ka_arenas_emptied(struct ka_arenas *arenas)
 	while (notes->nr_empty > arenas->most_empty) {
 		size_t first, most = notes->nr_empty - arenas->most_empty;
 
-		while (!is_empty(notes, end - 1))
+		while (!arena_is_empty(notes, end - 1))
 			end--;
 		first = end - 1;
 		while (end - first < most && first > notes->nr_notes &&
-		       is_empty(notes, first - 1))
+		       arena_is_empty(notes, first - 1))
 			first--;
-		release_arenas(arenas, first, end - first);
+		arenas_release(arenas, first, end - first);
 		end = first;
 	}
 }
@@ -386,7 +386,7 @@ void ka_arena_pages_lost(struct ka_arenas *arenas, size_t index, size_t from, si
 	ka_change_bits(arena->backed, from, count, false);
 	arena->nr_backed = (uint16_t)(arena->nr_backed - backed);
 	if (!arena->nr_backed)
-		forget_arena(arenas, arena);
+		arena_forget(arenas, arena);
 }
 
 /**
@@ -404,27 +404,27 @@ void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
 		emptied->end = index + 1;
 }
 
-/* Where it takes a system call, not what has been needed again since the last look. */
-static bool may_give_up(const struct ka_arenas *arenas)
+/* If it takes a system call, skip it when a volatile arena was used again meanwhile. */
+static bool arenas_may_give_up(const struct ka_arenas *arenas)
 {
 	return arenas->emptied.end && !arenas->window.io &&
 	       (arenas->window.source->frames || !arenas->in_vain);
 }
 
 /* Those that have become empty, and are so still, become volatile. */
-static void give_up_emptied(struct ka_arenas *arenas)
+static void arenas_give_up(struct ka_arenas *arenas)
 {
 	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
 		struct ka_arena *arena = ka_arena_at(arenas->notes, i);
 
-		if (is_empty(arenas->notes, i) && !arena->is_volatile)
+		if (arena_is_empty(arenas->notes, i) && !arena->is_volatile)
 			arena->is_volatile = arenas->window.source->give_up(&arenas->window, i);
 	}
 	arenas->emptied.end = 0;
 }
 
 /* Of free pages, those that are not in rows of so many, are left alone. */
-static void drop_short_rows(uint64_t *map, size_t pages)
+static void map_drop_short_rows(uint64_t *map, size_t pages)
 {
 	size_t from = 0, end;
 
@@ -440,19 +440,19 @@ static void drop_short_rows(uint64_t *map, size_t pages)
  * Purge free pages of an arena: @all, or what is worth it. A call for each few pages
  * takes longer than they are worth; a huge page is split only if half of it comes free.
  */
-static void purge_pages(struct ka_arenas *arenas, size_t index, bool all)
+static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 {
 	const struct ka_source_type *source = arenas->window.source;
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 	uint64_t map[KA_MAP_WORDS];
-	size_t idle = idle_in(arena);
+	size_t idle = arena_idle(arena);
 
 	if (!idle || (arena->huge && !all && idle < KA_ARENA_PAGES / 2))
 		return;
 	for (size_t i = 0; i < KA_MAP_WORDS; i++)
 		map[i] = arena->backed[i] & ~arena->used[i];
 	if (!all && !source->frames)
-		drop_short_rows(map, LEAST_ROW);
+		map_drop_short_rows(map, LEAST_ROW);
 	if (!source->purge(&arenas->window, index, map))
 		return;
 	for (size_t i = 0; i < KA_MAP_WORDS; i++) {
@@ -462,12 +462,12 @@ static void purge_pages(struct ka_arenas *arenas, size_t index, bool all)
 	}
 	if (source->frames)
 		arena->nr_backed = arena->nr_used;
-	set_huge(arena, false);
-	arenas->idle -= idle - idle_in(arena);
+	arena_set_huge(arena, false);
+	arenas->idle -= idle - arena_idle(arena);
 }
 
 /* Purge at least so many pages, the highest first, as far as there are such. */
-static void purge(struct ka_arenas *arenas, size_t pages, bool all)
+static void arenas_purge(struct ka_arenas *arenas, size_t pages, bool all)
 {
 	struct ka_notes *notes = arenas->notes;
 
@@ -477,10 +477,10 @@ static void purge(struct ka_arenas *arenas, size_t pages, bool all)
 	for (size_t i = notes->nr_touched; i > notes->nr_notes && pages; i--) {
 		size_t idle = arenas->idle;
 
-		if (is_empty(notes, i - 1))
-			release_arenas(arenas, i - 1, 1);
+		if (arena_is_empty(notes, i - 1))
+			arenas_release(arenas, i - 1, 1);
 		else if (ka_arena_at(notes, i - 1)->nr_backed)
-			purge_pages(arenas, i - 1, all);
+			arena_purge(arenas, i - 1, all);
 		idle -= arenas->idle;
 		pages -= idle < pages ? idle : pages;
 	}
@@ -497,7 +497,7 @@ static uint64_t now_ms(void)
  * @arenas: The heap's.
  * @pages: How many.
  *
- * What was purged and is needed again at once was purged in vain: more is kept then.
+ * Pages that are needed again soon were purged in vain: keep more from now on.
  */
 void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 {
@@ -507,8 +507,8 @@ void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 	arenas->slack += in_vain;
 }
 
-/* For each pool that could have been where free pages went, one may be thinned. */
-static void may_thin(struct ka_arenas *arenas, size_t pages)
+/* Pages were purged that could have held pools: allow to thin as many pools. */
+static void arenas_let_thin(struct ka_arenas *arenas, size_t pages)
 {
 	/* Threads that thin a pool at this moment may be counted or not. */
 	size_t pools = __atomic_load_n(&arenas->to_thin, __ATOMIC_RELAXED) +
@@ -519,25 +519,25 @@ static void may_thin(struct ka_arenas *arenas, size_t pages)
 }
 
 /* How many pages may be idle. */
-static size_t most_idle(const struct ka_arenas *arenas)
+static size_t arenas_most_idle(const struct ka_arenas *arenas)
 {
 	return arenas->slack + arenas->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
 }
 
 /* Purge half of what may stay and all above it. */
-static void purge_excess(struct ka_arenas *arenas)
+static void arenas_purge_excess(struct ka_arenas *arenas)
 {
 	size_t idle, most;
 
 	arenas->drop_spare(arenas);
 	idle = arenas->idle;
-	most = most_idle(arenas);
+	most = arenas_most_idle(arenas);
 	if (idle <= most)
 		return;
-	purge(arenas, idle - most / 2, false);
+	arenas_purge(arenas, idle - most / 2, false);
 	arenas->purged += idle - arenas->idle;
 	arenas->not_refilled += idle - arenas->idle;
-	may_thin(arenas, idle - arenas->idle);
+	arenas_let_thin(arenas, idle - arenas->idle);
 	/* Of what cannot be purged, no more is to be looked for. */
 	if (arenas->idle > most)
 		arenas->slack += arenas->idle - most;
@@ -557,8 +557,8 @@ void ka_arenas_begin(struct ka_arenas *arenas)
 	arenas->decay_at = now_ms() + DECAY_MS;
 }
 
-/* What is the least that was free all the time, nobody has needed. */
-static void purge_unneeded(struct ka_arenas *arenas)
+/* Nobody needed the minimum that stayed free, so purge that much. */
+static void arenas_purge_unneeded(struct ka_arenas *arenas)
 {
 	size_t idle;
 
@@ -569,16 +569,16 @@ static void purge_unneeded(struct ka_arenas *arenas)
 		arenas->decay_ms /= 2;
 	arenas->drop_spare(arenas);
 	idle = arenas->idle;
-	purge(arenas, arenas->least_idle, false);
+	arenas_purge(arenas, arenas->least_idle, false);
 	arenas->least_idle = arenas->idle;
 	arenas->in_vain = false;
 	arenas->slack -= (arenas->slack - LEAST_SLACK) / 16;
 	arenas->purged = idle - arenas->idle;
 	arenas->not_refilled = arenas->purged;
-	may_thin(arenas, arenas->purged);
+	arenas_let_thin(arenas, arenas->purged);
 }
 
-static void decay(struct ka_arenas *arenas)
+static void arenas_decay(struct ka_arenas *arenas)
 {
 	uint64_t now;
 
@@ -586,26 +586,26 @@ static void decay(struct ka_arenas *arenas)
 		return;
 	if (arenas->window.source->pressed(&arenas->window) && ka_arenas_trim(arenas, NULL))
 		return;
-	if (arenas->idle + arenas->spare_pages > most_idle(arenas))
-		purge_excess(arenas);
+	if (arenas->idle + arenas->spare_pages > arenas_most_idle(arenas))
+		arenas_purge_excess(arenas);
 	now = now_ms();
 	if (now < arenas->decay_at)
 		return;
 	arenas->decay_at = now + arenas->decay_ms;
-	purge_unneeded(arenas);
+	arenas_purge_unneeded(arenas);
 }
 
 /**
  * ka_arenas_decay() - Purge what has not been needed for a while, or is too much.
  * @arenas: The heap's, to which runs have just been given back.
  *
- * What is empty then, and stays, is volatile.
+ * Arenas that are empty afterwards become volatile.
  */
 void ka_arenas_decay(struct ka_arenas *arenas)
 {
-	decay(arenas);
-	if (may_give_up(arenas))
-		give_up_emptied(arenas);
+	arenas_decay(arenas);
+	if (arenas_may_give_up(arenas))
+		arenas_give_up(arenas);
 }
 
 /**
@@ -627,12 +627,12 @@ bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages)
 		*pages = 0;
 	if (!idle && !notes->nr_empty)
 		return false;
-	purge(arenas, idle, true);
+	arenas_purge(arenas, idle, true);
 	/* Arenas that have never been used have nothing idle. */
 	ka_notes_change(arenas);
 	for (size_t i = notes->nr_touched; notes->nr_empty && i > notes->nr_notes; i--) {
-		if (is_empty(notes, i - 1))
-			release_arenas(arenas, i - 1, 1);
+		if (arena_is_empty(notes, i - 1))
+			arenas_release(arenas, i - 1, 1);
 	}
 	ka_notes_change(arenas);
 	idle = idle > arenas->idle ? idle - arenas->idle : 0;

@@ -18,12 +18,12 @@
  *	uncommitted	-> used		ka_arenas_commit(), or ka_arena_commit_pages() for
  *					the first arena of a small heap
  *	uncommitted	-> blocked	ka_arenas_block(), for ever
- *	used		-> empty	free_pages() in run.c, with the last run
+ *	used		-> empty	pages_free() in run.c, with the last run
  *	empty		-> used		ka_arena_use(), ka_arenas_commit()
- *	empty		-> volatile	give_up_emptied(), when runs have been given back
- *	volatile	-> used		take_back(), if the kernel has not taken it
- *	volatile	-> uncommitted	take_back(), if the kernel has
- *	empty, volatile	-> uncommitted	release_arenas(): there are more than @most_empty of
+ *	empty		-> volatile	arenas_give_up(), when runs have been given back
+ *	volatile	-> used		arena_take_back(), if the kernel has not taken it
+ *	volatile	-> uncommitted	arena_take_back(), if the kernel has
+ *	empty, volatile	-> uncommitted	arenas_release(): there are more than @most_empty of
  *					them, or they are purged
  *	empty		-> uncommitted	ka_arena_pages_lost(): its pages are not mapped
  */

@@ -32,8 +32,8 @@ size_t ka_notes_pools_size(size_t nr_arenas)
 }
 
 /*
- * What the notes may take beside the limit. Pools are where arenas are first found: in
- * no more than four times as many as the limit has, one hopes.
+ * Bytes that the notes may take beside the limit. This includes the entries of pools in four
+ * times as many arenas as the limit allows; pools lie in the arenas with the lowest addresses.
  */
 size_t ka_notes_most(const struct ka_window *window)
 {
@@ -52,7 +52,7 @@ size_t ka_notes_arenas(size_t nr_arenas)
 }
 
 /* Commit the pages of the notes from one up to another, which are not yet. */
-static int commit_pages(struct ka_window *window, size_t from, size_t end)
+static int notes_commit(struct ka_window *window, size_t from, size_t end)
 {
 	while (from < end) {
 		size_t arena = from / KA_ARENA_PAGES, page = from % KA_ARENA_PAGES;
@@ -78,7 +78,7 @@ int ka_notes_open(struct ka_arenas *arenas)
 	struct ka_notes *notes = (struct ka_notes *)arenas->window.start;
 	size_t nr_arenas = arenas->window.nr_arenas - arenas->window.nr_notes;
 	size_t size = ka_notes_size(0);
-	int error = commit_pages(&arenas->window, 0, size / KA_PAGE_SIZE);
+	int error = notes_commit(&arenas->window, 0, size / KA_PAGE_SIZE);
 
 	if (error)
 		return ka_fail(error, "no memory for the notes on a heap: the machine,"
@@ -98,7 +98,7 @@ int ka_notes_open(struct ka_arenas *arenas)
 }
 
 /* Commit further pages of one of the tables, which begins at @start pages. */
-static int reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t wanted)
+static int notes_reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t wanted)
 {
 	int error = 0;
 
@@ -109,7 +109,7 @@ static int reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t
 
 		if (end > start + wanted)
 			end = start + wanted;
-		error = commit_pages(&arenas->window, from, end);
+		error = notes_commit(&arenas->window, from, end);
 		if (!error)
 			*pages = end - start;
 	}
@@ -118,14 +118,14 @@ static int reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t
 
 /*
  * Let there be an entry for each arena up to @nr_arenas of the window: 0, or an errno.
- * What has been committed when it fails stays, for the next time.
+ * On failure, the pages that were committed stay so, for the next call.
  */
 int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas)
 {
 	struct ka_notes *notes = arenas->notes;
 
-	return reach(arenas, 0, &notes->pages,
-		     ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
+	return notes_reach(arenas, 0, &notes->pages,
+			   ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
 }
 
 /* Likewise, one for a pool that begins with a slot. */
@@ -134,8 +134,8 @@ int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot)
 	struct ka_notes *notes = arenas->notes;
 	size_t size = ka_notes_pools_size(slot / KA_ARENA_SLOTS + 1);
 
-	return reach(arenas, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
-		     size / KA_PAGE_SIZE);
+	return notes_reach(arenas, notes->pools_offset / KA_PAGE_SIZE, &notes->pools_pages,
+			   size / KA_PAGE_SIZE);
 }
 
 /* Whether there is one. */

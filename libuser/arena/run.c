@@ -12,7 +12,7 @@
 #define NO_PAGE		((size_t)-1)
 
 /* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
-static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
+static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 {
 	size_t end = 0, longest = 0;
 
@@ -32,7 +32,7 @@ static size_t find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 }
 
 /* Arenas that have got free pages since the last search have room for any run. */
-static void look_again(struct ka_arenas *arenas)
+static void rooms_look_again(struct ka_arenas *arenas)
 {
 	size_t again = arenas->room_again;
 
@@ -45,21 +45,21 @@ static void look_again(struct ka_arenas *arenas)
 	arenas->room_again = SIZE_MAX;
 }
 
-/* Of what is not dense, no further page is to be where one is a whole huge page. */
-static size_t find_in_committed(struct ka_arenas *arenas, size_t pages, size_t align,
-				bool no_huge)
+/* @no_huge: keep runs that may be touched sparsely out of huge arenas. */
+static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, size_t align,
+				      bool no_huge)
 {
 	unsigned int class = 63 - (unsigned int)__builtin_clzl(pages);
 	size_t *first = &arenas->first_room[class], i;
 	struct ka_notes *notes = arenas->notes;
 	bool before = true;
 
-	look_again(arenas);
+	rooms_look_again(arenas);
 	i = *first > notes->nr_notes ? *first : notes->nr_notes;
 	for (; i < notes->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(notes, i);
 		size_t page = no_huge && arena->huge ? NO_PAGE :
-			      find_in_arena(arena, pages, align);
+			      place_find_in_arena(arena, pages, align);
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
@@ -73,7 +73,7 @@ static size_t find_in_committed(struct ka_arenas *arenas, size_t pages, size_t a
 }
 
 /* Whole arenas in a row without a run, committed or not, or NO_PAGE. */
-static size_t find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
+static size_t place_find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
 {
 	const struct ka_notes *notes = arenas->notes;
 	/* The window's start is aligned to an arena, perhaps to no more. */
@@ -102,7 +102,7 @@ static size_t find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
 }
 
 /* Pages that had been free, some of them idle, are in use, and so they are touched. */
-static void take_pages(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
+static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
 		       size_t pages)
 {
 	size_t idle = ka_count_bits(arena->touched, from, pages);
@@ -118,7 +118,7 @@ static void take_pages(struct ka_arenas *arenas, struct ka_arena *arena, size_t 
 }
 
 /* Pages are free, and idle. */
-static void free_pages(struct ka_arenas *arenas, size_t index, size_t pages)
+static void pages_free(struct ka_arenas *arenas, size_t index, size_t pages)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
 
@@ -136,7 +136,7 @@ static void free_pages(struct ka_arenas *arenas, size_t index, size_t pages)
 }
 
 /* Mark pages, which may reach over several arenas, as used or free. */
-static void mark_pages(struct ka_arenas *arenas, size_t page, size_t pages, bool used)
+static void pages_mark(struct ka_arenas *arenas, size_t page, size_t pages, bool used)
 {
 	struct ka_notes *notes = arenas->notes;
 
@@ -149,16 +149,16 @@ static void mark_pages(struct ka_arenas *arenas, size_t page, size_t pages, bool
 
 		ka_change_bits(arena->used, from, here, used);
 		if (used)
-			take_pages(arenas, arena, from, here);
+			pages_take(arenas, arena, from, here);
 		else
-			free_pages(arenas, page / KA_ARENA_PAGES, here);
+			pages_free(arenas, page / KA_ARENA_PAGES, here);
 		page += here;
 		pages -= here;
 	}
 }
 
 /* A place in the committed arenas, and what it needs is committed; or NO_PAGE. */
-static size_t find_place(struct ka_arenas *arenas, size_t pages, size_t align,
+static size_t place_find(struct ka_arenas *arenas, size_t pages, size_t align,
 			 enum ka_pages kind, int *error)
 {
 	size_t page;
@@ -166,9 +166,9 @@ static size_t find_place(struct ka_arenas *arenas, size_t pages, size_t align,
 	do {
 		page = NO_PAGE;
 		if (kind == KA_PAGES_SMALL)
-			page = find_in_committed(arenas, pages, align, true);
+			page = place_find_in_committed(arenas, pages, align, true);
 		if (page == NO_PAGE)
-			page = find_in_committed(arenas, pages, align, false);
+			page = place_find_in_committed(arenas, pages, align, false);
 		if (page == NO_PAGE)
 			return NO_PAGE;
 		*error = ka_arena_use(arenas, page / KA_ARENA_PAGES, page % KA_ARENA_PAGES,
@@ -185,11 +185,11 @@ static size_t run_find(struct ka_arenas *arenas, size_t pages, size_t align, enu
 
 	/* A run that fits into an arena lies in one. */
 	if (pages <= KA_ARENA_PAGES && align <= KA_ARENA_PAGES)
-		page = find_place(arenas, pages, align, kind, &error);
+		page = place_find(arenas, pages, align, kind, &error);
 	if (page != NO_PAGE)
 		return error ? NO_PAGE : page;
 	count = (pages + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
-	while ((first = find_arenas(arenas, count, arena_align)) != NO_PAGE) {
+	while ((first = place_find_arenas(arenas, count, arena_align)) != NO_PAGE) {
 		if (!ka_arenas_commit(arenas, first, count, pages, kind))
 			return first * KA_ARENA_PAGES;
 		if (errno != EEXIST)
@@ -204,7 +204,7 @@ static size_t run_find(struct ka_arenas *arenas, size_t pages, size_t align, enu
 }
 
 /* Whether nothing in a run's pages has been in use since they were committed. */
-static bool is_untouched(const struct ka_arenas *arenas, size_t page, size_t pages)
+static bool pages_are_untouched(const struct ka_arenas *arenas, size_t page, size_t pages)
 {
 	while (pages) {
 		const struct ka_arena *arena =
@@ -232,7 +232,7 @@ static size_t run_page(const struct ka_arenas *arenas, const void *run)
  * @arenas: The heap's, whose lock is held.
  * @address: Any address.
  *
- * Return: True if one does, whoever has it.
+ * Return: True if one does, of the program or of a pool.
  */
 bool ka_run_begins(const struct ka_arenas *arenas, const void *address)
 {
@@ -280,7 +280,7 @@ size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run)
 	return run_pages(arenas, run_page(arenas, run)) * KA_PAGE_SIZE;
 }
 
-static void change_head(struct ka_arenas *arenas, size_t page, bool head)
+static void run_change_head(struct ka_arenas *arenas, size_t page, bool head)
 {
 	ka_change_bits(ka_arena_at(arenas->notes, page / KA_ARENA_PAGES)->head,
 		       page % KA_ARENA_PAGES, 1, head);
@@ -295,9 +295,9 @@ static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
 	page = run_find(arenas, pages, align, kind);
 	if (page != NO_PAGE) {
 		if (zero)
-			*zero = is_untouched(arenas, page, pages);
-		change_head(arenas, page, true);
-		mark_pages(arenas, page, pages, true);
+			*zero = pages_are_untouched(arenas, page, pages);
+		run_change_head(arenas, page, true);
+		pages_mark(arenas, page, pages, true);
 		arenas->notes->stats.runs++;
 	}
 	ka_notes_change(arenas);
@@ -333,8 +333,8 @@ static void run_free(struct ka_arenas *arenas, size_t page)
 	size_t pages = run_pages(arenas, page);
 
 	ka_notes_change(arenas);
-	change_head(arenas, page, false);
-	mark_pages(arenas, page, pages, false);
+	run_change_head(arenas, page, false);
+	pages_mark(arenas, page, pages, false);
 	arenas->notes->stats.runs--;
 	ka_arenas_emptied(arenas);
 	ka_notes_change(arenas);
@@ -361,7 +361,7 @@ void ka_runs_forget(struct ka_arenas *arenas)
  * @arenas: The heap's.
  * @run: The run.
  *
- * What decays then is the caller's: it may itself be giving up what has decayed.
+ * The caller calls ka_arenas_decay(), unless decay has called it.
  */
 void ka_run_give(struct ka_arenas *arenas, void *run)
 {
@@ -369,7 +369,7 @@ void ka_run_give(struct ka_arenas *arenas, void *run)
 }
 
 /* Whether some arenas have no run. */
-static bool are_empty(const struct ka_arenas *arenas, size_t first, size_t count)
+static bool arenas_are_empty(const struct ka_arenas *arenas, size_t first, size_t count)
 {
 	const struct ka_notes *notes = arenas->notes;
 
@@ -396,12 +396,12 @@ static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 		return false;
 	/* The first arena that is all the run's. */
 	index += !!from;
-	if (count && (!are_empty(arenas, index, count) ||
+	if (count && (!arenas_are_empty(arenas, index, count) ||
 		      ka_arenas_commit(arenas, index, count, rest, KA_PAGES_ANY)))
 		return false;
 	if (here && ka_arena_commit_pages(arenas, index - 1, from, here))
 		return false;
-	mark_pages(arenas, end, pages, true);
+	pages_mark(arenas, end, pages, true);
 	return true;
 }
 
@@ -423,7 +423,7 @@ static bool run_grow_to(struct ka_arenas *arenas, size_t page, size_t old, size_
 
 static void run_shrink(struct ka_arenas *arenas, size_t end, size_t pages)
 {
-	mark_pages(arenas, end - pages, pages, false);
+	pages_mark(arenas, end - pages, pages, false);
 	ka_arenas_emptied(arenas);
 }
 
@@ -453,7 +453,7 @@ bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 }
 
 /* Pages have no content any more; @lost: and are not mapped. */
-static void forget_pages(struct ka_arenas *arenas, size_t page, size_t pages, bool lost)
+static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bool lost)
 {
 	while (pages) {
 		size_t index = page / KA_ARENA_PAGES, from = page % KA_ARENA_PAGES;
@@ -481,10 +481,10 @@ void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool los
 	size_t page = run_page(arenas, run);
 	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(arenas, page);
 
-	forget_pages(arenas, page, gone, false);
+	pages_forget(arenas, page, gone, false);
 	/* As free ones, which they are soon, they are not idle. */
 	arenas->idle -= gone;
 	run_free(arenas, page);
 	if (lost)
-		forget_pages(arenas, page, gone, true);
+		pages_forget(arenas, page, gone, true);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What all layers of the library stand on: sizes, errors, locks, system calls. Each folder
- * has a header of its name, or of what it is about; it includes those of lower layers, and
- * none of upper ones (see layers):
+ * Sizes, errors, locks and system calls, which all layers of the library use. Each folder is
+ * a layer with a header of its own, which includes those of lower layers only; `layers` checks
+ * that. From the bottom to the top:
  *
  *	base		sizes, classes, errors, locks, system calls, the clock
  *	source		windows, and what commits their arenas: the module, or plain mmap
@@ -15,8 +15,8 @@
  *	check		the debug hooks, and the checked build
  *	front		domains, buffers for input and output; heaps are made here
  *
- * struct ka_heap consists of a struct for each layer, in which that of the layer below is a
- * member: a function is called with the struct of its own layer, and knows no more.
+ * struct ka_heap consists of a struct for each layer, which has the struct of the layer below
+ * as a member. A function is called with the struct of its own layer.
  */
 #ifndef KARENA_BASE_H
 #define KARENA_BASE_H

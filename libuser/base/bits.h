@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Maps of an arena: one bit a page.
+ * Maps of an arena: a bit for each page.
  */
 #ifndef KARENA_BITS_H
 #define KARENA_BITS_H
@@ -12,7 +12,7 @@ static inline bool ka_test_bit(const uint64_t *map, size_t bit)
 	return map[bit / 64] >> bit % 64 & 1;
 }
 
-/* The first bit from @from on that is set, or is clear; KA_ARENA_PAGES if none. */
+/* The first set, or clear, bit from @from on; KA_ARENA_PAGES if there is none. */
 static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 {
 	while (from < KA_ARENA_PAGES) {
@@ -26,7 +26,7 @@ static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 	return KA_ARENA_PAGES;
 }
 
-/* The bits of a word from one on, as far as @count reaches; and how many they are. */
+/* A mask of up to @count bits of a word, from @from on; and how many bits it has. */
 static inline uint64_t ka_mask_bits(size_t from, size_t count, size_t *in_word)
 {
 	size_t bits = 64 - from % 64;
@@ -50,7 +50,7 @@ static inline void ka_change_bits(uint64_t *map, size_t from, size_t count, bool
 	}
 }
 
-/* How many bits are set. */
+/* The number of set bits. */
 static inline size_t ka_count_bits(const uint64_t *map, size_t from, size_t count)
 {
 	size_t set = 0;

@@ -31,7 +31,7 @@ int ka_fail(int error, const char *format, ...)
 	return -1;
 }
 
-/* Of a heap that a child has of its parent: true. */
+/* Fail because the heap is the parent's: true. */
 bool ka_fail_inherited(void)
 {
 	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
@@ -59,7 +59,7 @@ void ka_ignore(void)
 	ka_write(STDERR_FILENO, line, (size_t)length);
 }
 
-/* End the program with the last sentence: it cannot be returned to who called. */
+/* End the program with the last error message, where the caller cannot return it. */
 void ka_die(const char *what)
 {
 	char line[512];

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * What locks do when they are taken already, and which of them a fork takes: see lock.h.
+ * The slow paths of locks, and the locks that a fork takes: see lock.h.
  */
 #include "base/lock.h"
 #include "base/sys.h"
 
 /**
- * ka_mutex_wait() - Take a lock that somebody else has.
+ * ka_mutex_wait() - Take a lock that another thread holds.
  * @mutex: The lock.
  */
 void ka_mutex_wait(struct ka_mutex *mutex)
@@ -16,7 +16,7 @@ void ka_mutex_wait(struct ka_mutex *mutex)
 }
 
 /**
- * ka_mutex_wake() - Let one of those who wait for a lock try to take it.
+ * ka_mutex_wake() - Wake a thread that waits for a lock.
  * @mutex: The lock, which nobody has.
  */
 void ka_mutex_wake(struct ka_mutex *mutex)
@@ -33,7 +33,7 @@ struct ka_mutex ka_lists = KA_MUTEX;
 static struct ka_mutex *outer[MOST_LOCKS], *inner[MOST_LOCKS];
 static unsigned int nr_outer, nr_inner;
 
-static void unlock_outer(unsigned int count)
+static void locks_unlock_outer(unsigned int count)
 {
 	while (count)
 		ka_mutex_unlock(outer[--count]);
@@ -56,7 +56,7 @@ void ka_fork_lock(void)
 		if (count == nr_outer)
 			break;
 		ka_mutex_unlock(&ka_lists);
-		unlock_outer(count);
+		locks_unlock_outer(count);
 	}
 	for (unsigned int i = 0; i < nr_inner; i++)
 		ka_mutex_lock(inner[i]);
@@ -70,11 +70,11 @@ void ka_fork_unlock(void)
 	for (unsigned int i = nr_inner; i > 0; i--)
 		ka_mutex_unlock(inner[i - 1]);
 	ka_mutex_unlock(&ka_lists);
-	unlock_outer(nr_outer);
+	locks_unlock_outer(nr_outer);
 }
 
 /* With @ka_lists held: a lock more. A fork that is going on holds it from now on. */
-static void add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
+static void lock_add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
 {
 	locks[*count] = lock;
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELEASE);
@@ -89,7 +89,7 @@ static void add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *
 void ka_fork_takes(struct ka_mutex *lock)
 {
 	ka_lists_lock();
-	add(outer, &nr_outer, lock);
+	lock_add(outer, &nr_outer, lock);
 	ka_lists_unlock();
 }
 
@@ -100,6 +100,6 @@ void ka_fork_takes(struct ka_mutex *lock)
 void ka_fork_takes_inner(struct ka_mutex *lock)
 {
 	ka_lists_lock();
-	add(inner, &nr_inner, lock);
+	lock_add(inner, &nr_inner, lock);
 	ka_lists_unlock();
 }

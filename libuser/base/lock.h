@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Locks: a word that is 0, 1 while somebody has it, and 2 while others may wait for that.
- * They are no mutexes of libc, since a library that is preloaded may have put functions of
- * its own before these, which may allocate. The algorithm is the third of Ulrich Drepper's
- * "Futexes Are Tricky".
+ * Locks. Threads take them in this order:
  *
- * A thread that forks takes all of them before it does so, and handlers of other
- * libraries may run, and allocate, while it holds them: for this thread a lock is as good
- * as taken then. See heap/fork.c.
+ *	the locks of ka_fork_takes()
+ *	ka_lists: the list of heaps, and the lists of caches
+ *	the locks of ka_fork_takes_inner()
+ *	the lock of a cache
+ *	the lock of a heap
  *
- * The order in which threads take them: those of ka_fork_takes(), that of the lists of heaps
- * and caches, those of ka_fork_takes_inner(), that of a cache, that of a heap.
+ * A lock is a word: 0, or 1 while a thread holds it, or 2 while others may wait for it. Mutexes
+ * of libc are not used, since a preloaded library may replace their functions by functions
+ * that allocate. The algorithm is the third of Ulrich Drepper's "Futexes Are Tricky".
+ *
+ * A thread that forks takes all locks first. Handlers of other libraries may run, and allocate,
+ * while it holds them, so ka_lock() does nothing in that thread. See heap/fork.c.
  */
 #ifndef KARENA_LOCK_H
 #define KARENA_LOCK_H
@@ -18,7 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* A number for the calling thread that no other has: the address of its TCB. */
+/* The number of the calling thread, which is unique: the address of its TCB. */
 static inline uintptr_t ka_thread(void)
 {
 	return (uintptr_t)__builtin_thread_pointer();
@@ -43,7 +46,7 @@ struct ka_mutex {
 void ka_mutex_wait(struct ka_mutex *mutex);
 void ka_mutex_wake(struct ka_mutex *mutex);
 
-/* Whether it is taken now. */
+/* Take a lock if it is free. True if the thread holds it now. */
 static inline bool ka_mutex_try(struct ka_mutex *mutex)
 {
 	uint32_t free = 0;
@@ -76,17 +79,17 @@ static inline void ka_unlock(struct ka_mutex *mutex)
 		ka_mutex_unlock(mutex);
 }
 
-/* Whether it is taken now. */
+/* The same; true also in a thread that forks. */
 static inline bool ka_try_lock(struct ka_mutex *mutex)
 {
 	return ka_is_forking() || ka_mutex_try(mutex);
 }
 
-/* Let a fork take a lock, before that of the lists, or behind it; once for each lock. */
+/* Let forks take a lock, before ka_lists or after it. Call them once for each lock. */
 void ka_fork_takes(struct ka_mutex *lock);
 void ka_fork_takes_inner(struct ka_mutex *lock);
 
-/* Take and release what a fork takes before the locks of heaps. */
+/* Take and release all locks that a fork takes before those of heaps. */
 void ka_fork_lock(void);
 void ka_fork_unlock(void);
 

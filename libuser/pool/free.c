@@ -47,9 +47,9 @@ static inline uint64_t block_at(struct ruler ruler, const void *address)
 	return quotient >> ruler.shift | quotient << (64 - ruler.shift);
 }
 
-/* Whether a free block, in a list that may have @left more, is none, or is one too many. */
-static inline bool is_wrong(struct ruler ruler, const struct ka_pool *pool,
-			    const struct ka_free *block, uint32_t *left)
+/* Whether an entry of a list of free blocks is wrong; @left: how many more there may be. */
+static inline bool block_is_wrong(struct ruler ruler, const struct ka_pool *pool,
+				  const struct ka_free *block, uint32_t *left)
 {
 	return __builtin_expect(block_at(ruler, block) >= pool->made || !(*left)-- ||
 				block->mark != KA_FREED, 0);
@@ -64,7 +64,7 @@ list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
 	const struct ka_free *last = first;
 	uint32_t left = pool->made;
 
-	for (; !is_wrong(ruler, pool, first, &left); first = ka_next(first))
+	for (; !block_is_wrong(ruler, pool, first, &left); first = ka_next(first))
 		last = first;
 	ka_fail(EINVAL, "a block of %u bytes, %p or one that was freed after it, has been freed"
 		" twice, or written to since it was freed, or was none", pool->size, last);
@@ -78,10 +78,10 @@ void ka_pool_take_is_wrong(const struct ka_free *block)
 }
 
 /*
- * The last of the blocks that others have freed. A block that is freed twice closes a
- * circle, and what is written to one that is free breaks the chain.
+ * Check the blocks that other threads have freed, and return the last one. A double free makes
+ * the list a circle; a write to a free block breaks the chain.
  */
-static struct ka_free *check_remote(const struct ka_pools *pools, const struct ka_pool *pool,
+static struct ka_free *remote_check(const struct ka_pools *pools, const struct ka_pool *pool,
 				    uint64_t remote)
 {
 	struct ka_free *block = ka_remote_first(remote), *last = block;
@@ -91,7 +91,7 @@ static struct ka_free *check_remote(const struct ka_pools *pools, const struct k
 	for (; block; block = ka_next(block)) {
 		uint32_t few = KA_FEW_LOOKS;
 
-		if (is_wrong(ruler, pool, block, &left) ||
+		if (block_is_wrong(ruler, pool, block, &left) ||
 		    (__builtin_expect(block->doubtful, 0) &&
 		     ka_pool_has_free(pools, pool, block,
 				      looks > KA_FEW_LOOKS ? &looks : &few)))
@@ -116,7 +116,7 @@ void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uin
 
 	for (const struct ka_free *block = pool->free; block && most--;
 	     block = ka_next(block)) {
-		if (is_wrong(ruler, pool, block, &left))
+		if (block_is_wrong(ruler, pool, block, &left))
 			list_is_broken(pools, pool, pool->free);
 	}
 }
@@ -139,16 +139,16 @@ bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 	uint32_t left = pool->made;
 
 	for (; each && each != block && *looks; each = ka_next(each), --*looks) {
-		if (is_wrong(ruler, pool, each, &left))
+		if (block_is_wrong(ruler, pool, each, &left))
 			list_is_broken(pools, pool, pool->free);
 	}
 	return each == block;
 }
 
 /**
- * ka_pool_collect_some() - Take what others have freed.
+ * ka_pool_collect_some() - Take the blocks that other threads have freed.
  * @pools: The heap's.
- * @pool: The caller's pool, of which they have, or who called its owner had.
+ * @pool: The caller's pool.
  */
 void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -157,20 +157,20 @@ void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 
 	if (KA_READ(pool->owner) & KA_CALLED)
 		__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
-	/* Who finds it empty from here on calls the owner again. */
+	/* A thread that finds it empty from here on adds KA_CALLED again. */
 	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
 	if (!remote)
 		return;
-	last = check_remote(pools, pool, remote);
+	last = remote_check(pools, pool, remote);
 	ka_link(last, pool->free);
 	pool->free = ka_remote_first(remote);
-	/* Who frees another one sees this, or is seen: ka_cache_give_back_empty(). */
+	/* Pairs with a thread that frees one more: see ka_cache_give_back_empty(). */
 	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
 			 __ATOMIC_SEQ_CST);
 }
 
-/* A number that nobody can tell who does not know the heap's secret. */
-static uint64_t draw(const struct ka_pools *pools)
+/* A number that is unpredictable without the heap's secret. */
+static uint64_t random_draw(const struct ka_pools *pools)
 {
 	static __thread uint64_t drawn;
 	__uint128_t product;
@@ -182,15 +182,14 @@ static uint64_t draw(const struct ka_pools *pools)
 }
 
 /*
- * Link the blocks of a page, at least two, in an order that nobody can know: from any of them
- * on, up or down, round and round. With steps of more than one block, to walk through a list
- * in the order of its making takes twice as long: the processor does not foresee where it
- * goes on. Returns the first one.
+ * Link the blocks of a page, at least two, in an unpredictable order: from a random one on, up
+ * or down, and around the end. Steps of more than one block would make a walk through the list
+ * take twice as long, as the processor would not prefetch the next one. Returns the first.
  */
-static struct ka_free *link_at_random(const struct ka_pools *pools, char *start, size_t size,
-				      uint32_t count)
+static struct ka_free *blocks_link(const struct ka_pools *pools, char *start, size_t size,
+				   uint32_t count)
 {
-	uint64_t random = draw(pools);
+	uint64_t random = random_draw(pools);
 	uint32_t step = 1, at = (uint32_t)((random >> 32) * count >> 32);
 	struct ka_free *first = (struct ka_free *)(start + at * size), *block = first, *next;
 
@@ -230,7 +229,7 @@ void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 		*first = (struct ka_free){ .mark = KA_FREED };
 		ka_link(first, NULL);
 	} else {
-		first = link_at_random(pools, start, pool->size, count);
+		first = blocks_link(pools, start, pool->size, count);
 	}
 	/* In this order: a child that is forked between them loses them, no more. */
 	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
@@ -238,7 +237,7 @@ void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /* How many blocks a pool has up to the last one in use. */
-static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
+static uint32_t pool_blocks_to_keep(const struct ka_pool *pool, const char *start)
 {
 	uint64_t map[MOST_THIN / 64] = { 0 };
 	uint32_t keep = pool->made;
@@ -252,7 +251,7 @@ static uint32_t blocks_to_keep(const struct ka_pool *pool, const char *start)
 }
 
 /* Of blocks that are linked, let only those before an address be so. */
-static void unlink_from(struct ka_pool *pool, const char *end)
+static void pool_unlink_from(struct ka_pool *pool, const char *end)
 {
 	struct ka_free *block = pool->free, *last = NULL, *next;
 
@@ -286,13 +285,13 @@ size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
 	pool->thin = true;
 	if (source->frames || pools->arenas.window.io || pool->capacity > MOST_THIN)
 		return 0;
-	keep = blocks_to_keep(pool, start);
+	keep = pool_blocks_to_keep(pool, start);
 	from = ((size_t)keep * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
 	end = ((size_t)pool->made * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
 	if (from >= end)
 		return 0;
 	/* A child that is forked in between loses them, no more. */
-	unlink_from(pool, start + (size_t)keep * pool->size);
+	pool_unlink_from(pool, start + (size_t)keep * pool->size);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	pool->zero = false;
 	pool->made = keep;

@@ -13,8 +13,8 @@ struct ka_pool ka_no_pool;
 uint64_t ka_secret;
 
 /*
- * How many slots spare pools may have: 4 MiB, in a small heap 2; nor more than that where
- * others are wanted.
+ * Slots that spare pools may have: 4 MiB, in a small heap 2 MiB. When a pool of another class
+ * is made, more than 2 MiB of them are given back.
  */
 #define MOST_SPARE	256
 #define FEW_SPARE	128
@@ -31,7 +31,7 @@ static bool may_be_spare(const struct ka_pools *pools, size_t slots)
  * A pool has at least so many blocks, and a sixteenth of it may stay unused. With many, a
  * thread comes to the next pool rarely; but of large ones few lie idle, class by class.
  */
-static size_t fewest_blocks(size_t size)
+static size_t pool_fewest_blocks(size_t size)
 {
 	if (size <= KA_PAGE_SIZE)
 		return size <= KA_DIRECT_MAX ? 64 : 32;
@@ -45,7 +45,7 @@ static unsigned int pool_slots(size_t size)
 	for (;;) {
 		size_t bytes = slots * KA_SLOT_SIZE, count = bytes / size;
 
-		if (count >= fewest_blocks(size) && (bytes - count * size) * 16 <= bytes)
+		if (count >= pool_fewest_blocks(size) && (bytes - count * size) * 16 <= bytes)
 			return slots;
 		slots++;
 	}
@@ -57,7 +57,7 @@ static size_t pool_align(size_t size)
 	return size > KA_SLOT_SIZE && !(size & (size - 1)) ? size : KA_SLOT_SIZE;
 }
 
-static void map(struct ka_pools *pools, size_t slot, size_t count, struct ka_pool *pool)
+static void slots_map(struct ka_pools *pools, size_t slot, size_t count, struct ka_pool *pool)
 {
 	for (size_t i = slot; i < slot + count; i++)
 		__atomic_store_n(&pools->map[i], pool, __ATOMIC_RELAXED);
@@ -67,7 +67,7 @@ static void map(struct ka_pools *pools, size_t slot, size_t count, struct ka_poo
 #define MAP_STEP	((size_t)64 << 10)
 
 /* Let the map have an entry for each of so many slots: 0, or an errno. */
-static int reach_map(struct ka_pools *pools, size_t nr_slots)
+static int map_reach(struct ka_pools *pools, size_t nr_slots)
 {
 	size_t size = (nr_slots * sizeof(void *) + MAP_STEP - 1) & ~(MAP_STEP - 1);
 	size_t most = ka_window_map_size(&pools->arenas.window);
@@ -89,7 +89,7 @@ static int reach_map(struct ka_pools *pools, size_t nr_slots)
  * Let all slots of the arenas that have been touched be found: not to be pools. 0, or an
  * errno.
  */
-static int reach_slots(struct ka_pools *pools)
+static int slots_reach(struct ka_pools *pools)
 {
 	const struct ka_notes *notes = pools->arenas.notes;
 	size_t end = (notes->nr_touched - notes->nr_notes) * KA_ARENA_SLOTS;
@@ -97,16 +97,16 @@ static int reach_slots(struct ka_pools *pools)
 
 	if (end <= pools->nr_slots)
 		return 0;
-	error = reach_map(pools, end);
+	error = map_reach(pools, end);
 	if (error)
 		return error;
-	map(pools, pools->nr_slots, end - pools->nr_slots, &ka_no_pool);
+	slots_map(pools, pools->nr_slots, end - pools->nr_slots, &ka_no_pool);
 	__atomic_store_n(&pools->nr_slots, end, __ATOMIC_RELEASE);
 	return 0;
 }
 
 /* The first of the spare pools of a class, or NULL. */
-static struct ka_pool *take_spare(struct ka_pools *pools, unsigned int class)
+static struct ka_pool *spare_take(struct ka_pools *pools, unsigned int class)
 {
 	struct ka_pool *spare = pools->spare[class];
 
@@ -120,7 +120,7 @@ static struct ka_pool *take_spare(struct ka_pools *pools, unsigned int class)
 }
 
 /* Give up all spare pools, with the heap's lock held. */
-static void drop_spare(struct ka_arenas *arenas)
+static void spare_drop(struct ka_arenas *arenas)
 {
 	struct ka_pools *pools = (struct ka_pools *)((char *)arenas -
 						     offsetof(struct ka_pools, arenas));
@@ -128,7 +128,7 @@ static void drop_spare(struct ka_arenas *arenas)
 	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare;
 
-		while ((spare = take_spare(pools, class)))
+		while ((spare = spare_take(pools, class)))
 			ka_run_give(arenas, ka_pool_start(pools, spare));
 	}
 }
@@ -157,7 +157,7 @@ void ka_pools_forget(struct ka_pools *pools)
 }
 
 /* Slots that a spare pool of another class has; false if there is none that fits. */
-static bool take_spare_slots(struct ka_pools *pools, unsigned int count, size_t align,
+static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t align,
 			     size_t *slot)
 {
 	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
@@ -166,17 +166,17 @@ static bool take_spare_slots(struct ka_pools *pools, unsigned int count, size_t 
 		if (!spare || spare->slots != count ||
 		    ((uintptr_t)ka_pool_start(pools, spare) & (align - 1)))
 			continue;
-		*slot = ka_pool_slot(pools, take_spare(pools, class));
+		*slot = ka_pool_slot(pools, spare_take(pools, class));
 		return true;
 	}
 	/* Some are for their own class, but not many. */
 	if (pools->arenas.spare_pages > FEW_SPARE * KA_SLOT_PAGES)
-		drop_spare(&pools->arenas);
+		spare_drop(&pools->arenas);
 	return false;
 }
 
 /* Slots for a pool's blocks, which its notes have been made for; the first one. */
-static bool take_slots(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
+static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
 		       bool *zero)
 {
 	char *run = ka_run_take(&pools->arenas, count * KA_SLOT_SIZE, pool_align(size),
@@ -189,7 +189,7 @@ static bool take_slots(struct ka_pools *pools, unsigned int count, size_t size, 
 	*slot = ka_slot_of(pools, run);
 	error = ka_notes_reach_pool(&pools->arenas, *slot);
 	if (!error)
-		error = reach_slots(pools);
+		error = slots_reach(pools);
 	if (error) {
 		ka_run_give(&pools->arenas, run);
 		ka_fail(error, "no memory for the notes on a pool");
@@ -199,20 +199,20 @@ static bool take_slots(struct ka_pools *pools, unsigned int count, size_t size, 
 }
 
 /* A pool on slots that it has not been on. */
-static struct ka_pool *make_new(struct ka_pools *pools, unsigned int class)
+static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 {
 	size_t size = ka_class_size(class), slot;
 	unsigned int slots = pool_slots(size);
 	struct ka_pool *pool;
 	bool zero = false;
 
-	if (!take_spare_slots(pools, slots, pool_align(size), &slot) &&
-	    !take_slots(pools, slots, size, &slot, &zero))
+	if (!spare_take_slots(pools, slots, pool_align(size), &slot) &&
+	    !slots_take(pools, slots, size, &slot, &zero))
 		return NULL;
 	pool = &pools->entries[slot];
 	/*
-	 * Its owner stays KA_GONE until all is there: who freed the last block of what was
-	 * here before may only now look whether anybody owns that.
+	 * @owner stays KA_GONE until all members are set: the thread that freed the last block
+	 * of the previous pool here may only now read who owns it.
 	 */
 	pool->free = NULL;
 	pool->used = 0;
@@ -232,16 +232,16 @@ static struct ka_pool *make_new(struct ka_pools *pools, unsigned int class)
 }
 
 /* With the heap's lock held. A spare pool has all of its blocks linked still. */
-static struct ka_pool *make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
+static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
-	struct ka_pool *pool = take_spare(pools, class);
+	struct ka_pool *pool = spare_take(pools, class);
 
 	if (!pool)
-		pool = make_new(pools, class);
+		pool = pool_make_new(pools, class);
 	if (!pool)
 		return NULL;
 	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
-	map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
+	slots_map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
 	pools->arenas.notes->nr_pools++;
 	ka_arenas_changed(&pools->arenas);
 	return pool;
@@ -260,12 +260,12 @@ struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr
 	struct ka_pool *pool;
 
 	ka_arenas_lock(&pools->arenas);
-	pool = make(pools, class, owner);
+	pool = pool_make(pools, class, owner);
 	ka_arenas_unlock(&pools->arenas);
 	return pool;
 }
 
-static void make_spare(struct ka_pools *pools, struct ka_pool *pool)
+static void pool_make_spare(struct ka_pools *pools, struct ka_pool *pool)
 {
 	__atomic_store_n(&pool->owner, KA_SPARE, __ATOMIC_RELAXED);
 	pool->next = pools->spare[pool->class];
@@ -285,17 +285,17 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 
 	ka_pool_check(pools, pool, UINT32_MAX);
 
-	map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
-	/* Who has just freed its last block may look at it still. */
+	slots_map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
+	/* The thread that has just freed its last block may still read it. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
 	pools->arenas.notes->nr_pools--;
 	if (may_be_spare(pools, slots))
-		make_spare(pools, pool);
+		pool_make_spare(pools, pool);
 	else
 		ka_run_give(&pools->arenas, ka_pool_start(pools, pool));
 	/* Without pools nothing is spare where empty arenas are to go. */
 	if (!pools->arenas.notes->nr_pools && pools->arenas.most_empty != SIZE_MAX)
-		drop_spare(&pools->arenas);
+		spare_drop(&pools->arenas);
 	ka_arenas_decay(&pools->arenas);
 	ka_arenas_changed(&pools->arenas);
 }
@@ -348,7 +348,7 @@ KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
 }
 
 /* Where to find pools by their addresses: 0, or -1. */
-static int open_map(struct ka_pools *pools)
+static int map_open(struct ka_pools *pools)
 {
 	struct ka_window *window = &pools->arenas.window;
 	size_t size = ka_window_map_size(window);
@@ -374,7 +374,7 @@ static int open_map(struct ka_pools *pools)
  * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
  * the secret.
  */
-static void open_secret(struct ka_pools *pools)
+static void secret_open(struct ka_pools *pools)
 {
 	uint64_t random[2] = { 0 };
 	const void *bytes = (const void *)getauxval(AT_RANDOM);
@@ -407,11 +407,11 @@ int ka_pools_open(struct ka_pools *pools)
 	const struct ka_notes *notes = pools->arenas.notes;
 	char *start = pools->arenas.window.start;
 
-	if (open_map(pools))
+	if (map_open(pools))
 		return -1;
 	pools->start = start + notes->nr_notes * KA_ARENA_SIZE;
 	pools->entries = (struct ka_pool *)(start + notes->pools_offset);
-	pools->arenas.drop_spare = drop_spare;
-	open_secret(pools);
+	pools->arenas.drop_spare = spare_drop;
+	secret_open(pools);
 	return 0;
 }

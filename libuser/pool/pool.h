@@ -25,7 +25,7 @@
  * These are all changes, with the lock that the changing thread holds:
  *
  *	gone, spare	-> in hand	ka_pool_make()			heap
- *	in hand		-> current	make_current() in thread/	none
+ *	in hand		-> current	pool_make_current()		none
  *	current		-> in hand	ka_cache_drop_current()		none
  *	in hand		-> listed	ka_cache_keep()			cache
  *	listed		-> in hand	ka_cache_unlist()		cache
@@ -34,10 +34,10 @@
  *	in hand		-> shelved	ka_pool_shelve()		heap
  *	shelved		-> in hand	ka_pool_unshelve(), _adopt()	heap
  *	in hand		-> spare, gone	ka_pool_give_back()		heap
- *	spare		-> gone		drop_spare()			heap
+ *	spare		-> gone		spare_drop()			heap
  *	gone, spare	-> traced	ka_pool_make() by the tracer	heap, traces
  *	traced		-> spare, gone	ka_pool_give_back() likewise	heap, traces
- *	any thread's	-> shelved	leave_orphans() in a child	all
+ *	any thread's	-> shelved	orphans_leave() in a child	all
  *
  * The owner makes the change, except for two: a thread that frees a block of an unowned pool
  * adopts it, and a thread that frees the last block of a listed pool of another thread gives

@@ -9,7 +9,7 @@
 #include "pool/pool.h"
 
 /* A program may use a few pages of a large run: whether these are huge, others say. */
-static enum ka_pages pages_for(size_t size)
+static enum ka_pages run_pages_kind(size_t size)
 {
 	return size >= KA_ARENA_SIZE ? KA_PAGES_ANY : KA_PAGES_SMALL;
 }
@@ -30,7 +30,7 @@ void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
 	if (ka_refuse_inherited(pools))
 		return NULL;
 	ka_arenas_lock(&pools->arenas);
-	run = ka_run_take(&pools->arenas, size, align, pages_for(size), &zero);
+	run = ka_run_take(&pools->arenas, size, align, run_pages_kind(size), &zero);
 	ka_arenas_unlock(&pools->arenas);
 	return run && !zero ? memset(run, 0, size) : run;
 }
@@ -58,14 +58,14 @@ void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
 	if (ka_refuse_inherited(pools))
 		return NULL;
 	ka_arenas_lock(&pools->arenas);
-	run = ka_run_take(&pools->arenas, size, align, pages_for(size), NULL);
+	run = ka_run_take(&pools->arenas, size, align, run_pages_kind(size), NULL);
 	ka_arenas_changed(&pools->arenas);
 	ka_arenas_unlock(&pools->arenas);
 	return run;
 }
 
 /* Whether a run is a spare pool's. */
-static bool is_spare(const struct ka_pools *pools, const void *run)
+static bool run_is_spare(const struct ka_pools *pools, const void *run)
 {
 	size_t slot = ka_slot_of(pools, run);
 
@@ -75,13 +75,13 @@ static bool is_spare(const struct ka_pools *pools, const void *run)
 }
 
 /* Whether one of the program's runs begins at an address; with the heap's lock held. */
-static bool is_run(const struct ka_pools *pools, const void *address)
+static bool run_is_programs(const struct ka_pools *pools, const void *address)
 {
 	return ka_pool_of(pools, address) == &ka_no_pool &&
-	       ka_run_begins(&pools->arenas, address) && !is_spare(pools, address);
+	       ka_run_begins(&pools->arenas, address) && !run_is_spare(pools, address);
 }
 
-static int no_run(const void *address)
+static int run_missing(const void *address)
 {
 	return ka_fail(EINVAL, "no run begins at %p", address);
 }
@@ -100,14 +100,14 @@ int ka_runs_give(struct ka_pools *pools, void *run)
 	if (ka_refuse_inherited(pools))
 		return -1;
 	ka_arenas_lock(&pools->arenas);
-	found = is_run(pools, run);
+	found = run_is_programs(pools, run);
 	if (found) {
 		ka_run_give(&pools->arenas, run);
 		ka_arenas_decay(&pools->arenas);
 	}
 	ka_arenas_changed(&pools->arenas);
 	ka_arenas_unlock(&pools->arenas);
-	return found ? 0 : no_run(run);
+	return found ? 0 : run_missing(run);
 }
 
 /**
@@ -124,11 +124,11 @@ size_t ka_runs_size(struct ka_pools *pools, const void *run)
 	if (ka_refuse_inherited(pools))
 		return 0;
 	ka_arenas_lock(&pools->arenas);
-	if (is_run(pools, run))
+	if (run_is_programs(pools, run))
 		size = ka_run_bytes(&pools->arenas, run);
 	ka_arenas_unlock(&pools->arenas);
 	if (!size)
-		no_run(run);
+		run_missing(run);
 	return size;
 }
 
@@ -147,7 +147,7 @@ bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size)
 	if (ka_refuse_inherited(pools))
 		return false;
 	ka_arenas_lock(&pools->arenas);
-	if (is_run(pools, run))
+	if (run_is_programs(pools, run))
 		done = ka_run_resize(&pools->arenas, run, size, &less);
 	if (less)
 		ka_arenas_decay(&pools->arenas);

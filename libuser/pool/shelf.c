@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Who owns a pool: from a thread to the shelf or to nobody, and back. See the table in
- * pool.h.
+ * Changes of a pool's owner: from a thread to the shelf or to nobody, and back. See the
+ * table in pool.h.
  */
 #include "pool/pool.h"
 
@@ -15,7 +15,7 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 		ka_pool_collect(pools, pool);
 		if (!pool->used)
 			break;
-		/* Who frees a block now finds it on the shelf, or we find the block. */
+		/* A thread that frees a block now finds it on the shelf, or we find the block. */
 		__atomic_exchange_n(&pool->owner, KA_SHELF, __ATOMIC_SEQ_CST);
 		if (!__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST))
 			return;
@@ -25,7 +25,7 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_shelve() - Leave a pool to whoever needs blocks of its class.
+ * ka_pool_shelve() - Leave a pool to the threads that need blocks of its class.
  * @pools: The heap's.
  * @pool: The caller's pool, in no list. If it is empty it goes back to the heap.
  */
@@ -120,7 +120,7 @@ bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 		__atomic_store_n(&pool->owner, KA_NOBODY, __ATOMIC_RELAXED);
 		return true;
 	}
-	/* Who frees a block from here on adopts the pool, or we see the block. */
+	/* A thread that frees a block from here on adopts the pool, or we see the block. */
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
 	       !ka_pool_adopt(pools, pool, owner | KA_CALLED);

@@ -5,8 +5,8 @@
  *
  * Of a window that is claimed, the beginning of the notes' arenas is mapped and the beginning
  * of the others, and each mapping grows where it is: without a descriptor, and so that the
- * limit of addresses, mlockall() and whoever looks at the process's size count little more
- * than what is used. A module that maps windows only whole has them whole.
+ * limit of addresses, mlockall() and the size of the process count little more than is used.
+ * An older module maps windows only as a whole.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -73,7 +73,7 @@ static int device_check(int fd, struct karena_info *info)
 	return 0;
 }
 
-/* What a module knows that is older than its policies for fork: NONE. */
+/* A module without policies for fork only knows NONE. */
 static int choose_fork(struct ka_window *window, const struct karena_info *info)
 {
 	if (info->features & KARENA_FEATURE_FORK)
@@ -135,7 +135,7 @@ static int device_create(int device, const struct karena_info *info,
 	}
 }
 
-/* What both mappings of a claimed window begin with. */
+/* Arenas that both mappings of a claimed window have at first. */
 #define STEP	2
 
 /* Which part of a window an arena is in: the arenas of the notes, or all others. */

@@ -40,8 +40,8 @@ static void *reserve(void *address, size_t size, bool shared, int flags)
 }
 
 /*
- * What holds for all that is reserved; a part that is mapped anew is asked again. A huge
- * page would cost a whole arena at the first touch.
+ * Set the advice for reserved addresses; again for a part that is mapped anew. A huge page
+ * would allocate a whole arena at the first touch.
  */
 static int reserved(const struct ka_window *window, char *start, size_t size)
 {
@@ -77,7 +77,7 @@ static int embedded_open(struct ka_window *window,
 	return 0;
 }
 
-/* What the pages may be, of arenas that the caller makes accessible. */
+/* Advise the kernel on the pages of arenas, which the caller makes accessible. */
 static void advise(const struct ka_window *window, void *start, size_t size,
 		   enum ka_pages pages)
 {
@@ -129,7 +129,7 @@ static int embedded_commit_pages(struct ka_window *window, size_t arena,
 	return error;
 }
 
-/* The memory is one for all who share it: it goes, whoever has it mapped. */
+/* Free memory that processes share, for all of them. */
 static void release_shared(char *start, size_t size)
 {
 	if (ka_madvise(start, size, MADV_REMOVE)) {
@@ -185,7 +185,7 @@ static bool embedded_give_up(struct ka_window *window, size_t arena)
 	return window->fork != KA_FORK_SHARE && !ka_madvise(start, KA_ARENA_SIZE, MADV_FREE);
 }
 
-/* What the kernel has taken by then is as if never touched: there is no need to know. */
+/* Pages that the kernel has taken read as zero: there is nothing to find out. */
 static bool embedded_take_back(struct ka_window *window, size_t arena)
 {
 	(void)window;

@@ -8,23 +8,24 @@
 #include "base/base.h"
 
 /**
- * struct ka_window - The addresses of a heap, and what commits them.
- * @source: Whose window it is.
- * @start: Its first byte, aligned to KA_ARENA_SIZE.
- * @nr_arenas: How many arenas it has room for.
- * @nr_notes: How many of these, the first ones, the notes may take.
+ * struct ka_window - The addresses of a heap, and the source of its arenas.
+ * @source: The source.
+ * @start: First byte, aligned to KA_ARENA_SIZE.
+ * @nr_arenas: Arenas that fit into the window.
+ * @nr_notes: Arenas at its start that are reserved for the notes.
  * @most_notes: Bytes that the notes may take beside the limit.
- * @limit: How many of the others may be committed.
- * @fork: What a child has of it.
- * @io: Devices may have pinned its pages, used or not: none is purged.
- * @claimed: Little more is mapped than what is committed: what somebody else maps there by
- *	chance, no arena can have, and on the module none behind it.
- * @mapped: By the module, if @claimed: how many of the notes' arenas, and of the others.
+ * @limit: Arenas behind the notes that may be committed.
+ * @fork: What a child inherits.
+ * @io: Devices may have pinned pages, used or free: no page is purged.
+ * @claimed: Little more is mapped than is committed. Another mapping may lie in the window by
+ *	chance: no arena can be committed there, nor behind it if the source is the module.
+ * @mapped: Arenas that the module's mappings of a claimed window have: those of the notes, and
+ *	the others.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
- * @control_size: Its size in bytes.
- * @states: The state words in it.
- * @next: In the list of those that are claimed.
+ * @control_size: Bytes of @control.
+ * @states: The state words in @control.
+ * @next: The next claimed window.
  */
 struct ka_window {
 	const struct ka_source_type *source;
@@ -44,45 +45,42 @@ struct ka_window {
 	struct ka_window *next;
 };
 
-/* What the pages of arenas may be, where the source can choose. */
+/* The pages that an arena should have, if the source can choose. */
 enum ka_pages {
-	KA_PAGES_SMALL,		/* few of them may be used */
-	KA_PAGES_ANY,		/* as the administrator has set it */
-	KA_PAGES_HUGE,		/* all of them will be used */
+	KA_PAGES_SMALL,		/* the heap may use few of them */
+	KA_PAGES_ANY,		/* the kernel's setting decides */
+	KA_PAGES_HUGE,		/* the heap will use all of them */
 };
 
-/* What has become of the content of pages that were to be moved. */
+/* The outcome of moving the content of pages to others. */
 enum ka_moved {
-	KA_MOVED,		/* it is in the other pages; those that had it are zero */
-	KA_NOT_MOVED,		/* nothing has been done */
-	KA_NOWHERE,		/* it is where it was, and the other pages are not mapped */
+	KA_MOVED,		/* the other pages have it, and the first are zero */
+	KA_NOT_MOVED,		/* nothing has changed */
+	KA_NOWHERE,		/* the first still have it; the others are not mapped */
 };
 
 /**
  * struct ka_source_type - A source of arenas.
  * @source: Its name in the interface.
- * @open: Reserve a window for window->nr_arenas, and let a child have of it what
- *	window->fork says, or set that to what it will have. 0, or -1 with errno and
- *	a sentence.
- * @frames: Its memory are the module's frames: what of a committed arena is purged is
- *	committed no more, and arenas that are committed whole are huge in any case.
- * @commit: Commit arenas that are not committed, all or none. 0, or an errno; EEXIST:
- *	somebody else has mapped something there.
- * @commit_pages: Commit pages of an arena that is not committed, or in part, so
- *	that no more have memory. 0, or an errno.
- * @release: Give committed arenas back.
- * @purge: Give back the memory of some pages, whose bits are set in @map, of an arena
- *	that is in use. Whether that has been done; they are zero when used again.
- * @give_up: Let the kernel take an arena that has no run now. Whether it may.
- * @take_back: Whether it has not, of an arena that was given up; it may no more.
- * @pressed: Whether memory has become short, since this was asked last.
- * @copied: In a child: whether the window, of KA_FORK_COW, is a copy of its own.
- * @move: Let pages have the content of others, which are zero afterwards, by mapping their
- *	memory there, as far as that can be done. NULL: never.
- * @set_limit: Let the kernel enforce window->limit: 0, or -1 with errno and a message.
- *	NULL: the library alone does.
- * @descriptor: A descriptor of the window's file, or -1 with errno and a sentence.
- * @close: Give up the window and all that is committed.
+ * @open: Reserve a window for window->nr_arenas. Let a child inherit what window->fork says, or
+ *	set window->fork to what it will inherit. Return 0, or -1 with errno and a sentence.
+ * @frames: The memory consists of the module's frames: purged pages become uncommitted, and
+ *	arenas that are committed whole are always huge.
+ * @commit: Commit all of some uncommitted arenas, or none. Return 0 or an errno; EEXIST: another
+ *	mapping lies there.
+ * @commit_pages: Commit some pages of an arena. Return 0 or an errno.
+ * @release: Uncommit arenas.
+ * @purge: Free the memory of the pages of an arena whose bits are set in @map. They are zero
+ *	when used again. Return false if nothing was done.
+ * @give_up: Allow the kernel to take an empty arena. Return false if it may not.
+ * @take_back: Reclaim such an arena. Return false if the kernel has already taken it.
+ * @pressed: Return true if memory has become short since the last call.
+ * @copied: In a child: return true if a window of KA_FORK_COW is a copy.
+ * @move: Move the content of pages to others by remapping, as far as possible. NULL: never.
+ * @set_limit: Let the kernel enforce window->limit. Return 0, or -1 with errno and a message.
+ *	NULL: the library alone enforces it.
+ * @descriptor: Return a descriptor of the window's file, or -1 with errno and a sentence.
+ * @close: Release the window and all that is committed.
  */
 struct ka_source_type {
 	enum ka_source source;
@@ -121,7 +119,7 @@ static inline bool ka_window_contains(const struct ka_window *window, const void
 	       ka_window_size(window) - notes;
 }
 
-/* Of a window that is claimed, the map of a heap lies behind the arenas. */
+/* The size of a heap's map of pools, which lies behind the arenas of a claimed window. */
 static inline size_t ka_window_map_size(const struct ka_window *window)
 {
 	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);

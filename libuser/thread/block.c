@@ -15,7 +15,7 @@ static void *no_block(size_t size)
 }
 
 /* Whether the inline functions see a pool for a size; while tracing, larger ones none. */
-static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_pool *pool)
+static bool pool_is_shown(const struct ka_cache *cache, size_t size, const struct ka_pool *pool)
 {
 	bool traced = cache->generation & 1;
 
@@ -24,8 +24,8 @@ static bool is_shown(const struct ka_cache *cache, size_t size, const struct ka_
 	return KA_READ((traced ? cache->by->traced : cache->direct)[ka_step_of(size)]) == pool;
 }
 
-/* Let a pool have linked blocks, if it has any at all; @fresh if none was ever in use. */
-static bool provide(struct ka_caches *caches, struct ka_pool *pool, bool *fresh)
+/* Link blocks of a pool. False if it is full; @fresh: the blocks have never been in use. */
+static bool pool_provide(struct ka_caches *caches, struct ka_pool *pool, bool *fresh)
 {
 	*fresh = false;
 	if (pool->free)
@@ -41,10 +41,10 @@ static bool provide(struct ka_caches *caches, struct ka_pool *pool, bool *fresh)
 }
 
 /*
- * A pool that was looked at, and is not to be taken from next, comes to the list's end. If
- * it is half free, and is to be @shared, it is better left to all.
+ * Move a pool that was looked at, and was not the best, to the end of the list. A pool that is
+ * half free goes to the shelf instead, if it should be @shared.
  */
-static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
+static void pool_put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 {
 	if (ka_cache_give_back_empty(cache, pool))
 		return;
@@ -53,18 +53,18 @@ static void put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 		ka_pool_shelve(&cache->caches->pools, pool);
 		return;
 	}
-	/* It stays listed all the time: who frees its last block waits for the lock. */
+	/* It stays listed meanwhile: a thread that frees its last block waits for the lock. */
 	ka_pool_move_back(&cache->by->partial[pool->class], pool);
 }
 
 /*
- * The best of the first pools in a thread's list, taken out of it; or NULL. What others
- * have freed of them is collected. If there are others, the next time the next pools are
- * looked at, so that in time all are: a thread that frees what others allocate would keep
- * for ever what it never needs. A thread that is alone takes from the same few until they
- * are full, and the rest become empty.
+ * Look at up to KA_LOOK_AT pools of a thread's list, collect what other threads have freed of
+ * them, and take the best out of the list; NULL if the list is empty. If there are other
+ * threads, rotate the list, so that all pools are looked at in time: a thread that frees what
+ * others allocate would otherwise keep pools that it never needs. A single thread takes from
+ * the same few pools until they are full, and the others become empty.
  */
-static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
+static struct ka_pool *pool_choose(struct ka_cache *cache, unsigned int class)
 {
 	struct ka_pool *pool, *best = NULL, *pools[KA_LOOK_AT];
 	bool locked, shared = false;
@@ -83,24 +83,23 @@ static struct ka_pool *choose(struct ka_cache *cache, unsigned int class)
 		ka_cache_unlist(cache, best);
 	for (int i = 0; (locked || shared) && i < count; i++) {
 		if (pools[i] != best)
-			put_back(cache, pools[i], shared && pool);
+			pool_put_back(cache, pools[i], shared && pool);
 	}
 	ka_cache_unlock(cache, locked);
 	return best;
 }
 
 /*
- * So many of a pool's blocks are checked before they are taken again: those that were freed
- * last, and will be needed in a moment. A walk through all would take longer than a quarter
- * of what a program does that frees blocks by chance.
+ * Check the blocks of a pool that were freed last, and will be taken in a moment, but not all:
+ * that would slow a program that frees blocks in random order down by more than a quarter.
  */
 #define LOOKED_AT	(KA_CHECKED ? UINT32_MAX : 8)
 
 /* The thread's pool of a class from which blocks are to be taken next, or NULL. */
-static struct ka_pool *next_pool(struct ka_caches *caches, struct ka_cache *cache,
+static struct ka_pool *pool_next(struct ka_caches *caches, struct ka_cache *cache,
 				 unsigned int class)
 {
-	struct ka_pool *pool = choose(cache, class);
+	struct ka_pool *pool = pool_choose(cache, class);
 
 	if (!pool)
 		pool = ka_pool_unshelve(&caches->pools, class, ka_thread());
@@ -111,25 +110,25 @@ static struct ka_pool *next_pool(struct ka_caches *caches, struct ka_cache *cach
 }
 
 /* A pool with a linked block becomes the current one; or NULL. */
-static struct ka_pool *refill(struct ka_caches *caches, struct ka_cache *cache,
-			      unsigned int class, bool *fresh)
+static struct ka_pool *pool_refill(struct ka_caches *caches, struct ka_cache *cache,
+				   unsigned int class, bool *fresh)
 {
 	struct ka_pool *pool = cache->by->current[class];
 
 	cache->looks = KA_LOOKS;
 	if (pool != &ka_no_pool) {
-		if (provide(caches, pool, fresh))
+		if (pool_provide(caches, pool, fresh))
 			return pool;
 		pool_used_up(caches, cache, pool);
 	}
-	while ((pool = next_pool(caches, cache, class)) && !provide(caches, pool, fresh))
-		put_away(caches, cache, pool);
-	make_current(cache, class, pool ? pool : &ka_no_pool);
+	while ((pool = pool_next(caches, cache, class)) && !pool_provide(caches, pool, fresh))
+		pool_put_away(caches, cache, pool);
+	pool_make_current(cache, class, pool ? pool : &ka_no_pool);
 	return pool;
 }
 
 /* A run for a block that no pool is to have. */
-static void *take_run(struct ka_caches *caches, size_t align, size_t size)
+static void *run_take(struct ka_caches *caches, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
@@ -141,7 +140,7 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 			size_t size, size_t asked)
 {
 	unsigned int due = ka_trace_due(cache, size);
-	void *block = take_run(caches, align, asked);
+	void *block = run_take(caches, align, asked);
 
 	if (block && due)
 		ka_sampler->add_run(block, size, asked, due);
@@ -149,44 +148,44 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 }
 
 /* For a thread that has ended its cache: one block of a pool that goes back to the shelf. */
-static void *take_one(struct ka_caches *caches, unsigned int class)
+static void *block_take_one(struct ka_caches *caches, unsigned int class)
 {
 	struct ka_pool *pool;
 	void *block = NULL;
 	bool fresh;
 
-	late(caches, 1);
+	late_count(caches, 1);
 	pool = ka_pool_unshelve(&caches->pools, class, ka_thread());
 	if (!pool)
 		pool = ka_pool_make(&caches->pools, class, ka_thread());
 	if (pool) {
-		provide(caches, pool, &fresh);
+		pool_provide(caches, pool, &fresh);
 		block = ka_pool_take(pool);
 		ka_pool_leave(&caches->pools, pool);
 	}
-	late(caches, -1U);
-	return block || !pool ? block : take_run(caches, 0, ka_class_size(class));
+	late_count(caches, -1U);
+	return block || !pool ? block : run_take(caches, 0, ka_class_size(class));
 }
 
-static void *take_small(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+static void *block_take_small(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool;
 	bool fresh;
 
 	if (cache->ended || (!cache->caches && !ka_cache_begin(caches, cache)))
-		return take_one(caches, class);
-	pool = refill(caches, cache, class, &fresh);
+		return block_take_one(caches, class);
+	pool = pool_refill(caches, cache, class, &fresh);
 	if (!pool)
 		return NULL;
-	if (!is_shown(cache, size, pool))
-		show_pool(cache, class);
+	if (!pool_is_shown(cache, size, pool))
+		pool_show(cache, class);
 	return ka_pool_take(pool);
 }
 
 /* Take a block that has room for @size bytes; the program has asked for no more. */
-static void *take(struct ka_caches *caches, struct ka_cache *cache, size_t align, size_t size,
-		  size_t asked)
+static void *block_take(struct ka_caches *caches, struct ka_cache *cache, size_t align, size_t size,
+			size_t asked)
 {
 	unsigned int due;
 	void *block;
@@ -197,14 +196,14 @@ static void *take(struct ka_caches *caches, struct ka_cache *cache, size_t align
 		return ka_block_take_run(caches, cache, align, size, asked);
 	due = ka_trace_due(cache, size);
 	block = due ? ka_sampler->take(&caches->pools, size, asked, due) : NULL;
-	return block ? block : take_small(caches, cache, size);
+	return block ? block : block_take_small(caches, cache, size);
 }
 
 /*
  * A larger block that is not to be traced, while others are. Its pool is in no table
  * that could be emptied, so the counter itself says whether that still holds.
  */
-static void *try_larger_traced(struct ka_cache *cache, size_t size)
+static void *block_try_larger(struct ka_cache *cache, size_t size)
 {
 	void *block;
 
@@ -230,13 +229,13 @@ void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t siz
 	void *block = ka_block_try_traced(cache, size);
 
 	if (!block)
-		block = try_larger_traced(cache, size);
+		block = block_try_larger(cache, size);
 	size = size ? size : 1;
-	return block ? block : take(caches, cache, 0, size, size);
+	return block ? block : block_take(caches, cache, 0, size, size);
 }
 
 /* From a page on, what the pool has linked just now is one block, zero but for its link. */
-static void *take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+static void *block_take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool = cache->by->current[class];
@@ -245,7 +244,7 @@ static void *take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t
 
 	if (pool->free || !cache->caches || cache->ended || caches->pools.inherited)
 		return NULL;
-	pool = refill(caches, cache, class, &fresh);
+	pool = pool_refill(caches, cache, class, &fresh);
 	if (!pool || !fresh || !pool->zero)
 		return NULL;
 	block = ka_pool_take(pool);
@@ -253,15 +252,15 @@ static void *take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t
 	return block;
 }
 
-/* What has never been in use, and so is zero; or NULL, also where blocks are traced. */
-static void *try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+/* Take a block that has never been in use, and so is zero. NULL: take another one. */
+static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
 	if (size < KA_PAGE_SIZE || pages < size || (KA_READ(ka_trace_generation) & 1))
 		return NULL;
 	return size > KA_BLOCK_MAX ? ka_runs_zeroed(&caches->pools, pages, 0) :
-				     take_fresh(caches, cache, size);
+				     block_take_fresh(caches, cache, size);
 }
 
 /**
@@ -274,7 +273,7 @@ static void *try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t s
  */
 void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
-	void *block = try_zero(caches, cache, size);
+	void *block = block_try_zero(caches, cache, size);
 
 	if (block)
 		return block;
@@ -311,7 +310,7 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 		return ka_block_alloc(caches, cache, size);
 	size = size ? size : 1;
 	if (size > KA_BLOCK_MAX || align > KA_BLOCK_MAX)
-		return take(caches, cache, align, size > align ? size : align, size);
+		return block_take(caches, cache, align, size > align ? size : align, size);
 	/*
 	 * Pools are aligned to a slot, and their blocks to what divides their size, as
 	 * the alignment does that of the class for a multiple of it. To more than a slot
@@ -321,5 +320,5 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 	if (align > KA_SLOT_SIZE)
 		least = power_of_two(least);
 	block = ka_block_try(cache, least);
-	return block ? block : take(caches, cache, align, least, size);
+	return block ? block : block_take(caches, cache, align, least, size);
 }

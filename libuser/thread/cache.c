@@ -13,7 +13,7 @@ const struct ka_by_class ka_none_by_class = {
 };
 
 /**
- * ka_cache_lock() - Lock a thread's lists, if there is anybody who could take from them.
+ * ka_cache_lock() - Lock a thread's lists, if the process has other threads.
  * @cache: The calling thread's.
  *
  * Return: Whether it is locked, for ka_cache_unlock().
@@ -80,7 +80,7 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 		pool->listed = true;
 		return;
 	}
-	/* Who frees its last block now finds it in the list, or we find the block. */
+	/* A thread that frees its last block now finds it listed, or we find the block. */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
 	ka_cache_give_back_empty(cache, pool);
 }

@@ -10,7 +10,7 @@
  * holds on to it.
  *
  * The tables @direct, @larger and @traced show current pools. Another thread that starts or
- * stops tracing clears them, so all stores to them are atomic; see show_pool() in current.h.
+ * stops tracing clears them, so all stores to them are atomic; see pool_show() in current.h.
  *
  * A preloaded malloc has a thread's cache in static thread-local storage, where the loader
  * has little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the cache
@@ -28,9 +28,9 @@
  * struct ka_by_class - The part of a cache that lies in a page of its own.
  * @traced: Replaces @direct while blocks are traced; the entry of size 0 stays empty.
  * @current: Current pool of each class, or &ka_no_pool.
- * @emptied: How often the current pool has become empty; see hold() in give.c.
+ * @emptied: How often the current pool has become empty; see pool_try_hold() in give.c.
  * @skipped: How often a pool outside of @partial was the next one since the pools in @partial
- *	were looked at; see may_skip() in give.c.
+ *	were looked at; see pool_may_skip() in give.c.
  * @partial: Pools of each class with free blocks.
  */
 struct ka_by_class {

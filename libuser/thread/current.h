@@ -12,7 +12,7 @@
  * tracing increments ka_trace_generation, makes every processor pass a barrier, and then hides
  * all pools: either it sees this pool shown and hides it, or this function sees the new value.
  */
-static inline void show_pool(struct ka_cache *cache, unsigned int class)
+static inline void pool_show(struct ka_cache *cache, unsigned int class)
 {
 	ka_cache_show(cache, class, cache->by->current[class]);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -21,7 +21,7 @@ static inline void show_pool(struct ka_cache *cache, unsigned int class)
 }
 
 /* List a pool of the thread that has free blocks and is not the current one. */
-static inline void keep_pool(struct ka_cache *cache, struct ka_pool *pool)
+static inline void pool_keep(struct ka_cache *cache, struct ka_pool *pool)
 {
 	bool locked = ka_cache_lock(cache);
 
@@ -30,10 +30,11 @@ static inline void keep_pool(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /* Disown a full pool; list it if other threads have freed blocks of it meanwhile. */
-static inline void put_away(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
+static inline void pool_put_away(struct ka_caches *caches, struct ka_cache *cache,
+				 struct ka_pool *pool)
 {
 	if (!ka_pool_disown(&caches->pools, pool))
-		keep_pool(cache, pool);
+		pool_keep(cache, pool);
 }
 
 /* The current pool is full. The caller makes another one current. */
@@ -42,17 +43,18 @@ static inline void pool_used_up(struct ka_caches *caches, struct ka_cache *cache
 {
 	uint8_t *emptied = &cache->by->emptied[pool->class];
 
-	/* A thread that fills pools has many blocks: see hold() in give.c. */
+	/* A thread that fills pools has many blocks: see pool_try_hold() in give.c. */
 	*emptied = pool->capacity < *emptied ? (uint8_t)(*emptied - pool->capacity) : 0;
 	ka_pool_let_go(pool);
-	put_away(caches, cache, pool);
+	pool_put_away(caches, cache, pool);
 }
 
 /* Take blocks of a class from a pool from now on; or from none, &ka_no_pool. */
-static inline void make_current(struct ka_cache *cache, unsigned int class, struct ka_pool *pool)
+static inline void pool_make_current(struct ka_cache *cache, unsigned int class,
+				     struct ka_pool *pool)
 {
 	cache->by->current[class] = pool;
-	show_pool(cache, class);
+	pool_show(cache, class);
 	if (pool != &ka_no_pool)
 		pool->thin = false;
 }
@@ -61,12 +63,12 @@ static inline void make_current(struct ka_cache *cache, unsigned int class, stru
  * Count threads without a cache that own a pool for a moment, before their first cache or
  * after their last. A child that is forked meanwhile searches all pools for such.
  */
-static inline void late(struct ka_caches *caches, unsigned int count)
+static inline void late_count(struct ka_caches *caches, unsigned int count)
 {
 	__atomic_fetch_add(&caches->nr_late, count, __ATOMIC_SEQ_CST);
 }
 
-static inline bool is_late(const struct ka_cache *cache)
+static inline bool cache_is_late(const struct ka_cache *cache)
 {
 	return cache->ended || !cache->caches;
 }

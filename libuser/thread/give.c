@@ -18,20 +18,20 @@ int ka_block_freed_twice(const void *block)
 	return ka_fail(EINVAL, "the block %p is freed already", block);
 }
 
-/* Whether a pool has no block for its owner, who has taken all. */
-static bool is_used_up(const struct ka_pool *pool)
+/* Whether the owner has taken all blocks of a pool. */
+static bool pool_is_used_up(const struct ka_pool *pool)
 {
 	return pool != &ka_no_pool && !pool->free && pool->made == pool->capacity &&
 	       !__atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
 }
 
 /*
- * Where there are others, who may free blocks of the pools in the list, these have to be
- * looked at now and then: see choose().
+ * Other threads may free blocks of the pools in the list, so the owner has to look at these
+ * now and then: see pool_choose() in block.c.
  */
 #define MOST_SKIPPED	8
 
-static bool may_skip(struct ka_cache *cache, unsigned int class)
+static bool pool_may_skip(struct ka_cache *cache, unsigned int class)
 {
 	if (__libc_single_threaded)
 		return true;
@@ -42,31 +42,32 @@ static bool may_skip(struct ka_cache *cache, unsigned int class)
 }
 
 /*
- * Whether the next block of its class is to come from a pool that has just been adopted: the
- * current one is used up, and none is fuller than one that was full until now. That a block
- * of few is free is enough; of many it would soon be the next pool's turn.
+ * Whether a pool that has just been adopted should become the current one: the current pool is
+ * full, and no pool is fuller than one that was full until now. One free block is enough if
+ * the pool has few; a pool with many blocks would be full again at once.
  */
-static bool is_next(struct ka_cache *cache, const struct ka_pool *pool)
+static bool pool_is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
 	return pool->free && pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
-	       is_used_up(cache->by->current[pool->class]) && may_skip(cache, pool->class);
+	       pool_is_used_up(cache->by->current[pool->class]) &&
+	       pool_may_skip(cache, pool->class);
 }
 
-/* The pool is the thread's now, has free blocks or will, and is in no list. */
-static void adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
+/* The thread has become the owner of a pool, which is in no list. */
+static void pool_adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(&caches->pools, pool);
-	if (!pool->used || is_late(cache)) {
+	if (!pool->used || cache_is_late(cache)) {
 		ka_pool_shelve(&caches->pools, pool);
-	} else if (is_next(cache, pool)) {
+	} else if (pool_is_next(cache, pool)) {
 		pool_used_up(caches, cache, cache->by->current[pool->class]);
-		make_current(cache, pool->class, pool);
+		pool_make_current(cache, pool->class, pool);
 	} else {
-		keep_pool(cache, pool);
+		pool_keep(cache, pool);
 	}
 }
 
-/* Whether a block of the thread's pool is among the free ones that may be looked at. */
+/* Whether a block of the thread's pool is free, as far as the pool's list may be searched. */
 bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
 		       const struct ka_pool *pool, const void *block)
 {
@@ -77,11 +78,11 @@ bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
 }
 
 /*
- * The same, of all that others have freed as well. With the cache's lock held if the pool may
- * be in a list.
+ * The same, after the blocks that other threads have freed were collected. The cache is locked
+ * if the pool may be listed.
  */
-static bool is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-		    void *block)
+static bool block_is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+			  void *block)
 {
 	if (!ka_is_marked(block))
 		return false;
@@ -89,9 +90,9 @@ static bool is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_
 	return ka_block_has_free(caches, cache, pool, block);
 }
 
-/* Leave a block to the pool's owner; if it has none by now, become that. */
-static int give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-		       struct ka_free *block)
+/* Push a block for the pool's owner. If the pool has become unowned meanwhile, adopt it. */
+static int block_give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+			     struct ka_free *block)
 {
 	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
 
@@ -106,7 +107,7 @@ static int give_remote(struct ka_caches *caches, struct ka_cache *cache, struct 
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
 	if (ka_pool_adopt(&caches->pools, pool, ka_thread())) {
-		adopted(caches, cache, pool);
+		pool_adopted(caches, cache, pool);
 		return 0;
 	}
 	if (!remote)
@@ -116,29 +117,30 @@ static int give_remote(struct ka_caches *caches, struct ka_cache *cache, struct 
 	return 0;
 }
 
-/* Become the owner of a pool that has none, or leave the block to whoever it is. */
-static int give_or_adopt(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-			 void *block)
+/* Become the owner of an unowned pool; else leave the block to the owner. */
+static int block_give_or_adopt(struct ka_caches *caches, struct ka_cache *cache,
+			       struct ka_pool *pool, void *block)
 {
 	bool twice;
 
 	if (!ka_pool_adopt(&caches->pools, pool, ka_thread()))
-		return give_remote(caches, cache, pool, block);
-	twice = is_free(caches, cache, pool, block);
+		return block_give_remote(caches, cache, pool, block);
+	twice = block_is_free(caches, cache, pool, block);
 	if (!twice)
 		ka_pool_give(pool, block);
-	adopted(caches, cache, pool);
+	pool_adopted(caches, cache, pool);
 	return twice ? ka_block_freed_twice(block) : 0;
 }
 
 /*
- * A thread that takes a block and gives it back will need its current pool again. One that
- * takes many between may have given back all it had, and be idle for long. So a pool is
- * held that has become empty twice, while fewer blocks than these were used up.
+ * A thread that takes a block and gives it back will need its current pool again. A thread
+ * that takes many blocks in between may have given back all it had, and be idle from now on.
+ * So a thread holds a pool that becomes empty for the third time before pools with so many
+ * blocks have become full.
  */
 #define EMPTIED		64
 
-static bool hold(struct ka_cache *cache, struct ka_pool *pool)
+static bool pool_try_hold(struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint8_t *emptied = &cache->by->emptied[pool->class];
 
@@ -150,13 +152,13 @@ static bool hold(struct ka_cache *cache, struct ka_pool *pool)
 	return true;
 }
 
-/* With the cache's lock held. */
-static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
+/* A pool of the thread has become empty; the cache is locked. */
+static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
 	unsigned int class = pool->class;
 
 	if (cache->by->current[class] == pool) {
-		if (hold(cache, pool)) {
+		if (pool_try_hold(cache, pool)) {
 			ka_pool_check(&cache->caches->pools, pool, UINT32_MAX);
 			return;
 		}
@@ -169,28 +171,29 @@ static void give_back_emptied(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /*
- * A block of the thread's own pool, of which others have freed some, or that is marked:
- * those are collected, and the pool goes if that was the last one. With the lock, since the
- * pool may be in a list.
+ * Free a block of the thread's own pool if the block is marked or other threads have freed
+ * blocks of the pool. These are collected, and an empty pool goes back. The cache is locked,
+ * since the pool may be listed.
  */
-static int give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
+static int block_give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
 {
 	bool locked = ka_cache_lock(cache);
-	bool twice = is_free(cache->caches, cache, pool, block);
+	bool twice = block_is_free(cache->caches, cache, pool, block);
 
 	if (!twice) {
 		ka_pool_give(pool, block);
 		ka_pool_collect_some(&cache->caches->pools, pool);
 	}
 	if (!pool->used)
-		give_back_emptied(cache, pool);
+		pool_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);
 	return twice ? ka_block_freed_twice(block) : 0;
 }
 
 /*
- * Whether a marked block may be free: what a program has written where its link would be is
- * mostly none; and what is taken and given back, unwritten, is linked to the first one still.
+ * Whether a marked block may be free. The word in the place of its link is hardly ever a link
+ * if the program has written to the block. If the program has not, a block that was just taken
+ * still links to the first free one.
  */
 bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *pool,
 			  const struct ka_free *block)
@@ -228,8 +231,8 @@ int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struc
 	return 0;
 }
 
-static int give_to_pool(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-			void *block)
+static int block_give_to_pool(struct ka_caches *caches, struct ka_cache *cache,
+			      struct ka_pool *pool, void *block)
 {
 	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
 	int error;
@@ -237,17 +240,17 @@ static int give_to_pool(struct ka_caches *caches, struct ka_cache *cache, struct
 	if (!ka_pool_begins_at(&caches->pools, pool, block))
 		return ka_block_none_begins(block);
 	if ((owner & ~KA_CALLED) == ka_thread())
-		return give_own(cache, pool, block);
+		return block_give_own(cache, pool, block);
 	if (owner == KA_TRACED)
 		return ka_sampler->give(&caches->pools, pool, block) ?
 		       0 : ka_block_freed_twice(block);
 	if (!cache->caches && !cache->ended && ka_cache_has_given_many())
 		ka_cache_begin(caches, cache);
-	if (!is_late(cache))
-		return give_or_adopt(caches, cache, pool, block);
-	late(caches, 1);
-	error = give_or_adopt(caches, cache, pool, block);
-	late(caches, -1U);
+	if (!cache_is_late(cache))
+		return block_give_or_adopt(caches, cache, pool, block);
+	late_count(caches, 1);
+	error = block_give_or_adopt(caches, cache, pool, block);
+	late_count(caches, -1U);
 	return error;
 }
 
@@ -285,7 +288,7 @@ int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void 
 	if (ka_refuse_inherited(&caches->pools))
 		return -1;
 	if (pool != &ka_no_pool)
-		error = give_to_pool(caches, cache, pool, block);
+		error = block_give_to_pool(caches, cache, pool, block);
 	else
 		error = ka_block_free_run(caches, block);
 	/* What has been freed is no reason for an errno. */
@@ -304,9 +307,9 @@ void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 	bool locked = ka_cache_lock(cache);
 	int before = errno;
 
-	/* Who gives back all that is empty may have come first. */
+	/* A thread that gives back empty pools of others may have been faster. */
 	if (ka_pool_owner(pool) == cache->thread)
-		give_back_emptied(cache, pool);
+		pool_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);
 	errno = before;
 }

@@ -8,9 +8,8 @@
 #include "thread/cache.h"
 
 /*
- * A block that has been made larger is likely to be made larger again: above this it is
- * a run, which can often grow where it is. Of so many pages no more than an eighth is
- * unused.
+ * A block that has grown is likely to grow again: above this size it becomes a run, which can
+ * often grow where it is. At most an eighth of so many pages stays unused.
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
 
@@ -38,16 +37,17 @@ size_t ka_block_size(struct ka_caches *caches, const void *block)
 }
 
 /*
- * The pool of a marked block if the thread can ask it, as its owner; or NULL. It is looked
- * up once: when another thread frees a block, it calls the owner, who is not seen then.
+ * The pool of a marked block if the thread owns it; else NULL. The caller looks it up once:
+ * another thread that frees a block adds KA_CALLED, and ka_block_own() no longer finds it.
  */
-static const struct ka_pool *pool_to_ask(const struct ka_caches *caches, const void *block)
+static const struct ka_pool *block_pool_to_ask(const struct ka_caches *caches, const void *block)
 {
 	return ka_is_marked(block) ? ka_block_own(&caches->pools, block) : NULL;
 }
 
-/* A block stays where it is: if it is traced, or is to be, its size is another. */
-static void resized(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
+/* A block has got another size where it is: tell the tracer. */
+static void block_resized(struct ka_caches *caches, struct ka_cache *cache, void *block,
+			  size_t size)
 {
 	const struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 	unsigned int due;
@@ -63,7 +63,7 @@ static void resized(struct ka_caches *caches, struct ka_cache *cache, void *bloc
 }
 
 /* Whether a block has another size from now on where it is. */
-static bool resize_here(struct ka_caches *caches, void *block, size_t old, size_t size)
+static bool block_resize_here(struct ka_caches *caches, void *block, size_t old, size_t size)
 {
 	if (size <= old && size >= old - old / 4)
 		return true;
@@ -93,12 +93,13 @@ size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *b
 			size);
 		return 0;
 	}
-	resized(caches, cache, block, size);
+	block_resized(caches, cache, block, size);
 	return ka_runs_size(&caches->pools, block);
 }
 
-/* What is to take the place of a block. */
-static void *take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old, size_t size)
+/* Take a block for the content of another one. */
+static void *block_take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old,
+			      size_t size)
 {
 	void *other = NULL;
 
@@ -112,8 +113,8 @@ static void *take_other(struct ka_caches *caches, struct ka_cache *cache, size_t
 #define MOVED_MIN	(64 * KA_PAGE_SIZE)
 
 /* Whether it is worth it to move a block's pages. */
-static bool moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
-		  size_t size)
+static bool block_moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
+			size_t size)
 {
 	return old >= MOVED_MIN && size >= old &&
 	       ka_pool_of(&caches->pools, block) == &ka_no_pool &&
@@ -125,7 +126,7 @@ static bool moves(struct ka_caches *caches, const void *block, const void *other
  * content then; NULL with errno and a sentence, and the block as it was: there are no
  * addresses left for the pages of the other one, which is free. False: nothing was done.
  */
-static bool move_pages(struct ka_caches *caches, void *block, void **other, size_t size)
+static bool block_move(struct ka_caches *caches, void *block, void **other, size_t size)
 {
 	enum ka_moved moved = ka_runs_move(&caches->pools, block, *other, size);
 
@@ -156,7 +157,7 @@ static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct 
  * @caches: The heap's.
  * @cache: The thread's.
  * @block: The block.
- * @size: Bytes; 0 is as 1.
+ * @size: Bytes; 0 counts as 1.
  *
  * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the
  * block as it was. It stays where it is if it fits and no more than a quarter would
@@ -171,23 +172,23 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 
 	if (!old)
 		return NULL;
-	asked = pool_to_ask(caches, block);
+	asked = block_pool_to_ask(caches, block);
 	if (asked && ka_block_may_be_free(caches, asked, block) &&
 	    ka_block_has_free(caches, cache, asked, block)) {
 		ka_block_freed_twice(block);
 		return NULL;
 	}
 	size = size ? size : 1;
-	other = resize_here(caches, block, old, size) ? block :
-						      take_other(caches, cache, old, size);
+	other = block_resize_here(caches, block, old, size) ? block :
+						      block_take_other(caches, cache, old, size);
 	if (!other && size > old)
 		return NULL;
 	/* Without another, one that is to be smaller stays. */
 	if (!other || other == block) {
-		resized(caches, cache, block, size);
+		block_resized(caches, cache, block, size);
 		return block;
 	}
-	if (moves(caches, block, other, old, size) && move_pages(caches, block, &other, old))
+	if (block_moves(caches, block, other, old, size) && block_move(caches, block, &other, old))
 		return other;
 	memcpy(other, block, size < old ? size : old);
 	/* It is known to be in use. */

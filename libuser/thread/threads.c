@@ -25,11 +25,11 @@ struct entry {
 static __thread struct entry *table;
 static __thread struct ka_cache *mine;
 
-/* What a thread has that comes here after it has ended its caches. */
+/* The cache of threads that have ended their own. */
 static struct ka_cache ended = { KA_CACHE_INIT, .ended = true };
 static __thread bool thread_ended;
 
-/* For who has none yet, or none any more, and has but to look into it. */
+/* The cache of threads that have none: it is read, and never stored to. */
 struct ka_cache ka_no_cache = { KA_CACHE_INIT };
 __thread struct ka_cache *ka_domain_cache = &ka_no_cache;
 
@@ -95,7 +95,7 @@ static void cache_unlink(struct ka_cache *cache)
 		cache->of_thread.next->of_thread.link = cache->of_thread.link;
 }
 
-static void *pages(size_t size)
+static void *pages_map(size_t size)
 {
 	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
 			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
@@ -104,7 +104,7 @@ static void *pages(size_t size)
 }
 
 /* Let a cache in a thread's storage have a page; whether there is one. */
-static bool get_page(struct ka_cache *cache)
+static bool cache_get_page(struct ka_cache *cache)
 {
 	struct ka_by_class *by = NULL;
 
@@ -114,7 +114,7 @@ static bool get_page(struct ka_cache *cache)
 		by = kept[--nr_kept];
 	ka_lists_unlock();
 	if (!by)
-		by = pages(sizeof(*by));
+		by = pages_map(sizeof(*by));
 	if (!by)
 		return false;
 	*by = ka_none_by_class;
@@ -123,7 +123,7 @@ static bool get_page(struct ka_cache *cache)
 }
 
 /* The cache itself, too, where it is with its page. The lock of the list is held. */
-static void give_page(struct ka_cache *cache)
+static void cache_give_page(struct ka_cache *cache)
 {
 	if (cache->own)
 		ka_munmap(cache, sizeof(struct with_page));
@@ -136,11 +136,11 @@ static void give_page(struct ka_cache *cache)
 static void cache_free(struct ka_cache *cache)
 {
 	cache_unlink(cache);
-	give_page(cache);
+	cache_give_page(cache);
 }
 
 /* No more is taken from a cache in a thread's storage. The lock of the list is held. */
-static void end(struct ka_cache *cache)
+static void cache_end(struct ka_cache *cache)
 {
 	bool own = cache->own;
 
@@ -170,7 +170,7 @@ static void thread_ends(void *data)
 
 		if (!cache->caches->pools.inherited)
 			ka_cache_leave_all(cache);
-		end(cache);
+		cache_end(cache);
 	}
 	ka_lists_unlock();
 	if (table)
@@ -178,7 +178,7 @@ static void thread_ends(void *data)
 	table = NULL;
 }
 
-static void make_key(void)
+static void key_make(void)
 {
 	have_key = !pthread_key_create(&key, thread_ends);
 }
@@ -193,8 +193,8 @@ static void make_key(void)
  */
 bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 {
-	pthread_once(&once, make_key);
-	if (!cache->own && !get_page(cache))
+	pthread_once(&once, key_make);
+	if (!cache->own && !cache_get_page(cache))
 		return false;
 	ka_lists_lock();
 	cache->caches = caches;
@@ -215,7 +215,7 @@ bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 		return true;
 	ka_cache_leave_all(cache);
 	ka_lists_lock();
-	end(cache);
+	cache_end(cache);
 	ka_lists_unlock();
 	return false;
 }
@@ -223,7 +223,7 @@ bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 static struct ka_cache *cache_make(struct ka_caches *caches)
 {
 	static const struct ka_cache empty = { KA_CACHE_INIT };
-	struct with_page *made = pages(sizeof(*made));
+	struct with_page *made = pages_map(sizeof(*made));
 
 	if (!made)
 		return NULL;
@@ -260,7 +260,7 @@ struct ka_cache *ka_cache_of(struct ka_caches *caches)
 		return NULL;
 	}
 	if (!table)
-		table = pages(TABLE_SIZE);
+		table = pages_map(TABLE_SIZE);
 	if (!table)
 		goto err;
 	entry = &table[caches->pools.index];
@@ -329,7 +329,7 @@ void ka_caches_free(struct ka_caches *caches)
 }
 
 /* The pools of threads that a child does not have are left to all. */
-static void leave_orphans(struct ka_caches *caches)
+static void orphans_leave(struct ka_caches *caches)
 {
 	size_t slot = 0;
 
@@ -373,7 +373,7 @@ void ka_caches_forked(struct ka_caches *caches, bool alone)
 		}
 		others = true;
 		/* Its thread's own storage is nobody's now. */
-		give_page(cache);
+		cache_give_page(cache);
 	}
 	caches->first = own;
 	if (own) {
@@ -383,6 +383,6 @@ void ka_caches_forked(struct ka_caches *caches, bool alone)
 	if (caches->pools.inherited && own)
 		ka_cache_forget(own);
 	else if ((others || caches->nr_late) && !caches->pools.inherited)
-		leave_orphans(caches);
+		orphans_leave(caches);
 	caches->nr_late = 0;
 }

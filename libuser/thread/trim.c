@@ -5,7 +5,7 @@
 #include "thread/cache.h"
 
 /* Give back those current pools that are empty. */
-static void drop_empty(struct ka_cache *cache)
+static void cache_drop_empty(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
 		struct ka_pool *pool = cache->by->current[class];
@@ -21,7 +21,7 @@ static void drop_empty(struct ka_cache *cache)
 }
 
 /* Give back what is empty in a thread's lists; the lock of the lists is held. */
-static void give_back_empty_ones(struct ka_cache *cache)
+static void cache_give_back_all_empty(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
 
@@ -37,7 +37,7 @@ static void give_back_empty_ones(struct ka_cache *cache)
 }
 
 /* Thin the thread's pools in its lists; how many pages have been given back. */
-static size_t thin_all(struct ka_cache *cache)
+static size_t cache_thin_all(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
 	size_t pages = 0;
@@ -60,7 +60,7 @@ static size_t thin_all(struct ka_cache *cache)
  * Whether it is worth a look: of all that have been made, few blocks are in use. A few
  * pages are not worth splitting a huge one for: that is done when half of it comes free.
  */
-static bool may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
+static bool pool_may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
 {
 	const struct ka_arena *arena = ka_arena_at(caches->pools.arenas.notes,
 						   ka_pool_arena(&caches->pools, pool));
@@ -70,7 +70,7 @@ static bool may_be_thinned(const struct ka_caches *caches, const struct ka_pool 
 }
 
 /* Take the right to thin one pool. */
-static bool begin_thinning(struct ka_caches *caches)
+static bool thinning_begin(struct ka_caches *caches)
 {
 	size_t *to_thin = &caches->pools.arenas.to_thin;
 	size_t left = __atomic_load_n(to_thin, __ATOMIC_RELAXED);
@@ -93,7 +93,7 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 	if (!pool || !__atomic_load_n(&cache->caches->pools.arenas.to_thin, __ATOMIC_RELAXED))
 		return;
 	ka_pool_move_back(&cache->by->partial[class], pool);
-	if (may_be_thinned(cache->caches, pool) && begin_thinning(cache->caches))
+	if (pool_may_be_thinned(cache->caches, pool) && thinning_begin(cache->caches))
 		ka_pool_thin(&cache->caches->pools, pool);
 }
 
@@ -109,14 +109,14 @@ size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache)
 	size_t thinned = 0, pages;
 
 	if (cache->caches) {
-		drop_empty(cache);
-		thinned = thin_all(cache);
+		cache_drop_empty(cache);
+		thinned = cache_thin_all(cache);
 	}
 	ka_lists_lock();
 	for (struct ka_cache *each = caches->first; each; each = each->of_heap.next) {
-		/* Another's lock may be held by who waits for one that a fork has. */
+		/* The owner of another cache may hold its lock and wait for the fork to end. */
 		if (each != cache && !ka_is_forking())
-			give_back_empty_ones(each);
+			cache_give_back_all_empty(each);
 	}
 	ka_lists_unlock();
 	ka_arenas_lock(&caches->pools.arenas);

@@ -387,7 +387,7 @@ static void next_generation(void)
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
 	 * A thread that shows a pool later sees the new generation, and a pool that was shown
-	 * earlier is hidden below: see show_pool() in thread/current.h.
+	 * earlier is hidden below: see pool_show() in thread/current.h.
 	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
 	 */
 	if (ka_syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
