@@ -2,13 +2,13 @@
 #
 # TAP for the tests that are shell scripts:
 #
-#	check NAME COMMAND...	one test: passes when the command succeeds
-#	plan			the last line: how many there were
-#	summary			or instead of it, for people: how many passed
-#	begins PROGRAM		before what a program of several says, and
-#	ends			after the last of them: `check` tells them apart by these
+#	check NAME COMMAND...	one test; it passes if the command succeeds
+#	plan			the last line, with the number of tests
+#	summary			instead of plan, for people: how many passed
+#	begins PROGRAM		before the output of one of several programs
+#	ends			after the last of them; `check` splits the output there
 #
-# A test's output is shown when it fails.
+# Prints the output of a failed test.
 
 tests=0 tests_failed=0 tests_skipped=0
 
