@@ -140,7 +140,7 @@ static void spare_drop(struct ka_arenas *arenas)
 void ka_pools_forget(struct ka_pools *pools)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
-		while (take_spare(pools, class))
+		while (spare_take(pools, class))
 			;
 	}
 	for (size_t slot = 0; slot < pools->nr_slots; slot++) {
