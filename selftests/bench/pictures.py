@@ -56,7 +56,8 @@ def chart(name, label, rows, series):
               f"set xrange [{low / 1.1:.6g}:{high * 1.1:.6g}]\nset xtics ({ticks})\n"
               f"set yrange [{0.6 - len(rows)}:0.6]\nset ytics ({names}) scale 0\n"
               "set arrow from 1, graph 0 to 1, graph 1 nohead lw 1.2 back\n"
-              f'set xlabel "{label}"\nset key outside top center horizontal\n'
+              f'set xlabel "{label}"\nset rmargin 5\n'
+              "set key outside top right horizontal samplen 2 spacing 1\n"
               f"plot {plots}\n")
     done = subprocess.run(["gnuplot"], input=script, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True, check=False)
@@ -103,7 +104,7 @@ def draw(found):
                    means(found, goals.PYTHON_PEAK,
                          [("30 allocation patterns", goals.CASES_PEAK),
                           ("7 programs", goals.PROGRAMS_PEAK)]), ALLOCATORS),
-        "arenas": ("time relative to karena = 1, in an emulated guest; right is slower",
+        "arenas": ("time relative to karena = 1, in guests; right is slower",
                    arenas(found), [f"Linux {kernel}" for kernel in KERNELS]),
     }
     return {name: chart(name, *picture) for name, picture in pictures.items()
