@@ -72,20 +72,20 @@ struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long i
 
 #ifdef CONFIG_LOCKDEP
 /* To lockdep, CHANGING of all arenas is one lock: no thread waits for a second one. */
-static struct lockdep_map changing_map =
-	STATIC_LOCKDEP_MAP_INIT("karena CHANGING", &changing_map);
+struct lockdep_map karena_changing_map =
+	STATIC_LOCKDEP_MAP_INIT("karena CHANGING", &karena_changing_map);
 #endif
 
 /**
  * karena_arena_lock() - Take CHANGING.
  * @arena: The arena.
  *
- * Context: May sleep. With heap->cloning held for reading, or the arena is a clone's that is
- * being made.
+ * Context: May sleep. With heap->cloning held for reading, or by the cloner, which holds it for
+ * writing, or of a clone that is being made.
  */
 void karena_arena_lock(struct karena_arena *arena)
 {
-	mutex_acquire(&changing_map, 0, 0, _RET_IP_);
+	mutex_acquire(&karena_changing_map, 0, 0, _RET_IP_);
 	wait_on_bit_lock(&arena->flags, KARENA_ARENA_CHANGING,
 			 TASK_UNINTERRUPTIBLE);
 }
@@ -100,7 +100,7 @@ bool karena_arena_trylock(struct karena_arena *arena)
 {
 	if (test_and_set_bit_lock(KARENA_ARENA_CHANGING, &arena->flags))
 		return false;
-	mutex_acquire(&changing_map, 0, 1, _RET_IP_);
+	mutex_acquire(&karena_changing_map, 0, 1, _RET_IP_);
 	return true;
 }
 
@@ -111,7 +111,7 @@ bool karena_arena_trylock(struct karena_arena *arena)
 void karena_arena_unlock(struct karena_arena *arena)
 {
 	karena_arena_assert_locked(arena);
-	mutex_release(&changing_map, _RET_IP_);
+	mutex_release(&karena_changing_map, _RET_IP_);
 	clear_and_wake_up_bit(KARENA_ARENA_CHANGING, &arena->flags);
 }
 
@@ -182,8 +182,9 @@ void karena_arena_set_frame(struct karena_arena *arena, struct karena_frame *fra
  * @arena: The arena, with the family's lock held.
  * @page: One of its pages.
  *
- * Return: True if they have. The answer stays right while CHANGING is held, or the lock of the
- * page's folio.
+ * Return: True if they have. Other owners may leave at any time, so true may become false.
+ * False stays false while heap->cloning is held for reading with CHANGING, and in a fault that
+ * has locked the folio.
  */
 bool karena_arena_shared(struct karena_arena *arena, struct page *page)
 {
@@ -318,7 +319,7 @@ void karena_arena_unlock_page(struct karena_place *place)
 
 /**
  * karena_arena_unmap() - Unmap pages of an arena.
- * @arena: The arena.
+ * @arena: The arena, with CHANGING held.
  * @first: The first page.
  * @count: How many.
  *

@@ -54,10 +54,15 @@ static inline struct karena_frame *karena_arena_huge(struct karena_arena *arena)
 	return arena->frame && arena->frame->folio ? arena->frame : NULL;
 }
 
-/* The caller holds CHANGING; checked with CONFIG_LOCKDEP. */
+#ifdef CONFIG_LOCKDEP
+extern struct lockdep_map karena_changing_map;
+#endif
+
+/* This thread holds CHANGING, of this arena as far as it shows; checked with CONFIG_LOCKDEP. */
 static inline void karena_arena_assert_locked(const struct karena_arena *arena)
 {
-	lockdep_assert(test_bit(KARENA_ARENA_CHANGING, &arena->flags));
+	lockdep_assert(test_bit(KARENA_ARENA_CHANGING, &arena->flags) &&
+		       lock_is_held(&karena_changing_map));
 }
 
 /* Arenas are allocated so many at a time, so that cloning a heap is fast. */

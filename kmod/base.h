@@ -12,10 +12,10 @@
  *	mmap_lock, or the lock of a VMA
  *	heap->cloning
  *	CHANGING, a bit of an arena
- *	folio lock
+ *	folio lock, or heap->reaping
  *	family->lock
  *
- * On their own: the list_lru of groups, group->lock, heap->by_mm, and heap->reaping. Memory is
+ * Innermost, each alone: the list_lru of groups, group->lock, and heap->by_mm. Memory is
  * allocated with neither a folio lock nor family->lock held. unmap_mapping_range(), which takes
  * i_mmap_rwsem and the page table locks, is called with at most CHANGING and a folio lock
  * held. Under CHANGING, mmap_lock is only tried. No directory of sysfs is made or removed under
@@ -28,7 +28,8 @@
  *	arenas, as no clone gets these. The cloner holds it for writing, and changes no arena of
  *	the heap.
  * CHANGING: The frame and the base of an arena. The holder may sleep and allocate. Reclaim
- *	only tries it. The cloner takes it for sparse arenas, to keep reclaim away.
+ *	only tries it. The cloner takes it for sparse arenas, and for all of a heap that other
+ *	processes map, to keep reclaim away; and for arenas of the clone.
  * FROZEN: A bit of an arena that the holder of CHANGING sets and clears under family->lock.
  *	While it is set, faults wait and get no reference to the frame, and nothing is
  *	allocated. HEAP_FROZEN is the same for all arenas of a heap, while it is cloned.
@@ -122,7 +123,7 @@ struct pid;
  * @lock: See the top.
  * @heaps: The heaps, the latest first; snapshots are not among them.
  * @file: The file that their windows map. Each heap holds it.
- * @mapping: The mapping of its inode: it has all mappings of these windows and no others.
+ * @mapping: The mapping of its inode: that of these windows, their shares and snapshots alone.
  * @shared: The policy is SHARE: there is one heap, which all processes drive.
  * @gone_work: Lets heaps promote arenas after an owner of shared frames has gone.
  * @left_waits: Queues of destroyed heaps on which processes still wait.

@@ -282,7 +282,7 @@ static void arena_release_pages(struct karena_arena *arena, const unsigned long 
 
 	if (huge && karena_sparse_demote(arena, gone))
 		return;
-	/* CHANGING keeps other arenas from becoming owners. */
+	/* heap->cloning, held for reading, keeps other arenas from becoming owners. */
 	if (huge == arena->frame && READ_ONCE(huge->owners) == 1) {
 		folio_clear(huge->folio, gone);
 		return;

@@ -88,7 +88,7 @@ static void arena_install_page(struct karena_arena *arena, unsigned long i,
 
 /*
  * Unmap a page where the faulting process has mapped it, and in all processes that map this
- * arena. Mappings of the arenas of relatives stay.
+ * arena. If other processes may map it, mappings of relatives go too, and are faulted in again.
  */
 static void arena_unmap_page(struct karena_arena *arena, struct vm_area_struct *vma,
 			     unsigned long i)

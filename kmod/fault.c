@@ -221,6 +221,17 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 	return VM_FAULT_LOCKED;
 }
 
+/*
+ * A window has one place, where its pages are unmapped. If the core has no memory to undo an
+ * mremap() that vm_ops refuse, it leaves an empty mapping elsewhere, which stays empty. With
+ * the policy SHARE, each process has its own place.
+ */
+static bool fault_is_misplaced(const struct vm_area_struct *vma, const struct karena_heap *heap)
+{
+	return heap->fork != KARENA_FORK_SHARE && karena_is_window(vma, heap) &&
+	       vma->vm_start - (vma->vm_pgoff << PAGE_SHIFT) != heap->start;
+}
+
 /**
  * karena_fault() - Handle a fault in a mapping of a heap, share or snapshot.
  * @vmf: The fault.
@@ -236,14 +247,16 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 	unsigned long page = vmf->pgoff, window;
 	vm_fault_t ret;
 
-	/* With MADV_DOFORK, a child has the mapping even if it has no heap. */
+	/* A child that has no heap: with MADV_DOFORK, or for want of memory at the fork. */
 	if (!heap)
 		return VM_FAULT_SIGBUS;
 	/* The child's first touch makes the clone its own. */
 	if (!READ_ONCE(heap->pid))
 		karena_heap_touch(heap);
 	window = heap->nr_arenas * KARENA_ARENA_PAGES;
-	if (page < window)
+	if (page < window && fault_is_misplaced(vmf->vma, heap))
+		ret = VM_FAULT_SIGBUS;
+	else if (page < window)
 		ret = window_fault(vmf, heap);
 	else
 		ret = control_fault(vmf, heap, page - window);

@@ -2,8 +2,8 @@
 /*
  * Heaps: each is a file of its own on a pseudo file system, for which its descriptors stand.
  * Its window maps another file, that of its family: of the heap and all its clones, because a
- * child's mapping is of the parent's file. Only windows of the family map the family's inode,
- * so unmap_mapping_range() reaches no other mapping.
+ * child's mapping is of the parent's file. Only windows, shares and snapshots of the family map
+ * the family's inode, so unmap_mapping_range() reaches no other mapping.
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>

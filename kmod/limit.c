@@ -259,7 +259,7 @@ void karena_charge_heap(struct karena_heap *heap, long pages)
 
 /**
  * karena_charge_all() - Count memory in the figures of all heaps together alone.
- * @pages: How many more, or less: copies, and orphans of destroyed heaps.
+ * @pages: How many more, or less: copies, and pages that no heap has any more.
  */
 void karena_charge_all(long pages)
 {

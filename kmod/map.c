@@ -224,7 +224,7 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 	      (test_bit(KARENA_HEAP_COW, &heap->flags) || vma->vm_mm != heap->mm);
 	vma->vm_ops = cow ? &cow_vm_ops : &window_vm_ops;
 	vma->vm_private_data = heap;
-	/* The heap's own file, as a child's mapping would hold the parent's heap. */
+	/* With the heap's own file, a child's mapping would hold the parent's heap. */
 	vma_set_file(vma, heap->family->file);
 	mapping_get(heap);
 	if (heap->fork == KARENA_FORK_NONE)

@@ -295,8 +295,9 @@ static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 }
 
 /*
- * Taking a shared arena frees nothing as long as another owner keeps the frame. So shared arenas
- * are taken only when looks at as many members as there are have found no unshared one.
+ * Taking a shared arena frees nothing as long as another owner keeps the frame. So a look that
+ * has found no unshared arena takes a shared one only after looks at as many members as there
+ * are.
  */
 static bool look_may_take_shared(const struct look *look, struct karena_group **groups,
 				 unsigned int nr)

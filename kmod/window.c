@@ -246,6 +246,22 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
 	windows_for_each(windows, from, to, vma_protect);
 }
 
+/* With mmap_lock held, which heap->start needs. */
+static void window_unmap_locked(struct karena_heap *heap, unsigned long from,
+				unsigned long to)
+{
+	VMA_ITERATOR(vmi, heap->mm, heap->start + (from << PAGE_SHIFT));
+	unsigned long start = heap->start + (from << PAGE_SHIFT);
+	unsigned long stop = heap->start + (to << PAGE_SHIFT);
+	struct vm_area_struct *vma;
+
+	lockdep_assert_held(&heap->mm->mmap_lock);
+	for_each_vma_range(vmi, vma, stop) {
+		if (karena_is_window(vma, heap))
+			vma_unmap(vma, max(start, vma->vm_start), min(stop, vma->vm_end));
+	}
+}
+
 /**
  * karena_window_unmap() - Unmap pages in the heap's own process, if no other process maps them.
  * @heap: The heap. No fault maps these pages any more, or the caller finds out.
@@ -265,11 +281,7 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
  */
 bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to)
 {
-	VMA_ITERATOR(vmi, heap->mm, heap->start + (from << PAGE_SHIFT));
-	unsigned long start = heap->start + (from << PAGE_SHIFT);
-	unsigned long stop = heap->start + (to << PAGE_SHIFT);
 	struct mm_struct *mm = heap->mm;
-	struct vm_area_struct *vma;
 	bool done;
 
 	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap) ||
@@ -279,11 +291,7 @@ bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned 
 		return true;
 	done = mmap_read_trylock(mm);
 	if (done) {
-		for_each_vma_range(vmi, vma, stop) {
-			if (karena_is_window(vma, heap))
-				vma_unmap(vma, max(start, vma->vm_start),
-					  min(stop, vma->vm_end));
-		}
+		window_unmap_locked(heap, from, to);
 		mmap_read_unlock(mm);
 	}
 	/* Reclaim must not be the one that tears an address space down. */

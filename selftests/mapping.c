@@ -379,7 +379,7 @@ TEST_F(mapping, growing_the_mapping_reaches_no_foreign_memory)
 	EXPECT_EQ(0, heap_commit(&self->heap, 0, 1));
 }
 
-/* Adjacent mappings of one file, which the kernel merges into one VMA. */
+/* Adjacent mappings of one file. */
 TEST_F(mapping, window_and_control_region_may_be_adjacent)
 {
 	for (int order = 0; order < 2; order++) {
