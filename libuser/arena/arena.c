@@ -202,7 +202,8 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 
 	for (i = first; i < end; i++)
 		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !arena_take_back(arenas, i);
-	if (arenas->notes->stats.arenas + missing > arenas->window.limit) {
+	/* A heap whose limit was lowered may have more, and use that. */
+	if (missing && arenas->notes->stats.arenas + missing > arenas->window.limit) {
 		row_leave(arenas, first, end);
 		return commit_failed(arenas, missing, ENOMEM);
 	}
@@ -264,7 +265,7 @@ int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_
 	/* What the limit refuses anyway needs no notes. */
 	if (end > notes->nr_touched)
 		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
-	if (notes->stats.arenas + fresh > arenas->window.limit)
+	if (fresh && notes->stats.arenas + fresh > arenas->window.limit)
 		return commit_failed(arenas, fresh, ENOMEM);
 	error = ka_notes_reach(arenas, end);
 	if (error)

@@ -235,6 +235,7 @@ int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot);
 bool ka_notes_have_pool(const struct ka_arenas *arenas, size_t slot);
 size_t ka_notes_arenas(size_t nr_arenas);
 size_t ka_notes_most(const struct ka_window *window);
+size_t ka_notes_committed(const struct ka_arenas *arenas);
 int ka_notes_open(struct ka_arenas *arenas);
 int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas);
 void ka_notes_change(struct ka_arenas *arenas);

@@ -44,6 +44,12 @@ size_t ka_notes_most(const struct ka_window *window)
 	return ka_notes_size(nr_arenas) + ka_notes_pools_size(pools);
 }
 
+/* Bytes of notes that are committed. */
+size_t ka_notes_committed(const struct ka_arenas *arenas)
+{
+	return (arenas->notes->pages + arenas->notes->pools_pages) * KA_PAGE_SIZE;
+}
+
 /* How many arenas the notes need on so many others. */
 size_t ka_notes_arenas(size_t nr_arenas)
 {

@@ -328,14 +328,20 @@ void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_p
 	return page == NO_PAGE ? NULL : arenas->window.start + page * KA_PAGE_SIZE;
 }
 
-static void run_free(struct ka_arenas *arenas, size_t page)
+/* With the notes being changed; the caller calls ka_arenas_emptied(). */
+static void run_clear(struct ka_arenas *arenas, size_t page)
 {
 	size_t pages = run_pages(arenas, page);
 
-	ka_notes_change(arenas);
 	run_change_head(arenas, page, false);
 	pages_mark(arenas, page, pages, false);
 	arenas->notes->stats.runs--;
+}
+
+static void run_free(struct ka_arenas *arenas, size_t page)
+{
+	ka_notes_change(arenas);
+	run_clear(arenas, page);
 	ka_arenas_emptied(arenas);
 	ka_notes_change(arenas);
 }
@@ -348,12 +354,18 @@ void ka_runs_forget(struct ka_arenas *arenas)
 {
 	const struct ka_notes *notes = arenas->notes;
 
+	ka_notes_change(arenas);
 	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
+		const struct ka_arena *arena = ka_arena_at(notes, i);
 		size_t head;
 
-		while ((head = ka_find_bit(ka_arena_at(notes, i)->head, 0, true)) < KA_ARENA_PAGES)
-			run_free(arenas, i * KA_ARENA_PAGES + head);
+		/* A blocked arena has another mapping, and is marked as if it had a run. */
+		while (arena->nr_backed &&
+		       (head = ka_find_bit(arena->head, 0, true)) < KA_ARENA_PAGES)
+			run_clear(arenas, i * KA_ARENA_PAGES + head);
 	}
+	ka_arenas_emptied(arenas);
+	ka_notes_change(arenas);
 }
 
 /**

@@ -73,9 +73,16 @@ void ka_fork_unlock(void)
 	locks_unlock_outer(nr_outer);
 }
 
-/* With @ka_lists held: a lock more. A fork that is going on holds it from now on. */
+/*
+ * With @ka_lists held: a lock more. A fork that is going on holds it from now on. In a child,
+ * whose parent was forking in pthread_once(), the lock may be there already.
+ */
 static void lock_add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
 {
+	for (unsigned int i = 0; i < *count; i++) {
+		if (locks[i] == lock)
+			return;
+	}
 	locks[*count] = lock;
 	__atomic_store_n(count, *count + 1, __ATOMIC_RELEASE);
 	if (ka_is_forking())

@@ -6,6 +6,7 @@
  *	ka_lists: the list of heaps, and the lists of caches
  *	the locks of ka_fork_takes_inner()
  *	the lock of a cache
+ *	the lock that a thread holds while it writes a heap's statistics
  *	the lock of a heap
  *
  * A lock is a word: 0, or 1 while a thread holds it, or 2 while others may wait for it. Mutexes

@@ -72,11 +72,9 @@ size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 {
 	size_t page = *from / KA_PAGE_SIZE, end;
 
-	ka_arenas_lock(ka_arenas_of(heap));
-	if (ka_refuse_inherited(ka_pools_of(heap))) {
-		ka_arenas_unlock(ka_arenas_of(heap));
+	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return 0;
-	}
+	ka_arenas_lock(ka_arenas_of(heap));
 	/* Who asks will pin what there is, free or not. */
 	ka_window_of(heap)->io = true;
 	page = find_page(ka_arenas_of(heap)->notes, page, true);

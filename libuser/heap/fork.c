@@ -10,6 +10,19 @@
 /* Whether the thread that forks is the only one; it holds no lock then. */
 static bool alone;
 
+/* Both locks of a heap, also for a thread that forks. */
+static void heap_lock(struct ka_heap *heap)
+{
+	ka_mutex_lock(&heap->shown.lock);
+	ka_mutex_lock(&ka_arenas_of(heap)->lock);
+}
+
+static void heap_unlock(struct ka_heap *heap)
+{
+	ka_mutex_unlock(&ka_arenas_of(heap)->lock);
+	ka_mutex_unlock(&heap->shown.lock);
+}
+
 /*
  * Fork with every lock held, so that no child finds one that nobody releases. The preload
  * is initialized before all other libraries (-z initfirst), so its handlers are the last
@@ -26,7 +39,7 @@ static void fork_prepare(void)
 		return;
 	ka_fork_lock();
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
-		ka_mutex_lock(&ka_arenas_of(heap)->lock);
+		heap_lock(heap);
 	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
 
@@ -37,7 +50,7 @@ static void fork_parent(void)
 		return;
 	__atomic_store_n(&ka_forking, 0, __ATOMIC_RELAXED);
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
-		ka_mutex_unlock(&ka_arenas_of(heap)->lock);
+		heap_unlock(heap);
 	ka_fork_unlock();
 }
 
@@ -56,6 +69,7 @@ static void inherit(struct ka_heap *heap)
 	if (window->fork == KA_FORK_COW && window->source->copied(window))
 		return;
 	ka_pools_of(heap)->inherited = true;
+	ka_arenas_of(heap)->changed = false;
 	ka_pools_of(heap)->nr_slots = 0;
 	if (window->fork == KA_FORK_SHARE)
 		return;
@@ -100,7 +114,7 @@ void ka_heap_register(struct ka_heap *heap)
 	ka_lists_lock();
 	/* All heaps are locked while their process forks. */
 	if (ka_is_forking())
-		ka_mutex_lock(&ka_arenas_of(heap)->lock);
+		heap_lock(heap);
 	ka_heaps_add(heap);
 	ka_lists_unlock();
 }
@@ -113,7 +127,7 @@ void ka_heap_unregister(struct ka_heap *heap)
 {
 	ka_lists_lock();
 	if (ka_is_forking())
-		ka_mutex_unlock(&ka_arenas_of(heap)->lock);
+		heap_unlock(heap);
 	ka_heaps_remove(heap);
 	ka_caches_free(&heap->caches);
 	ka_sampler->heap_gone(ka_window_of(heap), false);

@@ -3,6 +3,7 @@
  * What a program can ask of a heap: where it is, its runs, its blocks.
  */
 #include <errno.h>
+#include <pthread.h>
 
 #include "heap/heap.h"
 
@@ -31,28 +32,56 @@ int ka_heap_descriptor(struct ka_heap *heap)
 	return window->source->descriptor(window);
 }
 
+/* One thread changes a limit at a time, so that kernel and library have the same one. */
+static struct ka_mutex limit_lock = KA_MUTEX;
+
+static void limit_register_lock(void)
+{
+	ka_fork_takes(&limit_lock);
+}
+
+/* At load, or by an earlier call. */
+__attribute__((constructor))
+static void limit_register(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, limit_register_lock);
+}
+
 int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 {
-	struct ka_window wanted = *ka_window_of(heap);
-	size_t most = wanted.nr_arenas - wanted.nr_notes;
+	struct ka_arenas *arenas = ka_arenas_of(heap);
+	struct ka_window wanted;
 	char text[32];
+	int error = 0;
 
-	wanted.limit = limit ? limit / KA_ARENA_SIZE : most;
-	if (!wanted.limit || wanted.limit > most)
-		return ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
-			       ka_format_size(limit, text));
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
+	limit_register();
+	ka_lock(&limit_lock);
+	ka_arenas_lock(arenas);
+	wanted = arenas->window;
+	wanted.limit = limit ? limit / KA_ARENA_SIZE : wanted.nr_arenas - wanted.nr_notes;
 	wanted.most_notes = ka_notes_most(&wanted);
-	/* Without the lock, as it opens a file. */
-	if (wanted.source->set_limit && wanted.source->set_limit(&wanted))
-		return -1;
-	ka_arenas_lock(ka_arenas_of(heap));
-	ka_window_of(heap)->limit = wanted.limit;
-	ka_window_of(heap)->most_notes = wanted.most_notes;
-	ka_arenas_changed(ka_arenas_of(heap));
-	ka_arenas_unlock(ka_arenas_of(heap));
-	return 0;
+	/* The kernel counts the notes that there are, too. */
+	if (wanted.most_notes < ka_notes_committed(arenas))
+		wanted.most_notes = ka_notes_committed(arenas);
+	ka_arenas_unlock(arenas);
+	if (!wanted.limit || wanted.limit > wanted.nr_arenas - wanted.nr_notes)
+		error = ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
+				ka_format_size(limit, text));
+	/* Without the heap's lock, as it opens a file. */
+	else if (wanted.source->set_limit)
+		error = wanted.source->set_limit(&wanted);
+	if (!error) {
+		ka_arenas_lock(arenas);
+		arenas->window.limit = wanted.limit;
+		arenas->window.most_notes = wanted.most_notes;
+		ka_arenas_unlock(arenas);
+	}
+	ka_unlock(&limit_lock);
+	return error;
 }
 
 int ka_heap_reset(struct ka_heap *heap)
@@ -66,13 +95,14 @@ int ka_heap_reset(struct ka_heap *heap)
 	heap->caches.nr_late = 0;
 	ka_heaps_renumber(heap);
 	ka_sampler->heap_gone(ka_window_of(heap), false);
-	ka_lists_unlock();
+	/* A thread that forks here would leave pools to a child without their owners. */
 	ka_arenas_lock(ka_arenas_of(heap));
 	ka_pools_forget(ka_pools_of(heap));
 	ka_runs_forget(ka_arenas_of(heap));
 	ka_arenas_decay(ka_arenas_of(heap));
 	ka_arenas_changed(ka_arenas_of(heap));
 	ka_arenas_unlock(ka_arenas_of(heap));
+	ka_lists_unlock();
 	return 0;
 }
 

@@ -9,6 +9,7 @@
 
 /**
  * struct ka_shown - How a heap's figures are shown to others; see publish.c.
+ * @lock: One thread writes @page at a time. Taken before the heap's lock.
  * @page: What they are written to: the module's statistics page, or @shown in the notes;
  *	NULL: nothing (KARENA_STATS=0).
  * @always: Not only when the heap has had two arenas at a time (KARENA_STATS=1).
@@ -21,6 +22,7 @@
  * @next_pools: When, if pools alone have; both in ns of CLOCK_MONOTONIC.
  */
 struct ka_shown {
+	struct ka_mutex lock;
 	struct karena_stats *page;
 	bool always;
 	bool report;

@@ -7,7 +7,6 @@
  * hundredth of the time. It locks the heap once more to count, and not to write.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,14 +27,6 @@
 /* What is due when a heap's lock is released. */
 #define DUE_PAGE	1U
 #define DUE_REPORT	2U
-
-/* One thread writes at a time: this lock is taken before a heap's. */
-static struct ka_mutex lock = KA_MUTEX;
-
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
 
 /**
  * ka_shown_option() - Ask the environment when heaps are to be shown.
@@ -116,17 +107,20 @@ static void count(struct ka_heap *heap, struct ka_stats *stats)
 	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
 }
 
-/* What another thread is writing at the moment is new enough. */
+/* If another thread is writing the heap's figures at the moment, these are new enough. */
 static void write_now(struct ka_heap *heap)
 {
 	struct ka_shown *shown = &heap->shown;
 	uint64_t began, now, next, next_pools;
 	struct ka_stats stats;
 
-	if (!ka_try_lock(&lock))
+	if (!ka_try_lock(&shown->lock))
 		return;
-	ka_lock(&ka_arenas_of(heap)->lock);
 	began = ka_clock();
+	/* Another thread may have written them since this one has seen that they are due. */
+	if (began < __atomic_load_n(&shown->next, __ATOMIC_RELAXED))
+		goto out;
+	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap, &stats);
 	ka_unlock(&ka_arenas_of(heap)->lock);
 	write_page(heap, shown->page, &stats);
@@ -136,7 +130,8 @@ static void write_now(struct ka_heap *heap)
 	__atomic_store_n(&shown->next, next, __ATOMIC_RELAXED);
 	__atomic_store_n(&shown->next_pools, next_pools < next ? next : next_pools,
 			 __ATOMIC_RELAXED);
-	ka_unlock(&lock);
+out:
+	ka_unlock(&shown->lock);
 }
 
 static struct ka_heap *heap_of(struct ka_arenas *arenas)
@@ -194,11 +189,10 @@ static void do_due(struct ka_arenas *arenas, unsigned int due)
 void ka_shown_open(struct ka_heap *heap, const struct ka_options *options, enum ka_show show)
 {
 	static const struct ka_watch watch = { .find_due = find_due, .do_due = do_due };
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	const struct ka_window *window = ka_window_of(heap);
 	struct ka_notes *notes = ka_arenas_of(heap)->notes;
 
-	pthread_once(&once, register_lock);
+	heap->shown.lock = (struct ka_mutex)KA_MUTEX;
 	if (!options->ignore_environment)
 		ka_report_wanted(heap);
 	strncpy(notes->name, options->name, sizeof(notes->name) - 1);
@@ -221,15 +215,15 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	/* Others see the figures, too. */
-	ka_lock(&lock);
-	ka_arenas_lock(ka_arenas_of(heap));
+	/* Others see the figures, too. What is due waits until the lock is released the next time. */
+	ka_lock(&heap->shown.lock);
+	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap, &now);
 	shown = is_to_be_shown(&heap->shown, &now);
-	ka_arenas_unlock(ka_arenas_of(heap));
+	ka_unlock(&ka_arenas_of(heap)->lock);
 	if (shown)
 		write_page(heap, heap->shown.page, &now);
-	ka_unlock(&lock);
+	ka_unlock(&heap->shown.lock);
 	now.size = size;
 	/* What a later version has more is left as it is. */
 	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));

@@ -261,16 +261,24 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
+/* At load, or by an earlier call. */
+__attribute__((constructor))
+static void report_register(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, register_lock);
+}
+
 /**
  * ka_report_wanted() - Let a new heap's figures be printed if the environment wants that.
  * @heap: The heap.
  */
 void ka_report_wanted(struct ka_heap *heap)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	const char *text_of = secure_getenv("KARENA_MALLOCSTATS");
 
-	pthread_once(&once, register_lock);
+	report_register();
 	heap->shown.report = text_of && *text_of && strcmp(text_of, "0") != 0;
 	if (heap->shown.report)
 		__atomic_store_n(&at_exit_wanted, true, __ATOMIC_RELAXED);
@@ -282,6 +290,7 @@ int ka_heap_print_stats(struct ka_heap *heap, int fd)
 
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
+	report_register();
 	ka_lock(&lock);
 	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap);

@@ -10,6 +10,7 @@
 #include <karena/trace.h>
 
 #include "common.h"
+#include "heap/heap.h"
 
 FIXTURE(calls)
 {
@@ -264,6 +265,79 @@ TEST_F(calls, reset_heap_is_like_a_new_one)
 		ASSERT_EQ(-1, ka_heap_free(self->heap, blocks[1]));
 		ASSERT_EQ(-1, ka_run_free(self->heap, run));
 	}
+}
+
+/* Other mappings in the window, which the heap leaves alone. */
+TEST(reset_keeps_foreign_mappings)
+{
+	struct ka_heap *heap = make(32 * MIB, 0, KA_FORK_COW);
+	char *start, *foreign[2], *runs[6];
+	struct ka_stats stats;
+
+	ASSERT_NE(NULL, heap);
+	if (!ka_window_of(heap)->claimed || on_device())
+		SKIP(return, "the window is mapped as a whole, or from its start on");
+	start = ka_pools_of(heap)->start;
+	for (int i = 0; i < 2; i++) {
+		foreign[i] = mmap(start + (2 * i + 1) * KA_ARENA_SIZE, KA_PAGE_SIZE,
+				  PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS |
+				  MAP_FIXED_NOREPLACE, -1, 0);
+		ASSERT_EQ(start + (2 * i + 1) * KA_ARENA_SIZE, foreign[i]);
+		foreign[i][0] = 'f';
+	}
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 6; i++) {
+			ASSERT_NE(NULL, runs[i] = ka_run_alloc(heap, KA_ARENA_SIZE, 0));
+			memset(runs[i], 'r', KA_ARENA_SIZE);
+		}
+		ASSERT_EQ(0, ka_heap_reset(heap));
+		stats = stats_of(heap);
+		EXPECT_EQ(0, stats.runs);
+		EXPECT_EQ(0, stats.run_bytes);
+		EXPECT_GE(1, stats.arenas);
+		for (int i = 0; i < 2; i++)
+			EXPECT_EQ('f', foreign[i][0]);
+	}
+	ka_heap_destroy(heap);
+}
+
+static void *print_again_and_again(void *data)
+{
+	void **shared = data;
+	int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	while (!__atomic_load_n((bool *)shared[1], __ATOMIC_RELAXED))
+		ka_heap_print_stats(shared[0], fd);
+	close(fd);
+	return NULL;
+}
+
+/* The heap is the first one, so that nothing else has registered a lock. */
+TEST(children_print_while_another_thread_does)
+{
+	struct ka_options options = KA_OPTIONS;
+	bool stop = false;
+	void *shared[2] = { NULL, &stop };
+	pthread_t thread;
+
+	NOT_WITH_THREAD_SANITIZER();
+	options.ignore_environment = true;
+	options.source = on_device() ? KA_SOURCE_DEVICE : KA_SOURCE_EMBEDDED;
+	ASSERT_NE(NULL, shared[0] = ka_heap_create(&options));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, print_again_and_again, shared));
+	for (int i = 0; i < 100; i++) {
+		pid_t child = fork();
+
+		if (!child) {
+			alarm(20);
+			CHECK(!ka_heap_print_stats(shared[0], open("/dev/null", O_WRONLY)));
+			_exit(0);
+		}
+		ASSERT_EQ(0, child_status(child));
+	}
+	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+	ASSERT_EQ(0, pthread_join(thread, NULL));
+	ka_heap_destroy(shared[0]);
 }
 
 static void *allocate_and_wait(void *data)

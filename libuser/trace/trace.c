@@ -378,7 +378,8 @@ void ka_trace_attach(void)
 		.heap_gone	= heap_gone,
 	};
 
-	__atomic_store_n(&ka_sampler, &sampler, __ATOMIC_RELEASE);
+	if (!__atomic_load_n(&ka_sampler, __ATOMIC_ACQUIRE))
+		__atomic_store_n(&ka_sampler, &sampler, __ATOMIC_RELEASE);
 }
 
 /* From here on every thread takes the slow way, and sees the new generation there. */
