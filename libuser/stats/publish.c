@@ -215,7 +215,7 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	/* Others see the figures, too. What is due waits until the lock is released the next time. */
+	/* Others see the figures, too. What else is due waits for the next release of the lock. */
 	ka_lock(&heap->shown.lock);
 	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap, &now);
