@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * What becomes of all heaps when the process forks: a copy, or the parent's heap, of which
- * the child has the memory or nothing.
+ * Heaps at fork. A child gets a copy of each heap, shares its memory with the parent, or has
+ * nothing of it: see enum ka_fork.
  */
 #include <pthread.h>
 
 #include "heap/heap.h"
 
-/* Whether the thread that forks is the only one; it holds no lock then. */
+/* The process has one thread, so fork_prepare() has taken no lock. */
 static bool alone;
 
-/* Both locks of a heap, also for a thread that forks. */
+/* Take both locks of a heap, also in a thread that forks, where ka_lock() does nothing. */
 static void heap_lock(struct ka_heap *heap)
 {
 	ka_mutex_lock(&heap->shown.lock);
@@ -24,13 +24,15 @@ static void heap_unlock(struct ka_heap *heap)
 }
 
 /*
- * Fork with every lock held, so that no child finds one that nobody releases. The preload
- * is initialized before all other libraries (-z initfirst), so its handlers are the last
- * before a fork and the first after it, and whatever another library does in a handler, as
- * to end its threads and start new ones, finds the heaps usable. Elsewhere, and for what a
- * program itself registers even earlier, handlers may run, and allocate, between: from here
- * on, this thread passes all locks. A process with one thread takes none: a signal may have
- * interrupted that thread while it held a lock, and its handler may fork.
+ * Hold all locks during a fork, so that a child has no lock that nobody releases. The preload
+ * library is initialized before all other libraries (-z initfirst), so its handlers run last
+ * before a fork and first after it. The handlers of other libraries, which may end threads and
+ * start new ones, then find the heaps usable.
+ *
+ * In other programs, and for handlers that a program registers even earlier, a handler may run
+ * and allocate while this thread holds the locks. So from here on, ka_lock() does nothing in
+ * this thread. A process with one thread takes no lock: a signal may have interrupted the
+ * thread while it held a lock, and the signal handler may fork.
  */
 static void fork_prepare(void)
 {
@@ -43,7 +45,7 @@ static void fork_prepare(void)
 	__atomic_store_n(&ka_forking, ka_thread(), __ATOMIC_RELAXED);
 }
 
-/* Parent and child alike hold what fork_prepare() took. */
+/* Release the locks that fork_prepare() has taken, in the parent and in the child. */
 static void fork_parent(void)
 {
 	if (!ka_is_forking())
@@ -54,7 +56,7 @@ static void fork_parent(void)
 	ka_fork_unlock();
 }
 
-/* What is mapped there by chance later must not pass for the heap. */
+/* Map addresses without access: another mapping there would pass for the heap. */
 static void keep_addresses(void *start, size_t size)
 {
 	if (size)
@@ -73,7 +75,7 @@ static void inherit(struct ka_heap *heap)
 	ka_pools_of(heap)->nr_slots = 0;
 	if (window->fork == KA_FORK_SHARE)
 		return;
-	/* The kernel gives away no addresses of a window that is claimed. */
+	/* The kernel chooses no address in a claimed window, so the window needs no mapping. */
 	if (!window->claimed) {
 		keep_addresses(window->start, ka_window_size(window));
 	} else if (window->fork == KA_FORK_NONE) {
@@ -96,8 +98,8 @@ static void fork_child(void)
 }
 
 /*
- * At load, and never by a first allocation: libc has a lock of its own while it allocates
- * room for handlers.
+ * Register the handlers at load, not at a first allocation: libc holds a lock of its own while
+ * it allocates memory for them.
  */
 __attribute__((constructor))
 static void register_handlers(void)
@@ -106,13 +108,15 @@ static void register_handlers(void)
 }
 
 /**
- * ka_heap_register() - Let a new heap be in the list, and a fork take its lock.
+ * ka_heap_register() - Add a new heap to the list of all heaps.
  * @heap: The heap.
+ *
+ * Context: Takes the lock of the lists. From now on, a fork takes the heap's locks.
  */
 void ka_heap_register(struct ka_heap *heap)
 {
 	ka_lists_lock();
-	/* All heaps are locked while their process forks. */
+	/* A thread that forks holds the locks of all heaps, and releases them later. */
 	if (ka_is_forking())
 		heap_lock(heap);
 	ka_heaps_add(heap);
@@ -120,8 +124,10 @@ void ka_heap_register(struct ka_heap *heap)
 }
 
 /**
- * ka_heap_unregister() - Forget a heap that goes, and its caches.
+ * ka_heap_unregister() - Remove a heap from the list before it is destroyed; free its caches.
  * @heap: The heap.
+ *
+ * Context: Takes the lock of the lists.
  */
 void ka_heap_unregister(struct ka_heap *heap)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a program can ask of a heap: where it is, its runs, its blocks.
+ * The public functions of a heap: its addresses, its limit, its runs and its blocks.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -26,13 +26,13 @@ int ka_heap_descriptor(struct ka_heap *heap)
 {
 	const struct ka_window *window = ka_window_of(heap);
 
-	/* What is shared with the parent can be had; its notes are not needed. */
+	/* A child may use the file of a shared window; that needs no notes. */
 	if (window->fork != KA_FORK_SHARE && ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	return window->source->descriptor(window);
 }
 
-/* One thread changes a limit at a time, so that kernel and library have the same one. */
+/* One thread at a time changes a limit, so that kernel and library have the same one. */
 static struct ka_mutex limit_lock = KA_MUTEX;
 
 static void limit_register_lock(void)
@@ -40,7 +40,7 @@ static void limit_register_lock(void)
 	ka_fork_takes(&limit_lock);
 }
 
-/* At load, or by an earlier call. */
+/* Register the lock at load, or at the first call if that is earlier. */
 __attribute__((constructor))
 static void limit_register(void)
 {
@@ -64,14 +64,14 @@ int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 	wanted = arenas->window;
 	wanted.limit = limit ? limit / KA_ARENA_SIZE : wanted.nr_arenas - wanted.nr_notes;
 	wanted.most_notes = ka_notes_most(&wanted);
-	/* The kernel counts the notes that there are, too. */
+	/* The kernel also counts the notes that are committed already. */
 	if (wanted.most_notes < ka_notes_committed(arenas))
 		wanted.most_notes = ka_notes_committed(arenas);
 	ka_arenas_unlock(arenas);
 	if (!wanted.limit || wanted.limit > wanted.nr_arenas - wanted.nr_notes)
 		error = ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
 				ka_format_size(limit, text));
-	/* Without the heap's lock, as it opens a file. */
+	/* Opens a file, so the heap is not locked. */
 	else if (wanted.source->set_limit)
 		error = wanted.source->set_limit(&wanted);
 	if (!error) {
@@ -95,7 +95,7 @@ int ka_heap_reset(struct ka_heap *heap)
 	heap->caches.nr_late = 0;
 	ka_heaps_renumber(heap);
 	ka_sampler->heap_gone(ka_window_of(heap), false);
-	/* A thread that forks here would leave pools to a child without their owners. */
+	/* The lists stay locked: a fork before this would leave a child pools without owners. */
 	ka_arenas_lock(ka_arenas_of(heap));
 	ka_pools_forget(ka_pools_of(heap));
 	ka_runs_forget(ka_arenas_of(heap));
@@ -123,13 +123,13 @@ int ka_heap_idle(struct ka_heap *heap)
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	cache = ka_cache_of(&heap->caches);
-	/* One that has had no block yet is in no list. */
+	/* A cache that the thread has not used yet is in no list. */
 	if (cache && cache->caches)
 		ka_cache_leave_all(cache);
 	return cache ? 0 : -1;
 }
 
-/* Its runs. */
+/* Runs. */
 
 void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 {
@@ -146,7 +146,7 @@ size_t ka_run_size(struct ka_heap *heap, const void *run)
 	return ka_runs_size(ka_pools_of(heap), run);
 }
 
-/* Its blocks. In a heap of the parent's, which a child may not touch, nothing is read. */
+/* Blocks. In a child, these functions read nothing of a heap that is the parent's. */
 
 void *ka_heap_malloc(struct ka_heap *heap, size_t size)
 {

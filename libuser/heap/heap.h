@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Heaps.
+ * Heaps: their list, their options, and what a fork does with them.
  */
 #ifndef KARENA_HEAP_H
 #define KARENA_HEAP_H
@@ -8,18 +8,19 @@
 #include "thread/cache.h"
 
 /**
- * struct ka_shown - How a heap's figures are shown to others; see publish.c.
- * @lock: One thread writes @page at a time. Taken before the heap's lock.
- * @page: What they are written to: the module's statistics page, or @shown in the notes;
- *	NULL: nothing (KARENA_STATS=0).
- * @always: Not only when the heap has had two arenas at a time (KARENA_STATS=1).
- * @report: KARENA_MALLOCSTATS: the library prints the figures each time the arenas have
- *	doubled, and at exit.
- * @due: The thread that changes arenas or pools next prints the figures.
- * @reported: The most arenas there had been, when they were last printed.
- * @changes: Arenas committed and given back, when they were last written.
- * @next: When they may be written again, if arenas have changed.
- * @next_pools: When, if pools alone have; both in ns of CLOCK_MONOTONIC.
+ * struct ka_shown - How other processes see a heap's statistics; see stats/publish.c.
+ * @lock: Held by the thread that writes @page. Taken before the heap's lock.
+ * @page: Where the statistics are written: the module's statistics page, or @shown of struct
+ *	ka_notes. NULL: nowhere (KARENA_STATS=0).
+ * @always: Write them even if the heap has never had two arenas at a time: for KARENA_STATS=1,
+ *	and for a heap on the module.
+ * @report: KARENA_MALLOCSTATS: print the statistics whenever the number of arenas has doubled,
+ *	and at exit.
+ * @due: The next thread that changes arenas or pools prints the statistics.
+ * @reported: The highest number of arenas so far when they were last printed.
+ * @changes: Arenas committed and given back so far when the statistics were last counted.
+ * @next: Earliest time of the next write if arenas have changed.
+ * @next_pools: Earliest time of it if only pools have. Both in ns of CLOCK_MONOTONIC.
  */
 struct ka_shown {
 	struct ka_mutex lock;
@@ -34,11 +35,11 @@ struct ka_shown {
 };
 
 /**
- * struct ka_tally - What the program has of a domain, if that is counted; see tally.c.
- * @blocks: Blocks.
- * @bytes: Bytes in these.
+ * struct ka_tally - Counters of a domain, if KARENA_MALLOC=count; see stats/tally.c.
+ * @blocks: Allocated blocks.
+ * @bytes: Usable bytes of these blocks.
  *
- * Threads that use different domains share no cache line.
+ * The alignment keeps threads that use different domains from sharing a cache line.
  */
 struct ka_tally {
 	size_t blocks;
@@ -46,13 +47,14 @@ struct ka_tally {
 } __attribute__((aligned(64)));
 
 /**
- * struct ka_heap - A heap, a child's copy of one among them.
- * @caches: What the layers below have of it.
- * @next: In the list of all heaps, whose lock guards it.
- * @permanent: Threads keep addresses of their caches elsewhere, so it cannot be reset.
- * @shown: How others see its figures.
- * @tallies: What the program has of each domain; NULL: it is not the domains' heap, or
- *	that is not counted.
+ * struct ka_heap - A heap, or a child's copy of one.
+ * @caches: The structs of the lower layers.
+ * @next: The next heap in the list of all heaps; the lock of the lists guards it.
+ * @permanent: The heap cannot be reset, since threads keep addresses of their caches in other
+ *	places than their tables.
+ * @shown: How other processes see the statistics.
+ * @tallies: The counters of each domain. NULL: this is not the heap of the domains, or domains
+ *	are not counted.
  */
 struct ka_heap {
 	struct ka_caches caches;
@@ -62,12 +64,12 @@ struct ka_heap {
 	const struct ka_tally *tallies;
 };
 
-/* What the layers below have of a heap. */
+/* The structs of lower layers in a heap. */
 #define ka_pools_of(heap)	(&(heap)->caches.pools)
 #define ka_arenas_of(heap)	(&(heap)->caches.pools.arenas)
 #define ka_window_of(heap)	(&(heap)->caches.pools.arenas.window)
 
-/* list.c; all heaps, linked by @next. */
+/* list.c; @ka_heaps: all heaps, linked by @next. */
 extern struct ka_heap *ka_heaps;
 void ka_heaps_add(struct ka_heap *heap);
 void ka_heaps_remove(struct ka_heap *heap);
@@ -80,12 +82,12 @@ void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap));
 void ka_heap_register(struct ka_heap *heap);
 void ka_heap_unregister(struct ka_heap *heap);
 
-/* options.c; 0, or -1 with errno and a sentence. */
+/* options.c; the two int functions return 0, or -1 with errno and a message. */
 int ka_option_size(size_t *size, const char *variable);
 bool ka_option_ignored(bool forgive);
 int ka_options_read(struct ka_options *options, const struct ka_options *wanted, bool forgive);
 
-/* open.c; likewise */
+/* open.c; the first function returns 0, or -1 with errno and a message. */
 int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options);
 void ka_heap_end(struct ka_heap *heap);
 

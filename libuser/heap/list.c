@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The list of all heaps of the process, and their numbers. @ka_lists guards both.
+ * The list of all heaps of the process, with their indices and serial numbers. The lock of the
+ * lists guards all of them.
  */
 #include <time.h>
 
@@ -11,20 +12,20 @@ struct ka_heap *ka_heaps;
 static struct ka_heap *by_index[KA_HEAPS];
 static uint64_t last_serial;
 
-/* Whether there has ever been a heap. */
+/* True if the process has ever had a heap. */
 bool ka_heaps_any(void)
 {
 	return last_serial;
 }
 
-/* With the lock of the lists held: see ka_caches_hide_pools(). */
+/* See ka_caches_hide_pools(). The lock of the lists is held. */
 void ka_heaps_hide_pools(void)
 {
 	for (struct ka_heap *heap = ka_heaps; heap; heap = heap->next)
 		ka_caches_hide_pools(&heap->caches);
 }
 
-/* An index for a heap, or KA_HEAPS if there are too many: it has no blocks then. */
+/* Find an unused index. Return KA_HEAPS if there is none: the heap then has no blocks. */
 static size_t free_index(void)
 {
 	size_t index = 0;
@@ -35,8 +36,10 @@ static size_t free_index(void)
 }
 
 /**
- * ka_heaps_add() - Put a heap into the list, and give it its numbers.
- * @heap: The heap. The lock of the lists is held.
+ * ka_heaps_add() - Add a heap to the list; set its index and its serial number.
+ * @heap: The heap.
+ *
+ * Context: The lock of the lists is held.
  */
 void ka_heaps_add(struct ka_heap *heap)
 {
@@ -49,8 +52,10 @@ void ka_heaps_add(struct ka_heap *heap)
 }
 
 /**
- * ka_heaps_remove() - Take a heap out of the list.
- * @heap: The heap. The lock of the lists is held.
+ * ka_heaps_remove() - Remove a heap from the list.
+ * @heap: The heap.
+ *
+ * Context: The lock of the lists is held.
  */
 void ka_heaps_remove(struct ka_heap *heap)
 {
@@ -64,8 +69,10 @@ void ka_heaps_remove(struct ka_heap *heap)
 }
 
 /**
- * ka_heaps_renumber() - Give a heap a new number, by which no thread finds its cache.
- * @heap: The heap. The lock of the lists is held.
+ * ka_heaps_renumber() - Set a new serial number, so that no thread finds its old cache.
+ * @heap: The heap.
+ *
+ * Context: The lock of the lists is held.
  */
 void ka_heaps_renumber(struct ka_heap *heap)
 {
@@ -86,8 +93,9 @@ struct ka_heap *ka_heap_of(const void *address)
 }
 
 /*
- * The thread that has called exit() may hold a lock, and another one may never release
- * it: whether the lock is taken before @moments, of a millisecond, are over.
+ * Take a lock at exit; return true if the thread holds it now. The thread that called exit()
+ * may hold the lock itself, or another thread may never release it, so the function waits at
+ * most @moments milliseconds, and subtracts those that it has waited.
  */
 static bool lock_soon(struct ka_mutex *lock, int *moments)
 {
@@ -104,7 +112,9 @@ static bool lock_soon(struct ka_mutex *lock, int *moments)
 
 /**
  * ka_heaps_at_exit() - Call a function for each heap at the end of the program.
- * @visit: The function; with the heap's lock held, and that of the list.
+ * @visit: The function. The heap's lock and that of the lists are held.
+ *
+ * Context: Waits for locks for at most one second in total, and skips heaps that stay locked.
  */
 void ka_heaps_at_exit(void (*visit)(struct ka_heap *heap))
 {

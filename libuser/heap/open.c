@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a heap stands on: a window of a source, the notes at its start, and no pool yet.
+ * Open a heap: a window of a source, with the notes at its start and no pool.
  */
 #include <errno.h>
 
 #include "heap/heap.h"
 
 /*
- * Addresses only. Without the module they cost nothing; of the module's, half is tried where
- * there is no room for all, unless somebody has asked for a size.
+ * Default sizes of a window. These are only addresses; without the module they cost nothing. If
+ * there is no room, half the size is tried, unless the caller or the environment chose a size.
  */
 #define DEVICE_WINDOW	((size_t)64 << 30)
 #define EMBEDDED_WINDOW	((size_t)1 << 40)
@@ -33,7 +33,7 @@ static int open_source(struct ka_window *window, const struct ka_source_type *ty
 	return type->open(window, options);
 }
 
-/* A window of the size that is wanted or, if none is, the largest that there is room for. */
+/* Open a window of the chosen size; if none is chosen, of the largest size that has room. */
 static int find_window(struct ka_window *window, const struct ka_source_type *type,
 		       struct ka_options options, size_t most)
 {
@@ -75,17 +75,17 @@ static int open_heap(struct ka_heap *heap, struct ka_options options)
 		errno = error;
 		return -1;
 	}
-	/* Not a page is to be had of the module, for want of locked memory perhaps. */
+	/* The module had no page for the notes, perhaps because of the limit of locked memory. */
 	wanted.source = KA_SOURCE_EMBEDDED;
 	return open_heap(heap, wanted);
 }
 
 /**
- * ka_heap_begin() - Let a heap have a window, which is empty.
- * @heap: The heap; all zero but for what it has in @most_empty.
- * @options: All options.
+ * ka_heap_begin() - Open the window, notes and map of a new heap.
+ * @heap: The heap; all zero except @most_empty.
+ * @options: Its complete options.
  *
- * Return: 0; -1 with errno and a sentence.
+ * Return: 0, or -1 with errno and a message.
  */
 int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options)
 {
@@ -100,8 +100,8 @@ int ka_heap_begin(struct ka_heap *heap, const struct ka_options *options)
 }
 
 /**
- * ka_heap_end() - Unmap all that a heap has.
- * @heap: The heap.
+ * ka_heap_end() - Unmap all memory of a heap, except struct ka_heap itself.
+ * @heap: The heap, which is not in the list any more.
  */
 void ka_heap_end(struct ka_heap *heap)
 {

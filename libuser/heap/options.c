@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The options of a heap: what the caller has set, and what the environment says of the rest.
+ * The options of a heap: those that the caller has set, and the rest from the environment.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -10,10 +10,13 @@
 
 #include "heap/heap.h"
 
-/* Bytes of the struct as it first was. */
+/* Size of struct ka_options in the first version. */
 #define OPTIONS_MIN	offsetof(struct ka_options, fork)
 
-/* A size that the caller left open, from a variable; 0 if that is not set either. */
+/*
+ * Read a size that the caller has not set from a variable; it stays 0 if that is not set
+ * either.
+ */
 int ka_option_size(size_t *size, const char *variable)
 {
 	const char *text = secure_getenv(variable);
@@ -52,7 +55,7 @@ static int option_name(const char **name, bool look)
 	if (!text && look)
 		text = secure_getenv("KARENA_NAME");
 	if (!text || !*text) {
-		/* A program may be called anything; that is no error. */
+		/* The program's own name may have other characters; that is no error. */
 		text = program_invocation_short_name;
 		for (const char *c = text; *c; c++) {
 			if (*c < ' ' || *c > '~' || *c == '/')
@@ -73,7 +76,7 @@ static int option_name(const char **name, bool look)
 	return 0;
 }
 
-/* Whether to go on without a variable, which is wrong; the user is told. */
+/* Print the last error message if @forgive. Return true if the caller ignores the variable. */
 bool ka_option_ignored(bool forgive)
 {
 	if (forgive)
@@ -81,7 +84,7 @@ bool ka_option_ignored(bool forgive)
 	return forgive;
 }
 
-/* A size from the environment, as ka_option_size(), if there is a @variable; at least @least. */
+/* As ka_option_size(), if there is a @variable. The size must be at least @least. */
 static int option_size(size_t *size, const char *variable, size_t least, bool forgive)
 {
 	size_t given = *size;
@@ -98,8 +101,8 @@ static int option_size(size_t *size, const char *variable, size_t least, bool fo
 }
 
 /*
- * Fill in the options that the caller left open, from the environment unless the caller
- * ignores that; window stays 0 if nobody set it.
+ * Fill in the options that the caller has not set, from the environment unless the caller
+ * ignores it. The window stays 0 if nobody has set it.
  */
 static int complete_options(struct ka_options *options, bool forgive)
 {
@@ -127,7 +130,7 @@ static int complete_options(struct ka_options *options, bool forgive)
 	if (options->io && options->fork == KA_FORK_COW)
 		return ka_fail(EINVAL, "a heap for I/O buffers is not copied at fork:"
 			       " choose KA_FORK_NONE or KA_FORK_SHARE");
-	/* What is above, no machine has, and the notes can still be added to it. */
+	/* No machine has more, and adding the notes does not overflow. */
 	if (options->window > SIZE_MAX / 2)
 		return ka_fail(EFBIG, "a window of %zu bytes is too large",
 			       options->window);
@@ -136,7 +139,7 @@ static int complete_options(struct ka_options *options, bool forgive)
 	return 0;
 }
 
-/* Options as they were in an older version are shorter, in a newer one longer. */
+/* The struct of an older version is shorter, that of a newer version longer. */
 static int copy_options(struct ka_options *options, const struct ka_options *wanted)
 {
 	const char *from = (const char *)wanted;
@@ -154,12 +157,12 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 }
 
 /**
- * ka_options_read() - Find out the options of a new heap.
+ * ka_options_read() - Read the options of a new heap.
  * @options: Filled in; @window stays 0 if nobody has set it.
- * @wanted: What the caller has set; or NULL.
- * @forgive: A wrong variable is said on the standard error and ignored.
+ * @wanted: The options that the caller has set, or NULL.
+ * @forgive: Ignore an invalid variable with a message on standard error.
  *
- * Return: 0; -1 with errno and a sentence.
+ * Return: 0, or -1 with errno and a message.
  */
 int ka_options_read(struct ka_options *options, const struct ka_options *wanted, bool forgive)
 {
