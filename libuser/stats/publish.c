@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * When a heap's figures are shown to other processes: in the module's statistics page or,
- * without the module, in the notes at the start of the window, which a process that may read
- * this one's memory finds by their first word. A thread that has changed arenas or pools, and
- * has just released the heap's lock, writes them, as often as it costs no more than a
- * hundredth of the time. It locks the heap once more to count, and not to write.
+ * Write a heap's statistics for other processes: to the module's statistics page or, without
+ * the module, to the notes at the start of the window. A process that may read this one's
+ * memory finds the notes by their first word.
+ *
+ * The writer is a thread that has changed arenas or pools and has just released the heap's
+ * lock. Writing takes at most a hundredth of the time. The thread locks the heap again to
+ * count, but does not hold the lock while it writes.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -15,23 +17,23 @@
 
 #define NS_PER_S	1000000000ULL
 
-/* When arenas stay as they are, figures of pools and blocks may be as old as this. */
+/* Maximum age in ns of the counts of pools and blocks while the arenas do not change. */
 #define POOLS_AFTER	(NS_PER_S / 10)
 
-/* After writing them, so many times what it took is waited. */
+/* The pause after a write, in multiples of the time that the write took. */
 #define COST_DIVISOR	100
 
-/* Bytes of the struct as it first was. */
+/* Size of struct ka_stats in the first version. */
 #define STATS_MIN	offsetof(struct ka_stats, pools)
 
-/* What is due when a heap's lock is released. */
+/* Work that is due when a heap's lock is released. */
 #define DUE_PAGE	1U
 #define DUE_REPORT	2U
 
 /**
- * ka_shown_option() - Ask the environment when heaps are to be shown.
+ * ka_shown_option() - Read from the environment when heaps are to be shown.
  *
- * Return: When; KA_SHOW_WRONG with errno and a sentence.
+ * Return: The value of KARENA_STATS; KA_SHOW_WRONG with errno and a message.
  */
 enum ka_show ka_shown_option(void)
 {
@@ -48,11 +50,11 @@ enum ka_show ka_shown_option(void)
 	return KA_SHOW_WRONG;
 }
 
-/* The figures alone: not a member that says how to write or read them. */
+/* The words that hold statistics, behind the members that describe the layout. */
 #define FIRST_WORD	(offsetof(struct karena_stats, arenas_allocated) / 8)
 #define NR_WORDS	(sizeof(struct karena_stats) / 8)
 
-/* Whoever reads it sees by the sequence what is half written. */
+/* A reader sees by the sequence that a write is going on. */
 static void write_page(const struct ka_heap *heap, struct karena_stats *page,
 		       const struct ka_stats *stats)
 {
@@ -84,7 +86,7 @@ static void write_page(const struct ka_heap *heap, struct karena_stats *page,
 	__atomic_store_n(&page->sequence, odd + 1, __ATOMIC_RELEASE);
 }
 
-/* A module that is older than the page has none: NULL. */
+/* The module's page; NULL if the module is too old to have one. */
 static struct karena_stats *module_page(const struct ka_window *window)
 {
 	const struct karena_control *control = window->control;
@@ -94,20 +96,20 @@ static struct karena_stats *module_page(const struct ka_window *window)
 	return (struct karena_stats *)((char *)window->control + control->stats_offset);
 }
 
-/* A small, short program does nothing for it; the module's page is there anyway. */
+/* Small programs show nothing, except on the module, whose page exists anyway. */
 static inline bool is_to_be_shown(const struct ka_shown *shown, const struct ka_stats *stats)
 {
 	return shown->page && (shown->always || stats->arenas_highwater > 1);
 }
 
-/* Count; with the heap's lock held. */
+/* Count the statistics. The heap's lock is held. */
 static void count(struct ka_heap *heap, struct ka_stats *stats)
 {
 	ka_stats_count(heap, stats);
 	heap->shown.changes = stats->arenas_allocated + stats->arenas_reclaimed;
 }
 
-/* If another thread is writing the heap's figures at the moment, these are new enough. */
+/* Write the statistics. If another thread is writing them now, its values are recent enough. */
 static void write_now(struct ka_heap *heap)
 {
 	struct ka_shown *shown = &heap->shown;
@@ -117,7 +119,7 @@ static void write_now(struct ka_heap *heap)
 	if (!ka_try_lock(&shown->lock))
 		return;
 	began = ka_clock();
-	/* Another thread may have written them since this one has seen that they are due. */
+	/* Another thread may have written them after this one found that they are due. */
 	if (began < __atomic_load_n(&shown->next, __ATOMIC_RELAXED))
 		goto out;
 	ka_lock(&ka_arenas_of(heap)->lock);
@@ -140,7 +142,7 @@ static struct ka_heap *heap_of(struct ka_arenas *arenas)
 				  offsetof(struct ka_heap, caches.pools.arenas));
 }
 
-/* Whether KARENA_MALLOCSTATS wants the figures now; with the heap's lock held. */
+/* True if the statistics are to be printed for KARENA_MALLOCSTATS. The heap's lock is held. */
 static __attribute__((noinline)) bool is_report_due(struct ka_shown *shown,
 						    const struct ka_stats *stats)
 {
@@ -149,7 +151,7 @@ static __attribute__((noinline)) bool is_report_due(struct ka_shown *shown,
 	return shown->due;
 }
 
-/* Arenas or pools may have become more or fewer; with the heap's lock held. */
+/* Called with the heap's lock held when the number of arenas or pools may have changed. */
 static unsigned int find_due(struct ka_arenas *arenas)
 {
 	const struct ka_stats *stats = &arenas->notes->stats;
@@ -169,7 +171,7 @@ static unsigned int find_due(struct ka_arenas *arenas)
 	return ka_clock_coarse() < next ? due : due | DUE_PAGE;
 }
 
-/* Without the lock. */
+/* Do the work that find_due() found. The heap is no longer locked. */
 static void do_due(struct ka_arenas *arenas, unsigned int due)
 {
 	struct ka_heap *heap = heap_of(arenas);
@@ -181,10 +183,10 @@ static void do_due(struct ka_arenas *arenas, unsigned int due)
 }
 
 /**
- * ka_shown_open() - Let a new heap be shown.
- * @heap: The heap.
+ * ka_shown_open() - Prepare a new heap's statistics for other processes, and its report.
+ * @heap: The heap, which is not in the list yet.
  * @options: Its options.
- * @show: When.
+ * @show: When the statistics are shown.
  */
 void ka_shown_open(struct ka_heap *heap, const struct ka_options *options, enum ka_show show)
 {
@@ -215,7 +217,7 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	/* Others see the figures, too. What else is due waits for the next release of the lock. */
+	/* Update the page as well. Other work waits until the lock is released the next time. */
 	ka_lock(&heap->shown.lock);
 	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap, &now);
@@ -225,7 +227,7 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 		write_page(heap, heap->shown.page, &now);
 	ka_unlock(&heap->shown.lock);
 	now.size = size;
-	/* What a later version has more is left as it is. */
+	/* Members of a later version stay unchanged. */
 	memcpy(stats, &now, size < sizeof(now) ? size : sizeof(now));
 	return 0;
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * A heap's figures as text, in the layout of CPython's PYTHONMALLOCSTATS (obmalloc.c,
- * _PyObject_DebugMallocStats()): who reads one can read the other. Where that has
- * unused pools, a heap has unused pages; in place of its arena map, runs and notes, and the
- * domains, where they are counted.
+ * A heap's statistics as text, in the layout of CPython's PYTHONMALLOCSTATS (obmalloc.c,
+ * _PyObject_DebugMallocStats()). A heap has unused pages in place of CPython's unused pools. In
+ * place of its map of arenas, the text has runs, notes and, if they are counted, the domains.
  *
- * The heap is locked while the figures are counted, and not while they are written, which
- * may block. Nothing here allocates, and a thread's stack may be small.
+ * The heap is locked while the statistics are counted, but not while they are written, since
+ * writing may block. Nothing here allocates, and little stack is used, since that of a thread
+ * may be small.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -18,7 +18,7 @@
 
 #include "stats/stats.h"
 
-/* What is to be written next; after an error, nothing. */
+/* Text that is to be written next. After an error nothing more is written. */
 struct text {
 	int fd;
 	int error;
@@ -26,7 +26,7 @@ struct text {
 	char bytes[1024];
 };
 
-/* One report at a time: this lock guards the two structs, and is taken before a heap's. */
+/* Guards the two structs, so that one thread prints at a time. Taken before a heap's lock. */
 static struct ka_mutex lock = KA_MUTEX;
 static struct text text;
 static struct {
@@ -38,7 +38,7 @@ static struct {
 	const struct ka_tally *tallies;
 } figures;
 
-/* There is something to do at exit. */
+/* A heap is to be printed at exit. */
 static bool at_exit_wanted;
 
 #define LONGEST_LINE	128
@@ -71,11 +71,11 @@ line(const char *format, ...)
 	va_start(arguments, format);
 	length = vsnprintf(text.bytes + text.length, LONGEST_LINE, format, arguments);
 	va_end(arguments);
-	/* vsnprintf() has cut a longer line. */
+	/* vsnprintf() has truncated a longer line. */
 	text.length += length < LONGEST_LINE ? (size_t)length : LONGEST_LINE - 1;
 }
 
-/* A label of 35 columns, and a value with commas of 21. */
+/* Print a label of 35 columns, and a value of 21 columns with commas. */
 static void value(const char *label, size_t number)
 {
 	char digits[32], *at = digits + sizeof(digits) - 1;
@@ -104,7 +104,7 @@ named_value(size_t number, const char *format, ...)
 	value(label, number);
 }
 
-/* The rows; blocks in these, and bytes of them, as the rows have them. */
+/* Print a row for each class that has pools, and the counts of arenas. */
 static void report_classes(void)
 {
 	struct ka_stats *stats = &figures.stats;
@@ -160,7 +160,6 @@ static void report_runs(void)
 	line("\n");
 }
 
-/* If they are counted. */
 static void report_domains(void)
 {
 	static const char *const names[] = { "raw", "mem", "obj" };
@@ -176,7 +175,10 @@ static void report_domains(void)
 	line("\n");
 }
 
-/* Count, with the heap locked. Threads go on: of two counts of blocks the rows' is taken. */
+/*
+ * Count the statistics. The heap is locked, but threads go on. Two counts of blocks may differ,
+ * so the sums are those of the rows.
+ */
 static void count(struct ka_heap *heap)
 {
 	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
@@ -202,7 +204,7 @@ static void count(struct ka_heap *heap)
 	heap->shown.due = false;
 }
 
-/* Write what was counted: 0, or an errno. */
+/* Write the counted statistics: 0, or an errno. */
 static int report(int fd)
 {
 	text.fd = fd;
@@ -219,10 +221,10 @@ static int report(int fd)
 }
 
 /**
- * ka_report_due() - Print a heap's figures, as KARENA_MALLOCSTATS wants it.
+ * ka_report_due() - Print a heap's statistics for KARENA_MALLOCSTATS.
  * @heap: The heap, which is not locked.
  *
- * Another thread that prints at the moment is not waited for, nor is there an error.
+ * Does nothing if another thread is printing now. Errors are ignored, and errno is kept.
  */
 void ka_report_due(struct ka_heap *heap)
 {
@@ -238,7 +240,7 @@ void ka_report_due(struct ka_heap *heap)
 	errno = before;
 }
 
-/* With the heap's lock held. */
+/* Print a heap at exit. The heap's lock is held. */
 static void report_last(struct ka_heap *heap)
 {
 	if (!heap->shown.report || ka_pools_of(heap)->inherited)
@@ -261,7 +263,7 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
-/* At load, or by an earlier call. */
+/* Register the lock at load, or at the first call if that is earlier. */
 __attribute__((constructor))
 static void report_register(void)
 {
@@ -271,7 +273,7 @@ static void report_register(void)
 }
 
 /**
- * ka_report_wanted() - Let a new heap's figures be printed if the environment wants that.
+ * ka_report_wanted() - Set up the report of a new heap if KARENA_MALLOCSTATS is set.
  * @heap: The heap.
  */
 void ka_report_wanted(struct ka_heap *heap)

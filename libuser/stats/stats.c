@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: MIT
 /*
- * A heap's figures: counted when somebody wants them, from what pools and arenas know anyway.
+ * A heap's statistics, counted on demand from the state of its pools and arenas.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "stats/stats.h"
 
-/* Of this struct as it first was. */
+/* Size of struct ka_class in the first version. */
 #define CLASS_MIN	sizeof(struct ka_class)
 
 /**
- * ka_stats_add_up() - Fill in the figures that follow from others.
- * @heap: The heap, whose lock is held.
- * @stats: Those of runs, pools and blocks are there.
+ * ka_stats_add_up() - Fill in the statistics that follow from others.
+ * @heap: The heap.
+ * @stats: Those of arenas, runs, pools and blocks are filled in already.
+ *
+ * Context: The heap's lock is held.
  */
 void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats)
 {
@@ -30,9 +32,11 @@ void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats)
 }
 
 /**
- * ka_stats_classes() - Count pools and blocks of each size.
- * @heap: The heap, whose lock is held.
- * @classes: Filled in. Other threads go on, as with ka_pool_figures().
+ * ka_stats_classes() - Count the pools and blocks of each size class.
+ * @heap: The heap.
+ * @classes: Filled in.
+ *
+ * Context: The heap's lock is held. Other threads may allocate and free blocks during the call.
  */
 void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 {
@@ -56,9 +60,11 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 }
 
 /**
- * ka_stats_count() - Count.
- * @heap: The heap, whose lock is held.
- * @stats: Filled in, but for its size.
+ * ka_stats_count() - Count the statistics of a heap.
+ * @heap: The heap.
+ * @stats: Filled in, except for its size.
+ *
+ * Context: The heap's lock is held. Other threads may allocate and free blocks during the call.
  */
 void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats)
 {
@@ -80,7 +86,7 @@ int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr,
 	ka_arenas_lock(ka_arenas_of(heap));
 	ka_stats_classes(heap, all);
 	ka_arenas_unlock(ka_arenas_of(heap));
-	/* The caller's entries may have more members, which stay as they are, or fewer. */
+	/* The caller's entries may have more members, which stay unchanged, or fewer. */
 	for (size_t i = 0; i < nr && i < KA_CLASSES; i++)
 		memcpy((char *)classes + i * entry_size, &all[i], known);
 	return KA_CLASSES;

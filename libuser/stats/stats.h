@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Figures: counted, shown to other processes, and as text.
+ * Statistics: counted, written for other processes, and printed.
  */
 #ifndef KARENA_STATS_H
 #define KARENA_STATS_H
 
 #include "heap/heap.h"
 
-/* When others see a heap's figures: KARENA_STATS. */
+/* When other processes see a heap's statistics: KARENA_STATS. */
 enum ka_show {
-	KA_SHOW_WRONG		= -1,	/* with errno and a sentence */
+	KA_SHOW_WRONG		= -1,	/* with errno and a message */
 	KA_SHOW_LARGE		= 0,	/* from its second arena on */
 	KA_SHOW_NEVER		= 1,
 	KA_SHOW_ALWAYS		= 2,
 };
 
-/* stats.c, with the heap's lock held */
+/* stats.c; the heap's lock is held */
 void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats);
 void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES]);
 void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats);
 
-/* report.c; the first prints what has become due while the heap was locked. */
+/* report.c */
 void ka_report_due(struct ka_heap *heap);
 void ka_report_wanted(struct ka_heap *heap);
 

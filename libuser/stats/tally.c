@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the program has of each domain: the domains share one heap, whose pools do not
- * know who wants their blocks, so each call counts. It does so after a block is taken
- * and before one is given back: where fork() comes between, the child, in which nobody
- * has the block, does not count it. Between the two additions, it has one of them.
+ * Counters of each domain. The domains share one heap, whose pools do not know the domain of a
+ * block, so each call counts.
+ *
+ * A call counts a block after it was allocated, and before it is freed. If the process forks in
+ * between, nobody in the child has the block, and the child does not count it. If it forks
+ * between the two additions of one call, the child has one of them.
  */
 #include <errno.h>
 
@@ -11,11 +13,11 @@
 
 struct ka_tally ka_tallies[KARENA_DOMAINS];
 
-/* The same for all domains. */
+/* The allocator below the counters, and its heap. All domains have the same. */
 static struct ka_allocator next;
 static struct ka_heap *(*domain_heap)(void);
 
-/* Of what is no block, 0: who is next says so. */
+/* The usable size; 0 for an invalid block, which the next allocator reports. */
 static size_t size_of(const void *block)
 {
 	struct ka_heap *heap = domain_heap();
@@ -68,11 +70,13 @@ static void count_free(void *context, void *block)
 }
 
 /**
- * ka_tally_hooks() - Count what a program has of each domain, from its first block on.
- * @below: What takes and gives blocks of the domains' heap. Called once.
- * @heap: Returns that heap; NULL with errno and a sentence.
+ * ka_tally_hooks() - Make allocators that count the blocks of each domain.
+ * @below: The allocator of the domains' heap.
+ * @heap: Returns that heap, or NULL with errno and a message.
  *
- * Return: What is to be behind each domain instead, in their order.
+ * Called once, before the program has a block.
+ *
+ * Return: An allocator for each domain, in their order.
  */
 const struct ka_allocator *ka_tally_hooks(const struct ka_allocator *below,
 					  struct ka_heap *(*heap)(void))

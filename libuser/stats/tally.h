@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the program has of each domain, if KARENA_MALLOC=count asks for it.
+ * Counters of the program's blocks in each domain, for KARENA_MALLOC=count.
  */
 #ifndef KARENA_TALLY_H
 #define KARENA_TALLY_H
