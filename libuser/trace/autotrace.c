@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Tracing that the environment asks for: KARENA_TRACE, the interval, starts it when the
- * library is loaded, and at exit the traces are written to KARENA_TRACE_FILE. What is
- * wrong with these is said at once and ignored.
+ * Tracing by the environment. KARENA_TRACE, the interval, starts tracing when the library is
+ * loaded; at exit the traces are written to KARENA_TRACE_FILE. Invalid values are reported at
+ * load and ignored.
  */
 #include <errno.h>
 #include <limits.h>
@@ -16,7 +16,10 @@
 #define DEFAULT_FILE	"karena-trace.%p.json"
 #define FRAMES		32
 
-/* As it was given; the environment may have changed by the end. NULL: do not write. */
+/*
+ * The file's name before %p is replaced, copied since the program may change the environment.
+ * NULL: do not write.
+ */
 static const char *pattern;
 static char pattern_bytes[PATH_MAX];
 
@@ -26,7 +29,7 @@ static void refuse(const char *variable, const char *text, const char *why)
 	ka_ignore();
 }
 
-/* The file's name: in it %p is the process's number, and %% is %. 0, or -1. */
+/* Make the file's name: %p stands for the process's number, and %% for %. Return 0, or -1. */
 static int file_name(char name[PATH_MAX], const char *text)
 {
 	size_t used = 0;
@@ -43,7 +46,7 @@ static int file_name(char name[PATH_MAX], const char *text)
 		else
 			return -1;
 		used += (size_t)length;
-		/* There is always room for a number. */
+		/* Leave room for a number. */
 		if (used > PATH_MAX - 16)
 			return -1;
 	}
@@ -58,7 +61,7 @@ static bool ends_in(const char *text, const char *end)
 	return length >= tail && !strcmp(text + length - tail, end);
 }
 
-/* At load: start tracing if the environment asks for it. */
+/* Start tracing at load if the environment asks for it. */
 __attribute__((constructor))
 static void begin(void)
 {
@@ -85,7 +88,7 @@ static void begin(void)
 	pattern = pattern_bytes;
 }
 
-/* The traces of this process; a sentence on the standard error if that fails. */
+/* Write the traces of this process: 0, or -1 with a message for ka_error(). */
 static int write_traces(void)
 {
 	struct ka_traces *traces = ka_trace_snapshot(KA_TRACE_BY_STACK);
@@ -101,7 +104,7 @@ static int write_traces(void)
 	return error;
 }
 
-/* Write the traces. Tracing goes on: other destructors may still free and allocate. */
+/* Write the traces at exit. Tracing goes on, since other destructors may still use the heap. */
 __attribute__((destructor))
 static void end(void)
 {
@@ -110,9 +113,10 @@ static void end(void)
 }
 
 /**
- * ka_traces_open() - Let the blocks of a new heap be traced.
+ * ka_traces_open() - Attach the tracer before the first heap is used.
  *
- * A program that is linked to the archive has what this file does at load, too.
+ * The call makes the linker include this file, with its constructor and destructor, in programs
+ * that link libkarena.a.
  */
 void ka_traces_open(void)
 {

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * Which blocks are traced: one at each event of a Poisson process over the bytes that
- * are allocated. A block of s bytes is traced with the probability 1 - exp(-s/i), i
- * the interval, and stands for the inverse of that many; so no sum has a bias. As the
- * process has no memory, each thread has its own, and may begin it anew at any time.
+ * Which blocks are traced: one at each event of a Poisson process over the allocated bytes.
+ * With an interval i, a block of s bytes is traced with the probability p = 1 - exp(-s/i), and
+ * counts as 1/p blocks, so that no sum has a bias. A Poisson process has no memory, so each
+ * thread has its own, and may begin a new one at any time.
  *
- * libkarena is linked to nothing but libc, whose logarithm is in libm.
+ * The logarithm and the exponential function are computed here: libkarena links only libc, and
+ * libc's are in libm.
  */
 #include <math.h>
 #include <time.h>
@@ -15,12 +16,12 @@
 
 #define LN2	0.69314718055994530942
 
-/* A random number's bits that a double holds. */
+/* Bits of a random number: as many as a double holds. */
 #define BITS	53
 
 static __thread uint64_t state;
 
-/* Fixes what the calling thread draws. */
+/* Set the state of the calling thread's generator. */
 void ka_sample_seed(uint64_t seed)
 {
 	state = seed ? seed : 1;
@@ -62,11 +63,11 @@ static double logarithm(uint64_t number)
 }
 
 /**
- * ka_sample_next() - Draw how many bytes there are until the next event.
- * @interval: How many on average.
+ * ka_sample_next() - Draw the number of bytes until the next event.
+ * @interval: Average number of bytes between two events.
  *
- * Return: Whole bytes before it: blocks of more bytes than these have it. 0 for an
- * interval of 1: each block has one.
+ * Return: The number of whole bytes before the event: a larger block contains it. 0 for an
+ * interval of 1, since each block then contains an event.
  */
 size_t ka_sample_next(size_t interval)
 {
@@ -86,18 +87,18 @@ static double probability(double x)
 		half = probability(x / 2);
 		return half * (2 - half);
 	}
-	/* x - x^2/2! + x^3/3! - ..., from its far end. */
+	/* x - x^2/2! + x^3/3! - ..., from its last term. */
 	for (int n = 16; n > 0; n--)
 		sum = (1 - sum) * x / n;
 	return sum;
 }
 
 /**
- * ka_sample_weight() - For how many blocks a traced one stands.
- * @size: Its bytes, at least 1.
- * @interval: As above.
+ * ka_sample_weight() - Compute for how many blocks a traced one counts.
+ * @size: Bytes of the block, at least 1.
+ * @interval: Average number of bytes between two events.
  *
- * Return: How many, in parts of KA_WEIGHT_ONE.
+ * Return: The number of blocks, in parts of KA_WEIGHT_ONE.
  */
 uint64_t ka_sample_weight(size_t size, size_t interval)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Stacks: each is kept once, with what was allocated at it, until tracing starts
- * again. They have memory of their own, never malloc's, which may be traced itself.
+ * Stacks. Each is stored once, with the counters of its blocks, until tracing starts again.
+ * Their memory does not come from malloc, whose blocks may be traced.
  */
 #include <string.h>
 
@@ -29,7 +29,7 @@ size_t ka_trace_cost(void)
 	return __atomic_load_n(&cost, __ATOMIC_RELAXED);
 }
 
-/* Memory for traces, all zero, or NULL. */
+/* Map zeroed memory for traces; NULL if there is none. */
 void *ka_trace_map(size_t size)
 {
 	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -99,11 +99,13 @@ static bool grow(void)
 }
 
 /**
- * ka_stack_of() - The stack with some frames.
+ * ka_stack_of() - Find or add the stack with certain frames.
  * @frames: Return addresses, the innermost first.
- * @count: How many.
+ * @count: Number of frames.
  *
- * Return: The stack, made if need be; NULL without memory.
+ * Context: The lock of the traces is held.
+ *
+ * Return: The stack, or NULL without memory.
  */
 struct ka_stack *ka_stack_of(void *const frames[], size_t count)
 {
@@ -133,11 +135,13 @@ struct ka_stack *ka_stack_of(void *const frames[], size_t count)
 }
 
 /**
- * ka_stacks() - All stacks.
- * @count: Filled in: how many there are.
- * @nr_frames: Filled in: how many frames they have together.
+ * ka_stacks() - Get all stacks.
+ * @count: Filled in with the number of stacks.
+ * @nr_frames: Filled in with the number of their frames together.
  *
- * Return: The last one, the others behind it (@all).
+ * Context: The lock of the traces is held.
+ *
+ * Return: The last stack, which links the others by @all; NULL if there is none.
  */
 struct ka_stack *ka_stacks(size_t *count, size_t *nr_frames)
 {
@@ -147,7 +151,9 @@ struct ka_stack *ka_stacks(size_t *count, size_t *nr_frames)
 }
 
 /**
- * ka_stacks_forget() - Forget all stacks.
+ * ka_stacks_forget() - Free all stacks.
+ *
+ * Context: The lock of the traces is held. No entry may point to a stack any more.
  */
 void ka_stacks_forget(void)
 {

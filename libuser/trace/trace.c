@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * Whether blocks are traced, and which are: a table from each to its size and stack.
- * The pools that traced blocks lie in are the tracer's, in @traced of struct ka_pools.
+ * Tracing: whether it is on, and a table with the size and the stack of each traced block. The
+ * tracer's pools contain the traced blocks; they are linked by @traced of struct ka_pools.
  *
- * To start or to stop, the tables from which threads take are emptied: each thread's
- * next call is a slow one, which sees what has changed (ka_trace_due()).
+ * To start or stop, the tracer hides all pools from the fast path. The next call of each thread
+ * then takes the slow path, which sees the new generation: see ka_trace_due().
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -15,15 +15,15 @@
 
 #include "trace/trace.h"
 
-/* How many frames the library itself may have at a stack's end. */
+/* Maximum number of the library's own frames at the inner end of a stack. */
 #define MOST_OWN	16
 
 #define FIRST_ENTRIES	((size_t)1024)
 
-/* Estimates of more would not fit into 64 bits. */
+/* Estimates for larger intervals would not fit into 64 bits. */
 #define MOST_INTERVAL	((size_t)1 << 40)
 
-/* A traced block. Without a stack it is of a time before tracing started again. */
+/* A traced block. One without a stack was traced before tracing started again. */
 struct entry {
 	void *block;
 	size_t size;
@@ -38,15 +38,15 @@ static size_t most_frames;
 static uint64_t current;
 static uint64_t peak;
 
-/* Open addressing: an entry is at its hash or, with no gap between, behind it. */
+/* Open addressing: an entry is at its hash, or behind it with no gap between. */
 static struct entry *entries;
 static size_t nr_slots;
 static size_t nr_entries;
 
-/* To find a stack may allocate. */
+/* The thread is in backtrace(), which may allocate. */
 static __thread bool is_looking;
 
-/* All of the library's code, wherever it is linked to; see the Makefile. */
+/* The library's code, in whatever file it is linked; see the Makefile. */
 extern const char own_start[] __asm__("__start_karena_text")
 	__attribute__((visibility("hidden")));
 extern const char own_end[] __asm__("__stop_karena_text")
@@ -68,7 +68,10 @@ static bool is_own(const void *address)
 	       (uintptr_t)own_end - (uintptr_t)own_start;
 }
 
-/* The caller's stack without the library's frames: how many, or -1, not now. */
+/*
+ * Get the caller's stack without the library's frames. Return the number of frames; -1 while
+ * the thread is already here.
+ */
 static int look(void *frames[static KA_TRACE_FRAMES])
 {
 	void *all[KA_TRACE_FRAMES + MOST_OWN];
@@ -81,7 +84,7 @@ static int look(void *frames[static KA_TRACE_FRAMES])
 	count = backtrace(all, most + MOST_OWN);
 	is_looking = false;
 	errno = before;
-	/* A sanitizer has a backtrace() of its own, whose frame comes first. */
+	/* A sanitizer replaces backtrace(); the replacement's frame is the first. */
 	while (own < count && !is_own(all[own]))
 		own++;
 	while (own < count && is_own(all[own]))
@@ -99,7 +102,7 @@ static size_t slot_of(const void *block)
 	return ((uintptr_t)block >> 4) * 0x9e3779b97f4a7c15ULL >> 20 & (nr_slots - 1);
 }
 
-/* The slot of a block's entry, or the one that it would have. There is room. */
+/* The slot of a block's entry, or the slot where it would be. The table is never full. */
 static size_t find(const void *block)
 {
 	size_t slot = slot_of(block);
@@ -116,7 +119,7 @@ static struct entry *find_entry(const void *block)
 	return entry && entry->block ? entry : NULL;
 }
 
-/* Let there be room for another entry. */
+/* Make room for another entry. False without memory. */
 static bool make_room(void)
 {
 	struct entry *old = entries, *table;
@@ -142,7 +145,7 @@ static uint64_t bytes_of(const struct entry *entry)
 	return (entry->size * entry->weight + KA_WEIGHT_ONE / 2) / KA_WEIGHT_ONE;
 }
 
-/* It counts for its stack from now on. */
+/* Add an entry to the counters, and to those of its stack. */
 static void count_in(struct entry *entry)
 {
 	struct ka_stack *stack = entry->stack;
@@ -178,7 +181,7 @@ static void add(struct entry entry)
 				 __ATOMIC_RELAXED);
 }
 
-/* Entries behind it may have to move up, so that there is no gap before them. */
+/* Remove an entry. Entries behind it move up, so that no gap separates them from their hash. */
 static void take_out(size_t hole)
 {
 	size_t mask = nr_slots - 1, slot = hole;
@@ -206,7 +209,7 @@ static bool has_free(const struct ka_pool *pool)
 	return pool->free || pool->made < pool->capacity;
 }
 
-/* A block of the tracer's pools of a class, or NULL. */
+/* Allocate a block from the tracer's pools of a class, or return NULL. The lock is held. */
 static void *take_block(struct ka_pools *pools, unsigned int class)
 {
 	struct ka_pool_list *list = &pools->traced[class];
@@ -244,13 +247,16 @@ static size_t draw(void)
 	return ka_sample_next(__atomic_load_n(&interval, __ATOMIC_RELAXED));
 }
 
-/* With the lock held: an entry for a block, or one without a stack. */
+/*
+ * Make the entry of a new block. It has no stack if the block cannot be traced. The lock is
+ * held.
+ */
 static struct entry prepare(size_t whole, size_t size, unsigned int due,
 			    void *frames[], int count)
 {
 	struct entry entry = { .size = size };
 
-	/* It may have been stopped, and have been started with another interval. */
+	/* Tracing may have stopped by now, and started again with another interval. */
 	if (KA_READ(ka_trace_generation) != due || !make_room())
 		return entry;
 	entry.weight = ka_sample_weight(whole, interval) & (~0ULL >> 1);
@@ -320,8 +326,8 @@ static void run_freed(const void *run)
 }
 
 /*
- * It is as if the block had been freed and allocated; but what it stands for was settled
- * when it was allocated.
+ * Count a resized block as freed and allocated at the current stack. Its weight stays that of
+ * its allocation.
  */
 static void block_resized(const void *block, size_t size)
 {
@@ -344,7 +350,7 @@ static void block_resized(const void *block, size_t size)
 	ka_trace_unlock();
 }
 
-/* Forget the blocks of a window's heap. */
+/* Remove the entries of all blocks of a heap. @locked: the caller holds the lock. */
 static void heap_gone(const struct ka_window *window, bool locked)
 {
 	size_t size = ka_window_size(window), slot = 0;
@@ -352,7 +358,7 @@ static void heap_gone(const struct ka_window *window, bool locked)
 
 	if (!locked)
 		ka_trace_lock();
-	/* What moves up when an entry is taken out comes from slots not yet seen. */
+	/* The removal moves entries up from slots that this loop has not reached yet. */
 	while (nr_entries && slot < nr_slots) {
 		if (entries[slot].block && (uintptr_t)entries[slot].block - start < size)
 			take_out(slot);
@@ -364,7 +370,7 @@ static void heap_gone(const struct ka_window *window, bool locked)
 }
 
 /**
- * ka_trace_attach() - Let the layers below call the tracer.
+ * ka_trace_attach() - Set ka_sampler, by which the lower layers call the tracer.
  */
 void ka_trace_attach(void)
 {
@@ -382,14 +388,15 @@ void ka_trace_attach(void)
 		__atomic_store_n(&ka_sampler, &sampler, __ATOMIC_RELEASE);
 }
 
-/* From here on every thread takes the slow way, and sees the new generation there. */
+/* Start or stop tracing: every thread takes the slow path, where it sees the new generation. */
 static void next_generation(void)
 {
 	__atomic_fetch_add(&ka_trace_generation, 1, __ATOMIC_ACQ_REL);
 	/*
-	 * A thread that shows a pool later sees the new generation, and a pool that was shown
-	 * earlier is hidden below: see pool_show() in thread/current.h.
-	 * A kernel or a sandbox without it may leave a pool shown until it has no block.
+	 * A thread that shows a pool after the barrier sees the new generation; a pool shown
+	 * before it is hidden below: see pool_show() in thread/current.h. Without membarrier(),
+	 * which an old kernel may lack and a sandbox may forbid, a pool may stay shown until it
+	 * has no free block.
 	 */
 	if (ka_syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0))
 		ka_syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
@@ -416,7 +423,7 @@ int ka_trace_start(size_t bytes, size_t frames)
 		return ka_fail(EINVAL, "%zu frames are not from 1 to %d", frames,
 			       KA_TRACE_FRAMES);
 	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
-	/* The first time it loads a library. */
+	/* The first call of backtrace() loads a library. */
 	look(ignored);
 	ka_lists_lock();
 	ka_trace_lock();
@@ -480,8 +487,10 @@ size_t ka_trace_of(const void *block, const void **frames, size_t most)
 }
 
 /**
- * ka_trace_figures() - Fill in what a snapshot says of tracing itself.
- * @traces: The snapshot. The lock is held.
+ * ka_trace_figures() - Fill in the settings and totals of a snapshot.
+ * @traces: The snapshot.
+ *
+ * Context: The lock of the traces is held.
  */
 void ka_trace_figures(struct ka_traces *traces)
 {
@@ -491,7 +500,7 @@ void ka_trace_figures(struct ka_traces *traces)
 	traces->peak = peak;
 }
 
-/* Threads take the lock behind that of the lists, and before that of a heap. */
+/* Threads take the lock after that of the lists, and before that of a heap. */
 __attribute__((constructor))
 static void register_lock(void)
 {

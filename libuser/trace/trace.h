@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Tracing, as the rest of the library sees it, and what its files share:
+ * Tracing. The files of this folder:
  *
- *	trace.c		whether blocks are traced, and which are
- *	autotrace.c	what the environment asks for
- *	tracefile.c	traces written to a file
- *	traces.c	traces as they were at one moment, grouped and compared
- *	stack.c		stacks, each kept once
- *	sample.c	which blocks are traced, and for how many each of them stands
+ *	trace.c		whether blocks are traced; the table of traced blocks
+ *	autotrace.c	tracing by the environment
+ *	tracefile.c	writing traces to a file
+ *	traces.c	snapshots: grouped, sorted and compared
+ *	stack.c		stacks, each stored once
+ *	sample.c	which blocks are traced, and for how many blocks each counts
  *
- * A traced block lies in a pool that belongs to nobody but the tracer (KA_TRACED), or
- * is a run: no other block costs anything when it is freed.
+ * A traced block is a run, or lies in a pool that the tracer alone owns (KA_TRACED). Freeing
+ * any other block therefore costs nothing more.
  *
- * The lock of the traces guards all of this but what is a thread's own. It is taken
- * after that of the lists, and before any heap's.
+ * The lock of the traces guards all data of these files, except thread-local variables. Threads
+ * take it after the lock of the lists, and before that of a heap.
  */
 #ifndef KARENA_TRACE_INTERNAL_H
 #define KARENA_TRACE_INTERNAL_H
@@ -24,19 +24,20 @@
 
 #define KA_TRACE_FRAMES	64
 
-/* Weights are in parts of so many: for how many blocks a traced one stands. */
+/* A traced block counts as several blocks: its weight, in these parts of a block. */
 #define KA_WEIGHT_ONE	((uint64_t)1 << 16)
 
 /**
- * struct ka_stack - A stack that blocks were allocated at.
- * @next: In its bucket.
- * @all: Of all stacks, the one that came before it.
- * @hash: Of its frames.
- * @bytes: In use now. What is traced stands for the rest here, as in all that follows.
- * @blocks: Likewise, in parts of KA_WEIGHT_ONE.
- * @total_bytes: Allocated since tracing began.
- * @total_blocks: Likewise, in parts of KA_WEIGHT_ONE.
- * @nr_frames: How many frames it has.
+ * struct ka_stack - A stack, and counters of the blocks that were allocated there. The counters
+ *	are estimates for all blocks, made from the traced ones.
+ * @next: The next stack of the bucket.
+ * @all: The stack that was added before this one.
+ * @hash: Hash of the frames.
+ * @bytes: Bytes in use.
+ * @blocks: Blocks in use, in parts of KA_WEIGHT_ONE.
+ * @total_bytes: Bytes allocated since tracing started.
+ * @total_blocks: Blocks allocated since then, in parts of KA_WEIGHT_ONE.
+ * @nr_frames: Number of frames.
  * @frames: Return addresses, the innermost first.
  */
 struct ka_stack {
@@ -52,16 +53,16 @@ struct ka_stack {
 };
 
 /**
- * struct ka_traces - Traces as they were at one moment, or what two of them differ in.
+ * struct ka_traces - A snapshot of the traces, or the difference of two.
  * @mapped: Bytes of its memory.
- * @interval: That of tracing.
- * @most_frames: How many frames were kept at most.
- * @current: Bytes in use.
- * @peak: The most that there were.
- * @by: How they are grouped.
- * @difference: It is one.
- * @count: How many entries there are.
- * @frames: All entries' frames, one after the other.
+ * @interval: Interval of tracing.
+ * @most_frames: Maximum number of frames of a stack.
+ * @current: Estimated bytes in use.
+ * @peak: Maximum of @current since tracing started, or since ka_trace_reset_peak().
+ * @by: How the entries are grouped.
+ * @difference: This is a difference.
+ * @count: Number of entries.
+ * @frames: The frames of all entries, one after the other.
  * @entries: The entries.
  */
 struct ka_traces {
@@ -86,7 +87,7 @@ void ka_trace_figures(struct ka_traces *traces);
 /* autotrace.c */
 void ka_traces_open(void);
 
-/* stack.c; with the lock of the traces held, but for the first two. */
+/* stack.c; the lock of the traces is held, except for the first two */
 void *ka_trace_map(size_t size);
 void ka_trace_unmap(void *start, size_t size);
 struct ka_stack *ka_stack_of(void *const frames[], size_t count);

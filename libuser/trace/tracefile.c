@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Traces written to a file, folded or as JSON. Nothing here takes memory from malloc:
- * that may be what is traced.
+ * Write traces to a file, as folded stacks or as JSON. Nothing here allocates with malloc,
+ * whose blocks may be traced.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 #include "trace/trace.h"
 
-/* What the linker knows of a frame. */
+/* Names of a frame from the dynamic linker. */
 struct symbol {
 	const void *frame;
 	const char *function;
@@ -21,10 +21,10 @@ struct symbol {
 	size_t offset;
 };
 
-/* To ask the linker takes long, and most stacks have most of their frames in common. */
+/* Cached symbols: a look-up is slow, and most stacks share most of their frames. */
 #define SYMBOLS		((size_t)1024)
 
-/* What is to be written, and the first error. */
+/* The file with its buffer, and the first error. */
 struct file {
 	int fd;
 	int error;
@@ -52,7 +52,7 @@ static void put_bytes(struct file *file, const char *bytes, size_t count)
 {
 	if (count > sizeof(file->bytes) - file->used)
 		flush(file);
-	/* Nothing is that long but a name of a file or a function. */
+	/* Only the name of a file or a function can be so long. */
 	while (count > sizeof(file->bytes)) {
 		memcpy(file->bytes, bytes, sizeof(file->bytes));
 		file->used = sizeof(file->bytes);
@@ -77,7 +77,7 @@ static void put(struct file *file, const char *format, ...)
 	put_bytes(file, text, (size_t)length);
 }
 
-/* Of the call, not of what comes behind it; NULL in what is not known. */
+/* Look up the call before the return address. Unknown members are NULL. */
 static const struct symbol *find_symbol(struct file *file, const void *frame)
 {
 	size_t hash = (uintptr_t)frame * 0x9e3779b97f4a7c15ULL >> 32;
@@ -96,7 +96,7 @@ static const struct symbol *find_symbol(struct file *file, const void *frame)
 	return symbol;
 }
 
-/* In a folded line a name is one word without ';'. */
+/* Write a name as one word without ';', as a folded line needs it. */
 static void put_folded_name(struct file *file, const char *name)
 {
 	for (; *name; name++) {
@@ -143,7 +143,7 @@ static void put_folded(struct file *file, const struct ka_traces *traces)
 	}
 }
 
-/* Bytes of a character in UTF-8, or 0 if none is there. */
+/* Bytes of the UTF-8 character at @text; 0 if there is none. */
 static size_t character(const unsigned char *text)
 {
 	size_t length = *text < 0x80 ? 1 : *text < 0xc2 ? 0 : *text < 0xe0 ? 2 :
@@ -153,7 +153,7 @@ static size_t character(const unsigned char *text)
 		if ((text[i] & 0xc0) != 0x80)
 			return 0;
 	}
-	/* What could be shorter, halves of a pair, and what is beyond Unicode. */
+	/* Refuse overlong forms, surrogates, and numbers beyond Unicode. */
 	if ((*text == 0xe0 && text[1] < 0xa0) || (*text == 0xed && text[1] > 0x9f) ||
 	    (*text == 0xf0 && text[1] < 0x90) || (*text == 0xf4 && text[1] > 0x8f))
 		return 0;
@@ -232,7 +232,7 @@ static void put_json(struct file *file, const struct ka_traces *traces)
 	put(file, "\n]\n}\n");
 }
 
-/* 0, or the first error. */
+/* Write the file: 0, or the first error. */
 static int write_file(struct file *file, const struct ka_traces *traces, const char *path,
 		      enum ka_trace_format format)
 {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * Traces as they were at one moment: stacks with what is in use of each, sorted, put
- * together by their innermost frame, and compared. Nothing of them changes any more.
+ * Snapshots of traces: stacks with their counters, sorted, grouped by the innermost frame, and
+ * compared. A finished snapshot never changes.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "trace/trace.h"
 
-/* Room for so many entries and frames; NULL with errno and a sentence. */
+/* Allocate a snapshot. NULL with errno and a message. */
 static struct ka_traces *traces_make(size_t count, size_t nr_frames)
 {
 	size_t size = sizeof(struct ka_traces) + count * sizeof(struct ka_trace_entry) +
@@ -30,7 +30,7 @@ void ka_trace_free(struct ka_traces *traces)
 		ka_trace_unmap(traces, traces->mapped);
 }
 
-/* Frames of an entry, copied to the end of those that are there already. */
+/* Copy the frames of an entry to the end of the snapshot's frames. */
 static const void *const *copy_frames(const void **end, const void *const *from,
 				      size_t count)
 {
@@ -95,7 +95,7 @@ static void sift_down(struct ka_trace_entry *entries, size_t at, size_t count,
 	}
 }
 
-/* A heapsort: that of libc may allocate. */
+/* A heapsort, since libc's qsort() may allocate. */
 static void sort(struct ka_traces *traces, order_t *order)
 {
 	struct ka_trace_entry *entries = traces->entries;
@@ -110,7 +110,7 @@ static void sort(struct ka_traces *traces, order_t *order)
 	}
 }
 
-/* Entries with the same frames become one. */
+/* Merge entries with the same frames. */
 static void merge(struct ka_traces *traces)
 {
 	struct ka_trace_entry *entries = traces->entries, *into = entries;
@@ -188,7 +188,10 @@ static size_t count_frames(const struct ka_traces *traces)
 	return nr_frames;
 }
 
-/* Entries of a snapshot, the earlier or the later one; where the frames end then. */
+/*
+ * Append the entries of a snapshot: the earlier one, or the later one. Return the new end of
+ * the frames.
+ */
 static const void **append(struct ka_traces *to, const void **end,
 			   const struct ka_traces *from, bool earlier)
 {
