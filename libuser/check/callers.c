@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Who called. A stack that has been seen is not kept twice: a program takes millions of
- * blocks in some thousand places.
+ * Stacks of calls, each stored once: a program allocates millions of blocks in some thousand
+ * places.
  */
 #include <errno.h>
 #include <execinfo.h>
@@ -12,14 +12,14 @@
 
 #define DEPTH	16
 
-/* The hooks' own frames, at most. */
+/* Maximum number of the hooks' own frames. */
 #define OWN	8
 
 #define NR_BUCKETS	((size_t)1 << 14)
 
 static const struct ka_callers **buckets;
 
-/* backtrace() loads a library when it is first called, which allocates. */
+/* The first call of backtrace() loads a library, which allocates. */
 static bool primed;
 static __thread bool busy;
 
@@ -44,7 +44,7 @@ static uint32_t hash_of(void *const *frames, uint32_t depth)
 	return (uint32_t)(hash >> 32);
 }
 
-/* With the lock held. */
+/* Find a stack, or add it. The lock is held. NULL without memory. */
 static const struct ka_callers *keep(void *const *frames, uint32_t depth)
 {
 	uint32_t hash = hash_of(frames, depth);
@@ -73,7 +73,7 @@ static const struct ka_callers *keep(void *const *frames, uint32_t depth)
 	return stack;
 }
 
-/* Where the hooks' own frames end; the first is this file's. */
+/* The first frame that is not one of the hooks'. Frame 0 is always this file's. */
 static int first_of(void *const *frames, int depth, const void *caller)
 {
 	for (int i = 0; i < depth && i < OWN; i++) {
@@ -84,11 +84,13 @@ static int first_of(void *const *frames, int depth, const void *caller)
 }
 
 /**
- * ka_callers_here() - Who called the hooks.
- * @caller: Where they return to.
+ * ka_callers_here() - Get the stack of a call.
+ * @caller: Return address of the hook that the program called.
  *
- * Return: The stack, from @caller on; only that before there can be more. NULL if no
- * memory is left for it.
+ * Keeps errno. Takes the lock of the records.
+ *
+ * Return: The stack from @caller on; only @caller before ka_callers_prime() has finished. NULL
+ * without memory.
  */
 const struct ka_callers *ka_callers_here(const void *caller)
 {

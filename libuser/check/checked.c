@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the checked build does with blocks: each has a tail, a word that nobody can know,
- * behind what the program may use. A block is cleared when it is freed, and must be clear
- * when it is given out. A block that is larger than any pool's is a run with a page before it
- * and one behind it that cannot be touched.
+ * Blocks in the checked build. Each has a tail behind the bytes that the program may use: a
+ * word that nobody can predict. A block is cleared when it is freed, and must still be clear
+ * when it is allocated again. A block larger than any pool's is a run with an inaccessible page
+ * before it and another behind it.
  *
- * A run's tail is in front of the second of these pages, and says whether they are guards:
- * a process may have too few mappings for more.
+ * The tail of such a run lies before the second of these pages, and says whether the pages are
+ * guards: a process may have too few mappings for more guards.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,8 +16,8 @@
 #define TAIL		sizeof(uint64_t)
 
 /*
- * A run with guards costs four of the 65530 mappings that Linux lets a process have by
- * default; half of these are left to the program.
+ * A run with guards costs four of the 65530 mappings that Linux allows a process by default.
+ * Half of them remain for the program.
  */
 #define MOST_GUARDED	8000
 
@@ -28,7 +28,10 @@ static uint64_t *tail_of(void *block, size_t usable)
 	return (uint64_t *)((char *)block + usable);
 }
 
-/* Its first byte is not 0, as that behind a string is, nor is it the last bit that counts. */
+/*
+ * The tail of a block. Its first byte is never 0, which a string written one byte too far would
+ * store. Bit 0 is cleared in the tail of a run without guards.
+ */
 static uint64_t right_tail(const void *block)
 {
 	return ((ka_secret ^ (uintptr_t)block) * 0x9e3779b97f4a7c15) | 3;
@@ -40,7 +43,7 @@ static int overwritten(const void *block, size_t usable)
 		       usable);
 }
 
-/* Large ones. */
+/* Blocks that are runs. */
 
 struct guarded {
 	char *run;
@@ -54,7 +57,7 @@ static bool is_tail(const struct guarded *guarded, uint64_t tail)
 	return (tail | 1) == right_tail(guarded->run + guarded->lead);
 }
 
-/* The run that a block is in: 0; -1 with errno and a sentence. */
+/* Find the run of a block: 0; -1 with errno and a message if there is none. */
 static int find_guarded(struct ka_heap *heap, const void *block, struct guarded *guarded)
 {
 	guarded->run = (char *)block;
@@ -83,7 +86,7 @@ static int check_guarded(const struct guarded *guarded)
 	return overwritten(block, guarded->usable);
 }
 
-/* Whether its guards cannot be touched from now on: both, or none. */
+/* Make both guards inaccessible, or none. Return true if they are. */
 static bool guard(const struct guarded *guarded)
 {
 	char *behind = guarded->run + guarded->size - KA_PAGE_SIZE;
@@ -118,7 +121,7 @@ static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
 	return block;
 }
 
-/* A run that cannot be opened for want of mappings is lost. */
+/* A run that mprotect() cannot make accessible again, for lack of mappings, is lost. */
 static int give_guarded(struct ka_heap *heap, void *block)
 {
 	struct guarded guarded;
@@ -136,7 +139,7 @@ static int give_guarded(struct ka_heap *heap, void *block)
 	return ka_runs_give(ka_pools_of(heap), guarded.run);
 }
 
-/* Those of pools. */
+/* Blocks of pools. */
 
 static int check_tail(const struct ka_pool *pool, void *block)
 {
@@ -145,7 +148,7 @@ static int check_tail(const struct ka_pool *pool, void *block)
 
 	if (tail == right_tail(block))
 		return 0;
-	/* In the smallest ones, the link of a free block is in that place. */
+	/* In the smallest blocks, a free block has its link in the place of the tail. */
 	if ((!tail || usable < sizeof(struct ka_free)) && ka_is_marked(block))
 		return ka_block_freed_twice(block);
 	return overwritten(block, usable);
@@ -153,7 +156,7 @@ static int check_tail(const struct ka_pool *pool, void *block)
 
 typedef uint64_t two_words __attribute__((vector_size(16)));
 
-/* From its third word on, what is free is zero. */
+/* Die if a free block is not zero from its third word on. */
 static void check_clear(const struct ka_pool *pool, const void *block)
 {
 	const two_words *at = block, *end = at + pool->size / sizeof(*at);
@@ -176,7 +179,7 @@ static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t ali
 
 	if (!block)
 		return NULL;
-	/* A thread that ends may be given a run, if no pool has one: that has no guards. */
+	/* A thread that ends may get a run if no pool has a block. That run has no guards. */
 	if (pool == &ka_no_pool) {
 		ka_runs_give(ka_pools_of(heap), block);
 		return take_guarded(heap, align, size);
@@ -188,12 +191,12 @@ static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t ali
 }
 
 /**
- * ka_checked_take() - Take a block that is all zero.
+ * ka_checked_take() - Allocate a zeroed block.
  * @heap: The heap.
  * @align: A power of two, or 0.
  * @size: Bytes.
  *
- * Return: The block; NULL with errno and a sentence.
+ * Return: The block; NULL with errno and a message.
  */
 void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
 {
@@ -224,12 +227,12 @@ static int give(struct ka_heap *heap, void *block)
 }
 
 /**
- * ka_checked_give() - Give a block back.
+ * ka_checked_give() - Free a block.
  * @heap: The heap.
  * @block: The block.
  *
- * Return: 0; -1 with errno and a sentence if no block begins there, or if the program has
- * written behind it.
+ * Return: 0, and errno is kept; -1 with errno and a message if no block begins there, or if the
+ * program has written behind it.
  */
 int ka_checked_give(struct ka_heap *heap, void *block)
 {
@@ -241,11 +244,11 @@ int ka_checked_give(struct ka_heap *heap, void *block)
 }
 
 /**
- * ka_checked_size() - How many bytes of a block can be used.
+ * ka_checked_size() - Get the usable size of a block.
  * @heap: The heap.
  * @block: The block.
  *
- * Return: Bytes; 0 with errno and a sentence if no block begins there, or if the program has
+ * Return: Bytes; 0 with errno and a message if no block begins there, or if the program has
  * written behind it.
  */
 size_t ka_checked_size(struct ka_heap *heap, const void *block)
@@ -264,13 +267,13 @@ size_t ka_checked_size(struct ka_heap *heap, const void *block)
 }
 
 /**
- * ka_checked_resize() - Change a block's size.
+ * ka_checked_resize() - Change the size of a block.
  * @heap: The heap.
  * @block: The block.
  * @size: Bytes.
  *
- * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the block as
- * it was.
+ * Return: The block, perhaps at another address; NULL with errno and a message, and the block
+ * is unchanged.
  */
 void *ka_checked_resize(struct ka_heap *heap, void *block, size_t size)
 {

@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The checked build, libkarena-malloc-checked.so: in all of its files KA_CHECKED is 1. What
- * it does more than the other one stands behind that constant, or is called there:
+ * The checked build, libkarena-malloc-checked.so. All of its files are compiled with KA_CHECKED
+ * set to 1. Its additional code depends on that constant, or is called from such code:
  *
- *	pool/pool.h		links of free blocks are encoded, and what they say is checked
- *	pool/pool.c		what has been in use is cleared before it becomes blocks;
- *				a pool that is taken from again is looked at as a whole
- *	check/checked.c		blocks are cleared when they are freed, and have a tail;
- *				runs have guards
- *	adapters/malloc.c	calls that, in place of the blocks that it knows
+ *	pool/pool.h		encodes the links of free blocks
+ *	pool/free.c		clears used memory before it becomes blocks of a pool
+ *	thread/block.c		checks all free blocks of a pool, not only some, before the
+ *				pool becomes the current one again
+ *	thread/cache.h		checks a link when it allocates the block
+ *	check/checked.c		clears blocks when they are freed, puts a tail behind each, and
+ *				puts guards around runs
+ *	adapters/malloc.c	calls check/checked.c instead of the functions for plain blocks
  */
 #ifndef KARENA_CHECKED_H
 #define KARENA_CHECKED_H
 
 #include "heap/heap.h"
 
-/* checked.c; NULL and 0 with errno and a sentence. -1 likewise, of what is no block. */
+/* checked.c; on failure they return NULL, -1 or 0, with errno and a message. */
 void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size);
 int ka_checked_give(struct ka_heap *heap, void *block);
 void *ka_checked_resize(struct ka_heap *heap, void *block, size_t size);

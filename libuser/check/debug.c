@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Debug hooks: what they do to a block that is taken or given back, and what they look
- * for then. Layout and patterns are those of CPython's hooks (Objects/obmalloc.c);
- * records, stacks and the quarantine are what it has not.
+ * The debug hooks: what they do when a block is allocated or freed, and the errors that they
+ * look for. Layout and patterns are those of CPython's hooks (Objects/obmalloc.c), which have
+ * no records, stacks or quarantine.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@ static bool look_at_exit;
 static bool hooked;
 static uint64_t last_serial;
 
-/* Of a call that found something wrong. */
+/* The program's call, for the message if it finds an error. */
 struct call {
 	const char *prefix;
 	const char *function;
@@ -29,7 +29,7 @@ struct call {
 
 #define REASON	160
 
-/* Tell all that is known of a block, if there is one; and give up the lock. */
+/* Print all that is known about a block, if there is one, and release the lock of the records. */
 static void tell(const struct ka_record *record)
 {
 	const struct ka_callers *taken = NULL, *given = NULL;
@@ -45,8 +45,8 @@ static void tell(const struct ka_record *record)
 }
 
 /*
- * End the program, of a block or of none. The lock is held, and is no more when the
- * stacks are said.
+ * End the program because of an error in a block, or without a block. The lock is held; it is
+ * released before the stacks are printed.
  */
 static void __attribute__((noreturn, cold))
 bad(const struct call *call, const struct ka_record *record, const char *reason)
@@ -79,7 +79,10 @@ bad_pointer(const struct call *call, const void *address)
 	bad(call, record, reason);
 }
 
-/* The letter that stands before a block, or that which should. */
+/*
+ * The letter of a live block: that of its layer if the byte before the block is @wanted, else
+ * that byte, or '?' if it is not printable.
+ */
 static char letter(const struct ka_record *record, char wanted)
 {
 	unsigned char found = *(record->block - KA_TRAILING);
@@ -95,7 +98,7 @@ static bool serial_is_right(const struct ka_record *record)
 	       ka_read_size(record->block + record->size + KA_TRAILING) == record->serial;
 }
 
-/* Look at a live block, with the lock held, as one of a layer. */
+/* Check a live block as a block of a layer. The lock is held. */
 static void look_at_live(const struct call *call, const struct ka_record *record,
 			 const struct ka_layer *layer)
 {
@@ -129,8 +132,8 @@ static bool is_dead(const struct ka_record *record)
 }
 
 /*
- * With the lock held: the record of a live block that is all right, of the layer or,
- * if that is NULL, of any.
+ * Find a live block and check it. It must belong to @layer, or to any layer if that is NULL.
+ * The lock is held.
  */
 static struct ka_record *look_up(const struct call *call, const struct ka_layer *layer,
 				 const void *block)
@@ -162,14 +165,14 @@ static void decorate(const struct ka_record *record, int fill)
 }
 
 /**
- * ka_layer_take() - Take a block.
- * @layer: Whose.
+ * ka_layer_take() - Allocate a block.
+ * @layer: Its layer.
  * @align: A power of two, or 0.
  * @size: Bytes.
- * @fill: What is in it: KA_CLEAN, or 0.
- * @caller: Where the program goes on.
+ * @fill: The value of its bytes: KA_CLEAN, or 0.
+ * @caller: Return address of the hook that the program called.
  *
- * Return: The block; NULL with errno and a sentence.
+ * Return: The block; NULL with errno and a message.
  */
 void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
 		    const void *caller)
@@ -191,7 +194,7 @@ void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int
 	return record->block;
 }
 
-/* What leaves the quarantine has been left alone, or that is said. */
+/* Free blocks that have left the quarantine. End the program if one has been written to. */
 static void let_go(const struct call *call, struct ka_record *record)
 {
 	while (record) {
@@ -213,7 +216,7 @@ static void give(const struct ka_layer *layer, void *block, const struct call *c
 	struct ka_record *record;
 	int before = errno;
 
-	/* Who ends the program then has a sentence on that. */
+	/* The allocator below ends the program with a message about the parent's heap. */
 	if (layer->lost()) {
 		layer->below.free(layer->below.context, block);
 		return;
@@ -229,12 +232,12 @@ static void give(const struct ka_layer *layer, void *block, const struct call *c
 }
 
 /**
- * ka_layer_give() - Give back a block.
- * @layer: Whose it should be.
- * @block: The block, or whatever the caller takes for one; NULL does nothing.
- * @caller: Where the program goes on.
+ * ka_layer_give() - Free a block.
+ * @layer: The layer that it must belong to.
+ * @block: The address that the program passed; NULL does nothing.
+ * @caller: Return address of the hook that the program called.
  *
- * Keeps errno.
+ * Keeps errno. An error ends the program.
  */
 void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller)
 {
@@ -243,15 +246,17 @@ void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller
 }
 
 /**
- * ka_layer_resize() - Change a block's size, always elsewhere: who still has the old
- *	address finds KA_DEAD there.
- * @layer: Whose it should be.
- * @block: The block; NULL: as ka_layer_take().
+ * ka_layer_resize() - Change the size of a block.
+ * @layer: The layer that it must belong to.
+ * @block: The block; NULL allocates one.
  * @size: Bytes.
- * @caller: Where the program goes on.
+ * @caller: Return address of the hook that the program called.
  *
- * Return: The block, what is new of it KA_CLEAN; NULL with errno and a sentence, and
- * the block as it was.
+ * The block always moves, so that a program that uses the old address finds KA_DEAD there. An
+ * error ends the program.
+ *
+ * Return: The block, with KA_CLEAN in its new bytes; NULL with errno and a message, and the
+ * block is unchanged.
  */
 void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 		      const void *caller)
@@ -275,7 +280,7 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 	return other;
 }
 
-/* Bytes of a live block; 0 if there is none. */
+/* The size of a live block of a layer; 0 if there is none. */
 size_t ka_layer_size(const struct ka_layer *layer, const void *block)
 {
 	const struct ka_record *record;
@@ -289,7 +294,7 @@ size_t ka_layer_size(const struct ka_layer *layer, const void *block)
 	return size;
 }
 
-/* With the lock held. */
+/* Check all blocks, and return their number. The lock is held. */
 static size_t look_at_all(const struct call *call)
 {
 	struct ka_record *record = NULL;
@@ -358,7 +363,7 @@ static void at_exit(void)
 	ka_records_unlock();
 }
 
-/* Before the first hook: 0, or -1 with errno and a sentence. */
+/* Prepare the records before the first hook: 0, or -1 with errno and a message. */
 int ka_debug_begin(void)
 {
 	size_t quarantine = 0;
@@ -392,7 +397,7 @@ enum ka_hooks ka_hooks_wanted(void)
 	return KA_HOOKS_DEBUG;
 }
 
-/* The domains. */
+/* Domains. */
 
 static struct ka_layer layers[KARENA_DOMAINS] = {
 	[KA_DOMAIN_RAW] = { .id = 'r', .prefix = "ka_raw_" },
@@ -423,11 +428,13 @@ static void hook_free(void *context, void *block)
 }
 
 /**
- * ka_debug_hook() - Put the hooks before a domain's allocator.
- * @domain: The domain; once for each.
- * @below: What is below them from now on.
- * @heap: Returns the heap of the domains; NULL with errno and a sentence.
+ * ka_debug_hook() - Make the hooks of a domain, which call its previous allocator.
+ * @domain: The domain.
+ * @below: The previous allocator.
+ * @heap: Returns the heap of the domains; NULL with errno and a message.
  * @lost: Returns true if that heap is the parent's.
+ *
+ * Called once for each domain.
  *
  * Return: The hooks.
  */
@@ -447,7 +454,7 @@ const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
 	return &hooks[domain];
 }
 
-/* Whether a domain has the hooks. */
+/* True if the hooks of a domain have been made. */
 bool ka_debug_hooks(enum ka_domain domain)
 {
 	return layers[domain].heap;

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of the debug hooks share. Calls go down only:
+ * The debug hooks. Each file calls only functions of the files below it:
  *
- *	debug.c		the hooks: what they do to a block, and what they look for
- *	dump.c		the texts
- *	guard.c		what a block lies in, and the guard behind it
- *	record.c	a record of each block, in use or in quarantine
- *	callers.c	who called
+ *	debug.c		the hooks: what they do to a block, and their checks
+ *	dump.c		the messages
+ *	guard.c		the memory of a block, and the guard behind it
+ *	record.c	a record for each block, in use or in quarantine
+ *	callers.c	stacks of calls
  *
- * ka_records_lock() guards all records and stacks. Nothing else is locked, no other
- * library's function but write() called while it is held: it may be taken with any
- * other lock held.
+ * ka_records_lock() guards all records and stacks. A thread that holds it takes no other lock
+ * and calls no function of another library except write(), so any other lock may be held before
+ * it.
  */
 #ifndef KARENA_DEBUG_INTERNAL_H
 #define KARENA_DEBUG_INTERNAL_H
@@ -20,16 +20,22 @@
 
 #include "heap/heap.h"
 
-/* As CPython has them: in what is fresh, what is freed, and around. */
+/* CPython's patterns: in new memory, in freed memory, and in pads. */
 #define KA_CLEAN	0xcd
 #define KA_DEAD		0xdd
 #define KA_FORBIDDEN	0xfd
 
-/* Before a block: its size, its letter, and 7 pads. Behind it: 8 pads, its number. */
+/*
+ * Before a block: its size, the letter of its layer, and 7 pads. Behind it: 8 pads, and its
+ * serial number.
+ */
 #define KA_HEAD		((size_t)16)
 #define KA_LEADING	7
 
-/* There is room for more before it, which is forbidden too, up to a page. */
+/*
+ * The bytes before the head are pads, too: at least 16, except in a run. At most a page of them
+ * is checked.
+ */
 #define KA_LEAD_LEAST	((size_t)32)
 #define KA_LEAD_CHECKED	((size_t)4096)
 
@@ -37,12 +43,14 @@
 #define KA_TAIL		((size_t)16)
 
 /**
- * struct ka_layer - The hooks of a family of calls.
+ * struct ka_layer - The hooks of a domain, or those of malloc.
  * @id: Its letter.
- * @prefix: Its functions' names, before "malloc" and the like.
- * @below: What was behind the family before; only malloc and free are called.
- * @heap: The heap that guards and alignments are had of; NULL with errno and a sentence.
- * @lost: Whether that heap is the parent's, and no block of it can be touched.
+ * @prefix: First part of its functions' names, before "malloc" and so on.
+ * @below: The previous allocator. The hooks call its malloc and free; if @lost is true, its
+ *	free and realloc, which end the program.
+ * @heap: Returns the heap for blocks with a guard or an alignment; NULL with errno and a
+ *	message.
+ * @lost: Returns true if that heap is the parent's, and its blocks cannot be used.
  */
 struct ka_layer {
 	char id;
@@ -53,11 +61,11 @@ struct ka_layer {
 };
 
 /**
- * struct ka_callers - Who called; each is there once, and stays.
- * @next: With the same hash, or nearly so.
- * @hash: Of what follows.
- * @depth: How many frames there are.
- * @frames: Return addresses, most recent call first.
+ * struct ka_callers - A stack of calls. Each is stored once and never freed.
+ * @next: The next stack of the bucket.
+ * @hash: Hash of @depth and @frames.
+ * @depth: Number of frames.
+ * @frames: Return addresses, the most recent call first.
  */
 struct ka_callers {
 	const struct ka_callers *next;
@@ -66,36 +74,36 @@ struct ka_callers {
 	void *frames[];
 };
 
-/* What KARENA_MALLOC asks for. */
+/* The hooks that KARENA_MALLOC asks for. */
 enum ka_hooks {
 	KA_HOOKS_NONE,
-	KA_HOOKS_COUNT,	/* of the domains alone; see tally.c */
+	KA_HOOKS_COUNT,	/* for domains only; see stats/tally.c */
 	KA_HOOKS_DEBUG,
 };
 
 enum ka_state {
 	KA_LIVE,	/* in use */
-	KA_FREEING,	/* its thread is filling it, and nobody else may touch it */
+	KA_FREEING,	/* the freeing thread fills it; no other thread may use it */
 	KA_QUARANTINED,
 };
 
 /**
- * struct ka_record - What is known of a block.
- * @next: In the table, or among those that are none.
- * @newer: In quarantine.
- * @layer: The family that it is from.
- * @block: Where it begins.
- * @size: What was asked for, in bytes.
- * @lead: Bytes before it, the head being the last of them.
- * @pads: Pads behind it.
- * @span: Bytes from @lead to the end of what it lies in, the guard included.
- * @serial: The number of the call that made it.
- * @taken: Who took it.
- * @given: Who gave it back, unless it is live.
- * @state: What can be done to it.
- * @run: It lies in a run of its own.
- * @guarded: The last page of that cannot be touched.
- * @closed: Nor can any other.
+ * struct ka_record - What the hooks know about a block.
+ * @next: The next record of the bucket, or of the unused records.
+ * @newer: In quarantine, the block that was freed next.
+ * @layer: The layer of the block.
+ * @block: First byte of the block.
+ * @size: Bytes that the program asked for.
+ * @lead: Bytes of its memory before the block, with the head as the last of them.
+ * @pads: Pads behind the block.
+ * @span: Bytes from the start of @lead to the end of the memory, including the guard.
+ * @serial: Number of the call that allocated the block.
+ * @taken: Stack of the call that allocated it.
+ * @given: Stack of the call that freed it, unless the block is live.
+ * @state: State of the block.
+ * @run: The memory is a run of its own.
+ * @guarded: The last page of the run is inaccessible.
+ * @closed: All other pages of it are, too.
  */
 struct ka_record {
 	struct ka_record *next;
@@ -115,7 +123,7 @@ struct ka_record {
 	bool closed;
 };
 
-/* How many bytes before a block's head are forbidden. */
+/* Number of checked pads before a block's head. */
 static inline size_t ka_before_head(const struct ka_record *record)
 {
 	size_t bytes = record->lead - KA_HEAD;
@@ -123,7 +131,7 @@ static inline size_t ka_before_head(const struct ka_record *record)
 	return bytes < KA_LEAD_CHECKED ? bytes : KA_LEAD_CHECKED;
 }
 
-/* Big-endian, so that a dump reads well. */
+/* Store a number in big-endian order, so that a dump reads well. */
 static inline void ka_write_size(unsigned char *at, uint64_t value)
 {
 	value = __builtin_bswap64(value);
@@ -138,7 +146,7 @@ static inline uint64_t ka_read_size(const unsigned char *at)
 	return __builtin_bswap64(value);
 }
 
-/* How many of so many bytes are not what they should be. */
+/* Count the bytes that are not @of. */
 static inline size_t ka_count_other(const unsigned char *bytes, size_t size,
 				    unsigned char of)
 {
@@ -150,8 +158,9 @@ static inline size_t ka_count_other(const unsigned char *bytes, size_t size,
 }
 
 /*
- * debug.c; the first says what the environment wants, and lets the debug hooks begin, or
- * ends the program if it is wrong. @caller: where the program goes on.
+ * debug.c; ka_hooks_wanted() reads KARENA_MALLOC, and prepares the records if it asks for the
+ * debug hooks. It ignores an invalid value with a message. @caller: return address of the hook
+ * that the program called.
  */
 enum ka_hooks ka_hooks_wanted(void);
 int ka_debug_begin(void);
@@ -166,18 +175,18 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller);
 size_t ka_layer_size(const struct ka_layer *layer, const void *block);
 
-/* dump.c; with the lock held, but for the last two. */
+/* dump.c; a caller of the last two does not hold the lock */
 void ka_dump_block(const struct ka_record *record);
 void ka_dump_callers(const char *title, const struct ka_callers *stack);
 void ka_dump_end(const char *prefix, const char *function, const char *reason,
 		 const struct ka_callers *stack) __attribute__((noreturn, cold));
 
-/* guard.c; the first returns false with errno and a sentence. */
+/* guard.c; ka_span_take() returns false with errno and a message on failure */
 bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard);
 void ka_span_close(struct ka_record *record);
 void ka_span_give(const struct ka_record *record);
 
-/* record.c; "with the lock held" where it says so. */
+/* record.c */
 void ka_records_begin(size_t quarantine);
 void ka_records_lock(void);
 void ka_records_unlock(void);
@@ -191,7 +200,7 @@ struct ka_record *ka_record_after(const struct ka_record *record);
 struct ka_record *ka_quarantine_put(struct ka_record *record);
 size_t ka_quarantine_bytes(void);
 
-/* callers.c; NULL if there is none to be had. */
+/* callers.c */
 void ka_callers_prime(void);
 const struct ka_callers *ka_callers_here(const void *caller);
 

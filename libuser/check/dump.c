@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the debug hooks say of a block, in the words of CPython's
- * _PyObject_DebugDumpAddress(). Nothing is allocated. Of a block only that is read
- * which can be, in use or in quarantine; what its size is, the record says.
+ * Messages of the debug hooks, in the words of CPython's _PyObject_DebugDumpAddress(). Nothing
+ * here allocates. Only accessible bytes of a block are read; its size is that in the record.
  */
 #include <dlfcn.h>
 #include <stdarg.h>
@@ -12,10 +11,10 @@
 
 #include "check/debug.h"
 
-/* Bytes that are wrong are shown one by one, up to here. */
+/* Maximum number of wrong bytes that are shown one by one. */
 #define MOST_SHOWN	((size_t)16)
 
-/* As many bytes of a block are shown at either end. */
+/* Bytes of a block that are shown at each end. */
 #define SHOWN_DATA	((size_t)8)
 
 struct text {
@@ -49,12 +48,12 @@ say(struct text *text, const char *format, ...)
 	va_end(arguments);
 	if (length > 0)
 		text->length += (size_t)length;
-	/* What was too long has been cut. */
+	/* vsnprintf() has truncated a longer text. */
 	if (text->length >= sizeof(text->bytes))
 		text->length = sizeof(text->bytes) - 1;
 }
 
-/* A byte, and whether it is what it should be. */
+/* Print a byte, with a mark if it is wrong. */
 static void say_byte(struct text *text, const char *where, size_t at, unsigned char byte,
 		     unsigned char wanted)
 {
@@ -78,7 +77,7 @@ static void say_leading(struct text *text, const struct ka_record *record)
 	    "       may be bogus, and checking the trailing pad bytes may segfault.\n");
 }
 
-/* The dump has the bytes before the head only if one of them is wrong. */
+/* Print pads before the head only if one of them is wrong. */
 static void say_before_head(struct text *text, const struct ka_record *record)
 {
 	size_t before = ka_before_head(record), shown = 0;
@@ -98,7 +97,7 @@ static void say_trailing(struct text *text, const struct ka_record *record)
 	const unsigned char *tail = record->block + record->size;
 	size_t shown = 0;
 
-	/* Before a guard there is not always room for one. */
+	/* A block with a guard may have no pads. */
 	if (!record->pads)
 		return;
 	say(text, "    The %zu pad bytes at tail=%p are ", record->pads, (const void *)tail);
@@ -108,7 +107,7 @@ static void say_trailing(struct text *text, const struct ka_record *record)
 	}
 	say(text, "not all FORBIDDENBYTE (0x%02x):\n", KA_FORBIDDEN);
 	for (size_t i = 0; i < record->pads && shown < MOST_SHOWN; i++) {
-		/* Where there are many, those that are right say nothing. */
+		/* Of many pads, skip the right ones. */
 		if (record->pads > MOST_SHOWN && tail[i] == KA_FORBIDDEN)
 			continue;
 		say_byte(text, "tail+", i, tail[i], KA_FORBIDDEN);
@@ -125,7 +124,7 @@ static void say_head(struct text *text, const struct ka_record *record)
 		    (uintmax_t)size);
 }
 
-/* All that a freed block lies in should be dead, from its head on. */
+/* All bytes of a freed block, from the head to the end of its tail, should be KA_DEAD. */
 static void say_dead(struct text *text, const struct ka_record *record)
 {
 	const unsigned char *block = record->block;
@@ -153,7 +152,7 @@ static void say_dead(struct text *text, const struct ka_record *record)
 		say(text, "        and %zu more\n", bad - shown);
 }
 
-/* Bytes at the start, and at the end. */
+/* Print the first and the last bytes of a block. */
 static void say_data(struct text *text, const struct ka_record *record)
 {
 	size_t size = record->size, at = 0;
@@ -172,7 +171,7 @@ static void say_data(struct text *text, const struct ka_record *record)
 	say(text, "\n");
 }
 
-/* The letter that stands before a block. */
+/* The letter of a block; '?' if the one before a live block is not printable. */
 static char letter_of(const struct ka_record *record)
 {
 	unsigned char letter;
@@ -184,8 +183,8 @@ static char letter_of(const struct ka_record *record)
 }
 
 /**
- * ka_dump_block() - Say what is known of a block.
- * @record: Its record, in the table with the lock held, or the caller's own.
+ * ka_dump_block() - Print what is known about a block.
+ * @record: Its record. The lock is held, unless only the caller has the record.
  */
 void ka_dump_block(const struct ka_record *record)
 {
@@ -213,10 +212,10 @@ void ka_dump_block(const struct ka_record *record)
 	flush(&text);
 }
 
-/* A frame by the file that it is in, where addr2line finds its line. */
+/* Print a frame with its file and its offset there, from which addr2line finds the line. */
 static void say_frame(struct text *text, void *frame)
 {
-	/* Where a call returns to may be the next function already. */
+	/* The return address may already belong to the next function. */
 	void *call = (char *)frame - 1;
 	Dl_info info;
 
@@ -232,11 +231,12 @@ static void say_frame(struct text *text, void *frame)
 }
 
 /**
- * ka_dump_callers() - Say who called.
- * @title: A line before it.
- * @stack: The stack; NULL says nothing.
+ * ka_dump_callers() - Print a stack of calls.
+ * @title: A line before the stack.
+ * @stack: The stack; NULL prints nothing.
  *
- * Without the lock: dladdr() has one, whose holder may be waiting for it.
+ * Context: The lock is not held. dladdr() takes a lock of the dynamic linker, and its holder
+ * may be waiting for the lock of the records.
  */
 void ka_dump_callers(const char *title, const struct ka_callers *stack)
 {
@@ -251,7 +251,7 @@ void ka_dump_callers(const char *title, const struct ka_callers *stack)
 	flush(&text);
 }
 
-/* End the program: why, and who called. */
+/* Print the error and the stack of the current call, and abort the program. */
 void ka_dump_end(const char *prefix, const char *function, const char *reason,
 		 const struct ka_callers *stack)
 {

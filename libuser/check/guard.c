@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a block lies in: memory of what is below the hooks or, with a guard, a run of
- * its own, at whose end is a page that cannot be touched. A block ends there, but for
- * what its alignment needs; once freed, all of the run cannot be touched.
+ * The memory of a block: a block of the allocator below the hooks or, with a guard, a run whose
+ * last page is inaccessible. The block then ends before that page, except for bytes that its
+ * alignment needs. Once it is freed, the whole run is inaccessible.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,8 +11,8 @@
 #include "check/debug.h"
 
 /*
- * A guard costs two of the 65530 mappings that Linux lets a process have by default;
- * half of these are left to the program.
+ * A guard costs two of the 65530 mappings that Linux allows a process by default. Half of them
+ * remain for the program.
  */
 #define MOST_GUARDS	16000
 
@@ -29,7 +29,7 @@ static unsigned char *start_of(const struct ka_record *record)
 	return record->block - record->lead;
 }
 
-/* Whether there may be a guard more, which is counted then. */
+/* Count one more guard. False, with a message once, if there are too many. */
 static bool count_guard(void)
 {
 	static const char no_more[] = "karena: 16000 blocks have a guard: no further block has"
@@ -43,7 +43,7 @@ static bool count_guard(void)
 	return false;
 }
 
-/* Where the last page cannot be had as a guard, it is done without. */
+/* Make the last page the guard. If that fails, the block has none. */
 static void put_guard(struct ka_record *record)
 {
 	unsigned char *page = start_of(record) + record->span - KA_PAGE_SIZE;
@@ -62,7 +62,7 @@ static bool take_run(struct ka_record *record, size_t align, size_t size)
 	size_t room = round_up(size ? size : 1, step), whole;
 	unsigned char *run;
 
-	/* With a large alignment, as much lies before the block as it takes. */
+	/* With a large alignment, as many bytes lie before the block. */
 	whole = align > KA_PAGE_SIZE ? align + room : round_up(KA_HEAD + room, KA_PAGE_SIZE);
 	run = heap ? ka_run_alloc(heap, whole + KA_PAGE_SIZE, align) : NULL;
 	if (!run)
@@ -95,13 +95,14 @@ static bool take_below(struct ka_record *record, size_t align, size_t size)
 }
 
 /**
- * ka_span_take() - Take what a block and its pads lie in.
- * @record: The block's; @layer is filled in, the place and the pads will be.
+ * ka_span_take() - Allocate the memory of a block and its pads.
+ * @record: Record of the block. @layer is set; the call sets @size and the members for the
+ *	memory.
  * @align: A power of two, at least KA_HEAD.
- * @size: Of the block, in bytes.
- * @guard: Whether a guard is behind it.
+ * @size: Bytes of the block.
+ * @guard: Put a guard behind the block.
  *
- * Return: True; false with errno and a sentence.
+ * Return: True; false with errno and a message.
  */
 bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard)
 {
@@ -115,7 +116,7 @@ bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guar
 	return guard ? take_run(record, align, size) : take_below(record, align, size);
 }
 
-/* Nothing of the block is to be used any more. */
+/* Make the memory of a freed block inaccessible, or fill it with KA_DEAD. */
 void ka_span_close(struct ka_record *record)
 {
 	if (record->guarded &&
@@ -127,7 +128,7 @@ void ka_span_close(struct ka_record *record)
 	       KA_HEAD + record->size + (record->run ? record->pads : KA_TAIL));
 }
 
-/* The record is the caller's own. */
+/* Free the memory of a block. Only the caller has the record. */
 void ka_span_give(const struct ka_record *record)
 {
 	const struct ka_allocator *below = &record->layer->below;
@@ -137,7 +138,7 @@ void ka_span_give(const struct ka_record *record)
 		below->free(below->context, start);
 		return;
 	}
-	/* A run that cannot be opened for want of mappings is lost. */
+	/* A run that mprotect() cannot make accessible again, for lack of mappings, is lost. */
 	if (record->guarded) {
 		if (ka_mprotect(start, record->span, PROT_READ | PROT_WRITE))
 			return;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Records of blocks, found by the block's address, and the quarantine of those that
- * are freed. All is in memory of its own, of which nothing goes back: a block that is
- * overwritten, or gone, takes nothing along that a report needs.
+ * Records of blocks, found by the block's address, and the quarantine of freed blocks. Their
+ * memory is separate from all heaps, so a program that overwrites its blocks leaves the records
+ * intact. Records and stacks are never unmapped.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -24,7 +24,7 @@ static size_t nr_buckets;
 static size_t nr_records;
 static struct ka_record *unused;
 
-/* Freed longest ago is first. */
+/* The quarantine, ordered by the time of the free. */
 static struct ka_record *oldest, *newest;
 static size_t quarantined;
 static size_t quarantine_limit;
@@ -44,14 +44,14 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
-/* At load, or at an earlier first call. */
+/* Register the lock at load, or at the first call if that is earlier. */
 __attribute__((constructor))
 static void fork_register(void)
 {
 	pthread_once(&once, register_lock);
 }
 
-/* Before the first record. */
+/* Set the size of the quarantine, before the first record. */
 void ka_records_begin(size_t quarantine)
 {
 	fork_register();
@@ -68,7 +68,7 @@ static void *pages(size_t size)
 	return start == MAP_FAILED ? NULL : start;
 }
 
-/* Some zero bytes for good, with the lock held; or NULL. */
+/* Allocate zeroed bytes that are never freed; NULL without memory. The lock is held. */
 void *ka_records_room(size_t size)
 {
 	void *start;
@@ -104,7 +104,9 @@ static void insert(struct ka_record *record)
 	*bucket = record;
 }
 
-/* As many buckets as records, or more records to a bucket. */
+/*
+ * Keep at least as many buckets as records, if there is memory. False if there are none at all.
+ */
 static bool grow(void)
 {
 	size_t size = nr_buckets ? nr_buckets * 2 : FIRST_BUCKETS, old = nr_buckets;
@@ -131,10 +133,9 @@ static bool grow(void)
 }
 
 /**
- * ka_record_new() - A record that is not in the table yet.
+ * ka_record_new() - Allocate a record, which is not in the table yet.
  *
- * Return: The record, all zero, for which the table has room; NULL with errno and a
- * sentence.
+ * Return: The record, all zero, for which the table has room; NULL with errno and a message.
  */
 struct ka_record *ka_record_new(void)
 {
@@ -158,7 +159,7 @@ struct ka_record *ka_record_new(void)
 	return record;
 }
 
-/* Not in the table, or not any more. */
+/* Free a record that is not in the table. */
 void ka_record_drop(struct ka_record *record)
 {
 	ka_records_lock();
@@ -168,7 +169,7 @@ void ka_record_drop(struct ka_record *record)
 	ka_records_unlock();
 }
 
-/* The block is in use from here on. */
+/* Put the record of a new block into the table. */
 void ka_record_add(struct ka_record *record)
 {
 	ka_records_lock();
@@ -176,7 +177,7 @@ void ka_record_add(struct ka_record *record)
 	ka_records_unlock();
 }
 
-/* With the lock held; or NULL. */
+/* Find the record of a block; NULL if there is none. The lock is held. */
 struct ka_record *ka_record_find(const void *block)
 {
 	struct ka_record *record = buckets ? *bucket_of(block) : NULL;
@@ -186,7 +187,7 @@ struct ka_record *ka_record_find(const void *block)
 	return record;
 }
 
-/* The next in the table, NULL's being the first, with the lock held; or NULL. */
+/* The next record in the table, or the first one for NULL. NULL at the end. The lock is held. */
 struct ka_record *ka_record_after(const struct ka_record *record)
 {
 	size_t i = 0;
@@ -200,7 +201,10 @@ struct ka_record *ka_record_after(const struct ka_record *record)
 	return i < nr_buckets ? buckets[i] : NULL;
 }
 
-/* What lies around an address, with the lock held; or NULL. Looks at all there are. */
+/*
+ * Find the block whose memory contains an address; NULL if there is none. The search reads all
+ * records. The lock is held.
+ */
 struct ka_record *ka_record_around(const void *address)
 {
 	struct ka_record *record = NULL;
@@ -224,11 +228,11 @@ static void take_out(const struct ka_record *record)
 }
 
 /**
- * ka_quarantine_put() - Keep a freed block from being used again.
- * @record: Its record, KA_FREEING until now.
+ * ka_quarantine_put() - Put a freed block into the quarantine.
+ * @record: Its record, in the state KA_FREEING.
  *
- * Return: What has been there for longest and is too much now, linked by @newer; it is
- * in the table no more, and the caller's.
+ * Return: The oldest records, if the quarantine exceeds its size, linked by @newer. They are no
+ * longer in the table and belong to the caller.
  */
 struct ka_record *ka_quarantine_put(struct ka_record *record)
 {
