@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Heaps are made and given up here, where all layers are known.
+ * Create and destroy heaps. This is the layer that knows all others.
  */
 #include <errno.h>
 
@@ -9,12 +9,12 @@
 #include "front/create.h"
 
 /**
- * ka_heap_open() - Make a heap.
- * @heap: The heap; all zero but for what it has in @most_empty.
- * @wanted: What the caller has set; or NULL.
- * @forgive: A wrong variable is said on the standard error and ignored.
+ * ka_heap_open() - Open a heap in memory of the caller's.
+ * @heap: The heap; all zero except @most_empty.
+ * @wanted: The options that the caller has set, or NULL.
+ * @forgive: Ignore an invalid variable with a message on standard error.
  *
- * Return: 0; -1 with errno and a sentence.
+ * Return: 0; -1 with errno and a message.
  */
 int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool forgive)
 {
@@ -36,7 +36,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool for
 
 struct ka_heap *ka_heap_create(const struct ka_options *wanted)
 {
-	/* Not from malloc: a heap may be what malloc itself stands on. */
+	/* malloc() may itself use a heap, so it is not called here. */
 	struct ka_heap *heap = ka_mmap(NULL, sizeof(*heap), PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS);
 

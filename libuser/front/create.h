@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Heaps in memory of the caller's, as the adapters have them.
+ * Heaps in memory of the caller's, as the adapters use them.
  */
 #ifndef KARENA_CREATE_H
 #define KARENA_CREATE_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Domains: what is behind each family of calls, and the rules that all of it obeys.
- * What a family has is read without a lock: what was there once stays where it is.
+ * Domains: the allocator behind each, and the rules that all of them obey. Calls read the
+ * allocator of a domain without a lock, so an allocator that was set is never freed.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -18,12 +18,12 @@
 
 static struct ka_heap *heap;
 
-/* Whether KARENA_MALLOC=count was given. */
+/* KARENA_MALLOC=count is set. */
 static bool counted;
 
 static void need_decision(void);
 
-/* Guards the heap's making, and which allocator replaces which. */
+/* Guards the creation of the heap, and the list of allocators that were set. */
 static struct ka_mutex lock = KA_MUTEX;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -32,14 +32,17 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
-/* At load, or at an earlier first call. */
+/* Register the lock at load, or at the first call if that is earlier. */
 __attribute__((constructor))
 static void fork_register(void)
 {
 	pthread_once(&once, register_lock);
 }
 
-/* A runtime's arenas come and go: they stay as long as other free memory does. */
+/*
+ * A runtime often empties arenas and needs them again, so they stay as long as other free
+ * memory.
+ */
 static struct ka_heap *make_heap(void)
 {
 	struct ka_options options = KA_OPTIONS;
@@ -77,7 +80,7 @@ bool ka_domain_lost(void)
 	return found && ka_pools_of(found)->inherited;
 }
 
-/* The next time it is known where to look. */
+/* The slow path, which also stores the thread's cache for the next call. */
 static __attribute__((noinline)) void *take(size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
@@ -97,7 +100,7 @@ static void *default_malloc(void *context, size_t size)
 	(void)context;
 	if (__builtin_expect(!!block, 1))
 		return block;
-	/* While blocks are traced, the others come from here. */
+	/* While tracing is on, blocks that are not traced come from here. */
 	block = ka_block_try_traced(ka_domain_cache, size);
 	return block ? block : take(size);
 }
@@ -107,7 +110,7 @@ static void *default_calloc(void *context, size_t count, size_t size)
 	struct ka_heap *from;
 	void *block;
 
-	/* Their product fits. */
+	/* The product does not overflow. */
 	if (count * size < KA_PAGE_SIZE) {
 		block = default_malloc(context, count * size);
 		return block ? memset(block, 0, count * size) : NULL;
@@ -162,7 +165,7 @@ static void *first_calloc(void *context, size_t count, size_t size);
 static void *first_realloc(void *context, void *block, size_t size);
 static void first_free(void *context, void *block);
 
-/* Until the first call, which asks the environment what is to be there. */
+/* The allocators until the first call, which reads the environment and replaces them. */
 #define FIRST(_domain)							\
 	[_domain] = {							\
 		.context = (void *)(_domain), .malloc = first_malloc,	\
@@ -228,13 +231,16 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
 	return 0;
 }
 
-/* What was set once; somebody may be about to call it: it stays. */
+/* An allocator that was set. It stays, since a thread may be about to call it. */
 struct kept {
 	struct ka_allocator allocator;
 	const struct kept *next;
 };
 
-/* In a page of its own, which nobody writes to any more: no overflow reaches its functions. */
+/*
+ * Copy an allocator to a page of its own, which is read-only then: no overflow reaches its
+ * functions.
+ */
 static const struct kept *keep(const struct ka_allocator *allocator, const struct kept *next)
 {
 	struct kept *kept = ka_mmap(NULL, KA_PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -252,7 +258,7 @@ err:
 	return NULL;
 }
 
-/* The copy of an allocator that others read; NULL with errno and a sentence. */
+/* Find the copy of an allocator, or make one; NULL with errno and a message. */
 static const struct ka_allocator *copy_of(const struct ka_allocator *allocator)
 {
 	static const struct kept *all;
@@ -271,7 +277,7 @@ static const struct ka_allocator *copy_of(const struct ka_allocator *allocator)
 	return kept ? &kept->allocator : NULL;
 }
 
-/* What others read of an allocator for a family; NULL with errno and a sentence. */
+/* Check an allocator for a domain and copy it; NULL with errno and a message. */
 static const struct ka_allocator *checked_copy(enum ka_domain domain,
 					       const struct ka_allocator *allocator)
 {

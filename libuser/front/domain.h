@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What domain.c has for its neighbours.
+ * Functions of domain.c for the other files of this folder.
  */
 #ifndef KARENA_DOMAIN_INTERNAL_H
 #define KARENA_DOMAIN_INTERNAL_H
@@ -9,7 +9,7 @@
 
 #include <karena/domain.h>
 
-/* Whether the domains' heap is the parent's. */
+/* True if the heap of the domains is the parent's. */
 bool ka_domain_lost(void);
 
 #endif /* KARENA_DOMAIN_INTERNAL_H */

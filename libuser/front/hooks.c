@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The debug hooks for the domains, when the program asks for them.
+ * ka_debug_install(): the debug hooks for the domains at the program's request.
  */
 #include "check/debug.h"
 #include "front/domain.h"
@@ -25,7 +25,7 @@ int ka_debug_install(void)
 	struct ka_allocator unused;
 	int error = 0;
 
-	/* Whatever the environment wants is done first. */
+	/* First install the hooks of the environment. */
 	ka_allocator_get(KA_DOMAIN_RAW, &unused);
 	ka_callers_prime();
 	ka_lock(&installing);

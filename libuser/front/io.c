@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Buffers for input and output: runs of a heap of their own, which the first call
- * makes. A device may write into a buffer at any time, so a child gets none of them:
- * copied at fork, parent and child would each have a part of what is read.
+ * Buffers for input and output: runs of a separate heap, which the first call creates. A device
+ * may write to a buffer at any time, so a child inherits none. If buffers were copied at fork,
+ * parent and child would each have a part of the data that is read.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -10,33 +10,32 @@
 
 #include "heap/heap.h"
 
-/* Virtual only, as the heap's; halved until it fits. */
+/* Addresses only, like the window of any heap. Half the size is tried until there is room. */
 #define IO_WINDOW	((size_t)16 << 30)
 #define SMALLEST_WINDOW	(64 * KA_MIB)
 
 /*
- * The lock guards the two pointers alone and is taken before those of the heaps. A
- * heap to which @heap has once pointed stays until a child's first call: only there
- * does anything change.
+ * Guards only the two pointers; taken before the locks of heaps. A heap that @heap has pointed
+ * to is destroyed only in a child, so a caller may use it without the lock.
  */
 static struct ka_mutex lock = KA_MUTEX;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static struct ka_heap *heap;	/* this process's */
-static struct ka_heap *parents;	/* whose addresses are kept, in a child */
+static struct ka_heap *heap;	/* of this process */
+static struct ka_heap *parents;	/* in a child: the parent's, whose addresses stay reserved */
 
 static void register_lock(void)
 {
 	ka_fork_takes(&lock);
 }
 
-/* At load, or at an earlier first call. */
+/* Register the lock at load, or at the first call if that is earlier. */
 __attribute__((constructor))
 static void fork_register(void)
 {
 	pthread_once(&once, register_lock);
 }
 
-/* KARENA_LIMIT and KARENA_WINDOW are the settings of other heaps. */
+/* KARENA_LIMIT and KARENA_WINDOW are for other heaps. */
 static struct ka_heap *create(void)
 {
 	struct ka_options options = KA_OPTIONS;
@@ -62,9 +61,9 @@ static struct ka_heap *create(void)
 }
 
 /*
- * With the lock held. In a child, what was its parent's is put aside: nothing else
- * may come to lie there. Of older generations the addresses come free, or a line of
- * children would have none left.
+ * In a child, keep the parent's heap as @parents, so that nothing else is mapped at its
+ * addresses. The heap of the generation before is destroyed, or a long line of children would
+ * run out of addresses. The lock is held.
  */
 static void look_around(void)
 {
@@ -75,7 +74,7 @@ static void look_around(void)
 	heap = NULL;
 }
 
-/* The heap for a new buffer, or NULL. */
+/* The heap for a new buffer; NULL with errno and a message. */
 static struct ka_heap *heap_for_new(void)
 {
 	struct ka_heap *found;
@@ -90,7 +89,7 @@ static struct ka_heap *heap_for_new(void)
 	return found;
 }
 
-/* The heap that a buffer is in, or NULL. */
+/* The heap of a buffer; NULL with errno and a message. */
 static struct ka_heap *heap_of(const void *buffer)
 {
 	struct ka_heap *found;
@@ -110,7 +109,7 @@ static struct ka_heap *heap_of(const void *buffer)
 	return found;
 }
 
-/* Whole pages, at least one; 0 if there are no such sizes. */
+/* Round up to whole pages, at least one. 0 if the size overflows. */
 static size_t whole_pages(size_t size)
 {
 	if (size > SIZE_MAX - KA_PAGE_SIZE) {
@@ -145,7 +144,7 @@ void *ka_io_calloc(size_t count, size_t size)
 	return buffer;
 }
 
-/* A buffer's heap and size: false if there is no such buffer. */
+/* Find a buffer's heap and size. False if there is no such buffer. */
 static bool find(const void *buffer, struct ka_heap **in, size_t *size)
 {
 	*in = heap_of(buffer);
@@ -166,7 +165,7 @@ void *ka_io_realloc(void *buffer, size_t size)
 	if (whole == old)
 		return buffer;
 	other = ka_run_alloc(in, whole, 0);
-	/* What shrinks can stay where it is. */
+	/* A buffer that becomes smaller can stay. */
 	if (!other)
 		return whole < old ? buffer : NULL;
 	memcpy(other, buffer, whole < old ? whole : old);

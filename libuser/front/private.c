@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * What libkarena-uring is told of a heap, and the adapters of the source to take.
+ * The private interface for libkarena-uring and the adapters: see private.h.
  */
 #include <linux/capability.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 
 #define ENOUGH_LOCKED	((rlim_t)1 << 30)
 
-/* Whether the process has no limit of locked memory, as long as it keeps its rights. */
+/* True if a capability exempts the process from the limit of locked memory. */
 static bool may_lock_all(void)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
@@ -37,7 +37,7 @@ enum ka_source ka_private_source(bool may_be_kept)
 	return may_be_kept && may_lock_all() ? KA_SOURCE_AUTO : KA_SOURCE_EMBEDDED;
 }
 
-/* The first page of the window from one on that is (not) committed. */
+/* The first page of the window at or behind @page that is (not) committed. */
 static size_t find_page(const struct ka_notes *notes, size_t page, bool committed)
 {
 	size_t least = notes->nr_notes * KA_ARENA_PAGES;
@@ -75,7 +75,7 @@ size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return 0;
 	ka_arenas_lock(ka_arenas_of(heap));
-	/* Who asks will pin what there is, free or not. */
+	/* The caller will pin the committed pages, used or free. */
 	ka_window_of(heap)->io = true;
 	page = find_page(ka_arenas_of(heap)->notes, page, true);
 	end = find_page(ka_arenas_of(heap)->notes, page, false);

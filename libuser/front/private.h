@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What libkarena-uring and the adapters need of libkarena's insides: exported, but under
- * a version of its own and for the same release alone.
+ * The private interface for libkarena-uring and the adapters. These symbols are exported with a
+ * version of their own, for libraries of the same release only.
  */
 #ifndef KARENA_PRIVATE_H
 #define KARENA_PRIVATE_H
@@ -10,21 +10,23 @@
 
 #pragma GCC visibility push(default)
 
-/* Leave a sentence for ka_error(), and errno; -1. */
+/* Set the message of ka_error(), and errno. Returns -1. */
 int ka_private_fail(int error, const char *sentence);
 
 /*
- * The source of a heap for all that a program allocates, where nobody has chosen one: AUTO
- * if as much as that may be locked, else EMBEDDED. A privilege counts if it @may_be_kept.
+ * Choose the source of a heap for all memory of a program. AUTO if KARENA_SOURCE names one, or
+ * if the process may lock 1 GiB; else EMBEDDED. A privilege to lock memory counts if it
+ * @may_be_kept.
  */
 enum ka_source ka_private_source(bool may_be_kept);
 
-/* A heap's first address, and its size in bytes. */
+/* The first address of a heap's window, and its size in bytes. */
 char *ka_private_window(const struct ka_heap *heap, size_t *size);
 
 /*
- * The first committed bytes at or behind *from, in bytes from the window's start: how
- * many there are in a row, and in *from where they begin. 0 when there are none.
+ * Find the first committed bytes at or behind *from, an offset in bytes from the window's
+ * start. Returns the length of this row of committed bytes and sets *from to its offset; 0:
+ * there are none.
  */
 size_t ka_private_committed(struct ka_heap *heap, size_t *from);
 
