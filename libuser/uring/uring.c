@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * libkarena-uring: requests of io_uring that commit and release a heap's memory, and
- * that memory as fixed buffers. Nothing here knows how a heap is kept.
+ * libkarena-uring: io_uring requests that commit and release a heap's memory, and fixed buffers
+ * in that memory. Nothing here depends on the layout of a heap.
  */
 #include <errno.h>
 #include <liburing.h>
@@ -20,17 +20,17 @@
 #define MADV_POPULATE_WRITE	23
 #endif
 
-/* Of the kernel: the size of a fixed buffer, and how many there may be. */
+/* The kernel's limits: the size of a fixed buffer, and the number of them. */
 #define BUFFER_MAX	((size_t)1 << 30)
 #define BUFFERS_MAX	(1U << 14)
 
-/* An entry's length has 32 bits. */
+/* The length in a request has 32 bits. */
 #define ADVICE_MAX	(((size_t)1 << 32) - KA_PAGE_SIZE)
 
 /**
- * struct ka_uring_buffers - A ring's fixed buffers, of which the index is their order.
- * @size: Bytes that this struct is mapped with.
- * @nr: How many buffers.
+ * struct ka_uring_buffers - The fixed buffers of a ring. A buffer's index is its place in @vec.
+ * @size: Bytes of the mapping that contains this struct.
+ * @nr: Number of buffers.
  * @vec: The buffers, by address.
  */
 struct ka_uring_buffers {
@@ -48,7 +48,7 @@ static bool whole_pages(const void *start, size_t length)
 	return length && !(((uintptr_t)start | length) & (KA_PAGE_SIZE - 1));
 }
 
-/* Whether bytes from an address on are in the window, and if so where. */
+/* True if @length bytes at an address lie in the window; @offset is set to where. */
 static bool within(struct ka_heap *heap, const void *address, size_t length,
 		   size_t *offset)
 {
@@ -81,9 +81,10 @@ static void prep_call(struct io_uring_sqe *sqe, int fd, unsigned int cmd,
 }
 
 /*
- * A worker does it anyway. To give it to one at once saves the attempt without, and
- * takes the entry's command at once: Linux 6.10 to 6.13 would look for it in an entry
- * that may be another request's by then, where this one is linked behind another.
+ * A worker thread runs the request in any case. IOSQE_ASYNC passes it to the worker at once,
+ * which saves the first attempt and copies the entry's command at once. Without the flag, Linux
+ * 6.10 to 6.13 would copy the command of a linked request later, when another request may use
+ * the entry.
  */
 static void prep_ranges(struct io_uring_sqe *sqe, int fd, unsigned int cmd,
 			struct ka_uring_call *call, struct karena_range *ranges,
@@ -152,7 +153,7 @@ int ka_uring_prep_remove(struct io_uring_sqe *sqe, void *start, size_t length)
 	return prep_advice(sqe, start, length, MADV_REMOVE);
 }
 
-/* Not from malloc, which may stand on the very heap. */
+/* malloc() may use this very heap, so it is not called here. */
 static struct ka_uring_buffers *buffers_alloc(void)
 {
 	size_t size = sizeof(struct ka_uring_buffers) +
@@ -169,7 +170,7 @@ static struct ka_uring_buffers *buffers_alloc(void)
 	return buffers;
 }
 
-/* As few as there can be. */
+/* Add a range, as few buffers as possible. */
 static int buffers_add(struct ka_uring_buffers *buffers, char *start, size_t length)
 {
 	while (length) {
@@ -237,7 +238,7 @@ static int add_ranges(struct ka_uring_buffers *buffers, struct ka_heap *heap,
 	return 0;
 }
 
-/* Whether all of the buffers has memory that can be read. */
+/* True if all pages of the buffers can be read. */
 static bool all_committed(const struct ka_uring_buffers *buffers)
 {
 	for (unsigned int i = 0; i < buffers->nr; i++) {
@@ -251,7 +252,7 @@ static bool all_committed(const struct ka_uring_buffers *buffers)
 	return true;
 }
 
-/* Say why the kernel takes no buffers. */
+/* Set the message that explains why the kernel refused the buffers. */
 static void explain(const struct ka_uring_buffers *buffers, int error)
 {
 	char text[160];
@@ -319,7 +320,7 @@ int ka_uring_buffer_index(const struct ka_uring_buffers *buffers, const void *ad
 	uintptr_t offset, at = (uintptr_t)address;
 	unsigned int low = 0, high = buffers->nr;
 
-	/* The last that begins at or before the address. */
+	/* Find the last buffer that begins at or before the address. */
 	while (high - low > 1) {
 		unsigned int middle = low + (high - low) / 2;
 
