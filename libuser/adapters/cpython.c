@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * CPython on karena: preloaded, this makes pymalloc take its arenas, and the
- * interpreter its data-stack chunks, from a karena heap; or, with
- * KARENA_PYTHON=domains, all three of Python's domains their blocks. The hooks are
- * PyObject_SetArenaAllocator() and PyMem_SetAllocator() (PEP 445), called before
- * main().
+ * CPython on karena. Preloaded, this library lets pymalloc allocate its arenas, and the
+ * interpreter its chunks of data stack, in a karena heap. With KARENA_PYTHON=domains, all
+ * blocks of Python's three domains are karena's. Both hooks, PyObject_SetArenaAllocator() and
+ * PyMem_SetAllocator() (PEP 445), are called before main().
  *
- * In a program that is no CPython it does nothing.
+ * In any other program the library does nothing.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -22,7 +21,7 @@
 
 #include "front/private.h"
 
-/* PyObjectArenaAllocator, as it is since Python 3.4. */
+/* PyObjectArenaAllocator, unchanged since Python 3.4. */
 struct arena_allocator {
 	void *context;
 	void *(*alloc)(void *context, size_t size);
@@ -31,14 +30,18 @@ struct arena_allocator {
 
 static struct arena_allocator fallback;
 
-/* After a refusal, so many arenas come from elsewhere before the heap is asked again. */
+/*
+ * After the heap has refused an arena, this many come from Python's own allocator before the
+ * heap is asked again.
+ */
 #define ARENAS_ELSEWHERE	15
 
 /*
- * A power of two is aligned to itself: an unaligned arena costs pymalloc a pool.
+ * Allocate an arena, aligned to its size if that is a power of two: an unaligned arena costs
+ * pymalloc a pool.
  *
- * What the heap refuses comes from where it came from before. Without an arena, pymalloc
- * would ask again for each object, and the interpreter's data stack could not go on.
+ * If the heap refuses, Python's previous allocator is called. Without an arena, pymalloc would
+ * ask again for each object, and the interpreter could not extend its data stack.
  */
 static void *arena_alloc(void *context, size_t size)
 {
@@ -54,7 +57,7 @@ static void *arena_alloc(void *context, size_t size)
 	return fallback.alloc(fallback.context, size);
 }
 
-/* The heap knows how long a run is; CPython's sizes do not always agree. */
+/* The heap knows the size of a run; CPython's sizes are not always the same. */
 static void arena_free(void *context, void *arena, size_t size)
 {
 	if (ka_heap_contains(context, arena))
@@ -64,9 +67,9 @@ static void arena_free(void *context, void *arena, size_t size)
 }
 
 /*
- * Python's domains are karena's, and so are PyMemAllocatorDomain and PyMemAllocatorEx,
- * as they are since Python 3.5. It checks sizes before it calls, as the families of
- * calls do, so it has what is behind these.
+ * Python's domains have karena's numbers, and PyMemAllocatorDomain and PyMemAllocatorEx,
+ * unchanged since Python 3.5, have the layout of karena's types. Python checks sizes before it
+ * calls, as karena's domains do, so it may call their allocators directly.
  */
 #define NR_DOMAINS	3
 
@@ -80,7 +83,7 @@ static void use_domain(set_allocator *set, int domain)
 	set(domain, &allocator);
 }
 
-/* Whether KARENA_PYTHON asks for the domains. */
+/* True if KARENA_PYTHON asks for the domains. */
 static bool wants_domains(void)
 {
 	const char *text = secure_getenv("KARENA_PYTHON");
@@ -97,7 +100,7 @@ static bool wants_domains(void)
 static struct ka_heap *heap;
 static bool has_domains;
 
-/* What Python has, and behind it, what the C library's own malloc has for the others. */
+/* Print the statistics of Python's heap, then those of the program's malloc. */
 __attribute__((visibility("default")))
 void malloc_stats(void)
 {
@@ -110,7 +113,7 @@ void malloc_stats(void)
 		next();
 }
 
-/* Speak up once, in the child, before it touches what is not there. */
+/* Warn in a child whose heap is the parent's, before it uses the heap. */
 static void warn_forked_child(void)
 {
 	static const char text[] =
@@ -157,5 +160,5 @@ static void install(void)
 		use_domain(set_domain, domain);
 	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
 		pthread_atfork(NULL, NULL, warn_forked_child);
-	/* Never torn down: Python frees after the destructors have run. */
+	/* The heap is never destroyed: Python frees blocks after the destructors have run. */
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * libkarena-malloc: malloc and its kin for a whole program, by LD_PRELOAD. All
- * blocks lie in one heap, which the first call makes. C++'s operators new and delete are
- * here, too. Without memory, they call libstdc++'s, which know the new handler and throw.
+ * libkarena-malloc: malloc and the related functions for a whole program, by LD_PRELOAD. All
+ * blocks lie in one heap, which the first call creates. C++'s operators new and delete are
+ * here, too. Without memory they call those of libstdc++, which call the new handler and throw.
  *
- * With the debug hooks, and in the checked build, the heap is another one than that which
- * malloc() and free() look at, so that these find nothing and go on to where the hooks, or the
- * checks, are called.
+ * With the debug hooks, and in the checked build, the blocks lie in @other_heap. malloc() and
+ * free() look into @heap, find nothing, and take the slow path, which calls the hooks or the
+ * checks.
  *
- * What the heap's making allocates itself comes from a small area that is never given
- * back. A pointer that is no block, and a block that is free already, end the program with
- * a message, as glibc's own malloc ends it.
+ * Allocations during the creation of the heap come from a small static area, and are never
+ * freed. A pointer that is no block, and a block that is free already, end the program with a
+ * message, as they do in glibc.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,18 +28,18 @@
 #define PUBLIC	__attribute__((visibility("default")))
 #define SLOW	__attribute__((noinline, cold))
 
-/* Where the program goes on; or in a function here that calls one that it called. */
+/* Return address of the program's call; or an address here, in a function that calls another. */
 #define CALLER	__builtin_return_address(0)
 
-/* Until it is made, it has no slots. Its empty arenas stay as other free memory does. */
+/* A heap has no slots until it is opened. Its empty arenas stay as long as other free memory. */
 static struct ka_heap heap = { .caches.pools.arenas.most_empty = SIZE_MAX };
 static struct ka_heap other_heap = { .caches.pools.arenas.most_empty = SIZE_MAX };
 static bool made;
 
-/* Not changed once the heap is made. */
+/* Constant once the heap is open. */
 static bool debugged;
 
-/* Whether the program has come so far that libraries can be loaded. */
+/* The program has started far enough for libraries to be loaded. */
 static bool can_load;
 
 static __thread struct ka_cache cache = { KA_CACHE_INIT };
@@ -47,7 +47,7 @@ static __thread struct ka_cache cache = { KA_CACHE_INIT };
 static struct ka_mutex making = KA_MUTEX;
 static __thread bool is_making;
 
-/* For who allocates while the heap is made. */
+/* Memory for allocations during the creation of the heap. */
 #define FIRST_ALIGN	4096
 static struct {
 	_Alignas(FIRST_ALIGN) char bytes[16384];
@@ -59,7 +59,10 @@ static bool is_first(const void *block)
 	return (uintptr_t)block - (uintptr_t)first.bytes < sizeof(first.bytes);
 }
 
-/* Each has its size before it. By one thread at a time: the one that makes the heap. */
+/*
+ * Allocate from the static area; each block has its size before it. Only the thread that
+ * creates the heap calls this.
+ */
 static void *first_alloc(size_t align, size_t size)
 {
 	size_t at = (first.used + sizeof(size_t) + align - 1) & ~(align - 1);
@@ -79,7 +82,7 @@ static struct ka_heap *get_other_heap(void)
 	return &other_heap;
 }
 
-/* The one that is made. */
+/* The heap that is opened. */
 static struct ka_heap *heap_in_use(void)
 {
 	return KA_CHECKED || debugged ? &other_heap : &heap;
@@ -138,14 +141,14 @@ static void SLOW make_heap(void)
 		ka_callers_prime();
 }
 
-/* From here on there is a heap. */
+/* Open the heap if it is not open yet. */
 static void need_heap(void)
 {
 	if (!__atomic_load_n(&made, __ATOMIC_ACQUIRE))
 		make_heap();
 }
 
-/* Whatever a source says of memory that it does not give, POSIX knows but one error. */
+/* A source may have set another errno, but POSIX knows only this one. */
 static void *no_memory(void)
 {
 	errno = ENOMEM;
@@ -175,7 +178,7 @@ PUBLIC void *malloc(size_t size)
 
 	if (__builtin_expect(!!block, 1))
 		return block;
-	/* While blocks are traced, the others come from here. */
+	/* While tracing is on, blocks that are not traced come from here. */
 	block = ka_block_try_traced(&cache, size);
 	return block ? block : take(size);
 }
@@ -239,7 +242,7 @@ PUBLIC void *calloc(size_t count, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	/* A small one is cleared faster than it is found out whether it has to be. */
+	/* Clearing a small block is faster than finding out whether it is zero. */
 	if (product < KA_PAGE_SIZE) {
 		block = ka_block_try(&cache, product);
 		if (__builtin_expect(!block, 0))
@@ -249,7 +252,7 @@ PUBLIC void *calloc(size_t count, size_t size)
 	return take_zeroed(product);
 }
 
-/* From the first area nothing goes back. */
+/* A block of the static area is copied, and never freed. */
 static void *SLOW first_realloc(void *block, size_t size)
 {
 	size_t old = ((size_t *)block)[-1];
@@ -259,8 +262,9 @@ static void *SLOW first_realloc(void *block, size_t size)
 }
 
 /*
- * Whether a block of the thread's own pools has room, and not too much, for a size. One that
- * is marked as free is not, if it was taken last and has not been written to.
+ * True if a block of the thread's own pools can stay when its size changes: it has room, and at
+ * most a quarter would be unused. A marked block may be free. It is in use if it still links to
+ * the first free block, since it was then allocated last.
  */
 static inline bool fits(const void *block, size_t size)
 {
@@ -306,10 +310,13 @@ PUBLIC void *reallocarray(void *block, size_t count, size_t size)
 	return realloc(block, product);
 }
 
-/* What the thread's current pools have for an alignment, a power of two; or NULL. */
+/*
+ * Allocate an aligned block from the thread's current pools; NULL if they have none. @align is
+ * a power of two.
+ */
 static inline void *try_aligned(size_t align, size_t size)
 {
-	/* So the size is no more than KA_BLOCK_MAX when it is rounded up, either. */
+	/* The size stays at most KA_BLOCK_MAX when it is rounded up. */
 	if (align > KA_SLOT_SIZE || size > KA_BLOCK_MAX / 2)
 		return NULL;
 	return ka_block_try(&cache, ((size ? size : 1) + align - 1) & ~(align - 1));
@@ -331,7 +338,7 @@ static void *take_aligned(size_t align, size_t size)
 	return or_no_memory(ka_block_take_aligned(&heap.caches, &cache, align, size));
 }
 
-/* glibc takes any alignment here, and rounds it up. */
+/* glibc accepts any alignment here, and rounds it up. */
 PUBLIC void *memalign(size_t align, size_t size)
 {
 	size_t power = KA_CLASS_STEP;
@@ -385,7 +392,7 @@ PUBLIC void *pvalloc(size_t size)
 	return take_aligned(KA_PAGE_SIZE, whole ? whole : KA_PAGE_SIZE);
 }
 
-/* C23's: what the caller knows of the block makes nothing faster here. */
+/* C23. The caller's sizes make nothing faster here. */
 PUBLIC void free_sized(void *block, size_t size)
 {
 	(void)size;
@@ -399,7 +406,7 @@ PUBLIC void free_aligned_sized(void *block, size_t align, size_t size)
 	free(block);
 }
 
-/* Other names of glibc's, by which old programs call it. */
+/* glibc's other names for these functions, which old programs call. */
 #if __has_attribute(copy)
 #define ALIAS(name)	__attribute__((visibility("default"), alias(#name), copy(name)))
 #else
@@ -415,18 +422,18 @@ void *__libc_memalign(size_t align, size_t size) ALIAS(memalign);
 void *__libc_valloc(size_t size) ALIAS(valloc);
 void *__libc_pvalloc(size_t size) ALIAS(pvalloc);
 int __posix_memalign(void **block, size_t align, size_t size) ALIAS(posix_memalign);
-/* Without that attribute of it which warns of calls. */
+/* An alias without the attribute that warns of calls. */
 #define PLAIN_ALIAS(name)	__attribute__((visibility("default"), alias(#name)))
 struct mallinfo __libc_mallinfo(void)
 	PLAIN_ALIAS(mallinfo);
 int __libc_mallopt(int param, int value) ALIAS(mallopt);
 
 /*
- * C++. All of libstdc++'s operators new and delete call these four, as the standard has it:
- * a program that replaces one of the four replaces what the others do, too. Here each new is
- * one of malloc's functions, and when that has no memory, the C++ library's operator of the
- * same name: it calls the new handler, tries again by malloc, and throws. These are the
- * operators' names on 64-bit machines.
+ * C++. All of libstdc++'s operators new and delete call these four, as the standard requires: a
+ * program that replaces one of the four changes the others, too. Here each new calls a function
+ * of malloc. If that has no memory, the operator of the C++ library with the same name is
+ * called: it calls the new handler, tries malloc again, and throws. The names are those of
+ * 64-bit machines.
  */
 static void *find_next(const char *name)
 {
@@ -435,7 +442,7 @@ static void *find_next(const char *name)
 	};
 	void *next = dlsym(RTLD_NEXT, name);
 
-	/* It may have come with a plug-in, where only that looks for it. */
+	/* A plug-in may have loaded the C++ library, out of reach of RTLD_NEXT. */
 	for (size_t i = 0; !next && i < sizeof(libraries) / sizeof(*libraries); i++) {
 		void *library = dlopen(libraries[i], RTLD_LAZY | RTLD_NOLOAD);
 
@@ -498,9 +505,9 @@ PUBLIC size_t malloc_usable_size(void *block)
 }
 
 /*
- * Before all other constructors, here and elsewhere (-z initfirst): libc does not know the
- * environment yet. What shows stacks loads a library, for which a first call may have been
- * too early.
+ * Runs before all other constructors, here and in other libraries (-z initfirst), when libc
+ * does not know the environment yet. backtrace() loads a library, for which the program's first
+ * allocation may have been too early.
  */
 __attribute__((constructor(101)))
 static void begin(int argc, char **argv, char **variables)
@@ -514,7 +521,7 @@ static void begin(int argc, char **argv, char **variables)
 		ka_callers_prime();
 }
 
-/* The heap's figures; all zero as long as there is none. */
+/* The heap's statistics; all zero while there is no heap. */
 static struct ka_stats figures(void)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
@@ -525,8 +532,8 @@ static struct ka_stats figures(void)
 }
 
 /*
- * In the words of glibc: arena, all that is committed; uordblks and fordblks, what of
- * it is in use and free; hblks and hblkhd, blocks that are runs of their own.
+ * glibc's members: arena has all committed bytes; uordblks and fordblks those in use and those
+ * free; hblks and hblkhd count blocks that are runs of their own.
  */
 PUBLIC struct mallinfo2 mallinfo2(void)
 {
@@ -545,7 +552,7 @@ PUBLIC struct mallinfo2 mallinfo2(void)
 	};
 }
 
-/* The same, in numbers that are too small for it. */
+/* The same in int, which is too small for large heaps. */
 PUBLIC struct mallinfo mallinfo(void)
 {
 	struct mallinfo2 info = mallinfo2();
@@ -589,7 +596,7 @@ PUBLIC int malloc_info(int options, FILE *file)
 	return 0;
 }
 
-/* As glibc's, whether anything was given back; the argument means nothing here. */
+/* Returns 1 if memory was given back, as glibc's does. The argument has no effect. */
 PUBLIC int malloc_trim(size_t pad)
 {
 	(void)pad;
@@ -600,7 +607,7 @@ PUBLIC int malloc_trim(size_t pad)
 	return !ka_refuse_inherited(ka_pools_of(&heap)) && ka_cache_trim(&heap.caches, &cache);
 }
 
-/* glibc's settings mean nothing here; it is no error to have them. */
+/* glibc's settings have no effect; setting them is no error. */
 PUBLIC int mallopt(int param, int value)
 {
 	(void)param;
