@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sizes, errors, locks and system calls, which all layers of the library use. Each folder is
- * a layer with a header of its own, which includes those of lower layers only; `layers` checks
+ * Sizes, errors, locks and system calls, which all layers of the library use. Each folder is a
+ * layer with a header of its own, which includes only those of lower layers; `layers` checks
  * that. From the bottom to the top:
  *
  *	base		sizes, classes, errors, locks, system calls, the clock
@@ -9,11 +9,11 @@
  *	arena		arenas and their notes; runs of pages
  *	pool		pools: runs that are cut into blocks; the runs of the program
  *	thread		caches: the pools of a thread; blocks
- *	heap		heaps: options, what a program asks of one, what a fork makes of it
- *	stats		figures: counted, shown to other processes, printed
- *	trace		which blocks are in use, and where they were allocated
+ *	heap		heaps: their options, their public functions, and fork
+ *	stats		statistics: counted, written for other processes, printed
+ *	trace		tracing: which blocks are in use, and where they were allocated
  *	check		the debug hooks, and the checked build
- *	front		domains, buffers for input and output; heaps are made here
+ *	front		domains, buffers for input and output; heaps are created here
  *
  * struct ka_heap consists of a struct for each layer, which has the struct of the layer below
  * as a member. A function is called with the struct of its own layer.
@@ -34,26 +34,26 @@
 #define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
 #define KA_MIB		((size_t)1 << 20)
 
-/* One bit a page. */
+/* One bit for each page. */
 #define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
 
-/* Pools are made of slots of 16 KiB, to find the pool of an address by. */
+/* Pools consist of slots of 16 KiB, by which the pool of an address is found. */
 #define KA_SLOT_SHIFT	14
 #define KA_SLOT_SIZE	((size_t)1 << KA_SLOT_SHIFT)
 #define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
 #define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
 
-/* Bytes of the notes on a slot: struct ka_pool. */
+/* Bytes of a slot's entry in the notes: struct ka_pool. */
 #define KA_SLOT_ENTRY	((size_t)64)
 
-/* Of the checked build 1: see check/checked.h. */
+/* 1 in the checked build: see check/checked.h. */
 #ifndef KA_CHECKED
 #define KA_CHECKED	0
 #endif
 
 /*
- * To read what another thread may be changing: a load, and the compiler may make it an
- * operand, which it does not with those of stdatomic.
+ * Read a variable that another thread may change. This is one load. The compiler may make it an
+ * operand of another instruction, which it does not with the loads of stdatomic.
  */
 #ifdef __SANITIZE_THREAD__
 #define KA_READ(value)	__atomic_load_n(&(value), __ATOMIC_RELAXED)
@@ -61,7 +61,10 @@
 #define KA_READ(value)	(value)
 #endif
 
-/* error.c; the first sets errno too, and returns -1; the second likewise, and true. */
+/*
+ * error.c; ka_fail() sets the message and errno and returns -1; ka_fail_inherited() returns
+ * true
+ */
 int ka_fail(int error, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
 bool ka_fail_inherited(void);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Maps of an arena: a bit for each page.
+ * Bit maps of an arena, with a bit for each page.
  */
 #ifndef KARENA_BITS_H
 #define KARENA_BITS_H
@@ -12,7 +12,7 @@ static inline bool ka_test_bit(const uint64_t *map, size_t bit)
 	return map[bit / 64] >> bit % 64 & 1;
 }
 
-/* The first set, or clear, bit from @from on; KA_ARENA_PAGES if there is none. */
+/* Find the first bit at or behind @from that is (not) set; KA_ARENA_PAGES if there is none. */
 static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 {
 	while (from < KA_ARENA_PAGES) {
@@ -26,7 +26,7 @@ static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 	return KA_ARENA_PAGES;
 }
 
-/* A mask of up to @count bits of a word, from @from on; and how many bits it has. */
+/* A mask of up to @count bits of a word, from @from on; @in_word is set to their number. */
 static inline uint64_t ka_mask_bits(size_t from, size_t count, size_t *in_word)
 {
 	size_t bits = 64 - from % 64;

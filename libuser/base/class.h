@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Size classes: multiples of 16 bytes up to 128, then eight to each doubling, up to
- * 256 KiB. A block is never more than an eighth larger than what was asked for,
- * above 128 bytes; powers of two are classes, whose blocks are aligned to their size.
+ * Size classes: multiples of 16 bytes up to 128, then eight for each doubling, up to 256 KiB.
+ * Above 128 bytes, a block is at most an eighth larger than the size that was asked for. Powers
+ * of two are classes, and their blocks are aligned to their size.
  *
- * The geometric spacing is that of jemalloc's classes, and of many since.
+ * jemalloc introduced this geometric spacing.
  */
 #ifndef KARENA_CLASS_H
 #define KARENA_CLASS_H
@@ -16,11 +16,11 @@
 #define KA_BLOCK_MAX	((size_t)256 << 10)
 #define KA_CLASSES	(KA_LINEAR + 11 * 8)
 
-/* Up to here, a table of the sizes in steps of 16 says which pool is next. */
+/* Up to this size, a table in steps of 16 bytes finds the pool of a size. */
 #define KA_DIRECT_MAX	((size_t)1024)
 #define KA_DIRECT	(KA_DIRECT_MAX / KA_CLASS_STEP + 1)
-#define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)	/* the last one in it */
-/* Those behind it: eight doublings of KA_DIRECT_MAX, eight to each. */
+#define KA_DIRECT_CLASS	ka_class_of(KA_DIRECT_MAX)	/* the last class in the table */
+/* Number of larger classes: eight doublings of KA_DIRECT_MAX, eight classes for each. */
 #define KA_LARGER	(8 * 8)
 #define KA_FIRST_LARGER	(KA_CLASSES - KA_LARGER)
 

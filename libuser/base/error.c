@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The sentence that explains a failure, one a thread.
+ * The error message of each thread.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -19,8 +19,8 @@ int ka_fail(int error, const char *format, ...)
 
 	va_start(arguments, format);
 	/*
-	 * Most processes fail to find the module, and that is all: printf would have 130 KiB
-	 * of libc mapped for it.
+	 * Most processes only ever fail to find the module. For them, vsnprintf() would touch
+	 * 130 KiB of libc.
 	 */
 	if (strchr(format, '%'))
 		vsnprintf(sentence, sizeof(sentence), format, arguments);
@@ -31,7 +31,7 @@ int ka_fail(int error, const char *format, ...)
 	return -1;
 }
 
-/* Fail because the heap is the parent's: true. */
+/* Fail because the heap is the parent's. Returns true. */
 bool ka_fail_inherited(void)
 {
 	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
@@ -49,7 +49,7 @@ const char *ka_version(void)
 }
 
 /**
- * ka_ignore() - Say that what the last sentence is about is ignored.
+ * ka_ignore() - Print the last error message, and that its cause is ignored.
  */
 void ka_ignore(void)
 {

@@ -8,6 +8,8 @@
 /**
  * ka_mutex_wait() - Take a lock that another thread holds.
  * @mutex: The lock.
+ *
+ * Context: Sleeps until the lock is free.
  */
 void ka_mutex_wait(struct ka_mutex *mutex)
 {
@@ -27,7 +29,7 @@ void ka_mutex_wake(struct ka_mutex *mutex)
 uintptr_t ka_forking;
 struct ka_mutex ka_lists = KA_MUTEX;
 
-/* Locks that a fork takes before @ka_lists, and behind it. */
+/* Locks that a fork takes before @ka_lists, and after it. */
 #define MOST_LOCKS	8
 
 static struct ka_mutex *outer[MOST_LOCKS], *inner[MOST_LOCKS];
@@ -42,7 +44,7 @@ static void locks_unlock_outer(unsigned int count)
 /**
  * ka_fork_lock() - Take all locks that a fork takes, except those of heaps.
  *
- * No lock joins them before ka_fork_unlock().
+ * Context: No lock is added to them before ka_fork_unlock().
  */
 void ka_fork_lock(void)
 {
@@ -63,7 +65,7 @@ void ka_fork_lock(void)
 }
 
 /**
- * ka_fork_unlock() - Release what ka_fork_lock() has taken.
+ * ka_fork_unlock() - Release the locks that ka_fork_lock() has taken.
  */
 void ka_fork_unlock(void)
 {
@@ -74,8 +76,8 @@ void ka_fork_unlock(void)
 }
 
 /*
- * With @ka_lists held: a lock more. A fork that is going on holds it from now on. In a child,
- * whose parent was forking in pthread_once(), the lock may be there already.
+ * Add a lock; @ka_lists is held. If the caller is forking, the fork holds the lock from now on.
+ * In a child whose parent forked during pthread_once(), the lock may have been added already.
  */
 static void lock_add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
 {
@@ -90,7 +92,7 @@ static void lock_add(struct ka_mutex *locks[], unsigned int *count, struct ka_mu
 }
 
 /**
- * ka_fork_takes() - Let a fork take a lock, too.
+ * ka_fork_takes() - Add a lock to those that a fork takes.
  * @lock: The lock, which threads take before that of the lists.
  */
 void ka_fork_takes(struct ka_mutex *lock)
@@ -101,8 +103,8 @@ void ka_fork_takes(struct ka_mutex *lock)
 }
 
 /**
- * ka_fork_takes_inner() - Let a fork take a lock, too.
- * @lock: The lock, which threads take behind that of the lists and before that of a heap.
+ * ka_fork_takes_inner() - Add a lock to those that a fork takes.
+ * @lock: The lock, which threads take after that of the lists and before that of a heap.
  */
 void ka_fork_takes_inner(struct ka_mutex *lock)
 {

@@ -80,13 +80,13 @@ static inline void ka_unlock(struct ka_mutex *mutex)
 		ka_mutex_unlock(mutex);
 }
 
-/* The same; true also in a thread that forks. */
+/* As ka_mutex_try(); also true in a thread that forks. */
 static inline bool ka_try_lock(struct ka_mutex *mutex)
 {
 	return ka_is_forking() || ka_mutex_try(mutex);
 }
 
-/* Let forks take a lock, before ka_lists or after it. Call them once for each lock. */
+/* Make forks take a lock, before ka_lists or after it. Called once for each lock. */
 void ka_fork_takes(struct ka_mutex *lock);
 void ka_fork_takes_inner(struct ka_mutex *lock);
 

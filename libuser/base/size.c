@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Sizes as people write and read them.
+ * Sizes as text: parsed and formatted.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -11,14 +11,14 @@
 
 static const char suffixes[] = "KMGT";
 
-/* Bytes, or with a suffix; 0 or -1. */
+/* Parse a number of bytes, perhaps with a suffix. Return 0, or -1. */
 int ka_parse_size(const char *text, size_t *size)
 {
 	unsigned long long value;
 	const char *suffix;
 	char *end;
 
-	/* strtoull would take a sign and spaces. */
+	/* strtoull() would accept a sign and spaces. */
 	if (*text < '0' || *text > '9')
 		return -1;
 	errno = 0;
@@ -39,7 +39,7 @@ int ka_parse_size(const char *text, size_t *size)
 	return 0;
 }
 
-/* In the largest unit that leaves a whole number. */
+/* Format a size in the largest unit that leaves a whole number. */
 const char *ka_format_size(size_t size, char buffer[static 32])
 {
 	const char *units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };

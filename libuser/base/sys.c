@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * System calls by their numbers, see sys.h.
+ * System calls by their numbers: see sys.h.
  */
 #include <elf.h>
 #include <errno.h>
@@ -14,7 +14,7 @@
 
 #include "base/sys.h"
 
-/* What the kernel returns. libc's syscall() would be another function to be replaced. */
+/* Return the kernel's result. libc's syscall() is not called, since it may be replaced. */
 static long call(long number, long a, long b, long c, long d, long e, long f)
 {
 #if defined(__x86_64__)
@@ -34,7 +34,7 @@ static long call(long number, long a, long b, long c, long d, long e, long f)
 #endif
 }
 
-/* The same as libc has it: -1 with errno. */
+/* Convert a kernel's result to libc's convention: -1 with errno. */
 static long checked(long result)
 {
 	if (result >= 0 || result < -4095)
@@ -43,7 +43,7 @@ static long checked(long result)
 	return -1;
 }
 
-/* The sanitizers must see which memory is mapped anew. */
+/* Tell the sanitizers which memory is mapped anew. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define LIBC_OR(function, kernel)	(function)
 #else
@@ -89,7 +89,7 @@ bool ka_grow(void *start, size_t size, size_t new_size)
 			    0)) != -1;
 }
 
-/* No mapping can grow so far; but that it would be one the kernel looks at first. */
+/* No mapping can grow so far, but the kernel checks first that the range is one mapping. */
 #define TOO_LARGE	(1L << 46)
 
 bool ka_is_one_mapping(void *start, size_t size)
@@ -134,12 +134,16 @@ long ka_syscall(long number, long a, long b, long c)
 }
 
 /*
- * The clock without a system call, which a sandbox may forbid: the function that the
- * kernel maps into each process (vdso(7)). It is found by hand, as dlsym() allocates.
+ * The clock without a system call, which a sandbox may forbid: the function that the kernel
+ * maps into each process (vdso(7)). The library parses the vdso itself, since dlsym()
+ * allocates.
  */
 typedef int ka_clock_gettime_t(clockid_t clock, struct timespec *now);
 
-/* A program whose runs have to be alike, as one that counts instructions, has its own. */
+/*
+ * A program that needs reproducible runs, for example to count instructions, defines its own
+ * clock.
+ */
 #pragma weak ka_own_clock
 extern ka_clock_gettime_t ka_own_clock __attribute__((visibility("default")));
 
@@ -151,7 +155,7 @@ extern ka_clock_gettime_t ka_own_clock __attribute__((visibility("default")));
 #define CLOCK_SYMBOL	""
 #endif
 
-/* The table of symbols that the section headers name; or NULL. */
+/* Find the symbol table by the section headers; NULL if there is none. */
 static const Elf64_Shdr *find_symbols(const Elf64_Ehdr *header)
 {
 	const Elf64_Shdr *sections = (const void *)((const char *)header + header->e_shoff);
