@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Where windows are whose addresses are claimed: see claim.h.
+ * Choose the addresses of claimed windows: see claim.h.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ void __asan_init(void);
 void __tsan_init(void);
 void __msan_init(void);
 
-/* How many addresses are tried. */
+/* Number of random addresses to try. */
 #define TRIES	16
 
 static uint64_t random_number(void)
@@ -29,9 +29,9 @@ static uint64_t random_number(void)
 }
 
 /*
- * An address for a window. The kernel maps from the top of the addresses downwards, of
- * which the stack shows where it is, and programs from the middle of the upper half
- * upwards; or at low addresses. Between a quarter and five eighths there is nothing.
+ * Choose a random address for a window. The kernel maps from the top of the address space
+ * downwards, near the stack, and programs from the middle of its upper half upwards, or at low
+ * addresses. Nothing lies between a quarter and five eighths.
  */
 static uintptr_t choose_start(size_t size)
 {
@@ -46,7 +46,7 @@ static uintptr_t choose_start(size_t size)
 	return (from + random_number() % (room - size + 1)) & ~(KA_ARENA_SIZE - 1);
 }
 
-/* All windows that are claimed: of most of their addresses the kernel knows nothing. */
+/* All claimed windows: the kernel does not know most of their addresses. */
 static struct ka_mutex lock = KA_MUTEX;
 static struct ka_window *all;
 
@@ -56,7 +56,7 @@ static void register_lock(void)
 	ka_fork_takes(&lock);
 }
 
-/* Bytes of a window, and of the map behind it. */
+/* Bytes of a window and of the map behind it. */
 static size_t claimed_size(const struct ka_window *window)
 {
 	return ka_window_size(window) + ka_window_map_size(window);
@@ -72,7 +72,10 @@ static bool is_claimed(const char *start, size_t size)
 	return false;
 }
 
-/* Whether nothing is mapped there. That there is a limit of addresses is no answer. */
+/*
+ * True if nothing is mapped in a range, or the limit of addresses keeps the kernel from
+ * telling.
+ */
 static bool is_free(void *start, size_t size)
 {
 	void *found = ka_mmap(start, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
@@ -84,7 +87,7 @@ static bool is_free(void *start, size_t size)
 	return found == start;
 }
 
-/* Whether a page can be mapped there: what runs a program may have fewer addresses. */
+/* True if a page can be mapped at an address. An emulator may offer fewer addresses. */
 static bool is_address(void *start)
 {
 	void *found = ka_mmap(start, KA_PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
@@ -95,7 +98,7 @@ static bool is_address(void *start)
 	return found == start;
 }
 
-/* With the lock held: where a window is, from now on; or NULL. */
+/* Find an address for a window; NULL if there is none. The lock is held. */
 static char *find_start(const struct ka_window *window)
 {
 	size_t size = claimed_size(window);
@@ -109,7 +112,7 @@ static char *find_start(const struct ka_window *window)
 	return NULL;
 }
 
-/* Whether what runs the program gives away addresses in another way than the kernel. */
+/* True under a sanitizer or valgrind, which choose addresses in another way than the kernel. */
 static bool has_other_addresses(void)
 {
 	const char *preloaded = getenv("LD_PRELOAD");
@@ -143,7 +146,7 @@ bool ka_claim(struct ka_window *window)
 }
 
 /**
- * ka_unclaim() - Give up a window's addresses, where nothing is mapped any more.
+ * ka_unclaim() - Release a window's addresses, where nothing is mapped any more.
  * @window: The window. It is not claimed from then on.
  */
 void ka_unclaim(struct ka_window *window)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Windows that are claimed: addresses chosen at random, far from those that the kernel gives
- * away, where a source maps no more than it needs.
+ * Claimed windows: addresses chosen at random, far from those that the kernel chooses. A source
+ * maps only what it needs there.
  */
 #ifndef KARENA_CLAIM_H
 #define KARENA_CLAIM_H

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source that is the kernel module: a heap's file is mapped and closed, and
- * madvise() drives it from then on.
+ * The source that uses the kernel module. It maps the heap's file and closes it; madvise() then
+ * controls the mapping.
  *
- * Of a window that is claimed, the beginning of the notes' arenas is mapped and the beginning
- * of the others, and each mapping grows where it is: without a descriptor, and so that the
- * limit of addresses, mlockall() and the size of the process count little more than is used.
- * An older module maps windows only as a whole.
+ * Of a claimed window, two beginnings are mapped: that of the notes' arenas, and that of all
+ * others. Each mapping grows in place, which needs no descriptor. So the limit of addresses,
+ * mlockall() and the size of the process count little more than is used. An older module only
+ * maps whole windows.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +26,7 @@
 #define MADV_POPULATE_WRITE	23
 #endif
 
-/* How long to wait for reclaim before the state word is looked at again. */
+/* Time to wait for reclaim before the state word is read again. */
 #define BUSY_NS		1000000
 
 #define EMBEDDED_HINT	"or use KARENA_SOURCE=embedded"
@@ -73,7 +73,7 @@ static int device_check(int fd, struct karena_info *info)
 	return 0;
 }
 
-/* A module without policies for fork only knows NONE. */
+/* A module without policies for fork only supports NONE. */
 static int choose_fork(struct ka_window *window, const struct karena_info *info)
 {
 	if (info->features & KARENA_FEATURE_FORK)
@@ -85,7 +85,7 @@ static int choose_fork(struct ka_window *window, const struct karena_info *info)
 	return 0;
 }
 
-/* The module counts the notes, too, which do not count against the limit of the caller. */
+/* The limit for the module, which also counts the notes; the caller's limit does not. */
 static size_t limit_of(const struct ka_window *window)
 {
 	size_t limit = window->limit * KA_ARENA_SIZE + window->most_notes;
@@ -104,7 +104,7 @@ static void fill_in(struct karena_create *create, const struct karena_info *info
 		create->limit = limit_of(window);
 	if (info->features & KARENA_FEATURE_FORK)
 		create->fork = window->fork;
-	/* Before there were such heaps, every one could be pinned. */
+	/* A module without this feature lets every heap be pinned. */
 	if (options->io && info->features & KARENA_FEATURE_IO)
 		create->flags = KARENA_CREATE_IO;
 	strncpy(create->name, options->name, sizeof(create->name) - 1);
@@ -135,16 +135,16 @@ static int device_create(int device, const struct karena_info *info,
 	}
 }
 
-/* Arenas that both mappings of a claimed window have at first. */
+/* Arenas of each of the two mappings of a new claimed window. */
 #define STEP	2
 
-/* Which part of a window an arena is in: the arenas of the notes, or all others. */
+/* The part of a window that an arena is in: the arenas of the notes, or all others. */
 static bool is_other(const struct ka_window *window, size_t index)
 {
 	return index >= window->nr_notes;
 }
 
-/* Where a part begins, and how many arenas it has. */
+/* The first arena of a part, and the number of its arenas. */
 static size_t part_start(const struct ka_window *window, bool others)
 {
 	return others ? window->nr_notes : 0;
@@ -160,13 +160,13 @@ static size_t at_most(size_t count, size_t most)
 	return count < most ? count : most;
 }
 
-/* How many arenas of a part to map where so many are needed, if there is room. */
+/* Number of arenas of a part to map if @need are needed and there is room. */
 static size_t ample(const struct ka_window *window, bool others, size_t need)
 {
 	return at_most(need + need / 4 + STEP, part_arenas(window, others));
 }
 
-/* Map the beginning of a part, in addresses where nothing is. */
+/* Map the beginning of a part, at addresses where nothing is mapped. */
 static bool map_part(struct ka_window *window, bool others, int fd)
 {
 	size_t first = part_start(window, others);
@@ -181,9 +181,9 @@ static bool map_part(struct ka_window *window, bool others, int fd)
 }
 
 /*
- * Let the mapping of a part grow. It always ends with an arena that is not committed, if it
- * does not end with the part. That arena is what grows: programs may have split the rest, by
- * mprotect() for one.
+ * Grow the mapping of a part. Unless it ends with the part, its last arena is uncommitted, and
+ * that arena is what mremap() grows: a program may have split the rest, for example by
+ * mprotect().
  */
 static bool grow(struct ka_window *window, bool others, size_t count)
 {
@@ -196,7 +196,7 @@ static bool grow(struct ka_window *window, bool others, size_t count)
 	return true;
 }
 
-/* Let arenas be mapped, and one more: 0, or ENOMEM. */
+/* Map arenas, and one more behind them: 0, or ENOMEM. */
 static int reach(struct ka_window *window, size_t first, size_t count)
 {
 	bool others = is_other(window, first);
@@ -219,7 +219,7 @@ static bool is_uncommitted(const struct ka_window *window, size_t index)
 	return KARENA_STATE(word) == KARENA_FREE;
 }
 
-/* Unmap what lies behind the last committed arena of a part, if that is most of it. */
+/* Unmap the arenas behind the last committed one of a part, if they are most of the mapping. */
 static void shrink(struct ka_window *window, bool others)
 {
 	size_t first = part_start(window, others), top = window->mapped[others], keep;
@@ -250,7 +250,7 @@ static void unmap(struct ka_window *window)
 	ka_unclaim(window);
 }
 
-/* Whether a window could be mapped in parts, which can grow. */
+/* Map a window in two parts that can grow. False on failure. */
 static bool map_parts(struct ka_window *window, int fd)
 {
 	if (!ka_claim(window))
@@ -384,14 +384,14 @@ static int open_heap(struct ka_window *window, const struct ka_options *options)
 		fd = device_create(device, &info, options, &create);
 		ret = fd < 0 ? -1 : device_map(window, fd, &info, options, &create);
 	}
-	/* Nothing is kept open; closing cannot fail in a way that matters. */
+	/* The source keeps no descriptor. A failure of close() does not matter. */
 	if (fd >= 0)
 		close(fd);
 	close(device);
 	return ret;
 }
 
-/* The caller may hold a lock, and to open and close files are cancellation points. */
+/* The caller may hold a lock, and opening and closing files are cancellation points. */
 static int device_open(struct ka_window *window, const struct ka_options *options)
 {
 	int before, ret;
@@ -409,7 +409,7 @@ static void set_states(struct ka_window *window, size_t first, size_t count,
 		__atomic_store_n(&window->states[i], state, __ATOMIC_RELEASE);
 }
 
-/* Whether arenas are mapped, so that a call on their addresses is one on them. */
+/* True if arenas are mapped, so that a call on their addresses acts on them. */
 static bool is_mapped(const struct ka_window *window, size_t first)
 {
 	bool others = is_other(window, first);
@@ -422,12 +422,12 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
 
-	/* One that could not be reached to be committed. */
+	/* Not mapped: reach() failed when the arena should be committed. */
 	if (!is_mapped(window, first))
 		return;
 	/* The kernel sets the state words to FREE. */
 	if (ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE)) {
-		/* After mlockall() the memory is locked, and that is refused. */
+		/* The kernel refuses this for memory locked by mlockall(). */
 		ka_munlock(start, count * KA_ARENA_SIZE);
 		ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 	}
@@ -468,8 +468,8 @@ static int device_commit_pages(struct ka_window *window, size_t arena, size_t fr
 }
 
 /*
- * Release pages of an arena by one call, so that its huge frame can go. Locked memory is
- * not released so, and an older module does not know how.
+ * Release pages of an arena by one call, so that its huge frame can be freed. Locked memory
+ * cannot be released so, and an older module does not support it.
  */
 static bool release_pages(struct ka_window *window, size_t arena, const uint64_t *map)
 {
@@ -493,11 +493,11 @@ static bool device_purge(struct ka_window *window, size_t arena, const uint64_t 
 	uint32_t *state = &window->states[arena];
 	size_t pages = ka_count_bits(map, 0, KA_ARENA_PAGES);
 
-	/* Of a huge frame less than half does not come free. */
+	/* Purging less than half of a huge frame frees no memory. */
 	if (pages < KA_ARENA_PAGES / 2 &&
 	    !(__atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE))
 		return false;
-	/* What is pinned, or cannot be copied now, stays huge. */
+	/* A huge frame stays if it is pinned, or cannot be copied now. */
 	return release_pages(window, arena, map) &&
 	       __atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE;
 }
@@ -518,7 +518,7 @@ static bool device_take_back(struct ka_window *window, size_t arena)
 
 	while (KARENA_STATE(word) == KARENA_VOLATILE || KARENA_STATE(word) == KARENA_BUSY) {
 		if (KARENA_STATE(word) == KARENA_BUSY) {
-			/* Reclaim may need this very processor to go on. */
+			/* Reclaim may need this processor to make progress. */
 			ka_wait(state, word, BUSY_NS);
 			word = __atomic_load_n(state, __ATOMIC_ACQUIRE);
 		} else if (__atomic_compare_exchange_n(state, &word,
@@ -547,7 +547,7 @@ static bool device_copied(struct ka_window *window)
 {
 	const struct karena_control *control = window->control;
 
-	/* Looked at in a way that ends in an error if the kernel had no memory. */
+	/* Fault in the page by a call that returns an error if the kernel has no memory. */
 	if (ka_madvise(window->control, KA_PAGE_SIZE, MADV_POPULATE_READ) ||
 	    control->id == window->id)
 		return false;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source that needs no module. A window is claimed, and nothing is mapped there but what
- * is committed. So the limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps
- * and the kernel's promises of memory (vm.overcommit_memory) count what is used.
+ * The source that needs no module. In a claimed window, only committed memory is mapped. So the
+ * limits of a process (RLIMIT_AS, RLIMIT_DATA), locked memory, dumps and the kernel's commit
+ * accounting (vm.overcommit_memory) count only what is used.
  *
- * A window that cannot be claimed is reserved, without access, and made accessible.
+ * A window that cannot be claimed is reserved without access, and pages are made accessible.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,10 +12,10 @@
 #include "base/bits.h"
 #include "source/claim.h"
 
-/* Of several mappings, a part that is smaller is copied. */
+/* If pages belong to several mappings, a smaller part is copied. */
 #define PART_MOVED	((size_t)64 << 10)
 
-/* Map pages where nothing is: 0, or an errno. */
+/* Map pages at addresses where nothing is mapped: 0, or an errno. */
 static int map_pages(const struct ka_window *window, void *start, size_t size)
 {
 	void *found = ka_mmap(start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE |
@@ -25,10 +25,10 @@ static int map_pages(const struct ka_window *window, void *start, size_t size)
 		return ka_madvise(start, size, MADV_DONTFORK) ? errno : 0;
 	if (found == start)
 		return 0;
-	/* EAGAIN is a limit of locked memory. */
+	/* EAGAIN: the limit of locked memory. */
 	if (found == MAP_FAILED)
 		return errno == EEXIST ? EEXIST : ENOMEM;
-	/* A kernel that does not know the flag has found another place. */
+	/* A kernel that does not know the flag has chosen another address. */
 	ka_munmap(found, size);
 	return EEXIST;
 }
@@ -40,8 +40,8 @@ static void *reserve(void *address, size_t size, bool shared, int flags)
 }
 
 /*
- * Set the advice for reserved addresses; again for a part that is mapped anew. A huge page
- * would allocate a whole arena at the first touch.
+ * Set the advice for reserved addresses, also for a part that is mapped anew. A huge page would
+ * allocate a whole arena at the first touch.
  */
 static int reserved(const struct ka_window *window, char *start, size_t size)
 {
@@ -87,7 +87,7 @@ static void advise(const struct ka_window *window, void *start, size_t size,
 		ka_madvise(start, size, MADV_NOHUGEPAGE);
 }
 
-/* Of what is reserved: 0, or an errno. */
+/* Make reserved pages accessible: 0, or an errno. */
 static int open_pages(void *start, size_t size)
 {
 	ka_madvise(start, size, MADV_DODUMP);
@@ -105,7 +105,7 @@ static int embedded_commit(struct ka_window *window, size_t first, size_t count,
 		error = map_pages(window, start, size);
 	if (error)
 		return error;
-	/* Before it is accessible: memory that is locked is there at once. */
+	/* Before the pages are accessible, since locked memory is allocated at once. */
 	advise(window, start, size, pages);
 	if (!window->claimed)
 		error = open_pages(start, size);
@@ -129,11 +129,11 @@ static int embedded_commit_pages(struct ka_window *window, size_t arena,
 	return error;
 }
 
-/* Free memory that processes share, for all of them. */
+/* Free shared memory for all processes that map it. */
 static void release_shared(char *start, size_t size)
 {
 	if (ka_madvise(start, size, MADV_REMOVE)) {
-		/* After mlockall() the memory is locked, and that is refused. */
+		/* The kernel refuses this for memory locked by mlockall(). */
 		ka_munlock(start, size);
 		ka_madvise(start, size, MADV_REMOVE);
 	}
@@ -151,7 +151,7 @@ static void embedded_release(struct ka_window *window, size_t first, size_t coun
 	}
 	if (window->fork == KA_FORK_SHARE)
 		release_shared(start, size);
-	/* A new reservation in the place of the old pages: no promise of memory. */
+	/* A new reservation replaces the pages; the kernel promises no memory for it. */
 	else if (reserve(start, size, false, MAP_FIXED) == MAP_FAILED)
 		ka_madvise(start, size, MADV_DONTNEED);
 	reserved(window, start, size);
@@ -165,7 +165,7 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
 
 	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
 		end = ka_find_bit(map, from, false);
-		/* Refused where memory is locked: then all of it is. */
+		/* The kernel refuses locked memory; then all of it is locked. */
 		if (ka_madvise(start + from * KA_PAGE_SIZE, (end - from) * KA_PAGE_SIZE,
 			       advice))
 			return false;
@@ -175,8 +175,8 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
 }
 
 /*
- * The kernel takes it page by page, until each is written to again. Memory that is shared
- * or locked it does not take.
+ * The kernel may take each page until it is written to again. It does not take memory that is
+ * shared or locked.
  */
 static bool embedded_give_up(struct ka_window *window, size_t arena)
 {
@@ -185,7 +185,7 @@ static bool embedded_give_up(struct ka_window *window, size_t arena)
 	return window->fork != KA_FORK_SHARE && !ka_madvise(start, KA_ARENA_SIZE, MADV_FREE);
 }
 
-/* Pages that the kernel has taken read as zero: there is nothing to find out. */
+/* Pages that the kernel has taken read as zero, so there is nothing to find out. */
 static bool embedded_take_back(struct ka_window *window, size_t arena)
 {
 	(void)window;
@@ -194,8 +194,8 @@ static bool embedded_take_back(struct ka_window *window, size_t arena)
 }
 
 /*
- * Where the kernel has refused to move pages it may have unmapped those at @to. Whether they
- * are there now. The addresses are nobody else's, as the window is claimed.
+ * Map the pages at @to again if the kernel has unmapped them before it refused the move. Return
+ * true if they are mapped now. The window is claimed, so nobody else uses the addresses.
  */
 static bool is_mapped_again(const struct ka_window *window, char *to, size_t size)
 {
@@ -216,7 +216,7 @@ static enum ka_moved move_halves(const struct ka_window *window, char *from, cha
 	if (moved != KA_MOVED)
 		return moved;
 	moved = move_parts(window, from + half, to + half, size - half);
-	/* To undo the first half takes no addresses: it is mapped still. */
+	/* Copy the first half back to its old pages, which are still mapped. */
 	if (moved != KA_MOVED)
 		memcpy(from, to, half);
 	return moved;
@@ -240,9 +240,9 @@ static enum ka_moved move_parts(const struct ka_window *window, char *from, char
 }
 
 /*
- * Pages of one mapping can be moved; of several, each half is tried, and what is small is
- * copied: mappings have ends where runs were moved or grew. Elsewhere than in a window that
- * is claimed another thread could map something where the kernel has just unmapped pages.
+ * Move pages that belong to one mapping. If they belong to several, each half is tried, and
+ * small parts are copied: a mapping ends where a run was moved or grew. In a window that is not
+ * claimed, another thread could map something where the kernel has just unmapped pages.
  */
 static enum ka_moved embedded_move(struct ka_window *window, char *from, char *to,
 				   size_t size)
@@ -278,7 +278,7 @@ static int embedded_descriptor(const struct ka_window *window)
 
 static void embedded_close(struct ka_window *window)
 {
-	/* Of a window that is claimed, the arenas have been released; the notes are left. */
+	/* The arenas of a claimed window have been released; the notes are left. */
 	ka_munmap(window->start, window->claimed ? window->nr_notes * KA_ARENA_SIZE :
 						   ka_window_size(window));
 	if (window->claimed)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sources: a window, and how its arenas are committed and given back.
+ * Sources: the addresses of a heap, and the functions that commit and release its arenas.
  */
 #ifndef KARENA_SOURCE_H
 #define KARENA_SOURCE_H
@@ -13,7 +13,7 @@
  * @start: First byte, aligned to KA_ARENA_SIZE.
  * @nr_arenas: Arenas that fit into the window.
  * @nr_notes: Arenas at its start that are reserved for the notes.
- * @most_notes: Bytes that the notes may take beside the limit.
+ * @most_notes: Bytes that the notes may use in addition to the limit.
  * @limit: Arenas behind the notes that may be committed.
  * @fork: What a child inherits.
  * @io: Devices may have pinned pages, used or free: no page is purged.
@@ -54,20 +54,20 @@ enum ka_pages {
 
 /* The outcome of moving the content of pages to others. */
 enum ka_moved {
-	KA_MOVED,		/* the other pages have it, and the first are zero */
+	KA_MOVED,		/* the other pages have the content; the first are zero */
 	KA_NOT_MOVED,		/* nothing has changed */
-	KA_NOWHERE,		/* the first still have it; the others are not mapped */
+	KA_NOWHERE,		/* the first pages still have it; the others are unmapped */
 };
 
 /**
  * struct ka_source_type - A source of arenas.
  * @source: Its name in the interface.
  * @open: Reserve a window for window->nr_arenas. Let a child inherit what window->fork says, or
- *	set window->fork to what it will inherit. Return 0, or -1 with errno and a sentence.
+ *	set window->fork to what it will inherit. Return 0, or -1 with errno and a message.
  * @frames: The memory consists of the module's frames: purged pages become uncommitted, and
  *	arenas that are committed whole are always huge.
- * @commit: Commit all of some uncommitted arenas, or none. Return 0 or an errno; EEXIST: another
- *	mapping lies there.
+ * @commit: Commit all of some uncommitted arenas, or none. Return 0 or an errno; EEXIST:
+ *	another mapping lies there.
  * @commit_pages: Commit some pages of an arena. Return 0 or an errno.
  * @release: Uncommit arenas.
  * @purge: Free the memory of the pages of an arena whose bits are set in @map. They are zero
@@ -79,8 +79,8 @@ enum ka_moved {
  * @move: Move the content of pages to others by remapping, as far as possible. NULL: never.
  * @set_limit: Let the kernel enforce window->limit. Return 0, or -1 with errno and a message.
  *	NULL: the library alone enforces it.
- * @descriptor: Return a descriptor of the window's file, or -1 with errno and a sentence.
- * @close: Release the window and all that is committed.
+ * @descriptor: Return a descriptor of the window's file, or -1 with errno and a message.
+ * @close: Release the window and all committed memory.
  */
 struct ka_source_type {
 	enum ka_source source;
