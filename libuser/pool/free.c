@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The free blocks of a pool: linked in lists, checked, collected, and given back with their
- * pages. The pool is the caller's.
+ * The free blocks of a pool: linked in lists, checked, collected, and returned with their
+ * pages. The caller owns the pool.
  */
 #include <errno.h>
 #include <string.h>
@@ -9,10 +9,10 @@
 #include "base/bits.h"
 #include "pool/pool.h"
 
-/* Blocks of a pool that is thinned: any of 16 KiB has no more. */
+/* Maximum number of blocks of a pool that is thinned: a pool of one slot has no more. */
 #define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
-/* How to find out which block of a pool an address is: see block_at(). */
+/* The start and the block size of a pool, prepared for block_at(). */
 struct ruler {
 	uintptr_t start;
 	uint64_t inverse;
@@ -21,7 +21,7 @@ struct ruler {
 
 static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	/* Of the odd numbers below 16, modulo 2^64: no size has a larger odd part. */
+	/* Inverses of the odd numbers below 16, modulo 2^64. No size has a larger odd part. */
 	static const uint64_t inverses[] = {
 		1, 0xaaaaaaaaaaaaaaab, 0xcccccccccccccccd, 0x6db6db6db6db6db7,
 		0x8e38e38e38e38e39, 0x2e8ba2e8ba2e8ba3, 0x4ec4ec4ec4ec4ec5, 0xeeeeeeeeeeeeeeef,
@@ -36,9 +36,9 @@ static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool 
 }
 
 /*
- * Which block begins at an address; a larger number than any pool has blocks if none does.
- * To divide by the size, which has to leave no remainder, is to multiply by the inverse of
- * its odd part, and to rotate the rest away (Granlund, Montgomery 1994).
+ * The index of the block that begins at an address; if none does, a number larger than any pool
+ * has blocks. An exact division by the size is a multiplication by the inverse of its odd part
+ * and a rotation by the rest (Granlund, Montgomery 1994).
  */
 static inline uint64_t block_at(struct ruler ruler, const void *address)
 {
@@ -47,7 +47,7 @@ static inline uint64_t block_at(struct ruler ruler, const void *address)
 	return quotient >> ruler.shift | quotient << (64 - ruler.shift);
 }
 
-/* Whether an entry of a list of free blocks is wrong; @left: how many more there may be. */
+/* True if an entry of a list of free blocks is wrong. @left: the blocks that may still follow. */
 static inline bool block_is_wrong(struct ruler ruler, const struct ka_pool *pool,
 				  const struct ka_free *block, uint32_t *left)
 {
@@ -55,7 +55,7 @@ static inline bool block_is_wrong(struct ruler ruler, const struct ka_pool *pool
 				block->mark != KA_FREED, 0);
 }
 
-/* The program ends: of the blocks from @first on, one is wrong. */
+/* End the program, since one of the blocks from @first on is wrong. */
 static void __attribute__((noreturn, cold))
 list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
 	       const struct ka_free *first)
@@ -102,12 +102,12 @@ static struct ka_free *remote_check(const struct ka_pools *pools, const struct k
 }
 
 /**
- * ka_pool_check() - End the program if a pool's free blocks are not what they must be.
- * @pools: The heap's.
- * @pool: The caller's pool.
- * @most: How many are looked at: the first ones.
+ * ka_pool_check() - End the program if a pool's list of free blocks is broken.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's.
+ * @most: Maximum number of blocks to check, from the first on.
  *
- * Of a child's pool, some blocks may have been lost at the fork.
+ * A child's pool may have lost some blocks at the fork.
  */
 void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most)
 {
@@ -122,14 +122,16 @@ void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uin
 }
 
 /**
- * ka_pool_has_free() - Whether a block is in a pool's list of free ones.
- * @pools: The heap's.
- * @pool: The caller's pool.
- * @block: Where a block of it begins.
- * @looks: How many free blocks are looked at, the last ones that were freed; on return, how
- *	many could have been more.
+ * ka_pool_has_free() - Search a pool's list of free blocks for a block.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's.
+ * @block: The first byte of one of its blocks.
+ * @looks: Maximum number of free blocks to search, from the one freed last on. The call
+ *	subtracts those that it has searched.
  *
- * The program ends if the list is broken.
+ * Ends the program if the list is broken.
+ *
+ * Return: True if the block was found.
  */
 bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks)
@@ -146,9 +148,9 @@ bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 }
 
 /**
- * ka_pool_collect_some() - Take the blocks that other threads have freed.
- * @pools: The heap's.
- * @pool: The caller's pool.
+ * ka_pool_collect_some() - Collect the blocks that other threads have freed.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's.
  */
 void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -157,19 +159,19 @@ void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 
 	if (KA_READ(pool->owner) & KA_CALLED)
 		__atomic_store_n(&pool->owner, ka_pool_owner(pool), __ATOMIC_RELAXED);
-	/* A thread that finds it empty from here on adds KA_CALLED again. */
+	/* A thread that finds @remote empty from here on adds KA_CALLED again. */
 	remote = __atomic_exchange_n(&pool->remote, 0, __ATOMIC_ACQ_REL);
 	if (!remote)
 		return;
 	last = remote_check(pools, pool, remote);
 	ka_link(last, pool->free);
 	pool->free = ka_remote_first(remote);
-	/* Pairs with a thread that frees one more: see ka_cache_give_back_empty(). */
+	/* Pairs with a thread that frees one more block: see ka_cache_give_back_empty(). */
 	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
 			 __ATOMIC_SEQ_CST);
 }
 
-/* A number that is unpredictable without the heap's secret. */
+/* Draw a number that nobody can predict without the heap's secret. */
 static uint64_t random_draw(const struct ka_pools *pools)
 {
 	static __thread uint64_t drawn;
@@ -182,9 +184,10 @@ static uint64_t random_draw(const struct ka_pools *pools)
 }
 
 /*
- * Link the blocks of a page, at least two, in an unpredictable order: from a random one on, up
- * or down, and around the end. Steps of more than one block would make a walk through the list
- * take twice as long, as the processor would not prefetch the next one. Returns the first.
+ * Link the blocks of a page, at least two, in an unpredictable order: from a random block on,
+ * up or down, and around the end. The function returns the first block. Larger steps would make
+ * a walk through the list take twice as long, since the processor would not prefetch the next
+ * block.
  */
 static struct ka_free *blocks_link(const struct ka_pools *pools, char *start, size_t size,
 				   uint32_t count)
@@ -209,9 +212,9 @@ static struct ka_free *blocks_link(const struct ka_pools *pools, char *start, si
 }
 
 /**
- * ka_pool_extend() - Link blocks that have never been in use, a page of them.
- * @pools: The heap's.
- * @pool: The caller's pool, without a free block, but with such.
+ * ka_pool_extend() - Link a page of blocks that have never been in use.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's without a free block, but with blocks that are not linked yet.
  */
 void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -231,12 +234,14 @@ void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 	} else {
 		first = blocks_link(pools, start, pool->size, count);
 	}
-	/* In this order: a child that is forked between them loses them, no more. */
+	/*
+	 * In this order: a child that is forked between the two stores only loses these blocks.
+	 */
 	__atomic_store_n(&pool->made, pool->made + count, __ATOMIC_RELEASE);
 	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
 }
 
-/* How many blocks a pool has up to the last one in use. */
+/* Number of a pool's blocks up to the last one in use. */
 static uint32_t pool_blocks_to_keep(const struct ka_pool *pool, const char *start)
 {
 	uint64_t map[MOST_THIN / 64] = { 0 };
@@ -250,7 +255,7 @@ static uint32_t pool_blocks_to_keep(const struct ka_pool *pool, const char *star
 	return keep;
 }
 
-/* Of blocks that are linked, let only those before an address be so. */
+/* Remove the blocks at or behind an address from the list of free blocks. */
 static void pool_unlink_from(struct ka_pool *pool, const char *end)
 {
 	struct ka_free *block = pool->free, *last = NULL, *next;
@@ -267,12 +272,14 @@ static void pool_unlink_from(struct ka_pool *pool, const char *end)
 }
 
 /**
- * ka_pool_thin() - Give back the pages behind a pool's last block in use.
- * @pools: The heap's.
- * @pool: The caller's pool, not a current one.
+ * ka_pool_thin() - Purge the pages behind a pool's last block in use.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, not a current one.
  *
- * Return: How many pages have been given back. The blocks in them are as if never made.
- * On the module none are: it would have to cut huge frames up for that.
+ * The blocks in purged pages are no longer linked. Does nothing on the module, which would have
+ * to split huge frames.
+ *
+ * Return: The number of purged pages.
  */
 size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -290,7 +297,7 @@ size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
 	end = ((size_t)pool->made * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
 	if (from >= end)
 		return 0;
-	/* A child that is forked in between loses them, no more. */
+	/* A child that is forked between the two steps only loses these blocks. */
 	pool_unlink_from(pool, start + (size_t)keep * pool->size);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	pool->zero = false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Pools of a heap: made from runs, and given back.
+ * Pools of a heap: created from runs, and returned.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -13,8 +13,8 @@ struct ka_pool ka_no_pool;
 uint64_t ka_secret;
 
 /*
- * Slots that spare pools may have: 4 MiB, in a small heap 2 MiB. When a pool of another class
- * is made, more than 2 MiB of them are given back.
+ * Maximum number of slots of spare pools: 4 MiB, and 2 MiB in a small heap. When a pool of
+ * another class is created, and the spare pools have more than 2 MiB, all of them are returned.
  */
 #define MOST_SPARE	256
 #define FEW_SPARE	128
@@ -28,8 +28,9 @@ static bool may_be_spare(const struct ka_pools *pools, size_t slots)
 }
 
 /*
- * A pool has at least so many blocks, and a sixteenth of it may stay unused. With many, a
- * thread comes to the next pool rarely; but of large ones few lie idle, class by class.
+ * Minimum number of blocks of a pool, of which a sixteenth may stay unused. A thread seldom
+ * needs the next pool if a pool has many blocks; but few large blocks should lie idle in each
+ * class.
  */
 static size_t pool_fewest_blocks(size_t size)
 {
@@ -51,7 +52,7 @@ static unsigned int pool_slots(size_t size)
 	}
 }
 
-/* Blocks of a power of two are aligned to it, so their pools are as well. */
+/* A block whose size is a power of two is aligned to its size, so its pool is, too. */
 static size_t pool_align(size_t size)
 {
 	return size > KA_SLOT_SIZE && !(size & (size - 1)) ? size : KA_SLOT_SIZE;
@@ -63,10 +64,10 @@ static void slots_map(struct ka_pools *pools, size_t slot, size_t count, struct 
 		__atomic_store_n(&pools->map[i], pool, __ATOMIC_RELAXED);
 }
 
-/* The map gets memory in steps of 64 KiB, of which one is for 64 arenas. */
+/* The map grows in steps of 64 KiB, each for 64 arenas. */
 #define MAP_STEP	((size_t)64 << 10)
 
-/* Let the map have an entry for each of so many slots: 0, or an errno. */
+/* Make memory for the map's entries of @nr_slots slots: 0, or an errno. */
 static int map_reach(struct ka_pools *pools, size_t nr_slots)
 {
 	size_t size = (nr_slots * sizeof(void *) + MAP_STEP - 1) & ~(MAP_STEP - 1);
@@ -86,8 +87,8 @@ static int map_reach(struct ka_pools *pools, size_t nr_slots)
 }
 
 /*
- * Let all slots of the arenas that have been touched be found: not to be pools. 0, or an
- * errno.
+ * Extend the map to the slots of all arenas that have ever been used. The new slots have no
+ * pool. 0, or an errno.
  */
 static int slots_reach(struct ka_pools *pools)
 {
@@ -105,7 +106,7 @@ static int slots_reach(struct ka_pools *pools)
 	return 0;
 }
 
-/* The first of the spare pools of a class, or NULL. */
+/* Remove the first spare pool of a class, or return NULL. */
 static struct ka_pool *spare_take(struct ka_pools *pools, unsigned int class)
 {
 	struct ka_pool *spare = pools->spare[class];
@@ -119,7 +120,7 @@ static struct ka_pool *spare_take(struct ka_pools *pools, unsigned int class)
 	return spare;
 }
 
-/* Give up all spare pools, with the heap's lock held. */
+/* Return the runs of all spare pools. The heap's lock is held. */
 static void spare_drop(struct ka_arenas *arenas)
 {
 	struct ka_pools *pools = (struct ka_pools *)((char *)arenas -
@@ -134,8 +135,10 @@ static void spare_drop(struct ka_arenas *arenas)
 }
 
 /**
- * ka_pools_forget() - Let no pool of a heap be one any more, whatever is in it.
- * @pools: The heap's, with its lock held. No thread has a cache of them. Their runs stay.
+ * ka_pools_forget() - Forget all pools of a heap, whatever they contain; their runs stay.
+ * @pools: The pools of the heap. No thread has a cache of them.
+ *
+ * Context: The heap's lock is held.
  */
 void ka_pools_forget(struct ka_pools *pools)
 {
@@ -156,7 +159,7 @@ void ka_pools_forget(struct ka_pools *pools)
 	pools->arenas.notes->nr_pools = 0;
 }
 
-/* Slots that a spare pool of another class has; false if there is none that fits. */
+/* Reuse the slots of a spare pool of another class; false if none fits. */
 static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t align,
 			     size_t *slot)
 {
@@ -169,13 +172,16 @@ static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t 
 		*slot = ka_pool_slot(pools, spare_take(pools, class));
 		return true;
 	}
-	/* Some are for their own class, but not many. */
+	/* Some spare pools are kept for their own class, but not many. */
 	if (pools->arenas.spare_pages > FEW_SPARE * KA_SLOT_PAGES)
 		spare_drop(&pools->arenas);
 	return false;
 }
 
-/* Slots for a pool's blocks, which its notes have been made for; the first one. */
+/*
+ * Allocate slots for a pool, with entries in the notes and in the map. @slot is set to the
+ * first.
+ */
 static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
 		       bool *zero)
 {
@@ -198,7 +204,7 @@ static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, 
 	return true;
 }
 
-/* A pool on slots that it has not been on. */
+/* Create a pool on other slots than those of a spare pool of its class. */
 static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 {
 	size_t size = ka_class_size(class), slot;
@@ -231,7 +237,7 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 	return pool;
 }
 
-/* With the heap's lock held. A spare pool has all of its blocks linked still. */
+/* Create a pool, or reuse a spare one, whose blocks are still linked. The heap's lock is held. */
 static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
 	struct ka_pool *pool = spare_take(pools, class);
@@ -248,12 +254,14 @@ static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uin
 }
 
 /**
- * ka_pool_make() - Make a pool.
- * @pools: The heap's.
- * @class: Of its blocks.
- * @owner: Whose it is to be.
+ * ka_pool_make() - Create a pool, or reuse a spare one.
+ * @pools: The pools of the heap.
+ * @class: Size class of the blocks.
+ * @owner: Number of the owner.
  *
- * Return: The pool, without a free block yet; or NULL with errno and a sentence.
+ * Context: Takes the heap's lock.
+ *
+ * Return: The pool, perhaps without a linked block; NULL with errno and a message.
  */
 struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
@@ -275,9 +283,11 @@ static void pool_make_spare(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_give_back_locked() - Give up a pool whose blocks are all free.
- * @pools: The heap's, whose lock is held.
- * @pool: The caller's pool, in no list.
+ * ka_pool_give_back_locked() - Return a pool whose blocks are all free to the heap.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, in no list.
+ *
+ * Context: The heap's lock is held.
  */
 void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -286,14 +296,14 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 	ka_pool_check(pools, pool, UINT32_MAX);
 
 	slots_map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
-	/* The thread that has just freed its last block may still read it. */
+	/* The thread that has just freed the last block may still read @owner. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
 	pools->arenas.notes->nr_pools--;
 	if (may_be_spare(pools, slots))
 		pool_make_spare(pools, pool);
 	else
 		ka_run_give(&pools->arenas, ka_pool_start(pools, pool));
-	/* Without pools nothing is spare where empty arenas are to go. */
+	/* A heap without pools keeps no spare ones if empty arenas are to be released. */
 	if (!pools->arenas.notes->nr_pools && pools->arenas.most_empty != SIZE_MAX)
 		spare_drop(&pools->arenas);
 	ka_arenas_decay(&pools->arenas);
@@ -301,9 +311,9 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_give_back() - The same, when the lock is not held.
- * @pools: The heap's.
- * @pool: The caller's pool, in no list.
+ * ka_pool_give_back() - As ka_pool_give_back_locked(), but takes the heap's lock.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, in no list.
  */
 void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -313,12 +323,12 @@ void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_figures() - What pools and blocks there are.
- * @pools: The heap's, whose lock is held.
- * @stats: Its members for pools and blocks are filled in.
+ * ka_pool_figures() - Count pools and their blocks.
+ * @pools: The pools of the heap.
+ * @stats: The members for pools and blocks are filled in.
  *
- * Other threads go on: each pool is counted as it was at some moment. Spare runs
- * count as free.
+ * Context: The heap's lock is held. Other threads may allocate and free blocks during the call,
+ * so each pool is counted as it was at some moment. Spare runs count as free.
  */
 KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
 {
@@ -347,7 +357,7 @@ KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
 	}
 }
 
-/* Where to find pools by their addresses: 0, or -1. */
+/* Reserve the map that finds pools by address: 0, or -1. */
 static int map_open(struct ka_pools *pools)
 {
 	struct ka_window *window = &pools->arenas.window;
@@ -358,21 +368,21 @@ static int map_open(struct ka_pools *pools)
 		pools->map = (void *)(window->start + ka_window_size(window));
 		return 0;
 	}
-	/* Addresses alone: pages of it come as arenas do. */
+	/* Reserves addresses only; pages are allocated as arenas are. */
 	pools->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 	if (pools->map == MAP_FAILED)
 		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
 	pools->map_size = size;
-	/* A huge page would cost 2 MiB at the first touch; one page has 4 arenas. */
+	/* A huge page would cost 2 MiB at the first touch; a page has the entries of 4 arenas. */
 	ka_madvise(pools->map, size, MADV_NOHUGEPAGE);
 	return 0;
 }
 
 /*
- * A secret of the heap's own. The kernel has given the process 16 random bytes at its start:
- * no call is needed, which a sandbox may forbid. What else depends on them shows nothing of
- * the secret.
+ * Make the secret of a heap. The kernel has passed 16 random bytes to the process at its start,
+ * so no system call is needed, which a sandbox may forbid. Other values made of these bytes do
+ * not reveal the secret.
  */
 static void secret_open(struct ka_pools *pools)
 {
@@ -391,16 +401,16 @@ static void secret_open(struct ka_pools *pools)
 		random[1] += (uint64_t)(product >> 64);
 	}
 	memcpy(pools->secret, random, sizeof(random));
-	/* What is encoded with it must stay as it is. */
+	/* Links that are encoded with it must stay valid. */
 	if (!ka_secret)
 		ka_secret = random[0] * 0xd6e8feb86659fd93 ^ random[1];
 }
 
 /**
- * ka_pools_open() - Let a new heap have pools.
- * @pools: The heap's, which has its window and its notes.
+ * ka_pools_open() - Prepare a new heap for pools.
+ * @pools: The pools of the heap, which has its window and its notes.
  *
- * Return: 0, or -1 with errno and a sentence.
+ * Return: 0, or -1 with errno and a message.
  */
 int ka_pools_open(struct ka_pools *pools)
 {

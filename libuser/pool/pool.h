@@ -139,33 +139,33 @@ struct ka_pool {
 
 _Static_assert(sizeof(struct ka_pool) == KA_SLOT_ENTRY, "a pool has a line of the cache");
 
-/* Pools with free blocks: which had the first of them longest ago is the first. */
+/* A list of pools with free blocks. The pool that was added first is the first. */
 struct ka_pool_list {
 	struct ka_pool *first;
 	struct ka_pool *last;
 };
 
-/* Of the process, to encode links by in the checked build; 0 until there is a heap. */
+/* The process's secret, by which the checked build encodes links; 0 until there is a heap. */
 extern uint64_t ka_secret;
 
 /**
  * struct ka_pools - The pools of a heap.
- * @start: Of the heap's first slot, in the arena behind the notes.
+ * @start: Start of the heap's first slot, in the arena behind the notes.
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
- * @map_size: How much of the map has memory, in bytes.
- * @entries: The pools' entries in the notes.
- * @inherited: The heap is the parent's; nothing can be done with it.
- * @index: Where the threads' tables have their cache of the heap.
- * @serial: No other heap of the process has, or has had, this number.
- * @arenas: What the pools lie in, with the heap's lock. What is above, each call reads
- *	without a lock, so it has a line of the cache to itself.
- * @secret: What decides in which order pools have their blocks.
- * @shelf: Pools of each class with free blocks that have no owner.
- * @traced: Pools of each class with free blocks whose others are traced; the lock of
- *	the traces guards them.
- * @spare: What were pools of each class a moment ago, with their blocks linked.
- * @nr_spare: How many these are.
+ * @map_size: Bytes of the map that have memory.
+ * @entries: The entries of the pools in the notes.
+ * @inherited: The heap is the parent's; the process cannot use it.
+ * @index: Index of the heap's cache in the threads' tables.
+ * @serial: Unique number: no other heap of the process has, or has had, it.
+ * @arenas: The arenas of the heap, with its lock. The members above are read by each call
+ *	without a lock, so they have a cache line of their own.
+ * @secret: Decides the order in which the blocks of new pools are linked.
+ * @shelf: Unowned pools of each class with free blocks.
+ * @traced: Pools of traced blocks of each class that have free blocks; the lock of the traces
+ *	guards them.
+ * @spare: Empty pools of each class, kept with their blocks linked.
+ * @nr_spare: Number of spare pools.
  */
 struct ka_pools {
 	char *start;
@@ -185,14 +185,14 @@ struct ka_pools {
 	size_t nr_spare;
 };
 
-/* True, with errno and a sentence, if the heap is the parent's. */
+/* True, with errno and a message, if the heap is the parent's. */
 static inline bool ka_refuse_inherited(const struct ka_pools *pools)
 {
-	/* It changes in a child before that runs, and never again. */
+	/* A child changes this before it runs the program, and never again. */
 	return __builtin_expect(pools->inherited, 0) && ka_fail_inherited();
 }
 
-/* How many pools of a list are looked at, to find the one to take from next. */
+/* Number of pools of a list that are compared to find the next one to allocate from. */
 #define KA_LOOK_AT	4
 
 /* Stands for "no pool": it has no block, and nobody owns it. */
@@ -208,7 +208,7 @@ static inline char *ka_pool_start(const struct ka_pools *pools, const struct ka_
 	return pools->start + ka_pool_slot(pools, pool) * KA_SLOT_SIZE;
 }
 
-/* Whether a block, in use or free, begins at an address in a pool. Offsets have 32 bits. */
+/* True if a block, in use or free, begins at an address in a pool. Offsets have 32 bits. */
 static inline bool ka_pool_begins_at(const struct ka_pools *pools, const struct ka_pool *pool,
 				     const void *block)
 {
@@ -233,25 +233,25 @@ static inline void ka_link(struct ka_free *block, struct ka_free *next)
 	block->next = next;
 }
 
-/* Whether a block is marked: it may be free. */
+/* True if a block is marked, and so may be free. */
 static inline bool ka_is_marked(const void *block)
 {
 	return ((const struct ka_free *)block)->mark == KA_FREED;
 }
 
-/* Which arena of the window it lies in. */
+/* The arena of the window that the pool lies in. */
 static inline size_t ka_pool_arena(const struct ka_pools *pools, const struct ka_pool *pool)
 {
 	return pools->arenas.notes->nr_notes + ka_pool_slot(pools, pool) / KA_ARENA_SLOTS;
 }
 
-/* The slot that an address lies in; no less than heap->nr_slots outside of all arenas. */
+/* The slot of an address; outside of all arenas, a number of at least pools->nr_slots. */
 static inline size_t ka_slot_of(const struct ka_pools *pools, const void *address)
 {
 	return ((uintptr_t)address - (uintptr_t)pools->start) >> KA_SLOT_SHIFT;
 }
 
-/* The pool that an address lies in; or &ka_no_pool. */
+/* The pool of an address, or &ka_no_pool. */
 static inline struct ka_pool *ka_pool_of(const struct ka_pools *pools, const void *address)
 {
 	size_t slot = ka_slot_of(pools, address);
@@ -261,7 +261,10 @@ static inline struct ka_pool *ka_pool_of(const struct ka_pools *pools, const voi
 	return __atomic_load_n(&pools->map[slot], __ATOMIC_RELAXED);
 }
 
-/* No address of a process has more bits, unless it asks for such; the library does not. */
+/*
+ * Bits of an address. The kernel returns larger ones only on request; the library requests
+ * none.
+ */
 #define KA_REMOTE_BITS	48
 
 static inline struct ka_free *ka_remote_first(uint64_t remote)
@@ -274,7 +277,7 @@ static inline uint32_t ka_remote_count(uint64_t remote)
 	return (uint32_t)(remote >> KA_REMOTE_BITS);
 }
 
-/* The number of the thread whose pool it is; or what stands for none. */
+/* The owner's number, or KA_NOBODY to KA_SPARE. */
 static inline uintptr_t ka_pool_owner(const struct ka_pool *pool)
 {
 	return __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) & ~KA_CALLED;
@@ -283,13 +286,13 @@ static inline uintptr_t ka_pool_owner(const struct ka_pool *pool)
 /* For functions that only count: other threads may change what these read. */
 #define KA_COUNTS	__attribute__((no_sanitize("thread")))
 
-/* Blocks of a pool that the program has; other threads may take and free some meanwhile. */
+/* Blocks of a pool that are in use. Other threads may allocate and free some during the call. */
 KA_COUNTS static inline size_t ka_pool_in_use(const struct ka_pool *pool)
 {
 	size_t used = KA_READ(pool->used);
 	size_t other = KA_READ(pool->held) + ka_remote_count(KA_READ(pool->remote));
 
-	/* The two may be of different moments. */
+	/* The two values may have been read at different moments. */
 	used = used > other ? used - other : 0;
 	return used < pool->capacity ? used : pool->capacity;
 }
@@ -335,7 +338,7 @@ static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *
 #define KA_LOOKS	1024
 #define KA_FEW_LOOKS	16
 
-/* runs.c, which takes the heap's lock; see there. */
+/* runs.c; the functions take the heap's lock */
 void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align);
 void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align);
 int ka_runs_give(struct ka_pools *pools, void *run);
@@ -344,7 +347,7 @@ bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size);
 enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size);
 void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost);
 
-/* pool.c; the first: 0, or -1 with errno and a sentence. */
+/* pool.c; ka_pools_open() returns 0, or -1 with errno and a message */
 int ka_pools_open(struct ka_pools *pools);
 struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner);
 void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool);
@@ -370,7 +373,10 @@ bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
 
-/* Take the blocks of the caller's pool that others have freed. True if there were any. */
+/*
+ * Collect the blocks that other threads have freed in the caller's pool. True if there were
+ * any.
+ */
 static inline bool ka_pool_collect(struct ka_pools *pools, struct ka_pool *pool)
 {
 	if (!__atomic_load_n(&pool->remote, __ATOMIC_RELAXED))
@@ -379,15 +385,16 @@ static inline bool ka_pool_collect(struct ka_pools *pools, struct ka_pool *pool)
 	return true;
 }
 
-/* Whether an eighth of a pool is free, so that it does not run out at once. */
+/* True if an eighth of a pool is free, so that it does not soon become full. */
 static inline bool ka_pool_has_enough(const struct ka_pool *pool)
 {
 	return pool->capacity - pool->used >= pool->capacity / 8;
 }
 
 /*
- * Whether blocks should come from @pool rather than from @best. Of pools that have enough free
- * blocks the fullest is the best, so that the others become empty; else the one with the most.
+ * True if blocks should be allocated from @pool rather than from @best. Of the pools that have
+ * enough free blocks, the fullest is the best, so that the others become empty. If none has
+ * enough, the pool with the most free blocks is the best.
  */
 static inline bool ka_pool_is_better(const struct ka_pool *pool, const struct ka_pool *best)
 {
@@ -410,7 +417,7 @@ static inline void ka_pool_hold(struct ka_pool *pool)
 	pool->held = 1;
 }
 
-/* Let the caller's pool become empty. */
+/* Undo ka_pool_hold(): the caller's pool may become empty. */
 static inline void ka_pool_let_go(struct ka_pool *pool)
 {
 	uint32_t held = pool->held;

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: MIT
 /*
- * The runs that the program has: its own, and those of blocks that no pool has. A run that a
- * pool lies on, or has lain on a moment ago, is none of them.
+ * The runs of the program: those that it has allocated, and those of blocks that are too large
+ * for pools. Runs of pools and of spare pools do not belong to the program.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "pool/pool.h"
 
-/* A program may use a few pages of a large run: whether these are huge, others say. */
+/* The pages of a large run. The program may use only a few, so the kernel's setting decides. */
 static enum ka_pages run_pages_kind(size_t size)
 {
 	return size >= KA_ARENA_SIZE ? KA_PAGES_ANY : KA_PAGES_SMALL;
 }
 
 /**
- * ka_runs_zeroed() - Take a run that is all zero.
- * @pools: The heap's.
+ * ka_runs_zeroed() - Allocate a zeroed run.
+ * @pools: The pools of the heap.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
  *
- * Return: The run, or NULL with errno and a sentence.
+ * Return: The run, or NULL with errno and a message.
  */
 void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
 {
@@ -36,12 +36,12 @@ void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
 }
 
 /**
- * ka_runs_take() - Take a run.
- * @pools: The heap's.
+ * ka_runs_take() - Allocate a run.
+ * @pools: The pools of the heap.
  * @size: Bytes.
  * @align: A power of two, in bytes; or 0.
  *
- * Return: The run, or NULL with errno and a sentence.
+ * Return: The run, or NULL with errno and a message.
  */
 void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
 {
@@ -64,7 +64,7 @@ void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
 	return run;
 }
 
-/* Whether a run is a spare pool's. */
+/* True if a run belongs to a spare pool. */
 static bool run_is_spare(const struct ka_pools *pools, const void *run)
 {
 	size_t slot = ka_slot_of(pools, run);
@@ -74,7 +74,7 @@ static bool run_is_spare(const struct ka_pools *pools, const void *run)
 	       __atomic_load_n(&pools->entries[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
 }
 
-/* Whether one of the program's runs begins at an address; with the heap's lock held. */
+/* True if a run of the program begins at an address. The heap's lock is held. */
 static bool run_is_programs(const struct ka_pools *pools, const void *address)
 {
 	return ka_pool_of(pools, address) == &ka_no_pool &&
@@ -87,11 +87,11 @@ static int run_missing(const void *address)
 }
 
 /**
- * ka_runs_give() - Give a run back.
- * @pools: The heap's.
- * @run: The run, or whatever the caller takes for one.
+ * ka_runs_give() - Free a run.
+ * @pools: The pools of the heap.
+ * @run: The address that the caller passed.
  *
- * Return: 0; -1 with errno and a sentence if no run of the program begins there.
+ * Return: 0; -1 with errno and a message if no run of the program begins there.
  */
 int ka_runs_give(struct ka_pools *pools, void *run)
 {
@@ -111,11 +111,11 @@ int ka_runs_give(struct ka_pools *pools, void *run)
 }
 
 /**
- * ka_runs_size() - The size of a run.
- * @pools: The heap's.
- * @run: The run, or whatever the caller takes for one.
+ * ka_runs_size() - Get the size of a run.
+ * @pools: The pools of the heap.
+ * @run: The address that the caller passed.
  *
- * Return: Bytes; 0 with errno and a sentence if no run of the program begins there.
+ * Return: Bytes; 0 with errno and a message if no run of the program begins there.
  */
 size_t ka_runs_size(struct ka_pools *pools, const void *run)
 {
@@ -133,12 +133,12 @@ size_t ka_runs_size(struct ka_pools *pools, const void *run)
 }
 
 /**
- * ka_runs_resize() - Change a run's size where it is.
- * @pools: The heap's.
+ * ka_runs_resize() - Change the size of a run in place.
+ * @pools: The pools of the heap.
  * @run: The run.
  * @size: Bytes, more than 0; rounded up to whole pages.
  *
- * Return: Whether it has that size from now on.
+ * Return: True if the run has that size now.
  */
 bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size)
 {
@@ -157,28 +157,29 @@ bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size)
 }
 
 /**
- * ka_runs_move() - Let another run have a run's content, by its pages.
- * @pools: The heap's.
+ * ka_runs_move() - Move the content of a run to another one by remapping its pages.
+ * @pools: The pools of the heap.
  * @run: The run, which has no content afterwards.
- * @other: The other one, which has been in use for nothing.
- * @size: Bytes of the first, all of which the other has room for.
+ * @other: The other run, which has not been used yet.
+ * @size: Bytes of @run; @other is at least as large.
  *
- * Return: What has become of the content; of KA_NOWHERE there are errno and a sentence.
- * The caller gives back the run that has no content (ka_runs_give_gone()).
+ * Context: The caller owns both runs, so the heap's lock is not taken.
+ *
+ * Return: The outcome; KA_NOWHERE with errno and a message. The caller then frees the run
+ * without content by ka_runs_give_gone().
  */
 enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size)
 {
 	struct ka_window *window = &pools->arenas.window;
 
-	/* Without the lock: both are the caller's. */
 	if (!window->source->move || window->io || window->fork == KA_FORK_SHARE)
 		return KA_NOT_MOVED;
 	return window->source->move(window, run, other, size);
 }
 
 /**
- * ka_runs_give_gone() - Give back a run whose first pages have no content any more.
- * @pools: The heap's.
+ * ka_runs_give_gone() - Free a run whose first pages have no content any more.
+ * @pools: The pools of the heap.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
  * @lost: These pages are not mapped any more.

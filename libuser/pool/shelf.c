@@ -5,7 +5,7 @@
  */
 #include "pool/pool.h"
 
-/* With the heap's lock held: on the shelf, or back if it is empty by now. */
+/* Put a pool on the shelf, or return it if it is empty by now. The heap's lock is held. */
 void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 {
 	struct ka_pool_list *shelf = &pools->shelf[pool->class];
@@ -15,7 +15,10 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 		ka_pool_collect(pools, pool);
 		if (!pool->used)
 			break;
-		/* A thread that frees a block now finds it on the shelf, or we find the block. */
+		/*
+		 * A thread that frees a block after this finds the pool on the shelf, or we
+		 * find the block.
+		 */
 		__atomic_exchange_n(&pool->owner, KA_SHELF, __ATOMIC_SEQ_CST);
 		if (!__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST))
 			return;
@@ -25,9 +28,11 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_shelve() - Leave a pool to the threads that need blocks of its class.
- * @pools: The heap's.
- * @pool: The caller's pool, in no list. If it is empty it goes back to the heap.
+ * ka_pool_shelve() - Put a pool on the shelf for the threads that need blocks of its class.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, in no list. If it is empty, it is returned to the heap.
+ *
+ * Context: Takes the heap's lock.
  */
 void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -36,7 +41,7 @@ void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool)
 	ka_arenas_unlock(&pools->arenas);
 }
 
-/* The best of the first pools on a shelf, or NULL. */
+/* Choose the best of the first pools on a shelf, or NULL. */
 static struct ka_pool *shelf_choose(const struct ka_pool_list *shelf)
 {
 	struct ka_pool *best = shelf->first, *pool = best;
@@ -50,9 +55,11 @@ static struct ka_pool *shelf_choose(const struct ka_pool_list *shelf)
 
 /**
  * ka_pool_unshelve() - Take a pool from the shelf.
- * @pools: The heap's.
- * @class: Of its blocks.
- * @owner: Whose it is from now on.
+ * @pools: The pools of the heap.
+ * @class: Size class of the blocks.
+ * @owner: Number of the new owner.
+ *
+ * Context: Takes the heap's lock.
  *
  * Return: The pool, or NULL.
  */
@@ -73,12 +80,14 @@ struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uin
 }
 
 /**
- * ka_pool_adopt() - Become the owner of a pool that has none.
- * @pools: The heap's.
+ * ka_pool_adopt() - Become the owner of an unowned pool.
+ * @pools: The pools of the heap.
  * @pool: The pool.
- * @owner: Whose it is from now on.
+ * @owner: Number of the new owner.
  *
- * Return: Whether it had none. What others have freed of it is still to be collected.
+ * Context: May take the heap's lock.
+ *
+ * Return: True if the pool had no owner. The new owner has to collect its remote frees.
  */
 bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
 {
@@ -105,17 +114,18 @@ bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner
 }
 
 /**
- * ka_pool_disown() - Give up a pool that is full.
- * @pools: The heap's.
- * @pool: The caller's pool, in no list, without a free block.
+ * ka_pool_disown() - Give up the ownership of a full pool.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, in no list, without a free block.
  *
- * Return: True; false if others have freed blocks meanwhile: it stays the caller's.
+ * Return: True; false if other threads have freed blocks by now, and the caller still owns the
+ * pool.
  */
 bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 {
 	uintptr_t owner = ka_pool_owner(pool);
 
-	/* Nobody else can have freed one since the last were collected. */
+	/* No other thread can have freed a block since the last were collected. */
 	if (__libc_single_threaded) {
 		__atomic_store_n(&pool->owner, KA_NOBODY, __ATOMIC_RELAXED);
 		return true;
@@ -127,9 +137,10 @@ bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_leave() - Give up a pool: to the heap, to the shelf or, if it is full, to nobody.
- * @pools: The heap's.
- * @pool: The caller's pool, in no list.
+ * ka_pool_leave() - Give up a pool: return it if it is empty, disown it if it is full, else put
+ *	it on the shelf.
+ * @pools: The pools of the heap.
+ * @pool: A pool of the caller's, in no list.
  */
 void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool)
 {
@@ -139,8 +150,8 @@ void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_call() - Let the owner of a pool see that others have freed blocks of it.
- * @pool: A pool of another thread; nothing happens if it is nobody's by now.
+ * ka_pool_call() - Tell the owner of a pool that other threads have freed blocks of it.
+ * @pool: A pool of another thread. Nothing happens if it has no owner by now.
  */
 void ka_pool_call(struct ka_pool *pool)
 {
