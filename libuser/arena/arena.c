@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Arenas of a heap: committed when a run needs them, and given back. Empty arenas become
+ * Arenas of a heap: committed when a run needs them, and released. Empty arenas become
  * volatile. Free pages are purged when nobody has needed them for a while, or when they exceed
- * an eighth of the pages in use; the highest addresses first, since new runs take the lowest.
- * All functions are called with the heap's lock held.
+ * an eighth of the pages in use. The highest addresses are purged first, since new runs use the
+ * lowest. All functions are called with the heap's lock held.
  *
- * No thread does that: the threads that take and give back runs look at the clock.
+ * No thread exists for this: the threads that allocate and free runs read the clock.
  */
 #include <errno.h>
 
@@ -13,31 +13,34 @@
 #include "arena/arena.h"
 
 /*
- * A heap's first arena is committed in parts, of 64 KiB: then a small heap costs
- * what it uses. Not when the first run already takes a quarter of it.
+ * A heap's first arena is committed in parts of 64 KiB, so that a small heap costs only what it
+ * uses; but not if its first run already uses a quarter of the arena.
  */
 #define PART_PAGES	((size_t)16)
 #define FIRST_RUN_PAGES	(KA_ARENA_PAGES / 4)
 
-/* So many arenas have no huge pages: half of one may be unused, and that would show. */
+/*
+ * The first arenas have no huge pages, of which half might be unused: too much for a small
+ * heap.
+ */
 #define SMALL_HEAP	3
 
 /*
- * Pages are purged when they have been free for so long; longer in a heap that needs most of
- * them again at once, for example because the machine is slow.
+ * Pages are purged after they have been free for so long. The time is longer in a heap that
+ * soon needs most of them again, for example because the machine is slow.
  */
 #define DECAY_MS	200
 #define LONGEST_DECAY_MS 12800
 
-/* Free pages that are always kept; numbers and rows of pages that are not worth a call. */
+/* Free pages that are always kept; numbers and rows of pages that are not worth a system call. */
 #define LEAST_SLACK	((8 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
-/* Permissions to thin a pool that nobody uses must not add up for ever. */
+/* Maximum of @to_thin, which must not grow for ever. */
 #define MOST_TO_THIN	((size_t)4096)
 
-/* The end of the arenas from @first on that are (not) committed, at most @end. */
+/* The end of a row of arenas from @first on that are all (not) committed, at most @end. */
 static size_t row_end(struct ka_arenas *arenas, size_t first, size_t end, bool committed)
 {
 	while (first < end &&
@@ -46,7 +49,7 @@ static size_t row_end(struct ka_arenas *arenas, size_t first, size_t end, bool c
 	return first;
 }
 
-/* Pages of an arena that are free, and may have old content. */
+/* Number of pages of an arena that are free and may have old content. */
 static size_t arena_idle(const struct ka_arena *arena)
 {
 	size_t pages = 0;
@@ -56,13 +59,13 @@ static size_t arena_idle(const struct ka_arena *arena)
 	return pages;
 }
 
-/* Looked at without the heap's lock: see pool_may_be_thinned() in thread/trim.c. */
+/* pool_may_be_thinned() in thread/trim.c reads @huge without the heap's lock. */
 static void arena_set_huge(struct ka_arena *arena, bool huge)
 {
 	__atomic_store_n(&arena->huge, huge, __ATOMIC_RELAXED);
 }
 
-/* An empty arena has no memory any more. */
+/* Record that an empty arena has no memory any more. */
 static void arena_forget(struct ka_arenas *arenas, struct ka_arena *arena)
 {
 	arenas->idle -= arena_idle(arena);
@@ -83,7 +86,7 @@ static void arenas_release(struct ka_arenas *arenas, size_t first, size_t count)
 		arena_forget(arenas, ka_arena_at(arenas->notes, i));
 }
 
-/* An empty arena is about to be used; false if the kernel has taken it meanwhile. */
+/* Make an empty arena usable again. False if the kernel has taken its memory. */
 static bool arena_take_back(struct ka_arenas *arenas, size_t index)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
@@ -106,7 +109,10 @@ static int commit_failed(struct ka_arenas *arenas, size_t count, int error)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
 			       " arenas and needs %zu more", committed,
 			       arenas->window.limit, count);
-	/* Callers are promised ENOMEM, also if a sandbox or the limit of locked memory refuses. */
+	/*
+	 * Return ENOMEM also if a sandbox or the limit of locked memory refuses: callers rely
+	 * on it.
+	 */
 	return ka_fail(error == EEXIST ? EEXIST : ENOMEM,
 		       "no memory for %zu more arenas: the machine, the"
 		       " memory cgroup, the limit of all heaps or that of locked"
@@ -120,7 +126,7 @@ static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t
 
 	ka_change_bits(arena->backed, from, count, true);
 	arena->nr_backed = (uint16_t)(arena->nr_backed + count);
-	/* There were others before. */
+	/* The arena had committed pages before. */
 	if (arena->nr_backed > count)
 		return;
 	arena->longest = KA_ARENA_PAGES;
@@ -136,13 +142,13 @@ static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t
 }
 
 /**
- * ka_arena_commit_pages() - Commit those pages of an arena that are not committed.
- * @arenas: The heap's.
+ * ka_arena_commit_pages() - Commit pages of an arena that are not committed yet.
+ * @arenas: The arenas of the heap.
  * @index: The arena.
  * @from: The first page.
- * @pages: How many; parts of 64 KiB are committed whole.
+ * @pages: Number of pages; parts of 64 KiB are committed whole.
  *
- * Return: 0, or -1 with errno and a sentence.
+ * Return: 0, or -1 with errno and a message.
  */
 int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
@@ -159,7 +165,7 @@ int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, s
 		to = to < end ? to : end;
 		error = arenas->window.source->commit_pages(&arenas->window, index, at,
 							  to - at);
-		/* The module's state word says by then that they were to be committed. */
+		/* The module's state word already says that the pages are committed. */
 		if (error && !arena->nr_backed && arenas->window.source->frames)
 			arenas->window.source->release(&arenas->window, index, 1);
 		if (error)
@@ -170,7 +176,7 @@ int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, s
 	return 0;
 }
 
-/* All of the row is empty: it goes back. */
+/* Release the committed arenas of a row, all of which are empty. */
 static void row_release(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	while (first < end) {
@@ -182,7 +188,7 @@ static void row_release(struct ka_arenas *arenas, size_t first, size_t end)
 	}
 }
 
-/* Arenas of a row that stay empty come to be volatile again. */
+/* Let the empty arenas of a row become volatile again. */
 static void row_leave(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
@@ -193,7 +199,7 @@ static void row_leave(struct ka_arenas *arenas, size_t first, size_t end)
 	}
 }
 
-/* Commit those of a row of arenas that are not committed, all or none. */
+/* Commit the uncommitted arenas of a row, all or none. */
 static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 		      enum ka_pages kind)
 {
@@ -202,7 +208,7 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 
 	for (i = first; i < end; i++)
 		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !arena_take_back(arenas, i);
-	/* A heap whose limit was lowered may have more, and use that. */
+	/* A heap whose limit was lowered may have more arenas, and may use these. */
 	if (missing && arenas->notes->stats.arenas + missing > arenas->window.limit) {
 		row_leave(arenas, first, end);
 		return commit_failed(arenas, missing, ENOMEM);
@@ -223,7 +229,7 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 		row_release(arenas, first, end);
 		return commit_failed(arenas, missing, error);
 	}
-	/* Of those that were there, some may have had a part only. */
+	/* Some of the committed arenas may have been committed in part only. */
 	for (i = first; i < end; i++) {
 		if (!ka_arena_commit_pages(arenas, i, 0, KA_ARENA_PAGES))
 			continue;
@@ -233,7 +239,7 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 	return 0;
 }
 
-/* Whether a run is to be the first of a heap's first arena, and a small one. */
+/* True if an arena is to be committed in parts: the first of the heap, with a small first run. */
 static bool arena_begins_in_parts(struct ka_arenas *arenas, size_t first, size_t pages)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, first);
@@ -246,14 +252,14 @@ static bool arena_begins_in_parts(struct ka_arenas *arenas, size_t first, size_t
 }
 
 /**
- * ka_arenas_commit() - Commit what a run needs that begins with an arena of its own.
- * @arenas: The heap's.
- * @first: The arena; it and those behind it have no run.
- * @count: How many.
- * @pages: The run's.
- * @kind: What these may be.
+ * ka_arenas_commit() - Commit the arenas of a run that begins at the start of an arena.
+ * @arenas: The arenas of the heap.
+ * @first: The first arena; none of the arenas has a run.
+ * @count: Number of arenas.
+ * @pages: Pages of the run.
+ * @kind: The pages that the arenas should have.
  *
- * Return: 0, or -1 with errno and a sentence; EEXIST: see ka_arenas_block().
+ * Return: 0, or -1 with errno and a message; EEXIST: see ka_arenas_block().
  */
 int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_t pages,
 		     enum ka_pages kind)
@@ -262,7 +268,7 @@ int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_
 	size_t end = first + count, fresh = 0;
 	int error;
 
-	/* What the limit refuses anyway needs no notes. */
+	/* Commit no notes for arenas that the limit refuses anyway. */
 	if (end > notes->nr_touched)
 		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
 	if (fresh && notes->stats.arenas + fresh > arenas->window.limit)
@@ -278,12 +284,12 @@ int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_
 }
 
 /**
- * ka_arenas_block() - Do without arenas where somebody else has mapped something.
- * @arenas: The heap's.
- * @first: The first one; there are notes on all.
- * @count: How many; those that are committed are not concerned.
+ * ka_arenas_block() - Mark arenas as blocked where another mapping lies.
+ * @arenas: The arenas of the heap.
+ * @first: The first arena; all have an entry in the notes.
+ * @count: Number of arenas; committed ones do not change.
  *
- * Return: Whether there is one less to be found.
+ * Return: True if an arena was marked, so that a search no longer finds it.
  */
 bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 {
@@ -295,7 +301,7 @@ bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 
 		if (arena->nr_backed)
 			continue;
-		/* As one run, which nobody has. */
+		/* A blocked arena looks like one run, which nobody has. */
 		ka_change_bits(arena->used, 0, KA_ARENA_PAGES, true);
 		ka_change_bits(arena->head, 0, 1, true);
 		arena->nr_used = KA_ARENA_PAGES;
@@ -307,8 +313,8 @@ bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 }
 
 /**
- * ka_arenas_close() - Unmap all arenas of a heap that goes, and nothing else.
- * @arenas: The heap's.
+ * ka_arenas_close() - Unmap the arenas of a heap that is destroyed, and nothing else.
+ * @arenas: The arenas of the heap.
  */
 void ka_arenas_close(struct ka_arenas *arenas)
 {
@@ -321,14 +327,14 @@ void ka_arenas_close(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arena_use() - A run is going to lie in a committed arena.
- * @arenas: The heap's.
+ * ka_arena_use() - Prepare pages of a committed arena for a run.
+ * @arenas: The arenas of the heap.
  * @index: The arena.
  * @from: The run's first page in it.
- * @pages: How many of its pages are in it.
+ * @pages: Number of the run's pages in it.
  *
- * Return: 0; 1 if the kernel has taken the arena, which is not committed any more; or
- * -1 with errno and a sentence.
+ * Return: 0; 1 if the kernel has taken the arena, which is then uncommitted; or -1 with errno
+ * and a message.
  */
 int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
@@ -345,11 +351,11 @@ static bool arena_is_empty(const struct ka_notes *notes, size_t index)
 }
 
 /**
- * ka_arenas_emptied() - Give back empty arenas, but for as many as may stay.
- * @arenas: The heap's.
+ * ka_arenas_emptied() - Release empty arenas beyond @most_empty.
+ * @arenas: The arenas of the heap.
  *
- * Those with the lowest addresses stay, where the next runs are looked for, and are
- * volatile until then.
+ * Those with the lowest addresses stay, since the next runs are allocated there. They become
+ * volatile.
  */
 void ka_arenas_emptied(struct ka_arenas *arenas)
 {
@@ -371,11 +377,11 @@ void ka_arenas_emptied(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arena_pages_lost() - Pages of an arena are not mapped any more.
- * @arenas: The heap's.
+ * ka_arena_pages_lost() - Record that pages of an arena are not mapped any more.
+ * @arenas: The arenas of the heap.
  * @index: The arena.
  * @from: The first page.
- * @count: How many, none of which is in use or has content.
+ * @count: Number of pages, none of which is in use or has content.
  */
 void ka_arena_pages_lost(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
@@ -391,9 +397,9 @@ void ka_arena_pages_lost(struct ka_arenas *arenas, size_t index, size_t from, si
 }
 
 /**
- * ka_arena_emptied() - An arena's last run has gone.
- * @arenas: The heap's.
- * @index: The arena. If it is still there when the call is done, it becomes volatile.
+ * ka_arena_emptied() - Record that the last run of an arena was freed.
+ * @arenas: The arenas of the heap.
+ * @index: The arena. It becomes volatile later if it is still empty then.
  */
 void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
 {
@@ -405,14 +411,17 @@ void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
 		emptied->end = index + 1;
 }
 
-/* If it takes a system call, skip it when a volatile arena was used again meanwhile. */
+/*
+ * True if empty arenas may become volatile. If that takes a system call, skip it when a
+ * volatile arena was used again since the last scan.
+ */
 static bool arenas_may_give_up(const struct ka_arenas *arenas)
 {
 	return arenas->emptied.end && !arenas->window.io &&
 	       (arenas->window.source->frames || !arenas->in_vain);
 }
 
-/* Those that have become empty, and are so still, become volatile. */
+/* Make the arenas volatile that have become empty and are still empty. */
 static void arenas_give_up(struct ka_arenas *arenas)
 {
 	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
@@ -424,7 +433,7 @@ static void arenas_give_up(struct ka_arenas *arenas)
 	arenas->emptied.end = 0;
 }
 
-/* Of free pages, those that are not in rows of so many, are left alone. */
+/* Drop rows from a map of free pages that are too short to be purged. */
 static void map_drop_short_rows(uint64_t *map, size_t pages)
 {
 	size_t from = 0, end;
@@ -438,8 +447,8 @@ static void map_drop_short_rows(uint64_t *map, size_t pages)
 }
 
 /*
- * Purge free pages of an arena: @all, or what is worth it. A call for each few pages
- * takes longer than they are worth; a huge page is split only if half of it comes free.
+ * Purge free pages of an arena: all, or those that are worth a system call. Purging a few pages
+ * by each call takes too long, and a huge page is split only if half of it is free.
  */
 static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 {
@@ -467,7 +476,7 @@ static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 	arenas->idle -= idle - arena_idle(arena);
 }
 
-/* Purge at least so many pages, the highest first, as far as there are such. */
+/* Purge at least @pages pages, if there are so many, from the highest address on. */
 static void arenas_purge(struct ka_arenas *arenas, size_t pages, bool all)
 {
 	struct ka_notes *notes = arenas->notes;
@@ -494,11 +503,11 @@ static uint64_t now_ms(void)
 }
 
 /**
- * ka_arenas_refilled() - Pages have got memory that had none.
- * @arenas: The heap's.
- * @pages: How many.
+ * ka_arenas_refilled() - Count pages that have got memory again.
+ * @arenas: The arenas of the heap.
+ * @pages: Number of pages.
  *
- * Pages that are needed again soon were purged in vain: keep more from now on.
+ * Pages that are needed again soon were purged in vain, so more are kept from now on.
  */
 void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 {
@@ -508,10 +517,10 @@ void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 	arenas->slack += in_vain;
 }
 
-/* Pages were purged that could have held pools: allow to thin as many pools. */
+/* Allow to thin as many pools as the purged pages could have held. */
 static void arenas_let_thin(struct ka_arenas *arenas, size_t pages)
 {
-	/* Threads that thin a pool at this moment may be counted or not. */
+	/* A thread that thins a pool at this moment may or may not be counted. */
 	size_t pools = __atomic_load_n(&arenas->to_thin, __ATOMIC_RELAXED) +
 		       pages / KA_SLOT_PAGES;
 
@@ -519,13 +528,13 @@ static void arenas_let_thin(struct ka_arenas *arenas, size_t pages)
 			 __ATOMIC_RELAXED);
 }
 
-/* How many pages may be idle. */
+/* Maximum number of idle pages. */
 static size_t arenas_most_idle(const struct ka_arenas *arenas)
 {
 	return arenas->slack + arenas->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
 }
 
-/* Purge half of what may stay and all above it. */
+/* Purge the idle pages above half of the maximum. */
 static void arenas_purge_excess(struct ka_arenas *arenas)
 {
 	size_t idle, most;
@@ -539,14 +548,14 @@ static void arenas_purge_excess(struct ka_arenas *arenas)
 	arenas->purged += idle - arenas->idle;
 	arenas->not_refilled += idle - arenas->idle;
 	arenas_let_thin(arenas, idle - arenas->idle);
-	/* Of what cannot be purged, no more is to be looked for. */
+	/* If pages cannot be purged, do not look for them again. */
 	if (arenas->idle > most)
 		arenas->slack += arenas->idle - most;
 }
 
 /**
- * ka_arenas_begin() - Fill in what a new heap has of its arenas, beside window and notes.
- * @arenas: The heap's.
+ * ka_arenas_begin() - Initialise the arenas of a new heap, except window and notes.
+ * @arenas: The arenas of the heap.
  */
 void ka_arenas_begin(struct ka_arenas *arenas)
 {
@@ -597,8 +606,8 @@ static void arenas_decay(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arenas_decay() - Purge what has not been needed for a while, or is too much.
- * @arenas: The heap's, to which runs have just been given back.
+ * ka_arenas_decay() - Purge free pages that nobody has needed for a while, and excess ones.
+ * @arenas: The arenas of the heap, after runs were freed.
  *
  * Arenas that are empty afterwards become volatile.
  */
@@ -610,11 +619,11 @@ void ka_arenas_decay(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arenas_trim() - Purge all that is free.
- * @arenas: The heap's.
- * @pages: How many pages have come free of their memory; or NULL.
+ * ka_arenas_trim() - Purge all free pages.
+ * @arenas: The arenas of the heap.
+ * @pages: Set to the number of pages whose memory was freed; or NULL.
  *
- * Return: Whether that is anything.
+ * Return: True if memory was freed.
  */
 bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages)
 {
@@ -629,7 +638,7 @@ bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages)
 	if (!idle && !notes->nr_empty)
 		return false;
 	arenas_purge(arenas, idle, true);
-	/* Arenas that have never been used have nothing idle. */
+	/* Arenas that have never been used have no idle pages. */
 	ka_notes_change(arenas);
 	for (size_t i = notes->nr_touched; notes->nr_empty && i > notes->nr_notes; i--) {
 		if (arena_is_empty(notes, i - 1))

@@ -11,7 +11,7 @@
  *	state		@nr_backed	@nr_used	memory
  *	uncommitted	0		0		none
  *	used		some or all	1 or more	of the pages in @backed
- *	empty		some or all	0		likewise; listed by @emptied
+ *	empty		some or all	0		of the pages in @backed; listed by @emptied
  *	volatile	some or all	0		the kernel may take it (@is_volatile)
  *	blocked		0		all		somebody else's: no run lies there
  *
@@ -38,12 +38,12 @@
 #define KA_ROOM_CLASSES	10
 
 /**
- * struct ka_arena - Notes on an arena. Maps have a bit for each page.
+ * struct ka_arena - Metadata of an arena. Maps have a bit for each page.
  * @used: Pages in runs.
  * @head: First pages of runs. A run that reaches into the next arenas has one head.
  * @backed: Committed pages.
- * @touched: Pages that have been in a run since they were committed or purged. All others
- *	are zero.
+ * @touched: Pages that have been in a run since they were committed or purged. All others are
+ *	zero.
  * @nr_used: Number of pages in @used.
  * @nr_backed: Number of pages in @backed.
  * @longest: No row of free pages is longer; it may be shorter.
@@ -115,15 +115,16 @@ struct ka_notes {
 	struct ka_arena arenas[];
 };
 
-/* The notes on an arena behind the notes. */
+/* The metadata of an arena, by its index in the window. */
 #define ka_arena_at(notes, index)	(&(notes)->arenas[(index) - (notes)->nr_notes])
 
 struct ka_arenas;
 
 /**
- * struct ka_watch - Functions of an upper layer, for when the heap's lock is released.
- * @find_due: Clear @changed and return what is due. The heap is locked and @changed is set.
- * @do_due: Do it. The heap is no longer locked, and @due is not 0.
+ * struct ka_watch - Functions of an upper layer that run when the heap's lock is released.
+ * @find_due: Clear @changed and return the work that is due. The heap is locked and @changed is
+ *	set.
+ * @do_due: Do this work, @due. The heap is no longer locked, and @due is not 0.
  */
 struct ka_watch {
 	unsigned int (*find_due)(struct ka_arenas *arenas);
@@ -131,15 +132,16 @@ struct ka_watch {
 };
 
 /**
- * struct ka_arenas - Arenas of a heap, as the calling process has them. What all processes
- *	that map the window share is in @notes.
+ * struct ka_arenas - Arenas of a heap, as the calling process sees them. The processes that map
+ *	the window share @notes.
  * @lock: The heap's lock.
  * @changed: The number of arenas or pools may have changed since @lock was taken.
  * @watch: Called when @lock is released, if @changed is set.
- * @drop_spare: Gives back the runs that an upper layer keeps for later; called with @lock held.
+ * @drop_spare: Frees the runs that an upper layer keeps for later; called with @lock held.
  * @spare_pages: Pages of these runs.
  * @window: Addresses of the heap.
- * @notes: Its start. The heap of a parent, which a child has not inherited, has none.
+ * @notes: Metadata at the start of the window. A child that has not inherited the heap has
+ *	none.
  * @most_empty: Empty arenas beyond this number are uncommitted.
  * @emptied: Arenas that have become empty and are not volatile have indices in this range.
  * @in_vain: A volatile arena was used again since @decay_at was set.
@@ -148,7 +150,7 @@ struct ka_watch {
  * @room_again: First arena with pages that have become free since @first_room was updated.
  * @first_empty: All arenas before this index have a run.
  * @idle: Free pages that may have content, and so memory.
- * @slack: This many idle pages may stay, beside an eighth of the pages in use.
+ * @slack: This many idle pages may stay, in addition to an eighth of the pages in use.
  * @purged: Pages purged since @decay_at was set, and in the purge just before.
  * @not_refilled: Those of @purged that have not been needed again.
  * @to_thin: Number of pools that may be thinned: so many could have filled purged pages.
@@ -188,7 +190,7 @@ static inline void ka_arenas_lock(struct ka_arenas *arenas)
 	ka_lock(&arenas->lock);
 }
 
-/* The number of arenas or pools may have changed; with the lock held. */
+/* Record that the number of arenas or pools may have changed. The heap's lock is held. */
 static inline void ka_arenas_changed(struct ka_arenas *arenas)
 {
 	arenas->changed = true;
@@ -203,7 +205,7 @@ static inline void ka_arenas_unlock(struct ka_arenas *arenas)
 		arenas->watch->do_due(arenas, due);
 }
 
-/* arena.c, with the heap's lock held; see there. */
+/* arena.c; the heap's lock is held */
 int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, size_t pages);
 int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages);
 int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_t pages,
@@ -218,7 +220,7 @@ void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages);
 void ka_arenas_decay(struct ka_arenas *arenas);
 bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages);
 
-/* run.c, likewise; the first returns NULL with errno and a sentence. */
+/* run.c; the heap's lock is held; ka_run_take() returns NULL with errno and a message */
 void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
 		  bool *zero);
 void ka_run_give(struct ka_arenas *arenas, void *run);
@@ -228,7 +230,7 @@ size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run);
 bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less);
 void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost);
 
-/* note.c; ka_notes_open() sets errno and a sentence, the others return an errno. */
+/* note.c; ka_notes_open() sets errno and a message, the others return an errno */
 size_t ka_notes_size(size_t nr_arenas);
 size_t ka_notes_pools_size(size_t nr_arenas);
 int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot);
@@ -241,14 +243,14 @@ int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas);
 void ka_notes_change(struct ka_arenas *arenas);
 
 /**
- * ka_walk_t() - Told of a run.
- * @data: What the walk was given.
- * @offset: Where in the window it begins, in bytes.
- * @size: Its size in bytes.
+ * ka_walk_t() - Called for each run of a heap.
+ * @data: The last argument of ka_walk().
+ * @offset: Start of the run in the window, in bytes.
+ * @size: Bytes of the run.
  */
 typedef void ka_walk_t(void *data, size_t offset, size_t size);
 
-/* walk.c; 0, or -errno. */
+/* walk.c; 0, or a negative errno */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data);
 
 #endif /* KARENA_ARENA_H */

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * The notes on a heap, at the start of its window: first struct ka_notes, then an
- * entry for each arena; in arenas behind these, an entry for each slot of 16 KiB that
- * a pool may begin with. They are committed page by page as the heap reaches further
- * arenas, and never released.
+ * The metadata of a heap, its notes, at the start of its window: struct ka_notes, with an entry
+ * for each arena; and in the arenas behind these, an entry for each slot of 16 KiB that a pool
+ * may begin with. Pages of the notes are committed as the heap reaches further arenas, and are
+ * never released.
  */
 #include <errno.h>
 
@@ -19,21 +19,22 @@ static size_t whole_arenas(size_t size)
 	return (size + KA_ARENA_SIZE - 1) / KA_ARENA_SIZE;
 }
 
-/* Bytes of the notes on so many arenas, but for their pools; whole pages. */
+/* Bytes of the notes for @nr_arenas arenas, without the entries of pools; whole pages. */
 size_t ka_notes_size(size_t nr_arenas)
 {
 	return whole_pages(sizeof(struct ka_notes) + nr_arenas * sizeof(struct ka_arena));
 }
 
-/* Bytes of the entries of the pools in so many arenas; whole pages. */
+/* Bytes of the entries of pools for @nr_arenas arenas; whole pages. */
 size_t ka_notes_pools_size(size_t nr_arenas)
 {
 	return whole_pages(nr_arenas * KA_ARENA_SLOTS * KA_SLOT_ENTRY);
 }
 
 /*
- * Bytes that the notes may take beside the limit. This includes the entries of pools in four
- * times as many arenas as the limit allows; pools lie in the arenas with the lowest addresses.
+ * Bytes that the notes may use in addition to the limit. This includes the entries of pools in
+ * four times as many arenas as the limit allows; pools lie in the arenas with the lowest
+ * addresses.
  */
 size_t ka_notes_most(const struct ka_window *window)
 {
@@ -44,20 +45,20 @@ size_t ka_notes_most(const struct ka_window *window)
 	return ka_notes_size(nr_arenas) + ka_notes_pools_size(pools);
 }
 
-/* Bytes of notes that are committed. */
+/* Bytes of the committed notes. */
 size_t ka_notes_committed(const struct ka_arenas *arenas)
 {
 	return (arenas->notes->pages + arenas->notes->pools_pages) * KA_PAGE_SIZE;
 }
 
-/* How many arenas the notes need on so many others. */
+/* Number of arenas that the notes need for @nr_arenas other ones. */
 size_t ka_notes_arenas(size_t nr_arenas)
 {
 	return whole_arenas(ka_notes_size(nr_arenas)) +
 	       whole_arenas(ka_notes_pools_size(nr_arenas));
 }
 
-/* Commit the pages of the notes from one up to another, which are not yet. */
+/* Commit the uncommitted pages of the notes in a range. */
 static int notes_commit(struct ka_window *window, size_t from, size_t end)
 {
 	while (from < end) {
@@ -68,7 +69,7 @@ static int notes_commit(struct ka_window *window, size_t from, size_t end)
 		if (count > end - from)
 			count = end - from;
 		error = window->source->commit_pages(window, arena, page, count);
-		/* The module's state words say by then that they were to be committed. */
+		/* The module's state words already say that the pages are committed. */
 		if (error && !page && window->source->frames)
 			window->source->release(window, arena, 1);
 		if (error)
@@ -78,7 +79,7 @@ static int notes_commit(struct ka_window *window, size_t from, size_t end)
 	return 0;
 }
 
-/* Commit and fill in the notes of a new heap: 0, or -1. */
+/* Commit and initialise the notes of a new heap: 0, or -1. */
 int ka_notes_open(struct ka_arenas *arenas)
 {
 	struct ka_notes *notes = (struct ka_notes *)arenas->window.start;
@@ -103,14 +104,14 @@ int ka_notes_open(struct ka_arenas *arenas)
 	return 0;
 }
 
-/* Commit further pages of one of the tables, which begins at @start pages. */
+/* Commit further pages of one of the two tables, which begins at page @start. */
 static int notes_reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, size_t wanted)
 {
 	int error = 0;
 
 	while (!error && *pages < wanted) {
 		size_t from = start + *pages;
-		/* Up to the end of one arena: what succeeds counts. */
+		/* One arena at a time, so that pages committed before a failure are counted. */
 		size_t end = (from / KA_ARENA_PAGES + 1) * KA_ARENA_PAGES;
 
 		if (end > start + wanted)
@@ -123,8 +124,8 @@ static int notes_reach(struct ka_arenas *arenas, size_t start, uint64_t *pages, 
 }
 
 /*
- * Let there be an entry for each arena up to @nr_arenas of the window: 0, or an errno.
- * On failure, the pages that were committed stay so, for the next call.
+ * Commit the entries of the arenas up to @nr_arenas of the window: 0, or an errno. After a
+ * failure, the pages that were committed stay so, for the next call.
  */
 int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas)
 {
@@ -134,7 +135,7 @@ int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas)
 			   ka_notes_size(nr_arenas - notes->nr_notes) / KA_PAGE_SIZE);
 }
 
-/* Likewise, one for a pool that begins with a slot. */
+/* Commit the entry of a pool that begins with a slot: 0, or an errno. */
 int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot)
 {
 	struct ka_notes *notes = arenas->notes;
@@ -144,13 +145,13 @@ int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot)
 			   size / KA_PAGE_SIZE);
 }
 
-/* Whether there is one. */
+/* True if the entry of such a pool is committed. */
 bool ka_notes_have_pool(const struct ka_arenas *arenas, size_t slot)
 {
 	return slot < arenas->notes->pools_pages * KA_PAGE_SIZE / KA_SLOT_ENTRY;
 }
 
-/* Before and after a change, with the heap's lock held. */
+/* Called before and after each change of the notes. The heap's lock is held. */
 void ka_notes_change(struct ka_arenas *arenas)
 {
 	__atomic_fetch_add(&arenas->notes->sequence, 1, __ATOMIC_ACQ_REL);

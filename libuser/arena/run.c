@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs: consecutive pages of an arena, or of several. Found first fit, lowest
- * address first, so that the upper arenas can drain; which pages are taken stands
- * in two bits a page of the notes at the window's start.
+ * Runs: consecutive pages of an arena, or of several. The search is first fit from the lowest
+ * address on, so that the upper arenas become empty. Two bits for each page in the notes record
+ * the runs.
  */
 #include <errno.h>
 
@@ -11,7 +11,7 @@
 
 #define NO_PAGE		((size_t)-1)
 
-/* A place for @pages at a multiple of @align pages in an arena, or NO_PAGE. */
+/* Find @pages free pages at a multiple of @align pages in an arena, or return NO_PAGE. */
 static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t align)
 {
 	size_t end = 0, longest = 0;
@@ -31,7 +31,7 @@ static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t a
 	return NO_PAGE;
 }
 
-/* Arenas that have got free pages since the last search have room for any run. */
+/* Search arenas again whose pages have become free since the last search. */
 static void rooms_look_again(struct ka_arenas *arenas)
 {
 	size_t again = arenas->room_again;
@@ -45,7 +45,10 @@ static void rooms_look_again(struct ka_arenas *arenas)
 	arenas->room_again = SIZE_MAX;
 }
 
-/* @no_huge: keep runs that may be touched sparsely out of huge arenas. */
+/*
+ * Find a place in the committed arenas, or return NO_PAGE. @no_huge: keep runs that may be
+ * touched sparsely out of huge arenas.
+ */
 static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, size_t align,
 				      bool no_huge)
 {
@@ -63,7 +66,7 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 
 		if (page != NO_PAGE)
 			return i * KA_ARENA_PAGES + page;
-		/* The next search can begin behind those that have too few. */
+		/* The next search can begin behind arenas that have too few free pages. */
 		before &= !arena->nr_backed || arena->nr_used == KA_ARENA_PAGES ||
 			  arena->longest < (size_t)1 << class;
 		if (before)
@@ -72,11 +75,11 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 	return NO_PAGE;
 }
 
-/* Whole arenas in a row without a run, committed or not, or NO_PAGE. */
+/* Find a row of whole arenas without a run, committed or not, or return NO_PAGE. */
 static size_t place_find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
 {
 	const struct ka_notes *notes = arenas->notes;
-	/* The window's start is aligned to an arena, perhaps to no more. */
+	/* The window's start may be aligned to no more than an arena. */
 	uintptr_t base = (uintptr_t)arenas->window.start / KA_ARENA_SIZE;
 	size_t nr_arenas = arenas->window.nr_arenas, first;
 
@@ -95,13 +98,13 @@ static size_t place_find_arenas(struct ka_arenas *arenas, size_t count, size_t a
 			i--;
 		if (i == first)
 			return first;
-		/* Arena i - 1 is in use: go on behind it. */
+		/* Arena i - 1 is in use; continue behind it. */
 		first = ((base + i + align - 1) & ~(uintptr_t)(align - 1)) - base;
 	}
 	return NO_PAGE;
 }
 
-/* Pages that had been free, some of them idle, are in use, and so they are touched. */
+/* Count free pages as used and touched. Some of them may be idle. */
 static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
 		       size_t pages)
 {
@@ -117,7 +120,7 @@ static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t 
 	arena->nr_used = (uint16_t)(arena->nr_used + pages);
 }
 
-/* Pages are free, and idle. */
+/* Count used pages as free and idle. */
 static void pages_free(struct ka_arenas *arenas, size_t index, size_t pages)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
@@ -135,7 +138,7 @@ static void pages_free(struct ka_arenas *arenas, size_t index, size_t pages)
 	ka_arena_emptied(arenas, index);
 }
 
-/* Mark pages, which may reach over several arenas, as used or free. */
+/* Mark pages, which may lie in several arenas, as used or free. */
 static void pages_mark(struct ka_arenas *arenas, size_t page, size_t pages, bool used)
 {
 	struct ka_notes *notes = arenas->notes;
@@ -157,7 +160,7 @@ static void pages_mark(struct ka_arenas *arenas, size_t page, size_t pages, bool
 	}
 }
 
-/* A place in the committed arenas, and what it needs is committed; or NO_PAGE. */
+/* Find a place in the committed arenas and commit its pages; or return NO_PAGE. */
 static size_t place_find(struct ka_arenas *arenas, size_t pages, size_t align,
 			 enum ka_pages kind, int *error)
 {
@@ -203,7 +206,7 @@ static size_t run_find(struct ka_arenas *arenas, size_t pages, size_t align, enu
 	return NO_PAGE;
 }
 
-/* Whether nothing in a run's pages has been in use since they were committed. */
+/* True if no page of a run has been in use since it was committed or purged. */
 static bool pages_are_untouched(const struct ka_arenas *arenas, size_t page, size_t pages)
 {
 	while (pages) {
@@ -221,18 +224,20 @@ static bool pages_are_untouched(const struct ka_arenas *arenas, size_t page, siz
 	return true;
 }
 
-/* Which page of the window a run begins with. */
+/* The page of the window that a run begins with. */
 static size_t run_page(const struct ka_arenas *arenas, const void *run)
 {
 	return ((uintptr_t)run - (uintptr_t)arenas->window.start) / KA_PAGE_SIZE;
 }
 
 /**
- * ka_run_begins() - Whether a run begins at an address.
- * @arenas: The heap's, whose lock is held.
+ * ka_run_begins() - Check if a run begins at an address.
+ * @arenas: The arenas of the heap.
  * @address: Any address.
  *
- * Return: True if one does, of the program or of a pool.
+ * Context: The heap's lock is held.
+ *
+ * Return: True if a run of the program or of a pool begins there.
  */
 bool ka_run_begins(const struct ka_arenas *arenas, const void *address)
 {
@@ -246,7 +251,7 @@ bool ka_run_begins(const struct ka_arenas *arenas, const void *address)
 	return arena->nr_backed && ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 }
 
-/* How many pages a run has: up to the next head or the next free page. */
+/* Number of pages of a run: up to the next head or the next free page. */
 static size_t run_pages(const struct ka_arenas *arenas, size_t page)
 {
 	const struct ka_notes *notes = arenas->notes;
@@ -269,9 +274,11 @@ static size_t run_pages(const struct ka_arenas *arenas, size_t page)
 }
 
 /**
- * ka_run_bytes() - The size of a run.
- * @arenas: The heap's, whose lock is held.
+ * ka_run_bytes() - Get the size of a run.
+ * @arenas: The arenas of the heap.
  * @run: The run.
+ *
+ * Context: The heap's lock is held.
  *
  * Return: Bytes.
  */
@@ -305,14 +312,16 @@ static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
 }
 
 /**
- * ka_run_take() - Take a run, with the heap's lock held.
- * @arenas: The heap's.
+ * ka_run_take() - Allocate a run.
+ * @arenas: The arenas of the heap.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
- * @kind: What its pages may be.
- * @zero: Whether it is all zero; or NULL.
+ * @kind: The pages that the run should have.
+ * @zero: Set to true if the run is all zero; or NULL.
  *
- * Return: The run, or NULL with errno and a sentence.
+ * Context: The heap's lock is held.
+ *
+ * Return: The run, or NULL with errno and a message.
  */
 void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
 		  bool *zero)
@@ -321,14 +330,20 @@ void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_p
 
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
 	page = run_take(arenas, pages, align, kind, zero);
-	/* Memory that is kept for nobody may be what is missing, or room in arenas. */
+	/*
+	 * Trim and try again: free pages and spare runs may keep the missing memory, or room in
+	 * arenas.
+	 */
 	spare = arenas->spare_pages;
 	if (page == NO_PAGE && (ka_arenas_trim(arenas, NULL) || spare))
 		page = run_take(arenas, pages, align, kind, zero);
 	return page == NO_PAGE ? NULL : arenas->window.start + page * KA_PAGE_SIZE;
 }
 
-/* With the notes being changed; the caller calls ka_arenas_emptied(). */
+/*
+ * Mark a run as free. The caller has begun a change of the notes, and calls
+ * ka_arenas_emptied().
+ */
 static void run_clear(struct ka_arenas *arenas, size_t page)
 {
 	size_t pages = run_pages(arenas, page);
@@ -348,7 +363,9 @@ static void run_free(struct ka_arenas *arenas, size_t page)
 
 /**
  * ka_runs_forget() - Free all runs of a heap.
- * @arenas: The heap's, with the lock held. None of the runs is a pool.
+ * @arenas: The arenas of the heap. None of the runs is a pool.
+ *
+ * Context: The heap's lock is held.
  */
 void ka_runs_forget(struct ka_arenas *arenas)
 {
@@ -359,7 +376,7 @@ void ka_runs_forget(struct ka_arenas *arenas)
 		const struct ka_arena *arena = ka_arena_at(notes, i);
 		size_t head;
 
-		/* A blocked arena has another mapping, and is marked as if it had a run. */
+		/* A blocked arena contains another mapping, and is marked as if it had a run. */
 		while (arena->nr_backed &&
 		       (head = ka_find_bit(arena->head, 0, true)) < KA_ARENA_PAGES)
 			run_clear(arenas, i * KA_ARENA_PAGES + head);
@@ -369,18 +386,19 @@ void ka_runs_forget(struct ka_arenas *arenas)
 }
 
 /**
- * ka_run_give() - Give a run back, with the heap's lock held.
- * @arenas: The heap's.
+ * ka_run_give() - Free a run.
+ * @arenas: The arenas of the heap.
  * @run: The run.
  *
- * The caller calls ka_arenas_decay(), unless decay has called it.
+ * Context: The heap's lock is held. The caller then calls ka_arenas_decay(), unless that
+ * function is the caller.
  */
 void ka_run_give(struct ka_arenas *arenas, void *run)
 {
 	run_free(arenas, run_page(arenas, run));
 }
 
-/* Whether some arenas have no run. */
+/* True if none of @count arenas has a run. */
 static bool arenas_are_empty(const struct ka_arenas *arenas, size_t first, size_t count)
 {
 	const struct ka_notes *notes = arenas->notes;
@@ -394,7 +412,9 @@ static bool arenas_are_empty(const struct ka_arenas *arenas, size_t first, size_
 	return true;
 }
 
-/* Pages behind a run, in the arena that it ends in and in others: whether they were added. */
+/*
+ * Add pages behind a run, in the arena where it ends and in the next ones. False: not possible.
+ */
 static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 {
 	size_t index = end / KA_ARENA_PAGES, from = end % KA_ARENA_PAGES;
@@ -406,7 +426,7 @@ static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 		count = (rest + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
 	if (here && ka_find_bit(ka_arena_at(arenas->notes, index)->used, from, true) < from + here)
 		return false;
-	/* The first arena that is all the run's. */
+	/* The first arena that belongs to the run as a whole. */
 	index += !!from;
 	if (count && (!arenas_are_empty(arenas, index, count) ||
 		      ka_arenas_commit(arenas, index, count, rest, KA_PAGES_ANY)))
@@ -418,8 +438,8 @@ static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 }
 
 /*
- * The same, so that the run has @pages. One that is larger than an arena is likely to grow
- * on, and takes all of its last one, where nothing else comes to lie in its way.
+ * Grow a run to @pages pages. A run larger than an arena is likely to grow again, so it gets
+ * all of its last arena, where no other run can then block it.
  */
 static bool run_grow_to(struct ka_arenas *arenas, size_t page, size_t old, size_t pages)
 {
@@ -440,13 +460,15 @@ static void run_shrink(struct ka_arenas *arenas, size_t end, size_t pages)
 }
 
 /**
- * ka_run_resize() - Change a run's size where it is, with the heap's lock held.
- * @arenas: The heap's.
+ * ka_run_resize() - Change the size of a run in place.
+ * @arenas: The arenas of the heap.
  * @run: The run.
  * @size: Bytes, more than 0; rounded up to whole pages.
- * @less: Set to true if pages have come free.
+ * @less: Set to true if pages have become free.
  *
- * Return: Whether it has that size from now on.
+ * Context: The heap's lock is held.
+ *
+ * Return: True if the run has that size now.
  */
 bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 {
@@ -464,7 +486,7 @@ bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 	return done;
 }
 
-/* Pages have no content any more; @lost: and are not mapped. */
+/* Record that pages have no content any more. @lost: they are not mapped, either. */
 static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bool lost)
 {
 	while (pages) {
@@ -482,11 +504,13 @@ static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bo
 }
 
 /**
- * ka_run_give_gone() - Give back a run whose first pages have no content any more.
- * @arenas: The heap's, whose lock is held.
+ * ka_run_give_gone() - Free a run whose first pages have no content any more.
+ * @arenas: The arenas of the heap.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
  * @lost: These pages are not mapped any more.
+ *
+ * Context: The heap's lock is held.
  */
 void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost)
 {
@@ -494,7 +518,7 @@ void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool los
 	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(arenas, page);
 
 	pages_forget(arenas, page, gone, false);
-	/* As free ones, which they are soon, they are not idle. */
+	/* These pages are about to be freed, and then do not count as idle. */
 	arenas->idle -= gone;
 	run_free(arenas, page);
 	if (lost)

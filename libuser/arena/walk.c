@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Walk the runs of a heap by its notes alone, in an image of its window that may be
- * mapped anywhere and read-only: a snapshot, or the window itself.
+ * Walk the runs of a heap by its notes alone, in an image of its window: a snapshot, or the
+ * window itself, mapped anywhere, perhaps read-only.
  *
- * Whoever owns the heap wrote the notes, and may write to them still: nothing that they say
- * leads out of the image, and their header is read once. Pages of it without memory, if the
- * notes say otherwise, are SIGBUS.
+ * The owner of the heap wrote the notes and may still write to them. So the walk reads their
+ * header once, and nothing in the notes leads out of the image. Reading a page without memory
+ * raises SIGBUS, if the notes say that the page has some.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,7 +13,7 @@
 #include "arena/arena.h"
 #include "base/bits.h"
 
-/* Whether the notes are whole and of this version, and fit into the image. */
+/* Check that the notes are complete, of this version, and fit into the image. */
 static int check_notes(const struct ka_notes *notes, size_t size)
 {
 	if (notes->magic != KA_NOTES_MAGIC ||
@@ -32,14 +32,14 @@ static int check_notes(const struct ka_notes *notes, size_t size)
 }
 
 /**
- * ka_walk() - Walk the runs of a heap.
+ * ka_walk() - Call a function for each run of a heap.
  * @image: The heap's window, from its start on.
  * @size: Bytes of it that are mapped.
  * @walk: Called for each run, in the order of addresses.
- * @data: Passed on.
+ * @data: First argument of @walk.
  *
- * Return: 0; -EPROTO, these are no notes, or of another version, or they
- * contradict themselves; -EAGAIN, a thread was about to change them.
+ * Return: 0; -EPROTO, these are no notes, notes of another version, or inconsistent notes;
+ * -EAGAIN, a thread is changing the notes.
  */
 int ka_walk(const void *image, size_t size, ka_walk_t *walk, void *data)
 {
