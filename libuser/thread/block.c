@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Blocks are taken: what a call does when the thread's current pool has no block left, or
- * when a block is larger than those of any pool.
+ * Allocation, slow path: the thread's current pool has no free block, or the block is larger
+ * than those of any pool.
  */
 #include <errno.h>
 #include <string.h>
@@ -14,7 +14,10 @@ static void *no_block(size_t size)
 	return NULL;
 }
 
-/* Whether the inline functions see a pool for a size; while tracing, larger ones none. */
+/*
+ * True if the inline functions find the pool for a size. While tracing is on, they find none
+ * for larger sizes.
+ */
 static bool pool_is_shown(const struct ka_cache *cache, size_t size, const struct ka_pool *pool)
 {
 	bool traced = cache->generation & 1;
@@ -41,8 +44,8 @@ static bool pool_provide(struct ka_caches *caches, struct ka_pool *pool, bool *f
 }
 
 /*
- * Move a pool that was looked at, and was not the best, to the end of the list. A pool that is
- * half free goes to the shelf instead, if it should be @shared.
+ * Move a pool that was compared, and was not the best, to the end of the list. If it should be
+ * @shared and is half free, put it on the shelf instead.
  */
 static void pool_put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 {
@@ -53,16 +56,16 @@ static void pool_put_back(struct ka_cache *cache, struct ka_pool *pool, bool sha
 		ka_pool_shelve(&cache->caches->pools, pool);
 		return;
 	}
-	/* It stays listed meanwhile: a thread that frees its last block waits for the lock. */
+	/* The pool stays listed: a thread that frees its last block waits for the lock. */
 	ka_pool_move_back(&cache->by->partial[pool->class], pool);
 }
 
 /*
- * Look at up to KA_LOOK_AT pools of a thread's list, collect what other threads have freed of
- * them, and take the best out of the list; NULL if the list is empty. If there are other
- * threads, rotate the list, so that all pools are looked at in time: a thread that frees what
- * others allocate would otherwise keep pools that it never needs. A single thread takes from
- * the same few pools until they are full, and the others become empty.
+ * Compare up to KA_LOOK_AT pools of a thread's list, collect their remote frees, and remove the
+ * best pool from the list. NULL if the list is empty. If the process has other threads, rotate
+ * the list, so that all pools are checked in time: a thread that frees blocks of others would
+ * otherwise keep pools that it never needs. A single thread allocates from the same few pools
+ * until they are full, and the others become empty.
  */
 static struct ka_pool *pool_choose(struct ka_cache *cache, unsigned int class)
 {
@@ -90,12 +93,12 @@ static struct ka_pool *pool_choose(struct ka_cache *cache, unsigned int class)
 }
 
 /*
- * Check the blocks of a pool that were freed last, and will be taken in a moment, but not all:
- * that would slow a program that frees blocks in random order down by more than a quarter.
+ * Number of free blocks to check, from the one freed last on, which is allocated next. Checking
+ * all would slow a program that frees blocks in random order down by more than a quarter.
  */
 #define LOOKED_AT	(KA_CHECKED ? UINT32_MAX : 8)
 
-/* The thread's pool of a class from which blocks are to be taken next, or NULL. */
+/* The pool of a class to allocate from next, or NULL. */
 static struct ka_pool *pool_next(struct ka_caches *caches, struct ka_cache *cache,
 				 unsigned int class)
 {
@@ -109,7 +112,7 @@ static struct ka_pool *pool_next(struct ka_caches *caches, struct ka_cache *cach
 	return pool;
 }
 
-/* A pool with a linked block becomes the current one; or NULL. */
+/* Make a pool with a linked block the current one, or return NULL. */
 static struct ka_pool *pool_refill(struct ka_caches *caches, struct ka_cache *cache,
 				   unsigned int class, bool *fresh)
 {
@@ -127,7 +130,7 @@ static struct ka_pool *pool_refill(struct ka_caches *caches, struct ka_cache *ca
 	return pool;
 }
 
-/* A run for a block that no pool is to have. */
+/* Allocate a run for a block that belongs to no pool. */
 static void *run_take(struct ka_caches *caches, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
@@ -135,7 +138,10 @@ static void *run_take(struct ka_caches *caches, size_t align, size_t size)
 	return pages < size ? no_block(size) : ka_runs_take(&caches->pools, pages, align);
 }
 
-/* A run for a block, traced if it is to be: for @size bytes, of which @asked are used. */
+/*
+ * Allocate a run for a block, and trace it if it is due: with the weight of @size bytes, of
+ * which @asked are used.
+ */
 void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			size_t size, size_t asked)
 {
@@ -147,7 +153,7 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 	return block;
 }
 
-/* For a thread that has ended its cache: one block of a pool that goes back to the shelf. */
+/* Allocate one block for a thread whose cache has ended; its pool goes to the shelf again. */
 static void *block_take_one(struct ka_caches *caches, unsigned int class)
 {
 	struct ka_pool *pool;
@@ -183,7 +189,7 @@ static void *block_take_small(struct ka_caches *caches, struct ka_cache *cache, 
 	return ka_pool_take(pool);
 }
 
-/* Take a block that has room for @size bytes; the program has asked for no more. */
+/* Allocate a block with room for @size bytes, of which the program has asked for @asked. */
 static void *block_take(struct ka_caches *caches, struct ka_cache *cache, size_t align, size_t size,
 			size_t asked)
 {
@@ -200,8 +206,8 @@ static void *block_take(struct ka_caches *caches, struct ka_cache *cache, size_t
 }
 
 /*
- * A larger block that is not to be traced, while others are. Its pool is in no table
- * that could be emptied, so the counter itself says whether that still holds.
+ * Allocate a larger block that is not traced, while tracing is on. No table shows its pool,
+ * which another thread could clear, so this function checks the generation itself.
  */
 static void *block_try_larger(struct ka_cache *cache, size_t size)
 {
@@ -217,9 +223,9 @@ static void *block_try_larger(struct ka_cache *cache, size_t size)
 }
 
 /**
- * ka_block_take() - Take a block, whatever it takes.
- * @caches: The heap's.
- * @cache: The thread's; it is begun if need be.
+ * ka_block_take() - Allocate a block, by the slow path if necessary.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread; registered if necessary.
  * @size: Bytes.
  *
  * Return: As ka_block_alloc().
@@ -234,7 +240,10 @@ void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t siz
 	return block ? block : block_take(caches, cache, 0, size, size);
 }
 
-/* From a page on, what the pool has linked just now is one block, zero but for its link. */
+/*
+ * Allocate a block of a page or more that was just linked for the first time. It is then the
+ * only linked block, and zero except for its link.
+ */
 static void *block_take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
@@ -252,7 +261,7 @@ static void *block_take_fresh(struct ka_caches *caches, struct ka_cache *cache, 
 	return block;
 }
 
-/* Take a block that has never been in use, and so is zero. NULL: take another one. */
+/* Allocate a block that has never been in use, and so is zero. NULL: allocate another one. */
 static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
@@ -264,12 +273,14 @@ static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, si
 }
 
 /**
- * ka_block_zeroed() - Take a block that is all zero.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_zeroed() - Allocate a zeroed block.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @size: Bytes.
  *
- * Return: As ka_block_alloc(). What has never been in use is not cleared again.
+ * Does not clear memory that has never been in use.
+ *
+ * Return: As ka_block_alloc().
  */
 void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
@@ -281,7 +292,7 @@ void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t s
 	return block ? memset(block, 0, size) : NULL;
 }
 
-/* The smallest one that is no less. */
+/* The smallest power of two that is at least @size and a step. */
 static size_t power_of_two(size_t size)
 {
 	size_t power = KA_CLASS_STEP;
@@ -292,9 +303,9 @@ static size_t power_of_two(size_t size)
 }
 
 /**
- * ka_block_take_aligned() - Take a block with an alignment.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_take_aligned() - Allocate an aligned block.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @align: A power of two.
  * @size: Bytes.
  *
@@ -312,9 +323,9 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 	if (size > KA_BLOCK_MAX || align > KA_BLOCK_MAX)
 		return block_take(caches, cache, align, size > align ? size : align, size);
 	/*
-	 * Pools are aligned to a slot, and their blocks to what divides their size, as
-	 * the alignment does that of the class for a multiple of it. To more than a slot
-	 * are those of powers of two.
+	 * Pools are aligned to a slot, and their blocks to any power of two that divides their
+	 * size, up to a slot. If @size is a multiple of an alignment, so is the size of its
+	 * class. Only blocks whose size is a power of two have a larger alignment than a slot.
 	 */
 	least = (size + align - 1) & ~(align - 1);
 	if (align > KA_SLOT_SIZE)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The pools of one thread: which of them its calls take blocks from, and which have free
+ * The pools of one thread: the current ones, which it allocates from, and those with free
  * blocks. The lock of a cache guards @by->partial.
  */
 #include "thread/cache.h"
@@ -14,9 +14,9 @@ const struct ka_by_class ka_none_by_class = {
 
 /**
  * ka_cache_lock() - Lock a thread's lists, if the process has other threads.
- * @cache: The calling thread's.
+ * @cache: The cache of the calling thread.
  *
- * Return: Whether it is locked, for ka_cache_unlock().
+ * Return: True if the lists are locked; passed to ka_cache_unlock().
  */
 bool ka_cache_lock(struct ka_cache *cache)
 {
@@ -27,9 +27,9 @@ bool ka_cache_lock(struct ka_cache *cache)
 }
 
 /**
- * ka_cache_unlock() - Unlock them.
- * @cache: The calling thread's.
- * @locked: What ka_cache_lock() has returned.
+ * ka_cache_unlock() - Unlock a thread's lists.
+ * @cache: The cache of the calling thread.
+ * @locked: Value that ka_cache_lock() has returned.
  */
 void ka_cache_unlock(struct ka_cache *cache, bool locked)
 {
@@ -38,9 +38,11 @@ void ka_cache_unlock(struct ka_cache *cache, bool locked)
 }
 
 /**
- * ka_cache_unlist() - Take a pool out of its list.
- * @cache: Its owner's, locked.
+ * ka_cache_unlist() - Remove a pool from its list.
+ * @cache: The cache of its owner.
  * @pool: The pool.
+ *
+ * Context: The cache is locked.
  */
 void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
 {
@@ -49,12 +51,14 @@ void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /**
- * ka_cache_give_back_empty() - Give back a pool in a list if nobody has a block of it.
- * @cache: Its owner's, locked.
+ * ka_cache_give_back_empty() - Return a listed pool to the heap if no block of it is in use.
+ * @cache: The cache of its owner.
  * @pool: The pool.
  *
- * Return: Whether it went. Else another thread that frees its last block sees that, and
- * waits for the lock.
+ * Context: The cache is locked. Takes the heap's lock.
+ *
+ * Return: True if the pool was returned. Otherwise a thread that frees its last block sees that
+ * the pool is empty, and waits for the cache's lock.
  */
 bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 {
@@ -69,9 +73,11 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /**
- * ka_cache_keep() - Put a pool into the list of its class if a block of it is in use.
- * @cache: Its owner's, locked.
- * @pool: The pool, in no list. If it is empty by now it goes back to the heap.
+ * ka_cache_keep() - Put a pool into the list of its class, or return it if it is empty by now.
+ * @cache: The cache of its owner.
+ * @pool: The pool, in no list.
+ *
+ * Context: The cache is locked.
  */
 void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 {
@@ -80,7 +86,10 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 		pool->listed = true;
 		return;
 	}
-	/* A thread that frees its last block now finds it listed, or we find the block. */
+	/*
+	 * A thread that frees its last block after this finds the pool listed, or we find the
+	 * block.
+	 */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
 	ka_cache_give_back_empty(cache, pool);
 }
@@ -89,7 +98,7 @@ static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_po
 			bool traced)
 {
 	size_t last = ka_class_size(class) / KA_CLASS_STEP;
-	/* That a block of no bytes is one of 1, only the slow way knows while tracing. */
+	/* While tracing is on, only the slow path treats a block of 0 bytes as one of 1. */
 	size_t first = class ? ka_class_size(class - 1) / KA_CLASS_STEP + 1 : traced;
 
 	for (size_t step = first; step <= last; step++)
@@ -97,8 +106,8 @@ static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_po
 }
 
 /**
- * ka_cache_show() - Let a class's sizes have a pool in the table for what is done now.
- * @cache: The thread's.
+ * ka_cache_show() - Show a class's pool in the table of the current mode: tracing or not.
+ * @cache: The cache of the thread.
  * @class: The class.
  * @pool: The pool, or &ka_no_pool.
  */
@@ -114,9 +123,9 @@ void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *p
 }
 
 /**
- * ka_cache_drop_current() - Take from the current pool of a class no longer.
- * @cache: The calling thread's.
- * @class: The class, which has one. What becomes of that is up to the caller.
+ * ka_cache_drop_current() - Make a class's current pool no longer current.
+ * @cache: The cache of the calling thread.
+ * @class: The class, which has a current pool. The caller decides what happens to the pool.
  */
 void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
 {
@@ -134,8 +143,8 @@ static void hide_pools(struct ka_pool **shown, size_t count)
 }
 
 /**
- * ka_cache_hide() - Let a thread's next call be a slow one.
- * @cache: The thread's.
+ * ka_cache_hide() - Hide a thread's pools, so that its next call takes the slow path.
+ * @cache: The cache of the thread.
  */
 void ka_cache_hide(struct ka_cache *cache)
 {
@@ -145,7 +154,7 @@ void ka_cache_hide(struct ka_cache *cache)
 		hide_pools(cache->by->traced, KA_DIRECT);
 }
 
-/* Nothing is to be taken from what has been current. */
+/* Forget all current pools, so that nothing is allocated from them any more. */
 void ka_cache_forget(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++)
@@ -154,8 +163,8 @@ void ka_cache_forget(struct ka_cache *cache)
 }
 
 /**
- * ka_cache_leave_all() - Leave all pools to the other threads.
- * @cache: The calling thread's.
+ * ka_cache_leave_all() - Give up all pools of a thread, for other threads to use.
+ * @cache: The cache of the calling thread.
  */
 void ka_cache_leave_all(struct ka_cache *cache)
 {

@@ -1,27 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Caches: the pools that a thread has of a heap. The inline functions take a block from such
- * a pool and put it back without locks and atomic operations; most calls do no more.
+ * Caches: the pools that a thread has of a heap. The inline functions allocate a block from
+ * such a pool and free it without locks and atomic operations; most calls do no more.
  *
- * A thread takes blocks of a class from its current pool. It disowns pools that become full;
- * pools with free blocks are in @partial. An empty pool goes back to the heap at once, even if
- * another thread has freed its last block: its owner might be idle and keep it. The current
- * pool goes back too, unless it keeps becoming empty and being needed again: then the thread
- * holds on to it.
+ * A thread allocates blocks of a class from its current pool. It disowns pools that become
+ * full; pools with free blocks are in @partial. An empty pool is returned to the heap at once,
+ * even if another thread has freed its last block: its owner might be idle and keep it. The
+ * current pool is returned too, unless it keeps becoming empty and being needed again: then the
+ * thread holds it.
  *
  * The tables @direct, @larger and @traced show current pools. Another thread that starts or
  * stops tracing clears them, so all stores to them are atomic; see pool_show() in current.h.
  *
- * A preloaded malloc has a thread's cache in static thread-local storage, where the loader
- * has little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the cache
- * itself only has the tables that malloc reads; a page holds the rest.
+ * A preloaded malloc has a thread's cache in static thread-local storage, where the loader has
+ * little room: under LD_AUDIT some 1,800 bytes for all preloaded libraries. So the cache itself
+ * only has the tables that malloc reads; a page holds the rest.
  */
 #ifndef KARENA_CACHE_H
 #define KARENA_CACHE_H
 
 #include "pool/pool.h"
 
-/* Heaps with blocks that may exist at a time. */
+/* Maximum number of heaps with blocks at a time. */
 #define KA_HEAPS	((size_t)1024)
 
 /**
@@ -30,7 +30,7 @@
  * @current: Current pool of each class, or &ka_no_pool.
  * @emptied: How often the current pool has become empty; see pool_try_hold() in give.c.
  * @skipped: How often a pool outside of @partial was the next one since the pools in @partial
- *	were looked at; see pool_may_skip() in give.c.
+ *	were last compared; see pool_may_skip() in give.c.
  * @partial: Pools of each class with free blocks.
  */
 struct ka_by_class {
@@ -43,20 +43,21 @@ struct ka_by_class {
 
 /**
  * struct ka_cache - A thread's pools of a heap.
- * @direct: Current pool for sizes up to KA_DIRECT_MAX, in steps of 16 bytes; or &ka_no_pool,
- *	as in all entries while blocks are traced.
- * @larger: Current pool of each larger class; or &ka_no_pool, likewise.
+ * @direct: Current pool for sizes up to KA_DIRECT_MAX, in steps of 16 bytes; or &ka_no_pool, as
+ *	in all entries while blocks are traced.
+ * @larger: Current pool of each larger class; &ka_no_pool if there is none, and while blocks
+ *	are traced.
  * @by: The rest, by class; &ka_none_by_class while no list has the cache.
- * @until_traced: Bytes that can be taken before a block is traced.
+ * @until_traced: Bytes that can be allocated before a block is traced.
  * @generation: Value of ka_trace_generation that the tables are for.
- * @looks: Number of free blocks that may still be looked at; see KA_LOOKS.
+ * @looks: Number of free blocks that may still be searched; see KA_LOOKS.
  * @lock: Protects @by->partial, once there is a second thread.
  * @caches: All caches of the heap; NULL while no list has this one.
  * @thread: Number of the owner.
  * @of_heap: Links in the heap's list of caches.
  * @of_thread: Links in the thread's list of caches.
- * @own: The cache and its page are one mapping; else it lies in a thread's storage.
- * @ended: The thread ends: it keeps no pool any more.
+ * @own: The cache and its page are one mapping; otherwise it lies in a thread's storage.
+ * @ended: The thread ends, and keeps no pool any more.
  */
 struct ka_cache {
 	struct ka_pool *direct[KA_DIRECT];
@@ -78,9 +79,9 @@ struct ka_cache {
 
 /**
  * struct ka_caches - The caches of a heap.
- * @pools: The heap's pools.
- * @first: The cache of a thread that has pools of the heap, and so on.
- * @nr_late: How many threads without a cache have a pool for a moment.
+ * @pools: The pools of the heap.
+ * @first: The first cache of the list: one for each thread that has pools of the heap.
+ * @nr_late: Number of threads that own a pool for a moment, and have no cache.
  */
 struct ka_caches {
 	struct ka_pools pools;
@@ -100,15 +101,15 @@ extern const struct ka_by_class ka_none_by_class;
 
 /**
  * struct ka_sampler - Functions of the tracer, in a layer above: see trace/trace.h.
- * @draw: Return how many bytes can be taken before a block is traced.
+ * @draw: Return the number of bytes that can be allocated before a block is traced.
  * @take: Allocate a traced block with room for @whole bytes, up to KA_BLOCK_MAX, of which the
  *	program has asked for @size. Return NULL if the block should not be traced.
  * @add_run: Trace a block that is a run; no other thread knows the run yet.
  * @give: Free a block of one of the tracer's pools. Return false if it was free.
  * @run_freed: Called before a run is freed, traced or not.
- * @resized: Called when a block of a tracer's pool has got another size where it is.
- * @heap_gone: Called when the heap of a window goes, with the lock of the lists held. @locked
- *	is true in a child, which holds the locks that the fork has taken.
+ * @resized: Called when a block of a tracer's pool was resized in place.
+ * @heap_gone: Called when the heap of a window is destroyed, with the lock of the lists held.
+ * @locked is true in a child, which holds the locks that the fork has taken.
  */
 struct ka_sampler {
 	size_t (*draw)(void);
@@ -126,7 +127,7 @@ extern const struct ka_sampler *ka_sampler;
 /* Counts starts and stops of tracing: odd while blocks are traced. */
 extern unsigned int ka_trace_generation;
 
-/* Runs that are traced. */
+/* Number of traced runs. */
 extern size_t ka_trace_nr_runs;
 
 /* A cache without a block. */
@@ -148,7 +149,7 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_forget(struct ka_cache *cache);
 void ka_cache_leave_all(struct ka_cache *cache);
 
-/* threads.c; the first two return NULL with errno and a sentence. */
+/* threads.c; the first two return NULL with errno and a message */
 struct ka_cache *ka_cache_of(struct ka_caches *caches);
 struct ka_cache *ka_cache_to_give(struct ka_caches *caches);
 bool ka_cache_has_given_many(void);
@@ -162,7 +163,7 @@ void ka_caches_forked(struct ka_caches *caches, bool alone);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
 size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache);
 
-/* block.c; NULL with errno and a sentence. */
+/* block.c; NULL with errno and a message */
 void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size);
 void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			    size_t size);
@@ -170,7 +171,7 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 			size_t size, size_t asked);
 void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size);
 
-/* give.c; -1 with errno and a sentence. */
+/* give.c; -1 with errno and a message */
 int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block);
 int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache,
 			 struct ka_pool *pool, void *block);
@@ -183,7 +184,7 @@ bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
 int ka_block_none_begins(const void *address);
 int ka_block_freed_twice(const void *block);
 
-/* resize.c; 0 and NULL with errno and a sentence. */
+/* resize.c; 0 or NULL with errno and a message */
 size_t ka_block_size(struct ka_caches *caches, const void *block);
 size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
 		       size_t size);
@@ -201,7 +202,7 @@ void ka_trace_run_freed(const void *run);
 #define KA_RETURNED(value)
 #endif
 
-/* Whether @next may be the link of @block: both lie in one pool, at most an arena apart. */
+/* True if @next may be the link of @block: both lie in one pool, at most an arena apart. */
 static inline bool ka_may_follow(const struct ka_free *block, const struct ka_free *next)
 {
 	uintptr_t distance = (uintptr_t)next - (uintptr_t)block + KA_ARENA_SIZE;
@@ -210,7 +211,7 @@ static inline bool ka_may_follow(const struct ka_free *block, const struct ka_fr
 	       (!next || (distance < 2 * KA_ARENA_SIZE && distance % KA_CLASS_STEP == 0));
 }
 
-/* Take a block from a pool; NULL if no block is linked. */
+/* Allocate a linked block from a pool; NULL if there is none. */
 static inline void *ka_pool_take(struct ka_pool *pool)
 {
 	struct ka_free *block = pool->free, *next;
@@ -232,7 +233,7 @@ static inline size_t ka_step_of(size_t size)
 	return (size + KA_CLASS_STEP - 1) / KA_CLASS_STEP;
 }
 
-/* Take a block from the thread's current pools, or return NULL. */
+/* Allocate a block from the thread's current pools, or return NULL. */
 static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 {
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
@@ -242,7 +243,7 @@ static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 	return NULL;
 }
 
-/* The same while blocks are traced. NULL also if this block is to be traced. */
+/* As ka_block_try(), while blocks are traced. NULL also if this block is to be traced. */
 static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 {
 	size_t left;
@@ -257,12 +258,12 @@ static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 }
 
 /**
- * ka_block_alloc() - Take a block.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_alloc() - Allocate a block.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @size: Bytes; 0 counts as 1.
  *
- * Return: The block; NULL with errno and a sentence.
+ * Return: The block; NULL with errno and a message.
  */
 static inline void *ka_block_alloc(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
@@ -271,7 +272,7 @@ static inline void *ka_block_alloc(struct ka_caches *caches, struct ka_cache *ca
 	return __builtin_expect(!block, 0) ? ka_block_take(caches, cache, size) : block;
 }
 
-/* The pool of a block if it is the thread's; else NULL. */
+/* The pool of a block if the thread owns it, else NULL. */
 static inline struct ka_pool *ka_block_own(const struct ka_pools *pools, const void *block)
 {
 	size_t slot = ka_slot_of(pools, block);
@@ -279,16 +280,16 @@ static inline struct ka_pool *ka_block_own(const struct ka_pools *pools, const v
 
 	if (__builtin_expect(slot >= KA_READ(pools->nr_slots), 0))
 		return NULL;
-	/* Another thread may just have let the slot of a run be found. */
+	/* Another thread may just have extended the map. */
 	pool = KA_READ(pools->map[slot]);
 	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
 }
 
-/* Count a block less. A thread that reads @used without a lock sees all earlier stores. */
+/* Decrement @used. A thread that reads @used without a lock sees all earlier stores. */
 static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
-	/* All stores are in order; and this is one instruction. */
+	/* x86 keeps stores in order, and this is one instruction. */
 	__atomic_signal_fence(__ATOMIC_RELEASE);
 	return --pool->used;
 #else
@@ -299,7 +300,7 @@ static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 #endif
 }
 
-/* Put a block back into the thread's pool. Returns how many are still in use. */
+/* Free a block of the thread's own pool. Returns the number of blocks still in use. */
 static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 {
 	struct ka_free *free = block;
@@ -311,12 +312,12 @@ static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
 }
 
 /**
- * ka_block_free() - Give a block back.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_free() - Free a block.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @block: The block; NULL does nothing.
  *
- * Return: 0; -1 with errno and a sentence if the library sees that it is no block.
+ * Return: 0; -1 with errno and a message if the library sees that there is no such block.
  */
 static inline int ka_block_free(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {

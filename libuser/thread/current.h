@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How a thread's current pools change: what block.c and give.c share.
+ * Changes of a thread's current pools, for block.c and give.c.
  */
 #ifndef KARENA_CURRENT_H
 #define KARENA_CURRENT_H
@@ -29,7 +29,7 @@ static inline void pool_keep(struct ka_cache *cache, struct ka_pool *pool)
 	ka_cache_unlock(cache, locked);
 }
 
-/* Disown a full pool; list it if other threads have freed blocks of it meanwhile. */
+/* Disown a full pool; list it if other threads have freed blocks of it by now. */
 static inline void pool_put_away(struct ka_caches *caches, struct ka_cache *cache,
 				 struct ka_pool *pool)
 {
@@ -37,7 +37,7 @@ static inline void pool_put_away(struct ka_caches *caches, struct ka_cache *cach
 		pool_keep(cache, pool);
 }
 
-/* The current pool is full. The caller makes another one current. */
+/* Give up the full current pool. The caller makes another one current. */
 static inline void pool_used_up(struct ka_caches *caches, struct ka_cache *cache,
 				struct ka_pool *pool)
 {
@@ -49,7 +49,7 @@ static inline void pool_used_up(struct ka_caches *caches, struct ka_cache *cache
 	pool_put_away(caches, cache, pool);
 }
 
-/* Take blocks of a class from a pool from now on; or from none, &ka_no_pool. */
+/* Make a pool the current one of its class; &ka_no_pool: none. */
 static inline void pool_make_current(struct ka_cache *cache, unsigned int class,
 				     struct ka_pool *pool)
 {
@@ -60,8 +60,9 @@ static inline void pool_make_current(struct ka_cache *cache, unsigned int class,
 }
 
 /*
- * Count threads without a cache that own a pool for a moment, before their first cache or
- * after their last. A child that is forked meanwhile searches all pools for such.
+ * Count threads without a cache that own a pool for a moment, before their first cache or after
+ * their last. A child that is forked at such a moment searches all pools for those of such
+ * threads.
  */
 static inline void late_count(struct ka_caches *caches, unsigned int count)
 {

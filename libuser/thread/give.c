@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * Blocks are given back: what a call does when a block is not of the thread's own pools, may
- * be free already, or is none; and what becomes of a pool then.
+ * Freeing, slow path: the block does not belong to the thread's own pools, or may be free
+ * already, or the address is no block. Also, the new state of the pool after a free.
  */
 #include <errno.h>
 
 #include "thread/current.h"
 
-/* The errors of a wrong pointer: -1 with errno and a sentence. */
+/* Errors of invalid pointers: -1 with errno and a message. */
 int ka_block_none_begins(const void *address)
 {
 	return ka_fail(EINVAL, "no block begins at %p", address);
@@ -18,7 +18,7 @@ int ka_block_freed_twice(const void *block)
 	return ka_fail(EINVAL, "the block %p is freed already", block);
 }
 
-/* Whether the owner has taken all blocks of a pool. */
+/* True if the owner has allocated all blocks of a pool. */
 static bool pool_is_used_up(const struct ka_pool *pool)
 {
 	return pool != &ka_no_pool && !pool->free && pool->made == pool->capacity &&
@@ -26,8 +26,8 @@ static bool pool_is_used_up(const struct ka_pool *pool)
 }
 
 /*
- * Other threads may free blocks of the pools in the list, so the owner has to look at these
- * now and then: see pool_choose() in block.c.
+ * Other threads may free blocks of listed pools, so the owner has to check these pools now and
+ * then: see pool_choose() in block.c.
  */
 #define MOST_SKIPPED	8
 
@@ -42,9 +42,9 @@ static bool pool_may_skip(struct ka_cache *cache, unsigned int class)
 }
 
 /*
- * Whether a pool that has just been adopted should become the current one: the current pool is
- * full, and no pool is fuller than one that was full until now. One free block is enough if
- * the pool has few; a pool with many blocks would be full again at once.
+ * True if a pool that was just adopted should become the current one: the current pool is full,
+ * and no pool is fuller than one that was full until now. One free block is enough if the pool
+ * has few blocks; a pool with many blocks would be full again at once.
  */
 static bool pool_is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
@@ -53,7 +53,7 @@ static bool pool_is_next(struct ka_cache *cache, const struct ka_pool *pool)
 	       pool_may_skip(cache, pool->class);
 }
 
-/* The thread has become the owner of a pool, which is in no list. */
+/* Make an adopted pool, which is in no list, current or listed. */
 static void pool_adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_collect(&caches->pools, pool);
@@ -67,7 +67,7 @@ static void pool_adopted(struct ka_caches *caches, struct ka_cache *cache, struc
 	}
 }
 
-/* Whether a block of the thread's pool is free, as far as the pool's list may be searched. */
+/* True if a block of the thread's pool is free, as far as the pool's list may be searched. */
 bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
 		       const struct ka_pool *pool, const void *block)
 {
@@ -78,8 +78,8 @@ bool ka_block_has_free(struct ka_caches *caches, struct ka_cache *cache,
 }
 
 /*
- * The same, after the blocks that other threads have freed were collected. The cache is locked
- * if the pool may be listed.
+ * As ka_block_has_free(), after the remote frees were collected. The cache is locked if the
+ * pool may be listed.
  */
 static bool block_is_free(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			  void *block)
@@ -133,9 +133,9 @@ static int block_give_or_adopt(struct ka_caches *caches, struct ka_cache *cache,
 }
 
 /*
- * A thread that takes a block and gives it back will need its current pool again. A thread
- * that takes many blocks in between may have given back all it had, and be idle from now on.
- * So a thread holds a pool that becomes empty for the third time before pools with so many
+ * A thread that allocates and frees one block again and again needs its current pool. A thread
+ * that allocates many blocks in between may have freed all that it had, and be idle from now
+ * on. So a thread holds a pool that becomes empty for the third time before pools with so many
  * blocks have become full.
  */
 #define EMPTIED		64
@@ -152,7 +152,7 @@ static bool pool_try_hold(struct ka_cache *cache, struct ka_pool *pool)
 	return true;
 }
 
-/* A pool of the thread has become empty; the cache is locked. */
+/* Return or hold a pool of the thread that has become empty. The cache is locked. */
 static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
 	unsigned int class = pool->class;
@@ -172,8 +172,8 @@ static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
 
 /*
  * Free a block of the thread's own pool if the block is marked or other threads have freed
- * blocks of the pool. These are collected, and an empty pool goes back. The cache is locked,
- * since the pool may be listed.
+ * blocks of the pool. The remote frees are collected, and an empty pool is returned. The cache
+ * is locked, since the pool may be listed.
  */
 static int block_give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
 {
@@ -191,9 +191,9 @@ static int block_give_own(struct ka_cache *cache, struct ka_pool *pool, void *bl
 }
 
 /*
- * Whether a marked block may be free. The word in the place of its link is hardly ever a link
- * if the program has written to the block. If the program has not, a block that was just taken
- * still links to the first free one.
+ * True if a marked block may be free. If the program has written to the block, the word in the
+ * place of its link is hardly ever a valid link. If the program has not, a block that was just
+ * allocated still links to the first free one.
  */
 bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *pool,
 			  const struct ka_free *block)
@@ -209,11 +209,11 @@ bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *
 }
 
 /**
- * ka_block_give_marked() - Give back a block of the thread's own pool that may be free.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_give_marked() - Free a block of the thread's own pool that may be free already.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @pool: The pool.
- * @block: The block, or whatever the caller takes for one.
+ * @block: The address that the caller passed.
  *
  * Return: As ka_block_free().
  */
@@ -255,26 +255,26 @@ static int block_give_to_pool(struct ka_caches *caches, struct ka_cache *cache,
 }
 
 /**
- * ka_block_free_run() - Give back a run.
- * @caches: The heap's.
- * @run: The run, a block or not; or whatever the caller takes for one.
+ * ka_block_free_run() - Free a run.
+ * @caches: The caches of the heap.
+ * @run: The address that the caller passed. The run may be a block.
  *
- * Return: 0; -1 with errno and a sentence if no run of the program begins there.
+ * Return: 0; -1 with errno and a message if no run of the program begins there.
  */
 int ka_block_free_run(struct ka_caches *caches, void *run)
 {
 	if (ka_refuse_inherited(&caches->pools))
 		return -1;
-	/* Before others can have it. */
+	/* Before another thread can allocate the run. */
 	ka_trace_run_freed(run);
 	return ka_runs_give(&caches->pools, run);
 }
 
 /**
- * ka_block_give_slowly() - Give back a block that is not of the thread's own pools.
- * @caches: The heap's.
- * @cache: The thread's.
- * @block: The block, or whatever the caller takes for one.
+ * ka_block_give_slowly() - Free a block that does not belong to the thread's own pools.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
+ * @block: The address that the caller passed.
  *
  * Return: As ka_block_free().
  */
@@ -291,23 +291,23 @@ int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void 
 		error = block_give_to_pool(caches, cache, pool, block);
 	else
 		error = ka_block_free_run(caches, block);
-	/* What has been freed is no reason for an errno. */
+	/* A successful free keeps errno. */
 	if (!error)
 		errno = before;
 	return error;
 }
 
 /**
- * ka_block_emptied() - A pool's last block has been freed.
- * @cache: The thread's.
- * @pool: The thread's pool. Unless it is a current one that is held, it goes back.
+ * ka_block_emptied() - Return a pool whose last block was freed, unless the thread holds it.
+ * @cache: The cache of the thread.
+ * @pool: A pool of the thread.
  */
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool)
 {
 	bool locked = ka_cache_lock(cache);
 	int before = errno;
 
-	/* A thread that gives back empty pools of others may have been faster. */
+	/* Another thread that returns empty pools may have been faster. */
 	if (ka_pool_owner(pool) == cache->thread)
 		pool_emptied(cache, pool);
 	ka_cache_unlock(cache, locked);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Blocks get another size, where they are or elsewhere.
+ * Resize blocks, in place or by moving them.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,7 +13,7 @@
  */
 #define GROWING_MIN	(8 * KA_PAGE_SIZE)
 
-/* The usable size of a block of a pool or, of &ka_no_pool, of a run. */
+/* The usable size of a block of @pool; for &ka_no_pool, the size of a run. */
 static size_t block_size(struct ka_caches *caches, const struct ka_pool *pool, const void *block)
 {
 	if (pool == &ka_no_pool)
@@ -26,7 +26,7 @@ static size_t block_size(struct ka_caches *caches, const struct ka_pool *pool, c
 
 /**
  * ka_block_size() - Get the usable size of a block.
- * @caches: The heap's.
+ * @caches: The caches of the heap.
  * @block: The block.
  *
  * Return: Bytes; 0 with errno and a message if no block begins there.
@@ -45,7 +45,7 @@ static const struct ka_pool *block_pool_to_ask(const struct ka_caches *caches, c
 	return ka_is_marked(block) ? ka_block_own(&caches->pools, block) : NULL;
 }
 
-/* A block has got another size where it is: tell the tracer. */
+/* Tell the tracer that a block was resized in place. */
 static void block_resized(struct ka_caches *caches, struct ka_cache *cache, void *block,
 			  size_t size)
 {
@@ -62,7 +62,7 @@ static void block_resized(struct ka_caches *caches, struct ka_cache *cache, void
 	}
 }
 
-/* Whether a block has another size from now on where it is. */
+/* Resize a block in place. False if that is not possible. */
 static bool block_resize_here(struct ka_caches *caches, void *block, size_t old, size_t size)
 {
 	if (size <= old && size >= old - old / 4)
@@ -72,9 +72,9 @@ static bool block_resize_here(struct ka_caches *caches, void *block, size_t old,
 }
 
 /**
- * ka_block_expand() - Make a block larger where it is.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_expand() - Make a block larger in place.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @block: The block.
  * @size: Bytes that it must have room for.
  *
@@ -97,7 +97,7 @@ size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *b
 	return ka_runs_size(&caches->pools, block);
 }
 
-/* Take a block for the content of another one. */
+/* Allocate a block for the content of another one. */
 static void *block_take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old,
 			      size_t size)
 {
@@ -105,14 +105,14 @@ static void *block_take_other(struct ka_caches *caches, struct ka_cache *cache, 
 
 	if (size > old && size > GROWING_MIN)
 		other = ka_block_take_run(caches, cache, 0, size, size);
-	/* At the limit, a pool may have one still. */
+	/* At the limit, a pool may still have one. */
 	return other ? other : ka_block_alloc(caches, cache, size);
 }
 
-/* Below this, copying is faster than a system call. */
+/* Below this size, copying is faster than a system call. */
 #define MOVED_MIN	(64 * KA_PAGE_SIZE)
 
-/* Whether it is worth it to move a block's pages. */
+/* True if it is worth moving a block's pages. */
 static bool block_moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
 			size_t size)
 {
@@ -122,9 +122,10 @@ static bool block_moves(struct ka_caches *caches, const void *block, const void 
 }
 
 /*
- * Move the pages of a block, a run, to another one. @other is set to the block that has the
- * content then; NULL with errno and a sentence, and the block as it was: there are no
- * addresses left for the pages of the other one, which is free. False: nothing was done.
+ * Move the pages of a block that is a run to another one. @other is set to the block that then
+ * has the content. It is set to NULL, with errno and a message, if no addresses are left for
+ * the pages of the other block: the block is unchanged, and the other one is free. False:
+ * nothing was done.
  */
 static bool block_move(struct ka_caches *caches, void *block, void **other, size_t size)
 {
@@ -142,7 +143,7 @@ static bool block_move(struct ka_caches *caches, void *block, void **other, size
 	return moved != KA_NOT_MOVED;
 }
 
-/* Free a block that is in use, and whose pool is known: it is not looked up again. */
+/* Free a block that is in use and whose pool is known, without looking it up again. */
 static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 		       void *block)
 {
@@ -153,15 +154,17 @@ static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct 
 }
 
 /**
- * ka_block_resize() - Change a block's size.
- * @caches: The heap's.
- * @cache: The thread's.
+ * ka_block_resize() - Change the size of a block.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
  * @block: The block.
  * @size: Bytes; 0 counts as 1.
  *
- * Return: The block, perhaps elsewhere; NULL with errno and a sentence, and the
- * block as it was. It stays where it is if it fits and no more than a quarter would
- * come free, as in CPython's obmalloc.
+ * The block stays in place if it fits and at most a quarter would become free, as in CPython's
+ * obmalloc.
+ *
+ * Return: The block, perhaps at another address; NULL with errno and a message, and the block
+ * is unchanged.
  */
 void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *block, size_t size)
 {
@@ -183,7 +186,7 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 						      block_take_other(caches, cache, old, size);
 	if (!other && size > old)
 		return NULL;
-	/* Without another, one that is to be smaller stays. */
+	/* Without memory for another block, one that should become smaller stays. */
 	if (!other || other == block) {
 		block_resized(caches, cache, block, size);
 		return block;
@@ -191,7 +194,7 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 	if (block_moves(caches, block, other, old, size) && block_move(caches, block, &other, old))
 		return other;
 	memcpy(other, block, size < old ? size : old);
-	/* It is known to be in use. */
+	/* The block is in use, as the search above has shown. */
 	if (asked)
 		((struct ka_free *)block)->mark = 0;
 	free_moved(caches, cache, pool, block);

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Which caches there are: of each thread for each heap whose blocks it uses. A thread that
- * ends leaves its pools to the others; a heap that goes takes its caches along; a child has
- * those of the thread that forked.
+ * The caches of each thread: one for each heap whose blocks it uses. A thread that ends gives
+ * up its pools for the others. A heap that is destroyed frees its caches. A child has the
+ * caches of the thread that forked.
  *
- * The lock of the lists guards those of caches: @first of a heap, and @mine of each thread.
- * The thread that gives back another thread's pool holds it, too, and then the lock of that
- * cache.
+ * The lock of the lists guards the lists of caches: @first of a heap, and @mine of each thread.
+ * A thread that returns another thread's pool takes it, and then the lock of that cache.
  */
 #include <errno.h>
 #include <limits.h>
@@ -14,7 +13,10 @@
 
 #include "thread/cache.h"
 
-/* Where a thread finds its cache of a heap: at the index of the heap, if the serial is right. */
+/*
+ * A thread finds its cache of a heap at the index of the heap, if the serial number is that of
+ * the heap.
+ */
 struct entry {
 	uint64_t serial;
 	struct ka_cache *cache;
@@ -25,20 +27,20 @@ struct entry {
 static __thread struct entry *table;
 static __thread struct ka_cache *mine;
 
-/* The cache of threads that have ended their own. */
+/* The cache of threads whose own caches have ended. */
 static struct ka_cache ended = { KA_CACHE_INIT, .ended = true };
 static __thread bool thread_ended;
 
-/* The cache of threads that have none: it is read, and never stored to. */
+/* The cache of threads that have none. It is read, but never written. */
 struct ka_cache ka_no_cache = { KA_CACHE_INIT };
 __thread struct ka_cache *ka_domain_cache = &ka_no_cache;
 
-/* Pages that threads have left, for the next ones; the lock of the list guards them. */
+/* Pages of ended threads, for the next ones; the lock of the lists guards them. */
 #define MOST_KEPT	16
 static struct ka_by_class *kept[MOST_KEPT];
 static unsigned int nr_kept;
 
-/* A cache that is not a thread's own storage, with its page. */
+/* A cache that does not lie in a thread's storage, with its page. */
 struct with_page {
 	struct ka_cache cache;
 	struct ka_by_class by;
@@ -49,10 +51,12 @@ static pthread_key_t key;
 static bool have_key;
 
 /**
- * ka_caches_hide_pools() - Let each thread's next call be a slow one.
- * @caches: The heap's. The lock of the lists is held.
+ * ka_caches_hide_pools() - Hide all pools, so that each thread's next call takes the slow path.
+ * @caches: The caches of the heap.
  *
- * The pools stay what they are, and come to be shown again as they are needed.
+ * The pools do not change; they are shown again as they are needed.
+ *
+ * Context: The lock of the lists is held.
  */
 void ka_caches_hide_pools(struct ka_caches *caches)
 {
@@ -61,14 +65,17 @@ void ka_caches_hide_pools(struct ka_caches *caches)
 }
 
 /**
- * ka_caches_emptied() - The last block of another thread's pool may have been freed.
- * @caches: The heap's.
- * @pool: The pool, or what it has become by now. If it is in a list and empty, it goes
- *	back to the heap: its owner may not look at it for long.
+ * ka_caches_emptied() - Return another thread's pool if it is listed and empty.
+ * @caches: The caches of the heap.
+ * @pool: The pool whose last block the caller has freed, or what it has become by now.
+ *
+ * The owner might not check the pool for a long time.
+ *
+ * Context: Takes the lock of the lists, and that of the owner's cache.
  */
 void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool)
 {
-	/* Its owner may hold that lock, and wait for one that is held for the fork. */
+	/* The owner may hold its cache's lock, and wait for a lock that the fork holds. */
 	if (ka_is_forking())
 		return;
 	ka_lists_lock();
@@ -103,7 +110,7 @@ static void *pages_map(size_t size)
 	return start == MAP_FAILED ? NULL : start;
 }
 
-/* Let a cache in a thread's storage have a page; whether there is one. */
+/* Allocate the page of a cache in a thread's storage. False without memory. */
 static bool cache_get_page(struct ka_cache *cache)
 {
 	struct ka_by_class *by = NULL;
@@ -122,7 +129,10 @@ static bool cache_get_page(struct ka_cache *cache)
 	return true;
 }
 
-/* The cache itself, too, where it is with its page. The lock of the list is held. */
+/*
+ * Free the page of a cache, and the cache itself if it is in the same mapping. The lock of the
+ * lists is held.
+ */
 static void cache_give_page(struct ka_cache *cache)
 {
 	if (cache->own)
@@ -139,7 +149,7 @@ static void cache_free(struct ka_cache *cache)
 	cache_give_page(cache);
 }
 
-/* No more is taken from a cache in a thread's storage. The lock of the list is held. */
+/* Free a cache; one in a thread's storage is marked as ended. The lock of the lists is held. */
 static void cache_end(struct ka_cache *cache)
 {
 	bool own = cache->own;
@@ -152,9 +162,9 @@ static void cache_end(struct ka_cache *cache)
 }
 
 /*
- * A thread's destructors of other keys may run after this one, and allocate: it has itself
- * called again, and ends the caches in the last round but one of the C library's. In the last
- * one a sanitizer ends what it has of the thread.
+ * End the caches of a thread. Destructors of the thread's other keys may run after this one,
+ * and allocate. So this one arranges to be called again, and ends the caches in the C library's
+ * last round but one. In the last round, a sanitizer frees its own data of the thread.
  */
 static void thread_ends(void *data)
 {
@@ -184,12 +194,14 @@ static void key_make(void)
 }
 
 /**
- * ka_cache_begin() - Let a cache be known.
- * @caches: The heap's.
- * @cache: The thread's, which has nothing.
+ * ka_cache_begin() - Register a cache.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread, without pools.
  *
- * Return: Whether something will end it with its thread. Else it has ended by now; or,
- * where there is no memory for it, nothing has been done.
+ * Context: Takes the lock of the lists.
+ *
+ * Return: True if the thread's end will end the cache. False if the cache has ended already;
+ * or, for lack of memory, nothing was done.
  */
 bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 {
@@ -210,7 +222,7 @@ bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 		mine->of_thread.link = &cache->of_thread.next;
 	mine = cache;
 	ka_lists_unlock();
-	/* It may allocate: the cache can be used by now. */
+	/* pthread_setspecific() may allocate; the cache can be used by now. */
 	if (have_key && !pthread_setspecific(key, cache))
 		return true;
 	ka_cache_leave_all(cache);
@@ -234,23 +246,23 @@ static struct ka_cache *cache_make(struct ka_caches *caches)
 	return ka_cache_begin(caches, &made->cache) ? &made->cache : &ended;
 }
 
-/* Whether the thread has a cache of a heap in its table. */
+/* True if the thread's table has its cache of a heap. */
 static inline bool is_in_table(const struct ka_pools *pools)
 {
 	return table && table[pools->index].serial == pools->serial;
 }
 
 /**
- * ka_cache_of() - The calling thread's cache of a heap.
- * @caches: The heap's.
+ * ka_cache_of() - Get the calling thread's cache of a heap.
+ * @caches: The caches of the heap.
  *
- * Return: The cache, made if need be; NULL with errno and a sentence.
+ * Return: The cache, created if necessary; NULL with errno and a message.
  */
 struct ka_cache *ka_cache_of(struct ka_caches *caches)
 {
 	struct entry *entry;
 
-	/* The table has an entry more, for heaps that have found no index. */
+	/* The table has an additional entry for heaps without an index. */
 	if (__builtin_expect(is_in_table(&caches->pools), 1))
 		return table[caches->pools.index].cache;
 	if (thread_ended)
@@ -268,7 +280,7 @@ struct ka_cache *ka_cache_of(struct ka_caches *caches)
 	if (!entry->cache)
 		goto err;
 	if (entry->cache == &ended) {
-		/* Nothing would end the table, either. */
+		/* Nothing would free the table, either. */
 		thread_ended = true;
 		ka_munmap(table, TABLE_SIZE);
 		table = NULL;
@@ -282,17 +294,16 @@ err:
 	return NULL;
 }
 
-/* A thread that has given no more blocks, and taken none, may be about to end. */
+/* A thread that has only freed blocks, and at most this many, may be about to end. */
 #define FEW_GIVEN	100
 
 /**
- * ka_cache_has_given_many() - Count a block that a thread without a cache gives back.
+ * ka_cache_has_given_many() - Count a block that a thread without a cache frees.
  *
- * glibc frees what it had for a thread after the destructors of that thread have run, and
- * then nobody would end a cache. So a thread that has done nothing but give gets a cache
- * late.
+ * glibc frees its own memory for a thread after the destructors of that thread have run. A
+ * cache created then would never end. So a thread that only frees blocks gets a cache late.
  *
- * Return: Whether the thread is to have a cache now.
+ * Return: True if the thread should have a cache now.
  */
 bool ka_cache_has_given_many(void)
 {
@@ -305,11 +316,11 @@ bool ka_cache_has_given_many(void)
 }
 
 /**
- * ka_cache_to_give() - The calling thread's cache of a heap, to give a block back.
- * @caches: The heap's.
+ * ka_cache_to_give() - Get the calling thread's cache of a heap, to free a block.
+ * @caches: The caches of the heap.
  *
- * Return: As ka_cache_of(); but a thread that has given few blocks, and taken none, has that
- * of one that has ended.
+ * Return: As ka_cache_of(); but a thread that has freed few blocks and allocated none gets the
+ * cache of ended threads.
  */
 struct ka_cache *ka_cache_to_give(struct ka_caches *caches)
 {
@@ -319,8 +330,10 @@ struct ka_cache *ka_cache_to_give(struct ka_caches *caches)
 }
 
 /**
- * ka_caches_free() - Free all caches of a heap, which goes with all that is in it.
- * @caches: The heap's. The lock of the lists is held.
+ * ka_caches_free() - Free all caches of a heap that is destroyed or reset.
+ * @caches: The caches of the heap.
+ *
+ * Context: The lock of the lists is held.
  */
 void ka_caches_free(struct ka_caches *caches)
 {
@@ -328,7 +341,7 @@ void ka_caches_free(struct ka_caches *caches)
 		cache_free(caches->first);
 }
 
-/* The pools of threads that a child does not have are left to all. */
+/* Put the pools of threads that a child does not have on the shelf. */
 static void orphans_leave(struct ka_caches *caches)
 {
 	size_t slot = 0;
@@ -352,11 +365,13 @@ static void orphans_leave(struct ka_caches *caches)
 
 /**
  * ka_caches_forked() - In a child, forget the caches of the parent's other threads.
- * @caches: The heap's. Its lock, and that of the lists, are held.
- * @alone: There were none: others that there are now the child has started since.
+ * @caches: The caches of the heap.
+ * @alone: The parent had no other threads; any other thread was started by the child.
  *
- * Whatever a thread was doing to its pools, what it has stored by then is in the
- * order of the program: at worst a block is lost, or a pool never becomes empty.
+ * A thread's stores to its pools before the fork are complete up to some point of the program's
+ * order. At worst a block is lost, or a pool never becomes empty.
+ *
+ * Context: The heap's lock and that of the lists are held, unless @alone.
  */
 void ka_caches_forked(struct ka_caches *caches, bool alone)
 {
@@ -372,7 +387,7 @@ void ka_caches_forked(struct ka_caches *caches, bool alone)
 			continue;
 		}
 		others = true;
-		/* Its thread's own storage is nobody's now. */
+		/* The storage of the cache's thread is unused now. */
 		cache_give_page(cache);
 	}
 	caches->first = own;

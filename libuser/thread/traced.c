@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * When a thread has a block traced: see struct ka_sampler.
+ * Decide when a thread's block is traced: see struct ka_sampler.
  */
 #include "thread/cache.h"
 
@@ -10,19 +10,20 @@ size_t ka_trace_nr_runs;
 const struct ka_sampler *ka_sampler;
 
 /*
- * Whether a block of @size bytes, at least 1, that is about to be taken is to be traced: 0,
- * or what the sampler is to be told. The tables are for tracing, or not, from now on.
+ * True, as the value to pass to the sampler, if the next block of @size bytes, at least 1, is
+ * to be traced; else 0. The call switches the cache's tables to the current mode: tracing or
+ * not.
  */
 unsigned int ka_trace_due(struct ka_cache *cache, size_t size)
 {
 	unsigned int now = __atomic_load_n(&ka_trace_generation, __ATOMIC_ACQUIRE);
 
-	/* Such a cache may be that of several threads. */
+	/* Several threads may share this cache. */
 	if (cache->ended)
 		return now & 1 && ka_sampler->draw() < size ? now : 0;
 	if (cache->generation != now) {
 		cache->generation = now;
-		/* Without a barrier it may be shown still what has been. */
+		/* Without a barrier, a pool of the previous mode may still be shown. */
 		ka_cache_hide(cache);
 		cache->until_traced = now & 1 ? ka_sampler->draw() : 0;
 	}
@@ -36,7 +37,7 @@ unsigned int ka_trace_due(struct ka_cache *cache, size_t size)
 	return now;
 }
 
-/* A run is about to be freed: if it is traced, it is no more. */
+/* Tell the tracer that a run is about to be freed, if any run is traced. */
 void ka_trace_run_freed(const void *run)
 {
 	if (__builtin_expect(KA_READ(ka_trace_nr_runs) > 0, 0))

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory that threads keep for later goes back: empty pools, and the free end of others.
+ * Return memory that threads keep for later: empty pools, and the free end of others.
  */
 #include "thread/cache.h"
 
-/* Give back those current pools that are empty. */
+/* Return the empty current pools. */
 static void cache_drop_empty(struct ka_cache *cache)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
@@ -20,7 +20,7 @@ static void cache_drop_empty(struct ka_cache *cache)
 	}
 }
 
-/* Give back what is empty in a thread's lists; the lock of the lists is held. */
+/* Return the empty pools in a thread's lists. The lock of the lists is held. */
 static void cache_give_back_all_empty(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
@@ -36,7 +36,7 @@ static void cache_give_back_all_empty(struct ka_cache *cache)
 	ka_cache_unlock(cache, locked);
 }
 
-/* Thin the thread's pools in its lists; how many pages have been given back. */
+/* Thin the pools in the thread's lists. Return the number of purged pages. */
 static size_t cache_thin_all(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
@@ -57,8 +57,8 @@ static size_t cache_thin_all(struct ka_cache *cache)
 }
 
 /*
- * Whether it is worth a look: of all that have been made, few blocks are in use. A few
- * pages are not worth splitting a huge one for: that is done when half of it comes free.
+ * True if a pool is worth thinning: few of its blocks are in use, and it lies on no huge page.
+ * A huge page is split only when half of it is free, not for a few pages.
  */
 static bool pool_may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
 {
@@ -69,7 +69,7 @@ static bool pool_may_be_thinned(const struct ka_caches *caches, const struct ka_
 	       !__atomic_load_n(&arena->huge, __ATOMIC_RELAXED);
 }
 
-/* Take the right to thin one pool. */
+/* Use up a permission to thin one pool. False if there is none. */
 static bool thinning_begin(struct ka_caches *caches)
 {
 	size_t *to_thin = &caches->pools.arenas.to_thin;
@@ -82,9 +82,11 @@ static bool thinning_begin(struct ka_caches *caches)
 }
 
 /**
- * ka_cache_thin() - Thin a pool, if others are given up without being needed again.
- * @cache: The thread's, locked.
- * @class: Of the pool: the first in its list, which comes to the end then.
+ * ka_cache_thin() - Thin a pool, if free pages were purged that pools could have filled.
+ * @cache: The cache of the thread.
+ * @class: Class of the pool. Its first listed pool is moved to the end of the list and thinned.
+ *
+ * Context: The cache is locked.
  */
 void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 {
@@ -98,11 +100,13 @@ void ka_cache_thin(struct ka_cache *cache, unsigned int class)
 }
 
 /**
- * ka_cache_trim() - Give back all memory that a heap and a thread keep for later.
- * @caches: The heap's.
- * @cache: The calling thread's.
+ * ka_cache_trim() - Return all memory that a heap and a thread keep for later.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the calling thread.
  *
- * Return: How many pages have been given back.
+ * Context: Takes the lock of the lists, those of the caches, and that of the heap.
+ *
+ * Return: The number of pages whose memory was freed.
  */
 size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache)
 {
