@@ -4,7 +4,7 @@
  * lies in the notes at the start of the window.
  *
  * The lock of struct ka_arenas is the heap's lock. It protects everything of a heap that
- * changes once the heap is made, except pools, which have owners: see pool/pool.h.
+ * changes once the heap is open, except pools, which have owners: see pool/pool.h.
  *
  * Each arena is in one of these states. All changes are made with the heap's lock held:
  *
@@ -13,14 +13,14 @@
  *	used		some or all	1 or more	of the pages in @backed
  *	empty		some or all	0		of the pages in @backed; listed by @emptied
  *	volatile	some or all	0		the kernel may take it (@is_volatile)
- *	blocked		0		all		somebody else's: no run lies there
+ *	blocked		0		all		another mapping's: no run lies there
  *
  *	uncommitted	-> used		ka_arenas_commit(), or ka_arena_commit_pages() for
  *					the first arena of a small heap
  *	uncommitted	-> blocked	ka_arenas_block(), for ever
  *	used		-> empty	pages_free() in run.c, with the last run
  *	empty		-> used		ka_arena_use(), ka_arenas_commit()
- *	empty		-> volatile	arenas_give_up(), when runs have been given back
+ *	empty		-> volatile	arenas_give_up(), after runs were freed
  *	volatile	-> used		arena_take_back(), if the kernel has not taken it
  *	volatile	-> uncommitted	arena_take_back(), if the kernel has
  *	empty, volatile	-> uncommitted	arenas_release(): there are more than @most_empty of
@@ -64,7 +64,7 @@ struct ka_arena {
 	bool is_volatile;
 };
 
-/* "ka_notes" in memory; and the layout of what follows, from this struct on. */
+/* "ka_notes" in memory; and the version of the layout, from this struct on. */
 #define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
 #define KA_NOTES_VERSION	4
 

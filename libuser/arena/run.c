@@ -31,7 +31,7 @@ static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t a
 	return NO_PAGE;
 }
 
-/* Search arenas again whose pages have become free since the last search. */
+/* Search again the arenas whose pages have become free since the last search. */
 static void rooms_look_again(struct ka_arenas *arenas)
 {
 	size_t again = arenas->room_again;

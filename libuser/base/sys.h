@@ -22,7 +22,7 @@ int ka_munlock(void *start, size_t size);
 /* Grow the last @size bytes of a mapping to @new_size, where they are. False on failure. */
 bool ka_grow(void *start, size_t size, size_t new_size);
 
-/* Whether pages belong to one mapping. */
+/* True if pages belong to one mapping. */
 bool ka_is_one_mapping(void *start, size_t size);
 
 /*

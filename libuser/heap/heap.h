@@ -18,7 +18,7 @@
  *	and at exit.
  * @due: The next thread that changes arenas or pools prints the statistics.
  * @reported: The highest number of arenas so far when they were last printed.
- * @changes: Arenas committed and given back so far when the statistics were last counted.
+ * @changes: Arenas committed and released so far when the statistics were last counted.
  * @next: Earliest time of the next write if arenas have changed.
  * @next_pools: Earliest time of it if only pools have. Both in ns of CLOCK_MONOTONIC.
  */

@@ -218,7 +218,7 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 	pool = &pools->entries[slot];
 	/*
 	 * @owner stays KA_GONE until all members are set: the thread that freed the last block
-	 * of the previous pool here may only now read who owns it.
+	 * of the previous pool here may only now read @owner.
 	 */
 	pool->free = NULL;
 	pool->used = 0;
@@ -283,9 +283,9 @@ static void pool_make_spare(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_give_back_locked() - Return a pool whose blocks are all free to the heap.
+ * ka_pool_give_back_locked() - Return a pool to the heap.
  * @pools: The pools of the heap.
- * @pool: A pool of the caller's, in no list.
+ * @pool: A pool of the caller's, in no list. All of its blocks are free.
  *
  * Context: The heap's lock is held.
  */

@@ -4,7 +4,7 @@
  * heap's notes, not in the pool: a child that only frees copies no page of the pool, and
  * blocks are aligned as their size allows.
  *
- * A pool has an owner: a thread, which takes blocks from it and puts its own blocks back
+ * A pool has an owner: a thread, which allocates blocks from it and frees its own blocks
  * without atomic operations. A pool that is full, or on the heap's shelf, has none. A thread
  * that frees a block of an unowned pool becomes its owner.
  *
@@ -20,7 +20,7 @@
  *	KA_SHELF	shelved	@shelf of struct ka_pools: it has free blocks
  *	KA_TRACED	traced	@traced there if it has free blocks, else none
  *	KA_SPARE	spare	@spare there: it is empty, and is no pool in the map
- *	KA_GONE		gone	none: its slots are a run of somebody else, or free
+ *	KA_GONE		gone	none: its slots belong to another run, or are free
  *
  * These are all changes, with the lock that the changing thread holds:
  *
@@ -36,19 +36,19 @@
  *	in hand		-> spare, gone	ka_pool_give_back()		heap
  *	spare		-> gone		spare_drop()			heap
  *	gone, spare	-> traced	ka_pool_make() by the tracer	heap, traces
- *	traced		-> spare, gone	ka_pool_give_back() likewise	heap, traces
+ *	traced		-> spare, gone	ka_pool_give_back() by it	heap, traces
  *	any thread's	-> shelved	orphans_leave() in a child	all
  *
  * The owner makes the change, except for two: a thread that frees a block of an unowned pool
- * adopts it, and a thread that frees the last block of a listed pool of another thread gives
- * it back, with the lock of the lists and that of the owner's cache.
+ * adopts it, and a thread that frees the last block of a listed pool of another thread returns
+ * it, with the lock of the lists and that of the owner's cache.
  *
- * What guards a pool:
+ * These guard a pool:
  *
  *	owner		all members not named below
- *	heap's lock	which pools there are; the shelf; @owner when a pool comes to the shelf
- *			or leaves it
- *	@remote		atomic: other threads push blocks, the owner takes them all
+ *	heap's lock	which pools there are; the shelf; @owner when a pool is put on the shelf
+ *			or removed from it
+ *	@remote		atomic: other threads push blocks, the owner collects them all
  *	cache's lock	the owner's lists. While a pool is listed, @used only falls, and
  *			@remote is collected only with the lock held: if the two are equal,
  *			nobody has a block of the pool.
@@ -283,7 +283,7 @@ static inline uintptr_t ka_pool_owner(const struct ka_pool *pool)
 	return __atomic_load_n(&pool->owner, __ATOMIC_RELAXED) & ~KA_CALLED;
 }
 
-/* For functions that only count: other threads may change what these read. */
+/* For functions that only count: other threads may change the variables that these read. */
 #define KA_COUNTS	__attribute__((no_sanitize("thread")))
 
 /* Blocks of a pool that are in use. Other threads may allocate and free some during the call. */

@@ -110,7 +110,7 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
-/* Whether an address is in one of the arenas, except those of the notes. */
+/* True if an address is in one of the arenas, except those of the notes. */
 static inline bool ka_window_contains(const struct ka_window *window, const void *address)
 {
 	size_t notes = window->nr_notes * KA_ARENA_SIZE;

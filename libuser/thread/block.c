@@ -153,7 +153,7 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 	return block;
 }
 
-/* Allocate one block for a thread whose cache has ended; its pool goes to the shelf again. */
+/* Allocate one block for a thread whose cache has ended, and put its pool on the shelf again. */
 static void *block_take_one(struct ka_caches *caches, unsigned int class)
 {
 	struct ka_pool *pool;

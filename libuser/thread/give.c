@@ -90,7 +90,7 @@ static bool block_is_free(struct ka_caches *caches, struct ka_cache *cache, stru
 	return ka_block_has_free(caches, cache, pool, block);
 }
 
-/* Push a block for the pool's owner. If the pool has become unowned meanwhile, adopt it. */
+/* Push a block for the pool's owner. If the pool has no owner by now, adopt it. */
 static int block_give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			     struct ka_free *block)
 {
