@@ -3,8 +3,8 @@
  * The source that uses the kernel module. It maps the heap's file and closes it; madvise() then
  * controls the mapping.
  *
- * Of a claimed window, two beginnings are mapped: that of the notes' arenas, and that of all
- * others. Each mapping grows in place, which needs no descriptor. So the limit of addresses,
+ * In a claimed window, the first arenas of the notes and the first of all other arenas are
+ * mapped. Both mappings grow in place, which needs no descriptor. So the limit of addresses,
  * mlockall() and the size of the process count little more than is used. An older module only
  * maps whole windows.
  */

@@ -324,8 +324,8 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 		return block_take(caches, cache, align, size > align ? size : align, size);
 	/*
 	 * Pools are aligned to a slot, and their blocks to any power of two that divides their
-	 * size, up to a slot. If @size is a multiple of an alignment, so is the size of its
-	 * class. Only blocks whose size is a power of two have a larger alignment than a slot.
+	 * size, up to a slot. The size of a class for a multiple of @align is such a multiple,
+	 * too. Only blocks whose size is a power of two have a larger alignment than a slot.
 	 */
 	least = (size + align - 1) & ~(align - 1);
 	if (align > KA_SLOT_SIZE)

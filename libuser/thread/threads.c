@@ -5,7 +5,7 @@
  * caches of the thread that forked.
  *
  * The lock of the lists guards the lists of caches: @first of a heap, and @mine of each thread.
- * A thread that returns another thread's pool takes it, and then the lock of that cache.
+ * A thread that returns another thread's pool takes this lock, then the lock of that cache.
  */
 #include <errno.h>
 #include <limits.h>
