@@ -301,43 +301,70 @@ TEST(reset_keeps_foreign_mappings)
 	ka_heap_destroy(heap);
 }
 
-static void *print_again_and_again(void *data)
-{
-	void **shared = data;
-	int fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+struct printing {
+	struct ka_heap *heap;
+	int ends[2];	/* of a pipe */
+};
 
-	while (!__atomic_load_n((bool *)shared[1], __ATOMIC_RELAXED))
-		ka_heap_print_stats(shared[0], fd);
-	close(fd);
+/* Holds the lock of printing until there is room in the pipe. */
+static void *print_into_the_pipe(void *data)
+{
+	struct printing *printing = data;
+
+	return ka_heap_print_stats(printing->heap, printing->ends[1]) ? data : NULL;
+}
+
+static void *make_room_later(void *data)
+{
+	struct printing *printing = data;
+	char bytes[4096];
+
+	usleep(500000);
+	while (read(printing->ends[0], bytes, sizeof(bytes)) > 0)
+		;
 	return NULL;
 }
 
-/* The heap is the first one, so that nothing else has registered a lock. */
-TEST(children_print_while_another_thread_does)
+static void fill(int fd)
+{
+	static const char page[KA_PAGE_SIZE];
+
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	while (write(fd, page, sizeof(page)) > 0)
+		;
+	fcntl(fd, F_SETFL, 0);
+}
+
+/* No heap before this one has told the library of its lock. */
+TEST(fork_waits_for_a_thread_that_prints_statistics)
 {
 	struct ka_options options = KA_OPTIONS;
-	bool stop = false;
-	void *shared[2] = { NULL, &stop };
-	pthread_t thread;
+	struct printing printing;
+	pthread_t threads[2];
+	void *failed;
+	pid_t child;
 
 	NOT_WITH_THREAD_SANITIZER();
 	options.ignore_environment = true;
 	options.source = on_device() ? KA_SOURCE_DEVICE : KA_SOURCE_EMBEDDED;
-	ASSERT_NE(NULL, shared[0] = ka_heap_create(&options));
-	ASSERT_EQ(0, pthread_create(&thread, NULL, print_again_and_again, shared));
-	for (int i = 0; i < 100; i++) {
-		pid_t child = fork();
-
-		if (!child) {
-			alarm(20);
-			CHECK(!ka_heap_print_stats(shared[0], open("/dev/null", O_WRONLY)));
-			_exit(0);
-		}
-		ASSERT_EQ(0, child_status(child));
+	ASSERT_NE(NULL, printing.heap = ka_heap_create(&options));
+	ASSERT_EQ(0, pipe(printing.ends));
+	fill(printing.ends[1]);
+	pthread_create(&threads[0], NULL, print_into_the_pipe, &printing);
+	usleep(250000);
+	pthread_create(&threads[1], NULL, make_room_later, &printing);
+	child = fork();
+	if (!child) {
+		alarm(60);
+		CHECK(!ka_heap_print_stats(printing.heap, open("/dev/null", O_WRONLY)));
+		_exit(0);
 	}
-	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
-	ASSERT_EQ(0, pthread_join(thread, NULL));
-	ka_heap_destroy(shared[0]);
+	EXPECT_EQ(0, child_status(child));
+	ASSERT_EQ(0, pthread_join(threads[0], &failed));
+	EXPECT_EQ(NULL, failed);
+	close(printing.ends[1]);
+	ASSERT_EQ(0, pthread_join(threads[1], NULL));
+	ka_heap_destroy(printing.heap);
 }
 
 static void *allocate_and_wait(void *data)
