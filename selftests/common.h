@@ -484,6 +484,16 @@ static inline bool module_stat_becomes(const char *name, long value)
 	return false;
 }
 
+/* The heaps of a test have ended, and have left no memory behind. */
+#define EXPECT_NOTHING_LEFT()						\
+	do {								\
+		EXPECT_TRUE(module_stat_becomes("committed", 0));	\
+		EXPECT_EQ(0, module_stat("huge_arenas"));		\
+		EXPECT_EQ(0, module_stat("sparse_arenas"));		\
+		EXPECT_EQ(0, module_stat("sparse_pages"));		\
+		EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));	\
+	} while (0)
+
 /* The state word that makes an arena volatile now. */
 static inline uint32_t now_volatile(void)
 {

@@ -22,11 +22,7 @@ FIXTURE_SETUP(demote)
 FIXTURE_TEARDOWN(demote)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(module_stat_becomes("committed", 0));
-	EXPECT_EQ(0, module_stat("sparse_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_pages"));
-	EXPECT_EQ(0, module_stat("huge_arenas"));
-	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_NOTHING_LEFT();
 }
 
 TEST_F(demote, release_of_half_an_arena_makes_it_sparse)

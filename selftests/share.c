@@ -35,11 +35,7 @@ FIXTURE_TEARDOWN(share)
 	heap_destroy(&self->heap);
 	EXPECT_EQ(self->next_fd, lowest_free_fd());
 	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(module_stat_becomes("committed", 0));
-	EXPECT_EQ(0, module_stat("huge_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_pages"));
-	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_NOTHING_LEFT();
 }
 
 static char *map_share(int fd, size_t length, int protection)

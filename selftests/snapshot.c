@@ -41,11 +41,7 @@ FIXTURE_TEARDOWN(snapshot)
 	heap_destroy(&self->heap);
 	EXPECT_EQ(self->next_fd, lowest_free_fd());
 	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->nr_heaps));
-	EXPECT_TRUE(module_stat_becomes("committed", 0));
-	EXPECT_EQ(0, module_stat("huge_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_pages"));
-	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_NOTHING_LEFT();
 	EXPECT_EQ(0, chown(KARENA_DEVICE, 0, self->group));
 }
 

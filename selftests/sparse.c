@@ -26,11 +26,7 @@ FIXTURE_SETUP(sparse)
 FIXTURE_TEARDOWN(sparse)
 {
 	heap_destroy(&self->heap);
-	EXPECT_TRUE(module_stat_becomes("committed", 0));
-	EXPECT_EQ(0, module_stat("sparse_arenas"));
-	EXPECT_EQ(0, module_stat("sparse_pages"));
-	EXPECT_EQ(0, module_stat("huge_arenas"));
-	EXPECT_TRUE(module_stat_becomes("pinned_orphans", 0));
+	EXPECT_NOTHING_LEFT();
 }
 
 TEST_F(sparse, few_pages_count_as_few_pages)
