@@ -83,12 +83,12 @@ static bool block_resize_here(struct ka_caches *caches, void *block, size_t old,
 size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *block,
 		       size_t size)
 {
-	size_t usable = ka_block_size(caches, block);
+	const struct ka_pool *pool = ka_pool_of(&caches->pools, block);
+	size_t usable = block_size(caches, pool, block);
 
 	if (!usable || size <= usable)
 		return usable;
-	if (ka_pool_of(&caches->pools, block) != &ka_no_pool ||
-	    !ka_runs_resize(&caches->pools, block, size)) {
+	if (pool != &ka_no_pool || !ka_runs_resize(&caches->pools, block, size)) {
 		ka_fail(ENOMEM, "a block of %zu bytes has no room for %zu where it is", usable,
 			size);
 		return 0;
