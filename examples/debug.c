@@ -7,7 +7,7 @@
  *
  * The program installs the hooks itself, so it needs no variable in the environment. With
  * KARENA_MALLOC=guard, a write behind a block raises SIGSEGV instead. The hooks abort the
- * program, unless ERROR is none.
+ * program, unless ERROR is the word "none".
  */
 #include <stdio.h>
 #include <stdlib.h>

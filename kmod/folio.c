@@ -121,9 +121,11 @@ bool karena_folio_node_allowed(int node)
  * karena_folio_memcg() - Find the memory cgroup to charge for a heap.
  * @heap: The heap.
  *
- * Return: The memory cgroup of its process, whichever process faults, with a reference. That of
- * the current process if several drive the heap, if its process has ended, and for a snapshot,
- * in which only readers fill released pages.
+ * The heap's own process pays, whichever process faults. The current process pays if several
+ * processes drive the heap, if the heap's process has ended, and for a snapshot, in which only
+ * readers fill released pages.
+ *
+ * Return: The memory cgroup of the process that pays, with a reference.
  */
 struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 {

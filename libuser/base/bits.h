@@ -12,7 +12,7 @@ static inline bool ka_test_bit(const uint64_t *map, size_t bit)
 	return map[bit / 64] >> bit % 64 & 1;
 }
 
-/* Find the first bit at or behind @from that is (not) set; KA_ARENA_PAGES if there is none. */
+/* Return the first bit from @from on that has the value @set; KA_ARENA_PAGES if no bit has it. */
 static inline size_t ka_find_bit(const uint64_t *map, size_t from, bool set)
 {
 	while (from < KA_ARENA_PAGES) {

@@ -155,7 +155,7 @@ extern ka_clock_gettime_t ka_own_clock __attribute__((visibility("default")));
 #define CLOCK_SYMBOL	""
 #endif
 
-/* Find the symbol table by the section headers; NULL if there is none. */
+/* Return the symbol table that the section headers name, or NULL. */
 static const Elf64_Shdr *find_symbols(const Elf64_Ehdr *header)
 {
 	const Elf64_Shdr *sections = (const void *)((const char *)header + header->e_shoff);

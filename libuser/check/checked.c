@@ -57,7 +57,7 @@ static bool is_tail(const struct guarded *guarded, uint64_t tail)
 	return (tail | 1) == right_tail(guarded->run + guarded->lead);
 }
 
-/* Find the run of a block: 0; -1 with errno and a message if there is none. */
+/* Find the run of a block. Return 0, or -1 with errno and a message if the block has no run. */
 static int find_guarded(struct ka_heap *heap, const void *block, struct guarded *guarded)
 {
 	guarded->run = (char *)block;

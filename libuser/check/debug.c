@@ -280,7 +280,7 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 	return other;
 }
 
-/* The size of a live block of a layer; 0 if there is none. */
+/* Return the size of a live block of a layer, or 0 if the layer has no such block. */
 size_t ka_layer_size(const struct ka_layer *layer, const void *block)
 {
 	const struct ka_record *record;

@@ -177,7 +177,7 @@ void ka_record_add(struct ka_record *record)
 	ka_records_unlock();
 }
 
-/* Find the record of a block; NULL if there is none. The lock is held. */
+/* Return the record of a block, or NULL if the block has no record. The lock is held. */
 struct ka_record *ka_record_find(const void *block)
 {
 	struct ka_record *record = buckets ? *bucket_of(block) : NULL;
@@ -202,7 +202,7 @@ struct ka_record *ka_record_after(const struct ka_record *record)
 }
 
 /*
- * Find the block whose memory contains an address; NULL if there is none. The search reads all
+ * Return the block whose memory contains an address, or NULL. The search reads all
  * records. The lock is held.
  */
 struct ka_record *ka_record_around(const void *address)

@@ -25,7 +25,7 @@ void ka_heaps_hide_pools(void)
 		ka_caches_hide_pools(&heap->caches);
 }
 
-/* Find an unused index. Return KA_HEAPS if there is none: the heap then has no blocks. */
+/* Return an unused index. If all are used, return KA_HEAPS: the heap then has no blocks. */
 static size_t free_index(void)
 {
 	size_t index = 0;

@@ -9,7 +9,7 @@
 #include "base/bits.h"
 #include "pool/pool.h"
 
-/* Maximum number of blocks of a pool that is thinned: a pool of one slot has no more. */
+/* Only pools with at most this many blocks are thinned. A pool of one slot never has more. */
 #define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
 /* The start and the block size of a pool, prepared for block_at(). */

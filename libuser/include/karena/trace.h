@@ -34,7 +34,7 @@ extern "C" {
 struct ka_traces;
 
 /**
- * enum ka_trace_by - Which blocks form one entry of a snapshot.
+ * enum ka_trace_by - How a snapshot groups blocks into entries.
  * @KA_TRACE_BY_STACK: All blocks with the same stack.
  * @KA_TRACE_BY_SITE: All blocks with the same innermost frame: the call of an allocating
  *	function.
@@ -131,7 +131,7 @@ void ka_trace_free(struct ka_traces *traces);
 
 /**
  * ka_trace_snapshot() - Take a snapshot of all traces.
- * @by: Which blocks form one entry.
+ * @by: How to group blocks into entries.
  *
  * The entry with most allocated bytes is the first. A snapshot takes no memory from a
  * heap.
@@ -165,7 +165,8 @@ size_t ka_trace_count(const struct ka_traces *traces);
  * @traces: The snapshot.
  * @index: Number of the entry, from 0.
  *
- * Return: The entry, valid until the snapshot is freed; NULL if there is none.
+ * Return: The entry, or NULL if @index is too large. It stays valid until the snapshot is
+ * freed.
  */
 const struct ka_trace_entry *ka_trace_entry(const struct ka_traces *traces, size_t index);
 
