@@ -44,7 +44,7 @@
 static size_t row_end(struct ka_arenas *arenas, size_t first, size_t end, bool committed)
 {
 	while (first < end &&
-	       !ka_arena_at(arenas->notes, first)->nr_backed == !committed)
+	       !ka_arena_at(arenas->metadata, first)->nr_backed == !committed)
 		first++;
 	return first;
 }
@@ -74,22 +74,22 @@ static void arena_forget(struct ka_arenas *arenas, struct ka_arena *arena)
 	arena->nr_backed = 0;
 	arena_set_huge(arena, false);
 	arena->is_volatile = false;
-	arenas->notes->stats.arenas--;
-	arenas->notes->stats.arenas_reclaimed++;
-	arenas->notes->nr_empty--;
+	arenas->metadata->stats.arenas--;
+	arenas->metadata->stats.arenas_reclaimed++;
+	arenas->metadata->nr_empty--;
 }
 
 static void arenas_release(struct ka_arenas *arenas, size_t first, size_t count)
 {
 	arenas->window.source->release(&arenas->window, first, count);
 	for (size_t i = first; i < first + count; i++)
-		arena_forget(arenas, ka_arena_at(arenas->notes, i));
+		arena_forget(arenas, ka_arena_at(arenas->metadata, i));
 }
 
 /* Make an empty arena usable again. False if the kernel has taken its memory. */
 static bool arena_take_back(struct ka_arenas *arenas, size_t index)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 
 	if (!arena->is_volatile)
 		return true;
@@ -103,7 +103,7 @@ static bool arena_take_back(struct ka_arenas *arenas, size_t index)
 
 static int commit_failed(struct ka_arenas *arenas, size_t count, int error)
 {
-	size_t committed = arenas->notes->stats.arenas;
+	size_t committed = arenas->metadata->stats.arenas;
 
 	if (committed + count > arenas->window.limit)
 		return ka_fail(ENOMEM, "the heap is at its limit: it has %zu of %zu"
@@ -121,8 +121,8 @@ static int commit_failed(struct ka_arenas *arenas, size_t count, int error)
 
 static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
-	struct ka_notes *notes = arenas->notes;
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
+	struct ka_metadata *metadata = arenas->metadata;
 
 	ka_change_bits(arena->backed, from, count, true);
 	arena->nr_backed = (uint16_t)(arena->nr_backed + count);
@@ -132,13 +132,13 @@ static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t
 	arena->longest = KA_ARENA_PAGES;
 	if (index < arenas->room_again)
 		arenas->room_again = index;
-	notes->stats.arenas++;
-	notes->stats.arenas_allocated++;
-	notes->nr_empty++;
-	if (notes->stats.arenas > notes->stats.arenas_highwater)
-		notes->stats.arenas_highwater = notes->stats.arenas;
-	if (index >= notes->nr_touched)
-		notes->nr_touched = index + 1;
+	metadata->stats.arenas++;
+	metadata->stats.arenas_allocated++;
+	metadata->nr_empty++;
+	if (metadata->stats.arenas > metadata->stats.arenas_highwater)
+		metadata->stats.arenas_highwater = metadata->stats.arenas;
+	if (index >= metadata->nr_touched)
+		metadata->nr_touched = index + 1;
 }
 
 /**
@@ -152,11 +152,11 @@ static void arena_pages_committed(struct ka_arenas *arenas, size_t index, size_t
  */
 int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 	size_t end = (from + pages + PART_PAGES - 1) & ~(PART_PAGES - 1);
 	size_t at = ka_find_bit(arena->backed, from & ~(PART_PAGES - 1), false);
 
-	if (!arena->nr_backed && arenas->notes->stats.arenas >= arenas->window.limit)
+	if (!arena->nr_backed && arenas->metadata->stats.arenas >= arenas->window.limit)
 		return commit_failed(arenas, 1, ENOMEM);
 	while (at < end) {
 		size_t to = ka_find_bit(arena->backed, at, true);
@@ -192,7 +192,7 @@ static void row_release(struct ka_arenas *arenas, size_t first, size_t end)
 static void row_leave(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
-		const struct ka_arena *arena = ka_arena_at(arenas->notes, i);
+		const struct ka_arena *arena = ka_arena_at(arenas->metadata, i);
 
 		if (arena->nr_backed && !arena->nr_used)
 			ka_arena_emptied(arenas, i);
@@ -207,9 +207,10 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 	int error = 0;
 
 	for (i = first; i < end; i++)
-		missing += !ka_arena_at(arenas->notes, i)->nr_backed || !arena_take_back(arenas, i);
+		missing += !ka_arena_at(arenas->metadata, i)->nr_backed ||
+			   !arena_take_back(arenas, i);
 	/* A heap whose limit was lowered may have more arenas, and may use these. */
-	if (missing && arenas->notes->stats.arenas + missing > arenas->window.limit) {
+	if (missing && arenas->metadata->stats.arenas + missing > arenas->window.limit) {
 		row_leave(arenas, first, end);
 		return commit_failed(arenas, missing, ENOMEM);
 	}
@@ -221,7 +222,7 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 		error = arenas->window.source->commit(&arenas->window, i, j - i, kind);
 		for (size_t k = i; !error && k < j; k++) {
 			arena_pages_committed(arenas, k, 0, KA_ARENA_PAGES);
-			arena_set_huge(ka_arena_at(arenas->notes, k), kind != KA_PAGES_SMALL &&
+			arena_set_huge(ka_arena_at(arenas->metadata, k), kind != KA_PAGES_SMALL &&
 				       !arenas->window.source->frames);
 		}
 	}
@@ -242,9 +243,9 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 /* True if an arena is to be committed in parts: the first of the heap, with a small first run. */
 static bool arena_begins_in_parts(struct ka_arenas *arenas, size_t first, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, first);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, first);
 
-	if (first != arenas->window.nr_notes || pages > KA_ARENA_PAGES)
+	if (first != arenas->window.nr_metadata || pages > KA_ARENA_PAGES)
 		return false;
 	if (pages < FIRST_RUN_PAGES)
 		arena->parts = true;
@@ -264,21 +265,21 @@ static bool arena_begins_in_parts(struct ka_arenas *arenas, size_t first, size_t
 int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_t pages,
 		     enum ka_pages kind)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 	size_t end = first + count, fresh = 0;
 	int error;
 
-	/* Commit no notes for arenas that the limit refuses anyway. */
-	if (end > notes->nr_touched)
-		fresh = end - (first > notes->nr_touched ? first : notes->nr_touched);
-	if (fresh && notes->stats.arenas + fresh > arenas->window.limit)
+	/* Commit no metadata for arenas that the limit refuses anyway. */
+	if (end > metadata->nr_touched)
+		fresh = end - (first > metadata->nr_touched ? first : metadata->nr_touched);
+	if (fresh && metadata->stats.arenas + fresh > arenas->window.limit)
 		return commit_failed(arenas, fresh, ENOMEM);
-	error = ka_notes_reach(arenas, end);
+	error = ka_metadata_reach(arenas, end);
 	if (error)
 		return commit_failed(arenas, count, error);
 	if (arena_begins_in_parts(arenas, first, pages))
 		return ka_arena_commit_pages(arenas, first, 0, pages);
-	if (kind == KA_PAGES_HUGE && notes->stats.arenas + count <= SMALL_HEAP)
+	if (kind == KA_PAGES_HUGE && metadata->stats.arenas + count <= SMALL_HEAP)
 		kind = KA_PAGES_SMALL;
 	return row_commit(arenas, first, count, kind);
 }
@@ -286,18 +287,18 @@ int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_
 /**
  * ka_arenas_block() - Mark arenas as blocked where another mapping lies.
  * @arenas: The arenas of the heap.
- * @first: The first arena; all have an entry in the notes.
+ * @first: The first arena; all have an entry in the metadata.
  * @count: Number of arenas; committed ones do not change.
  *
  * Return: True if an arena was marked, so that a search no longer finds it.
  */
 bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 {
-	struct ka_notes *notes = arenas->notes;
+	struct ka_metadata *metadata = arenas->metadata;
 	bool any = false;
 
 	for (size_t i = first; i < first + count; i++) {
-		struct ka_arena *arena = ka_arena_at(notes, i);
+		struct ka_arena *arena = ka_arena_at(metadata, i);
 
 		if (arena->nr_backed)
 			continue;
@@ -305,8 +306,8 @@ bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 		ka_change_bits(arena->used, 0, KA_ARENA_PAGES, true);
 		ka_change_bits(arena->head, 0, 1, true);
 		arena->nr_used = KA_ARENA_PAGES;
-		if (i >= notes->nr_touched)
-			notes->nr_touched = i + 1;
+		if (i >= metadata->nr_touched)
+			metadata->nr_touched = i + 1;
 		any = true;
 	}
 	return any;
@@ -318,10 +319,10 @@ bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
  */
 void ka_arenas_close(struct ka_arenas *arenas)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 
-	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
-		if (ka_arena_at(notes, i)->nr_backed)
+	for (size_t i = metadata->nr_metadata; i < metadata->nr_touched; i++) {
+		if (ka_arena_at(metadata, i)->nr_backed)
 			arenas->window.source->release(&arenas->window, i, 1);
 	}
 }
@@ -343,9 +344,9 @@ int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pag
 	return ka_arena_commit_pages(arenas, index, from, pages);
 }
 
-static bool arena_is_empty(const struct ka_notes *notes, size_t index)
+static bool arena_is_empty(const struct ka_metadata *metadata, size_t index)
 {
-	const struct ka_arena *arena = ka_arena_at(notes, index);
+	const struct ka_arena *arena = ka_arena_at(metadata, index);
 
 	return arena->nr_backed && !arena->nr_used;
 }
@@ -359,17 +360,17 @@ static bool arena_is_empty(const struct ka_notes *notes, size_t index)
  */
 void ka_arenas_emptied(struct ka_arenas *arenas)
 {
-	struct ka_notes *notes = arenas->notes;
-	size_t end = notes->nr_touched;
+	struct ka_metadata *metadata = arenas->metadata;
+	size_t end = metadata->nr_touched;
 
-	while (notes->nr_empty > arenas->most_empty) {
-		size_t first, most = notes->nr_empty - arenas->most_empty;
+	while (metadata->nr_empty > arenas->most_empty) {
+		size_t first, most = metadata->nr_empty - arenas->most_empty;
 
-		while (!arena_is_empty(notes, end - 1))
+		while (!arena_is_empty(metadata, end - 1))
 			end--;
 		first = end - 1;
-		while (end - first < most && first > notes->nr_notes &&
-		       arena_is_empty(notes, first - 1))
+		while (end - first < most && first > metadata->nr_metadata &&
+		       arena_is_empty(metadata, first - 1))
 			first--;
 		arenas_release(arenas, first, end - first);
 		end = first;
@@ -385,7 +386,7 @@ void ka_arenas_emptied(struct ka_arenas *arenas)
  */
 void ka_arena_pages_lost(struct ka_arenas *arenas, size_t index, size_t from, size_t count)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 	size_t backed = ka_count_bits(arena->backed, from, count);
 
 	if (!backed)
@@ -425,9 +426,9 @@ static bool arenas_may_give_up(const struct ka_arenas *arenas)
 static void arenas_give_up(struct ka_arenas *arenas)
 {
 	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
-		struct ka_arena *arena = ka_arena_at(arenas->notes, i);
+		struct ka_arena *arena = ka_arena_at(arenas->metadata, i);
 
-		if (arena_is_empty(arenas->notes, i) && !arena->is_volatile)
+		if (arena_is_empty(arenas->metadata, i) && !arena->is_volatile)
 			arena->is_volatile = arenas->window.source->give_up(&arenas->window, i);
 	}
 	arenas->emptied.end = 0;
@@ -453,7 +454,7 @@ static void map_drop_short_rows(uint64_t *map, size_t pages)
 static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 {
 	const struct ka_source_type *source = arenas->window.source;
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 	uint64_t map[KA_MAP_WORDS];
 	size_t idle = arena_idle(arena);
 
@@ -479,22 +480,22 @@ static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 /* Purge at least @pages pages, if there are so many, from the highest address on. */
 static void arenas_purge(struct ka_arenas *arenas, size_t pages, bool all)
 {
-	struct ka_notes *notes = arenas->notes;
+	struct ka_metadata *metadata = arenas->metadata;
 
 	if (!pages)
 		return;
-	ka_notes_change(arenas);
-	for (size_t i = notes->nr_touched; i > notes->nr_notes && pages; i--) {
+	ka_metadata_change(arenas);
+	for (size_t i = metadata->nr_touched; i > metadata->nr_metadata && pages; i--) {
 		size_t idle = arenas->idle;
 
-		if (arena_is_empty(notes, i - 1))
+		if (arena_is_empty(metadata, i - 1))
 			arenas_release(arenas, i - 1, 1);
-		else if (ka_arena_at(notes, i - 1)->nr_backed)
+		else if (ka_arena_at(metadata, i - 1)->nr_backed)
 			arena_purge(arenas, i - 1, all);
 		idle -= arenas->idle;
 		pages -= idle < pages ? idle : pages;
 	}
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 }
 
 static uint64_t now_ms(void)
@@ -531,7 +532,7 @@ static void arenas_let_thin(struct ka_arenas *arenas, size_t pages)
 /* Maximum number of idle pages. */
 static size_t arenas_most_idle(const struct ka_arenas *arenas)
 {
-	return arenas->slack + arenas->notes->stats.run_bytes / KA_PAGE_SIZE / 8;
+	return arenas->slack + arenas->metadata->stats.run_bytes / KA_PAGE_SIZE / 8;
 }
 
 /* Purge the idle pages above half of the maximum. */
@@ -554,7 +555,7 @@ static void arenas_purge_excess(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arenas_begin() - Initialise the arenas of a new heap, except window and notes.
+ * ka_arenas_begin() - Initialise the arenas of a new heap, except window and metadata.
  * @arenas: The arenas of the heap.
  */
 void ka_arenas_begin(struct ka_arenas *arenas)
@@ -627,26 +628,27 @@ void ka_arenas_decay(struct ka_arenas *arenas)
  */
 bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages)
 {
-	struct ka_notes *notes = arenas->notes;
+	struct ka_metadata *metadata = arenas->metadata;
 	size_t idle, committed;
 
 	arenas->drop_spare(arenas);
 	idle = arenas->window.io ? 0 : arenas->idle;
-	committed = notes->stats.arenas;
+	committed = metadata->stats.arenas;
 	if (pages)
 		*pages = 0;
-	if (!idle && !notes->nr_empty)
+	if (!idle && !metadata->nr_empty)
 		return false;
 	arenas_purge(arenas, idle, true);
 	/* Arenas that have never been used have no idle pages. */
-	ka_notes_change(arenas);
-	for (size_t i = notes->nr_touched; notes->nr_empty && i > notes->nr_notes; i--) {
-		if (arena_is_empty(notes, i - 1))
+	ka_metadata_change(arenas);
+	for (size_t i = metadata->nr_touched; metadata->nr_empty && i > metadata->nr_metadata;
+	     i--) {
+		if (arena_is_empty(metadata, i - 1))
 			arenas_release(arenas, i - 1, 1);
 	}
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	idle = idle > arenas->idle ? idle - arenas->idle : 0;
 	if (pages)
 		*pages = idle;
-	return idle || notes->stats.arenas < committed;
+	return idle || metadata->stats.arenas < committed;
 }

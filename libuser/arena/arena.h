@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Arenas of a heap, and runs: consecutive pages of an arena, or of several. Their metadata
- * lies in the notes at the start of the window.
+ * lies in the metadata at the start of the window.
  *
  * The lock of struct ka_arenas is the heap's lock. It protects everything of a heap that
  * changes once the heap is open, except pools, which have owners: see pool/pool.h.
@@ -65,23 +65,23 @@ struct ka_arena {
 };
 
 /* "ka_notes" in memory; and the version of the layout, from this struct on. */
-#define KA_NOTES_MAGIC		0x7365746f6e5f616bULL
-#define KA_NOTES_VERSION	4
+#define KA_METADATA_MAGIC		0x7365746f6e5f616bULL
+#define KA_METADATA_VERSION	4
 
 /**
- * struct ka_notes - Metadata of a heap at the start of its window, so that an image of the
+ * struct ka_metadata - Metadata of a heap at the start of its window, so that an image of the
  *	heap explains itself.
- * @magic: KA_NOTES_MAGIC, stored last.
- * @version: KA_NOTES_VERSION.
+ * @magic: KA_METADATA_MAGIC, stored last.
+ * @version: KA_METADATA_VERSION.
  * @entry_size: Bytes of an entry of @arenas.
  * @start: Address of the window in the process of the heap.
  * @nr_arenas: Arenas of the window.
- * @nr_notes: Arenas at its start that are reserved for the notes.
+ * @nr_metadata: Arenas at its start that are reserved for the metadata.
  * @nr_touched: Arenas from this index on have never been used.
- * @sequence: Odd while a thread changes the notes: an image taken then is inconsistent.
+ * @sequence: Odd while a thread changes the metadata: an image made then is inconsistent.
  * @pages: Committed pages of this struct with @arenas, from the start of the window on.
  * @pools_offset: Offset in bytes of the entries of the pools, one for each slot behind the
- *	notes.
+ *	metadata.
  * @pools_pages: Committed pages of these entries.
  * @nr_pools: Number of pools.
  * @nr_empty: Number of committed arenas without a run.
@@ -89,19 +89,19 @@ struct ka_arena {
  * @name: Name of the heap.
  * @shown: Statistics for other processes, in the layout of the module's statistics page. A
  *	heap on the module has these there, and zeros here.
- * @arenas: An entry for each arena behind the notes; entries of arenas that have never been
+ * @arenas: An entry for each arena behind the metadata; entries of arenas that have never been
  *	used have no memory. See ka_arena_at().
  *
  * Only the entries of pools contain pointers. These are valid where the window lies at @start;
  * a reader may have mapped it elsewhere.
  */
-struct ka_notes {
+struct ka_metadata {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t entry_size;
 	uint64_t start;
 	uint64_t nr_arenas;
-	uint64_t nr_notes;
+	uint64_t nr_metadata;
 	uint64_t nr_touched;
 	uint64_t sequence;
 	uint64_t pages;
@@ -116,7 +116,7 @@ struct ka_notes {
 };
 
 /* The metadata of an arena, by its index in the window. */
-#define ka_arena_at(notes, index)	(&(notes)->arenas[(index) - (notes)->nr_notes])
+#define ka_arena_at(metadata, index)	(&(metadata)->arenas[(index) - (metadata)->nr_metadata])
 
 struct ka_arenas;
 
@@ -133,14 +133,14 @@ struct ka_watch {
 
 /**
  * struct ka_arenas - Arenas of a heap, as the calling process sees them. The processes that map
- *	the window share @notes.
+ *	the window share @metadata.
  * @lock: The heap's lock.
  * @changed: The number of arenas or pools may have changed since @lock was taken.
  * @watch: Called when @lock is released, if @changed is set.
  * @drop_spare: Frees the runs that an upper layer keeps for later; called with @lock held.
  * @spare_pages: Pages of these runs.
  * @window: Addresses of the heap.
- * @notes: Metadata at the start of the window. A child that has not inherited the heap has
+ * @metadata: Metadata at the start of the window. A child that has not inherited the heap has
  *	none.
  * @most_empty: Empty arenas beyond this number are uncommitted.
  * @emptied: Arenas that have become empty and are not volatile have indices in this range.
@@ -165,7 +165,7 @@ struct ka_arenas {
 	void (*drop_spare)(struct ka_arenas *arenas);
 	size_t spare_pages;
 	struct ka_window window;
-	struct ka_notes *notes;
+	struct ka_metadata *metadata;
 	size_t most_empty;
 	struct ka_emptied {
 		size_t first;
@@ -230,17 +230,17 @@ size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run);
 bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less);
 void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost);
 
-/* note.c; ka_notes_open() sets errno and a message, the others return an errno */
-size_t ka_notes_size(size_t nr_arenas);
-size_t ka_notes_pools_size(size_t nr_arenas);
-int ka_notes_reach_pool(struct ka_arenas *arenas, size_t slot);
-bool ka_notes_have_pool(const struct ka_arenas *arenas, size_t slot);
-size_t ka_notes_arenas(size_t nr_arenas);
-size_t ka_notes_most(const struct ka_window *window);
-size_t ka_notes_committed(const struct ka_arenas *arenas);
-int ka_notes_open(struct ka_arenas *arenas);
-int ka_notes_reach(struct ka_arenas *arenas, size_t nr_arenas);
-void ka_notes_change(struct ka_arenas *arenas);
+/* metadata.c; ka_metadata_open() sets errno and a message, the others return an errno */
+size_t ka_metadata_size(size_t nr_arenas);
+size_t ka_metadata_pools_size(size_t nr_arenas);
+int ka_metadata_reach_pool(struct ka_arenas *arenas, size_t slot);
+bool ka_metadata_has_pool(const struct ka_arenas *arenas, size_t slot);
+size_t ka_metadata_arenas(size_t nr_arenas);
+size_t ka_metadata_most(const struct ka_window *window);
+size_t ka_metadata_committed(const struct ka_arenas *arenas);
+int ka_metadata_open(struct ka_arenas *arenas);
+int ka_metadata_reach(struct ka_arenas *arenas, size_t nr_arenas);
+void ka_metadata_change(struct ka_arenas *arenas);
 
 /**
  * ka_walk_t() - Called for each run of a heap.

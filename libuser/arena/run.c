@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Runs: consecutive pages of an arena, or of several. The search is first fit from the lowest
- * address on, so that the upper arenas become empty. Two bits for each page in the notes record
+ * address on, so that the upper arenas become empty. Two bits for each page in the metadata record
  * the runs.
  */
 #include <errno.h>
@@ -54,13 +54,13 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 {
 	unsigned int class = 63 - (unsigned int)__builtin_clzl(pages);
 	size_t *first = &arenas->first_room[class], i;
-	struct ka_notes *notes = arenas->notes;
+	struct ka_metadata *metadata = arenas->metadata;
 	bool before = true;
 
 	rooms_look_again(arenas);
-	i = *first > notes->nr_notes ? *first : notes->nr_notes;
-	for (; i < notes->nr_touched; i++) {
-		struct ka_arena *arena = ka_arena_at(notes, i);
+	i = *first > metadata->nr_metadata ? *first : metadata->nr_metadata;
+	for (; i < metadata->nr_touched; i++) {
+		struct ka_arena *arena = ka_arena_at(metadata, i);
 		size_t page = no_huge && arena->huge ? NO_PAGE :
 			      place_find_in_arena(arena, pages, align);
 
@@ -78,23 +78,23 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 /* Find a row of whole arenas without a run, committed or not, or return NO_PAGE. */
 static size_t place_find_arenas(struct ka_arenas *arenas, size_t count, size_t align)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 	/* The window's start may be aligned to no more than an arena. */
 	uintptr_t base = (uintptr_t)arenas->window.start / KA_ARENA_SIZE;
 	size_t nr_arenas = arenas->window.nr_arenas, first;
 
-	if (arenas->first_empty < notes->nr_notes)
-		arenas->first_empty = notes->nr_notes;
-	while (arenas->first_empty < notes->nr_touched &&
-	       ka_arena_at(notes, arenas->first_empty)->nr_used)
+	if (arenas->first_empty < metadata->nr_metadata)
+		arenas->first_empty = metadata->nr_metadata;
+	while (arenas->first_empty < metadata->nr_touched &&
+	       ka_arena_at(metadata, arenas->first_empty)->nr_used)
 		arenas->first_empty++;
 	first = arenas->first_empty;
 	first += -(base + first) & (align - 1);
 	while (first < nr_arenas && count <= nr_arenas - first) {
 		size_t i = first + count;
 
-		while (i > first && (i > notes->nr_touched ||
-				     !ka_arena_at(notes, i - 1)->nr_used))
+		while (i > first && (i > metadata->nr_touched ||
+				     !ka_arena_at(metadata, i - 1)->nr_used))
 			i--;
 		if (i == first)
 			return first;
@@ -115,7 +115,7 @@ static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t 
 	if (arenas->idle < arenas->least_idle)
 		arenas->least_idle = arenas->idle;
 	if (!arena->nr_used)
-		arenas->notes->nr_empty--;
+		arenas->metadata->nr_empty--;
 	ka_change_bits(arena->touched, from, pages, true);
 	arena->nr_used = (uint16_t)(arena->nr_used + pages);
 }
@@ -123,7 +123,7 @@ static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t 
 /* Count used pages as free and idle. */
 static void pages_free(struct ka_arenas *arenas, size_t index, size_t pages)
 {
-	struct ka_arena *arena = ka_arena_at(arenas->notes, index);
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 
 	arenas->idle += pages;
 	if (index < arenas->room_again)
@@ -134,18 +134,18 @@ static void pages_free(struct ka_arenas *arenas, size_t index, size_t pages)
 		return;
 	if (index < arenas->first_empty)
 		arenas->first_empty = index;
-	arenas->notes->nr_empty++;
+	arenas->metadata->nr_empty++;
 	ka_arena_emptied(arenas, index);
 }
 
 /* Mark pages, which may lie in several arenas, as used or free. */
 static void pages_mark(struct ka_arenas *arenas, size_t page, size_t pages, bool used)
 {
-	struct ka_notes *notes = arenas->notes;
+	struct ka_metadata *metadata = arenas->metadata;
 
-	notes->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
+	metadata->stats.run_bytes += (used ? pages : -pages) * KA_PAGE_SIZE;
 	while (pages) {
-		struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
+		struct ka_arena *arena = ka_arena_at(metadata, page / KA_ARENA_PAGES);
 		size_t from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
@@ -201,7 +201,7 @@ static size_t run_find(struct ka_arenas *arenas, size_t pages, size_t align, enu
 			break;
 	}
 	ka_fail(ENOMEM, "the window of %zu MiB has no room for a run of %zu KiB",
-		(arenas->window.nr_arenas - arenas->window.nr_notes) * (KA_ARENA_SIZE / KA_MIB),
+		(arenas->window.nr_arenas - arenas->window.nr_metadata) * (KA_ARENA_SIZE / KA_MIB),
 		pages * (KA_PAGE_SIZE / 1024));
 	return NO_PAGE;
 }
@@ -211,7 +211,7 @@ static bool pages_are_untouched(const struct ka_arenas *arenas, size_t page, siz
 {
 	while (pages) {
 		const struct ka_arena *arena =
-			ka_arena_at(arenas->notes, page / KA_ARENA_PAGES);
+			ka_arena_at(arenas->metadata, page / KA_ARENA_PAGES);
 		size_t from = page % KA_ARENA_PAGES;
 		size_t here = KA_ARENA_PAGES - from < pages ?
 			      KA_ARENA_PAGES - from : pages;
@@ -245,24 +245,24 @@ bool ka_run_begins(const struct ka_arenas *arenas, const void *address)
 	const struct ka_arena *arena;
 
 	if (!ka_window_contains(&arenas->window, address) ||
-	    (uintptr_t)address % KA_PAGE_SIZE || index >= arenas->notes->nr_touched)
+	    (uintptr_t)address % KA_PAGE_SIZE || index >= arenas->metadata->nr_touched)
 		return false;
-	arena = ka_arena_at(arenas->notes, index);
+	arena = ka_arena_at(arenas->metadata, index);
 	return arena->nr_backed && ka_test_bit(arena->head, page % KA_ARENA_PAGES);
 }
 
 /* Number of pages of a run: up to the next head or the next free page. */
 static size_t run_pages(const struct ka_arenas *arenas, size_t page)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 	size_t end = page + 1;
 
 	for (;;) {
-		const struct ka_arena *arena = ka_arena_at(notes, end / KA_ARENA_PAGES);
+		const struct ka_arena *arena = ka_arena_at(metadata, end / KA_ARENA_PAGES);
 		size_t from = end % KA_ARENA_PAGES, head, unused;
 
 		/* The entry behind the last touched one may not exist. */
-		if (end / KA_ARENA_PAGES >= notes->nr_touched)
+		if (end / KA_ARENA_PAGES >= metadata->nr_touched)
 			break;
 		head = ka_find_bit(arena->head, from, true);
 		unused = ka_find_bit(arena->used, from, false);
@@ -289,7 +289,7 @@ size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run)
 
 static void run_change_head(struct ka_arenas *arenas, size_t page, bool head)
 {
-	ka_change_bits(ka_arena_at(arenas->notes, page / KA_ARENA_PAGES)->head,
+	ka_change_bits(ka_arena_at(arenas->metadata, page / KA_ARENA_PAGES)->head,
 		       page % KA_ARENA_PAGES, 1, head);
 }
 
@@ -298,16 +298,16 @@ static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
 {
 	size_t page;
 
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	page = run_find(arenas, pages, align, kind);
 	if (page != NO_PAGE) {
 		if (zero)
 			*zero = pages_are_untouched(arenas, page, pages);
 		run_change_head(arenas, page, true);
 		pages_mark(arenas, page, pages, true);
-		arenas->notes->stats.runs++;
+		arenas->metadata->stats.runs++;
 	}
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	return page;
 }
 
@@ -341,7 +341,7 @@ void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_p
 }
 
 /*
- * Mark a run as free. The caller has begun a change of the notes, and calls
+ * Mark a run as free. The caller has begun a change of the metadata, and calls
  * ka_arenas_emptied().
  */
 static void run_clear(struct ka_arenas *arenas, size_t page)
@@ -350,15 +350,15 @@ static void run_clear(struct ka_arenas *arenas, size_t page)
 
 	run_change_head(arenas, page, false);
 	pages_mark(arenas, page, pages, false);
-	arenas->notes->stats.runs--;
+	arenas->metadata->stats.runs--;
 }
 
 static void run_free(struct ka_arenas *arenas, size_t page)
 {
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	run_clear(arenas, page);
 	ka_arenas_emptied(arenas);
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 }
 
 /**
@@ -369,11 +369,11 @@ static void run_free(struct ka_arenas *arenas, size_t page)
  */
 void ka_runs_forget(struct ka_arenas *arenas)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 
-	ka_notes_change(arenas);
-	for (size_t i = notes->nr_notes; i < notes->nr_touched; i++) {
-		const struct ka_arena *arena = ka_arena_at(notes, i);
+	ka_metadata_change(arenas);
+	for (size_t i = metadata->nr_metadata; i < metadata->nr_touched; i++) {
+		const struct ka_arena *arena = ka_arena_at(metadata, i);
 		size_t head;
 
 		/* A blocked arena contains another mapping, and is marked as if it had a run. */
@@ -382,7 +382,7 @@ void ka_runs_forget(struct ka_arenas *arenas)
 			run_clear(arenas, i * KA_ARENA_PAGES + head);
 	}
 	ka_arenas_emptied(arenas);
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 }
 
 /**
@@ -401,12 +401,12 @@ void ka_run_give(struct ka_arenas *arenas, void *run)
 /* True if none of @count arenas has a run. */
 static bool arenas_are_empty(const struct ka_arenas *arenas, size_t first, size_t count)
 {
-	const struct ka_notes *notes = arenas->notes;
+	const struct ka_metadata *metadata = arenas->metadata;
 
 	if (count > arenas->window.nr_arenas - first)
 		return false;
-	for (size_t i = first; i < first + count && i < notes->nr_touched; i++) {
-		if (ka_arena_at(notes, i)->nr_used)
+	for (size_t i = first; i < first + count && i < metadata->nr_touched; i++) {
+		if (ka_arena_at(metadata, i)->nr_used)
 			return false;
 	}
 	return true;
@@ -424,7 +424,8 @@ static bool run_grow(struct ka_arenas *arenas, size_t end, size_t pages)
 	rest = pages - here;
 	if (rest)
 		count = (rest + KA_ARENA_PAGES - 1) / KA_ARENA_PAGES;
-	if (here && ka_find_bit(ka_arena_at(arenas->notes, index)->used, from, true) < from + here)
+	if (here &&
+	    ka_find_bit(ka_arena_at(arenas->metadata, index)->used, from, true) < from + here)
 		return false;
 	/* The first arena that belongs to the run as a whole. */
 	index += !!from;
@@ -476,12 +477,12 @@ bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 	size_t page = run_page(arenas, run), old = run_pages(arenas, page);
 	bool done = true;
 
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	if (pages > old)
 		done = run_grow_to(arenas, page, old, pages);
 	else if (pages < old)
 		run_shrink(arenas, page + old, old - pages);
-	ka_notes_change(arenas);
+	ka_metadata_change(arenas);
 	*less = pages < old;
 	return done;
 }
@@ -496,7 +497,7 @@ static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bo
 		if (lost)
 			ka_arena_pages_lost(arenas, index, from, here);
 		else
-			ka_change_bits(ka_arena_at(arenas->notes, index)->touched, from, here,
+			ka_change_bits(ka_arena_at(arenas->metadata, index)->touched, from, here,
 				       false);
 		page += here;
 		pages -= here;

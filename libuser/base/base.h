@@ -6,7 +6,7 @@
  *
  *	base		sizes, classes, errors, locks, system calls, the clock
  *	source		windows, and what commits their arenas: the module, or plain mmap
- *	arena		arenas and their notes; runs of pages
+ *	arena		arenas and their metadata; runs of pages
  *	pool		pools: runs that are cut into blocks; the runs of the program
  *	thread		caches: the pools of a thread; blocks
  *	heap		heaps: their options, their public functions, and fork
@@ -43,7 +43,7 @@
 #define KA_ARENA_SLOTS	(KA_ARENA_SIZE / KA_SLOT_SIZE)
 #define KA_SLOT_PAGES	(KA_SLOT_SIZE / KA_PAGE_SIZE)
 
-/* Bytes of a slot's entry in the notes: struct ka_pool. */
+/* Bytes of a slot's entry in the metadata: struct ka_pool. */
 #define KA_SLOT_ENTRY	((size_t)64)
 
 /* 1 in the checked build: see check/checked.h. */

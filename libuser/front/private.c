@@ -38,19 +38,19 @@ enum ka_source ka_private_source(bool may_be_kept)
 }
 
 /* The first page of the window at or behind @page that is (not) committed. */
-static size_t find_page(const struct ka_notes *notes, size_t page, bool committed)
+static size_t find_page(const struct ka_metadata *metadata, size_t page, bool committed)
 {
-	size_t least = notes->nr_notes * KA_ARENA_PAGES;
-	size_t end = notes->nr_touched * KA_ARENA_PAGES;
+	size_t least = metadata->nr_metadata * KA_ARENA_PAGES;
+	size_t end = metadata->nr_touched * KA_ARENA_PAGES;
 
 	page = page < least ? least : page;
 	while (page < end) {
-		const struct ka_arena *arena = ka_arena_at(notes, page / KA_ARENA_PAGES);
+		const struct ka_arena *arena = ka_arena_at(metadata, page / KA_ARENA_PAGES);
 
 		page += ka_find_bit(arena->backed, page % KA_ARENA_PAGES, committed) -
 			page % KA_ARENA_PAGES;
 		if (page % KA_ARENA_PAGES ||
-		    (page < end && ka_test_bit(ka_arena_at(notes, page / KA_ARENA_PAGES)->backed,
+		    (page < end && ka_test_bit(ka_arena_at(metadata, page / KA_ARENA_PAGES)->backed,
 					       0) == committed))
 			break;
 	}
@@ -77,8 +77,8 @@ size_t ka_private_committed(struct ka_heap *heap, size_t *from)
 	ka_arenas_lock(ka_arenas_of(heap));
 	/* The caller will pin the committed pages, used or free. */
 	ka_window_of(heap)->io = true;
-	page = find_page(ka_arenas_of(heap)->notes, page, true);
-	end = find_page(ka_arenas_of(heap)->notes, page, false);
+	page = find_page(ka_arenas_of(heap)->metadata, page, true);
+	end = find_page(ka_arenas_of(heap)->metadata, page, false);
 	ka_arenas_unlock(ka_arenas_of(heap));
 	*from = page * KA_PAGE_SIZE;
 	return (end - page) * KA_PAGE_SIZE;

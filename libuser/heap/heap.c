@@ -26,7 +26,7 @@ int ka_heap_descriptor(struct ka_heap *heap)
 {
 	const struct ka_window *window = ka_window_of(heap);
 
-	/* A child may use the file of a shared window; that needs no notes. */
+	/* A child may use the file of a shared window; that needs no metadata. */
 	if (window->fork != KA_FORK_SHARE && ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	return window->source->descriptor(window);
@@ -62,13 +62,13 @@ int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 	ka_lock(&limit_lock);
 	ka_arenas_lock(arenas);
 	wanted = arenas->window;
-	wanted.limit = limit ? limit / KA_ARENA_SIZE : wanted.nr_arenas - wanted.nr_notes;
-	wanted.most_notes = ka_notes_most(&wanted);
-	/* The kernel also counts the notes that are committed already. */
-	if (wanted.most_notes < ka_notes_committed(arenas))
-		wanted.most_notes = ka_notes_committed(arenas);
+	wanted.limit = limit ? limit / KA_ARENA_SIZE : wanted.nr_arenas - wanted.nr_metadata;
+	wanted.most_metadata = ka_metadata_most(&wanted);
+	/* The kernel also counts the metadata that is committed already. */
+	if (wanted.most_metadata < ka_metadata_committed(arenas))
+		wanted.most_metadata = ka_metadata_committed(arenas);
 	ka_arenas_unlock(arenas);
-	if (!wanted.limit || wanted.limit > wanted.nr_arenas - wanted.nr_notes)
+	if (!wanted.limit || wanted.limit > wanted.nr_arenas - wanted.nr_metadata)
 		error = ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
 				ka_format_size(limit, text));
 	/* Opens a file, so the heap is not locked. */
@@ -77,7 +77,7 @@ int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 	if (!error) {
 		ka_arenas_lock(arenas);
 		arenas->window.limit = wanted.limit;
-		arenas->window.most_notes = wanted.most_notes;
+		arenas->window.most_metadata = wanted.most_metadata;
 		ka_arenas_unlock(arenas);
 	}
 	ka_unlock(&limit_lock);

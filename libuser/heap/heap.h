@@ -11,7 +11,7 @@
  * struct ka_shown - How other processes see a heap's statistics; see stats/publish.c.
  * @lock: Held by the thread that writes @page. Taken before the heap's lock.
  * @page: Where the statistics are written: the module's statistics page, or @shown of struct
- *	ka_notes. NULL: nowhere (KARENA_STATS=0).
+ *	ka_metadata. NULL: nowhere (KARENA_STATS=0).
  * @always: Write them even if the heap has never had two arenas at a time: for KARENA_STATS=1,
  *	and for a heap on the module.
  * @report: KARENA_MALLOCSTATS: print the statistics whenever the number of arenas has doubled,

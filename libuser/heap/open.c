@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Open a heap: a window of a source, with the notes at its start and no pool.
+ * Open a heap: a window of a source, with the metadata at its start and no pool.
  */
 #include <errno.h>
 
@@ -21,15 +21,15 @@ static int open_source(struct ka_window *window, const struct ka_source_type *ty
 
 	*window = (struct ka_window){
 		.source = type,
-		.nr_notes = ka_notes_arenas(nr_arenas),
+		.nr_metadata = ka_metadata_arenas(nr_arenas),
 		.limit = nr_arenas,
 		.fork = options->fork,
 		.io = options->io,
 	};
-	window->nr_arenas = window->nr_notes + nr_arenas;
+	window->nr_arenas = window->nr_metadata + nr_arenas;
 	if (options->limit && options->limit / KA_ARENA_SIZE < window->limit)
 		window->limit = options->limit / KA_ARENA_SIZE;
-	window->most_notes = ka_notes_most(window);
+	window->most_metadata = ka_metadata_most(window);
 	return type->open(window, options);
 }
 
@@ -67,7 +67,7 @@ static int open_heap(struct ka_heap *heap, struct ka_options options)
 
 	if (open_window(window, &options))
 		return -1;
-	if (!ka_notes_open(ka_arenas_of(heap)))
+	if (!ka_metadata_open(ka_arenas_of(heap)))
 		return 0;
 	error = errno;
 	window->source->close(window);
@@ -75,13 +75,13 @@ static int open_heap(struct ka_heap *heap, struct ka_options options)
 		errno = error;
 		return -1;
 	}
-	/* The module had no page for the notes, perhaps because of the limit of locked memory. */
+	/* The module had no page for it, perhaps because of the limit of locked memory. */
 	wanted.source = KA_SOURCE_EMBEDDED;
 	return open_heap(heap, wanted);
 }
 
 /**
- * ka_heap_begin() - Open the window, notes and map of a new heap.
+ * ka_heap_begin() - Open the window, metadata and map of a new heap.
  * @heap: The heap; all zero except @most_empty.
  * @options: Its complete options.
  *

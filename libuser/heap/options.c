@@ -130,7 +130,7 @@ static int complete_options(struct ka_options *options, bool forgive)
 	if (options->io && options->fork == KA_FORK_COW)
 		return ka_fail(EINVAL, "a heap for I/O buffers is not copied at fork:"
 			       " choose KA_FORK_NONE or KA_FORK_SHARE");
-	/* No machine has more, and adding the notes does not overflow. */
+	/* No machine has more, and adding the metadata does not overflow. */
 	if (options->window > SIZE_MAX / 2)
 		return ka_fail(EFBIG, "a window of %zu bytes is too large",
 			       options->window);

@@ -21,7 +21,7 @@ uint64_t ka_secret;
 
 static bool may_be_spare(const struct ka_pools *pools, size_t slots)
 {
-	size_t most = pools->arenas.notes->stats.run_bytes / KA_SLOT_SIZE / 16;
+	size_t most = pools->arenas.metadata->stats.run_bytes / KA_SLOT_SIZE / 16;
 
 	most = most < FEW_SPARE ? FEW_SPARE : most < MOST_SPARE ? most : MOST_SPARE;
 	return pools->arenas.spare_pages / KA_SLOT_PAGES + slots <= most;
@@ -92,8 +92,8 @@ static int map_reach(struct ka_pools *pools, size_t nr_slots)
  */
 static int slots_reach(struct ka_pools *pools)
 {
-	const struct ka_notes *notes = pools->arenas.notes;
-	size_t end = (notes->nr_touched - notes->nr_notes) * KA_ARENA_SLOTS;
+	const struct ka_metadata *metadata = pools->arenas.metadata;
+	size_t end = (metadata->nr_touched - metadata->nr_metadata) * KA_ARENA_SLOTS;
 	int error;
 
 	if (end <= pools->nr_slots)
@@ -156,7 +156,7 @@ void ka_pools_forget(struct ka_pools *pools)
 	}
 	memset(pools->shelf, 0, sizeof(pools->shelf));
 	memset(pools->traced, 0, sizeof(pools->traced));
-	pools->arenas.notes->nr_pools = 0;
+	pools->arenas.metadata->nr_pools = 0;
 }
 
 /* Reuse the slots of a spare pool of another class; false if none fits. */
@@ -179,7 +179,7 @@ static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t 
 }
 
 /*
- * Allocate slots for a pool, with entries in the notes and in the map. @slot is set to the
+ * Allocate slots for a pool, with entries in the metadata and in the map. @slot is set to the
  * first.
  */
 static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
@@ -193,12 +193,12 @@ static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, 
 	if (!run)
 		return false;
 	*slot = ka_slot_of(pools, run);
-	error = ka_notes_reach_pool(&pools->arenas, *slot);
+	error = ka_metadata_reach_pool(&pools->arenas, *slot);
 	if (!error)
 		error = slots_reach(pools);
 	if (error) {
 		ka_run_give(&pools->arenas, run);
-		ka_fail(error, "no memory for the notes on a pool");
+		ka_fail(error, "no memory for a pool's metadata");
 		return false;
 	}
 	return true;
@@ -248,7 +248,7 @@ static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uin
 		return NULL;
 	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
 	slots_map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
-	pools->arenas.notes->nr_pools++;
+	pools->arenas.metadata->nr_pools++;
 	ka_arenas_changed(&pools->arenas);
 	return pool;
 }
@@ -298,13 +298,13 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 	slots_map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
 	/* The thread that has just freed the last block may still read @owner. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);
-	pools->arenas.notes->nr_pools--;
+	pools->arenas.metadata->nr_pools--;
 	if (may_be_spare(pools, slots))
 		pool_make_spare(pools, pool);
 	else
 		ka_run_give(&pools->arenas, ka_pool_start(pools, pool));
 	/* A heap without pools keeps no spare ones if empty arenas are to be released. */
-	if (!pools->arenas.notes->nr_pools && pools->arenas.most_empty != SIZE_MAX)
+	if (!pools->arenas.metadata->nr_pools && pools->arenas.most_empty != SIZE_MAX)
 		spare_drop(&pools->arenas);
 	ka_arenas_decay(&pools->arenas);
 	ka_arenas_changed(&pools->arenas);
@@ -336,7 +336,7 @@ KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
 
 	stats->runs -= pools->nr_spare;
 	stats->run_bytes -= pools->arenas.spare_pages * KA_PAGE_SIZE;
-	stats->pools = pools->arenas.notes->nr_pools;
+	stats->pools = pools->arenas.metadata->nr_pools;
 	stats->pool_bytes = 0;
 	stats->blocks = 0;
 	stats->block_bytes = 0;
@@ -408,19 +408,19 @@ static void secret_open(struct ka_pools *pools)
 
 /**
  * ka_pools_open() - Prepare a new heap for pools.
- * @pools: The pools of the heap, which has its window and its notes.
+ * @pools: The pools of the heap, which has its window and its metadata.
  *
  * Return: 0, or -1 with errno and a message.
  */
 int ka_pools_open(struct ka_pools *pools)
 {
-	const struct ka_notes *notes = pools->arenas.notes;
+	const struct ka_metadata *metadata = pools->arenas.metadata;
 	char *start = pools->arenas.window.start;
 
 	if (map_open(pools))
 		return -1;
-	pools->start = start + notes->nr_notes * KA_ARENA_SIZE;
-	pools->entries = (struct ka_pool *)(start + notes->pools_offset);
+	pools->start = start + metadata->nr_metadata * KA_ARENA_SIZE;
+	pools->entries = (struct ka_pool *)(start + metadata->pools_offset);
 	pools->arenas.drop_spare = spare_drop;
 	secret_open(pools);
 	return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Pools: runs that are cut into blocks of one size class. The metadata of a pool lies in the
- * heap's notes, not in the pool: a child that only frees copies no page of the pool, and
+ * heap's metadata, not in the pool: a child that only frees copies no page of the pool, and
  * blocks are aligned as their size allows.
  *
  * A pool has an owner: a thread, which allocates blocks from it and frees its own blocks
@@ -99,7 +99,7 @@ struct ka_free {
 #define KA_FREED	0xf7
 
 /**
- * struct ka_pool - A pool. The notes of a heap have an array with an entry for each slot; a
+ * struct ka_pool - A pool. The metadata of a heap has an array with an entry for each slot; a
  *	pool has the entry of its first slot.
  * @free: The first of the free blocks of the owner.
  * @owner: The owner's number, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
@@ -150,11 +150,11 @@ extern uint64_t ka_secret;
 
 /**
  * struct ka_pools - The pools of a heap.
- * @start: Start of the heap's first slot, in the arena behind the notes.
+ * @start: Start of the heap's first slot, in the arena behind the metadata.
  * @map: The pool of each slot, or &ka_no_pool.
  * @nr_slots: Slots of all arenas that have ever been used; only these are in @map.
  * @map_size: Bytes of the map that have memory.
- * @entries: The entries of the pools in the notes.
+ * @entries: The entries of the pools in the metadata.
  * @inherited: The heap is the parent's; the process cannot use it.
  * @index: Index of the heap's cache in the threads' tables.
  * @serial: Unique number: no other heap of the process has, or has had, it.
@@ -242,7 +242,7 @@ static inline bool ka_is_marked(const void *block)
 /* The arena of the window that the pool lies in. */
 static inline size_t ka_pool_arena(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	return pools->arenas.notes->nr_notes + ka_pool_slot(pools, pool) / KA_ARENA_SLOTS;
+	return pools->arenas.metadata->nr_metadata + ka_pool_slot(pools, pool) / KA_ARENA_SLOTS;
 }
 
 /* The slot of an address; outside of all arenas, a number of at least pools->nr_slots. */

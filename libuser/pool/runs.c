@@ -70,7 +70,7 @@ static bool run_is_spare(const struct ka_pools *pools, const void *run)
 	size_t slot = ka_slot_of(pools, run);
 
 	return pools->nr_spare && (uintptr_t)run % KA_SLOT_SIZE == 0 &&
-	       ka_notes_have_pool(&pools->arenas, slot) &&
+	       ka_metadata_has_pool(&pools->arenas, slot) &&
 	       __atomic_load_n(&pools->entries[slot].owner, __ATOMIC_RELAXED) == KA_SPARE;
 }
 

@@ -3,7 +3,7 @@
  * The source that uses the kernel module. It maps the heap's file and closes it; madvise() then
  * controls the mapping.
  *
- * In a claimed window, the first arenas of the notes and the first of all other arenas are
+ * In a claimed window, the first arenas of the metadata and the first of all other arenas are
  * mapped. Both mappings grow in place, which needs no descriptor. So the limit of addresses,
  * mlockall() and the size of the process count little more than is used. An older module only
  * maps whole windows.
@@ -85,10 +85,10 @@ static int choose_fork(struct ka_window *window, const struct karena_info *info)
 	return 0;
 }
 
-/* The limit for the module, which also counts the notes; the caller's limit does not. */
+/* The limit for the module, which also counts the metadata; the caller's limit does not. */
 static size_t limit_of(const struct ka_window *window)
 {
-	size_t limit = window->limit * KA_ARENA_SIZE + window->most_notes;
+	size_t limit = window->limit * KA_ARENA_SIZE + window->most_metadata;
 
 	return limit < ka_window_size(window) ? limit : ka_window_size(window);
 }
@@ -121,7 +121,7 @@ static int device_create(int device, const struct karena_info *info,
 		return fd;
 	switch (errno) {
 	case EFBIG:
-		return ka_fail(errno, "a window of %s, with the notes on it, is too"
+		return ka_fail(errno, "a window of %s, with its metadata, is too"
 			       " large: the module allows %s",
 			       ka_format_size(options->window, size),
 			       ka_format_size(info->window_max, most));
@@ -138,21 +138,21 @@ static int device_create(int device, const struct karena_info *info,
 /* Arenas of each of the two mappings of a new claimed window. */
 #define STEP	2
 
-/* The part of a window that an arena is in: the arenas of the notes, or all others. */
+/* The part of a window that an arena is in: the arenas of the metadata, or all others. */
 static bool is_other(const struct ka_window *window, size_t index)
 {
-	return index >= window->nr_notes;
+	return index >= window->nr_metadata;
 }
 
 /* The first arena of a part, and the number of its arenas. */
 static size_t part_start(const struct ka_window *window, bool others)
 {
-	return others ? window->nr_notes : 0;
+	return others ? window->nr_metadata : 0;
 }
 
 static size_t part_arenas(const struct ka_window *window, bool others)
 {
-	return others ? window->nr_arenas - window->nr_notes : window->nr_notes;
+	return others ? window->nr_arenas - window->nr_metadata : window->nr_metadata;
 }
 
 static size_t at_most(size_t count, size_t most)
@@ -256,7 +256,7 @@ static bool map_parts(struct ka_window *window, int fd)
 	if (!ka_claim(window))
 		return false;
 	if (map_part(window, false, fd) && map_part(window, true, fd) &&
-	    !reach(window, window->nr_notes + STEP, 0))
+	    !reach(window, window->nr_metadata + STEP, 0))
 		return true;
 	unmap(window);
 	return false;

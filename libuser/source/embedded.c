@@ -278,8 +278,8 @@ static int embedded_descriptor(const struct ka_window *window)
 
 static void embedded_close(struct ka_window *window)
 {
-	/* The arenas of a claimed window have been released; the notes are left. */
-	ka_munmap(window->start, window->claimed ? window->nr_notes * KA_ARENA_SIZE :
+	/* The arenas of a claimed window have been released; the metadata is left. */
+	ka_munmap(window->start, window->claimed ? window->nr_metadata * KA_ARENA_SIZE :
 						   ka_window_size(window));
 	if (window->claimed)
 		ka_unclaim(window);

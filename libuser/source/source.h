@@ -12,14 +12,14 @@
  * @source: The source.
  * @start: First byte, aligned to KA_ARENA_SIZE.
  * @nr_arenas: Arenas that fit into the window.
- * @nr_notes: Arenas at its start that are reserved for the notes.
- * @most_notes: Bytes that the notes may use in addition to the limit.
- * @limit: Arenas behind the notes that may be committed.
+ * @nr_metadata: Arenas at its start that are reserved for the metadata.
+ * @most_metadata: Bytes that the metadata may use in addition to the limit.
+ * @limit: Arenas behind the metadata that may be committed.
  * @fork: What a child inherits.
  * @io: Devices may have pinned pages, used or free: no page is purged.
  * @claimed: Little more is mapped than is committed. Another mapping may lie in the window by
  *	chance: no arena can be committed there, nor behind it if the source is the module.
- * @mapped: Arenas that the module's mappings of a claimed window have: those of the notes, and
+ * @mapped: Arenas that the module's mappings of a claimed window have: those of the metadata, and
  *	the others.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
@@ -31,8 +31,8 @@ struct ka_window {
 	const struct ka_source_type *source;
 	char *start;
 	size_t nr_arenas;
-	size_t nr_notes;
-	size_t most_notes;
+	size_t nr_metadata;
+	size_t most_metadata;
 	size_t limit;
 	enum ka_fork fork;
 	bool io;
@@ -110,19 +110,19 @@ static inline size_t ka_window_size(const struct ka_window *window)
 	return window->nr_arenas * KA_ARENA_SIZE;
 }
 
-/* True if an address is in one of the arenas, except those of the notes. */
+/* True if an address is in one of the arenas, except those of the metadata. */
 static inline bool ka_window_contains(const struct ka_window *window, const void *address)
 {
-	size_t notes = window->nr_notes * KA_ARENA_SIZE;
+	size_t metadata = window->nr_metadata * KA_ARENA_SIZE;
 
-	return (uintptr_t)address - (uintptr_t)window->start - notes <
-	       ka_window_size(window) - notes;
+	return (uintptr_t)address - (uintptr_t)window->start - metadata <
+	       ka_window_size(window) - metadata;
 }
 
 /* The size of a heap's map of pools, which lies behind the arenas of a claimed window. */
 static inline size_t ka_window_map_size(const struct ka_window *window)
 {
-	return (window->nr_arenas - window->nr_notes) * KA_ARENA_SLOTS * sizeof(void *);
+	return (window->nr_arenas - window->nr_metadata) * KA_ARENA_SLOTS * sizeof(void *);
 }
 
 #endif /* KARENA_SOURCE_H */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * Write a heap's statistics for other processes: to the module's statistics page or, without
- * the module, to the notes at the start of the window. A process that may read this one's
- * memory finds the notes by their first word.
+ * the module, to the metadata at the start of the window. A process that may read this one's
+ * memory finds the metadata by its first word.
  *
  * The writer is a thread that has changed arenas or pools and has just released the heap's
  * lock. Writing takes at most a hundredth of the time. The thread locks the heap again to
@@ -154,7 +154,7 @@ static __attribute__((noinline)) bool is_report_due(struct ka_shown *shown,
 /* Called with the heap's lock held when the number of arenas or pools may have changed. */
 static unsigned int find_due(struct ka_arenas *arenas)
 {
-	const struct ka_stats *stats = &arenas->notes->stats;
+	const struct ka_stats *stats = &arenas->metadata->stats;
 	struct ka_shown *shown = &heap_of(arenas)->shown;
 	unsigned int due = 0;
 	uint64_t next;
@@ -192,16 +192,16 @@ void ka_shown_open(struct ka_heap *heap, const struct ka_options *options, enum 
 {
 	static const struct ka_watch watch = { .find_due = find_due, .do_due = do_due };
 	const struct ka_window *window = ka_window_of(heap);
-	struct ka_notes *notes = ka_arenas_of(heap)->notes;
+	struct ka_metadata *metadata = ka_arenas_of(heap)->metadata;
 
 	heap->shown.lock = (struct ka_mutex)KA_MUTEX;
 	if (!options->ignore_environment)
 		ka_report_wanted(heap);
-	strncpy(notes->name, options->name, sizeof(notes->name) - 1);
+	strncpy(metadata->name, options->name, sizeof(metadata->name) - 1);
 	ka_arenas_of(heap)->watch = &watch;
 	if (show == KA_SHOW_NEVER)
 		return;
-	heap->shown.page = window->control ? module_page(window) : &notes->shown;
+	heap->shown.page = window->control ? module_page(window) : &metadata->shown;
 	heap->shown.always = show == KA_SHOW_ALWAYS || window->control;
 	if (show == KA_SHOW_ALWAYS && heap->shown.page)
 		write_now(heap);

@@ -2,7 +2,7 @@
 /*
  * A heap's statistics as text, in the layout of CPython's PYTHONMALLOCSTATS (obmalloc.c,
  * _PyObject_DebugMallocStats()). A heap has unused pages in place of CPython's unused pools. In
- * place of its map of arenas, the text has runs, notes and, if they are counted, the domains.
+ * place of its map of arenas, the text has runs, metadata and, if they are counted, the domains.
  *
  * The heap is locked while the statistics are counted, but not while they are written, since
  * writing may block. Nothing here allocates, and little stack is used, since that of a thread
@@ -32,7 +32,7 @@ static struct text text;
 static struct {
 	struct ka_stats stats;
 	struct ka_class classes[KA_CLASSES];
-	size_t nr_spare, spare_pages, notes_pages;
+	size_t nr_spare, spare_pages, metadata_pages;
 	bool on_module;
 	char name[KA_NAME_SIZE];
 	const struct ka_tally *tallies;
@@ -151,12 +151,12 @@ static void report_runs(void)
 {
 	const struct ka_stats *stats = &figures.stats;
 
-	line("runs and notes\n");
+	line("runs and metadata\n");
 	value("# runs that are no pools", stats->runs - stats->pools);
 	value("# bytes in these", stats->run_bytes - stats->pool_bytes);
 	value("# spare runs, in unused pages", figures.nr_spare);
 	value("# bytes in these", figures.spare_pages * KA_PAGE_SIZE);
-	value("# bytes of notes beside the arenas", figures.notes_pages * KA_PAGE_SIZE);
+	value("# bytes of metadata", figures.metadata_pages * KA_PAGE_SIZE);
 	line("\n");
 }
 
@@ -181,10 +181,10 @@ static void report_domains(void)
  */
 static void count(struct ka_heap *heap)
 {
-	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
+	const struct ka_metadata *metadata = ka_arenas_of(heap)->metadata;
 	struct ka_stats *stats = &figures.stats;
 
-	*stats = notes->stats;
+	*stats = metadata->stats;
 	ka_pool_figures(ka_pools_of(heap), stats);
 	ka_stats_classes(heap, figures.classes);
 	stats->blocks = 0;
@@ -196,10 +196,10 @@ static void count(struct ka_heap *heap)
 	ka_stats_add_up(heap, stats);
 	figures.nr_spare = ka_pools_of(heap)->nr_spare;
 	figures.spare_pages = ka_arenas_of(heap)->spare_pages;
-	figures.notes_pages = notes->pages + notes->pools_pages;
+	figures.metadata_pages = metadata->pages + metadata->pools_pages;
 	figures.on_module = ka_window_of(heap)->control;
 	figures.tallies = heap->tallies;
-	memcpy(figures.name, notes->name, sizeof(figures.name));
+	memcpy(figures.name, metadata->name, sizeof(figures.name));
 	heap->shown.reported = stats->arenas_highwater;
 	heap->shown.due = false;
 }

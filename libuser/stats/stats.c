@@ -21,7 +21,7 @@ void ka_stats_add_up(const struct ka_heap *heap, struct ka_stats *stats)
 {
 	const struct ka_window *window = ka_window_of(heap);
 
-	stats->window = (window->nr_arenas - window->nr_notes) * KA_ARENA_SIZE;
+	stats->window = (window->nr_arenas - window->nr_metadata) * KA_ARENA_SIZE;
 	stats->limit = window->limit * KA_ARENA_SIZE;
 	stats->available_bytes = stats->arenas * KA_ARENA_SIZE - stats->run_bytes;
 	stats->used_bytes = stats->block_bytes + stats->run_bytes - stats->pool_bytes;
@@ -68,7 +68,7 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
  */
 void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats)
 {
-	*stats = ka_arenas_of(heap)->notes->stats;
+	*stats = ka_arenas_of(heap)->metadata->stats;
 	ka_pool_figures(ka_pools_of(heap), stats);
 	ka_stats_add_up(heap, stats);
 }

@@ -306,7 +306,7 @@ TEST_F(device, no_memory_for_the_first_page_of_metadata)
 	struct ka_heap *heap;
 
 	fake.commit_errno = ENOMEM;
-	EXPECT_FAILS(ENOMEM, "no memory for the notes");
+	EXPECT_FAILS(ENOMEM, "no memory for a heap's metadata");
 	EXPECT_NE(NULL, strstr(ka_error(), "ulimit -l"));
 	/* With auto, the process still gets a heap. */
 	setenv("KARENA_SOURCE", "auto", 1);

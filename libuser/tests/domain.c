@@ -542,7 +542,7 @@ TEST(uncounted_domains_have_no_statistics)
 	EXPECT_EQ(-1, ka_domain_stats((enum ka_domain)3, &stats));
 	EXPECT_EQ(EINVAL, errno);
 	ASSERT_NE(NULL, ka_obj_malloc(10));
-	EXPECT_TRUE(is_printed("\nruns and notes\n"));
+	EXPECT_TRUE(is_printed("\nruns and metadata\n"));
 	EXPECT_EQ(-1, ka_domain_stats(KA_DOMAIN_OBJ, &stats));
 	EXPECT_EQ(ENODATA, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "KARENA_MALLOC=count"));

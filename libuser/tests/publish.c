@@ -53,12 +53,12 @@ static uint64_t sysfs(struct ka_heap *heap, const char *name)
 /* Statistics of the only heap as others see them. Return false if there are none. */
 static bool seen(struct ka_heap *heap, struct karena_stats *stats)
 {
-	struct ka_notes notes;
+	struct ka_metadata metadata;
 
 	if (!on_device()) {
-		if (!shown_of(getpid(), 1, &notes))
+		if (!shown_of(getpid(), 1, &metadata))
 			return false;
-		*stats = notes.shown;
+		*stats = metadata.shown;
 		return stats->version == KARENA_STATS_VERSION && !(stats->sequence & 1);
 	}
 	*stats = (struct karena_stats){
@@ -216,7 +216,7 @@ static pid_t start_child(int *line)
 
 TEST_F(publish, other_process_finds_all_heaps)
 {
-	struct ka_notes notes;
+	struct ka_metadata metadata;
 	pid_t child;
 	char byte;
 	int line = -1;
@@ -226,13 +226,13 @@ TEST_F(publish, other_process_finds_all_heaps)
 	ASSERT_EQ(1, read(line, &byte, 1));
 	for (int stopped = 0; stopped <= 1; stopped++) {
 		for (int number = 1; number <= 2; number++) {
-			ASSERT_TRUE(shown_of(child, number, &notes));
-			EXPECT_STREQ("a name", notes.name);
-			EXPECT_EQ(3, notes.shown.arenas);
-			EXPECT_EQ(5 * MIB, notes.shown.bytes_blocks);
-			EXPECT_TRUE(add_up(&notes.shown));
+			ASSERT_TRUE(shown_of(child, number, &metadata));
+			EXPECT_STREQ("a name", metadata.name);
+			EXPECT_EQ(3, metadata.shown.arenas);
+			EXPECT_EQ(5 * MIB, metadata.shown.bytes_blocks);
+			EXPECT_TRUE(add_up(&metadata.shown));
 		}
-		EXPECT_FALSE(shown_of(child, 3, &notes));
+		EXPECT_FALSE(shown_of(child, 3, &metadata));
 		/* A stopped process can be read as well. */
 		kill(child, SIGSTOP);
 	}
@@ -470,7 +470,7 @@ TEST_F_TIMEOUT(publish, reader_sees_complete_statistics_during_writes, SLOW)
 	NOT_ON_THE_MODULE();
 	stats_of(heap);
 	reading = true;
-	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &ka_arenas_of(heap)->notes->shown));
+	ASSERT_EQ(0, pthread_create(&thread, NULL, reads, &ka_arenas_of(heap)->metadata->shown));
 	for (int i = 0; i < 100000; i++) {
 		void *run = ka_run_alloc(heap, (1 + (size_t)rand_r(&seed) % 300) *
 					 KA_PAGE_SIZE, 0);

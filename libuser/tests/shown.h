@@ -12,14 +12,14 @@
 #include "heap/heap.h"
 
 /* Read the metadata of the heap whose window starts at an address, if there is one. */
-static inline bool shown_at(pid_t pid, unsigned long start, struct ka_notes *notes)
+static inline bool shown_at(pid_t pid, unsigned long start, struct ka_metadata *metadata)
 {
-	struct iovec local = { notes, sizeof(*notes) };
-	struct iovec remote = { (void *)start, sizeof(*notes) };
+	struct iovec local = { metadata, sizeof(*metadata) };
+	struct iovec remote = { (void *)start, sizeof(*metadata) };
 
-	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == sizeof(*notes) &&
-	       notes->magic == KA_NOTES_MAGIC && notes->version == KA_NOTES_VERSION &&
-	       notes->start == start;
+	return process_vm_readv(pid, &local, 1, &remote, 1, 0) == sizeof(*metadata) &&
+	       metadata->magic == KA_METADATA_MAGIC && metadata->version == KA_METADATA_VERSION &&
+	       metadata->start == start;
 }
 
 /*
@@ -36,7 +36,7 @@ static inline bool page_is_there(int pagemap, unsigned long address)
 }
 
 /* Read the metadata of the first, second ... heap of a process, ordered by address. */
-static inline bool shown_of(pid_t pid, int number, struct ka_notes *notes)
+static inline bool shown_of(pid_t pid, int number, struct ka_metadata *metadata)
 {
 	char path[40], line[400];
 	bool found = false;
@@ -61,7 +61,7 @@ static inline bool shown_of(pid_t pid, int number, struct ka_notes *notes)
 		start = (start + KA_ARENA_SIZE - 1) & ~(KA_ARENA_SIZE - 1);
 		for (; start < end && !found; start += KA_ARENA_SIZE)
 			found = page_is_there(pagemap, start) &&
-				shown_at(pid, start, notes) && !--number;
+				shown_at(pid, start, metadata) && !--number;
 	}
 	if (maps)
 		fclose(maps);

@@ -496,12 +496,12 @@ TEST_F_TIMEOUT(stats, text_has_exactly_the_documented_layout, SLOW)
 			on_device() ? "on the module" : "on plain mmap"));
 	EXPECT_TRUE(eat_rows(&at, classes));
 	EXPECT_TRUE(eat_sums(&at, &stats));
-	EXPECT_TRUE(eat(&at, "runs and notes"));
+	EXPECT_TRUE(eat(&at, "runs and metadata"));
 	EXPECT_TRUE(eat_value(&at, "# runs that are no pools",
 			      stats.runs - stats.pools));
 	EXPECT_TRUE(eat_value(&at, "# bytes in these",
 			      stats.run_bytes - stats.pool_bytes));
-	EXPECT_NE(NULL, strstr(at, "# bytes of notes beside the arenas "));
+	EXPECT_NE(NULL, strstr(at, "# bytes of metadata "));
 	EXPECT_STREQ("\n\n", text + strlen(text) - 2);
 	ka_heap_destroy(heap);
 }

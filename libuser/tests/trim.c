@@ -32,10 +32,10 @@ FIXTURE_TEARDOWN(trim)
 /* Resident bytes of a heap without its metadata. */
 static size_t resident_in(const struct ka_heap *heap)
 {
-	const struct ka_notes *notes = ka_arenas_of(heap)->notes;
-	size_t arenas = notes->nr_touched - notes->nr_notes;
+	const struct ka_metadata *metadata = ka_arenas_of(heap)->metadata;
+	size_t arenas = metadata->nr_touched - metadata->nr_metadata;
 
-	return resident_from(ka_window_of(heap)->start + notes->nr_notes * KA_ARENA_SIZE,
+	return resident_from(ka_window_of(heap)->start + metadata->nr_metadata * KA_ARENA_SIZE,
 			     arenas * KA_ARENA_SIZE);
 }
 
@@ -379,7 +379,7 @@ static bool is_volatile(const struct ka_heap *heap, const char *address)
 {
 	size_t index = (size_t)(address - ka_window_of(heap)->start) / KA_ARENA_SIZE;
 
-	return ka_arena_at(ka_arenas_of(heap)->notes, index)->is_volatile;
+	return ka_arena_at(ka_arenas_of(heap)->metadata, index)->is_volatile;
 }
 
 TEST_F(trim, arena_no_longer_used_by_a_run_is_volatile)

@@ -62,7 +62,7 @@ static size_t cache_thin_all(struct ka_cache *cache)
  */
 static bool pool_may_be_thinned(const struct ka_caches *caches, const struct ka_pool *pool)
 {
-	const struct ka_arena *arena = ka_arena_at(caches->pools.arenas.notes,
+	const struct ka_arena *arena = ka_arena_at(caches->pools.arenas.metadata,
 						   ka_pool_arena(&caches->pools, pool));
 
 	return !pool->thin && pool->used <= pool->capacity / 8 &&

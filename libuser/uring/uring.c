@@ -163,7 +163,7 @@ static struct ka_uring_buffers *buffers_alloc(void)
 	buffers = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (buffers == MAP_FAILED) {
-		ka_private_fail(ENOMEM, "no memory for the notes on fixed buffers");
+		ka_private_fail(ENOMEM, "no memory for the table of fixed buffers");
 		return NULL;
 	}
 	buffers->size = size;

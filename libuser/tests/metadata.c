@@ -77,10 +77,10 @@ static bool agrees(const void *image, size_t size, const struct known *known)
 }
 
 /* Resident bytes of the metadata. */
-static size_t notes_memory(const struct ka_heap *heap)
+static size_t metadata_memory(const struct ka_heap *heap)
 {
 	return resident_from(ka_window_of(heap)->start,
-			     ka_window_of(heap)->nr_notes * KA_ARENA_SIZE);
+			     ka_window_of(heap)->nr_metadata * KA_ARENA_SIZE);
 }
 
 /* Committed memory according to the module, which creates the directory a moment later. */
@@ -114,11 +114,11 @@ TEST(small_heap_has_one_page_of_metadata)
 	for (int i = 0; i < 3; i++) {
 		heap = make(windows[i], 0, KA_FORK_COW);
 		ASSERT_NE(NULL, heap);
-		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+		EXPECT_EQ(KA_PAGE_SIZE, metadata_memory(heap));
 		run = ka_run_alloc(heap, 25 * KA_PAGE_SIZE, 0);
 		ASSERT_NE(NULL, run);
 		memset(run, 1, 25 * KA_PAGE_SIZE);
-		EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+		EXPECT_EQ(KA_PAGE_SIZE, metadata_memory(heap));
 		/* The run is committed in parts of 64 KiB. */
 		if (on_device())
 			EXPECT_EQ(33 * KA_PAGE_SIZE, committed(heap));
@@ -133,16 +133,16 @@ TEST(first_block_needs_one_page_of_each_table)
 	struct ka_heap *heap = make(window, 0, KA_FORK_COW);
 
 	ASSERT_NE(NULL, heap);
-	ASSERT_LT(2, ka_window_of(heap)->nr_notes);
+	ASSERT_LT(2, ka_window_of(heap)->nr_metadata);
 	ASSERT_NE(NULL, ka_heap_malloc(heap, 100));
 	/*
 	 * On the module, committed pages are resident: the entries of an arena's pools have
 	 * two.
 	 */
-	EXPECT_EQ((on_device() ? 3 : 2) * KA_PAGE_SIZE, notes_memory(heap));
+	EXPECT_EQ((on_device() ? 3 : 2) * KA_PAGE_SIZE, metadata_memory(heap));
 	EXPECT_EQ(KA_PAGE_SIZE, resident_from((char *)ka_pools_of(heap)->map,
 					      window / KA_SLOT_SIZE * sizeof(void *)));
-	EXPECT_EQ(ka_window_of(heap)->start + ka_window_of(heap)->nr_notes * KA_ARENA_SIZE,
+	EXPECT_EQ(ka_window_of(heap)->start + ka_window_of(heap)->nr_metadata * KA_ARENA_SIZE,
 		  ka_pools_of(heap)->start);
 	ka_heap_destroy(heap);
 }
@@ -155,10 +155,10 @@ TEST(metadata_grows_page_by_page)
 	ASSERT_NE(NULL, heap);
 	while (ka_run_alloc(heap, 30 * MIB, 2 * MIB)) {
 		arenas += 15;
-		EXPECT_EQ(ka_notes_size(arenas),
-			  ka_arenas_of(heap)->notes->pages * KA_PAGE_SIZE);
-		EXPECT_GE(ka_notes_size(arenas),
-			  notes_memory(heap));
+		EXPECT_EQ(ka_metadata_size(arenas),
+			  ka_arenas_of(heap)->metadata->pages * KA_PAGE_SIZE);
+		EXPECT_GE(ka_metadata_size(arenas),
+			  metadata_memory(heap));
 	}
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_LT(500, arenas);
@@ -174,7 +174,7 @@ TEST(metadata_covers_the_last_run)
 
 	ASSERT_NE(NULL, heap);
 	/* The metadata has more than one arena. */
-	ASSERT_LE(2, ka_window_of(heap)->nr_notes);
+	ASSERT_LE(2, ka_window_of(heap)->nr_metadata);
 	run = ka_run_alloc(heap, 3 * MIB, (size_t)16 << 30);
 	ASSERT_NE(NULL, run);
 	memset(run, 1, 3 * MIB);
@@ -195,7 +195,7 @@ TEST(run_above_the_limit_needs_no_metadata)
 	EXPECT_EQ(NULL, ka_run_alloc(heap, (size_t)30 << 30, 0));
 	EXPECT_EQ(ENOMEM, errno);
 	EXPECT_NE(NULL, strstr(ka_error(), "at its limit"));
-	EXPECT_EQ(KA_PAGE_SIZE, notes_memory(heap));
+	EXPECT_EQ(KA_PAGE_SIZE, metadata_memory(heap));
 	ka_heap_destroy(heap);
 }
 
@@ -212,8 +212,8 @@ TEST(metadata_does_not_count_as_used_memory)
 	/* Exactly the limit and the window. */
 	EXPECT_NE(NULL, ka_run_alloc(heap, 8 * MIB, 0));
 	EXPECT_EQ(4, stats_of(heap).arenas);
-	EXPECT_FALSE(ka_heap_contains(heap, ka_arenas_of(heap)->notes));
-	EXPECT_EQ(-1, ka_run_free(heap, ka_arenas_of(heap)->notes));
+	EXPECT_FALSE(ka_heap_contains(heap, ka_arenas_of(heap)->metadata));
+	EXPECT_EQ(-1, ka_run_free(heap, ka_arenas_of(heap)->metadata));
 	EXPECT_EQ(EINVAL, errno);
 	ka_heap_destroy(heap);
 }
@@ -247,7 +247,8 @@ static void *copy_of(const struct ka_heap *heap)
 
 	if (copy == MAP_FAILED)
 		abort();
-	memcpy(copy, ka_arenas_of(heap)->notes, ka_arenas_of(heap)->notes->pages * KA_PAGE_SIZE);
+	memcpy(copy, ka_arenas_of(heap)->metadata,
+	       ka_arenas_of(heap)->metadata->pages * KA_PAGE_SIZE);
 	return copy;
 }
 
@@ -270,7 +271,7 @@ TEST(copied_metadata_can_be_walked)
 		uint64_t was = (_member);				\
 									\
 		(_member) = (__typeof__(_member))(_value);		\
-		EXPECT_EQ(_error, ka_walk(notes, size, learn, &known));	\
+		EXPECT_EQ(_error, ka_walk(metadata, size, learn, &known));	\
 		(_member) = (__typeof__(_member))was;			\
 	} while (0)
 
@@ -278,40 +279,40 @@ TEST(inconsistent_metadata_is_rejected)
 {
 	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
 	size_t size = ka_window_size(ka_window_of(heap));
-	struct ka_notes *notes;
+	struct ka_metadata *metadata;
 	struct known known;
 
 	ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
-	notes = copy_of(heap);
-	EXPECT_WALK_FAILS(-EPROTO, notes->magic, 0);
-	EXPECT_WALK_FAILS(-EPROTO, notes->version, KA_NOTES_VERSION + 1);
-	EXPECT_WALK_FAILS(-EPROTO, notes->entry_size, 8);
-	EXPECT_WALK_FAILS(-EAGAIN, notes->sequence, 3);
-	EXPECT_WALK_FAILS(-EPROTO, notes->nr_arenas, notes->nr_arenas + 1);
-	EXPECT_WALK_FAILS(-EPROTO, notes->nr_arenas, UINT64_MAX);
-	EXPECT_WALK_FAILS(-EPROTO, notes->nr_touched, notes->nr_arenas + 1);
-	EXPECT_WALK_FAILS(-EPROTO, notes->nr_notes, notes->nr_touched + 1);
-	EXPECT_WALK_FAILS(-EPROTO, notes->pages, 0);
-	EXPECT_WALK_FAILS(-EPROTO, notes->pages, UINT64_MAX);
-	EXPECT_EQ(-EPROTO, ka_walk(notes, 16, learn, &known));
-	EXPECT_EQ(-EPROTO, ka_walk(notes, KA_ARENA_SIZE, learn, &known));
+	metadata = copy_of(heap);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->magic, 0);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->version, KA_METADATA_VERSION + 1);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->entry_size, 8);
+	EXPECT_WALK_FAILS(-EAGAIN, metadata->sequence, 3);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->nr_arenas, metadata->nr_arenas + 1);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->nr_arenas, UINT64_MAX);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->nr_touched, metadata->nr_arenas + 1);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->nr_metadata, metadata->nr_touched + 1);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->pages, 0);
+	EXPECT_WALK_FAILS(-EPROTO, metadata->pages, UINT64_MAX);
+	EXPECT_EQ(-EPROTO, ka_walk(metadata, 16, learn, &known));
+	EXPECT_EQ(-EPROTO, ka_walk(metadata, KA_ARENA_SIZE, learn, &known));
 	/* Whatever the bitmaps say, no run may extend beyond the window. */
-	notes->nr_touched = notes->nr_notes + 12;
-	memset(notes->arenas, 0xff, 12 * sizeof(*notes->arenas));
+	metadata->nr_touched = metadata->nr_metadata + 12;
+	memset(metadata->arenas, 0xff, 12 * sizeof(*metadata->arenas));
 	memset(&known, 0, sizeof(known));
-	EXPECT_EQ(0, ka_walk(notes, size, learn, &known));
+	EXPECT_EQ(0, ka_walk(metadata, size, learn, &known));
 	EXPECT_EQ(12 * KA_ARENA_PAGES, known.nr);
 	EXPECT_EQ(KA_PAGE_SIZE, known.runs[0].size);
 	/* With the original value the walk succeeds. */
-	munmap(notes, size);
+	munmap(metadata, size);
 	memset(&known, 0, sizeof(known));
-	EXPECT_EQ(0, ka_walk(ka_arenas_of(heap)->notes, size, learn, &known));
+	EXPECT_EQ(0, ka_walk(ka_arenas_of(heap)->metadata, size, learn, &known));
 	EXPECT_EQ(1, known.nr);
 	ka_heap_destroy(heap);
 }
 
 struct changing {
-	struct ka_notes *notes;
+	struct ka_metadata *metadata;
 	struct known known;
 };
 
@@ -321,8 +322,8 @@ static void change(void *data, size_t offset, size_t size)
 	struct changing *changing = data;
 
 	learn(&changing->known, offset, size);
-	changing->notes->nr_notes = 0;
-	changing->notes->nr_touched = UINT64_MAX;
+	changing->metadata->nr_metadata = 0;
+	changing->metadata->nr_touched = UINT64_MAX;
 }
 
 TEST(walk_survives_a_concurrent_change)
@@ -332,11 +333,11 @@ TEST(walk_survives_a_concurrent_change)
 
 	for (int i = 0; i < 10; i++)
 		ASSERT_NE(NULL, ka_run_alloc(heap, MIB, 0));
-	changing.notes = copy_of(heap);
-	EXPECT_EQ(0, ka_walk(changing.notes, ka_window_size(ka_window_of(heap)), change,
+	changing.metadata = copy_of(heap);
+	EXPECT_EQ(0, ka_walk(changing.metadata, ka_window_size(ka_window_of(heap)), change,
 			     &changing));
 	EXPECT_EQ(10, changing.known.nr);
-	munmap(changing.notes, ka_window_size(ka_window_of(heap)));
+	munmap(changing.metadata, ka_window_size(ka_window_of(heap)));
 	ka_heap_destroy(heap);
 }
 
@@ -345,14 +346,14 @@ TEST(metadata_is_consistent_between_calls)
 	struct ka_heap *heap = make(8 * MIB, 0, KA_FORK_COW);
 	void *run = ka_run_alloc(heap, MIB, 0);
 
-	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->metadata->sequence & 1);
 	EXPECT_EQ(NULL, ka_run_alloc(heap, 16 * MIB, 0));
-	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->metadata->sequence & 1);
 	EXPECT_EQ(-1, ka_run_free(heap, (char *)run + 1));
-	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->metadata->sequence & 1);
 	EXPECT_EQ(0, ka_run_free(heap, run));
-	EXPECT_EQ(0, ka_arenas_of(heap)->notes->sequence & 1);
-	EXPECT_EQ(4, ka_arenas_of(heap)->notes->sequence / 2 + 1);
+	EXPECT_EQ(0, ka_arenas_of(heap)->metadata->sequence & 1);
+	EXPECT_EQ(4, ka_arenas_of(heap)->metadata->sequence / 2 + 1);
 	ka_heap_destroy(heap);
 }
 
@@ -370,7 +371,7 @@ static int snapshot(struct ka_heap *heap, struct karena_snapshot *args)
 static void look_at(int image, const struct karena_snapshot *args,
 		    const struct known *known)
 {
-	const struct ka_notes *notes;
+	const struct ka_metadata *metadata;
 	char *map;
 
 	/*
@@ -380,9 +381,9 @@ static void look_at(int image, const struct karena_snapshot *args,
 	(void)mmap((void *)args->start, args->window, PROT_NONE, MAP_PRIVATE |
 		   MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 	map = mmap(NULL, args->window, PROT_READ, MAP_SHARED, image, 0);
-	notes = (void *)map;
+	metadata = (void *)map;
 	CHECK(map != MAP_FAILED);
-	CHECK(notes->start == args->start);
+	CHECK(metadata->start == args->start);
 	CHECK((uintptr_t)map != args->start);
 	CHECK(agrees(map, args->window, known));
 	for (size_t i = 0; i < known->nr; i++)
@@ -480,7 +481,7 @@ TEST(snapshot_during_changes_is_consistent_or_rejected)
 		EXPECT_TRUE(!error || error == -EAGAIN);
 		if (!error) {
 			whole++;
-			EXPECT_EQ(((struct ka_notes *)map)->stats.runs, seen.nr);
+			EXPECT_EQ(((struct ka_metadata *)map)->stats.runs, seen.nr);
 			EXPECT_EQ(MIB, seen.runs[0].size);
 		}
 		munmap(map, args.window);
