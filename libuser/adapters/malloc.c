@@ -160,16 +160,16 @@ static inline void *or_no_memory(void *block)
 	return __builtin_expect(!!block, 1) ? block : no_memory();
 }
 
-static void *SLOW take(size_t size)
+static void *SLOW alloc_slow(size_t size)
 {
 	if (is_making)
 		return first_alloc(KA_CLASS_STEP, size);
 	need_heap();
 	if (debugged)
-		return ka_layer_take(&layer, 0, size, KA_CLEAN, CALLER);
+		return ka_layer_alloc(&layer, 0, size, KA_CLEAN, CALLER);
 	if (KA_CHECKED)
-		return or_no_memory(ka_checked_take(&other_heap, 0, size));
-	return or_no_memory(ka_block_take(&heap.caches, &cache, size));
+		return or_no_memory(ka_checked_alloc(&other_heap, 0, size));
+	return or_no_memory(ka_block_alloc_slow(&heap.caches, &cache, size));
 }
 
 PUBLIC void *malloc(size_t size)
@@ -180,28 +180,28 @@ PUBLIC void *malloc(size_t size)
 		return block;
 	/* While tracing is on, blocks that are not traced come from here. */
 	block = ka_block_try_traced(&cache, size);
-	return block ? block : take(size);
+	return block ? block : alloc_slow(size);
 }
 
-static void SLOW give(void *block)
+static void SLOW free_slow(void *block)
 {
 	if (!block || is_first(block))
 		return;
 	if (debugged) {
-		ka_layer_give(&layer, block, CALLER);
+		ka_layer_free(&layer, block, CALLER);
 		return;
 	}
 	if (!made)
 		ka_fail(EINVAL, "no block begins at %p", block);
-	else if (KA_CHECKED ? !ka_checked_give(&other_heap, block) :
-			      !ka_block_give_slowly(&heap.caches, &cache, block))
+	else if (KA_CHECKED ? !ka_checked_free(&other_heap, block) :
+			      !ka_block_free_slow(&heap.caches, &cache, block))
 		return;
 	ka_die("free");
 }
 
-static void SLOW give_marked(struct ka_pool *pool, void *block)
+static void SLOW free_marked(struct ka_pool *pool, void *block)
 {
-	if (ka_block_give_marked(&heap.caches, &cache, pool, block))
+	if (ka_block_free_marked(&heap.caches, &cache, pool, block))
 		ka_die("free");
 }
 
@@ -210,27 +210,27 @@ PUBLIC void free(void *block)
 	struct ka_pool *pool = ka_block_own(ka_pools_of(&heap), block);
 
 	if (__builtin_expect(!pool, 0)) {
-		give(block);
+		free_slow(block);
 		return;
 	}
 	if (__builtin_expect(ka_is_marked(block), 0)) {
-		give_marked(pool, block);
+		free_marked(pool, block);
 		return;
 	}
-	if (__builtin_expect(!ka_pool_give(pool, block), 0))
+	if (__builtin_expect(!ka_pool_free(pool, block), 0))
 		ka_block_emptied(&cache, pool);
 }
 
-static void *take_zeroed(size_t size)
+static void *alloc_zeroed(size_t size)
 {
 	if (is_making)
 		return first_alloc(KA_CLASS_STEP, size);
 	need_heap();
 	if (debugged)
-		return ka_layer_take(&layer, 0, size, 0, CALLER);
+		return ka_layer_alloc(&layer, 0, size, 0, CALLER);
 	if (KA_CHECKED)
-		return or_no_memory(ka_checked_take(&other_heap, 0, size));
-	return or_no_memory(ka_block_zeroed(&heap.caches, &cache, size));
+		return or_no_memory(ka_checked_alloc(&other_heap, 0, size));
+	return or_no_memory(ka_block_alloc_zeroed(&heap.caches, &cache, size));
 }
 
 PUBLIC void *calloc(size_t count, size_t size)
@@ -249,7 +249,7 @@ PUBLIC void *calloc(size_t count, size_t size)
 			block = malloc(product);
 		return block ? memset(block, 0, product) : NULL;
 	}
-	return take_zeroed(product);
+	return alloc_zeroed(product);
 }
 
 /* A block of the static area is copied, and never freed. */
@@ -322,7 +322,7 @@ static inline void *try_aligned(size_t align, size_t size)
 	return ka_block_try(&cache, ((size ? size : 1) + align - 1) & ~(align - 1));
 }
 
-static void *take_aligned(size_t align, size_t size)
+static void *alloc_aligned(size_t align, size_t size)
 {
 	void *block = try_aligned(align, size);
 
@@ -332,10 +332,10 @@ static void *take_aligned(size_t align, size_t size)
 		return first_alloc(align < KA_CLASS_STEP ? KA_CLASS_STEP : align, size);
 	need_heap();
 	if (debugged)
-		return ka_layer_take(&layer, align, size, KA_CLEAN, CALLER);
+		return ka_layer_alloc(&layer, align, size, KA_CLEAN, CALLER);
 	if (KA_CHECKED)
-		return or_no_memory(ka_checked_take(&other_heap, align, size));
-	return or_no_memory(ka_block_take_aligned(&heap.caches, &cache, align, size));
+		return or_no_memory(ka_checked_alloc(&other_heap, align, size));
+	return or_no_memory(ka_block_alloc_aligned(&heap.caches, &cache, align, size));
 }
 
 /* glibc accepts any alignment here, and rounds it up. */
@@ -349,7 +349,7 @@ PUBLIC void *memalign(size_t align, size_t size)
 		errno = EINVAL;
 		return NULL;
 	}
-	return take_aligned(power, size);
+	return alloc_aligned(power, size);
 }
 
 PUBLIC void *aligned_alloc(size_t align, size_t size)
@@ -358,27 +358,27 @@ PUBLIC void *aligned_alloc(size_t align, size_t size)
 		errno = EINVAL;
 		return NULL;
 	}
-	return take_aligned(align, size);
+	return alloc_aligned(align, size);
 }
 
 PUBLIC int posix_memalign(void **block, size_t align, size_t size)
 {
 	int before = errno;
-	void *taken;
+	void *aligned;
 
 	if (!align || align & (align - 1) || align % sizeof(void *))
 		return EINVAL;
-	taken = take_aligned(align, size);
+	aligned = alloc_aligned(align, size);
 	errno = before;
-	if (!taken)
+	if (!aligned)
 		return ENOMEM;
-	*block = taken;
+	*block = aligned;
 	return 0;
 }
 
 PUBLIC void *valloc(size_t size)
 {
-	return take_aligned(KA_PAGE_SIZE, size);
+	return alloc_aligned(KA_PAGE_SIZE, size);
 }
 
 PUBLIC void *pvalloc(size_t size)
@@ -389,7 +389,7 @@ PUBLIC void *pvalloc(size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	return take_aligned(KA_PAGE_SIZE, whole ? whole : KA_PAGE_SIZE);
+	return alloc_aligned(KA_PAGE_SIZE, whole ? whole : KA_PAGE_SIZE);
 }
 
 /* C23. The caller's sizes make nothing faster here. */
@@ -475,7 +475,7 @@ PUBLIC void *_Znwm(size_t size)
 PUBLIC void *_ZnwmSt11align_val_t(size_t size, size_t align);
 PUBLIC void *_ZnwmSt11align_val_t(size_t size, size_t align)
 {
-	return or_next(take_aligned(align, size), __func__, size, align);
+	return or_next(alloc_aligned(align, size), __func__, size, align);
 }
 
 void _ZdlPv(void *block) ALIAS(free);
@@ -522,7 +522,7 @@ static void begin(int argc, char **argv, char **variables)
 }
 
 /* The heap's statistics; all zero while there is no heap. */
-static struct ka_stats figures(void)
+static struct ka_stats heap_stats(void)
 {
 	struct ka_stats stats = { .size = sizeof(stats) };
 
@@ -537,7 +537,7 @@ static struct ka_stats figures(void)
  */
 PUBLIC struct mallinfo2 mallinfo2(void)
 {
-	struct ka_stats stats = figures();
+	struct ka_stats stats = heap_stats();
 	size_t runs = stats.run_bytes - stats.pool_bytes;
 	size_t total = stats.run_bytes + stats.available_bytes;
 
@@ -576,7 +576,7 @@ PUBLIC void malloc_stats(void)
 
 PUBLIC int malloc_info(int options, FILE *file)
 {
-	struct ka_stats stats = figures();
+	struct ka_stats stats = heap_stats();
 
 	if (options) {
 		errno = EINVAL;

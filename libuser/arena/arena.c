@@ -87,15 +87,15 @@ static void arenas_release(struct ka_arenas *arenas, size_t first, size_t count)
 }
 
 /* Make an empty arena usable again. False if the kernel has taken its memory. */
-static bool arena_take_back(struct ka_arenas *arenas, size_t index)
+static bool arena_reuse(struct ka_arenas *arenas, size_t index)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
 
 	if (!arena->is_volatile)
 		return true;
 	arena->is_volatile = false;
-	arenas->in_vain = true;
-	if (arenas->window.source->take_back(&arenas->window, index))
+	arenas->reused = true;
+	if (arenas->window.source->reuse(&arenas->window, index))
 		return true;
 	arena_forget(arenas, arena);
 	return false;
@@ -189,7 +189,7 @@ static void row_release(struct ka_arenas *arenas, size_t first, size_t end)
 }
 
 /* Let the empty arenas of a row become volatile again. */
-static void row_leave(struct ka_arenas *arenas, size_t first, size_t end)
+static void row_mark_emptied(struct ka_arenas *arenas, size_t first, size_t end)
 {
 	for (size_t i = first; i < end; i++) {
 		const struct ka_arena *arena = ka_arena_at(arenas->metadata, i);
@@ -208,10 +208,10 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 
 	for (i = first; i < end; i++)
 		missing += !ka_arena_at(arenas->metadata, i)->nr_backed ||
-			   !arena_take_back(arenas, i);
+			   !arena_reuse(arenas, i);
 	/* A heap whose limit was lowered may have more arenas, and may use these. */
 	if (missing && arenas->metadata->stats.arenas + missing > arenas->window.limit) {
-		row_leave(arenas, first, end);
+		row_mark_emptied(arenas, first, end);
 		return commit_failed(arenas, missing, ENOMEM);
 	}
 	for (i = first; i < end && !error; i = j) {
@@ -339,7 +339,7 @@ void ka_arenas_close(struct ka_arenas *arenas)
  */
 int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
-	if (!arena_take_back(arenas, index))
+	if (!arena_reuse(arenas, index))
 		return 1;
 	return ka_arena_commit_pages(arenas, index, from, pages);
 }
@@ -416,20 +416,21 @@ void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
  * True if empty arenas may become volatile. If that takes a system call, skip it when a
  * volatile arena was used again since the last scan.
  */
-static bool arenas_may_give_up(const struct ka_arenas *arenas)
+static bool arenas_may_make_volatile(const struct ka_arenas *arenas)
 {
 	return arenas->emptied.end && !arenas->window.io &&
-	       (arenas->window.source->frames || !arenas->in_vain);
+	       (arenas->window.source->frames || !arenas->reused);
 }
 
 /* Make the arenas volatile that have become empty and are still empty. */
-static void arenas_give_up(struct ka_arenas *arenas)
+static void arenas_make_volatile(struct ka_arenas *arenas)
 {
 	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
 		struct ka_arena *arena = ka_arena_at(arenas->metadata, i);
 
 		if (arena_is_empty(arenas->metadata, i) && !arena->is_volatile)
-			arena->is_volatile = arenas->window.source->give_up(&arenas->window, i);
+			arena->is_volatile =
+				arenas->window.source->make_volatile(&arenas->window, i);
 	}
 	arenas->emptied.end = 0;
 }
@@ -512,10 +513,10 @@ static uint64_t now_ms(void)
  */
 void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages)
 {
-	size_t in_vain = pages < arenas->not_refilled ? pages : arenas->not_refilled;
+	size_t wasted = pages < arenas->not_refilled ? pages : arenas->not_refilled;
 
-	arenas->not_refilled -= in_vain;
-	arenas->slack += in_vain;
+	arenas->not_refilled -= wasted;
+	arenas->slack += wasted;
 }
 
 /* Allow to thin as many pools as the purged pages could have held. */
@@ -582,7 +583,7 @@ static void arenas_purge_unneeded(struct ka_arenas *arenas)
 	idle = arenas->idle;
 	arenas_purge(arenas, arenas->least_idle, false);
 	arenas->least_idle = arenas->idle;
-	arenas->in_vain = false;
+	arenas->reused = false;
 	arenas->slack -= (arenas->slack - LEAST_SLACK) / 16;
 	arenas->purged = idle - arenas->idle;
 	arenas->not_refilled = arenas->purged;
@@ -615,8 +616,8 @@ static void arenas_decay(struct ka_arenas *arenas)
 void ka_arenas_decay(struct ka_arenas *arenas)
 {
 	arenas_decay(arenas);
-	if (arenas_may_give_up(arenas))
-		arenas_give_up(arenas);
+	if (arenas_may_make_volatile(arenas))
+		arenas_make_volatile(arenas);
 }
 
 /**

@@ -20,9 +20,9 @@
  *	uncommitted	-> blocked	ka_arenas_block(), for ever
  *	used		-> empty	pages_free() in run.c, with the last run
  *	empty		-> used		ka_arena_use(), ka_arenas_commit()
- *	empty		-> volatile	arenas_give_up(), after runs were freed
- *	volatile	-> used		arena_take_back(), if the kernel has not taken it
- *	volatile	-> uncommitted	arena_take_back(), if the kernel has
+ *	empty		-> volatile	arenas_make_volatile(), after runs were freed
+ *	volatile	-> used		arena_reuse(), if the kernel has not taken it
+ *	volatile	-> uncommitted	arena_reuse(), if the kernel has
  *	empty, volatile	-> uncommitted	arenas_release(): there are more than @most_empty of
  *					them, or they are purged
  *	empty		-> uncommitted	ka_arena_pages_lost(): its pages are not mapped
@@ -144,7 +144,7 @@ struct ka_watch {
  *	none.
  * @most_empty: Empty arenas beyond this number are uncommitted.
  * @emptied: Arenas that have become empty and are not volatile have indices in this range.
- * @in_vain: A volatile arena was used again since @decay_at was set.
+ * @reused: A volatile arena was used again since @decay_at was set.
  * @first_room: For each power of two of pages: no arena before this index has a free row of
  *	that length, unless it is at or behind @room_again.
  * @room_again: First arena with pages that have become free since @first_room was updated.
@@ -171,7 +171,7 @@ struct ka_arenas {
 		size_t first;
 		size_t end;
 	} emptied;
-	bool in_vain;
+	bool reused;
 	size_t first_room[KA_ROOM_CLASSES];
 	size_t room_again;
 	size_t first_empty;
@@ -220,15 +220,15 @@ void ka_arenas_refilled(struct ka_arenas *arenas, size_t pages);
 void ka_arenas_decay(struct ka_arenas *arenas);
 bool ka_arenas_trim(struct ka_arenas *arenas, size_t *pages);
 
-/* run.c; the heap's lock is held; ka_run_take() returns NULL with errno and a message */
-void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
-		  bool *zero);
-void ka_run_give(struct ka_arenas *arenas, void *run);
+/* run.c; the heap's lock is held; ka_run_alloc_locked() returns NULL with errno and a message */
+void *ka_run_alloc_locked(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
+			  bool *zero);
+void ka_run_free_locked(struct ka_arenas *arenas, void *run);
 void ka_runs_forget(struct ka_arenas *arenas);
 bool ka_run_begins(const struct ka_arenas *arenas, const void *address);
 size_t ka_run_bytes(const struct ka_arenas *arenas, const void *run);
 bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less);
-void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost);
+void ka_run_free_cleared_locked(struct ka_arenas *arenas, void *run, size_t size, bool lost);
 
 /* metadata.c; ka_metadata_open() sets errno and a message, the others return an errno */
 size_t ka_metadata_size(size_t nr_arenas);

@@ -32,7 +32,7 @@ static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t a
 }
 
 /* Search again the arenas whose pages have become free since the last search. */
-static void rooms_look_again(struct ka_arenas *arenas)
+static void rooms_refresh(struct ka_arenas *arenas)
 {
 	size_t again = arenas->room_again;
 
@@ -57,7 +57,7 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 	struct ka_metadata *metadata = arenas->metadata;
 	bool before = true;
 
-	rooms_look_again(arenas);
+	rooms_refresh(arenas);
 	i = *first > metadata->nr_metadata ? *first : metadata->nr_metadata;
 	for (; i < metadata->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(metadata, i);
@@ -105,8 +105,8 @@ static size_t place_find_arenas(struct ka_arenas *arenas, size_t count, size_t a
 }
 
 /* Count free pages as used and touched. Some of them may be idle. */
-static void pages_take(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
-		       size_t pages)
+static void pages_use(struct ka_arenas *arenas, struct ka_arena *arena, size_t from,
+		      size_t pages)
 {
 	size_t idle = ka_count_bits(arena->touched, from, pages);
 
@@ -152,7 +152,7 @@ static void pages_mark(struct ka_arenas *arenas, size_t page, size_t pages, bool
 
 		ka_change_bits(arena->used, from, here, used);
 		if (used)
-			pages_take(arenas, arena, from, here);
+			pages_use(arenas, arena, from, here);
 		else
 			pages_free(arenas, page / KA_ARENA_PAGES, here);
 		page += here;
@@ -293,8 +293,8 @@ static void run_change_head(struct ka_arenas *arenas, size_t page, bool head)
 		       page % KA_ARENA_PAGES, 1, head);
 }
 
-static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
-		       enum ka_pages kind, bool *zero)
+static size_t run_alloc(struct ka_arenas *arenas, size_t pages, size_t align,
+			enum ka_pages kind, bool *zero)
 {
 	size_t page;
 
@@ -312,7 +312,7 @@ static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
 }
 
 /**
- * ka_run_take() - Allocate a run.
+ * ka_run_alloc_locked() - Allocate a run.
  * @arenas: The arenas of the heap.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
@@ -323,20 +323,20 @@ static size_t run_take(struct ka_arenas *arenas, size_t pages, size_t align,
  *
  * Return: The run, or NULL with errno and a message.
  */
-void *ka_run_take(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
-		  bool *zero)
+void *ka_run_alloc_locked(struct ka_arenas *arenas, size_t size, size_t align, enum ka_pages kind,
+			  bool *zero)
 {
 	size_t pages = size / KA_PAGE_SIZE, page, spare;
 
 	align = align > KA_PAGE_SIZE ? align / KA_PAGE_SIZE : 1;
-	page = run_take(arenas, pages, align, kind, zero);
+	page = run_alloc(arenas, pages, align, kind, zero);
 	/*
 	 * Trim and try again: free pages and spare runs may keep the missing memory, or room in
 	 * arenas.
 	 */
 	spare = arenas->spare_pages;
 	if (page == NO_PAGE && (ka_arenas_trim(arenas, NULL) || spare))
-		page = run_take(arenas, pages, align, kind, zero);
+		page = run_alloc(arenas, pages, align, kind, zero);
 	return page == NO_PAGE ? NULL : arenas->window.start + page * KA_PAGE_SIZE;
 }
 
@@ -386,14 +386,14 @@ void ka_runs_forget(struct ka_arenas *arenas)
 }
 
 /**
- * ka_run_give() - Free a run.
+ * ka_run_free_locked() - Free a run.
  * @arenas: The arenas of the heap.
  * @run: The run.
  *
  * Context: The heap's lock is held. The caller then calls ka_arenas_decay(), unless that
  * function is the caller.
  */
-void ka_run_give(struct ka_arenas *arenas, void *run)
+void ka_run_free_locked(struct ka_arenas *arenas, void *run)
 {
 	run_free(arenas, run_page(arenas, run));
 }
@@ -505,7 +505,7 @@ static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bo
 }
 
 /**
- * ka_run_give_gone() - Free a run whose first pages have no content any more.
+ * ka_run_free_cleared_locked() - Free a run whose first pages have no content any more.
  * @arenas: The arenas of the heap.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
@@ -513,15 +513,15 @@ static void pages_forget(struct ka_arenas *arenas, size_t page, size_t pages, bo
  *
  * Context: The heap's lock is held.
  */
-void ka_run_give_gone(struct ka_arenas *arenas, void *run, size_t size, bool lost)
+void ka_run_free_cleared_locked(struct ka_arenas *arenas, void *run, size_t size, bool lost)
 {
 	size_t page = run_page(arenas, run);
-	size_t gone = size ? size / KA_PAGE_SIZE : run_pages(arenas, page);
+	size_t cleared = size ? size / KA_PAGE_SIZE : run_pages(arenas, page);
 
-	pages_forget(arenas, page, gone, false);
+	pages_forget(arenas, page, cleared, false);
 	/* These pages are about to be freed, and then do not count as idle. */
-	arenas->idle -= gone;
+	arenas->idle -= cleared;
 	run_free(arenas, page);
 	if (lost)
-		pages_forget(arenas, page, gone, true);
+		pages_forget(arenas, page, cleared, true);
 }

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-static __thread char sentence[256] = "nothing has failed";
+static __thread char message[256] = "nothing has failed";
 
 int ka_fail(int error, const char *format, ...)
 {
@@ -23,9 +23,9 @@ int ka_fail(int error, const char *format, ...)
 	 * 130 KiB of libc.
 	 */
 	if (strchr(format, '%'))
-		vsnprintf(sentence, sizeof(sentence), format, arguments);
+		vsnprintf(message, sizeof(message), format, arguments);
 	else
-		strncpy(sentence, format, sizeof(sentence) - 1);
+		strncpy(message, format, sizeof(message) - 1);
 	va_end(arguments);
 	errno = error;
 	return -1;
@@ -40,7 +40,7 @@ bool ka_fail_inherited(void)
 
 const char *ka_error(void)
 {
-	return sentence;
+	return message;
 }
 
 const char *ka_version(void)
@@ -54,7 +54,7 @@ const char *ka_version(void)
 void ka_ignore(void)
 {
 	char line[512];
-	int length = snprintf(line, sizeof(line), "karena: %s; it is ignored\n", sentence);
+	int length = snprintf(line, sizeof(line), "karena: %s; it is ignored\n", message);
 
 	ka_write(STDERR_FILENO, line, (size_t)length);
 }
@@ -63,7 +63,7 @@ void ka_ignore(void)
 void ka_die(const char *what)
 {
 	char line[512];
-	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, sentence);
+	int length = snprintf(line, sizeof(line), "karena: %s: %s\n", what, message);
 
 	ka_write(STDERR_FILENO, line, (size_t)length);
 	abort();

@@ -101,7 +101,7 @@ static bool guard(const struct guarded *guarded)
 	return false;
 }
 
-static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
+static void *guarded_alloc(struct ka_heap *heap, size_t align, size_t size)
 {
 	struct guarded guarded = { .lead = align > KA_PAGE_SIZE ? 0 : KA_PAGE_SIZE };
 	char *block;
@@ -113,7 +113,7 @@ static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
 	guarded.size = (size + TAIL + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 	guarded.usable = guarded.size - TAIL;
 	guarded.size += guarded.lead + KA_PAGE_SIZE;
-	guarded.run = ka_runs_zeroed(ka_pools_of(heap), guarded.size, align);
+	guarded.run = ka_runs_alloc_zeroed(ka_pools_of(heap), guarded.size, align);
 	if (!guarded.run)
 		return NULL;
 	block = guarded.run + guarded.lead;
@@ -122,7 +122,7 @@ static void *take_guarded(struct ka_heap *heap, size_t align, size_t size)
 }
 
 /* A run that mprotect() cannot make accessible again, for lack of mappings, is lost. */
-static int give_guarded(struct ka_heap *heap, void *block)
+static int guarded_free(struct ka_heap *heap, void *block)
 {
 	struct guarded guarded;
 	bool has_guards;
@@ -132,11 +132,11 @@ static int give_guarded(struct ka_heap *heap, void *block)
 	has_guards = *tail_of(block, guarded.usable) & 1;
 	*tail_of(block, guarded.usable) = 0;
 	if (!has_guards)
-		return ka_runs_give(ka_pools_of(heap), guarded.run);
+		return ka_runs_free(ka_pools_of(heap), guarded.run);
 	if (ka_mprotect(guarded.run, guarded.size, PROT_READ | PROT_WRITE))
 		return 0;
 	__atomic_fetch_sub(&nr_guarded, 1, __ATOMIC_RELAXED);
-	return ka_runs_give(ka_pools_of(heap), guarded.run);
+	return ka_runs_free(ka_pools_of(heap), guarded.run);
 }
 
 /* Blocks of pools. */
@@ -172,17 +172,17 @@ static void check_clear(const struct ka_pool *pool, const void *block)
 	ka_die("malloc");
 }
 
-static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size)
+static void *clear_alloc(struct ka_heap *heap, struct ka_cache *cache, size_t align, size_t size)
 {
-	void *block = ka_block_take_aligned(&heap->caches, cache, align, size + TAIL);
+	void *block = ka_block_alloc_aligned(&heap->caches, cache, align, size + TAIL);
 	struct ka_pool *pool = block ? ka_pool_of(ka_pools_of(heap), block) : &ka_no_pool;
 
 	if (!block)
 		return NULL;
 	/* A thread that ends may get a run if no pool has a block. That run has no guards. */
 	if (pool == &ka_no_pool) {
-		ka_runs_give(ka_pools_of(heap), block);
-		return take_guarded(heap, align, size);
+		ka_runs_free(ka_pools_of(heap), block);
+		return guarded_alloc(heap, align, size);
 	}
 	check_clear(pool, block);
 	*(struct ka_free *)block = (struct ka_free){ 0 };
@@ -191,33 +191,33 @@ static void *take_clear(struct ka_heap *heap, struct ka_cache *cache, size_t ali
 }
 
 /**
- * ka_checked_take() - Allocate a zeroed block.
+ * ka_checked_alloc() - Allocate a zeroed block.
  * @heap: The heap.
  * @align: A power of two, or 0.
  * @size: Bytes.
  *
  * Return: The block; NULL with errno and a message.
  */
-void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size)
+void *ka_checked_alloc(struct ka_heap *heap, size_t align, size_t size)
 {
 	struct ka_cache *cache = ka_cache_of(&heap->caches);
 
 	if (!cache)
 		return NULL;
 	if (size > KA_BLOCK_MAX - TAIL || align > KA_BLOCK_MAX)
-		return take_guarded(heap, align, size);
-	return take_clear(heap, cache, align, size);
+		return guarded_alloc(heap, align, size);
+	return clear_alloc(heap, cache, align, size);
 }
 
-static int give(struct ka_heap *heap, void *block)
+static int checked_free(struct ka_heap *heap, void *block)
 {
 	struct ka_pool *pool = ka_pool_of(ka_pools_of(heap), block);
-	struct ka_cache *cache = ka_cache_to_give(&heap->caches);
+	struct ka_cache *cache = ka_cache_for_free(&heap->caches);
 
 	if (!cache)
 		return -1;
 	if (pool == &ka_no_pool)
-		return give_guarded(heap, block);
+		return guarded_free(heap, block);
 	if (!ka_pool_begins_at(ka_pools_of(heap), pool, block))
 		return ka_block_none_begins(block);
 	if (check_tail(pool, block))
@@ -227,16 +227,16 @@ static int give(struct ka_heap *heap, void *block)
 }
 
 /**
- * ka_checked_give() - Free a block.
+ * ka_checked_free() - Free a block.
  * @heap: The heap.
  * @block: The block.
  *
  * Return: 0, and errno is kept; -1 with errno and a message if no block begins there, or if the
  * program has written behind it.
  */
-int ka_checked_give(struct ka_heap *heap, void *block)
+int ka_checked_free(struct ka_heap *heap, void *block)
 {
-	int before = errno, error = give(heap, block);
+	int before = errno, error = checked_free(heap, block);
 
 	if (!error)
 		errno = before;
@@ -284,9 +284,9 @@ void *ka_checked_resize(struct ka_heap *heap, void *block, size_t size)
 		return NULL;
 	if (size <= old && size >= old - old / 4)
 		return block;
-	other = ka_checked_take(heap, 0, size);
+	other = ka_checked_alloc(heap, 0, size);
 	if (!other)
 		return size <= old ? block : NULL;
 	memcpy(other, block, size < old ? size : old);
-	return ka_checked_give(heap, block) ? NULL : other;
+	return ka_checked_free(heap, block) ? NULL : other;
 }

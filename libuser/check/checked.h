@@ -4,8 +4,8 @@
  * set to 1. Its additional code depends on that constant, or is called from such code:
  *
  *	pool/pool.h		encodes the links of free blocks
- *	pool/free.c		clears used memory before it becomes blocks of a pool
- *	thread/block.c		checks all free blocks of a pool, not only some, before the
+ *	pool/freelist.c	clears used memory before it becomes blocks of a pool
+ *	thread/alloc.c		checks all free blocks of a pool, not only some, before the
  *				pool becomes the current one again
  *	thread/cache.h		checks a link when it allocates the block
  *	check/checked.c		clears blocks when they are freed, puts a tail behind each, and
@@ -18,8 +18,8 @@
 #include "heap/heap.h"
 
 /* checked.c; on failure they return NULL, -1 or 0, with errno and a message. */
-void *ka_checked_take(struct ka_heap *heap, size_t align, size_t size);
-int ka_checked_give(struct ka_heap *heap, void *block);
+void *ka_checked_alloc(struct ka_heap *heap, size_t align, size_t size);
+int ka_checked_free(struct ka_heap *heap, void *block);
 void *ka_checked_resize(struct ka_heap *heap, void *block, size_t size);
 size_t ka_checked_size(struct ka_heap *heap, const void *block);
 

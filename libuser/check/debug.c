@@ -16,7 +16,7 @@
 #define CALLER		__builtin_return_address(0)
 
 static bool guards;
-static bool look_at_exit;
+static bool check_at_exit;
 static bool hooked;
 static uint64_t last_serial;
 
@@ -30,18 +30,18 @@ struct call {
 #define REASON	160
 
 /* Print all that is known about a block, if there is one, and release the lock of the records. */
-static void tell(const struct ka_record *record)
+static void report_block(const struct ka_record *record)
 {
-	const struct ka_callers *taken = NULL, *given = NULL;
+	const struct ka_callers *allocated_by = NULL, *freed_by = NULL;
 
 	if (record) {
-		taken = record->taken;
-		given = record->state == KA_LIVE ? NULL : record->given;
+		allocated_by = record->allocated_by;
+		freed_by = record->state == KA_LIVE ? NULL : record->freed_by;
 		ka_dump_block(record);
 	}
 	ka_records_unlock();
-	ka_dump_callers("Memory block allocated at", taken);
-	ka_dump_callers("Memory block freed at", given);
+	ka_dump_callers("Memory block allocated at", allocated_by);
+	ka_dump_callers("Memory block freed at", freed_by);
 }
 
 /*
@@ -51,7 +51,7 @@ static void tell(const struct ka_record *record)
 static void __attribute__((noreturn, cold))
 bad(const struct call *call, const struct ka_record *record, const char *reason)
 {
-	tell(record);
+	report_block(record);
 	ka_dump_end(call->prefix, call->function, reason, ka_callers_here(call->caller));
 }
 
@@ -99,8 +99,8 @@ static bool serial_is_right(const struct ka_record *record)
 }
 
 /* Check a live block as a block of a layer. The lock is held. */
-static void look_at_live(const struct call *call, const struct ka_record *record,
-			 const struct ka_layer *layer)
+static void check_live(const struct call *call, const struct ka_record *record,
+		       const struct ka_layer *layer)
 {
 	const unsigned char *block = record->block;
 	size_t before = ka_before_head(record);
@@ -135,8 +135,8 @@ static bool is_dead(const struct ka_record *record)
  * Find a live block and check it. It must belong to @layer, or to any layer if that is NULL.
  * The lock is held.
  */
-static struct ka_record *look_up(const struct call *call, const struct ka_layer *layer,
-				 const void *block)
+static struct ka_record *find_live(const struct call *call, const struct ka_layer *layer,
+				   const void *block)
 {
 	struct ka_record *record = ka_record_find(block);
 
@@ -145,7 +145,7 @@ static struct ka_record *look_up(const struct call *call, const struct ka_layer 
 	if (record->state != KA_LIVE)
 		bad(call, record, strcmp(call->function, "free") != 0 ?
 		    "the block is freed" : "double free");
-	look_at_live(call, record, layer ? layer : record->layer);
+	check_live(call, record, layer ? layer : record->layer);
 	return record;
 }
 
@@ -165,7 +165,7 @@ static void decorate(const struct ka_record *record, int fill)
 }
 
 /**
- * ka_layer_take() - Allocate a block.
+ * ka_layer_alloc() - Allocate a block.
  * @layer: Its layer.
  * @align: A power of two, or 0.
  * @size: Bytes.
@@ -174,17 +174,17 @@ static void decorate(const struct ka_record *record, int fill)
  *
  * Return: The block; NULL with errno and a message.
  */
-void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
-		    const void *caller)
+void *ka_layer_alloc(const struct ka_layer *layer, size_t align, size_t size, int fill,
+		     const void *caller)
 {
-	const struct ka_callers *taken = ka_callers_here(caller);
+	const struct ka_callers *allocated_by = ka_callers_here(caller);
 	struct ka_record *record = ka_record_new();
 
 	if (!record)
 		return NULL;
 	record->layer = layer;
-	record->taken = taken;
-	if (!ka_span_take(record, align > KA_HEAD ? align : KA_HEAD, size, guards)) {
+	record->allocated_by = allocated_by;
+	if (!ka_span_alloc(record, align > KA_HEAD ? align : KA_HEAD, size, guards)) {
 		ka_record_drop(record);
 		return NULL;
 	}
@@ -195,7 +195,7 @@ void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int
 }
 
 /* Free blocks that have left the quarantine. End the program if one has been written to. */
-static void let_go(const struct call *call, struct ka_record *record)
+static void quarantine_free(const struct call *call, struct ka_record *record)
 {
 	while (record) {
 		struct ka_record *next = record->newer;
@@ -204,15 +204,15 @@ static void let_go(const struct call *call, struct ka_record *record)
 			ka_records_lock();
 			bad(call, record, "write after free");
 		}
-		ka_span_give(record);
+		ka_span_free(record);
 		ka_record_drop(record);
 		record = next;
 	}
 }
 
-static void give(const struct ka_layer *layer, void *block, const struct call *call)
+static void layer_free(const struct ka_layer *layer, void *block, const struct call *call)
 {
-	const struct ka_callers *given = ka_callers_here(call->caller);
+	const struct ka_callers *freed_by = ka_callers_here(call->caller);
 	struct ka_record *record;
 	int before = errno;
 
@@ -222,27 +222,27 @@ static void give(const struct ka_layer *layer, void *block, const struct call *c
 		return;
 	}
 	ka_records_lock();
-	record = look_up(call, layer, block);
+	record = find_live(call, layer, block);
 	record->state = KA_FREEING;
-	record->given = given;
+	record->freed_by = freed_by;
 	ka_records_unlock();
 	ka_span_close(record);
-	let_go(call, ka_quarantine_put(record));
+	quarantine_free(call, ka_quarantine_put(record));
 	errno = before;
 }
 
 /**
- * ka_layer_give() - Free a block.
+ * ka_layer_free() - Free a block.
  * @layer: The layer that it must belong to.
  * @block: The address that the program passed; NULL does nothing.
  * @caller: Return address of the hook that the program called.
  *
  * Keeps errno. An error ends the program.
  */
-void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller)
+void ka_layer_free(const struct ka_layer *layer, void *block, const void *caller)
 {
 	if (block)
-		give(layer, block, &(struct call){ layer->prefix, "free", caller });
+		layer_free(layer, block, &(struct call){ layer->prefix, "free", caller });
 }
 
 /**
@@ -266,17 +266,17 @@ void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 	void *other;
 
 	if (!block)
-		return ka_layer_take(layer, 0, size, KA_CLEAN, caller);
+		return ka_layer_alloc(layer, 0, size, KA_CLEAN, caller);
 	if (layer->lost())
 		return layer->below.realloc(layer->below.context, block, size);
 	ka_records_lock();
-	old = look_up(&call, layer, block)->size;
+	old = find_live(&call, layer, block)->size;
 	ka_records_unlock();
-	other = ka_layer_take(layer, 0, size, KA_CLEAN, caller);
+	other = ka_layer_alloc(layer, 0, size, KA_CLEAN, caller);
 	if (!other)
 		return NULL;
 	memcpy(other, block, old < size ? old : size);
-	give(layer, block, &call);
+	layer_free(layer, block, &call);
 	return other;
 }
 
@@ -295,7 +295,7 @@ size_t ka_layer_size(const struct ka_layer *layer, const void *block)
 }
 
 /* Check all blocks, and return their number. The lock is held. */
-static size_t look_at_all(const struct call *call)
+static size_t check_all(const struct call *call)
 {
 	struct ka_record *record = NULL;
 	size_t count = 0;
@@ -305,7 +305,7 @@ static size_t look_at_all(const struct call *call)
 			continue;
 		count++;
 		if (record->state == KA_LIVE)
-			look_at_live(call, record, record->layer);
+			check_live(call, record, record->layer);
 		else if (!is_dead(record))
 			bad(call, record, "write after free");
 	}
@@ -319,7 +319,7 @@ size_t ka_debug_check(const void *block)
 	if (!__atomic_load_n(&hooked, __ATOMIC_ACQUIRE))
 		return 0;
 	ka_records_lock();
-	look_up(&call, NULL, block);
+	find_live(&call, NULL, block);
 	ka_records_unlock();
 	return 1;
 }
@@ -332,7 +332,7 @@ size_t ka_debug_check_all(void)
 	if (!__atomic_load_n(&hooked, __ATOMIC_ACQUIRE))
 		return 0;
 	ka_records_lock();
-	count = look_at_all(&call);
+	count = check_all(&call);
 	ka_records_unlock();
 	return count;
 }
@@ -347,7 +347,7 @@ int ka_debug_dump(const void *address)
 		ka_records_unlock();
 		return ka_fail(EINVAL, "no block is at %p", address);
 	}
-	tell(record);
+	report_block(record);
 	return 0;
 }
 
@@ -356,10 +356,10 @@ static void at_exit(void)
 {
 	const struct call call = { "", "exit", CALLER };
 
-	if (!__atomic_load_n(&look_at_exit, __ATOMIC_ACQUIRE))
+	if (!__atomic_load_n(&check_at_exit, __ATOMIC_ACQUIRE))
 		return;
 	ka_records_lock();
-	look_at_all(&call);
+	check_all(&call);
 	ka_records_unlock();
 }
 
@@ -393,7 +393,7 @@ enum ka_hooks ka_hooks_wanted(void)
 		ka_ignore();
 		ka_records_begin(QUARANTINE);
 	}
-	__atomic_store_n(&look_at_exit, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&check_at_exit, true, __ATOMIC_RELEASE);
 	return KA_HOOKS_DEBUG;
 }
 
@@ -409,12 +409,12 @@ static struct ka_allocator hooks[KARENA_DOMAINS];
 
 static void *hook_malloc(void *context, size_t size)
 {
-	return ka_layer_take(context, 0, size, KA_CLEAN, CALLER);
+	return ka_layer_alloc(context, 0, size, KA_CLEAN, CALLER);
 }
 
 static void *hook_calloc(void *context, size_t count, size_t size)
 {
-	return ka_layer_take(context, 0, count * size, 0, CALLER);
+	return ka_layer_alloc(context, 0, count * size, 0, CALLER);
 }
 
 static void *hook_realloc(void *context, void *block, size_t size)
@@ -424,7 +424,7 @@ static void *hook_realloc(void *context, void *block, size_t size)
 
 static void hook_free(void *context, void *block)
 {
-	ka_layer_give(context, block, CALLER);
+	ka_layer_free(context, block, CALLER);
 }
 
 /**

@@ -98,8 +98,8 @@ enum ka_state {
  * @pads: Pads behind the block.
  * @span: Bytes from the start of @lead to the end of the memory, including the guard.
  * @serial: Number of the call that allocated the block.
- * @taken: Stack of the call that allocated it.
- * @given: Stack of the call that freed it, unless the block is live.
+ * @allocated_by: Stack of the call that allocated it.
+ * @freed_by: Stack of the call that freed it, unless the block is live.
  * @state: State of the block.
  * @run: The memory is a run of its own.
  * @guarded: The last page of the run is inaccessible.
@@ -115,8 +115,8 @@ struct ka_record {
 	size_t pads;
 	size_t span;
 	uint64_t serial;
-	const struct ka_callers *taken;
-	const struct ka_callers *given;
+	const struct ka_callers *allocated_by;
+	const struct ka_callers *freed_by;
 	enum ka_state state;
 	bool run;
 	bool guarded;
@@ -168,11 +168,11 @@ const struct ka_allocator *ka_debug_hook(enum ka_domain domain,
 					 const struct ka_allocator *below,
 					 struct ka_heap *(*heap)(void), bool (*lost)(void));
 bool ka_debug_hooks(enum ka_domain domain);
-void *ka_layer_take(const struct ka_layer *layer, size_t align, size_t size, int fill,
-		    const void *caller);
+void *ka_layer_alloc(const struct ka_layer *layer, size_t align, size_t size, int fill,
+		     const void *caller);
 void *ka_layer_resize(const struct ka_layer *layer, void *block, size_t size,
 		      const void *caller);
-void ka_layer_give(const struct ka_layer *layer, void *block, const void *caller);
+void ka_layer_free(const struct ka_layer *layer, void *block, const void *caller);
 size_t ka_layer_size(const struct ka_layer *layer, const void *block);
 
 /* dump.c; a caller of the last two does not hold the lock */
@@ -181,10 +181,10 @@ void ka_dump_callers(const char *title, const struct ka_callers *stack);
 void ka_dump_end(const char *prefix, const char *function, const char *reason,
 		 const struct ka_callers *stack) __attribute__((noreturn, cold));
 
-/* guard.c; ka_span_take() returns false with errno and a message on failure */
-bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard);
+/* guard.c; ka_span_alloc() returns false with errno and a message on failure */
+bool ka_span_alloc(struct ka_record *record, size_t align, size_t size, bool guard);
 void ka_span_close(struct ka_record *record);
-void ka_span_give(const struct ka_record *record);
+void ka_span_free(const struct ka_record *record);
 
 /* record.c */
 void ka_records_begin(size_t quarantine);

@@ -55,7 +55,7 @@ static void put_guard(struct ka_record *record)
 		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
 }
 
-static bool take_run(struct ka_record *record, size_t align, size_t size)
+static bool span_alloc_run(struct ka_record *record, size_t align, size_t size)
 {
 	struct ka_heap *heap = record->layer->heap();
 	size_t step = align < KA_PAGE_SIZE ? align : KA_PAGE_SIZE;
@@ -76,7 +76,7 @@ static bool take_run(struct ka_record *record, size_t align, size_t size)
 	return true;
 }
 
-static bool take_below(struct ka_record *record, size_t align, size_t size)
+static bool span_alloc_below(struct ka_record *record, size_t align, size_t size)
 {
 	const struct ka_allocator *below = &record->layer->below;
 	unsigned char *start;
@@ -95,7 +95,7 @@ static bool take_below(struct ka_record *record, size_t align, size_t size)
 }
 
 /**
- * ka_span_take() - Allocate the memory of a block and its pads.
+ * ka_span_alloc() - Allocate the memory of a block and its pads.
  * @record: Record of the block. @layer is set; the call sets @size and the members for the
  *	memory.
  * @align: A power of two, at least KA_HEAD.
@@ -104,7 +104,7 @@ static bool take_below(struct ka_record *record, size_t align, size_t size)
  *
  * Return: True; false with errno and a message.
  */
-bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guard)
+bool ka_span_alloc(struct ka_record *record, size_t align, size_t size, bool guard)
 {
 	const size_t most = PTRDIFF_MAX - 4 * KA_PAGE_SIZE;
 
@@ -113,7 +113,7 @@ bool ka_span_take(struct ka_record *record, size_t align, size_t size, bool guar
 		return false;
 	}
 	record->size = size;
-	return guard ? take_run(record, align, size) : take_below(record, align, size);
+	return guard ? span_alloc_run(record, align, size) : span_alloc_below(record, align, size);
 }
 
 /* Make the memory of a freed block inaccessible, or fill it with KA_DEAD. */
@@ -129,7 +129,7 @@ void ka_span_close(struct ka_record *record)
 }
 
 /* Free the memory of a block. Only the caller has the record. */
-void ka_span_give(const struct ka_record *record)
+void ka_span_free(const struct ka_record *record)
 {
 	const struct ka_allocator *below = &record->layer->below;
 	unsigned char *start = start_of(record);

@@ -218,7 +218,7 @@ struct ka_record *ka_record_around(const void *address)
 	return NULL;
 }
 
-static void take_out(const struct ka_record *record)
+static void table_remove(const struct ka_record *record)
 {
 	struct ka_record **link = bucket_of(record->block);
 
@@ -252,7 +252,7 @@ struct ka_record *ka_quarantine_put(struct ka_record *record)
 		last = oldest;
 		oldest = last->newer;
 		quarantined -= last->span;
-		take_out(last);
+		table_remove(last);
 	}
 	if (!oldest)
 		newest = NULL;

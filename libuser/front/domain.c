@@ -81,7 +81,7 @@ bool ka_domain_lost(void)
 }
 
 /* The slow path, which also stores the thread's cache for the next call. */
-static __attribute__((noinline)) void *take(size_t size)
+static __attribute__((noinline)) void *alloc_slow(size_t size)
 {
 	struct ka_heap *from = ka_domain_heap();
 	struct ka_cache *cache = from ? ka_cache_of(&from->caches) : NULL;
@@ -102,7 +102,7 @@ static void *default_malloc(void *context, size_t size)
 		return block;
 	/* While tracing is on, blocks that are not traced come from here. */
 	block = ka_block_try_traced(ka_domain_cache, size);
-	return block ? block : take(size);
+	return block ? block : alloc_slow(size);
 }
 
 static void *default_calloc(void *context, size_t count, size_t size)
@@ -133,7 +133,7 @@ static void *default_realloc(void *context, void *block, size_t size)
 	return other;
 }
 
-static __attribute__((noinline)) void give(void *block)
+static __attribute__((noinline)) void free_slow(void *block)
 {
 	struct ka_heap *from = ka_domain_heap();
 
@@ -148,8 +148,8 @@ static void default_free(void *context, void *block)
 
 	(void)context;
 	if (__builtin_expect(!pool || ka_is_marked(block), 0))
-		give(block);
-	else if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		free_slow(block);
+	else if (__builtin_expect(!ka_pool_free(pool, block), 0))
 		ka_block_emptied(ka_cache_of(&from->caches), pool);
 }
 

@@ -65,7 +65,7 @@ static struct ka_heap *create(void)
  * addresses. The heap of the generation before is destroyed, or a long line of children would
  * run out of addresses. The lock is held.
  */
-static void look_around(void)
+static void forget_parents(void)
 {
 	if (!heap || !ka_pools_of(heap)->inherited)
 		return;
@@ -81,7 +81,7 @@ static struct ka_heap *heap_for_new(void)
 
 	fork_register();
 	ka_lock(&lock);
-	look_around();
+	forget_parents();
 	if (!heap)
 		heap = create();
 	found = heap;
@@ -97,7 +97,7 @@ static struct ka_heap *heap_of(const void *buffer)
 
 	fork_register();
 	ka_lock(&lock);
-	look_around();
+	forget_parents();
 	found = heap && ka_heap_contains(heap, buffer) ? heap : NULL;
 	foreign = !found && parents && ka_heap_contains(parents, buffer);
 	ka_unlock(&lock);

@@ -57,9 +57,9 @@ static size_t find_page(const struct ka_metadata *metadata, size_t page, bool co
 	return page;
 }
 
-int ka_private_fail(int error, const char *sentence)
+int ka_private_fail(int error, const char *message)
 {
-	return ka_fail(error, "%s", sentence);
+	return ka_fail(error, "%s", message);
 }
 
 char *ka_private_window(const struct ka_heap *heap, size_t *size)

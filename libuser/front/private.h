@@ -11,7 +11,7 @@
 #pragma GCC visibility push(default)
 
 /* Set the message of ka_error(), and errno. Returns -1. */
-int ka_private_fail(int error, const char *sentence);
+int ka_private_fail(int error, const char *message);
 
 /*
  * Choose the source of a heap for all memory of a program. AUTO if KARENA_SOURCE names one, or

@@ -91,7 +91,7 @@ static void fork_child(void)
 		if (!ka_pools_of(heap)->inherited)
 			inherit(heap);
 		if (ka_pools_of(heap)->inherited)
-			ka_sampler->heap_gone(ka_window_of(heap), true);
+			ka_sampler->forget_heap(ka_window_of(heap), true);
 		ka_caches_forked(&heap->caches, alone);
 	}
 	fork_parent();
@@ -136,6 +136,6 @@ void ka_heap_unregister(struct ka_heap *heap)
 		heap_unlock(heap);
 	ka_heaps_remove(heap);
 	ka_caches_free(&heap->caches);
-	ka_sampler->heap_gone(ka_window_of(heap), false);
+	ka_sampler->forget_heap(ka_window_of(heap), false);
 	ka_lists_unlock();
 }

@@ -92,9 +92,9 @@ int ka_heap_reset(struct ka_heap *heap)
 		return ka_fail(EINVAL, "the heap of the domains cannot be reset");
 	ka_lists_lock();
 	ka_caches_free(&heap->caches);
-	heap->caches.nr_late = 0;
+	heap->caches.nr_cacheless = 0;
 	ka_heaps_renumber(heap);
-	ka_sampler->heap_gone(ka_window_of(heap), false);
+	ka_sampler->forget_heap(ka_window_of(heap), false);
 	/* The lists stay locked: a fork before this would leave a child pools without owners. */
 	ka_arenas_lock(ka_arenas_of(heap));
 	ka_pools_forget(ka_pools_of(heap));
@@ -125,7 +125,7 @@ int ka_heap_idle(struct ka_heap *heap)
 	cache = ka_cache_of(&heap->caches);
 	/* A cache that the thread has not used yet is in no list. */
 	if (cache && cache->caches)
-		ka_cache_leave_all(cache);
+		ka_cache_abandon_all(cache);
 	return cache ? 0 : -1;
 }
 
@@ -133,7 +133,7 @@ int ka_heap_idle(struct ka_heap *heap)
 
 void *ka_run_alloc(struct ka_heap *heap, size_t size, size_t align)
 {
-	return ka_runs_take(ka_pools_of(heap), size, align);
+	return ka_runs_alloc(ka_pools_of(heap), size, align);
 }
 
 int ka_run_free(struct ka_heap *heap, void *run)
@@ -164,7 +164,7 @@ void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
 		ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
 		return NULL;
 	}
-	return cache ? ka_block_zeroed(&heap->caches, cache, product) : NULL;
+	return cache ? ka_block_alloc_zeroed(&heap->caches, cache, product) : NULL;
 }
 
 void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size)
@@ -185,12 +185,12 @@ void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
 		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
 		return NULL;
 	}
-	return cache ? ka_block_take_aligned(&heap->caches, cache, align, size) : NULL;
+	return cache ? ka_block_alloc_aligned(&heap->caches, cache, align, size) : NULL;
 }
 
 int ka_heap_free(struct ka_heap *heap, void *block)
 {
-	struct ka_cache *cache = ka_cache_to_give(&heap->caches);
+	struct ka_cache *cache = ka_cache_for_free(&heap->caches);
 
 	return cache ? ka_block_free(&heap->caches, cache, block) : -1;
 }

@@ -107,7 +107,7 @@ static int slots_reach(struct ka_pools *pools)
 }
 
 /* Remove the first spare pool of a class, or return NULL. */
-static struct ka_pool *spare_take(struct ka_pools *pools, unsigned int class)
+static struct ka_pool *spare_pop(struct ka_pools *pools, unsigned int class)
 {
 	struct ka_pool *spare = pools->spare[class];
 
@@ -129,8 +129,8 @@ static void spare_drop(struct ka_arenas *arenas)
 	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare;
 
-		while ((spare = spare_take(pools, class)))
-			ka_run_give(arenas, ka_pool_start(pools, spare));
+		while ((spare = spare_pop(pools, class)))
+			ka_run_free_locked(arenas, ka_pool_start(pools, spare));
 	}
 }
 
@@ -143,7 +143,7 @@ static void spare_drop(struct ka_arenas *arenas)
 void ka_pools_forget(struct ka_pools *pools)
 {
 	for (unsigned int class = 0; class < KA_CLASSES; class++) {
-		while (spare_take(pools, class))
+		while (spare_pop(pools, class))
 			;
 	}
 	for (size_t slot = 0; slot < pools->nr_slots; slot++) {
@@ -160,8 +160,8 @@ void ka_pools_forget(struct ka_pools *pools)
 }
 
 /* Reuse the slots of a spare pool of another class; false if none fits. */
-static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t align,
-			     size_t *slot)
+static bool spare_pop_slots(struct ka_pools *pools, unsigned int count, size_t align,
+			    size_t *slot)
 {
 	for (unsigned int class = 0; pools->nr_spare && class < KA_CLASSES; class++) {
 		struct ka_pool *spare = pools->spare[class];
@@ -169,7 +169,7 @@ static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t 
 		if (!spare || spare->slots != count ||
 		    ((uintptr_t)ka_pool_start(pools, spare) & (align - 1)))
 			continue;
-		*slot = ka_pool_slot(pools, spare_take(pools, class));
+		*slot = ka_pool_slot(pools, spare_pop(pools, class));
 		return true;
 	}
 	/* Some spare pools are kept for their own class, but not many. */
@@ -182,12 +182,12 @@ static bool spare_take_slots(struct ka_pools *pools, unsigned int count, size_t 
  * Allocate slots for a pool, with entries in the metadata and in the map. @slot is set to the
  * first.
  */
-static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
-		       bool *zero)
+static bool slots_alloc(struct ka_pools *pools, unsigned int count, size_t size, size_t *slot,
+			bool *zero)
 {
-	char *run = ka_run_take(&pools->arenas, count * KA_SLOT_SIZE, pool_align(size),
-				size <= KA_PAGE_SIZE ? KA_PAGES_HUGE : KA_PAGES_SMALL,
-				zero);
+	char *run = ka_run_alloc_locked(&pools->arenas, count * KA_SLOT_SIZE, pool_align(size),
+					size <= KA_PAGE_SIZE ? KA_PAGES_HUGE : KA_PAGES_SMALL,
+					zero);
 	int error;
 
 	if (!run)
@@ -197,7 +197,7 @@ static bool slots_take(struct ka_pools *pools, unsigned int count, size_t size, 
 	if (!error)
 		error = slots_reach(pools);
 	if (error) {
-		ka_run_give(&pools->arenas, run);
+		ka_run_free_locked(&pools->arenas, run);
 		ka_fail(error, "no memory for a pool's metadata");
 		return false;
 	}
@@ -212,8 +212,8 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 	struct ka_pool *pool;
 	bool zero = false;
 
-	if (!spare_take_slots(pools, slots, pool_align(size), &slot) &&
-	    !slots_take(pools, slots, size, &slot, &zero))
+	if (!spare_pop_slots(pools, slots, pool_align(size), &slot) &&
+	    !slots_alloc(pools, slots, size, &slot, &zero))
 		return NULL;
 	pool = &pools->entries[slot];
 	/*
@@ -240,7 +240,7 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 /* Create a pool, or reuse a spare one, whose blocks are still linked. The heap's lock is held. */
 static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
 {
-	struct ka_pool *pool = spare_take(pools, class);
+	struct ka_pool *pool = spare_pop(pools, class);
 
 	if (!pool)
 		pool = pool_make_new(pools, class);
@@ -283,13 +283,13 @@ static void pool_make_spare(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_give_back_locked() - Return a pool to the heap.
+ * ka_pool_return_locked() - Return a pool to the heap.
  * @pools: The pools of the heap.
  * @pool: A pool of the caller's, in no list. All of its blocks are free.
  *
  * Context: The heap's lock is held.
  */
-void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
+void ka_pool_return_locked(struct ka_pools *pools, struct ka_pool *pool)
 {
 	size_t slots = pool->slots;
 
@@ -302,7 +302,7 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 	if (may_be_spare(pools, slots))
 		pool_make_spare(pools, pool);
 	else
-		ka_run_give(&pools->arenas, ka_pool_start(pools, pool));
+		ka_run_free_locked(&pools->arenas, ka_pool_start(pools, pool));
 	/* A heap without pools keeps no spare ones if empty arenas are to be released. */
 	if (!pools->arenas.metadata->nr_pools && pools->arenas.most_empty != SIZE_MAX)
 		spare_drop(&pools->arenas);
@@ -311,26 +311,26 @@ void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_give_back() - As ka_pool_give_back_locked(), but takes the heap's lock.
+ * ka_pool_return() - As ka_pool_return_locked(), but takes the heap's lock.
  * @pools: The pools of the heap.
  * @pool: A pool of the caller's, in no list.
  */
-void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool)
+void ka_pool_return(struct ka_pools *pools, struct ka_pool *pool)
 {
 	ka_arenas_lock(&pools->arenas);
-	ka_pool_give_back_locked(pools, pool);
+	ka_pool_return_locked(pools, pool);
 	ka_arenas_unlock(&pools->arenas);
 }
 
 /**
- * ka_pool_figures() - Count pools and their blocks.
+ * ka_pool_stats() - Count pools and their blocks.
  * @pools: The pools of the heap.
  * @stats: The members for pools and blocks are filled in.
  *
  * Context: The heap's lock is held. Other threads may allocate and free blocks during the call,
  * so each pool is counted as it was at some moment. Spare runs count as free.
  */
-KA_COUNTS void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats)
+KA_COUNTS void ka_pool_stats(struct ka_pools *pools, struct ka_stats *stats)
 {
 	size_t slot = 0;
 

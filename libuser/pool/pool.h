@@ -27,17 +27,17 @@
  *	gone, spare	-> in hand	ka_pool_make()			heap
  *	in hand		-> current	pool_make_current()		none
  *	current		-> in hand	ka_cache_drop_current()		none
- *	in hand		-> listed	ka_cache_keep()			cache
+ *	in hand		-> listed	ka_cache_list()			cache
  *	listed		-> in hand	ka_cache_unlist()		cache
  *	in hand		-> full		ka_pool_disown()		none: an exchange
  *	full		-> in hand	ka_pool_adopt()			none: compare-and-swap
  *	in hand		-> shelved	ka_pool_shelve()		heap
  *	shelved		-> in hand	ka_pool_unshelve(), _adopt()	heap
- *	in hand		-> spare, gone	ka_pool_give_back()		heap
+ *	in hand		-> spare, gone	ka_pool_return()		heap
  *	spare		-> gone		spare_drop()			heap
  *	gone, spare	-> traced	ka_pool_make() by the tracer	heap, traces
- *	traced		-> spare, gone	ka_pool_give_back() by it	heap, traces
- *	any thread's	-> shelved	orphans_leave() in a child	all
+ *	traced		-> spare, gone	ka_pool_return() by it		heap, traces
+ *	any thread's	-> shelved	orphans_shelve() in a child	all
  *
  * The owner makes the change, except for two: a thread that frees a block of an unowned pool
  * adopts it, and a thread that frees the last block of a listed pool of another thread returns
@@ -339,23 +339,23 @@ static inline void ka_pool_move_back(struct ka_pool_list *list, struct ka_pool *
 #define KA_FEW_LOOKS	16
 
 /* runs.c; the functions take the heap's lock */
-void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align);
-void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align);
-int ka_runs_give(struct ka_pools *pools, void *run);
+void *ka_runs_alloc(struct ka_pools *pools, size_t size, size_t align);
+void *ka_runs_alloc_zeroed(struct ka_pools *pools, size_t size, size_t align);
+int ka_runs_free(struct ka_pools *pools, void *run);
 size_t ka_runs_size(struct ka_pools *pools, const void *run);
 bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size);
 enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size);
-void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost);
+void ka_runs_free_cleared(struct ka_pools *pools, void *run, size_t size, bool lost);
 
 /* pool.c; ka_pools_open() returns 0, or -1 with errno and a message */
 int ka_pools_open(struct ka_pools *pools);
 struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner);
-void ka_pool_give_back_locked(struct ka_pools *pools, struct ka_pool *pool);
-void ka_pool_give_back(struct ka_pools *pools, struct ka_pool *pool);
-void ka_pool_figures(struct ka_pools *pools, struct ka_stats *stats);
+void ka_pool_return_locked(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_return(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_stats(struct ka_pools *pools, struct ka_stats *stats);
 
-/* free.c */
-void ka_pool_take_is_wrong(const struct ka_free *block) __attribute__((noreturn, cold));
+/* freelist.c */
+void ka_pool_corrupted(const struct ka_free *block) __attribute__((noreturn, cold));
 void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most);
 bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks);
@@ -370,7 +370,7 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner);
 bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool);
-void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool);
+void ka_pool_abandon(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
 
 /*
@@ -418,7 +418,7 @@ static inline void ka_pool_hold(struct ka_pool *pool)
 }
 
 /* Undo ka_pool_hold(): the caller's pool may become empty. */
-static inline void ka_pool_let_go(struct ka_pool *pool)
+static inline void ka_pool_unhold(struct ka_pool *pool)
 {
 	uint32_t held = pool->held;
 

@@ -15,14 +15,14 @@ static enum ka_pages run_pages_kind(size_t size)
 }
 
 /**
- * ka_runs_zeroed() - Allocate a zeroed run.
+ * ka_runs_alloc_zeroed() - Allocate a zeroed run.
  * @pools: The pools of the heap.
  * @size: Whole pages, in bytes.
  * @align: A power of two, in bytes; or 0.
  *
  * Return: The run, or NULL with errno and a message.
  */
-void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
+void *ka_runs_alloc_zeroed(struct ka_pools *pools, size_t size, size_t align)
 {
 	bool zero;
 	void *run;
@@ -30,20 +30,20 @@ void *ka_runs_zeroed(struct ka_pools *pools, size_t size, size_t align)
 	if (ka_refuse_inherited(pools))
 		return NULL;
 	ka_arenas_lock(&pools->arenas);
-	run = ka_run_take(&pools->arenas, size, align, run_pages_kind(size), &zero);
+	run = ka_run_alloc_locked(&pools->arenas, size, align, run_pages_kind(size), &zero);
 	ka_arenas_unlock(&pools->arenas);
 	return run && !zero ? memset(run, 0, size) : run;
 }
 
 /**
- * ka_runs_take() - Allocate a run.
+ * ka_runs_alloc() - Allocate a run.
  * @pools: The pools of the heap.
  * @size: Bytes.
  * @align: A power of two, in bytes; or 0.
  *
  * Return: The run, or NULL with errno and a message.
  */
-void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
+void *ka_runs_alloc(struct ka_pools *pools, size_t size, size_t align)
 {
 	void *run;
 
@@ -58,7 +58,7 @@ void *ka_runs_take(struct ka_pools *pools, size_t size, size_t align)
 	if (ka_refuse_inherited(pools))
 		return NULL;
 	ka_arenas_lock(&pools->arenas);
-	run = ka_run_take(&pools->arenas, size, align, run_pages_kind(size), NULL);
+	run = ka_run_alloc_locked(&pools->arenas, size, align, run_pages_kind(size), NULL);
 	ka_arenas_changed(&pools->arenas);
 	ka_arenas_unlock(&pools->arenas);
 	return run;
@@ -87,13 +87,13 @@ static int run_missing(const void *address)
 }
 
 /**
- * ka_runs_give() - Free a run.
+ * ka_runs_free() - Free a run.
  * @pools: The pools of the heap.
  * @run: The address that the caller passed.
  *
  * Return: 0; -1 with errno and a message if no run of the program begins there.
  */
-int ka_runs_give(struct ka_pools *pools, void *run)
+int ka_runs_free(struct ka_pools *pools, void *run)
 {
 	bool found;
 
@@ -102,7 +102,7 @@ int ka_runs_give(struct ka_pools *pools, void *run)
 	ka_arenas_lock(&pools->arenas);
 	found = run_is_programs(pools, run);
 	if (found) {
-		ka_run_give(&pools->arenas, run);
+		ka_run_free_locked(&pools->arenas, run);
 		ka_arenas_decay(&pools->arenas);
 	}
 	ka_arenas_changed(&pools->arenas);
@@ -166,7 +166,7 @@ bool ka_runs_resize(struct ka_pools *pools, void *run, size_t size)
  * Context: The caller owns both runs, so the heap's lock is not taken.
  *
  * Return: The outcome; KA_NOWHERE with errno and a message. The caller then frees the run
- * without content by ka_runs_give_gone().
+ * without content by ka_runs_free_cleared().
  */
 enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_t size)
 {
@@ -178,16 +178,16 @@ enum ka_moved ka_runs_move(struct ka_pools *pools, void *run, void *other, size_
 }
 
 /**
- * ka_runs_give_gone() - Free a run whose first pages have no content any more.
+ * ka_runs_free_cleared() - Free a run whose first pages have no content any more.
  * @pools: The pools of the heap.
  * @run: The run.
  * @size: Bytes of these pages; 0: all pages.
  * @lost: These pages are not mapped any more.
  */
-void ka_runs_give_gone(struct ka_pools *pools, void *run, size_t size, bool lost)
+void ka_runs_free_cleared(struct ka_pools *pools, void *run, size_t size, bool lost)
 {
 	ka_arenas_lock(&pools->arenas);
-	ka_run_give_gone(&pools->arenas, run, size, lost);
+	ka_run_free_cleared_locked(&pools->arenas, run, size, lost);
 	ka_arenas_decay(&pools->arenas);
 	ka_arenas_changed(&pools->arenas);
 	ka_arenas_unlock(&pools->arenas);

@@ -24,7 +24,7 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 			return;
 	}
 	ka_pool_unlink(shelf, pool);
-	ka_pool_give_back_locked(pools, pool);
+	ka_pool_return_locked(pools, pool);
 }
 
 /**
@@ -137,12 +137,12 @@ bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 }
 
 /**
- * ka_pool_leave() - Give up a pool: return it if it is empty, disown it if it is full, else put
+ * ka_pool_abandon() - Give up a pool: return it if it is empty, disown it if it is full, else put
  *	it on the shelf.
  * @pools: The pools of the heap.
  * @pool: A pool of the caller's, in no list.
  */
-void ka_pool_leave(struct ka_pools *pools, struct ka_pool *pool)
+void ka_pool_abandon(struct ka_pools *pools, struct ka_pool *pool)
 {
 	ka_pool_collect(pools, pool);
 	if (pool->free || pool->made < pool->capacity || !ka_pool_disown(pools, pool))

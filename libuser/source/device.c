@@ -502,7 +502,7 @@ static bool device_purge(struct ka_window *window, size_t arena, const uint64_t 
 	       __atomic_load_n(state, __ATOMIC_ACQUIRE) & KARENA_SPARSE;
 }
 
-static bool device_give_up(struct ka_window *window, size_t arena)
+static bool device_make_volatile(struct ka_window *window, size_t arena)
 {
 	uint32_t word = __atomic_load_n(&window->states[arena], __ATOMIC_RELAXED);
 
@@ -511,7 +511,7 @@ static bool device_give_up(struct ka_window *window, size_t arena)
 	return true;
 }
 
-static bool device_take_back(struct ka_window *window, size_t arena)
+static bool device_reuse(struct ka_window *window, size_t arena)
 {
 	uint32_t *state = &window->states[arena];
 	uint32_t word = __atomic_load_n(state, __ATOMIC_ACQUIRE);
@@ -569,8 +569,8 @@ const struct ka_source_type ka_device = {
 	.commit_pages	= device_commit_pages,
 	.release	= device_release,
 	.purge		= device_purge,
-	.give_up	= device_give_up,
-	.take_back	= device_take_back,
+	.make_volatile	= device_make_volatile,
+	.reuse	= device_reuse,
 	.pressed	= device_pressed,
 	.copied		= device_copied,
 	.set_limit	= device_set_limit,

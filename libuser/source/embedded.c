@@ -178,7 +178,7 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
  * The kernel may take each page until it is written to again. It does not take memory that is
  * shared or locked.
  */
-static bool embedded_give_up(struct ka_window *window, size_t arena)
+static bool embedded_make_volatile(struct ka_window *window, size_t arena)
 {
 	char *start = window->start + arena * KA_ARENA_SIZE;
 
@@ -186,7 +186,7 @@ static bool embedded_give_up(struct ka_window *window, size_t arena)
 }
 
 /* Pages that the kernel has taken read as zero, so there is nothing to find out. */
-static bool embedded_take_back(struct ka_window *window, size_t arena)
+static bool embedded_reuse(struct ka_window *window, size_t arena)
 {
 	(void)window;
 	(void)arena;
@@ -292,8 +292,8 @@ const struct ka_source_type ka_embedded = {
 	.commit_pages	= embedded_commit_pages,
 	.release	= embedded_release,
 	.purge		= embedded_purge,
-	.give_up	= embedded_give_up,
-	.take_back	= embedded_take_back,
+	.make_volatile	= embedded_make_volatile,
+	.reuse	= embedded_reuse,
 	.pressed	= embedded_pressed,
 	.copied		= embedded_copied,
 	.move		= embedded_move,

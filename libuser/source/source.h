@@ -72,8 +72,8 @@ enum ka_moved {
  * @release: Uncommit arenas.
  * @purge: Free the memory of the pages of an arena whose bits are set in @map. They are zero
  *	when used again. Return false if nothing was done.
- * @give_up: Allow the kernel to take an empty arena. Return false if it may not.
- * @take_back: Reclaim such an arena. Return false if the kernel has already taken it.
+ * @make_volatile: Allow the kernel to take an empty arena. Return false if it may not.
+ * @reuse: Reclaim such an arena. Return false if the kernel has already taken it.
  * @pressed: Return true if memory has become short since the last call.
  * @copied: In a child: return true if a window of KA_FORK_COW is a copy.
  * @move: Move the content of pages to others by remapping, as far as possible. NULL: never.
@@ -92,8 +92,8 @@ struct ka_source_type {
 			    size_t count);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
 	bool (*purge)(struct ka_window *window, size_t arena, const uint64_t *map);
-	bool (*give_up)(struct ka_window *window, size_t arena);
-	bool (*take_back)(struct ka_window *window, size_t arena);
+	bool (*make_volatile)(struct ka_window *window, size_t arena);
+	bool (*reuse)(struct ka_window *window, size_t arena);
 	bool (*pressed)(struct ka_window *window);
 	bool (*copied)(struct ka_window *window);
 	enum ka_moved (*move)(struct ka_window *window, char *from, char *to, size_t size);

@@ -36,7 +36,7 @@ static struct {
 	bool on_module;
 	char name[KA_NAME_SIZE];
 	const struct ka_tally *tallies;
-} figures;
+} counted;
 
 /* A heap is to be printed at exit. */
 static bool at_exit_wanted;
@@ -107,14 +107,14 @@ named_value(size_t number, const char *format, ...)
 /* Print a row for each class that has pools, and the counts of arenas. */
 static void report_classes(void)
 {
-	struct ka_stats *stats = &figures.stats;
+	struct ka_stats *stats = &counted.stats;
 
 	line("Small block threshold = %zu, in %d size classes.\n\n", KA_BLOCK_MAX,
 	     KA_CLASSES);
 	line("class   size   num pools   blocks in use  avail blocks\n"
 	     "-----   ----   ---------   -------------  ------------\n");
 	for (unsigned int i = 0; i < KA_CLASSES; i++) {
-		const struct ka_class *class = &figures.classes[i];
+		const struct ka_class *class = &counted.classes[i];
 
 		if (class->pools)
 			line("%5u %6zu %11zu %15zu %13zu\n", i, class->size, class->pools,
@@ -132,7 +132,7 @@ static void report_classes(void)
 
 static void report_bytes(void)
 {
-	const struct ka_stats *stats = &figures.stats;
+	const struct ka_stats *stats = &counted.stats;
 
 	value("# bytes in allocated blocks", stats->used_bytes);
 	value("# bytes in available blocks", stats->free_bytes);
@@ -149,21 +149,21 @@ static void report_bytes(void)
 
 static void report_runs(void)
 {
-	const struct ka_stats *stats = &figures.stats;
+	const struct ka_stats *stats = &counted.stats;
 
 	line("runs and metadata\n");
 	value("# runs that are no pools", stats->runs - stats->pools);
 	value("# bytes in these", stats->run_bytes - stats->pool_bytes);
-	value("# spare runs, in unused pages", figures.nr_spare);
-	value("# bytes in these", figures.spare_pages * KA_PAGE_SIZE);
-	value("# bytes of metadata", figures.metadata_pages * KA_PAGE_SIZE);
+	value("# spare runs, in unused pages", counted.nr_spare);
+	value("# bytes in these", counted.spare_pages * KA_PAGE_SIZE);
+	value("# bytes of metadata", counted.metadata_pages * KA_PAGE_SIZE);
 	line("\n");
 }
 
 static void report_domains(void)
 {
 	static const char *const names[] = { "raw", "mem", "obj" };
-	const struct ka_tally *tallies = figures.tallies;
+	const struct ka_tally *tallies = counted.tallies;
 
 	if (!tallies)
 		return;
@@ -182,24 +182,24 @@ static void report_domains(void)
 static void count(struct ka_heap *heap)
 {
 	const struct ka_metadata *metadata = ka_arenas_of(heap)->metadata;
-	struct ka_stats *stats = &figures.stats;
+	struct ka_stats *stats = &counted.stats;
 
 	*stats = metadata->stats;
-	ka_pool_figures(ka_pools_of(heap), stats);
-	ka_stats_classes(heap, figures.classes);
+	ka_pool_stats(ka_pools_of(heap), stats);
+	ka_stats_classes(heap, counted.classes);
 	stats->blocks = 0;
 	stats->block_bytes = 0;
 	for (unsigned int i = 0; i < KA_CLASSES; i++) {
-		stats->blocks += figures.classes[i].blocks;
-		stats->block_bytes += figures.classes[i].blocks * figures.classes[i].size;
+		stats->blocks += counted.classes[i].blocks;
+		stats->block_bytes += counted.classes[i].blocks * counted.classes[i].size;
 	}
 	ka_stats_add_up(heap, stats);
-	figures.nr_spare = ka_pools_of(heap)->nr_spare;
-	figures.spare_pages = ka_arenas_of(heap)->spare_pages;
-	figures.metadata_pages = metadata->pages + metadata->pools_pages;
-	figures.on_module = ka_window_of(heap)->control;
-	figures.tallies = heap->tallies;
-	memcpy(figures.name, metadata->name, sizeof(figures.name));
+	counted.nr_spare = ka_pools_of(heap)->nr_spare;
+	counted.spare_pages = ka_arenas_of(heap)->spare_pages;
+	counted.metadata_pages = metadata->pages + metadata->pools_pages;
+	counted.on_module = ka_window_of(heap)->control;
+	counted.tallies = heap->tallies;
+	memcpy(counted.name, metadata->name, sizeof(counted.name));
 	heap->shown.reported = stats->arenas_highwater;
 	heap->shown.due = false;
 }
@@ -210,8 +210,8 @@ static int report(int fd)
 	text.fd = fd;
 	text.error = 0;
 	text.length = 0;
-	line("Heap \"%s\" of process %d, %s.\n", figures.name, (int)getpid(),
-	     figures.on_module ? "on the module" : "on plain mmap");
+	line("Heap \"%s\" of process %d, %s.\n", counted.name, (int)getpid(),
+	     counted.on_module ? "on the module" : "on plain mmap");
 	report_classes();
 	report_bytes();
 	report_runs();

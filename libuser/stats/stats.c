@@ -69,7 +69,7 @@ void ka_stats_classes(struct ka_heap *heap, struct ka_class classes[KA_CLASSES])
 void ka_stats_count(struct ka_heap *heap, struct ka_stats *stats)
 {
 	*stats = ka_arenas_of(heap)->metadata->stats;
-	ka_pool_figures(ka_pools_of(heap), stats);
+	ka_pool_stats(ka_pools_of(heap), stats);
 	ka_stats_add_up(heap, stats);
 }
 

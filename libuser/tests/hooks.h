@@ -129,7 +129,7 @@ static inline bool shows(const struct child *child, const char *title,
 		at += (uintptr_t)info.dli_fbase;
 		if (at - (uintptr_t)function < 400)
 			return true;
-		if (at - (uintptr_t)ka_layer_take < 120 || at - (uintptr_t)ka_callers_here < 120)
+		if (at - (uintptr_t)ka_layer_alloc < 120 || at - (uintptr_t)ka_callers_here < 120)
 			return false;
 	}
 	return false;

@@ -51,7 +51,7 @@ void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
 }
 
 /**
- * ka_cache_give_back_empty() - Return a listed pool to the heap if no block of it is in use.
+ * ka_cache_return_empty() - Return a listed pool to the heap if no block of it is in use.
  * @cache: The cache of its owner.
  * @pool: The pool.
  *
@@ -60,7 +60,7 @@ void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool)
  * Return: True if the pool was returned. Otherwise a thread that frees its last block sees that
  * the pool is empty, and waits for the cache's lock.
  */
-bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
+bool ka_cache_return_empty(struct ka_cache *cache, struct ka_pool *pool)
 {
 	uint32_t used = __atomic_load_n(&pool->used, __ATOMIC_ACQUIRE);
 
@@ -68,18 +68,18 @@ bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool)
 		return false;
 	ka_cache_unlist(cache, pool);
 	ka_pool_collect(&cache->caches->pools, pool);
-	ka_pool_give_back(&cache->caches->pools, pool);
+	ka_pool_return(&cache->caches->pools, pool);
 	return true;
 }
 
 /**
- * ka_cache_keep() - Put a pool into the list of its class, or return it if it is empty by now.
+ * ka_cache_list() - Put a pool into the list of its class, or return it if it is empty by now.
  * @cache: The cache of its owner.
  * @pool: The pool, in no list.
  *
  * Context: The cache is locked.
  */
-void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
+void ka_cache_list(struct ka_cache *cache, struct ka_pool *pool)
 {
 	ka_pool_link(&cache->by->partial[pool->class], pool);
 	if (__libc_single_threaded) {
@@ -91,7 +91,7 @@ void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool)
 	 * block.
 	 */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
-	ka_cache_give_back_empty(cache, pool);
+	ka_cache_return_empty(cache, pool);
 }
 
 static void show_direct(struct ka_pool **shown, unsigned int class, struct ka_pool *pool,
@@ -133,7 +133,7 @@ void ka_cache_drop_current(struct ka_cache *cache, unsigned int class)
 
 	cache->by->current[class] = &ka_no_pool;
 	ka_cache_show(cache, class, &ka_no_pool);
-	ka_pool_let_go(pool);
+	ka_pool_unhold(pool);
 }
 
 static void hide_pools(struct ka_pool **shown, size_t count)
@@ -163,10 +163,10 @@ void ka_cache_forget(struct ka_cache *cache)
 }
 
 /**
- * ka_cache_leave_all() - Give up all pools of a thread, for other threads to use.
+ * ka_cache_abandon_all() - Give up all pools of a thread, for other threads to use.
  * @cache: The cache of the calling thread.
  */
-void ka_cache_leave_all(struct ka_cache *cache)
+void ka_cache_abandon_all(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
 	struct ka_pool *pool;
@@ -175,11 +175,11 @@ void ka_cache_leave_all(struct ka_cache *cache)
 		pool = cache->by->current[class];
 		if (pool != &ka_no_pool) {
 			ka_cache_drop_current(cache, class);
-			ka_pool_leave(&cache->caches->pools, pool);
+			ka_pool_abandon(&cache->caches->pools, pool);
 		}
 		while ((pool = cache->by->partial[class].first)) {
 			ka_cache_unlist(cache, pool);
-			ka_pool_leave(&cache->caches->pools, pool);
+			ka_pool_abandon(&cache->caches->pools, pool);
 		}
 	}
 	ka_cache_forget(cache);

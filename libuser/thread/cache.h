@@ -28,9 +28,9 @@
  * struct ka_by_class - The part of a cache that lies in a page of its own.
  * @traced: Replaces @direct while blocks are traced; the entry of size 0 stays empty.
  * @current: Current pool of each class, or &ka_no_pool.
- * @emptied: How often the current pool has become empty; see pool_try_hold() in give.c.
+ * @emptied: How often the current pool has become empty; see pool_try_hold() in free.c.
  * @skipped: How often a pool outside of @partial was the next one since the pools in @partial
- *	were last compared; see pool_may_skip() in give.c.
+ *	were last compared; see pool_may_skip() in free.c.
  * @partial: Pools of each class with free blocks.
  */
 struct ka_by_class {
@@ -81,12 +81,12 @@ struct ka_cache {
  * struct ka_caches - The caches of a heap.
  * @pools: The pools of the heap.
  * @first: The first cache of the list: one for each thread that has pools of the heap.
- * @nr_late: Number of threads that own a pool for a moment, and have no cache.
+ * @nr_cacheless: Number of threads that own a pool for a moment, and have no cache.
  */
 struct ka_caches {
 	struct ka_pools pools;
 	struct ka_cache *first;
-	unsigned int nr_late;
+	unsigned int nr_cacheless;
 };
 
 /* KA_CACHE_INIT - A cache without pools, which is in no list. */
@@ -102,23 +102,23 @@ extern const struct ka_by_class ka_none_by_class;
 /**
  * struct ka_sampler - Functions of the tracer, in a layer above: see trace/trace.h.
  * @draw: Return the number of bytes that can be allocated before a block is traced.
- * @take: Allocate a traced block with room for @whole bytes, up to KA_BLOCK_MAX, of which the
+ * @alloc: Allocate a traced block with room for @whole bytes, up to KA_BLOCK_MAX, of which the
  *	program has asked for @size. Return NULL if the block should not be traced.
  * @add_run: Trace a block that is a run; no other thread knows the run yet.
- * @give: Free a block of one of the tracer's pools. Return false if it was free.
+ * @free: Free a block of one of the tracer's pools. Return false if it was free.
  * @run_freed: Called before a run is freed, traced or not.
  * @resized: Called when a block of a tracer's pool was resized in place.
- * @heap_gone: Called when the heap of a window is destroyed, with the lock of the lists held.
+ * @forget_heap: Called when the heap of a window is destroyed, with the lock of the lists held.
  * @locked is true in a child, which holds the locks that the fork has taken.
  */
 struct ka_sampler {
 	size_t (*draw)(void);
-	void *(*take)(struct ka_pools *pools, size_t whole, size_t size, unsigned int due);
+	void *(*alloc)(struct ka_pools *pools, size_t whole, size_t size, unsigned int due);
 	void (*add_run)(void *run, size_t whole, size_t size, unsigned int due);
-	bool (*give)(struct ka_pools *pools, struct ka_pool *pool, void *block);
+	bool (*free)(struct ka_pools *pools, struct ka_pool *pool, void *block);
 	void (*run_freed)(const void *run);
 	void (*resized)(const void *block, size_t size);
-	void (*heap_gone)(const struct ka_window *window, bool locked);
+	void (*forget_heap)(const struct ka_window *window, bool locked);
 };
 
 /* NULL until there is a heap. */
@@ -143,16 +143,16 @@ void ka_cache_unlock(struct ka_cache *cache, bool locked);
 void ka_cache_show(struct ka_cache *cache, unsigned int class, struct ka_pool *pool);
 void ka_cache_hide(struct ka_cache *cache);
 void ka_cache_drop_current(struct ka_cache *cache, unsigned int class);
-void ka_cache_keep(struct ka_cache *cache, struct ka_pool *pool);
+void ka_cache_list(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_unlist(struct ka_cache *cache, struct ka_pool *pool);
-bool ka_cache_give_back_empty(struct ka_cache *cache, struct ka_pool *pool);
+bool ka_cache_return_empty(struct ka_cache *cache, struct ka_pool *pool);
 void ka_cache_forget(struct ka_cache *cache);
-void ka_cache_leave_all(struct ka_cache *cache);
+void ka_cache_abandon_all(struct ka_cache *cache);
 
 /* threads.c; the first two return NULL with errno and a message */
 struct ka_cache *ka_cache_of(struct ka_caches *caches);
-struct ka_cache *ka_cache_to_give(struct ka_caches *caches);
-bool ka_cache_has_given_many(void);
+struct ka_cache *ka_cache_for_free(struct ka_caches *caches);
+bool ka_cache_has_freed_many(void);
 bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache);
 void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool);
 void ka_caches_free(struct ka_caches *caches);
@@ -163,17 +163,17 @@ void ka_caches_forked(struct ka_caches *caches, bool alone);
 void ka_cache_thin(struct ka_cache *cache, unsigned int class);
 size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache);
 
-/* block.c; NULL with errno and a message */
-void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size);
-void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
-			    size_t size);
-void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
-			size_t size, size_t asked);
-void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size);
+/* alloc.c; NULL with errno and a message */
+void *ka_block_alloc_slow(struct ka_caches *caches, struct ka_cache *cache, size_t size);
+void *ka_block_alloc_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			     size_t size);
+void *ka_block_alloc_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			 size_t size, size_t asked);
+void *ka_block_alloc_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size);
 
-/* give.c; -1 with errno and a message */
-int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block);
-int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache,
+/* free.c; -1 with errno and a message */
+int ka_block_free_slow(struct ka_caches *caches, struct ka_cache *cache, void *block);
+int ka_block_free_marked(struct ka_caches *caches, struct ka_cache *cache,
 			 struct ka_pool *pool, void *block);
 int ka_block_free_run(struct ka_caches *caches, void *run);
 void ka_block_emptied(struct ka_cache *cache, struct ka_pool *pool);
@@ -212,7 +212,7 @@ static inline bool ka_may_follow(const struct ka_free *block, const struct ka_fr
 }
 
 /* Allocate a linked block from a pool; NULL if there is none. */
-static inline void *ka_pool_take(struct ka_pool *pool)
+static inline void *ka_pool_alloc(struct ka_pool *pool)
 {
 	struct ka_free *block = pool->free, *next;
 
@@ -221,7 +221,7 @@ static inline void *ka_pool_take(struct ka_pool *pool)
 		return NULL;
 	next = ka_next(block);
 	if (KA_CHECKED && !ka_may_follow(block, next))
-		ka_pool_take_is_wrong(block);
+		ka_pool_corrupted(block);
 	pool->free = next;
 	pool->used++;
 	return block;
@@ -237,9 +237,9 @@ static inline size_t ka_step_of(size_t size)
 static inline void *ka_block_try(struct ka_cache *cache, size_t size)
 {
 	if (__builtin_expect(size <= KA_DIRECT_MAX, 1))
-		return ka_pool_take(KA_READ(cache->direct[ka_step_of(size)]));
+		return ka_pool_alloc(KA_READ(cache->direct[ka_step_of(size)]));
 	if (size <= KA_BLOCK_MAX)
-		return ka_pool_take(KA_READ(cache->larger[ka_class_of(size) - KA_FIRST_LARGER]));
+		return ka_pool_alloc(KA_READ(cache->larger[ka_class_of(size) - KA_FIRST_LARGER]));
 	return NULL;
 }
 
@@ -251,7 +251,7 @@ static inline void *ka_block_try_traced(struct ka_cache *cache, size_t size)
 
 	if (size > KA_DIRECT_MAX || __builtin_sub_overflow(cache->until_traced, size, &left))
 		return NULL;
-	block = ka_pool_take(KA_READ(cache->by->traced[ka_step_of(size)]));
+	block = ka_pool_alloc(KA_READ(cache->by->traced[ka_step_of(size)]));
 	if (__builtin_expect(!!block, 1))
 		cache->until_traced = left;
 	return block;
@@ -269,7 +269,7 @@ static inline void *ka_block_alloc(struct ka_caches *caches, struct ka_cache *ca
 {
 	void *block = ka_block_try(cache, size);
 
-	return __builtin_expect(!block, 0) ? ka_block_take(caches, cache, size) : block;
+	return __builtin_expect(!block, 0) ? ka_block_alloc_slow(caches, cache, size) : block;
 }
 
 /* The pool of a block if the thread owns it, else NULL. */
@@ -301,7 +301,7 @@ static inline uint32_t ka_pool_count_down(struct ka_pool *pool)
 }
 
 /* Free a block of the thread's own pool. Returns the number of blocks still in use. */
-static inline uint32_t ka_pool_give(struct ka_pool *pool, void *block)
+static inline uint32_t ka_pool_free(struct ka_pool *pool, void *block)
 {
 	struct ka_free *free = block;
 
@@ -324,10 +324,10 @@ static inline int ka_block_free(struct ka_caches *caches, struct ka_cache *cache
 	struct ka_pool *pool = ka_block_own(&caches->pools, block);
 
 	if (__builtin_expect(!pool, 0))
-		return ka_block_give_slowly(caches, cache, block);
+		return ka_block_free_slow(caches, cache, block);
 	if (__builtin_expect(ka_is_marked(block), 0))
-		return ka_block_give_marked(caches, cache, pool, block);
-	if (__builtin_expect(!ka_pool_give(pool, block), 0))
+		return ka_block_free_marked(caches, cache, pool, block);
+	if (__builtin_expect(!ka_pool_free(pool, block), 0))
 		ka_block_emptied(cache, pool);
 	return 0;
 }

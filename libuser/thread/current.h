@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Changes of a thread's current pools, for block.c and give.c.
+ * Changes of a thread's current pools, for alloc.c and free.c.
  */
 #ifndef KARENA_CURRENT_H
 #define KARENA_CURRENT_H
@@ -21,32 +21,32 @@ static inline void pool_show(struct ka_cache *cache, unsigned int class)
 }
 
 /* List a pool of the thread that has free blocks and is not the current one. */
-static inline void pool_keep(struct ka_cache *cache, struct ka_pool *pool)
+static inline void pool_list(struct ka_cache *cache, struct ka_pool *pool)
 {
 	bool locked = ka_cache_lock(cache);
 
-	ka_cache_keep(cache, pool);
+	ka_cache_list(cache, pool);
 	ka_cache_unlock(cache, locked);
 }
 
 /* Disown a full pool; list it if other threads have freed blocks of it by now. */
-static inline void pool_put_away(struct ka_caches *caches, struct ka_cache *cache,
-				 struct ka_pool *pool)
+static inline void pool_retire(struct ka_caches *caches, struct ka_cache *cache,
+			       struct ka_pool *pool)
 {
 	if (!ka_pool_disown(&caches->pools, pool))
-		pool_keep(cache, pool);
+		pool_list(cache, pool);
 }
 
 /* Give up the full current pool. The caller makes another one current. */
-static inline void pool_used_up(struct ka_caches *caches, struct ka_cache *cache,
-				struct ka_pool *pool)
+static inline void pool_retire_current(struct ka_caches *caches, struct ka_cache *cache,
+				       struct ka_pool *pool)
 {
 	uint8_t *emptied = &cache->by->emptied[pool->class];
 
-	/* A thread that fills pools has many blocks: see pool_try_hold() in give.c. */
+	/* A thread that fills pools has many blocks: see pool_try_hold() in free.c. */
 	*emptied = pool->capacity < *emptied ? (uint8_t)(*emptied - pool->capacity) : 0;
-	ka_pool_let_go(pool);
-	pool_put_away(caches, cache, pool);
+	ka_pool_unhold(pool);
+	pool_retire(caches, cache, pool);
 }
 
 /* Make a pool the current one of its class; &ka_no_pool: none. */
@@ -64,12 +64,12 @@ static inline void pool_make_current(struct ka_cache *cache, unsigned int class,
  * their last. A child that is forked at such a moment searches all pools for those of such
  * threads.
  */
-static inline void late_count(struct ka_caches *caches, unsigned int count)
+static inline void cacheless_count(struct ka_caches *caches, unsigned int count)
 {
-	__atomic_fetch_add(&caches->nr_late, count, __ATOMIC_SEQ_CST);
+	__atomic_fetch_add(&caches->nr_cacheless, count, __ATOMIC_SEQ_CST);
 }
 
-static inline bool cache_is_late(const struct ka_cache *cache)
+static inline bool cache_is_unregistered(const struct ka_cache *cache)
 {
 	return cache->ended || !cache->caches;
 }

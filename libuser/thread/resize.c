@@ -98,13 +98,13 @@ size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *b
 }
 
 /* Allocate a block for the content of another one. */
-static void *block_take_other(struct ka_caches *caches, struct ka_cache *cache, size_t old,
-			      size_t size)
+static void *block_alloc_other(struct ka_caches *caches, struct ka_cache *cache, size_t old,
+			       size_t size)
 {
 	void *other = NULL;
 
 	if (size > old && size > GROWING_MIN)
-		other = ka_block_take_run(caches, cache, 0, size, size);
+		other = ka_block_alloc_run(caches, cache, 0, size, size);
 	/* At the limit, a pool may still have one. */
 	return other ? other : ka_block_alloc(caches, cache, size);
 }
@@ -133,10 +133,10 @@ static bool block_move(struct ka_caches *caches, void *block, void **other, size
 
 	if (moved == KA_MOVED) {
 		ka_trace_run_freed(block);
-		ka_runs_give_gone(&caches->pools, block, 0, false);
+		ka_runs_free_cleared(&caches->pools, block, 0, false);
 	} else if (moved == KA_NOWHERE) {
 		ka_trace_run_freed(*other);
-		ka_runs_give_gone(&caches->pools, *other, size, true);
+		ka_runs_free_cleared(&caches->pools, *other, size, true);
 		*other = NULL;
 		ka_fail(ENOMEM, "no memory to move %zu KiB (see ulimit -v)", size / 1024);
 	}
@@ -148,8 +148,8 @@ static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct 
 		       void *block)
 {
 	if (KA_READ(pool->owner) != ka_thread() || ka_is_marked(block))
-		ka_block_give_slowly(caches, cache, block);
-	else if (!ka_pool_give(pool, block))
+		ka_block_free_slow(caches, cache, block);
+	else if (!ka_pool_free(pool, block))
 		ka_block_emptied(cache, pool);
 }
 
@@ -183,7 +183,7 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 	}
 	size = size ? size : 1;
 	other = block_resize_here(caches, block, old, size) ? block :
-						      block_take_other(caches, cache, old, size);
+						      block_alloc_other(caches, cache, old, size);
 	if (!other && size > old)
 		return NULL;
 	/* Without memory for another block, one that should become smaller stays. */

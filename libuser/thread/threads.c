@@ -85,7 +85,7 @@ void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool)
 		ka_mutex_lock(&cache->lock);
 		if (__atomic_load_n(&pool->listed, __ATOMIC_ACQUIRE) &&
 		    cache->thread == ka_pool_owner(pool))
-			ka_cache_give_back_empty(cache, pool);
+			ka_cache_return_empty(cache, pool);
 		ka_mutex_unlock(&cache->lock);
 		break;
 	}
@@ -111,7 +111,7 @@ static void *pages_map(size_t size)
 }
 
 /* Allocate the page of a cache in a thread's storage. False without memory. */
-static bool cache_get_page(struct ka_cache *cache)
+static bool cache_alloc_page(struct ka_cache *cache)
 {
 	struct ka_by_class *by = NULL;
 
@@ -133,7 +133,7 @@ static bool cache_get_page(struct ka_cache *cache)
  * Free the page of a cache, and the cache itself if it is in the same mapping. The lock of the
  * lists is held.
  */
-static void cache_give_page(struct ka_cache *cache)
+static void cache_free_page(struct ka_cache *cache)
 {
 	if (cache->own)
 		ka_munmap(cache, sizeof(struct with_page));
@@ -146,7 +146,7 @@ static void cache_give_page(struct ka_cache *cache)
 static void cache_free(struct ka_cache *cache)
 {
 	cache_unlink(cache);
-	cache_give_page(cache);
+	cache_free_page(cache);
 }
 
 /* Free a cache; one in a thread's storage is marked as ended. The lock of the lists is held. */
@@ -179,7 +179,7 @@ static void thread_ends(void *data)
 		struct ka_cache *cache = mine;
 
 		if (!cache->caches->pools.inherited)
-			ka_cache_leave_all(cache);
+			ka_cache_abandon_all(cache);
 		cache_end(cache);
 	}
 	ka_lists_unlock();
@@ -206,7 +206,7 @@ static void key_make(void)
 bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 {
 	pthread_once(&once, key_make);
-	if (!cache->own && !cache_get_page(cache))
+	if (!cache->own && !cache_alloc_page(cache))
 		return false;
 	ka_lists_lock();
 	cache->caches = caches;
@@ -225,7 +225,7 @@ bool ka_cache_begin(struct ka_caches *caches, struct ka_cache *cache)
 	/* pthread_setspecific() may allocate; the cache can be used by now. */
 	if (have_key && !pthread_setspecific(key, cache))
 		return true;
-	ka_cache_leave_all(cache);
+	ka_cache_abandon_all(cache);
 	ka_lists_lock();
 	cache_end(cache);
 	ka_lists_unlock();
@@ -295,38 +295,38 @@ err:
 }
 
 /* A thread that has only freed blocks, and at most this many, may be about to end. */
-#define FEW_GIVEN	100
+#define FEW_FREED	100
 
 /**
- * ka_cache_has_given_many() - Count a block that a thread without a cache frees.
+ * ka_cache_has_freed_many() - Count a block that a thread without a cache frees.
  *
  * glibc frees its own memory for a thread after the destructors of that thread have run. A
  * cache created then would never end. So a thread that only frees blocks gets a cache late.
  *
  * Return: True if the thread should have a cache now.
  */
-bool ka_cache_has_given_many(void)
+bool ka_cache_has_freed_many(void)
 {
-	static __thread uint8_t given;
+	static __thread uint8_t freed;
 
-	if (given == FEW_GIVEN)
+	if (freed == FEW_FREED)
 		return true;
-	given++;
+	freed++;
 	return false;
 }
 
 /**
- * ka_cache_to_give() - Get the calling thread's cache of a heap, to free a block.
+ * ka_cache_for_free() - Get the calling thread's cache of a heap, to free a block.
  * @caches: The caches of the heap.
  *
  * Return: As ka_cache_of(); but a thread that has freed few blocks and allocated none gets the
  * cache of ended threads.
  */
-struct ka_cache *ka_cache_to_give(struct ka_caches *caches)
+struct ka_cache *ka_cache_for_free(struct ka_caches *caches)
 {
 	if (__builtin_expect(is_in_table(&caches->pools), 1))
 		return table[caches->pools.index].cache;
-	return ka_cache_has_given_many() ? ka_cache_of(caches) : &ended;
+	return ka_cache_has_freed_many() ? ka_cache_of(caches) : &ended;
 }
 
 /**
@@ -342,7 +342,7 @@ void ka_caches_free(struct ka_caches *caches)
 }
 
 /* Put the pools of threads that a child does not have on the shelf. */
-static void orphans_leave(struct ka_caches *caches)
+static void orphans_shelve(struct ka_caches *caches)
 {
 	size_t slot = 0;
 
@@ -356,7 +356,7 @@ static void orphans_leave(struct ka_caches *caches)
 		slot += pool->slots;
 		if (pool->owner != KA_NOBODY && pool->owner != KA_SHELF &&
 		    pool->owner != KA_TRACED && ka_pool_owner(pool) != ka_thread()) {
-			ka_pool_let_go(pool);
+			ka_pool_unhold(pool);
 			pool->listed = false;
 			ka_pool_shelve_locked(&caches->pools, pool);
 		}
@@ -388,7 +388,7 @@ void ka_caches_forked(struct ka_caches *caches, bool alone)
 		}
 		others = true;
 		/* The storage of the cache's thread is unused now. */
-		cache_give_page(cache);
+		cache_free_page(cache);
 	}
 	caches->first = own;
 	if (own) {
@@ -397,7 +397,7 @@ void ka_caches_forked(struct ka_caches *caches, bool alone)
 	}
 	if (caches->pools.inherited && own)
 		ka_cache_forget(own);
-	else if ((others || caches->nr_late) && !caches->pools.inherited)
-		orphans_leave(caches);
-	caches->nr_late = 0;
+	else if ((others || caches->nr_cacheless) && !caches->pools.inherited)
+		orphans_shelve(caches);
+	caches->nr_cacheless = 0;
 }

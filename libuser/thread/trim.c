@@ -16,12 +16,12 @@ static void cache_drop_empty(struct ka_cache *cache)
 		if (pool->used > pool->held)
 			continue;
 		ka_cache_drop_current(cache, class);
-		ka_pool_give_back(&cache->caches->pools, pool);
+		ka_pool_return(&cache->caches->pools, pool);
 	}
 }
 
 /* Return the empty pools in a thread's lists. The lock of the lists is held. */
-static void cache_give_back_all_empty(struct ka_cache *cache)
+static void cache_return_all_empty(struct ka_cache *cache)
 {
 	bool locked = ka_cache_lock(cache);
 
@@ -30,7 +30,7 @@ static void cache_give_back_all_empty(struct ka_cache *cache)
 
 		for (pool = cache->by->partial[class].first; pool; pool = next) {
 			next = pool->next;
-			ka_cache_give_back_empty(cache, pool);
+			ka_cache_return_empty(cache, pool);
 		}
 	}
 	ka_cache_unlock(cache, locked);
@@ -48,7 +48,7 @@ static size_t cache_thin_all(struct ka_cache *cache)
 		for (pool = cache->by->partial[class].first; pool; pool = next) {
 			next = pool->next;
 			ka_pool_collect(&cache->caches->pools, pool);
-			if (!ka_cache_give_back_empty(cache, pool))
+			if (!ka_cache_return_empty(cache, pool))
 				pages += ka_pool_thin(&cache->caches->pools, pool);
 		}
 	}
@@ -120,7 +120,7 @@ size_t ka_cache_trim(struct ka_caches *caches, struct ka_cache *cache)
 	for (struct ka_cache *each = caches->first; each; each = each->of_heap.next) {
 		/* The owner of another cache may hold its lock and wait for the fork to end. */
 		if (each != cache && !ka_is_forking())
-			cache_give_back_all_empty(each);
+			cache_return_all_empty(each);
 	}
 	ka_lists_unlock();
 	ka_arenas_lock(&caches->pools.arenas);

@@ -44,7 +44,7 @@ static size_t nr_slots;
 static size_t nr_entries;
 
 /* The thread is in backtrace(), which may allocate. */
-static __thread bool is_looking;
+static __thread bool is_capturing;
 
 /* The library's code, in whatever file it is linked; see the Makefile. */
 extern const char own_start[] __asm__("__start_karena_text")
@@ -72,17 +72,17 @@ static bool is_own(const void *address)
  * Get the caller's stack without the library's frames. Return the number of frames; -1 while
  * the thread is already here.
  */
-static int look(void *frames[static KA_TRACE_FRAMES])
+static int capture_stack(void *frames[static KA_TRACE_FRAMES])
 {
 	void *all[KA_TRACE_FRAMES + MOST_OWN];
 	int most = (int)__atomic_load_n(&most_frames, __ATOMIC_RELAXED);
 	int before = errno, count, own = 0;
 
-	if (is_looking)
+	if (is_capturing)
 		return -1;
-	is_looking = true;
+	is_capturing = true;
 	count = backtrace(all, most + MOST_OWN);
-	is_looking = false;
+	is_capturing = false;
 	errno = before;
 	/* A sanitizer replaces backtrace(); the replacement's frame is the first. */
 	while (own < count && !is_own(all[own]))
@@ -182,7 +182,7 @@ static void add(struct entry entry)
 }
 
 /* Remove an entry. Entries behind it move up, so that no gap separates them from their hash. */
-static void take_out(size_t hole)
+static void entry_remove(size_t hole)
 {
 	size_t mask = nr_slots - 1, slot = hole;
 
@@ -210,7 +210,7 @@ static bool has_free(const struct ka_pool *pool)
 }
 
 /* Allocate a block from the tracer's pools of a class, or return NULL. The lock is held. */
-static void *take_block(struct ka_pools *pools, unsigned int class)
+static void *block_alloc(struct ka_pools *pools, unsigned int class)
 {
 	struct ka_pool_list *list = &pools->traced[class];
 	struct ka_pool *pool = list->first;
@@ -224,22 +224,22 @@ static void *take_block(struct ka_pools *pools, unsigned int class)
 	}
 	if (!pool->free)
 		ka_pool_extend(pools, pool);
-	block = ka_pool_take(pool);
+	block = ka_pool_alloc(pool);
 	if (!has_free(pool))
 		ka_pool_unlink(list, pool);
 	return block;
 }
 
-static void give_block(struct ka_pools *pools, struct ka_pool *pool, void *block)
+static void block_free(struct ka_pools *pools, struct ka_pool *pool, void *block)
 {
 	struct ka_pool_list *list = &pools->traced[pool->class];
 
 	if (!has_free(pool))
 		ka_pool_link(list, pool);
-	if (ka_pool_give(pool, block))
+	if (ka_pool_free(pool, block))
 		return;
 	ka_pool_unlink(list, pool);
-	ka_pool_give_back(pools, pool);
+	ka_pool_return(pools, pool);
 }
 
 static size_t draw(void)
@@ -264,10 +264,10 @@ static struct entry prepare(size_t whole, size_t size, unsigned int due,
 	return entry;
 }
 
-static void *take_traced(struct ka_pools *pools, size_t whole, size_t size, unsigned int due)
+static void *traced_alloc(struct ka_pools *pools, size_t whole, size_t size, unsigned int due)
 {
 	void *frames[KA_TRACE_FRAMES];
-	int count = look(frames);
+	int count = capture_stack(frames);
 	struct entry entry;
 
 	if (count < 0)
@@ -275,7 +275,7 @@ static void *take_traced(struct ka_pools *pools, size_t whole, size_t size, unsi
 	ka_trace_lock();
 	entry = prepare(whole, size, due, frames, count);
 	if (entry.stack)
-		entry.block = take_block(pools, ka_class_of(whole));
+		entry.block = block_alloc(pools, ka_class_of(whole));
 	if (entry.block)
 		add(entry);
 	ka_trace_unlock();
@@ -285,7 +285,7 @@ static void *take_traced(struct ka_pools *pools, size_t whole, size_t size, unsi
 static void add_run(void *run, size_t whole, size_t size, unsigned int due)
 {
 	void *frames[KA_TRACE_FRAMES];
-	int count = look(frames);
+	int count = capture_stack(frames);
 	struct entry entry;
 
 	if (count < 0)
@@ -300,15 +300,15 @@ static void add_run(void *run, size_t whole, size_t size, unsigned int due)
 	ka_trace_unlock();
 }
 
-static bool give_traced(struct ka_pools *pools, struct ka_pool *pool, void *block)
+static bool traced_free(struct ka_pools *pools, struct ka_pool *pool, void *block)
 {
 	struct entry *entry;
 
 	ka_trace_lock();
 	entry = find_entry(block);
 	if (entry) {
-		take_out((size_t)(entry - entries));
-		give_block(pools, pool, block);
+		entry_remove((size_t)(entry - entries));
+		block_free(pools, pool, block);
 	}
 	ka_trace_unlock();
 	return entry;
@@ -321,7 +321,7 @@ static void run_freed(const void *run)
 	ka_trace_lock();
 	entry = find_entry(run);
 	if (entry && entry->is_run)
-		take_out((size_t)(entry - entries));
+		entry_remove((size_t)(entry - entries));
 	ka_trace_unlock();
 }
 
@@ -332,7 +332,7 @@ static void run_freed(const void *run)
 static void block_resized(const void *block, size_t size)
 {
 	void *frames[KA_TRACE_FRAMES];
-	int count = ka_trace_active() ? look(frames) : -1;
+	int count = ka_trace_active() ? capture_stack(frames) : -1;
 	struct ka_stack *stack = NULL;
 	struct entry *entry;
 
@@ -351,7 +351,7 @@ static void block_resized(const void *block, size_t size)
 }
 
 /* Remove the entries of all blocks of a heap. @locked: the caller holds the lock. */
-static void heap_gone(const struct ka_window *window, bool locked)
+static void forget_heap(const struct ka_window *window, bool locked)
 {
 	size_t size = ka_window_size(window), slot = 0;
 	uintptr_t start = (uintptr_t)window->start;
@@ -361,7 +361,7 @@ static void heap_gone(const struct ka_window *window, bool locked)
 	/* The removal moves entries up from slots that this loop has not reached yet. */
 	while (nr_entries && slot < nr_slots) {
 		if (entries[slot].block && (uintptr_t)entries[slot].block - start < size)
-			take_out(slot);
+			entry_remove(slot);
 		else
 			slot++;
 	}
@@ -376,12 +376,12 @@ void ka_trace_attach(void)
 {
 	static const struct ka_sampler sampler = {
 		.draw		= draw,
-		.take		= take_traced,
+		.alloc		= traced_alloc,
 		.add_run	= add_run,
-		.give		= give_traced,
+		.free		= traced_free,
 		.run_freed	= run_freed,
 		.resized	= block_resized,
-		.heap_gone	= heap_gone,
+		.forget_heap	= forget_heap,
 	};
 
 	if (!__atomic_load_n(&ka_sampler, __ATOMIC_ACQUIRE))
@@ -424,7 +424,7 @@ int ka_trace_start(size_t bytes, size_t frames)
 			       KA_TRACE_FRAMES);
 	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The first call of backtrace() loads a library. */
-	look(ignored);
+	capture_stack(ignored);
 	ka_lists_lock();
 	ka_trace_lock();
 	active = ka_trace_active();
@@ -487,12 +487,12 @@ size_t ka_trace_of(const void *block, const void **frames, size_t most)
 }
 
 /**
- * ka_trace_figures() - Fill in the settings and totals of a snapshot.
+ * ka_trace_stats() - Fill in the settings and totals of a snapshot.
  * @traces: The snapshot.
  *
  * Context: The lock of the traces is held.
  */
-void ka_trace_figures(struct ka_traces *traces)
+void ka_trace_stats(struct ka_traces *traces)
 {
 	traces->interval = interval;
 	traces->most_frames = most_frames;

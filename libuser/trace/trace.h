@@ -82,7 +82,7 @@ struct ka_traces {
 void ka_trace_attach(void);
 void ka_trace_lock(void);
 void ka_trace_unlock(void);
-void ka_trace_figures(struct ka_traces *traces);
+void ka_trace_stats(struct ka_traces *traces);
 
 /* autotrace.c */
 void ka_traces_open(void);

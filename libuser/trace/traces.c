@@ -155,7 +155,7 @@ struct ka_traces *ka_trace_snapshot(enum ka_trace_by by)
 		ka_trace_unlock();
 		return NULL;
 	}
-	ka_trace_figures(traces);
+	ka_trace_stats(traces);
 	traces->by = by;
 	end = traces->frames;
 	for (struct ka_stack *stack = ka_stacks(&count, &nr_frames); stack;

@@ -47,9 +47,9 @@ static bool pool_provide(struct ka_caches *caches, struct ka_pool *pool, bool *f
  * Move a pool that was compared, and was not the best, to the end of the list. If it should be
  * @shared and is half free, put it on the shelf instead.
  */
-static void pool_put_back(struct ka_cache *cache, struct ka_pool *pool, bool shared)
+static void pool_requeue(struct ka_cache *cache, struct ka_pool *pool, bool shared)
 {
-	if (ka_cache_give_back_empty(cache, pool))
+	if (ka_cache_return_empty(cache, pool))
 		return;
 	if (shared && pool->used <= pool->capacity / 2) {
 		ka_cache_unlist(cache, pool);
@@ -86,7 +86,7 @@ static struct ka_pool *pool_choose(struct ka_cache *cache, unsigned int class)
 		ka_cache_unlist(cache, best);
 	for (int i = 0; (locked || shared) && i < count; i++) {
 		if (pools[i] != best)
-			pool_put_back(cache, pools[i], shared && pool);
+			pool_requeue(cache, pools[i], shared && pool);
 	}
 	ka_cache_unlock(cache, locked);
 	return best;
@@ -122,31 +122,31 @@ static struct ka_pool *pool_refill(struct ka_caches *caches, struct ka_cache *ca
 	if (pool != &ka_no_pool) {
 		if (pool_provide(caches, pool, fresh))
 			return pool;
-		pool_used_up(caches, cache, pool);
+		pool_retire_current(caches, cache, pool);
 	}
 	while ((pool = pool_next(caches, cache, class)) && !pool_provide(caches, pool, fresh))
-		pool_put_away(caches, cache, pool);
+		pool_retire(caches, cache, pool);
 	pool_make_current(cache, class, pool ? pool : &ka_no_pool);
 	return pool;
 }
 
 /* Allocate a run for a block that belongs to no pool. */
-static void *run_take(struct ka_caches *caches, size_t align, size_t size)
+static void *run_alloc(struct ka_caches *caches, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
-	return pages < size ? no_block(size) : ka_runs_take(&caches->pools, pages, align);
+	return pages < size ? no_block(size) : ka_runs_alloc(&caches->pools, pages, align);
 }
 
 /*
  * Allocate a run for a block, and trace it if it is due: with the weight of @size bytes, of
  * which @asked are used.
  */
-void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
-			size_t size, size_t asked)
+void *ka_block_alloc_run(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			 size_t size, size_t asked)
 {
 	unsigned int due = ka_trace_due(cache, size);
-	void *block = run_take(caches, align, asked);
+	void *block = run_alloc(caches, align, asked);
 
 	if (block && due)
 		ka_sampler->add_run(block, size, asked, due);
@@ -154,44 +154,44 @@ void *ka_block_take_run(struct ka_caches *caches, struct ka_cache *cache, size_t
 }
 
 /* Allocate one block for a thread whose cache has ended, and put its pool on the shelf again. */
-static void *block_take_one(struct ka_caches *caches, unsigned int class)
+static void *block_alloc_once(struct ka_caches *caches, unsigned int class)
 {
 	struct ka_pool *pool;
 	void *block = NULL;
 	bool fresh;
 
-	late_count(caches, 1);
+	cacheless_count(caches, 1);
 	pool = ka_pool_unshelve(&caches->pools, class, ka_thread());
 	if (!pool)
 		pool = ka_pool_make(&caches->pools, class, ka_thread());
 	if (pool) {
 		pool_provide(caches, pool, &fresh);
-		block = ka_pool_take(pool);
-		ka_pool_leave(&caches->pools, pool);
+		block = ka_pool_alloc(pool);
+		ka_pool_abandon(&caches->pools, pool);
 	}
-	late_count(caches, -1U);
-	return block || !pool ? block : run_take(caches, 0, ka_class_size(class));
+	cacheless_count(caches, -1U);
+	return block || !pool ? block : run_alloc(caches, 0, ka_class_size(class));
 }
 
-static void *block_take_small(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+static void *block_alloc_small(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool;
 	bool fresh;
 
 	if (cache->ended || (!cache->caches && !ka_cache_begin(caches, cache)))
-		return block_take_one(caches, class);
+		return block_alloc_once(caches, class);
 	pool = pool_refill(caches, cache, class, &fresh);
 	if (!pool)
 		return NULL;
 	if (!pool_is_shown(cache, size, pool))
 		pool_show(cache, class);
-	return ka_pool_take(pool);
+	return ka_pool_alloc(pool);
 }
 
 /* Allocate a block with room for @size bytes, of which the program has asked for @asked. */
-static void *block_take(struct ka_caches *caches, struct ka_cache *cache, size_t align, size_t size,
-			size_t asked)
+static void *block_alloc(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			 size_t size, size_t asked)
 {
 	unsigned int due;
 	void *block;
@@ -199,10 +199,10 @@ static void *block_take(struct ka_caches *caches, struct ka_cache *cache, size_t
 	if (ka_refuse_inherited(&caches->pools))
 		return NULL;
 	if (size > KA_BLOCK_MAX)
-		return ka_block_take_run(caches, cache, align, size, asked);
+		return ka_block_alloc_run(caches, cache, align, size, asked);
 	due = ka_trace_due(cache, size);
-	block = due ? ka_sampler->take(&caches->pools, size, asked, due) : NULL;
-	return block ? block : block_take_small(caches, cache, size);
+	block = due ? ka_sampler->alloc(&caches->pools, size, asked, due) : NULL;
+	return block ? block : block_alloc_small(caches, cache, size);
 }
 
 /*
@@ -216,35 +216,35 @@ static void *block_try_larger(struct ka_cache *cache, size_t size)
 	if (size <= KA_DIRECT_MAX || size > KA_BLOCK_MAX || size > cache->until_traced ||
 	    cache->generation != __atomic_load_n(&ka_trace_generation, __ATOMIC_RELAXED))
 		return NULL;
-	block = ka_pool_take(cache->by->current[ka_class_of(size)]);
+	block = ka_pool_alloc(cache->by->current[ka_class_of(size)]);
 	if (block)
 		cache->until_traced -= size;
 	return block;
 }
 
 /**
- * ka_block_take() - Allocate a block, by the slow path if necessary.
+ * ka_block_alloc_slow() - Allocate a block, by the slow path if necessary.
  * @caches: The caches of the heap.
  * @cache: The cache of the thread; registered if necessary.
  * @size: Bytes.
  *
  * Return: As ka_block_alloc().
  */
-void *ka_block_take(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+void *ka_block_alloc_slow(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	void *block = ka_block_try_traced(cache, size);
 
 	if (!block)
 		block = block_try_larger(cache, size);
 	size = size ? size : 1;
-	return block ? block : block_take(caches, cache, 0, size, size);
+	return block ? block : block_alloc(caches, cache, 0, size, size);
 }
 
 /*
  * Allocate a block of a page or more that was just linked for the first time. It is then the
  * only linked block, and zero except for its link.
  */
-static void *block_take_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+static void *block_alloc_fresh(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	unsigned int class = ka_class_of(size);
 	struct ka_pool *pool = cache->by->current[class];
@@ -256,7 +256,7 @@ static void *block_take_fresh(struct ka_caches *caches, struct ka_cache *cache, 
 	pool = pool_refill(caches, cache, class, &fresh);
 	if (!pool || !fresh || !pool->zero)
 		return NULL;
-	block = ka_pool_take(pool);
+	block = ka_pool_alloc(pool);
 	*(struct ka_free *)block = (struct ka_free){ 0 };
 	return block;
 }
@@ -268,12 +268,12 @@ static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, si
 
 	if (size < KA_PAGE_SIZE || pages < size || (KA_READ(ka_trace_generation) & 1))
 		return NULL;
-	return size > KA_BLOCK_MAX ? ka_runs_zeroed(&caches->pools, pages, 0) :
-				     block_take_fresh(caches, cache, size);
+	return size > KA_BLOCK_MAX ? ka_runs_alloc_zeroed(&caches->pools, pages, 0) :
+				     block_alloc_fresh(caches, cache, size);
 }
 
 /**
- * ka_block_zeroed() - Allocate a zeroed block.
+ * ka_block_alloc_zeroed() - Allocate a zeroed block.
  * @caches: The caches of the heap.
  * @cache: The cache of the thread.
  * @size: Bytes.
@@ -282,7 +282,7 @@ static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, si
  *
  * Return: As ka_block_alloc().
  */
-void *ka_block_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
+void *ka_block_alloc_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
 	void *block = block_try_zero(caches, cache, size);
 
@@ -303,7 +303,7 @@ static size_t power_of_two(size_t size)
 }
 
 /**
- * ka_block_take_aligned() - Allocate an aligned block.
+ * ka_block_alloc_aligned() - Allocate an aligned block.
  * @caches: The caches of the heap.
  * @cache: The cache of the thread.
  * @align: A power of two.
@@ -311,8 +311,8 @@ static size_t power_of_two(size_t size)
  *
  * Return: As ka_block_alloc().
  */
-void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
-			    size_t size)
+void *ka_block_alloc_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
+			     size_t size)
 {
 	size_t least;
 	void *block;
@@ -321,7 +321,7 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 		return ka_block_alloc(caches, cache, size);
 	size = size ? size : 1;
 	if (size > KA_BLOCK_MAX || align > KA_BLOCK_MAX)
-		return block_take(caches, cache, align, size > align ? size : align, size);
+		return block_alloc(caches, cache, align, size > align ? size : align, size);
 	/*
 	 * Pools are aligned to a slot, and their blocks to any power of two that divides their
 	 * size, up to a slot. The size of a class for a multiple of @align is such a multiple,
@@ -331,5 +331,5 @@ void *ka_block_take_aligned(struct ka_caches *caches, struct ka_cache *cache, si
 	if (align > KA_SLOT_SIZE)
 		least = power_of_two(least);
 	block = ka_block_try(cache, least);
-	return block ? block : block_take(caches, cache, align, least, size);
+	return block ? block : block_alloc(caches, cache, align, least, size);
 }

@@ -19,7 +19,7 @@ int ka_block_freed_twice(const void *block)
 }
 
 /* True if the owner has allocated all blocks of a pool. */
-static bool pool_is_used_up(const struct ka_pool *pool)
+static bool pool_is_exhausted(const struct ka_pool *pool)
 {
 	return pool != &ka_no_pool && !pool->free && pool->made == pool->capacity &&
 	       !__atomic_load_n(&pool->remote, __ATOMIC_RELAXED);
@@ -27,7 +27,7 @@ static bool pool_is_used_up(const struct ka_pool *pool)
 
 /*
  * Other threads may free blocks of listed pools, so the owner has to check these pools now and
- * then: see pool_choose() in block.c.
+ * then: see pool_choose() in alloc.c.
  */
 #define MOST_SKIPPED	8
 
@@ -49,21 +49,22 @@ static bool pool_may_skip(struct ka_cache *cache, unsigned int class)
 static bool pool_is_next(struct ka_cache *cache, const struct ka_pool *pool)
 {
 	return pool->free && pool->capacity - pool->used == 1 && ka_pool_has_enough(pool) &&
-	       pool_is_used_up(cache->by->current[pool->class]) &&
+	       pool_is_exhausted(cache->by->current[pool->class]) &&
 	       pool_may_skip(cache, pool->class);
 }
 
 /* Make an adopted pool, which is in no list, current or listed. */
-static void pool_adopted(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool)
+static void pool_place_adopted(struct ka_caches *caches, struct ka_cache *cache,
+			       struct ka_pool *pool)
 {
 	ka_pool_collect(&caches->pools, pool);
-	if (!pool->used || cache_is_late(cache)) {
+	if (!pool->used || cache_is_unregistered(cache)) {
 		ka_pool_shelve(&caches->pools, pool);
 	} else if (pool_is_next(cache, pool)) {
-		pool_used_up(caches, cache, cache->by->current[pool->class]);
+		pool_retire_current(caches, cache, cache->by->current[pool->class]);
 		pool_make_current(cache, pool->class, pool);
 	} else {
-		pool_keep(cache, pool);
+		pool_list(cache, pool);
 	}
 }
 
@@ -91,7 +92,7 @@ static bool block_is_free(struct ka_caches *caches, struct ka_cache *cache, stru
 }
 
 /* Push a block for the pool's owner. If the pool has no owner by now, adopt it. */
-static int block_give_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+static int block_free_remote(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			     struct ka_free *block)
 {
 	uint64_t remote = __atomic_load_n(&pool->remote, __ATOMIC_RELAXED), more;
@@ -107,7 +108,7 @@ static int block_give_remote(struct ka_caches *caches, struct ka_cache *cache, s
 	} while (!__atomic_compare_exchange_n(&pool->remote, &remote, more, true,
 					      __ATOMIC_SEQ_CST, __ATOMIC_RELAXED));
 	if (ka_pool_adopt(&caches->pools, pool, ka_thread())) {
-		pool_adopted(caches, cache, pool);
+		pool_place_adopted(caches, cache, pool);
 		return 0;
 	}
 	if (!remote)
@@ -118,17 +119,17 @@ static int block_give_remote(struct ka_caches *caches, struct ka_cache *cache, s
 }
 
 /* Become the owner of an unowned pool; else leave the block to the owner. */
-static int block_give_or_adopt(struct ka_caches *caches, struct ka_cache *cache,
-			       struct ka_pool *pool, void *block)
+static int block_free_foreign(struct ka_caches *caches, struct ka_cache *cache,
+			      struct ka_pool *pool, void *block)
 {
 	bool twice;
 
 	if (!ka_pool_adopt(&caches->pools, pool, ka_thread()))
-		return block_give_remote(caches, cache, pool, block);
+		return block_free_remote(caches, cache, pool, block);
 	twice = block_is_free(caches, cache, pool, block);
 	if (!twice)
-		ka_pool_give(pool, block);
-	pool_adopted(caches, cache, pool);
+		ka_pool_free(pool, block);
+	pool_place_adopted(caches, cache, pool);
 	return twice ? ka_block_freed_twice(block) : 0;
 }
 
@@ -166,7 +167,7 @@ static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
 	} else {
 		ka_cache_unlist(cache, pool);
 	}
-	ka_pool_give_back(&cache->caches->pools, pool);
+	ka_pool_return(&cache->caches->pools, pool);
 	ka_cache_thin(cache, class);
 }
 
@@ -175,13 +176,13 @@ static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
  * blocks of the pool. The remote frees are collected, and an empty pool is returned. The cache
  * is locked, since the pool may be listed.
  */
-static int block_give_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
+static int block_free_own(struct ka_cache *cache, struct ka_pool *pool, void *block)
 {
 	bool locked = ka_cache_lock(cache);
 	bool twice = block_is_free(cache->caches, cache, pool, block);
 
 	if (!twice) {
-		ka_pool_give(pool, block);
+		ka_pool_free(pool, block);
 		ka_pool_collect_some(&cache->caches->pools, pool);
 	}
 	if (!pool->used)
@@ -209,7 +210,7 @@ bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *
 }
 
 /**
- * ka_block_give_marked() - Free a block of the thread's own pool that may be free already.
+ * ka_block_free_marked() - Free a block of the thread's own pool that may be free already.
  * @caches: The caches of the heap.
  * @cache: The cache of the thread.
  * @pool: The pool.
@@ -217,21 +218,21 @@ bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *
  *
  * Return: As ka_block_free().
  */
-int ka_block_give_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
+int ka_block_free_marked(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
 			 void *block)
 {
 	if (ka_block_may_be_free(caches, pool, block)) {
 		if (cache->looks > KA_FEW_LOOKS)
-			return ka_block_give_slowly(caches, cache, block);
+			return ka_block_free_slow(caches, cache, block);
 		if (ka_block_has_free(caches, cache, pool, block))
 			return ka_block_freed_twice(block);
 	}
-	if (!ka_pool_give(pool, block))
+	if (!ka_pool_free(pool, block))
 		ka_block_emptied(cache, pool);
 	return 0;
 }
 
-static int block_give_to_pool(struct ka_caches *caches, struct ka_cache *cache,
+static int block_free_in_pool(struct ka_caches *caches, struct ka_cache *cache,
 			      struct ka_pool *pool, void *block)
 {
 	uintptr_t owner = __atomic_load_n(&pool->owner, __ATOMIC_RELAXED);
@@ -240,17 +241,17 @@ static int block_give_to_pool(struct ka_caches *caches, struct ka_cache *cache,
 	if (!ka_pool_begins_at(&caches->pools, pool, block))
 		return ka_block_none_begins(block);
 	if ((owner & ~KA_CALLED) == ka_thread())
-		return block_give_own(cache, pool, block);
+		return block_free_own(cache, pool, block);
 	if (owner == KA_TRACED)
-		return ka_sampler->give(&caches->pools, pool, block) ?
+		return ka_sampler->free(&caches->pools, pool, block) ?
 		       0 : ka_block_freed_twice(block);
-	if (!cache->caches && !cache->ended && ka_cache_has_given_many())
+	if (!cache->caches && !cache->ended && ka_cache_has_freed_many())
 		ka_cache_begin(caches, cache);
-	if (!cache_is_late(cache))
-		return block_give_or_adopt(caches, cache, pool, block);
-	late_count(caches, 1);
-	error = block_give_or_adopt(caches, cache, pool, block);
-	late_count(caches, -1U);
+	if (!cache_is_unregistered(cache))
+		return block_free_foreign(caches, cache, pool, block);
+	cacheless_count(caches, 1);
+	error = block_free_foreign(caches, cache, pool, block);
+	cacheless_count(caches, -1U);
 	return error;
 }
 
@@ -267,18 +268,18 @@ int ka_block_free_run(struct ka_caches *caches, void *run)
 		return -1;
 	/* Before another thread can allocate the run. */
 	ka_trace_run_freed(run);
-	return ka_runs_give(&caches->pools, run);
+	return ka_runs_free(&caches->pools, run);
 }
 
 /**
- * ka_block_give_slowly() - Free a block that does not belong to the thread's own pools.
+ * ka_block_free_slow() - Free a block that does not belong to the thread's own pools.
  * @caches: The caches of the heap.
  * @cache: The cache of the thread.
  * @block: The address that the caller passed.
  *
  * Return: As ka_block_free().
  */
-int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void *block)
+int ka_block_free_slow(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {
 	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 	int before = errno, error;
@@ -288,7 +289,7 @@ int ka_block_give_slowly(struct ka_caches *caches, struct ka_cache *cache, void 
 	if (ka_refuse_inherited(&caches->pools))
 		return -1;
 	if (pool != &ka_no_pool)
-		error = block_give_to_pool(caches, cache, pool, block);
+		error = block_free_in_pool(caches, cache, pool, block);
 	else
 		error = ka_block_free_run(caches, block);
 	/* A successful free keeps errno. */

@@ -71,7 +71,7 @@ list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
 	ka_die("free");
 }
 
-void ka_pool_take_is_wrong(const struct ka_free *block)
+void ka_pool_corrupted(const struct ka_free *block)
 {
 	ka_fail(EINVAL, "the block %p has been written to since it was freed", block);
 	ka_die("malloc");
@@ -166,7 +166,7 @@ void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 	last = remote_check(pools, pool, remote);
 	ka_link(last, pool->free);
 	pool->free = ka_remote_first(remote);
-	/* Pairs with a thread that frees one more block: see ka_cache_give_back_empty(). */
+	/* Pairs with a thread that frees one more block: see ka_cache_return_empty(). */
 	__atomic_store_n(&pool->used, pool->used - ka_remote_count(remote),
 			 __ATOMIC_SEQ_CST);
 }
