@@ -92,8 +92,8 @@ static bool wants_domains(void)
 		return false;
 	if (!strcmp(text, "domains"))
 		return true;
-	fprintf(stderr, "karena: KARENA_PYTHON=%s is unknown: give arena or domains; it is"
-		" ignored\n", text);
+	fprintf(stderr, "karena: KARENA_PYTHON: unknown value '%s' (choose arena or domains); the"
+		" setting is ignored\n", text);
 	return false;
 }
 
@@ -119,7 +119,7 @@ static void warn_forked_child(void)
 	static const char text[] =
 		"karena: a forked child has no copy of this Python's heap and will"
 		" end with SIGSEGV: the module is older than the library, or memory"
-		" has run out; KARENA_SOURCE=embedded does without the module\n";
+		" has run out; set KARENA_SOURCE=embedded to do without the module\n";
 	struct ka_stats stats = { .size = sizeof(stats) };
 	ssize_t ignored;
 
@@ -149,7 +149,7 @@ static void install(void)
 	options.source = ka_private_source(true);
 	heap = has_domains ? ka_domain_heap() : ka_heap_create(&options);
 	if (!heap) {
-		fprintf(stderr, "karena: %s; Python goes on without\n", ka_error());
+		fprintf(stderr, "karena: %s; Python runs without karena\n", ka_error());
 		has_domains = false;
 		return;
 	}

@@ -132,7 +132,7 @@ static void SLOW make_heap(void)
 		options.source = ka_private_source(false);
 		debugged = ka_hooks_wanted() == KA_HOOKS_DEBUG;
 		if (ka_heap_open(heap_in_use(), &options, true))
-			ka_die("no heap");
+			ka_die("cannot create a heap");
 		is_making = false;
 		__atomic_store_n(&made, true, __ATOMIC_RELEASE);
 	}

@@ -11,7 +11,7 @@
 
 #include "base/base.h"
 
-static __thread char message[256] = "nothing has failed";
+static __thread char message[256] = "no call of this thread has failed";
 
 int ka_fail(int error, const char *format, ...)
 {
@@ -31,10 +31,10 @@ int ka_fail(int error, const char *format, ...)
 	return -1;
 }
 
-/* Fail because the heap is the parent's. Returns true. */
+/* Fail because the heap belongs to the parent process. Returns true. */
 bool ka_fail_inherited(void)
 {
-	ka_fail(EOWNERDEAD, "the heap is the parent's: it is not copied at fork");
+	ka_fail(EOWNERDEAD, "the heap is the parent process's: a forked child has no copy of it");
 	return true;
 }
 
@@ -49,12 +49,12 @@ const char *ka_version(void)
 }
 
 /**
- * ka_ignore() - Print the last error message, and that its cause is ignored.
+ * ka_ignore() - Print the last error message, and that the invalid setting is ignored.
  */
 void ka_ignore(void)
 {
 	char line[512];
-	int length = snprintf(line, sizeof(line), "karena: %s; it is ignored\n", message);
+	int length = snprintf(line, sizeof(line), "karena: %s; the setting is ignored\n", message);
 
 	ka_write(STDERR_FILENO, line, (size_t)length);
 }

@@ -39,7 +39,7 @@ static uint64_t right_tail(const void *block)
 
 static int overwritten(const void *block, size_t usable)
 {
-	return ka_fail(EINVAL, "behind the block %p of %zu bytes there has been written", block,
+	return ka_fail(EINVAL, "the program has written behind the block %p of %zu bytes", block,
 		       usable);
 }
 
@@ -107,7 +107,7 @@ static void *guarded_alloc(struct ka_heap *heap, size_t align, size_t size)
 	char *block;
 
 	if (size > PTRDIFF_MAX - 4 * KA_PAGE_SIZE) {
-		ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+		ka_fail(ENOMEM, "the size of %zu bytes is too large", size);
 		return NULL;
 	}
 	guarded.size = (size + TAIL + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
@@ -167,7 +167,7 @@ static void check_clear(const struct ka_pool *pool, const void *block)
 		found |= *at;
 	if (__builtin_expect(!(found[0] | found[1]), 1))
 		return;
-	ka_fail(EINVAL, "the block %p of %u bytes has been written to since it was freed",
+	ka_fail(EINVAL, "the program has written to the block %p of %u bytes after it was freed",
 		block, pool->size);
 	ka_die("malloc");
 }

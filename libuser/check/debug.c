@@ -67,8 +67,8 @@ bad_pointer(const struct call *call, const void *address)
 		behind = (uintptr_t)address - (uintptr_t)record->block;
 	}
 	if (!record)
-		snprintf(reason, sizeof(reason), "bad pointer: no block is at %p: it is not"
-			 " from here, or was freed long ago", address);
+		snprintf(reason, sizeof(reason), "bad pointer: no block is at %p: it was never"
+			 " allocated here, or was freed long ago", address);
 	else if (before < behind)
 		snprintf(reason, sizeof(reason), "bad pointer: %p is %zu bytes before a"
 			 " block", address, before);
@@ -384,8 +384,8 @@ enum ka_hooks ka_hooks_wanted(void)
 		return KA_HOOKS_COUNT;
 	guards = !strcmp(text, "guard");
 	if (!guards && strcmp(text, "debug") != 0) {
-		ka_fail(EINVAL, "KARENA_MALLOC=%.100s is unknown: give default, count,"
-			" debug or guard", text);
+		ka_fail(EINVAL, "KARENA_MALLOC: unknown value '%.100s' (choose default, count,"
+			" debug or guard)", text);
 		ka_ignore();
 		return KA_HOOKS_NONE;
 	}

@@ -109,7 +109,7 @@ bool ka_span_alloc(struct ka_record *record, size_t align, size_t size, bool gua
 	const size_t most = PTRDIFF_MAX - 4 * KA_PAGE_SIZE;
 
 	if (size > most || align > most - size) {
-		ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+		ka_fail(ENOMEM, "the size of %zu bytes is too large", size);
 		return false;
 	}
 	record->size = size;

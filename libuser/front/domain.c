@@ -219,7 +219,7 @@ static int check_domain(enum ka_domain domain)
 {
 	if ((unsigned int)domain < KARENA_DOMAINS)
 		return 0;
-	return ka_fail(EINVAL, "%d is no domain", (int)domain);
+	return ka_fail(EINVAL, "invalid domain %d: choose one of enum ka_domain", (int)domain);
 }
 
 int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator)
@@ -254,7 +254,7 @@ static const struct kept *keep(const struct ka_allocator *allocator, const struc
 	ka_munmap(kept, KA_PAGE_SIZE);
 
 err:
-	ka_fail(ENOMEM, "no memory for an allocator");
+	ka_fail(ENOMEM, "no memory for a copy of the allocator");
 	return NULL;
 }
 
@@ -285,7 +285,8 @@ static const struct ka_allocator *checked_copy(enum ka_domain domain,
 		return NULL;
 	if (!allocator->malloc || !allocator->calloc || !allocator->realloc ||
 	    !allocator->free) {
-		ka_fail(EINVAL, "an allocator has all four functions");
+		ka_fail(EINVAL, "the allocator lacks a function: malloc, calloc, realloc and"
+			" free must be set");
 		return NULL;
 	}
 	need_decision();
@@ -315,7 +316,7 @@ int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
 					__ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 		return 0;
 	*expected = *found;
-	return ka_fail(EAGAIN, "something else is behind the family by now");
+	return ka_fail(EAGAIN, "the domain has another allocator by now");
 }
 
 int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
@@ -323,15 +324,16 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats)
 	const struct ka_tally *tally;
 
 	if (stats->size < sizeof(*stats))
-		return ka_fail(EINVAL, "the size of struct ka_domain_stats is not set");
+		return ka_fail(EINVAL, "struct ka_domain_stats has the invalid size %zu:"
+			       " initialise it with KA_DOMAIN_STATS", stats->size);
 	if (check_domain(domain))
 		return -1;
 	need_decision();
-	if (ka_domain_lost())
-		return ka_fail(EOWNERDEAD, "the heap of the domains is the parent's");
+	if (ka_domain_lost() && ka_fail_inherited())
+		return -1;
 	if (!counted)
-		return ka_fail(ENODATA, "what a domain has is not counted:"
-			       " KARENA_MALLOC=count does it");
+		return ka_fail(ENODATA, "the blocks of domains are not counted: set"
+			       " KARENA_MALLOC=count");
 	tally = &ka_tallies[domain];
 	stats->blocks = KA_READ(tally->blocks);
 	stats->bytes = KA_READ(tally->bytes);
@@ -372,7 +374,7 @@ void ka_heap_allocator(struct ka_heap *of, struct ka_allocator *allocator)
 
 static void *too_large(size_t count, size_t size)
 {
-	ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
+	ka_fail(ENOMEM, "the size of %zu times %zu bytes is too large", count, size);
 	return NULL;
 }
 

@@ -102,8 +102,8 @@ static struct ka_heap *heap_of(const void *buffer)
 	foreign = !found && parents && ka_heap_contains(parents, buffer);
 	ka_unlock(&lock);
 	if (foreign)
-		ka_fail(EOWNERDEAD, "the I/O buffer %p is the parent's: a child has"
-			" none of them", buffer);
+		ka_fail(EOWNERDEAD, "the I/O buffer %p is the parent process's: a forked child"
+			" has no copy of it", buffer);
 	else if (!found)
 		ka_fail(EINVAL, "no I/O buffer begins at %p", buffer);
 	return found;
@@ -113,7 +113,7 @@ static struct ka_heap *heap_of(const void *buffer)
 static size_t whole_pages(size_t size)
 {
 	if (size > SIZE_MAX - KA_PAGE_SIZE) {
-		ka_fail(ENOMEM, "no memory has room for a buffer of %zu bytes", size);
+		ka_fail(ENOMEM, "an I/O buffer of %zu bytes is too large", size);
 		return 0;
 	}
 	return size ? (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1) :
@@ -134,8 +134,7 @@ void *ka_io_calloc(size_t count, size_t size)
 	void *buffer;
 
 	if (__builtin_mul_overflow(count, size, &product)) {
-		ka_fail(ENOMEM, "no memory has room for a buffer of %zu times %zu"
-			" bytes", count, size);
+		ka_fail(ENOMEM, "an I/O buffer of %zu times %zu bytes is too large", count, size);
 		return NULL;
 	}
 	buffer = ka_io_alloc(product);

@@ -69,7 +69,8 @@ int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 		wanted.most_metadata = ka_metadata_committed(arenas);
 	ka_arenas_unlock(arenas);
 	if (!wanted.limit || wanted.limit > wanted.nr_arenas - wanted.nr_metadata)
-		error = ka_fail(EINVAL, "a limit of %s is not from an arena, 2 MiB, to the window",
+		error = ka_fail(EINVAL, "invalid limit of %s: it must be from 2 MiB to the size of"
+				" the window",
 				ka_format_size(limit, text));
 	/* Opens a file, so the heap is not locked. */
 	else if (wanted.source->set_limit)
@@ -161,7 +162,7 @@ void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
 	size_t product;
 
 	if (__builtin_mul_overflow(count, size, &product)) {
-		ka_fail(ENOMEM, "no memory has room for %zu times %zu bytes", count, size);
+		ka_fail(ENOMEM, "the size of %zu times %zu bytes is too large", count, size);
 		return NULL;
 	}
 	return cache ? ka_block_alloc_zeroed(&heap->caches, cache, product) : NULL;
@@ -182,7 +183,7 @@ void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
 	struct ka_cache *cache = ka_cache_of(&heap->caches);
 
 	if (!align || align & (align - 1)) {
-		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
+		ka_fail(EINVAL, "invalid alignment %zu: it must be a power of two", align);
 		return NULL;
 	}
 	return cache ? ka_block_alloc_aligned(&heap->caches, cache, align, size) : NULL;
@@ -218,8 +219,8 @@ int ka_heap_free_sized(struct ka_heap *heap, void *block, size_t size)
 	if (!usable)
 		return -1;
 	if (size > usable)
-		return ka_fail(EINVAL, "the block at %p has %zu bytes, and not %zu", block,
-			       usable, size);
+		return ka_fail(EINVAL, "invalid size %zu: the block %p has room for %zu bytes",
+			       size, block, usable);
 	return ka_heap_free(heap, block);
 }
 

@@ -24,11 +24,11 @@ int ka_option_size(size_t *size, const char *variable)
 	if (*size || !text || !*text)
 		return 0;
 	if (ka_parse_size(text, size))
-		return ka_fail(EINVAL, "%s=%s is no size: give bytes, or a number"
-			       " with K, M, G or T", variable, text);
+		return ka_fail(EINVAL, "%s: invalid size '%s' (examples: 512M, 2G)", variable,
+			       text);
 	if (!*size)
-		return ka_fail(EINVAL, "%s=%s is no size: it must not be 0",
-			       variable, text);
+		return ka_fail(EINVAL, "%s: invalid size '%s': it must be larger than 0", variable,
+			       text);
 	return 0;
 }
 
@@ -43,8 +43,8 @@ static int option_source(enum ka_source *source)
 	else if (!strcmp(text, "embedded"))
 		*source = KA_SOURCE_EMBEDDED;
 	else
-		return ka_fail(EINVAL, "KARENA_SOURCE=%s is no source: give auto,"
-			       " device or embedded", text);
+		return ka_fail(EINVAL, "KARENA_SOURCE: unknown source '%s' (choose auto, device or"
+			       " embedded)", text);
 	return 0;
 }
 
@@ -66,12 +66,12 @@ static int option_name(const char **name, bool look)
 	}
 	for (const char *c = text; *c; c++) {
 		if (*c < ' ' || *c > '~' || *c == '/')
-			return ka_fail(EINVAL, "a heap's name is printable ASCII"
-				       " without '/'");
+			return ka_fail(EINVAL, "invalid name of a heap '%.40s' (use printable"
+				       " ASCII without '/')", text);
 	}
 	if (strlen(text) >= KA_NAME_SIZE)
-		return ka_fail(EINVAL, "the heap's name \"%.40s\" is too long: it"
-			       " may have %d characters", text, KA_NAME_SIZE - 1);
+		return ka_fail(EINVAL, "the name of a heap '%.40s' is too long (at most %d"
+			       " characters)", text, KA_NAME_SIZE - 1);
 	*name = text;
 	return 0;
 }
@@ -92,7 +92,7 @@ static int option_size(size_t *size, const char *variable, size_t least, bool fo
 	int error = variable ? ka_option_size(size, variable) : 0;
 
 	if (!error && *size && *size < least)
-		error = ka_fail(EINVAL, "a limit of %s is too small: an arena has 2 MiB",
+		error = ka_fail(EINVAL, "a limit of %s is too small (at least 2 MiB)",
 				ka_format_size(*size, text));
 	if (!error || given || !ka_option_ignored(forgive))
 		return error;
@@ -122,13 +122,13 @@ static int complete_options(struct ka_options *options, bool forgive)
 		options->window = 0;
 	}
 	if (options->source > KA_SOURCE_EMBEDDED)
-		return ka_fail(EINVAL, "%d is no source of arenas",
+		return ka_fail(EINVAL, "invalid source %d: choose one of enum ka_source",
 			       (int)options->source);
 	if (options->fork > KA_FORK_NONE)
-		return ka_fail(EINVAL, "%d is no policy for fork",
+		return ka_fail(EINVAL, "invalid policy for fork %d: choose one of enum ka_fork",
 			       (int)options->fork);
 	if (options->io && options->fork == KA_FORK_COW)
-		return ka_fail(EINVAL, "a heap for I/O buffers is not copied at fork:"
+		return ka_fail(EINVAL, "a heap for I/O buffers cannot be copied at fork:"
 			       " choose KA_FORK_NONE or KA_FORK_SHARE");
 	/* No machine has more, and adding the metadata does not overflow. */
 	if (options->window > SIZE_MAX / 2)
@@ -146,11 +146,12 @@ static int copy_options(struct ka_options *options, const struct ka_options *wan
 	size_t size = wanted->size;
 
 	if (size < OPTIONS_MIN || size > KA_PAGE_SIZE)
-		return ka_fail(EINVAL, "the size of struct ka_options is not set");
+		return ka_fail(EINVAL, "struct ka_options has the invalid size %zu: initialise it"
+			       " with KA_OPTIONS", size);
 	for (size_t i = sizeof(*options); i < size; i++) {
 		if (from[i])
-			return ka_fail(EINVAL, "an option is set that this version of"
-				       " the library does not know");
+			return ka_fail(EINVAL, "struct ka_options has an option that this"
+				       " version of the library does not know");
 	}
 	memcpy(options, from, size < sizeof(*options) ? size : sizeof(*options));
 	return 0;

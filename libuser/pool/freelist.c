@@ -66,14 +66,15 @@ list_is_broken(const struct ka_pools *pools, const struct ka_pool *pool,
 
 	for (; !block_is_wrong(ruler, pool, first, &left); first = ka_next(first))
 		last = first;
-	ka_fail(EINVAL, "a block of %u bytes, %p or one that was freed after it, has been freed"
-		" twice, or written to since it was freed, or was none", pool->size, last);
+	ka_fail(EINVAL, "the list of free blocks of %u bytes is broken at %p: the program has freed"
+		" a block twice, written to a freed block, or freed an address that is no block",
+		pool->size, last);
 	ka_die("free");
 }
 
 void ka_pool_corrupted(const struct ka_free *block)
 {
-	ka_fail(EINVAL, "the block %p has been written to since it was freed", block);
+	ka_fail(EINVAL, "the program has written to the block %p after it was freed", block);
 	ka_die("malloc");
 }
 

@@ -372,7 +372,7 @@ static int map_open(struct ka_pools *pools)
 	pools->map = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
 	if (pools->map == MAP_FAILED)
-		return ka_fail(ENOMEM, "no room for the map of a heap (see ulimit -v)");
+		return ka_fail(ENOMEM, "no address space for the map of a heap (see ulimit -v)");
 	pools->map_size = size;
 	/* A huge page would cost 2 MiB at the first touch; a page has the entries of 4 arenas. */
 	ka_madvise(pools->map, size, MADV_NOHUGEPAGE);

@@ -48,11 +48,12 @@ void *ka_runs_alloc(struct ka_pools *pools, size_t size, size_t align)
 	void *run;
 
 	if (!size || size % KA_PAGE_SIZE) {
-		ka_fail(EINVAL, "a run of %zu bytes is not whole pages", size);
+		ka_fail(EINVAL, "invalid size %zu of a run: it must be whole pages of %zu bytes",
+			size, KA_PAGE_SIZE);
 		return NULL;
 	}
 	if (align & (align - 1)) {
-		ka_fail(EINVAL, "an alignment of %zu is not a power of two", align);
+		ka_fail(EINVAL, "invalid alignment %zu: it must be a power of two", align);
 		return NULL;
 	}
 	if (ka_refuse_inherited(pools))

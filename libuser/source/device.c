@@ -46,7 +46,7 @@ static int device_open_node(void)
 			       EMBEDDED_HINT);
 	case EACCES:
 	case EPERM:
-		return ka_fail(errno, "no permission for " KARENA_DEVICE
+		return ka_fail(errno, "no permission to open " KARENA_DEVICE
 			       ": join the group karena, " EMBEDDED_HINT);
 	default:
 		return ka_fail(errno, "cannot open " KARENA_DEVICE ": %s",
@@ -62,13 +62,13 @@ static int device_check(int fd, struct karena_info *info)
 		if (errno == ENOTTY)
 			return ka_fail(EPROTO, KARENA_DEVICE
 				       " is not the device of karena's module");
-		return ka_fail(errno, KARENA_DEVICE " does not answer: %s",
+		return ka_fail(errno, "cannot query " KARENA_DEVICE ": %s",
 			       strerror(errno));
 	}
 	if (info->abi_version != KARENA_ABI_VERSION ||
 	    info->arena_size != KA_ARENA_SIZE)
-		return ka_fail(EPROTO, "the module speaks version %u of the interface"
-			       " and the library %d: install both from one release",
+		return ka_fail(EPROTO, "the module has version %u of the interface and"
+			       " the library version %d: install both from one release",
 			       info->abi_version, KARENA_ABI_VERSION);
 	return 0;
 }
@@ -79,8 +79,8 @@ static int choose_fork(struct ka_window *window, const struct karena_info *info)
 	if (info->features & KARENA_FEATURE_FORK)
 		return 0;
 	if (window->fork == KA_FORK_SHARE)
-		return ka_fail(EOPNOTSUPP, "the module is too old to share a heap with"
-			       " a child: install both from one release");
+		return ka_fail(EOPNOTSUPP, "the module is too old to share a heap with a"
+			       " child: install module and library from one release");
 	window->fork = KA_FORK_NONE;
 	return 0;
 }
@@ -130,7 +130,7 @@ static int device_create(int device, const struct karena_info *info,
 			       " window of %s",
 			       ka_format_size(options->window, size));
 	default:
-		return ka_fail(errno, "the module does not make the heap: %s",
+		return ka_fail(errno, "the module cannot create the heap: %s",
 			       strerror(errno));
 	}
 }
@@ -316,7 +316,7 @@ static int open_descriptor(const struct ka_window *window)
 		return -1;
 	fd = ioctl(device, KARENA_ATTACH, &attach);
 	if (fd < 0)
-		ka_fail(errno, "the module gives no descriptor of the heap: %s",
+		ka_fail(errno, "the module cannot create a descriptor of the heap: %s",
 			strerror(errno));
 	close(device);
 	return fd;
@@ -338,12 +338,13 @@ static int ask_limit(int fd, struct karena_limit *limit)
 		return 0;
 	switch (errno) {
 	case EPERM:
-		return ka_fail(errno, "root has set a lower limit for the heap");
+		return ka_fail(errno, "only root may raise the limit of this heap, because"
+			       " root has set it");
 	case ENOTTY:
 		return ka_fail(EOPNOTSUPP, "the module is too old to change a limit: install"
-			       " both from one release");
+			       " module and library from one release");
 	default:
-		return ka_fail(errno, "the module does not change the limit: %s",
+		return ka_fail(errno, "the module cannot change the limit: %s",
 			       strerror(errno));
 	}
 }

@@ -71,7 +71,7 @@ static int embedded_open(struct ka_window *window,
 	window->start = start + before;
 	if (reserved(window, window->start, size)) {
 		ka_munmap(window->start, size);
-		return ka_fail(errno, "cannot keep a window from children: %s",
+		return ka_fail(errno, "cannot exclude the window from forked children: %s",
 			       strerror(errno));
 	}
 	return 0;
@@ -273,7 +273,7 @@ static int embedded_descriptor(const struct ka_window *window)
 {
 	(void)window;
 	return ka_fail(EOPNOTSUPP, "a heap that is not on the module has no"
-		       " descriptor");
+		       " descriptor: create it with KARENA_SOURCE=device");
 }
 
 static void embedded_close(struct ka_window *window)

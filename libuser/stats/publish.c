@@ -45,8 +45,8 @@ enum ka_show ka_shown_option(void)
 		return KA_SHOW_NEVER;
 	if (!strcmp(text, "1"))
 		return KA_SHOW_ALWAYS;
-	ka_fail(EINVAL, "KARENA_STATS=%s is unknown: give 0, to show a heap's figures to"
-		" nobody, or 1, to show them from its beginning on", text);
+	ka_fail(EINVAL, "KARENA_STATS: unknown value '%s' (choose 0 to hide the statistics of"
+		" heaps, or 1 to publish them from the creation of a heap on)", text);
 	return KA_SHOW_WRONG;
 }
 
@@ -214,7 +214,8 @@ int ka_heap_stats(struct ka_heap *heap, struct ka_stats *stats)
 	bool shown;
 
 	if (size < STATS_MIN)
-		return ka_fail(EINVAL, "the size of struct ka_stats is not set");
+		return ka_fail(EINVAL, "struct ka_stats has the invalid size %zu: initialise it"
+			       " with KA_STATS", size);
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	/* Update the page as well. Other work waits until the lock is released the next time. */

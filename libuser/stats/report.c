@@ -300,7 +300,7 @@ int ka_heap_print_stats(struct ka_heap *heap, int fd)
 	error = report(fd);
 	ka_unlock(&lock);
 	if (error)
-		return ka_fail(error, "the figures of a heap cannot be written: %s",
+		return ka_fail(error, "the statistics of a heap cannot be written: %s",
 			       strerror(error));
 	return 0;
 }

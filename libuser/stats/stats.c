@@ -80,7 +80,8 @@ int ka_heap_classes(struct ka_heap *heap, struct ka_class *classes, size_t nr,
 	size_t known = entry_size < sizeof(*all) ? entry_size : sizeof(*all);
 
 	if (entry_size < CLASS_MIN)
-		return ka_fail(EINVAL, "the size of struct ka_class is not set");
+		return ka_fail(EINVAL, "invalid size %zu of an entry: pass sizeof(struct ka_class)",
+			       entry_size);
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
 	ka_arenas_lock(ka_arenas_of(heap));

@@ -193,14 +193,14 @@ TEST(invalid_settings_are_reported_and_ignored)
 	begin("debugging");
 	child = run(takes_one, NULL);
 	EXPECT_EQ(0, child.status);
-	EXPECT_STREQ("karena: KARENA_MALLOC=debugging is unknown: give default, count,"
-		     " debug or guard; it is ignored\n", child.words);
+	EXPECT_STREQ("karena: KARENA_MALLOC: unknown value 'debugging' (choose default, count,"
+		     " debug or guard); the setting is ignored\n", child.words);
 	begin("debug");
 	setenv("KARENA_QUARANTINE", "much", 1);
 	child = run(takes_one, NULL);
 	EXPECT_EQ(0, child.status);
-	EXPECT_STREQ("karena: KARENA_QUARANTINE=much is no size: give bytes, or a number with"
-		     " K, M, G or T; it is ignored\n", child.words);
+	EXPECT_STREQ("karena: KARENA_QUARANTINE: invalid size 'much' (examples: 512M, 2G); the"
+		     " setting is ignored\n", child.words);
 }
 
 static void nothing_is_there(unsigned char *block)

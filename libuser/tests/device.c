@@ -269,7 +269,7 @@ TEST_F(device, create_fails)
 	fake.create_errno = ENOMEM;
 	EXPECT_FAILS(ENOMEM, "no memory for a heap");
 	fake.create_errno = EMFILE;
-	EXPECT_FAILS(EMFILE, "does not make the heap");
+	EXPECT_FAILS(EMFILE, "cannot create the heap");
 }
 
 TEST_F(device, mmap_fails)
@@ -491,7 +491,7 @@ TEST_F(device, descriptor_refers_to_the_heap)
 	fake.attach_errno = ENOMEM;
 	EXPECT_EQ(-1, ka_heap_descriptor(heap));
 	EXPECT_EQ(ENOMEM, errno);
-	EXPECT_NE(NULL, strstr(ka_error(), "gives no descriptor"));
+	EXPECT_NE(NULL, strstr(ka_error(), "cannot create a descriptor"));
 	fake.open_errno = EACCES;
 	EXPECT_EQ(-1, ka_heap_descriptor(heap));
 	EXPECT_EQ(EACCES, errno);

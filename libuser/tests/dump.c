@@ -222,8 +222,9 @@ TEST(invalid_pointer_is_reported)
 	EXPECT_TRUE(said(&child, format(BLOCK "    It is freed, and all", block), reason));
 	child = run(frees_none, block);
 	EXPECT_EQ(ABORTED, child.status);
-	reason = format("Fatal error: ka_mem_free: bad pointer: no block is at %p: it is not"
-			" from here, or was freed long ago\n", (void *)families[0].malloc);
+	reason = format("Fatal error: ka_mem_free: bad pointer: no block is at %p: it was"
+			" never allocated here, or was freed long ago\n",
+			(void *)families[0].malloc);
 	EXPECT_EQ(&child.words[0], strstr(child.words, reason));
 	child = run(checks_none, block);
 	EXPECT_EQ(&child.words[0], strstr(child.words, "Fatal error: ka_debug_check: bad"));

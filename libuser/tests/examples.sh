@@ -165,7 +165,7 @@ head -c $((5 << 20)) /dev/urandom | base64 >"$dir/text"
 { seq 100000; head -c 200000 /dev/zero | tr '\0' x; echo; seq 10; } >"$dir/lines"
 
 check heap_is_filled_up_to_its_limit heap_is_filled
-check heap_says_what_is_wrong fails "heap: cannot create a heap: KARENA_SOURCE=disk is no source" \
+check heap_says_what_is_wrong fails "heap: cannot create a heap: KARENA_SOURCE: unknown source 'disk'" \
 	env KARENA_SOURCE=disk "$examples/heap"
 check run_reverses_lines turns "$dir/lines"
 check run_reverses_an_empty_file turns /dev/null
@@ -179,7 +179,7 @@ check io_shows_its_usage fails "usage: io FILE" "$examples/io"
 check domain_counts prints "1000 allocated, 100 resized, 1001 freed" "$examples/domain"
 check aligned_counters_have_lines counters_have_lines
 check stats_counts_words_by_their_size words_have_figures
-check stats_reports_errors fails "stats: KARENA_SOURCE=disk is no source" \
+check stats_reports_errors fails "stats: KARENA_SOURCE: unknown source 'disk'" \
 	env KARENA_SOURCE=disk "$examples/stats"
 check cxx_counts_words words_are_counted
 check cxx_throws_when_the_heap_is_full a_full_heap_is_an_exception

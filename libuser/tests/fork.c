@@ -248,7 +248,7 @@ TEST_F(fork, shared_heap_is_the_same_memory_and_belongs_to_the_parent)
 		CHECK(ka_run_free(heap, run) == -1 && errno == EOWNERDEAD);
 		CHECK(!ka_run_size(heap, run) && errno == EOWNERDEAD);
 		CHECK(ka_heap_stats(heap, &stats) == -1 && errno == EOWNERDEAD);
-		CHECK(strstr(ka_error(), "the parent's"));
+		CHECK(strstr(ka_error(), "the parent process's"));
 		fd = ka_heap_descriptor(heap);
 		CHECK(on_device() ? fd >= 0 : errno == EOPNOTSUPP);
 		tell(&line, 1);

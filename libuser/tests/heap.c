@@ -110,11 +110,11 @@ TEST(invalid_options_fail_with_a_message)
 	options = (struct ka_options)KA_OPTIONS;
 	options.fork = 3;
 	EXPECT_CREATE_FAILS(EINVAL, &options);
-	EXPECT_NE(NULL, strstr(ka_error(), "no policy for fork"));
+	EXPECT_NE(NULL, strstr(ka_error(), "invalid policy for fork"));
 	options.fork = KA_FORK_COW;
 	options.io = true;
 	EXPECT_CREATE_FAILS(EINVAL, &options);
-	EXPECT_NE(NULL, strstr(ka_error(), "not copied at fork"));
+	EXPECT_NE(NULL, strstr(ka_error(), "cannot be copied at fork"));
 }
 
 /* Options of an older version of the library. */

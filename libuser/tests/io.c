@@ -348,7 +348,7 @@ static void check_child(char *buffer)
 	}
 	CHECK(child_status(child) == 128 + SIGSEGV);
 	CHECK(ka_io_free(buffer) == -1 && errno == EOWNERDEAD);
-	CHECK(strstr(ka_error(), "the parent's"));
+	CHECK(strstr(ka_error(), "the parent process's"));
 	CHECK(!ka_io_size(buffer) && errno == EOWNERDEAD);
 	CHECK(!ka_io_realloc(buffer, 1) && errno == EOWNERDEAD);
 	own = ka_io_alloc(3 * MIB);

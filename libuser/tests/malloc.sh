@@ -201,17 +201,17 @@ said_and_ignored() {
 	local output status=0
 	output=$(env "$1" LD_PRELOAD="$library" /bin/echo ran 2>&1) || status=$?
 	echo "$status: $output"
-	[ $status -eq 0 ] && [[ $output == "karena: "*"$2"*"; it is ignored"$'\nran' ]]
+	[ $status -eq 0 ] && [[ $output == "karena: "*"$2"*"; the setting is ignored"$'\nran' ]]
 }
 
 wrong_settings_are_ignored() {
-	said_and_ignored KARENA_LIMIT=much "KARENA_LIMIT=much is no size" &&
+	said_and_ignored KARENA_LIMIT=much "KARENA_LIMIT: invalid size 'much'" &&
 	said_and_ignored KARENA_LIMIT=4096 "too small" &&
-	said_and_ignored KARENA_WINDOW=-1 "KARENA_WINDOW=-1 is no size" &&
+	said_and_ignored KARENA_WINDOW=-1 "KARENA_WINDOW: invalid size '-1'" &&
 	said_and_ignored KARENA_NAME=a/b "without '/'" &&
-	said_and_ignored KARENA_SOURCE=disk "KARENA_SOURCE=disk is no source" &&
-	said_and_ignored KARENA_STATS=2 "KARENA_STATS=2 is unknown" &&
-	said_and_ignored KARENA_MALLOC=some "KARENA_MALLOC=some is unknown"
+	said_and_ignored KARENA_SOURCE=disk "KARENA_SOURCE: unknown source 'disk'" &&
+	said_and_ignored KARENA_STATS=2 "KARENA_STATS: unknown value '2'" &&
+	said_and_ignored KARENA_MALLOC=some "KARENA_MALLOC: unknown value 'some'"
 }
 
 # The text is printed at each new arena and at exit; the last one has all arenas.

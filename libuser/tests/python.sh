@@ -331,7 +331,7 @@ unknown_setting_is_reported() {
 	output=$(KARENA_PYTHON=all LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
 		/usr/bin/python3 -c 'print(1)' 2>&1) || status=$?
 	echo "$status: $output"
-	[ $status -eq 0 ] && [[ $output == *"give arena or domains; it is ignored"*1 ]] || return
+	[ $status -eq 0 ] && [[ $output == *"(choose arena or domains); the setting is ignored"*1 ]] || return
 	status=0
 	output=$("$karena" run -p all true 2>&1) || status=$?
 	echo "$status: $output"
@@ -351,7 +351,7 @@ invalid_setting_does_not_crash() {
 	output=$(KARENA_LIMIT=tiny LD_PRELOAD=$(dirname "$karena")/../lib/karena/libkarena-cpython.so \
 		/usr/bin/python3 -c 'print("works")' 2>&1)
 	echo "$output"
-	[[ $output == "karena: KARENA_LIMIT=tiny is no size"*"works" ]]
+	[[ $output == "karena: KARENA_LIMIT: invalid size 'tiny'"*"works" ]]
 }
 
 # An unprivileged user with the default limit of locked memory: with the module on request,

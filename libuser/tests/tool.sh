@@ -84,7 +84,7 @@ for size in big 1X 1MB M -1 0 " 1M"; do
 done
 check window_is_not_a_size fails 125 "--window: invalid size '1.5G'" "$karena" run \
 	--window=1.5G true
-check variable_is_not_a_size fails 125 "KARENA_LIMIT=big" env KARENA_LIMIT=big "$karena" \
+check variable_is_not_a_size fails 125 "KARENA_LIMIT: invalid size 'big'" env KARENA_LIMIT=big "$karena" \
 	run true
 check unknown_python_in_a_variable fails 125 "KARENA_PYTHON: unknown value 'all'" \
 	env KARENA_PYTHON=all "$karena" run true

@@ -107,12 +107,12 @@ ignored() {
 	local output status=0
 	output=$(env KARENA_TRACE=1 "$1=$2" LD_PRELOAD="$library" ./program 2>&1) || status=$?
 	echo "$status: $output"
-	[ $status -eq 0 ] && [[ $output == "karena: $1=${2:0:60}"*"$3"*"it is ignored"* ]]
+	[ $status -eq 0 ] && [[ $output == "karena: $1: invalid "*" '${2:0:60}"*"$3"*"the setting is ignored"* ]]
 }
 
 wrong_settings_are_ignored() (
 	mkdir -p wrong && cd wrong && ln -sf ../program . &&
-	ignored KARENA_TRACE much 'K, M, G or T' && ignored KARENA_TRACE 0 'K, M, G or T' &&
+	ignored KARENA_TRACE much '1 traces all' && ignored KARENA_TRACE 0 '1 traces all' &&
 	ignored KARENA_TRACE -1 1T && ignored KARENA_TRACE 2T 1T && [ "$(ls)" = program ] &&
 	ignored KARENA_TRACE_FILE 'a-%d' '%p' && ignored KARENA_TRACE_FILE 'a%' '%p' &&
 	ignored KARENA_TRACE_FILE "$(printf 'a%.0s' {1..5000})" '%p' &&

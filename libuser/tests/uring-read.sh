@@ -38,7 +38,7 @@ reads_all() {
 	# The reason for plain reads is the only message.
 	cat "$dir/said"
 	if [ "$reads" = "plain reads" ]; then
-		grep -q "this kernel takes no memory of the module" "$dir/said"
+		grep -q "this kernel does not accept memory of the module" "$dir/said"
 	else
 		[ ! -s "$dir/said" ]
 	fi

@@ -10,7 +10,7 @@
 
 static void *no_block(size_t size)
 {
-	ka_fail(ENOMEM, "no memory has room for %zu bytes", size);
+	ka_fail(ENOMEM, "the size of %zu bytes is too large", size);
 	return NULL;
 }
 

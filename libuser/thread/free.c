@@ -15,7 +15,7 @@ int ka_block_none_begins(const void *address)
 
 int ka_block_freed_twice(const void *block)
 {
-	return ka_fail(EINVAL, "the block %p is freed already", block);
+	return ka_fail(EINVAL, "the block %p was freed already", block);
 }
 
 /* True if the owner has allocated all blocks of a pool. */

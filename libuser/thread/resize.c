@@ -89,7 +89,7 @@ size_t ka_block_expand(struct ka_caches *caches, struct ka_cache *cache, void *b
 	if (!usable || size <= usable)
 		return usable;
 	if (pool != &ka_no_pool || !ka_runs_resize(&caches->pools, block, size)) {
-		ka_fail(ENOMEM, "a block of %zu bytes has no room for %zu where it is", usable,
+		ka_fail(ENOMEM, "cannot expand a block of %zu bytes to %zu bytes in place", usable,
 			size);
 		return 0;
 	}

@@ -268,7 +268,7 @@ struct ka_cache *ka_cache_of(struct ka_caches *caches)
 	if (thread_ended)
 		return &ended;
 	if (caches->pools.index == KA_HEAPS) {
-		ka_fail(ENOMEM, "%zu heaps have blocks already", KA_HEAPS);
+		ka_fail(ENOMEM, "too many heaps: only %zu can have blocks at a time", KA_HEAPS);
 		return NULL;
 	}
 	if (!table)
@@ -290,7 +290,7 @@ struct ka_cache *ka_cache_of(struct ka_caches *caches)
 	return entry->cache;
 
 err:
-	ka_fail(ENOMEM, "no memory for what a thread has of a heap");
+	ka_fail(ENOMEM, "no memory for the thread's cache of a heap");
 	return NULL;
 }
 

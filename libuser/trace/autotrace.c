@@ -23,9 +23,10 @@
 static const char *pattern;
 static char pattern_bytes[PATH_MAX];
 
-static void refuse(const char *variable, const char *text, const char *why)
+/* Print that a variable is ignored, whose value is not @what. */
+static void refuse(const char *variable, const char *what, const char *text, const char *allowed)
 {
-	ka_fail(EINVAL, "%s=%.80s %s", variable, text, why);
+	ka_fail(EINVAL, "%s: invalid %s '%.80s' (%s)", variable, what, text, allowed);
 	ka_ignore();
 }
 
@@ -75,13 +76,13 @@ static void begin(void)
 	if (!file || !*file)
 		file = DEFAULT_FILE;
 	if (strlen(file) >= PATH_MAX || file_name(name, file)) {
-		refuse("KARENA_TRACE_FILE", file, "is no file's name: in it give %p for the"
-		       " number of the process, %% for %, and no other %");
+		refuse("KARENA_TRACE_FILE", "file name", file, "use %p for the number of the"
+		       " process, %% for %, and no other %");
 		file = DEFAULT_FILE;
 	}
 	if (ka_parse_size(text, &interval) || ka_trace_start(interval, FRAMES)) {
-		refuse("KARENA_TRACE", text, "is no interval: give 1 to trace all blocks, or"
-		       " one in so many bytes, up to 1T, with K, M, G or T");
+		refuse("KARENA_TRACE", "interval", text, "1 traces all blocks, 512K one block in"
+		       " each 512 KiB; at most 1T");
 		return;
 	}
 	memcpy(pattern_bytes, file, strlen(file) + 1);

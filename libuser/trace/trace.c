@@ -418,10 +418,11 @@ int ka_trace_start(size_t bytes, size_t frames)
 	bool active;
 
 	if (!bytes || bytes > MOST_INTERVAL)
-		return ka_fail(EINVAL, "an interval of %zu bytes is not from 1 to 1T", bytes);
+		return ka_fail(EINVAL, "invalid interval of %zu bytes: it must be from 1 to 1T",
+			       bytes);
 	if (!frames || frames > KA_TRACE_FRAMES)
-		return ka_fail(EINVAL, "%zu frames are not from 1 to %d", frames,
-			       KA_TRACE_FRAMES);
+		return ka_fail(EINVAL, "invalid number of frames %zu: it must be from 1 to %d",
+			       frames, KA_TRACE_FRAMES);
 	ka_syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The first call of backtrace() loads a library. */
 	capture_stack(ignored);
@@ -436,7 +437,7 @@ int ka_trace_start(size_t bytes, size_t frames)
 	}
 	ka_trace_unlock();
 	ka_lists_unlock();
-	return active ? ka_fail(EBUSY, "tracing is on already") : 0;
+	return active ? ka_fail(EBUSY, "tracing is on already: stop it first") : 0;
 }
 
 void ka_trace_stop(void)

@@ -256,7 +256,8 @@ int ka_trace_write(const struct ka_traces *traces, const char *path,
 	int error;
 
 	if (format > KA_TRACE_JSON)
-		return ka_fail(EINVAL, "%d is no format of traces", (int)format);
+		return ka_fail(EINVAL, "invalid format of traces %d: choose one of enum"
+			       " ka_trace_format", (int)format);
 	file = ka_trace_map(sizeof(*file));
 	error = file ? write_file(file, traces, path, format) : ENOMEM;
 	ka_trace_unmap(file, sizeof(*file));

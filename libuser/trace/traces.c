@@ -145,7 +145,8 @@ struct ka_traces *ka_trace_snapshot(enum ka_trace_by by)
 	const void **end;
 
 	if (by > KA_TRACE_BY_SITE) {
-		ka_fail(EINVAL, "%d is no way to group traces", (int)by);
+		ka_fail(EINVAL, "invalid grouping of traces %d: choose one of enum ka_trace_by",
+			(int)by);
 		return NULL;
 	}
 	ka_trace_lock();
@@ -221,7 +222,8 @@ struct ka_traces *ka_trace_compare(const struct ka_traces *before,
 	struct ka_traces *traces;
 
 	if (before->difference || after->difference || before->by != after->by) {
-		ka_fail(EINVAL, "only snapshots that are grouped alike can be compared");
+		ka_fail(EINVAL, "the traces cannot be compared: both must be snapshots with the"
+			" same grouping");
 		return NULL;
 	}
 	traces = traces_make(before->count + after->count,

@@ -64,8 +64,8 @@ int ka_uring_range(struct karena_range *range, struct ka_heap *heap,
 	size_t offset;
 
 	if (!whole_pages(address, length) || !within(heap, address, length, &offset))
-		return ka_private_fail(EINVAL, "a range has whole pages of the heap's"
-				       " window");
+		return ka_private_fail(EINVAL, "invalid range: it must be whole pages of"
+				       " the heap's window");
 	*range = (struct karena_range){ .offset = offset, .length = length };
 	return 0;
 }
@@ -137,8 +137,8 @@ static int prep_advice(struct io_uring_sqe *sqe, void *start, size_t length,
 		       int advice)
 {
 	if (!whole_pages(start, length) || length > ADVICE_MAX)
-		return ka_private_fail(EINVAL, "such a request takes whole pages, less"
-				       " than 4 GiB");
+		return ka_private_fail(EINVAL, "invalid range: it must be whole pages and"
+				       " less than 4 GiB");
 	io_uring_prep_madvise(sqe, start, (off_t)length, advice);
 	return 0;
 }
@@ -177,9 +177,8 @@ static int buffers_add(struct ka_uring_buffers *buffers, char *start, size_t len
 		size_t part = length < BUFFER_MAX ? length : BUFFER_MAX;
 
 		if (buffers->nr == BUFFERS_MAX)
-			return ka_private_fail(E2BIG, "a ring has 16384 fixed buffers"
-					       " at most: give larger ranges, or"
-					       " fewer");
+			return ka_private_fail(E2BIG, "too many fixed buffers: a ring"
+					       " has at most 16384");
 		buffers->vec[buffers->nr++] = (struct iovec){ start, part };
 		start += part;
 		length -= part;
@@ -198,8 +197,8 @@ static int add_committed(struct ka_uring_buffers *buffers, struct ka_heap *heap)
 		from += length;
 	}
 	if (!buffers->nr)
-		return ka_private_fail(ENOENT, "nothing of the heap is committed yet:"
-				       " there is nothing to register");
+		return ka_private_fail(ENOENT, "nothing to register: nothing of the heap"
+				       " is committed yet");
 	return 0;
 }
 
@@ -220,12 +219,12 @@ static int add_ranges(struct ka_uring_buffers *buffers, struct ka_heap *heap,
 		if (!ranges[i].iov_len ||
 		    !within(heap, ranges[i].iov_base, ranges[i].iov_len, &offset))
 			return ka_private_fail(EINVAL, "memory to be registered is"
-					       " empty, or not the heap's");
+					       " empty, or not in the heap");
 		if (buffers_add(buffers, ranges[i].iov_base, ranges[i].iov_len))
 			return -1;
 	}
 	if (!nr)
-		return ka_private_fail(EINVAL, "there is nothing to register");
+		return ka_private_fail(EINVAL, "nothing to register: no range is passed");
 	qsort(buffers->vec, buffers->nr, sizeof(*buffers->vec), compare_vec);
 	for (unsigned int i = 1; i < buffers->nr; i++) {
 		const struct iovec *before = &buffers->vec[i - 1];
@@ -259,31 +258,30 @@ static void explain(const struct ka_uring_buffers *buffers, int error)
 
 	switch (error) {
 	case EOPNOTSUPP:
-		ka_private_fail(error, "this kernel takes no memory of the module as"
-				" fixed buffers, Linux 6.5 does: use plain reads and"
+		ka_private_fail(error, "this kernel does not accept memory of the module"
+				" as fixed buffers, Linux 6.5 does: use plain reads and"
 				" writes");
 		break;
 	case EFAULT:
 		if (all_committed(buffers))
 			ka_private_fail(EOPNOTSUPP, "the heap was forked or"
-					" snapshotted, and its memory can be no fixed"
-					" buffer any more: make a heap for I/O buffers,"
-					" or use plain reads and writes");
+					" snapshotted, so its memory can no longer be a"
+					" fixed buffer: create a heap for I/O buffers, or"
+					" use plain reads and writes");
 		else
 			ka_private_fail(error, "memory to be registered is not"
 					" committed");
 		break;
 	case ENOMEM:
-		ka_private_fail(error, "no memory for fixed buffers, or more than the"
-				" limit of locked memory, against which they count"
-				" (ulimit -l)");
+		ka_private_fail(error, "no memory for fixed buffers, or they exceed the"
+				" limit of locked memory (ulimit -l)");
 		break;
 	case EBUSY:
 		ka_private_fail(error, "the ring has fixed buffers already");
 		break;
 	default:
-		snprintf(text, sizeof(text), "the ring does not take the fixed buffers:"
-			 " %s", strerror(error));
+		snprintf(text, sizeof(text), "cannot register the fixed buffers: %s",
+			 strerror(error));
 		ka_private_fail(error, text);
 	}
 }
@@ -333,7 +331,7 @@ int ka_uring_buffer_index(const struct ka_uring_buffers *buffers, const void *ad
 	if (offset < buffers->vec[low].iov_len &&
 	    length <= buffers->vec[low].iov_len - offset)
 		return (int)low;
-	return ka_private_fail(ENOENT, "the memory is not in one fixed buffer");
+	return ka_private_fail(ENOENT, "the memory is not within one fixed buffer");
 }
 
 void ka_uring_unregister(struct io_uring *ring, struct ka_uring_buffers *buffers)
