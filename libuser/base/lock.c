@@ -29,38 +29,33 @@ void ka_mutex_wake(struct ka_mutex *mutex)
 uintptr_t ka_forking;
 struct ka_mutex ka_lists = KA_MUTEX;
 
-/* Locks that a fork takes before @ka_lists, and after it. */
-#define MOST_LOCKS	8
+/*
+ * The tables of the locks that a fork takes, which KA_FORK_TAKES() and KA_FORK_TAKES_INNER() fill.
+ * The linker defines these symbols, unless no file that is linked has such a lock.
+ */
+extern struct ka_mutex *const outer[] __asm__("__start_karena_locks")
+	__attribute__((visibility("hidden"), weak));
+extern struct ka_mutex *const outer_end[] __asm__("__stop_karena_locks")
+	__attribute__((visibility("hidden"), weak));
+extern struct ka_mutex *const inner[] __asm__("__start_karena_inner_locks")
+	__attribute__((visibility("hidden"), weak));
+extern struct ka_mutex *const inner_end[] __asm__("__stop_karena_inner_locks")
+	__attribute__((visibility("hidden"), weak));
 
-static struct ka_mutex *outer[MOST_LOCKS], *inner[MOST_LOCKS];
-static unsigned int nr_outer, nr_inner;
-
-static void locks_unlock_outer(unsigned int count)
+static size_t table_size(struct ka_mutex *const *start, struct ka_mutex *const *end)
 {
-	while (count)
-		ka_mutex_unlock(outer[--count]);
+	return ((uintptr_t)end - (uintptr_t)start) / sizeof(*start);
 }
 
 /**
  * ka_fork_lock() - Take all locks that a fork takes, except those of heaps.
- *
- * Context: No lock is added to them before ka_fork_unlock().
  */
 void ka_fork_lock(void)
 {
-	unsigned int count;
-
-	for (;;) {
-		count = __atomic_load_n(&nr_outer, __ATOMIC_ACQUIRE);
-		for (unsigned int i = 0; i < count; i++)
-			ka_mutex_lock(outer[i]);
-		ka_mutex_lock(&ka_lists);
-		if (count == nr_outer)
-			break;
-		ka_mutex_unlock(&ka_lists);
-		locks_unlock_outer(count);
-	}
-	for (unsigned int i = 0; i < nr_inner; i++)
+	for (size_t i = 0; i < table_size(outer, outer_end); i++)
+		ka_mutex_lock(outer[i]);
+	ka_mutex_lock(&ka_lists);
+	for (size_t i = 0; i < table_size(inner, inner_end); i++)
 		ka_mutex_lock(inner[i]);
 }
 
@@ -69,46 +64,9 @@ void ka_fork_lock(void)
  */
 void ka_fork_unlock(void)
 {
-	for (unsigned int i = nr_inner; i > 0; i--)
+	for (size_t i = table_size(inner, inner_end); i > 0; i--)
 		ka_mutex_unlock(inner[i - 1]);
 	ka_mutex_unlock(&ka_lists);
-	locks_unlock_outer(nr_outer);
-}
-
-/*
- * Add a lock; @ka_lists is held. If the caller is forking, the fork holds the lock from now on.
- * In a child whose parent forked during pthread_once(), the lock may have been added already.
- */
-static void lock_add(struct ka_mutex *locks[], unsigned int *count, struct ka_mutex *lock)
-{
-	for (unsigned int i = 0; i < *count; i++) {
-		if (locks[i] == lock)
-			return;
-	}
-	locks[*count] = lock;
-	__atomic_store_n(count, *count + 1, __ATOMIC_RELEASE);
-	if (ka_is_forking())
-		ka_mutex_lock(lock);
-}
-
-/**
- * ka_fork_takes() - Add a lock to those that a fork takes.
- * @lock: The lock, which threads take before that of the lists.
- */
-void ka_fork_takes(struct ka_mutex *lock)
-{
-	ka_lists_lock();
-	lock_add(outer, &nr_outer, lock);
-	ka_lists_unlock();
-}
-
-/**
- * ka_fork_takes_inner() - Add a lock to those that a fork takes.
- * @lock: The lock, which threads take after that of the lists and before that of a heap.
- */
-void ka_fork_takes_inner(struct ka_mutex *lock)
-{
-	ka_lists_lock();
-	lock_add(inner, &nr_inner, lock);
-	ka_lists_unlock();
+	for (size_t i = table_size(outer, outer_end); i > 0; i--)
+		ka_mutex_unlock(outer[i - 1]);
 }

@@ -2,9 +2,9 @@
 /*
  * Locks. Threads take them in this order:
  *
- *	the locks of ka_fork_takes()
+ *	the locks of KA_FORK_TAKES(), in the order in which their files are linked
  *	ka_lists: the list of heaps, and the lists of caches
- *	the locks of ka_fork_takes_inner()
+ *	the locks of KA_FORK_TAKES_INNER()
  *	the lock of a cache
  *	the lock that a thread holds while it writes a heap's statistics
  *	the lock of a heap
@@ -86,9 +86,16 @@ static inline bool ka_try_lock(struct ka_mutex *mutex)
 	return ka_is_forking() || ka_mutex_try(mutex);
 }
 
-/* Make forks take a lock, before ka_lists or after it. Called once for each lock. */
-void ka_fork_takes(struct ka_mutex *lock);
-void ka_fork_takes_inner(struct ka_mutex *lock);
+/*
+ * Make forks take a lock, before ka_lists or after it. The linker collects the addresses of these
+ * locks in a section, so no code has to run before the first use of a lock.
+ */
+#define KA_FORK_TAKES(lock)							\
+	static struct ka_mutex *const lock##_entry				\
+		__attribute__((section("karena_locks"), used)) = &(lock)
+#define KA_FORK_TAKES_INNER(lock)						\
+	static struct ka_mutex *const lock##_entry				\
+		__attribute__((section("karena_inner_locks"), used)) = &(lock)
 
 /* Take and release all locks that a fork takes before those of heaps. */
 void ka_fork_lock(void);

@@ -5,7 +5,6 @@
  * intact. Records and stacks are never unmapped.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "check/debug.h"
@@ -14,7 +13,7 @@
 #define FIRST_BUCKETS	((size_t)4096)
 
 static struct ka_mutex lock = KA_MUTEX;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+KA_FORK_TAKES(lock);
 
 static char *room;
 static size_t room_left;
@@ -39,22 +38,9 @@ void ka_records_unlock(void)
 	ka_unlock(&lock);
 }
 
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
-
-/* Register the lock at load, or at the first call if that is earlier. */
-__attribute__((constructor))
-static void fork_register(void)
-{
-	pthread_once(&once, register_lock);
-}
-
 /* Set the size of the quarantine, before the first record. */
 void ka_records_begin(size_t quarantine)
 {
-	fork_register();
 	ka_records_lock();
 	quarantine_limit = quarantine;
 	ka_records_unlock();

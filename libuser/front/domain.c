@@ -25,19 +25,7 @@ static void need_decision(void);
 
 /* Guards the creation of the heap, and the list of allocators that were set. */
 static struct ka_mutex lock = KA_MUTEX;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
-
-/* Register the lock at load, or at the first call if that is earlier. */
-__attribute__((constructor))
-static void fork_register(void)
-{
-	pthread_once(&once, register_lock);
-}
+KA_FORK_TAKES(lock);
 
 /*
  * A runtime often empties arenas and needs them again, so they stay as long as other free
@@ -64,7 +52,6 @@ struct ka_heap *ka_domain_heap(void)
 
 	if (__builtin_expect(!!found, 1))
 		return found;
-	fork_register();
 	need_decision();
 	ka_lock(&lock);
 	found = heap ? heap : make_heap();

@@ -5,7 +5,6 @@
  * parent and child would each have a part of the data that is read.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <string.h>
 
 #include "heap/heap.h"
@@ -19,21 +18,9 @@
  * to is destroyed only in a child, so a caller may use it without the lock.
  */
 static struct ka_mutex lock = KA_MUTEX;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+KA_FORK_TAKES(lock);
 static struct ka_heap *heap;	/* of this process */
 static struct ka_heap *parents;	/* in a child: the parent's, whose addresses stay reserved */
-
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
-
-/* Register the lock at load, or at the first call if that is earlier. */
-__attribute__((constructor))
-static void fork_register(void)
-{
-	pthread_once(&once, register_lock);
-}
 
 /* KARENA_LIMIT and KARENA_WINDOW are for other heaps. */
 static struct ka_heap *create(void)
@@ -79,7 +66,6 @@ static struct ka_heap *heap_for_new(void)
 {
 	struct ka_heap *found;
 
-	fork_register();
 	ka_lock(&lock);
 	forget_parents();
 	if (!heap)
@@ -95,7 +81,6 @@ static struct ka_heap *heap_of(const void *buffer)
 	struct ka_heap *found;
 	bool foreign;
 
-	fork_register();
 	ka_lock(&lock);
 	forget_parents();
 	found = heap && ka_heap_contains(heap, buffer) ? heap : NULL;

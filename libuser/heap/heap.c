@@ -3,7 +3,6 @@
  * The public functions of a heap: its addresses, its limit, its runs and its blocks.
  */
 #include <errno.h>
-#include <pthread.h>
 
 #include "heap/heap.h"
 
@@ -34,20 +33,7 @@ int ka_heap_descriptor(struct ka_heap *heap)
 
 /* One thread at a time changes a limit, so that kernel and library have the same one. */
 static struct ka_mutex limit_lock = KA_MUTEX;
-
-static void limit_register_lock(void)
-{
-	ka_fork_takes(&limit_lock);
-}
-
-/* Register the lock at load, or at the first call if that is earlier. */
-__attribute__((constructor))
-static void limit_register(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, limit_register_lock);
-}
+KA_FORK_TAKES(limit_lock);
 
 int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 {
@@ -58,7 +44,6 @@ int ka_heap_set_limit(struct ka_heap *heap, size_t limit)
 
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	limit_register();
 	ka_lock(&limit_lock);
 	ka_arenas_lock(arenas);
 	wanted = arenas->window;

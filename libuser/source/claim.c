@@ -48,13 +48,8 @@ static uintptr_t choose_start(size_t size)
 
 /* All claimed windows: the kernel does not know most of their addresses. */
 static struct ka_mutex lock = KA_MUTEX;
+KA_FORK_TAKES(lock);
 static struct ka_window *all;
-
-__attribute__((constructor))
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
 
 /* Bytes of a window and of the map behind it. */
 static size_t claimed_size(const struct ka_window *window)

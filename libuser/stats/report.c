@@ -9,7 +9,6 @@
  * may be small.
  */
 #include <errno.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +27,7 @@ struct text {
 
 /* Guards the two structs, so that one thread prints at a time. Taken before a heap's lock. */
 static struct ka_mutex lock = KA_MUTEX;
+KA_FORK_TAKES(lock);
 static struct text text;
 static struct {
 	struct ka_stats stats;
@@ -258,20 +258,6 @@ static void at_exit(void)
 	}
 }
 
-static void register_lock(void)
-{
-	ka_fork_takes(&lock);
-}
-
-/* Register the lock at load, or at the first call if that is earlier. */
-__attribute__((constructor))
-static void report_register(void)
-{
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-	pthread_once(&once, register_lock);
-}
-
 /**
  * ka_report_wanted() - Set up the report of a new heap if KARENA_MALLOCSTATS is set.
  * @heap: The heap.
@@ -280,7 +266,6 @@ void ka_report_wanted(struct ka_heap *heap)
 {
 	const char *text_of = secure_getenv("KARENA_MALLOCSTATS");
 
-	report_register();
 	heap->shown.report = text_of && *text_of && strcmp(text_of, "0") != 0;
 	if (heap->shown.report)
 		__atomic_store_n(&at_exit_wanted, true, __ATOMIC_RELAXED);
@@ -292,7 +277,6 @@ int ka_heap_print_stats(struct ka_heap *heap, int fd)
 
 	if (ka_refuse_inherited(ka_pools_of(heap)))
 		return -1;
-	report_register();
 	ka_lock(&lock);
 	ka_lock(&ka_arenas_of(heap)->lock);
 	count(heap);

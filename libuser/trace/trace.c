@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <execinfo.h>
 #include <linux/membarrier.h>
-#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -32,7 +31,9 @@ struct entry {
 	struct ka_stack *stack;
 };
 
+/* Threads take it after the lock of the lists, and before that of a heap. */
 static struct ka_mutex lock = KA_MUTEX;
+KA_FORK_TAKES_INNER(lock);
 static size_t interval = 1;
 static size_t most_frames;
 static uint64_t current;
@@ -499,11 +500,4 @@ void ka_trace_stats(struct ka_traces *traces)
 	traces->most_frames = most_frames;
 	traces->current = current;
 	traces->peak = peak;
-}
-
-/* Threads take the lock after that of the lists, and before that of a heap. */
-__attribute__((constructor))
-static void register_lock(void)
-{
-	ka_fork_takes_inner(&lock);
 }
