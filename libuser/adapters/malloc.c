@@ -209,16 +209,19 @@ PUBLIC void free(void *block)
 {
 	struct ka_pool *pool = ka_block_own(ka_pools_of(&heap), block);
 
-	if (__builtin_expect(!pool, 0)) {
+	switch (ka_block_try_free(pool, block)) {
+	case KA_TRY_FOREIGN:
 		free_slow(block);
-		return;
-	}
-	if (__builtin_expect(ka_is_marked(block), 0)) {
+		break;
+	case KA_TRY_MARKED:
 		free_marked(pool, block);
-		return;
-	}
-	if (__builtin_expect(!ka_pool_free(pool, block), 0))
+		break;
+	case KA_TRY_EMPTIED:
 		ka_block_emptied(&cache, pool);
+		break;
+	default:
+		break;
+	}
 }
 
 static void *alloc_zeroed(size_t size)

@@ -134,10 +134,17 @@ static void default_free(void *context, void *block)
 	struct ka_pool *pool = from ? ka_block_own(ka_pools_of(from), block) : NULL;
 
 	(void)context;
-	if (__builtin_expect(!pool || ka_is_marked(block), 0))
+	switch (ka_block_try_free(pool, block)) {
+	case KA_TRY_FOREIGN:
+	case KA_TRY_MARKED:
 		free_slow(block);
-	else if (__builtin_expect(!ka_pool_free(pool, block), 0))
+		break;
+	case KA_TRY_EMPTIED:
 		ka_block_emptied(ka_cache_of(&from->caches), pool);
+		break;
+	default:
+		break;
+	}
 }
 
 static const struct ka_allocator by_default = {

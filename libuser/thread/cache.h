@@ -272,17 +272,21 @@ static inline void *ka_block_alloc(struct ka_caches *caches, struct ka_cache *ca
 	return __builtin_expect(!block, 0) ? ka_block_alloc_slow(caches, cache, size) : block;
 }
 
+/* A pool if the thread owns it, else NULL. */
+static inline struct ka_pool *ka_pool_own(struct ka_pool *pool)
+{
+	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
+}
+
 /* The pool of a block if the thread owns it, else NULL. */
 static inline struct ka_pool *ka_block_own(const struct ka_pools *pools, const void *block)
 {
 	size_t slot = ka_slot_of(pools, block);
-	struct ka_pool *pool;
 
 	if (__builtin_expect(slot >= KA_READ(pools->nr_slots), 0))
 		return NULL;
 	/* Another thread may just have extended the map. */
-	pool = KA_READ(pools->map[slot]);
-	return __builtin_expect(KA_READ(pool->owner) != ka_thread(), 0) ? NULL : pool;
+	return ka_pool_own(KA_READ(pools->map[slot]));
 }
 
 /* Decrement @used. A thread that reads @used without a lock sees all earlier stores. */
@@ -311,6 +315,52 @@ static inline uint32_t ka_pool_free(struct ka_pool *pool, void *block)
 	return ka_pool_count_down(pool);
 }
 
+/* The outcome of ka_block_try_free(). */
+enum ka_try_free {
+	KA_TRY_DONE,		/* the block is free */
+	KA_TRY_EMPTIED,		/* it is, and was the last one in use: call ka_block_emptied() */
+	KA_TRY_MARKED,		/* nothing was done: the block may be free already */
+	KA_TRY_FOREIGN,		/* nothing was done: the thread does not own the block's pool */
+};
+
+/*
+ * Free a block by the fast path, if that can free it. Each caller has its own slow path. @own:
+ * the pool of the block if the thread owns it, else NULL.
+ */
+static inline enum ka_try_free ka_block_try_free(struct ka_pool *own, void *block)
+{
+	if (__builtin_expect(!own, 0))
+		return KA_TRY_FOREIGN;
+	if (__builtin_expect(ka_is_marked(block), 0))
+		return KA_TRY_MARKED;
+	return __builtin_expect(!ka_pool_free(own, block), 0) ? KA_TRY_EMPTIED : KA_TRY_DONE;
+}
+
+/**
+ * ka_block_free_of() - Free a block whose pool is known.
+ * @caches: The caches of the heap.
+ * @cache: The cache of the thread.
+ * @own: The pool of the block if the thread owns it, else NULL.
+ * @block: The block.
+ *
+ * Return: As ka_block_free().
+ */
+static inline int ka_block_free_of(struct ka_caches *caches, struct ka_cache *cache,
+				   struct ka_pool *own, void *block)
+{
+	switch (ka_block_try_free(own, block)) {
+	case KA_TRY_FOREIGN:
+		return ka_block_free_slow(caches, cache, block);
+	case KA_TRY_MARKED:
+		return ka_block_free_marked(caches, cache, own, block);
+	case KA_TRY_EMPTIED:
+		ka_block_emptied(cache, own);
+		return 0;
+	default:
+		return 0;
+	}
+}
+
 /**
  * ka_block_free() - Free a block.
  * @caches: The caches of the heap.
@@ -321,15 +371,7 @@ static inline uint32_t ka_pool_free(struct ka_pool *pool, void *block)
  */
 static inline int ka_block_free(struct ka_caches *caches, struct ka_cache *cache, void *block)
 {
-	struct ka_pool *pool = ka_block_own(&caches->pools, block);
-
-	if (__builtin_expect(!pool, 0))
-		return ka_block_free_slow(caches, cache, block);
-	if (__builtin_expect(ka_is_marked(block), 0))
-		return ka_block_free_marked(caches, cache, pool, block);
-	if (__builtin_expect(!ka_pool_free(pool, block), 0))
-		ka_block_emptied(cache, pool);
-	return 0;
+	return ka_block_free_of(caches, cache, ka_block_own(&caches->pools, block), block);
 }
 
 #endif /* KARENA_CACHE_H */

@@ -143,16 +143,6 @@ static bool block_move(struct ka_caches *caches, void *block, void **other, size
 	return moved != KA_NOT_MOVED;
 }
 
-/* Free a block that is in use and whose pool is known, without looking it up again. */
-static void free_moved(struct ka_caches *caches, struct ka_cache *cache, struct ka_pool *pool,
-		       void *block)
-{
-	if (KA_READ(pool->owner) != ka_thread() || ka_is_marked(block))
-		ka_block_free_slow(caches, cache, block);
-	else if (!ka_pool_free(pool, block))
-		ka_block_emptied(cache, pool);
-}
-
 /**
  * ka_block_resize() - Change the size of a block.
  * @caches: The caches of the heap.
@@ -197,6 +187,6 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 	/* The block is in use, as the search above has shown. */
 	if (asked)
 		((struct ka_free *)block)->mark = 0;
-	free_moved(caches, cache, pool, block);
+	ka_block_free_of(caches, cache, ka_pool_own(pool), block);
 	return other;
 }
