@@ -155,29 +155,23 @@ extern ka_clock_gettime_t ka_own_clock __attribute__((visibility("default")));
 #define CLOCK_SYMBOL	""
 #endif
 
-/* Return the symbol table that the section headers name, or NULL. */
-static const Elf64_Shdr *find_symbols(const Elf64_Ehdr *header)
-{
-	const Elf64_Shdr *sections = (const void *)((const char *)header + header->e_shoff);
-
-	for (int i = 0; header->e_shoff && i < header->e_shnum; i++) {
-		if (sections[i].sh_type == SHT_DYNSYM)
-			return &sections[i];
-	}
-	return NULL;
-}
-
+/* Find the vdso's function in the symbol table that its section headers name; or return NULL. */
 static ka_clock_gettime_t *find_clock(void)
 {
 	const char *image = (const char *)getauxval(AT_SYSINFO_EHDR), *names;
 	const Elf64_Ehdr *header = (const void *)image;
-	const Elf64_Shdr *table = image ? find_symbols(header) : NULL;
+	const Elf64_Shdr *sections, *table = NULL;
 	const Elf64_Sym *symbols;
 
+	if (!image || !header->e_shoff)
+		return NULL;
+	sections = (const void *)(image + header->e_shoff);
+	for (int i = 0; !table && i < header->e_shnum; i++)
+		table = sections[i].sh_type == SHT_DYNSYM ? &sections[i] : NULL;
 	if (!table)
 		return NULL;
 	symbols = (const void *)(image + table->sh_offset);
-	names = image + ((const Elf64_Shdr *)(image + header->e_shoff))[table->sh_link].sh_offset;
+	names = image + sections[table->sh_link].sh_offset;
 	for (size_t i = 0; i < table->sh_size / sizeof(*symbols); i++) {
 		if (symbols[i].st_shndx && !strcmp(names + symbols[i].st_name, CLOCK_SYMBOL))
 			return (ka_clock_gettime_t *)(uintptr_t)(image + symbols[i].st_value);

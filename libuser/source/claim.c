@@ -19,15 +19,6 @@ void __msan_init(void);
 /* Number of random addresses to try. */
 #define TRIES	16
 
-static uint64_t random_number(void)
-{
-	uint64_t number;
-
-	if (ka_random(&number, sizeof(number)))
-		number = ka_clock() * 0x9e3779b97f4a7c15ULL ^ (uintptr_t)&number;
-	return number;
-}
-
 /*
  * Choose a random address for a window. The kernel maps from the top of the address space
  * downwards, near the stack, and programs from the middle of its upper half upwards, or at low
@@ -36,6 +27,7 @@ static uint64_t random_number(void)
 static uintptr_t choose_start(size_t size)
 {
 	uintptr_t top = (uintptr_t)__builtin_frame_address(0), half = 1, from, room;
+	uint64_t random;
 
 	while (half <= top / 2)
 		half *= 2;
@@ -43,7 +35,9 @@ static uintptr_t choose_start(size_t size)
 	room = half / 4 * 3;
 	if (size > room)
 		return 0;
-	return (from + random_number() % (room - size + 1)) & ~(KA_ARENA_SIZE - 1);
+	if (ka_random(&random, sizeof(random)))
+		random = ka_clock() * 0x9e3779b97f4a7c15ULL ^ (uintptr_t)&random;
+	return (from + random % (room - size + 1)) & ~(KA_ARENA_SIZE - 1);
 }
 
 /* All claimed windows: the kernel does not know most of their addresses. */

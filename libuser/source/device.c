@@ -212,19 +212,13 @@ static int reach(struct ka_window *window, size_t first, size_t count)
 	return ENOMEM;
 }
 
-static bool is_uncommitted(const struct ka_window *window, size_t index)
-{
-	uint32_t word = __atomic_load_n(&window->states[index], __ATOMIC_RELAXED);
-
-	return KARENA_STATE(word) == KARENA_FREE;
-}
-
 /* Unmap the arenas behind the last committed one of a part, if they are most of the mapping. */
 static void shrink(struct ka_window *window, bool others)
 {
 	size_t first = part_start(window, others), top = window->mapped[others], keep;
 
-	while (top && is_uncommitted(window, first + top - 1))
+	while (top && KARENA_STATE(__atomic_load_n(&window->states[first + top - 1],
+						   __ATOMIC_RELAXED)) == KARENA_FREE)
 		top--;
 	keep = ample(window, others, top + 1);
 	if (keep >= window->mapped[others] / 2)
@@ -410,21 +404,13 @@ static void set_states(struct ka_window *window, size_t first, size_t count,
 		__atomic_store_n(&window->states[i], state, __ATOMIC_RELEASE);
 }
 
-/* True if arenas are mapped, so that a call on their addresses acts on them. */
-static bool is_mapped(const struct ka_window *window, size_t first)
-{
-	bool others = is_other(window, first);
-
-	return !window->claimed ||
-	       first < part_start(window, others) + window->mapped[others];
-}
-
 static void device_release(struct ka_window *window, size_t first, size_t count)
 {
 	char *start = window->start + first * KA_ARENA_SIZE;
+	bool others = is_other(window, first);
 
 	/* Not mapped: reach() failed when the arena should be committed. */
-	if (!is_mapped(window, first))
+	if (window->claimed && first >= part_start(window, others) + window->mapped[others])
 		return;
 	/* The kernel sets the state words to FREE. */
 	if (ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE)) {
@@ -433,7 +419,7 @@ static void device_release(struct ka_window *window, size_t first, size_t count)
 		ka_madvise(start, count * KA_ARENA_SIZE, MADV_REMOVE);
 	}
 	if (window->claimed)
-		shrink(window, is_other(window, first));
+		shrink(window, others);
 }
 
 static int device_commit(struct ka_window *window, size_t first, size_t count,

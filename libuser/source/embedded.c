@@ -193,17 +193,6 @@ static bool embedded_reuse(struct ka_window *window, size_t arena)
 	return true;
 }
 
-/*
- * Map the pages at @to again if the kernel has unmapped them before it refused the move. Return
- * true if they are mapped now. The window is claimed, so nobody else uses the addresses.
- */
-static bool is_mapped_again(const struct ka_window *window, char *to, size_t size)
-{
-	int error = map_pages(window, to, size);
-
-	return !error || error == EEXIST;
-}
-
 static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
 				size_t size);
 
@@ -225,12 +214,19 @@ static enum ka_moved move_halves(const struct ka_window *window, char *from, cha
 static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
 				size_t size)
 {
+	int error;
+
 	if (size >= PART_MOVED) {
 		if (!ka_is_one_mapping(from, size))
 			return move_halves(window, from, to, size);
 		if (ka_move(from, to, size))
 			return KA_MOVED;
-		if (!is_mapped_again(window, to, size))
+		/*
+		 * Map the pages at @to again if the kernel has unmapped them before it refused the
+		 * move. The window is claimed, so nobody else uses the addresses.
+		 */
+		error = map_pages(window, to, size);
+		if (error && error != EEXIST)
 			return KA_NOWHERE;
 	}
 	memcpy(to, from, size);
