@@ -413,18 +413,14 @@ void ka_arena_emptied(struct ka_arenas *arenas, size_t index)
 }
 
 /*
- * True if empty arenas may become volatile. If that takes a system call, skip it when a
- * volatile arena was used again since the last scan.
+ * Make the arenas volatile that have become empty and are still empty. If that takes a system
+ * call, skip it when a volatile arena was used again since the last scan.
  */
-static bool arenas_may_make_volatile(const struct ka_arenas *arenas)
-{
-	return arenas->emptied.end && !arenas->window.io &&
-	       (arenas->window.source->frames || !arenas->reused);
-}
-
-/* Make the arenas volatile that have become empty and are still empty. */
 static void arenas_make_volatile(struct ka_arenas *arenas)
 {
+	if (!arenas->emptied.end || arenas->window.io ||
+	    (arenas->reused && !arenas->window.source->frames))
+		return;
 	for (size_t i = arenas->emptied.first; i < arenas->emptied.end; i++) {
 		struct ka_arena *arena = ka_arena_at(arenas->metadata, i);
 
@@ -616,8 +612,7 @@ static void arenas_decay(struct ka_arenas *arenas)
 void ka_arenas_decay(struct ka_arenas *arenas)
 {
 	arenas_decay(arenas);
-	if (arenas_may_make_volatile(arenas))
-		arenas_make_volatile(arenas);
+	arenas_make_volatile(arenas);
 }
 
 /**

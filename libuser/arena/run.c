@@ -31,20 +31,6 @@ static size_t place_find_in_arena(struct ka_arena *arena, size_t pages, size_t a
 	return NO_PAGE;
 }
 
-/* Search again the arenas whose pages have become free since the last search. */
-static void rooms_refresh(struct ka_arenas *arenas)
-{
-	size_t again = arenas->room_again;
-
-	if (again == SIZE_MAX)
-		return;
-	for (int i = 0; i < KA_ROOM_CLASSES; i++) {
-		if (again < arenas->first_room[i])
-			arenas->first_room[i] = again;
-	}
-	arenas->room_again = SIZE_MAX;
-}
-
 /*
  * Find a place in the committed arenas, or return NO_PAGE. @no_huge: keep runs that may be
  * touched sparsely out of huge arenas.
@@ -55,9 +41,17 @@ static size_t place_find_in_committed(struct ka_arenas *arenas, size_t pages, si
 	unsigned int class = 63 - (unsigned int)__builtin_clzl(pages);
 	size_t *first = &arenas->first_room[class], i;
 	struct ka_metadata *metadata = arenas->metadata;
+	size_t again = arenas->room_again;
 	bool before = true;
 
-	rooms_refresh(arenas);
+	/* Search again the arenas whose pages have become free since the last search. */
+	if (again != SIZE_MAX) {
+		for (int room = 0; room < KA_ROOM_CLASSES; room++) {
+			if (again < arenas->first_room[room])
+				arenas->first_room[room] = again;
+		}
+		arenas->room_again = SIZE_MAX;
+	}
 	i = *first > metadata->nr_metadata ? *first : metadata->nr_metadata;
 	for (; i < metadata->nr_touched; i++) {
 		struct ka_arena *arena = ka_arena_at(metadata, i);
@@ -454,12 +448,6 @@ static bool run_grow_to(struct ka_arenas *arenas, size_t page, size_t old, size_
 	return run_grow(arenas, page + old, pages - old);
 }
 
-static void run_shrink(struct ka_arenas *arenas, size_t end, size_t pages)
-{
-	pages_mark(arenas, end - pages, pages, false);
-	ka_arenas_emptied(arenas);
-}
-
 /**
  * ka_run_resize() - Change the size of a run in place.
  * @arenas: The arenas of the heap.
@@ -477,13 +465,15 @@ bool ka_run_resize(struct ka_arenas *arenas, void *run, size_t size, bool *less)
 	size_t page = run_page(arenas, run), old = run_pages(arenas, page);
 	bool done = true;
 
-	ka_metadata_change(arenas);
-	if (pages > old)
-		done = run_grow_to(arenas, page, old, pages);
-	else if (pages < old)
-		run_shrink(arenas, page + old, old - pages);
-	ka_metadata_change(arenas);
 	*less = pages < old;
+	ka_metadata_change(arenas);
+	if (pages > old) {
+		done = run_grow_to(arenas, page, old, pages);
+	} else if (*less) {
+		pages_mark(arenas, page + pages, old - pages, false);
+		ka_arenas_emptied(arenas);
+	}
+	ka_metadata_change(arenas);
 	return done;
 }
 

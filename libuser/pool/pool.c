@@ -237,24 +237,8 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 	return pool;
 }
 
-/* Create a pool, or reuse a spare one, whose blocks are still linked. The heap's lock is held. */
-static struct ka_pool *pool_make(struct ka_pools *pools, unsigned int class, uintptr_t owner)
-{
-	struct ka_pool *pool = spare_pop(pools, class);
-
-	if (!pool)
-		pool = pool_make_new(pools, class);
-	if (!pool)
-		return NULL;
-	__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
-	slots_map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
-	pools->arenas.metadata->nr_pools++;
-	ka_arenas_changed(&pools->arenas);
-	return pool;
-}
-
 /**
- * ka_pool_make() - Create a pool, or reuse a spare one.
+ * ka_pool_make() - Create a pool, or reuse a spare one, whose blocks are still linked.
  * @pools: The pools of the heap.
  * @class: Size class of the blocks.
  * @owner: Number of the owner.
@@ -268,7 +252,15 @@ struct ka_pool *ka_pool_make(struct ka_pools *pools, unsigned int class, uintptr
 	struct ka_pool *pool;
 
 	ka_arenas_lock(&pools->arenas);
-	pool = pool_make(pools, class, owner);
+	pool = spare_pop(pools, class);
+	if (!pool)
+		pool = pool_make_new(pools, class);
+	if (pool) {
+		__atomic_store_n(&pool->owner, owner, __ATOMIC_RELAXED);
+		slots_map(pools, ka_pool_slot(pools, pool), pool->slots, pool);
+		pools->arenas.metadata->nr_pools++;
+		ka_arenas_changed(&pools->arenas);
+	}
 	ka_arenas_unlock(&pools->arenas);
 	return pool;
 }
