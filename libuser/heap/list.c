@@ -25,16 +25,6 @@ void ka_heaps_hide_pools(void)
 		ka_caches_hide_pools(&heap->caches);
 }
 
-/* Return an unused index. If all are used, return KA_HEAPS: the heap then has no blocks. */
-static size_t free_index(void)
-{
-	size_t index = 0;
-
-	while (index < KA_HEAPS && by_index[index])
-		index++;
-	return index;
-}
-
 /**
  * ka_heaps_add() - Add a heap to the list; set its index and its serial number.
  * @heap: The heap.
@@ -43,12 +33,17 @@ static size_t free_index(void)
  */
 void ka_heaps_add(struct ka_heap *heap)
 {
+	size_t index = 0;
+
 	heap->next = ka_heaps;
 	ka_heaps = heap;
+	/* If all indices are used, it stays KA_HEAPS: the heap then has no blocks. */
+	while (index < KA_HEAPS && by_index[index])
+		index++;
+	if (index < KA_HEAPS)
+		by_index[index] = heap;
 	ka_pools_of(heap)->serial = ++last_serial;
-	ka_pools_of(heap)->index = free_index();
-	if (ka_pools_of(heap)->index < KA_HEAPS)
-		by_index[ka_pools_of(heap)->index] = heap;
+	ka_pools_of(heap)->index = index;
 }
 
 /**

@@ -8,12 +8,6 @@
 
 #include "thread/current.h"
 
-static void *no_block(size_t size)
-{
-	ka_fail(ENOMEM, "the size of %zu bytes is too large", size);
-	return NULL;
-}
-
 /*
  * True if the inline functions find the pool for a size. While tracing is on, they find none
  * for larger sizes.
@@ -135,7 +129,10 @@ static void *run_alloc(struct ka_caches *caches, size_t align, size_t size)
 {
 	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
 
-	return pages < size ? no_block(size) : ka_runs_alloc(&caches->pools, pages, align);
+	if (pages >= size)
+		return ka_runs_alloc(&caches->pools, pages, align);
+	ka_fail(ENOMEM, "the size of %zu bytes is too large", size);
+	return NULL;
 }
 
 /*
@@ -261,17 +258,6 @@ static void *block_alloc_fresh(struct ka_caches *caches, struct ka_cache *cache,
 	return block;
 }
 
-/* Allocate a block that has never been in use, and so is zero. NULL: allocate another one. */
-static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, size_t size)
-{
-	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
-
-	if (size < KA_PAGE_SIZE || pages < size || (KA_READ(ka_trace_generation) & 1))
-		return NULL;
-	return size > KA_BLOCK_MAX ? ka_runs_alloc_zeroed(&caches->pools, pages, 0) :
-				     block_alloc_fresh(caches, cache, size);
-}
-
 /**
  * ka_block_alloc_zeroed() - Allocate a zeroed block.
  * @caches: The caches of the heap.
@@ -284,22 +270,17 @@ static void *block_try_zero(struct ka_caches *caches, struct ka_cache *cache, si
  */
 void *ka_block_alloc_zeroed(struct ka_caches *caches, struct ka_cache *cache, size_t size)
 {
-	void *block = block_try_zero(caches, cache, size);
+	size_t pages = (size + KA_PAGE_SIZE - 1) & ~(KA_PAGE_SIZE - 1);
+	void *block = NULL;
 
+	/* While tracing is on, the block may be one to be traced. */
+	if (size >= KA_PAGE_SIZE && pages >= size && !(KA_READ(ka_trace_generation) & 1))
+		block = size > KA_BLOCK_MAX ? ka_runs_alloc_zeroed(&caches->pools, pages, 0) :
+					      block_alloc_fresh(caches, cache, size);
 	if (block)
 		return block;
 	block = ka_block_alloc(caches, cache, size);
 	return block ? memset(block, 0, size) : NULL;
-}
-
-/* The smallest power of two that is at least @size and a step. */
-static size_t power_of_two(size_t size)
-{
-	size_t power = KA_CLASS_STEP;
-
-	while (power < size)
-		power *= 2;
-	return power;
 }
 
 /**
@@ -314,7 +295,7 @@ static size_t power_of_two(size_t size)
 void *ka_block_alloc_aligned(struct ka_caches *caches, struct ka_cache *cache, size_t align,
 			     size_t size)
 {
-	size_t least;
+	size_t least, power = KA_CLASS_STEP;
 	void *block;
 
 	if (align <= KA_CLASS_STEP)
@@ -328,8 +309,11 @@ void *ka_block_alloc_aligned(struct ka_caches *caches, struct ka_cache *cache, s
 	 * too. Only blocks whose size is a power of two have a larger alignment than a slot.
 	 */
 	least = (size + align - 1) & ~(align - 1);
-	if (align > KA_SLOT_SIZE)
-		least = power_of_two(least);
+	if (align > KA_SLOT_SIZE) {
+		while (power < least)
+			power *= 2;
+		least = power;
+	}
 	block = ka_block_try(cache, least);
 	return block ? block : block_alloc(caches, cache, align, least, size);
 }

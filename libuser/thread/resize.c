@@ -36,15 +36,6 @@ size_t ka_block_size(struct ka_caches *caches, const void *block)
 	return block_size(caches, ka_pool_of(&caches->pools, block), block);
 }
 
-/*
- * The pool of a marked block if the thread owns it; else NULL. The caller looks it up once:
- * another thread that frees a block adds KA_CALLED, and ka_block_own() no longer finds it.
- */
-static const struct ka_pool *block_pool_to_ask(const struct ka_caches *caches, const void *block)
-{
-	return ka_is_marked(block) ? ka_block_own(&caches->pools, block) : NULL;
-}
-
 /* Tell the tracer that a block was resized in place. */
 static void block_resized(struct ka_caches *caches, struct ka_cache *cache, void *block,
 			  size_t size)
@@ -112,25 +103,20 @@ static void *block_alloc_other(struct ka_caches *caches, struct ka_cache *cache,
 /* Below this size, copying is faster than a system call. */
 #define MOVED_MIN	(64 * KA_PAGE_SIZE)
 
-/* True if it is worth moving a block's pages. */
-static bool block_moves(struct ka_caches *caches, const void *block, const void *other, size_t old,
-			size_t size)
-{
-	return old >= MOVED_MIN && size >= old &&
-	       ka_pool_of(&caches->pools, block) == &ka_no_pool &&
-	       ka_pool_of(&caches->pools, other) == &ka_no_pool;
-}
-
 /*
- * Move the pages of a block that is a run to another one. @other is set to the block that then
- * has the content. It is set to NULL, with errno and a message, if no addresses are left for
- * the pages of the other block: the block is unchanged, and the other one is free. False:
- * nothing was done.
+ * Move the pages of a block that is a run to another one, @other, which is at least as large.
+ * @other is set to the block that then has the content. It is set to NULL, with errno and a
+ * message, if no addresses are left for the pages of the other block: the block is unchanged, and
+ * the other one is free. False: nothing was done; the caller copies the content.
  */
 static bool block_move(struct ka_caches *caches, void *block, void **other, size_t size)
 {
-	enum ka_moved moved = ka_runs_move(&caches->pools, block, *other, size);
+	enum ka_moved moved;
 
+	if (size < MOVED_MIN || ka_pool_of(&caches->pools, block) != &ka_no_pool ||
+	    ka_pool_of(&caches->pools, *other) != &ka_no_pool)
+		return false;
+	moved = ka_runs_move(&caches->pools, block, *other, size);
 	if (moved == KA_MOVED) {
 		ka_trace_run_freed(block);
 		ka_runs_free_cleared(&caches->pools, block, 0, false);
@@ -160,12 +146,17 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 {
 	struct ka_pool *pool = ka_pool_of(&caches->pools, block);
 	size_t old = block_size(caches, pool, block);
-	const struct ka_pool *asked;
+	const struct ka_pool *asked = NULL;
 	void *other;
 
 	if (!old)
 		return NULL;
-	asked = block_pool_to_ask(caches, block);
+	/*
+	 * The pool of a marked block if the thread owns it, looked up once: another thread that
+	 * frees a block adds KA_CALLED, and ka_pool_own() no longer finds it.
+	 */
+	if (ka_is_marked(block))
+		asked = ka_pool_own(pool);
 	if (asked && ka_block_may_be_free(caches, asked, block) &&
 	    ka_block_has_free(caches, cache, asked, block)) {
 		ka_block_freed_twice(block);
@@ -181,7 +172,7 @@ void *ka_block_resize(struct ka_caches *caches, struct ka_cache *cache, void *bl
 		block_resized(caches, cache, block, size);
 		return block;
 	}
-	if (block_moves(caches, block, other, old, size) && block_move(caches, block, &other, old))
+	if (size >= old && block_move(caches, block, &other, old))
 		return other;
 	memcpy(other, block, size < old ? size : old);
 	/* The block is in use, as the search above has shown. */

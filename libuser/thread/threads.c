@@ -92,16 +92,6 @@ void ka_caches_emptied(struct ka_caches *caches, struct ka_pool *pool)
 	ka_lists_unlock();
 }
 
-static void cache_unlink(struct ka_cache *cache)
-{
-	*cache->of_heap.link = cache->of_heap.next;
-	if (cache->of_heap.next)
-		cache->of_heap.next->of_heap.link = cache->of_heap.link;
-	*cache->of_thread.link = cache->of_thread.next;
-	if (cache->of_thread.next)
-		cache->of_thread.next->of_thread.link = cache->of_thread.link;
-}
-
 static void *pages_map(size_t size)
 {
 	void *start = ka_mmap(NULL, size, PROT_READ | PROT_WRITE,
@@ -145,7 +135,12 @@ static void cache_free_page(struct ka_cache *cache)
 
 static void cache_free(struct ka_cache *cache)
 {
-	cache_unlink(cache);
+	*cache->of_heap.link = cache->of_heap.next;
+	if (cache->of_heap.next)
+		cache->of_heap.next->of_heap.link = cache->of_heap.link;
+	*cache->of_thread.link = cache->of_thread.next;
+	if (cache->of_thread.next)
+		cache->of_thread.next->of_thread.link = cache->of_thread.link;
 	cache_free_page(cache);
 }
 
