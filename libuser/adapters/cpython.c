@@ -75,14 +75,6 @@ static void arena_free(void *context, void *arena, size_t size)
 
 typedef void set_allocator(int domain, const struct ka_allocator *allocator);
 
-static void use_domain(set_allocator *set, int domain)
-{
-	struct ka_allocator allocator;
-
-	ka_allocator_get((enum ka_domain)domain, &allocator);
-	set(domain, &allocator);
-}
-
 /* True if KARENA_PYTHON asks for the domains. */
 static bool wants_domains(void)
 {
@@ -139,6 +131,7 @@ static void install(void)
 		.alloc = arena_alloc, .free = arena_free
 	};
 	struct ka_options options = KA_OPTIONS;
+	struct ka_allocator blocks;
 
 	*(void **)&get = dlsym(RTLD_DEFAULT, "PyObject_GetArenaAllocator");
 	*(void **)&set = dlsym(RTLD_DEFAULT, "PyObject_SetArenaAllocator");
@@ -156,8 +149,10 @@ static void install(void)
 	get(&fallback);
 	allocator.context = heap;
 	set(&allocator);
-	for (int domain = 0; has_domains && domain < NR_DOMAINS; domain++)
-		use_domain(set_domain, domain);
+	for (int domain = 0; has_domains && domain < NR_DOMAINS; domain++) {
+		ka_allocator_get((enum ka_domain)domain, &blocks);
+		set_domain(domain, &blocks);
+	}
 	if (ka_heap_source(heap) == KA_SOURCE_DEVICE)
 		pthread_atfork(NULL, NULL, warn_forked_child);
 	/* The heap is never destroyed: Python frees blocks after the destructors have run. */

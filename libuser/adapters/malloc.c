@@ -484,14 +484,6 @@ PUBLIC void *_ZnwmSt11align_val_t(size_t size, size_t align)
 void _ZdlPv(void *block) ALIAS(free);
 void _ZdlPvSt11align_val_t(void *block, size_t align) ALIAS(free_sized);
 
-static size_t usable_size(const void *block)
-{
-	if (debugged)
-		return ka_layer_size(&layer, block);
-	return KA_CHECKED ? ka_checked_size(&other_heap, block) :
-			    ka_block_size(&heap.caches, block);
-}
-
 PUBLIC size_t malloc_usable_size(void *block)
 {
 	int before = errno;
@@ -502,7 +494,11 @@ PUBLIC size_t malloc_usable_size(void *block)
 	if (is_first(block))
 		return ((size_t *)block)[-1];
 	need_heap();
-	size = usable_size(block);
+	if (debugged)
+		size = ka_layer_size(&layer, block);
+	else
+		size = KA_CHECKED ? ka_checked_size(&other_heap, block) :
+				    ka_block_size(&heap.caches, block);
 	errno = before;
 	return size;
 }

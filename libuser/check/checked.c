@@ -52,11 +52,6 @@ struct guarded {
 	size_t usable;
 };
 
-static bool is_tail(const struct guarded *guarded, uint64_t tail)
-{
-	return (tail | 1) == right_tail(guarded->run + guarded->lead);
-}
-
 /* Find the run of a block. Return 0, or -1 with errno and a message if the block has no run. */
 static int find_guarded(struct ka_heap *heap, const void *block, struct guarded *guarded)
 {
@@ -81,7 +76,8 @@ static int check_guarded(const struct guarded *guarded)
 {
 	void *block = guarded->run + guarded->lead;
 
-	if (is_tail(guarded, *tail_of(block, guarded->usable)))
+	/* Bit 0 says whether the run has guards. */
+	if ((*tail_of(block, guarded->usable) | 1) == right_tail(block))
 		return 0;
 	return overwritten(block, guarded->usable);
 }

@@ -92,12 +92,6 @@ static char letter(const struct ka_record *record, char wanted)
 	return found >= ' ' && found <= '~' ? (char)found : '?';
 }
 
-static bool serial_is_right(const struct ka_record *record)
-{
-	return record->run ||
-	       ka_read_size(record->block + record->size + KA_TRAILING) == record->serial;
-}
-
 /* Check a live block as a block of a layer. The lock is held. */
 static void check_live(const struct call *call, const struct ka_record *record,
 		       const struct ka_layer *layer)
@@ -118,7 +112,7 @@ static void check_live(const struct call *call, const struct ka_record *record,
 		bad(call, record, "bad size field");
 	if (ka_count_other(block + record->size, record->pads, KA_FORBIDDEN))
 		bad(call, record, "bad trailing pad byte");
-	if (!serial_is_right(record))
+	if (!record->run && ka_read_size(block + record->size + KA_TRAILING) != record->serial)
 		bad(call, record, "bad serial number");
 }
 

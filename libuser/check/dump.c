@@ -115,15 +115,6 @@ static void say_trailing(struct text *text, const struct ka_record *record)
 	}
 }
 
-static void say_head(struct text *text, const struct ka_record *record)
-{
-	uint64_t size = ka_read_size(record->block - KA_HEAD);
-
-	if (size != record->size)
-		say(text, "    The size at p-%zu is %#jx *** OUCH\n", KA_HEAD,
-		    (uintmax_t)size);
-}
-
 /* All bytes of a freed block, from the head to the end of its tail, should be KA_DEAD. */
 static void say_dead(struct text *text, const struct ka_record *record)
 {
@@ -190,14 +181,18 @@ void ka_dump_block(const struct ka_record *record)
 {
 	bool dead = record->state == KA_QUARANTINED && !record->closed;
 	struct text text = { 0 };
+	uint64_t size;
 
 	say(&text, "Debug memory block at address p=%p: API '%c'\n", (void *)record->block,
 	    letter_of(record));
 	say(&text, "    %zu bytes originally requested\n", record->size);
 	if (record->state == KA_LIVE) {
+		size = ka_read_size(record->block - KA_HEAD);
 		say_leading(&text, record);
 		say_before_head(&text, record);
-		say_head(&text, record);
+		if (size != record->size)
+			say(&text, "    The size at p-%zu is %#jx *** OUCH\n", KA_HEAD,
+			    (uintmax_t)size);
 		say_trailing(&text, record);
 	} else if (dead) {
 		say_dead(&text, record);

@@ -29,28 +29,20 @@ static unsigned char *start_of(const struct ka_record *record)
 	return record->block - record->lead;
 }
 
-/* Count one more guard. False, with a message once, if there are too many. */
-static bool count_guard(void)
+/*
+ * Make the last page the guard. If that fails, the block has none; the same, with a message once,
+ * if there are too many guards.
+ */
+static void put_guard(struct ka_record *record)
 {
 	static const char no_more[] = "karena: 16000 blocks have a guard: no further block has"
 		" one until some are freed\n";
-
-	if (__atomic_add_fetch(&nr_guards, 1, __ATOMIC_RELAXED) <= MOST_GUARDS)
-		return true;
-	__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
-	if (!__atomic_exchange_n(&said_so, true, __ATOMIC_RELAXED))
-		ka_write(STDERR_FILENO, no_more, sizeof(no_more) - 1);
-	return false;
-}
-
-/* Make the last page the guard. If that fails, the block has none. */
-static void put_guard(struct ka_record *record)
-{
 	unsigned char *page = start_of(record) + record->span - KA_PAGE_SIZE;
 
-	if (!count_guard())
-		return;
-	record->guarded = !ka_mprotect(page, KA_PAGE_SIZE, PROT_NONE);
+	if (__atomic_add_fetch(&nr_guards, 1, __ATOMIC_RELAXED) <= MOST_GUARDS)
+		record->guarded = !ka_mprotect(page, KA_PAGE_SIZE, PROT_NONE);
+	else if (!__atomic_exchange_n(&said_so, true, __ATOMIC_RELAXED))
+		ka_write(STDERR_FILENO, no_more, sizeof(no_more) - 1);
 	if (!record->guarded)
 		__atomic_fetch_sub(&nr_guards, 1, __ATOMIC_RELAXED);
 }
