@@ -8,7 +8,8 @@
  * - A folio is removed from its arena under the folio lock, and unmapped. When the last arena
  *   has dropped it, it is freed if no other reference is left. Else it is pinned and becomes
  *   an orphan: it stays on a list and charged until the pins are gone. So pins do not evade a
- *   limit, and no other owner gets the folio before.
+ *   limit (uncharged, one pipe kept 500 MiB of a heap with a limit of 32 MiB), and no other
+ *   owner gets the folio before.
  * - Reclaim, demotion and promotion unmap a folio and then have to succeed in
  *   folio_ref_freeze(folio, 1). No owner writes to a folio that several own, so it can be
  *   copied under its lock.

@@ -4,7 +4,8 @@
  * many as the process asks for, and some more while it grows fast. One thread for
  * all heaps makes them, one at a time, when nothing else wants the processor and
  * without reclaim. They are charged to the owner's memory cgroup and to the limits
- * from the start: nothing can be charged for them later.
+ * from the start: nothing can be charged for them later. A commit with a ready frame on its
+ * node takes about a quarter of the time of one without, so each node has its own number.
  *
  * The lists and counts are the family's lock's; heap->ready itself, once it is set, stays.
  */
