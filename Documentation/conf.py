@@ -10,6 +10,8 @@ import pathlib
 import subprocess
 import sys
 
+from docutils import nodes
+
 top = pathlib.Path(__file__).resolve().parent.parent
 source = os.environ.get("KARENA_KERNEL_SOURCE") or subprocess.run(
     [top / "selftests" / "vm" / "source", "6.1"], check=True, stdout=subprocess.PIPE,
@@ -39,3 +41,18 @@ def one_of_two_names(record):
 
 
 logging.getLogger("sphinx.sphinx.domains.c").addFilter(one_of_two_names)
+
+
+def drop_empty_parentheses(_app, doctree):
+    """Drop "NAME ()" and "Parameters", which kernel-doc prints for a macro without any."""
+    for paragraph in list(doctree.findall(nodes.paragraph)):
+        after = paragraph.next_node(descend=False, siblings=True)
+        empty = (paragraph.astext() == "Parameters"
+                 and not isinstance(after, nodes.definition_list))
+        if empty or (paragraph.astext().endswith(" ()")
+                     and isinstance(paragraph[0], nodes.literal)):
+            paragraph.parent.remove(paragraph)
+
+
+def setup(app):
+    app.connect("doctree-read", drop_empty_parentheses)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Debug hooks: an allocator in front of that of each domain. It puts pads around each
+/**
+ * DOC: Rules of the debug hooks
+ *
+ * The debug hooks are an allocator in front of that of each domain. It puts pads around each
  * block, fills new and freed memory with patterns, and records which call allocated each
  * block and which one freed it. A call that finds an error prints it to standard error with
  * the stacks of these calls, and aborts the program.
@@ -8,11 +10,13 @@
  * The environment installs the hooks without a change to the program, at the first call
  * of a domain. libkarena-malloc.so reads the same variables:
  *
- *	KARENA_MALLOC=debug	install the hooks
- *	KARENA_MALLOC=guard	install the hooks, and put an inaccessible page behind each
- *				block
- *	KARENA_QUARANTINE=SIZE	keep that many bytes of freed blocks from being allocated
- *				again, 1M by default; the oldest leave first
+ * KARENA_MALLOC=debug
+ *	Install the hooks.
+ * KARENA_MALLOC=guard
+ *	Install the hooks, and put an inaccessible page behind each block.
+ * KARENA_QUARANTINE=SIZE
+ *	Keep that many bytes of freed blocks from being allocated again, 1M by default; the
+ *	oldest leave first.
  *
  * If KARENA_MALLOC is empty, "default", or "count" (see ka_domain_stats()), there are no
  * hooks. The library ignores any other value with a message on standard error.
@@ -68,7 +72,7 @@ size_t ka_debug_check(const void *block);
 size_t ka_debug_check_all(void);
 
 /**
- * ka_debug_dump() - Print what the hooks know about a block to standard error.
+ * ka_debug_dump() - Print the record of a block, with its stacks, to standard error.
  * @address: Any address in or around the block, which is allocated or in quarantine.
  *
  * Shows errors in the block and does not abort.

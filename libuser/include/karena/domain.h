@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Domains: three sets of functions that a runtime allocates its memory with, raw, mem and
- * obj, as in CPython. A block must be freed by the set that allocated it.
+/**
+ * DOC: Rules of domains
+ *
+ * A domain is a set of four functions that a runtime allocates its memory with. As in
+ * CPython, there are three: raw, mem and obj. A block must be freed by the set that allocated
+ * it.
  *
  * By default all three use one heap of the process, which the first call creates. A program
  * can read and replace the allocator behind a domain at any time. The new allocator may call
  * the old one.
+ *
+ * The functions of the three domains differ only in the allocator that they call. They fail
+ * with ENOMEM when the system has no memory left, at the limit of the heap, when the window
+ * of the heap is full, and for requests of more than PTRDIFF_MAX bytes. If the heap cannot be
+ * created, a call fails as ka_heap_create(), and the next call tries again. No two live blocks
+ * have the same address.
  *
  * Threads: several threads may call all functions at once. Signals: a signal handler must
  * not call any of them. Fork: a child has a copy of the blocks (KA_FORK_COW).
@@ -37,8 +46,8 @@ enum ka_domain {
 };
 
 /**
- * struct ka_allocator - An allocator: four functions and what they are called with.
- * @context: First argument of each function.
+ * struct ka_allocator - An allocator: four functions and their first argument.
+ * @context: First argument of each function; the library only passes it on.
  * @malloc: Allocate @size bytes, which may be 0.
  * @calloc: Allocate @count times @size zeroed bytes. The product does not overflow.
  * @realloc: Change the size of @block, which may be NULL.
@@ -63,7 +72,7 @@ struct ka_allocator {
  * The first call creates it from the environment: KARENA_SOURCE, KARENA_LIMIT,
  * KARENA_WINDOW and KARENA_NAME. The program must not destroy it.
  *
- * Return: The heap; NULL with errno as ka_heap_create().
+ * Return: The heap, in a child its copy; NULL with errno as ka_heap_create().
  */
 struct ka_heap *ka_domain_heap(void);
 
@@ -109,7 +118,8 @@ int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
 /**
  * ka_heap_allocator() - Get an allocator that uses a heap.
  * @heap: The heap.
- * @allocator: Filled in with functions that call ka_heap_malloc() and so on.
+ * @allocator: Filled in with functions that call ka_heap_malloc() and so on. They may be
+ *	called until the heap is destroyed.
  *
  * For ka_allocator_set(), and for libraries that let a program choose their allocator. The
  * function @free ends the program with a message if ka_heap_free() fails.
@@ -128,7 +138,11 @@ struct ka_domain_stats {
 	size_t bytes;
 };
 
-/** KA_DOMAIN_STATS - Statistics of which only the size is set. */
+/**
+ * KA_DOMAIN_STATS - Initialiser of struct ka_domain_stats.
+ *
+ * Sets the size, and all other members to 0.
+ */
 #define KA_DOMAIN_STATS	{ sizeof(struct ka_domain_stats), 0, 0 }
 
 /**
@@ -150,7 +164,7 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats);
 
 /**
  * ka_raw_free() - Free a block of the domain raw.
- * @block: The block; NULL does nothing.
+ * @block: A block that any thread allocated in the domain raw; NULL does nothing.
  *
  * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
  * message to standard error and aborts the program.
@@ -162,8 +176,11 @@ void ka_raw_free(void *block);
  * @block: The block; NULL allocates a block.
  * @size: New size in bytes; 0 counts as 1 and does not free the block.
  *
- * Return: The block, perhaps at another address, with its content up to the smaller size;
- * NULL with errno as ka_raw_malloc(), and the block is unchanged.
+ * If @block is no block, and the call can see that, it prints a message to standard error and
+ * aborts the program.
+ *
+ * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
+ * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.
  */
 void *ka_raw_realloc(void *block, size_t size)
 	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_raw_free, 1);
@@ -172,9 +189,7 @@ void *ka_raw_realloc(void *block, size_t size)
  * ka_raw_malloc() - Allocate a block in the domain raw.
  * @size: Bytes; 0 counts as 1.
  *
- * Return: The block, aligned to 16 bytes, with undefined content. No two live blocks have
- * the same address. NULL with errno: ENOMEM, no memory, the limit, or more than
- * PTRDIFF_MAX bytes.
+ * Return: The block, aligned to 16 bytes, with undefined content; NULL with errno ENOMEM.
  */
 void *ka_raw_malloc(size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
@@ -185,36 +200,99 @@ void *ka_raw_malloc(size_t size)
  * @count: Number of items; 0 counts as 1 byte.
  * @size: Bytes of an item; 0 counts as 1 byte.
  *
- * Return: As ka_raw_malloc(). A product above PTRDIFF_MAX fails with ENOMEM.
+ * Return: The block, aligned to 16 bytes; NULL with errno ENOMEM, also if the product is
+ * above PTRDIFF_MAX.
  */
 void *ka_raw_calloc(size_t count, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
 	KA_FREED_BY(ka_raw_free, 1) KA_FREED_BY(ka_raw_realloc, 1);
 
-/** ka_mem_free() - As ka_raw_free(), in the domain mem. */
+/**
+ * ka_mem_free() - Free a block of the domain mem.
+ * @block: A block that the domain mem allocated; NULL does nothing.
+ *
+ * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * message to standard error and aborts the program.
+ */
 void ka_mem_free(void *block);
-/** ka_mem_realloc() - As ka_raw_realloc(), in the domain mem. */
+
+/**
+ * ka_mem_realloc() - Change the size of a block of the domain mem.
+ * @block: A block that the domain mem allocated; NULL allocates a block.
+ * @size: New size in bytes; 0 counts as 1 and does not free the block.
+ *
+ * If @block is no block, and the call can see that, it prints a message to standard error and
+ * aborts the program.
+ *
+ * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
+ * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.
+ */
 void *ka_mem_realloc(void *block, size_t size)
 	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_mem_free, 1);
-/** ka_mem_malloc() - As ka_raw_malloc(), in the domain mem. */
+
+/**
+ * ka_mem_malloc() - Allocate a block in the domain mem.
+ * @size: Bytes; 0 counts as 1.
+ *
+ * Return: The block, aligned to 16 bytes, with undefined content; NULL with errno ENOMEM.
+ */
 void *ka_mem_malloc(size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
 	KA_FREED_BY(ka_mem_free, 1) KA_FREED_BY(ka_mem_realloc, 1);
-/** ka_mem_calloc() - As ka_raw_calloc(), in the domain mem. */
+
+/**
+ * ka_mem_calloc() - Allocate a zeroed block in the domain mem.
+ * @count: Number of items; 0 counts as 1 byte.
+ * @size: Bytes of an item; 0 counts as 1 byte.
+ *
+ * Return: The block, aligned to 16 bytes; NULL with errno ENOMEM, also if the product is
+ * above PTRDIFF_MAX.
+ */
 void *ka_mem_calloc(size_t count, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
 	KA_FREED_BY(ka_mem_free, 1) KA_FREED_BY(ka_mem_realloc, 1);
 
-/** ka_obj_free() - As ka_raw_free(), in the domain obj. */
+/**
+ * ka_obj_free() - Free a block of the domain obj.
+ * @block: A block that the domain obj allocated; NULL does nothing.
+ *
+ * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * message to standard error and aborts the program.
+ */
 void ka_obj_free(void *block);
-/** ka_obj_realloc() - As ka_raw_realloc(), in the domain obj. */
+
+/**
+ * ka_obj_realloc() - Change the size of a block of the domain obj.
+ * @block: A block that the domain obj allocated; NULL allocates a block.
+ * @size: New size in bytes; 0 counts as 1 and does not free the block.
+ *
+ * If @block is no block, and the call can see that, it prints a message to standard error and
+ * aborts the program.
+ *
+ * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
+ * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.
+ */
 void *ka_obj_realloc(void *block, size_t size)
 	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_obj_free, 1);
-/** ka_obj_malloc() - As ka_raw_malloc(), in the domain obj. */
+
+/**
+ * ka_obj_malloc() - Allocate a block in the domain obj.
+ * @size: Bytes; 0 counts as 1.
+ *
+ * Return: The block, aligned to 16 bytes, with undefined content; NULL with errno ENOMEM.
+ */
 void *ka_obj_malloc(size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(1)
 	KA_FREED_BY(ka_obj_free, 1) KA_FREED_BY(ka_obj_realloc, 1);
-/** ka_obj_calloc() - As ka_raw_calloc(), in the domain obj. */
+
+/**
+ * ka_obj_calloc() - Allocate a zeroed block in the domain obj.
+ * @count: Number of items; 0 counts as 1 byte.
+ * @size: Bytes of an item; 0 counts as 1 byte.
+ *
+ * Return: The block, aligned to 16 bytes; NULL with errno ENOMEM, also if the product is
+ * above PTRDIFF_MAX.
+ */
 void *ka_obj_calloc(size_t count, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)
 	KA_FREED_BY(ka_obj_free, 1) KA_FREED_BY(ka_obj_realloc, 1);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * libkarena: private heaps made of 2 MiB arenas. The arenas come from the karena kernel
- * module or, without it, from plain mmap.
+/**
+ * DOC: Rules of all functions
+ *
+ * A heap is private to a process and consists of arenas of 2 MiB. The arenas come from the
+ * karena kernel module or, without it, from plain mmap.
  *
  * A heap reserves a window of addresses and commits its arenas as it needs them. A run is
  * a number of whole pages in the arenas. A block has any size; blocks up to 256 KiB lie in
@@ -16,7 +18,8 @@
  * Signals: a signal handler must not call any of these functions.
  *
  * Fork: a child has a copy of each heap, unless the creator of the heap chose otherwise
- * (enum ka_fork).
+ * (enum ka_fork). If a heap belongs to the parent alone, functions fail with EOWNERDEAD in
+ * the child. A thread may fork while other threads allocate.
  *
  * Structs: every struct that a caller fills in or declares begins with its size, so that
  * later versions can add members. Each has an initialiser (KA_OPTIONS, KA_STATS, ...).
@@ -34,27 +37,72 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-/* The version of this header. ka_version() tells that of the library. */
+/**
+ * KARENA_VERSION_MAJOR - First number of the version of this header.
+ *
+ * ka_version() returns the version of the library.
+ */
 #define KARENA_VERSION_MAJOR	0
+
+/**
+ * KARENA_VERSION_MINOR - Second number of the version of this header.
+ */
 #define KARENA_VERSION_MINOR	2
+
+/**
+ * KARENA_VERSION_PATCH - Third number of the version of this header.
+ */
 #define KARENA_VERSION_PATCH	0
+
+/**
+ * KARENA_VERSION - Version of this header as a string.
+ */
 #define KARENA_VERSION		"0.2.0"
 
-/** KARENA_VERSION_NUMBER - To compare in #if: 200 is version 0.2.0. */
+/**
+ * KARENA_VERSION_NUMBER - Version of this header as a number for #if.
+ *
+ * Major times 10,000, minor times 100, and patch, added up: 200 is version 0.2.0.
+ */
 #define KARENA_VERSION_NUMBER	(KARENA_VERSION_MAJOR * 10000 + \
 				 KARENA_VERSION_MINOR * 100 + KARENA_VERSION_PATCH)
 
-/*
- * Attributes that let a compiler check callers: the caller must use the result; which
- * argument is the size of the allocated memory; and which functions free that memory. So
- * gcc warns of memory that is used after it was freed, or freed by the wrong function. A
- * program that defines KARENA_NO_ATTRIBUTES does without.
+/**
+ * DOC: Attributes
+ *
+ * The declarations have attributes by which a compiler checks callers. A program may use the
+ * macros for its own functions. With a compiler that does not know an attribute, and in a
+ * program that defines KARENA_NO_ATTRIBUTES before it includes a header, the macros are
+ * empty. Arguments count from 1.
  */
 #if defined(__GNUC__) && !defined(KARENA_NO_ATTRIBUTES)
+/**
+ * KA_MUST_USE - Makes the compiler warn if a caller ignores the result.
+ */
 #define KA_MUST_USE			__attribute__((warn_unused_result))
+
+/**
+ * KA_ALLOC_SIZE() - Names the argument with the size of the allocated memory.
+ * @size: Number of that argument, which is in bytes.
+ */
 #define KA_ALLOC_SIZE(size)		__attribute__((alloc_size(size)))
+
+/**
+ * KA_ALLOC_PRODUCT() - Names two arguments whose product is the size of the memory.
+ * @count: Number of the argument with the number of items.
+ * @size: Number of the argument with the bytes of an item.
+ */
 #define KA_ALLOC_PRODUCT(count, size)	__attribute__((alloc_size(count, size)))
+
+/**
+ * KA_ALLOC_ALIGN() - Names the argument with the alignment of the allocated memory.
+ * @align: Number of that argument, which is in bytes.
+ */
 #define KA_ALLOC_ALIGN(align)		__attribute__((alloc_align(align)))
+
+/**
+ * KA_MALLOC - Tells the compiler that no other pointer refers to the returned memory.
+ */
 #define KA_MALLOC			__attribute__((malloc))
 #else
 #define KA_MUST_USE
@@ -65,21 +113,37 @@ extern "C" {
 #endif
 #if defined(__GNUC__) && __GNUC__ >= 11 && !defined(__clang__) && \
 	!defined(KARENA_NO_ATTRIBUTES)
+/**
+ * KA_FREED_BY() - Names a function that frees the returned memory.
+ * @function: The function; it has to be declared already.
+ * @argument: Number of its argument with the memory.
+ *
+ * gcc 11 and later warn of memory that is used after it was freed, or freed by a function
+ * that no KA_FREED_BY() names.
+ */
 #define KA_FREED_BY(function, argument)	__attribute__((malloc(function, argument)))
 #else
 #define KA_FREED_BY(function, argument)
 #endif
 
-/** KA_ARENA_SIZE - Size and alignment of an arena in bytes. */
+/**
+ * KA_ARENA_SIZE - Size and alignment of an arena in bytes.
+ */
 #define KA_ARENA_SIZE	((size_t)2 << 20)
 
-/** KA_PAGE_SIZE - Size of a page in bytes; the size of a run is a multiple of it. */
+/**
+ * KA_PAGE_SIZE - Size of a page in bytes.
+ *
+ * Size and alignment of a run are multiples of it.
+ */
 #define KA_PAGE_SIZE	((size_t)4096)
 
-/** KA_NAME_SIZE - Size of a heap's name in bytes, including the final NUL. */
+/**
+ * KA_NAME_SIZE - Most bytes of the name of a heap, including the final NUL.
+ */
 #define KA_NAME_SIZE	32
 
-/** struct ka_heap - A heap; its members are private. */
+/* A heap; its members are private. */
 struct ka_heap;
 
 /**
@@ -206,7 +270,11 @@ struct ka_stats {
 	size_t alignment_bytes;
 };
 
-/** KA_STATS - Statistics of which only the size is set. */
+/**
+ * KA_STATS - Initialiser of struct ka_stats.
+ *
+ * Sets the size, and all other members to 0.
+ */
 #define KA_STATS	{ sizeof(struct ka_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, \
 			  0, 0, 0, 0, 0 }
 
@@ -226,7 +294,10 @@ struct ka_class {
 
 /**
  * ka_heap_destroy() - Destroy a heap and free all its memory.
- * @heap: The heap, or NULL. No other thread may use it.
+ * @heap: The heap; NULL does nothing. No other thread may use it, and no I/O may be under way
+ *	in its memory.
+ *
+ * A child may destroy its copy of a heap; the heap of the parent stays.
  */
 void ka_heap_destroy(struct ka_heap *heap);
 
@@ -384,9 +455,9 @@ int ka_heap_free_sized(struct ka_heap *heap, void *block, size_t size);
  * @block: The block; NULL allocates a block.
  * @size: New size in bytes; 0 counts as 1.
  *
- * Return: The block, perhaps at another address, with its content up to the smaller size.
- * NULL with errno, and the block is unchanged: as ka_heap_malloc(), or EINVAL, no block
- * begins there.
+ * Return: The block, perhaps at another address, aligned as by ka_heap_malloc(), with its
+ * content up to the smaller size. NULL with errno, and the block is unchanged: as
+ * ka_heap_malloc(), or EINVAL, no block begins there.
  */
 void *ka_heap_realloc(struct ka_heap *heap, void *block, size_t size)
 	KA_MUST_USE KA_ALLOC_SIZE(3) KA_FREED_BY(ka_heap_free, 2);
@@ -411,7 +482,7 @@ void *ka_heap_malloc(struct ka_heap *heap, size_t size)
  * @count: Number of items.
  * @size: Bytes of an item. If the product overflows, the call fails with ENOMEM.
  *
- * Return: As ka_heap_malloc().
+ * Return: The block, aligned as by ka_heap_malloc(); NULL with errno as ka_heap_malloc().
  */
 void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(2, 3)
@@ -424,7 +495,8 @@ void *ka_heap_calloc(struct ka_heap *heap, size_t count, size_t size)
  * @align: Alignment in bytes, a power of two.
  * @size: Bytes; 0 counts as 1. Need not be a multiple of @align.
  *
- * Return: As ka_heap_malloc(), or NULL with EINVAL: @align is not a power of two.
+ * Return: The block. Its content is undefined. NULL with errno: EINVAL, @align is not a power
+ * of two; or as ka_heap_malloc().
  */
 void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_SIZE(3) KA_ALLOC_ALIGN(2)
@@ -584,8 +656,9 @@ int ka_io_free(void *buffer);
  * @buffer: A buffer that ka_io_alloc() returned; NULL allocates a buffer.
  * @size: New size in bytes; 0 counts as 1.
  *
- * Return: The buffer, perhaps at another address, with its content up to the smaller size.
- * NULL with errno, and the buffer is unchanged: as ka_io_alloc() or ka_io_free().
+ * Return: The buffer, perhaps at another address, aligned to a page, with its content up to
+ * the smaller size. NULL with errno, and the buffer is unchanged: as ka_io_alloc() or
+ * ka_io_free().
  */
 void *ka_io_realloc(void *buffer, size_t size)
 	KA_MUST_USE KA_ALLOC_SIZE(2) KA_FREED_BY(ka_io_free, 1);
@@ -612,7 +685,7 @@ void *ka_io_alloc(size_t size)
  * @count: Number of items.
  * @size: Bytes of an item. If the product overflows, the call fails with ENOMEM.
  *
- * Return: As ka_io_alloc().
+ * Return: The buffer, aligned to a page; NULL with errno as ka_io_alloc().
  */
 void *ka_io_calloc(size_t count, size_t size)
 	KA_MUST_USE KA_MALLOC KA_ALLOC_PRODUCT(1, 2)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Tracing: where a program allocated the blocks that it has. For each traced block the
+/**
+ * DOC: Rules of tracing
+ *
+ * Tracing tells where a program allocated the blocks that it has. For each traced block the
  * library keeps the size and the stack of the allocating call until the block is freed.
  *
  * Tracing covers the blocks of all heaps of the process, also those of the domains, but
@@ -30,7 +32,7 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-/** struct ka_traces - A snapshot of the traces; its members are private. */
+/* A snapshot of the traces; its members are private. */
 struct ka_traces;
 
 /**
@@ -100,20 +102,34 @@ int ka_trace_start(size_t interval, size_t frames);
  */
 void ka_trace_stop(void);
 
-/** ka_trace_active() - Check whether tracing is on. */
+/**
+ * ka_trace_active() - Check whether tracing is on.
+ *
+ * Return: True if a thread has started tracing, and no thread has stopped it since.
+ */
 bool ka_trace_active(void);
 
 /**
  * ka_trace_memory() - Get the number of bytes allocated in traced blocks.
  * @current: Bytes now; or NULL.
  * @peak: Most bytes since tracing started or since ka_trace_reset_peak(); or NULL.
+ *
+ * Both are estimates if the interval is larger than 1, and 0 if tracing has never started.
  */
 void ka_trace_memory(size_t *current, size_t *peak);
 
-/** ka_trace_reset_peak() - Set the peak to the current number of bytes. */
+/**
+ * ka_trace_reset_peak() - Set the peak to the current number of bytes.
+ *
+ * For a program that wants the peak of one phase from ka_trace_memory().
+ */
 void ka_trace_reset_peak(void);
 
-/** ka_trace_cost() - Get the number of bytes used by traces and snapshots. */
+/**
+ * ka_trace_cost() - Get the memory that tracing uses.
+ *
+ * Return: Bytes of all traces, stacks and snapshots of the process.
+ */
 size_t ka_trace_cost(void);
 
 /**
@@ -126,7 +142,11 @@ size_t ka_trace_cost(void);
  */
 size_t ka_trace_of(const void *block, const void **frames, size_t most);
 
-/** ka_trace_free() - Free a snapshot; NULL does nothing. */
+/**
+ * ka_trace_free() - Free a snapshot or a difference.
+ * @traces: The snapshot; NULL does nothing. No other thread may use it, and its entries are
+ *	gone afterwards.
+ */
 void ka_trace_free(struct ka_traces *traces);
 
 /**
@@ -157,7 +177,12 @@ struct ka_traces *ka_trace_compare(const struct ka_traces *before,
 				   const struct ka_traces *after)
 	KA_MUST_USE KA_FREED_BY(ka_trace_free, 1);
 
-/** ka_trace_count() - Get the number of entries of a snapshot. */
+/**
+ * ka_trace_count() - Get the number of entries of a snapshot.
+ * @traces: The snapshot.
+ *
+ * Return: The number, from 0.
+ */
 size_t ka_trace_count(const struct ka_traces *traces);
 
 /**

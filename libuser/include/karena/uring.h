@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * libkarena-uring: the memory of a heap through io_uring. A worker of the ring commits and
+/**
+ * DOC: Rules of libkarena-uring
+ *
+ * libkarena-uring handles the memory of a heap through io_uring. A worker of the ring commits and
  * releases it and prepares frames for it, and a program registers it as fixed buffers.
  *
  * The ka_uring_prep_*() functions fill in an entry of the submission queue, like those of
- * liburing. The caller sets the user data afterwards, and adds flags with |=
- * (sqe->flags |= IOSQE_IO_LINK), because the functions have set IOSQE_ASYNC. They make no
+ * liburing. The caller sets the user data afterwards. It adds flags to those that are set
+ * (``sqe->flags |= IOSQE_IO_LINK``), because the functions have set IOSQE_ASYNC. They make no
  * system call, and only those that return a value can fail. The descriptor is that of
  * ka_heap_descriptor(), or its index as a registered file (IOSQE_FIXED_FILE). The result
  * of a completion is 0 or a negative errno; EOPNOTSUPP: the module does not support these
@@ -45,7 +47,7 @@ struct ka_uring_call {
 	uint64_t words[8];
 };
 
-/** struct ka_uring_buffers - The fixed buffers of a ring in a heap. */
+/* The fixed buffers of a ring in a heap; its members are private. */
 struct ka_uring_buffers;
 
 /**
@@ -164,7 +166,7 @@ void ka_uring_unregister(struct io_uring *ring, struct ka_uring_buffers *buffers
  *
  * A range above 1 GiB becomes several buffers. Registration pins the memory: reclaim cannot
  * take or move an allocated run. Memory that is released while it is registered, or whose
- * run is freed, is lost to the ring: what the ring reads into it arrives nowhere. Each page
+ * run is freed, is lost to the ring: data that the ring reads into it arrive nowhere. Each page
  * counts a second time against the limit of locked memory (ulimit -l). On plain mmap a fork
  * separates the memory of the ring from that of the heap, as it does with all private
  * memory.
