@@ -2,11 +2,7 @@
 /*
  * Tracepoints: each reports its event and the heap.
  */
-#include <sys/mount.h>
-
-#include "common.h"
-
-#define TRACING	"/sys/kernel/tracing"
+#include "tracefs.h"
 
 FIXTURE(trace) {
 	struct heap heap;
@@ -16,48 +12,20 @@ FIXTURE(trace) {
 FIXTURE_SETUP(trace)
 {
 	REQUIRE_MODULE();
-	if (access(TRACING "/events", F_OK))
-		mount("tracefs", TRACING, "tracefs", 0, NULL);
-	ASSERT_EQ(0, access(TRACING "/events/karena", F_OK));
-	ASSERT_EQ(0, write_text(TRACING "/events/karena/enable", "1"));
-	ASSERT_EQ(0, write_text(TRACING "/trace", ""));
+	ASSERT_EQ(0, trace_start());
 	ASSERT_EQ(0, heap_open(&self->heap, 16 * ARENA, 4 * ARENA));
 }
 
 FIXTURE_TEARDOWN(trace)
 {
-	write_text(TRACING "/events/karena/enable", "0");
+	trace_stop();
 	heap_destroy(&self->heap);
-}
-
-/* Return true if the trace has a line of this event and heap that contains the text. */
-static bool traced(FIXTURE_DATA(trace) *self, const char *event, const char *what)
-{
-	char start[128];
-
-	snprintf(start, sizeof(start), "%s: heap=%llu %s", event,
-		 (unsigned long long)self->heap.id, what);
-	return strstr(self->text, start);
-}
-
-static void read_trace(FIXTURE_DATA(trace) *self)
-{
-	int fd = open(TRACING "/trace", O_RDONLY | O_CLOEXEC);
-	size_t length = 0;
-	ssize_t got;
-
-	while (fd >= 0 && length < sizeof(self->text) - 1 &&
-	       (got = read(fd, self->text + length,
-			   sizeof(self->text) - 1 - length)) > 0)
-		length += got;
-	self->text[length] = 0;
-	if (fd >= 0)
-		close(fd);
 }
 
 TEST_F_TIMEOUT(trace, every_event_is_reported, SLOW)
 {
 	struct heap *heap = &self->heap;
+	char *text = self->text;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 2));
 	ASSERT_EQ(0, heap_range(heap, KARENA_COMMIT, 2 * ARENA, 3 * PAGE));
@@ -68,16 +36,16 @@ TEST_F_TIMEOUT(trace, every_event_is_reported, SLOW)
 	make_volatile(heap, 1);
 	shrink_everything();
 	ASSERT_EQ(KARENA_FREE, state(heap, 1));
-	read_trace(self);
-	EXPECT_TRUE(traced(self, "karena_commit", "page=0 count=512 err=0"));
-	EXPECT_TRUE(traced(self, "karena_commit", "page=1024 count=3 err=0"));
-	EXPECT_TRUE(traced(self, "karena_commit", "page=2048 count=512 err=-12"));
-	EXPECT_TRUE(traced(self, "karena_fault", "page=512 result="));
-	EXPECT_TRUE(traced(self, "karena_release", "arena=0 pages=511"));
-	EXPECT_TRUE(traced(self, "karena_demote", "arena=0 pages=1"));
-	EXPECT_TRUE(traced(self, "karena_ready", "node="));
-	EXPECT_TRUE(traced(self, "karena_reclaim", "arena=1 pages=512"));
-	EXPECT_TRUE(traced(self, "karena_pressure", "level=2 events=1"));
+	trace_read(text, sizeof(self->text));
+	EXPECT_TRUE(traced(text, heap, "karena_commit", "page=0 count=512 err=0"));
+	EXPECT_TRUE(traced(text, heap, "karena_commit", "page=1024 count=3 err=0"));
+	EXPECT_TRUE(traced(text, heap, "karena_commit", "page=2048 count=512 err=-12"));
+	EXPECT_TRUE(traced(text, heap, "karena_fault", "page=512 result="));
+	EXPECT_TRUE(traced(text, heap, "karena_release", "arena=0 pages=511"));
+	EXPECT_TRUE(traced(text, heap, "karena_demote", "arena=0 pages=1"));
+	EXPECT_TRUE(traced(text, heap, "karena_ready", "node="));
+	EXPECT_TRUE(traced(text, heap, "karena_reclaim", "arena=1 pages=512"));
+	EXPECT_TRUE(traced(text, heap, "karena_pressure", "level=2 events=1"));
 }
 
 TEST_HARNESS_MAIN
