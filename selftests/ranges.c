@@ -630,4 +630,43 @@ TEST_F(ranges, list_continues_after_a_stop)
 	EXPECT_EQ(0, WIFSTOPPED(status) ? child_status(child) : WEXITSTATUS(status));
 }
 
+/* Another thread may have committed again what the release had released before the stop. */
+TEST_F(list, release_does_not_start_again_after_a_stop)
+{
+	static struct karena_range ranges[KARENA_RANGES_MAX];
+	const size_t nr = ARRAY_SIZE(ranges);
+	int status = 0;
+	pid_t child;
+
+	child = fork();
+	if (!child) {
+		struct heap heap;
+		int err;
+
+		if (heap_open_alone(&heap, nr * PAGE, 8 * MIB))
+			_exit(1);
+		for (int i = 0; i < nr; i++)
+			ranges[i] = (struct karena_range)RANGE(i % 512 * PAGE, PAGE);
+		do
+			err = heap_ranges(&heap, KARENA_RELEASE, ranges, nr);
+		while (!err);
+		_exit(err == -EINTR ? 0 : 2);
+	}
+	/* The child is in the call nearly all the time. */
+	for (int i = 0; i < 100; i++) {
+		usleep(5000);
+		kill(child, SIGSTOP);
+		ASSERT_EQ(child, waitpid(child, &status, WUNTRACED));
+		if (!WIFSTOPPED(status))
+			break;
+		kill(child, SIGCONT);
+	}
+	EXPECT_TRUE(WIFEXITED(status));
+	EXPECT_EQ(0, WEXITSTATUS(status));
+	if (WIFSTOPPED(status)) {
+		kill(child, SIGKILL);
+		waitpid(child, NULL, 0);
+	}
+}
+
 TEST_HARNESS_MAIN
