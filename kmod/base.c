@@ -10,8 +10,9 @@
 #include "trace.h"
 
 /*
- * Runs all work items of the module but reclaim's. An item that drops the last reference to a
- * file returns into the module's text, so the queue is drained before the text is freed.
+ * Runs the work of heaps: all work items of the module except those of reclaim, for which
+ * group.c has a queue with a rescuer. An item that drops the last reference to a file returns
+ * into the module's text, so the queue is drained before the text is freed.
  */
 struct workqueue_struct *karena_workqueue;
 
@@ -22,7 +23,7 @@ struct workqueue_struct *karena_workqueue;
  */
 int karena_base_init(void)
 {
-	karena_workqueue = alloc_workqueue("karena", WQ_UNBOUND, 0);
+	karena_workqueue = alloc_workqueue("karena_heaps", WQ_UNBOUND, 0);
 	return karena_workqueue ? 0 : -ENOMEM;
 }
 

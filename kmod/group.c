@@ -43,7 +43,7 @@ static DEFINE_HASHTABLE(group_table, 8);
 
 static struct kmem_cache *anchor_cache;
 static struct list_lru anchor_lru;
-static struct workqueue_struct *workqueue;
+static struct workqueue_struct *reclaim_queue;
 
 /* A number that no other cgroup gets, while the structure may be freed and used again. */
 static u64 memcg_number(struct mem_cgroup *memcg)
@@ -458,7 +458,7 @@ void karena_group_tell(struct karena_group *group)
 		return;
 	WRITE_ONCE(group->told, jiffies);
 	refcount_inc(&group->users);
-	if (!queue_work(workqueue, &group->tell_work))
+	if (!queue_work(reclaim_queue, &group->tell_work))
 		karena_group_put(group);
 }
 
@@ -521,8 +521,8 @@ int karena_groups_init(struct shrinker *shrinker)
 {
 	anchor_cache = KMEM_CACHE(karena_anchor, SLAB_ACCOUNT);
 	/* Reclaim waits for it when no memory is left for new workers. */
-	workqueue = alloc_workqueue("karena_reclaim", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	if (!anchor_cache || !workqueue)
+	reclaim_queue = alloc_workqueue("karena_reclaim", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!anchor_cache || !reclaim_queue)
 		return -ENOMEM;
 	return karena_shrinker_register(shrinker, &anchor_lru);
 }
@@ -532,8 +532,8 @@ int karena_groups_init(struct shrinker *shrinker)
  */
 void karena_groups_exit(void)
 {
-	if (workqueue)
-		destroy_workqueue(workqueue);
+	if (reclaim_queue)
+		destroy_workqueue(reclaim_queue);
 	list_lru_destroy(&anchor_lru);
 	kmem_cache_destroy(anchor_cache);
 }
