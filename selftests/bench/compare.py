@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Compare two runs: changes for the better or worse that exceed the noise.
+"""Compare two runs, and find the changes that exceed the noise.
 
 Machines differ, and one machine differs from day to day. So times and memory are compared
 as ratios of karena to the geometric mean of the other contenders in the same run. Counts
 are compared as they are.
 
-A change counts above a floor and above NOISES standard deviations, computed from the values
-of both runs. A deviation of few values is badly known, so it is mixed with the typical one
-of its group.
+A change counts if it exceeds both a floor and NOISES standard deviations. The deviation
+comes from the values of both runs. Few values give a bad estimate of it, so it is mixed
+with the typical deviation of the group.
 """
 
 import dataclasses
@@ -22,19 +22,20 @@ import units
 
 NOISES = 4
 
-# Times, as a part: two builds of the same source differ by so much.
+# Fraction of a time. Two builds of the same source differ by that much.
 TIME_FLOOR = 0.04
 MEMORY_FLOOR = 0.02
-# A guest's kernel does not execute quite the same each time: between boots of one kernel,
-# making and destroying a heap differed by up to 2.1 %, everything else by less than 1 %.
+# A guest's kernel does not execute the same instructions each time. Between boots of one
+# kernel, creation and destruction of a heap differed by up to 2.1 %, all other counts by
+# less than 1 %.
 COUNTED_FLOOR = 0.02
-# Counted natively: a quarter of an instruction, or of a fault, or half a percent.
+# Floors of native counts: a quarter of an instruction or of a fault, or half a percent.
 COUNT_FLOOR = 0.25
 COUNT_FLOOR_PART = 0.005
-# A few pages more or less, for example of page tables, are no change.
+# A difference of a few pages, for example of page tables, does not count.
 MEMORY_FLOOR_KIB = 8
-# Series with more noise than their kind, by place, group, case and contender. Which blocks
-# are sampled is random.
+# Series with more noise than others of their kind, by place, group, case and contender.
+# Sampling chooses blocks at random.
 UNSTEADY = {
     (".* counted", "counts", "a heap created and destroyed", ".*"): 0.05,
     ("native", "sampling instructions", ".*", ".*"): 0.02,
@@ -43,22 +44,22 @@ UNSTEADY = {
 
 @dataclasses.dataclass
 class Change:
-    """One series of karena in two runs: ratios, or counts if it is exact."""
+    """One series of karena in two runs: ratios, or counts if the series is exact."""
 
     key: typing.Any
-    kind: str               # of its unit
+    kind: str               # kind of the unit
     exact: bool
-    upward: bool            # whether more is better
+    upward: bool            # more is better
     before: float
     now: float
-    noise: float            # of the logarithm, or of the count; NaN if not known
-    floor: float            # as well
+    noise: float            # deviation of the logarithm or of the count; NaN if unknown
+    floor: float            # in the same unit as the noise
 
     def margin(self):
         return max(self.floor, NOISES * self.noise)
 
     def shift(self):
-        """The change for the worse."""
+        """Return the size of the change; a positive change is for the worse."""
         shift = self.now - self.before if self.exact else math.log(self.now / self.before)
         return -shift if self.upward else shift
 
@@ -86,11 +87,11 @@ class Comparison:
     unmeasured: list        # (place, group) without any new series
     alone: list             # keys without another contender
     unknown: list           # keys with unknown noise
-    elsewhere: list         # keys that depend on the distance of the processors
+    elsewhere: list         # keys that depend on the distance between processors
 
 
 def floor_of(key, otherwise):
-    """The part by which a series may grow; `otherwise` unless UNSTEADY has it."""
+    """Return the fraction by which a series may grow: from UNSTEADY, else `otherwise`."""
     for patterns, floor in UNSTEADY.items():
         if all(map(re.fullmatch, patterns, key)):
             return floor
@@ -122,7 +123,7 @@ def compare_count(key, series, others):
 
 
 def to_peers(key, results, peers, run):
-    """The ratio to the geometric mean of peers in one run, or None."""
+    """Return the ratio to the geometric mean of the peers in one run, or None."""
     ours = figures.figure(key, results[key], run)
     ratios = [figures.ratio(ours, figures.figure(peer, results[peer], run))
               for peer in peers]
@@ -130,7 +131,7 @@ def to_peers(key, results, peers, run):
 
 
 def common_peers(key, kept, new):
-    """The keys of the contenders that karena is compared with in both runs."""
+    """Return the keys of the contenders with which karena is compared in both runs."""
     group = groups.find(key.place, key.group)
     names = {other.contender for other in kept
              if other[:3] == key[:3] and other in new}
@@ -152,14 +153,14 @@ def compare_ratio(key, kept, new):
 
 
 def handover(results, run):
-    """The time of a cache line to another processor, as a figure, or None."""
+    """Return the time of a cache line to another processor as a figure, or None."""
     values = [value for key, series in results.items() for value in series.values
               if re.fullmatch(groups.HANDOVER, key.group)]
     return figures.drawn(run, tuple(values)) if values else None
 
 
 def moved(kept, new):
-    """Whether the distance of the processors has changed."""
+    """Return True if the distance between the processors has changed."""
     ratio = figures.ratio(handover(new, "new"), handover(kept, "kept"))
     return bool(ratio) and abs(math.log(ratio.value)) > max(
         TIME_FLOOR, NOISES * ratio.deviation())
@@ -180,7 +181,7 @@ def settle_noise(changes):
 
 
 def compare(kept, new, counts_only=False):
-    """The Comparison of two {Key: Series}."""
+    """Return the Comparison of two {Key: Series}."""
     found = Comparison([], [], [], [], [], [])
     measured = {key[:2] for key in new}
     have_moved = moved(kept, new)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The allocators, and how to run a program under one: a process for each sample."""
+"""The allocators, and functions that run a program under one: a process for each sample."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ DEBIAN = "/usr/lib/x86_64-linux-gnu/"
 
 SECONDS = 900       # time limit of a process
 
-# What is preloaded.
+# The library that is preloaded for each allocator.
 ALLOCATORS = {
     "glibc": "",
     "jemalloc": DEBIAN + "libjemalloc.so.2",
@@ -44,13 +44,13 @@ TRACED = {
 }
 
 
-# glibc has a memcpy for each kind of processor. Counts of instructions use the one that
-# all processors have.
+# glibc has a memcpy for each kind of processor. While instructions are counted, it uses the
+# one for all processors.
 PLAIN = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM"}
 
 
 def output(command, preload="", variables=(), **options):
-    """The output of a command, which must succeed and accept the preload."""
+    """Return the output of a command, which must succeed and load the library."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True, check=False, timeout=SECONDS,
                           env=os.environ | dict(variables) | {"LD_PRELOAD": preload},
@@ -62,7 +62,10 @@ def output(command, preload="", variables=(), **options):
 
 
 def spawn(preload, command):
-    """Run a program: its time, peak and, if its last line is KiB, resident memory."""
+    """Run a program. Return its time and peak memory.
+
+    If the last line of its output is a number, that is its resident memory in KiB.
+    """
     lines = output([BENCH / "spawn", preload, *command], cwd=HERE / "programs")
     *lines, last = lines.splitlines()
     seconds, peak = last.split()
@@ -73,7 +76,7 @@ def spawn(preload, command):
 
 
 def run_case(case, preload, threads=()):
-    """Run a case of alloc.c, which measures itself: as spawn(), and calls in a second."""
+    """Run a case of alloc.c, which measures itself. Return also the calls per second."""
     line = output([BENCH / "alloc", case, *map(str, threads)], preload)
     _, seconds, peak, end, replaced = line.split()
     figures = {"": float(seconds) * 1e3, "peak": int(peak), "end": int(end)}
@@ -83,7 +86,7 @@ def run_case(case, preload, threads=()):
 
 
 def run_counted(command):
-    """The instructions of a command, counted by valgrind."""
+    """Return the instructions of a command, as valgrind counts them."""
     command = ["env", "PYTHONHASHSEED=0", *command]
     valgrind = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--log-fd=1",
                 "--cachegrind-out-file=/dev/null"]
@@ -93,6 +96,6 @@ def run_counted(command):
 
 
 def run_figures(program, case, preload, variables=()):
-    """Run a program that prints lines with a name and a value."""
+    """Run a program that prints lines with a name and a value, and return these."""
     lines = output([BENCH / program, *case], preload, variables).splitlines()
     return {name: float(value) for name, value in map(str.split, lines)}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Figures with their noise: medians, ratios, means.
 
-Contenders are measured in turn, round after round: values of one case with the same place
-in their series were measured one right after the other. A ratio is the median of the ratios
-in the rounds, so a slow moment of the machine, which affects a whole round, cancels out.
+The benchmark measures the contenders in turn, round after round. So values of one case with
+the same index were measured one right after the other. A ratio is the median of the ratios
+in the rounds. A slow moment of the machine affects a whole round, and so cancels out.
 
-A figure carries its bootstrap: the medians of rounds that are drawn again from the measured
-ones. Computations on figures are repeated on their draws, and an interval contains most of
-the draws. The seed is fixed, so the same results give the same intervals.
+A figure carries its bootstrap: the medians of rounds that are drawn at random from the
+measured ones. Each computation on figures is repeated on their draws, and an interval
+contains most of the draws. The seed is fixed, so the same results give the same intervals.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import random
 import statistics
 
 DRAWS = 500
-# With fewer values the draws say nothing: the values may agree by chance.
+# Fewer values may agree by chance, so their draws do not show the noise.
 ENOUGH = 3
 
 
@@ -39,18 +39,18 @@ class Figure:
         return combine(operator.sub, self, other)
 
     def __truediv__(self, other):
-        """For values above zero; ratio() checks that."""
+        """Divide by a figure. All values must be above zero; ratio() checks that."""
         return combine(operator.truediv, self, other)
 
     def times(self, factor):
         return combine(lambda value: value * factor, self)
 
     def known(self):
-        """Whether there are enough rounds to know the noise."""
+        """Return True if there are enough rounds to know the noise."""
         return self.n >= ENOUGH
 
     def interval(self, share=0.95):
-        """The interval of that share of the draws; the value alone without noise."""
+        """Return the interval of that share of the draws, or of the value alone."""
         if not self.known():
             return self.value, self.value
         ordered = sorted(self.draws)
@@ -58,7 +58,7 @@ class Figure:
         return ordered[outside], ordered[-1 - outside]
 
     def deviation(self):
-        """The standard deviation of the logarithm: 0.01 is one percent."""
+        """Return the standard deviation of the logarithm; 0.01 is one percent."""
         if min(self.draws) <= 0:
             return 0.0
         return statistics.stdev(map(math.log, self.draws))
@@ -66,14 +66,14 @@ class Figure:
 
 @functools.lru_cache(maxsize=64)
 def draw_rounds(case, n):
-    """DRAWS lists of n rounds out of n; the same for all figures of a case."""
+    """Return DRAWS lists of n rounds out of n; the same lists for all figures of a case."""
     generator = random.Random(case)
     return [generator.choices(range(n), k=n) for _ in range(DRAWS)]
 
 
 @functools.lru_cache(maxsize=None)
 def drawn(case, rounds):
-    """The figure of a tuple of values, one for each round of a case."""
+    """Return the figure of a tuple of values, one for each round of a case."""
     value = statistics.median(rounds)
     if min(rounds) == max(rounds):
         draws = (value,) * DRAWS
@@ -84,12 +84,12 @@ def drawn(case, rounds):
 
 
 def figure(key, series, run=""):
-    """The figure of a series; two runs are drawn independently."""
+    """Return the figure of a series; two runs are drawn independently."""
     return drawn("/".join((run,) + key[:3]), tuple(series.values))
 
 
 def combine(how, *several):
-    """A figure computed from others, round by round if they have the same rounds."""
+    """Compute a figure from others, round by round if they have the same rounds."""
     if len({(one.case, len(one.rounds)) for one in several}) == 1 and several[0].rounds:
         return drawn(several[0].case, tuple(map(how, *(one.rounds for one in several))))
     return Figure(how(*(one.value for one in several)),
@@ -98,7 +98,7 @@ def combine(how, *several):
 
 
 def ratio(ours, base):
-    """The ratio, or None if a value is zero or unknown."""
+    """Return the ratio, or None if a value is zero or unknown."""
     if not ours or not base:
         return None
     if min(ours.draws + base.draws + (ours.value, base.value)) <= 0:
@@ -109,7 +109,7 @@ def ratio(ours, base):
 
 
 def mean(several):
-    """The geometric mean of ratios; None without any."""
+    """Return the geometric mean of ratios; None if there are none."""
     several = [one for one in several if one]
     if not several:
         return None

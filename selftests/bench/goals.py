@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""The goals, and whether results meet them.
+"""The goals, and a check of results against them.
 
 A goal names its series by patterns, each of which has to match a whole name. A goal without
-a series is not measured, and never met.
+a series counts as not measured.
 """
 
 import re
@@ -22,7 +22,7 @@ HUGE = "MADV_HUGEPAGE"
 class Select(typing.NamedTuple):
     """The series of a group's cases with one kind of unit.
 
-    Where instructions are counted in place of time, "time" selects the instructions.
+    At a place that counts instructions instead of time, "time" selects the instructions.
     """
 
     group: str
@@ -35,7 +35,7 @@ class Select(typing.NamedTuple):
         return units.kind(series.unit) == self.kind
 
     def rows(self, results, place):
-        """{case: {contender: figure in units without a prefix}}."""
+        """Return {case: {contender: figure in units without a prefix}}."""
         found = {}
         for key, series in results.items():
             if (key.place == place and self.is_of(key, series)
@@ -47,12 +47,12 @@ class Select(typing.NamedTuple):
 
 
 def chosen(row, pattern):
-    """The figures of a row whose contender matches a pattern."""
+    """Return the figures of a row whose contender matches a pattern."""
     return [figure for name, figure in row.items() if re.fullmatch(pattern, name)]
 
 
 def ratios(rows, ours, base):
-    """(ratio of ours to base, case) of each row with both; base may be a function."""
+    """Return (ratio of ours to base, case) of each row; base may be a function."""
     pairs = []
     for case, row in rows.items():
         others = [base(row)] if callable(base) else chosen(row, base)
@@ -62,13 +62,13 @@ def ratios(rows, ours, base):
 
 
 def best_peer(row):
-    """The smallest figure of another contender than karena."""
+    """Return the smallest figure of a contender other than karena."""
     peers = [figure for name, figure in row.items() if not re.fullmatch(KARENA, name)]
     return min(peers, key=lambda figure: figure.value, default=None)
 
 
 def extreme(pick, pairs):
-    """The (figure, case) with the smallest or largest figure; pick is min or max."""
+    """Return the (figure, case) with the smallest or largest figure; pick is min or max."""
     pairs = list(pairs)
     if not pairs:
         return None
@@ -76,11 +76,11 @@ def extreme(pick, pairs):
     return figure, case if len({case for _, case in pairs}) > 1 else ""
 
 
-# Each of these returns a function of results and place, which returns None or a figure and
-# the case that it comes from (or the number of cases; nothing where there is only one).
+# Each of the functions below returns a function of results and place. That function returns
+# None, or a figure and its case: for a mean the number of cases, for a single case "".
 
 def mean(select, base, ours=KARENA):
-    """The geometric mean of the ratios."""
+    """Evaluate the geometric mean of the ratios."""
     def evaluate(results, place):
         found = ratios(select.rows(results, place), ours, base)
         ratio = figures.mean([ratio for ratio, _ in found])
@@ -89,21 +89,21 @@ def mean(select, base, ours=KARENA):
 
 
 def worst(select, base=best_peer, ours=KARENA):
-    """The highest ratio, by default to the best peer."""
+    """Evaluate the highest ratio, by default to the best peer."""
     def evaluate(results, place):
         return extreme(max, ratios(select.rows(results, place), ours, base))
     return evaluate
 
 
 def least(select, base, ours=KARENA):
-    """The lowest ratio of the base to ours."""
+    """Evaluate the lowest ratio of the base to ours."""
     def evaluate(results, place):
         return extreme(min, ratios(select.rows(results, place), base, ours))
     return evaluate
 
 
 def highest(select, ours=KARENA):
-    """The highest figure."""
+    """Evaluate the highest figure."""
     def evaluate(results, place):
         rows = select.rows(results, place)
         return extreme(max, ((figure, case) for case, row in rows.items()
@@ -112,7 +112,7 @@ def highest(select, ours=KARENA):
 
 
 def highest_sum(select, piece, ours=KARENA):
-    """The highest sum of the figures of cases that differ only in the pattern."""
+    """Evaluate the highest sum of the figures of cases that differ only in the pattern."""
     def evaluate(results, place):
         sums = {}
         for case, row in select.rows(results, place).items():
@@ -124,7 +124,7 @@ def highest_sum(select, piece, ours=KARENA):
 
 
 def more(select, base, ours=KARENA):
-    """The largest difference to the base, in KiB."""
+    """Evaluate the largest difference to the base, in KiB."""
     def evaluate(results, place):
         return extreme(max, (
             ((one - other).times(1 / 1024), case)
@@ -134,7 +134,7 @@ def more(select, base, ours=KARENA):
 
 
 def part(select, whole, ours=KARENA):
-    """One series in percent of another."""
+    """Evaluate one series in percent of another."""
     def evaluate(results, place):
         for row in select.rows(results, place).values():
             for whole_row in whole.rows(results, place).values():
@@ -148,11 +148,11 @@ def part(select, whole, ours=KARENA):
 
 
 def never(_results, _place):
-    """For a goal without a benchmark."""
+    """Return None, for a goal without a benchmark."""
 
 
 def value(evaluate, found, place="native"):
-    """The figure of an evaluation alone, or None."""
+    """Return the figure of an evaluation without its case, or None."""
     outcome = evaluate(found, place)
     return outcome[0] if outcome else None
 
@@ -164,7 +164,7 @@ class Goal(typing.NamedTuple):
     limit: float
     evaluate: typing.Callable
     places: tuple = ("native",)
-    unit: str = ""      # nothing for a ratio
+    unit: str = ""      # empty for a ratio
 
     def required(self):
         return f"{self.bound} {self.limit:g}{self.suffix()}"
@@ -189,7 +189,7 @@ ALL = CLOCK + COUNTED
 
 
 def mallocs():
-    """The goals for allocation patterns and for programs, which are the same."""
+    """Yield the goals for allocation patterns and for programs, which are the same."""
     for what, time, peak in (("cases", CASES, CASES_PEAK),
                              ("programs", PROGRAMS, PROGRAMS_PEAK)):
         yield Goal(f"time of the {what}, geometric mean", "mimalloc", "<=", 0.9,
@@ -210,7 +210,7 @@ def mallocs():
 
 
 def instructions():
-    """The goals for single calls."""
+    """Yield the goals for single calls."""
     yield Goal("malloc(16)", "rpmalloc's 13", "<=", 13,
                highest(Select(COUNTS, "malloc-16(-batch)?", "count")),
                unit="instructions")
@@ -225,7 +225,7 @@ def instructions():
 
 
 def pythons():
-    """The goals for CPython's domains."""
+    """Yield the goals for CPython's domains."""
     yield Goal("time of programs in Python, geometric mean", "pymalloc", "<=", 0.91,
                mean(PYTHON, "python3"))
     yield Goal("time of programs in Python, the worst", "pymalloc", "<=", 1.02,
@@ -240,7 +240,7 @@ def pythons():
 
 
 def tracing():
-    """The goals for sampled tracing with one block in 512 KiB."""
+    """Yield the goals for sampled tracing with one block in 512 KiB."""
     counted = Select("sampling instructions", kind="count")
     for what, evaluate in (
             ("time, geometric mean", mean(Select("sampling"), "not traced", "traced")),
@@ -255,7 +255,7 @@ FORK = Select("fork", "fork, exit, wait")
 
 
 def arenas():
-    """The goals for single arenas: ratios of another memory's time to karena's."""
+    """Yield the goals for single arenas: ratios of another memory's time to karena's."""
     for ours, limits in ((r"karena, ready", (40, 30)), (r"karena, none ready", (1.2, 1))):
         for base, title, limit in zip((PAGES, HUGE), ("pages of 4 KiB", "MADV_HUGEPAGE"),
                                       limits):
@@ -265,19 +265,19 @@ def arenas():
                highest(Select("commit", "page faults.*", "count")), CLOCK,
                unit="page faults")
     for base in ("MADV_FREE", "MADV_DONTNEED", "munmap"):
-        yield Goal("2 MiB given back and used again",
+        yield Goal("2 MiB released and reused",
                    base.replace("munmap", "munmap, mmap"), ">=", 30,
                    least(REUSE, base + ".*4 KiB.*"), CLOCK)
     for what in ("system calls", "page faults"):
-        yield Goal(f"{what} of an arena used again", "none", "<=", 0,
+        yield Goal(f"{what} of a reused arena", "none", "<=", 0,
                    highest(Select("reuse", f".*{what}.*", "count")), CLOCK,
                    unit=what)
-    yield Goal("a heap made and destroyed, the worst", "a memfd", "<=", 3,
+    yield Goal("creation and destruction of a heap, the worst", "a memfd", "<=", 3,
                heaps(Select("heap", "(?!.*CPU).*")), CLOCK)
 
 
 def heaps(select):
-    """The highest ratio of a heap to its memfd."""
+    """Evaluate the highest ratio of a heap to its memfd."""
     def evaluate(results, place):
         group = groups.find(place, "heap")
         pairs = []
@@ -291,7 +291,7 @@ def heaps(select):
 
 
 def forks():
-    """The goals for a fork with 512 MiB in use, by the clock and counted."""
+    """Yield the goals for a fork with 512 MiB in use, by the clock and counted."""
     yield Goal("fork and end of a child, 512 MiB in use", "pages of 4 KiB", ">=", 40,
                least(FORK, PAGES), ALL)
     yield Goal("fork and end of a child, 512 MiB in use", "MADV_HUGEPAGE", ">=", 3,
@@ -304,7 +304,7 @@ def forks():
 
 
 class Outcome(typing.NamedTuple):
-    """Whether a goal is met at a place."""
+    """The status of a goal at a place."""
 
     goal: Goal
     place: str
@@ -317,7 +317,7 @@ class Outcome(typing.NamedTuple):
         return MET if self.goal.met(self.figure.value) else MISSED
 
     def doubtful(self):
-        """Whether the interval of the figure contains the limit."""
+        """Return True if the interval of the figure contains the limit."""
         if not self.figure:
             return False
         low, high = self.figure.interval()
@@ -325,7 +325,7 @@ class Outcome(typing.NamedTuple):
 
 
 def outcomes(results):
-    """The outcome of every goal at each of its places."""
+    """Return the outcome of every goal at each of its places."""
     found = []
     for goal in (*mallocs(), *instructions(), *pythons(), *tracing(), *arenas(),
                  *forks()):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Which contenders of a group of results are compared with which.
+"""Groups of results, and the contenders that are compared in each.
 
-The first row of the table whose patterns match a group's place and name is used. A pattern
-has to match a whole name.
+The first row of the table whose patterns match the place and name of a group applies to it.
+A pattern has to match a whole name.
 """
 
 import re
@@ -11,7 +11,8 @@ import typing
 NATIVE = "native.*"
 GUEST = "(?!native).*"
 
-# How long a cache line takes to another processor, and the cases that depend on it.
+# The group with the time of a cache line to another processor, and the cases that depend on
+# that time.
 HANDOVER = "latency handover"
 HANDED_OVER = ("native", "(?!latency (timing|step|handover)).*", "shared|producer|server.*")
 
@@ -19,9 +20,9 @@ HANDED_OVER = ("native", "(?!latency (timing|step|handover)).*", "shared|produce
 class Group(typing.NamedTuple):
     place: str
     name: str
-    base: str                   # whose median is 1
+    base: str                   # the contender whose median counts as 1
     ours: str = "karena.*"
-    aside: str = ""             # does other work, so it is not compared
+    aside: str = ""             # contenders with other work, which are not compared
     other_bases: tuple = ()     # (contender, its base)
 
     def is_ours(self, contender):
@@ -32,7 +33,7 @@ class Group(typing.NamedTuple):
                     or contender in (base for _, base in self.other_bases))
 
     def peers_of(self, contender, others):
-        """The other contenders that this one is compared with."""
+        """Return the other contenders with which this one is compared."""
         base = self.base_of(contender)
         if base != self.base:
             return [other for other in others if other == base]
@@ -63,7 +64,7 @@ TABLE = (
 
 
 def find(place, name):
-    """The row for a group of results."""
+    """Return the row for a group of results."""
     for group in TABLE:
         if re.fullmatch(group.place, place) and re.fullmatch(group.name, name):
             return group

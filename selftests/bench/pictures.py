@@ -18,7 +18,7 @@ KERNELS = ("6.1", "6.12")
 
 
 def dark(svg):
-    """A style that replaces gnuplot's colours on a dark page."""
+    """Return a style that replaces gnuplot's colours on a dark page."""
     pairs = [(light, night) for light, night, _ in STYLES]
     rules = []
     for light, night in [*pairs, (GRID, DARK_GRID), ("#000000", DARK_INK)]:
@@ -31,7 +31,7 @@ def dark(svg):
 
 
 def chart(name, label, rows, series):
-    """The SVG of rows, (text, {name of a series: Figure}), on a logarithmic axis."""
+    """Return the SVG of rows, (text, {name of a series: Figure}), on a logarithmic axis."""
     text = ""
     for number, title in enumerate(series):
         text += f"$d{number} << EOD\n"
@@ -71,7 +71,7 @@ def chart(name, label, rows, series):
 
 
 def means(found, python, rows):
-    """The means of each allocator; for Python's programs, those of karena to pymalloc."""
+    """Return the means of each allocator; for programs in Python, of karena to pymalloc."""
     chosen = [(title, {name: goals.value(goals.mean(select, BASE, name), found)
                        for name in ALLOCATORS})
               for title, select in rows]
@@ -80,7 +80,7 @@ def means(found, python, rows):
 
 
 def arenas(found):
-    """Another memory's time divided by karena's, for both kernels."""
+    """Return the time of other memory divided by karena's, for both kernels."""
     work = [("commit and touch 2 MiB", goals.TAKE, "karena, ready",
              (("4 KiB pages", "4 KiB anonymous"), ("MADV_HUGEPAGE", "MADV_HUGEPAGE"))),
             ("reuse 2 MiB", goals.REUSE, "karena, volatile",
@@ -95,7 +95,7 @@ def arenas(found):
 
 
 def draw(found):
-    """{name: SVG} of the pictures that the results are enough for."""
+    """Return {name: SVG} of the pictures for which there are results."""
     pictures = {
         "time": ("time relative to mimalloc = 1 (Python: pymalloc = 1); left is faster",
                  means(found, goals.PYTHON, [("30 allocation patterns", goals.CASES),

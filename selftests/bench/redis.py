@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Redis on an allocator: a server of its own for each sample, on a socket in a file.
+"""Redis on an allocator: each sample has its own server, on a Unix socket.
 
-Debian's is linked with jemalloc: for glibc's malloc its library is preloaded.
+Debian links Redis with jemalloc, so glibc's malloc has to be preloaded, too.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Server:
         self.connection = self.replies = None
 
     def connect(self):
-        """Wait until it listens."""
+        """Wait until the server listens, and connect."""
         end = time.monotonic() + SECONDS
         connection = socket.socket(socket.AF_UNIX)
         while connection.connect_ex(self.socket):
@@ -50,7 +50,7 @@ class Server:
         self.process.wait()
 
     def command(self, text):
-        """The text of the reply to a command, also of an error."""
+        """Return the text of the reply to a command; an error is a reply, too."""
         self.connection.sendall(text.encode() + b"\r\n")
         line = self.replies.readline()
         if line.startswith(b"$"):
@@ -65,7 +65,7 @@ class Server:
         return int(re.search(rf"{name}:\s*(\d+)", status)[1])
 
     def fill(self):
-        """Set all keys, named as redis-benchmark does."""
+        """Set all keys, under the names that redis-benchmark uses."""
         commands = "".join(f"SET key:{i:012} {'x' * BYTES}\r\n" for i in range(KEYS))
         replies = output(["redis-cli", "-s", self.socket, "--pipe"], input=commands)
         if f"replies: {KEYS}" not in replies or "errors: 0" not in replies:
@@ -87,7 +87,7 @@ def server_on(preload):
 
 
 def run(preload):
-    """A client's time with many kinds of commands, and the server's memory."""
+    """Return the time of a client with many kinds of commands, and the server's memory."""
     with server_on(preload) as server:
         start = time.monotonic()
         output(server.benchmark("-q", "-n", "50000", "-P", "16", "-r", "30000", "-t",
@@ -99,7 +99,7 @@ def run(preload):
 
 
 def percentiles(text):
-    """The percentiles that redis-benchmark prints in ms, in us."""
+    """Return the percentiles that redis-benchmark prints, converted from ms to us."""
     rows = [(float(part), float(value)) for part, value in
             re.findall(r"([\d.]+)% <= ([\d.]+) milliseconds", text.partition("Cumul")[0])]
     return {name: 1e3 * min(value for part, value in rows if part >= least)
@@ -107,7 +107,10 @@ def percentiles(text):
 
 
 def save_during(server, command):
-    """Run a client during one save after another: its output, and KiB copied."""
+    """Run a client while the server saves again and again.
+
+    Return the output of the client, and the most KiB that a save copied.
+    """
     copied = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
         try:
@@ -128,7 +131,7 @@ def save_during(server, command):
 
 
 def run_saving(preload):
-    """Time of requests while the server saves, and memory before and after."""
+    """Return the time of requests while the server saves, and memory before and after."""
     with server_on(preload) as server:
         server.fill()
         figures = {"rss-full": server.kib("VmRSS")}
@@ -138,7 +141,7 @@ def run_saving(preload):
         figures |= percentiles(text)
         figures |= {"copied": copied, "peak": server.kib("VmHWM")}
         server.command("FLUSHALL SYNC")
-        # Time to return memory, the same for all allocators.
+        # All allocators have the same time to return memory.
         time.sleep(1)
         server.command("PING")
         return figures | {"rss-flushed": server.kib("VmRSS")}

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Results of benchmarks: a file with one JSON object in each line.
 
-place       where it ran: "native", or a guest's kernel ("6.1", "6.12"), with " counted"
-            behind it when the unit of time is an instruction
-group       the benchmark
-case        what was measured
+place       place of the run: "native", or a guest's kernel ("6.1", "6.12"), followed by
+            " counted" when the unit of time is an instruction
+group       name of the benchmark
+case        name of the measurement
 contender   the allocator or kind of memory
-unit        of the values
-values      all of them, in the order of measurement
+unit        unit of the values
+values      all values, in the order of measurement
 
 Lines with "meta" describe the machine: `results.py FILE NAME` adds one for a run NAME.
 """
@@ -28,7 +28,7 @@ PACKAGES = ["libc6", "libmimalloc2.0", "libtcmalloc-minimal4", "libjemalloc2", "
 
 
 class Key(typing.NamedTuple):
-    """Identifies a series."""
+    """The identity of a series."""
 
     place: str
     group: str
@@ -47,7 +47,7 @@ class Series(typing.NamedTuple):
 
 
 def append(path, key, unit, values):
-    """Add values to a file; without a path, do nothing."""
+    """Append values to a file. Do nothing without a path."""
     if path:
         with open(path, "a", encoding="utf-8") as file:
             print(json.dumps(key._asdict() | {"unit": unit, "values": list(values)}),
@@ -55,13 +55,13 @@ def append(path, key, unit, values):
 
 
 def lines(path):
-    """The lines of a file, as dicts."""
+    """Return the lines of a file as dicts."""
     with open(path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
 def load(path):
-    """The {Key: Series} of a file; lines with the same key are joined."""
+    """Return the {Key: Series} of a file. Lines with the same key become one series."""
     results = {}
     for entry in lines(path):
         if "meta" in entry:
@@ -75,7 +75,7 @@ def load(path):
 
 
 def load_meta(path):
-    """The machines of a file: a dict for each different line with "meta"."""
+    """Return the machines of a file: a dict for each different line with "meta"."""
     metas = []
     for entry in lines(path):
         if "meta" in entry and entry["meta"] not in metas:
@@ -84,7 +84,7 @@ def load_meta(path):
 
 
 def command_output(*command):
-    """The output of a command; empty if it does not exist or fails."""
+    """Return the output of a command; empty if the command does not exist or fails."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                               text=True, check=False)
@@ -94,7 +94,7 @@ def command_output(*command):
 
 
 def first_match(path, pattern):
-    """The first group of a pattern in a file; empty without the file."""
+    """Return the first group of a pattern in a file; empty without the file."""
     try:
         found = re.search(pattern, pathlib.Path(path).read_text(encoding="utf-8"), re.M)
     except OSError:
@@ -103,9 +103,9 @@ def first_match(path, pattern):
 
 
 def gives_back():
-    """A text if free memory goes back to the hypervisor."""
+    """Return a text if free memory goes back to the hypervisor."""
     for features in pathlib.Path("/sys/bus/virtio/devices").glob("*/features"):
-        # A balloon; bit 5 is free page reporting.
+        # Device 5 is a balloon, and bit 5 of its features is free page reporting.
         if (first_match(features.with_name("device"), "0x(0005)")
                 and first_match(features, "^.{5}(1)")):
             return "goes back to the hypervisor"
@@ -113,7 +113,7 @@ def gives_back():
 
 
 def describe(name=""):
-    """The machine and versions, without names of hosts, users and directories."""
+    """Describe the machine and versions, without names of hosts, users and directories."""
     here = str(pathlib.Path(__file__).resolve().parent)
     commit = command_output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
     dirty = command_output("git", "-C", here, "status", "--porcelain",
@@ -139,7 +139,7 @@ def describe(name=""):
 
 
 def append_meta(path, name=""):
-    """Add a line about the machine to a file; without a path, do nothing."""
+    """Append a line about the machine to a file. Do nothing without a path."""
     if path:
         with open(path, "a", encoding="utf-8") as file:
             print(json.dumps({"meta": describe(name)}), file=file)

@@ -20,7 +20,7 @@ class Table:
                 self.n = max(self.n, len(series.values))
                 row = self.values.setdefault(key.case, {})
                 row[key.contender] = figures.figure(key, series).times(1 / scale)
-                # Less is better, except for calls in a second.
+                # Smaller is better, except for calls per second.
                 self.best = max if series.unit == "calls/s" else min
         self.width = max([18, *(len(name) + 1 for name in self.values)])
         self.contenders = list(dict.fromkeys(
@@ -33,13 +33,13 @@ class Table:
         return ratio.value if ratio else math.nan
 
     def mean(self, contender):
-        """The geometric mean of the existing ratios."""
+        """Return the geometric mean of the existing ratios."""
         ratios = [self.ratio(name, contender) for name, row in self.values.items()
                   if {contender, self.base} <= row.keys()]
         return statistics.geometric_mean(ratios) if ratios else math.nan
 
     def to_best(self, name):
-        """The ratio of ours to the best of the others."""
+        """Return the ratio of karena to the best other contender."""
         row = self.values[name]
         peers = [row[peer] for peer in row if peer != OURS]
         if not peers or OURS not in row:
@@ -54,7 +54,7 @@ class Table:
         return f"{self.ratio(name, contender):6.2f} {figure.value:9.1f}"
 
     def print(self):
-        """Print ratios to the base and values; the last column is ours to the best."""
+        """Print ratios to the base, and values. The last column is to_best()."""
         if not self.values:
             return
         best = OURS in self.contenders and len(self.contenders) > 1
@@ -74,7 +74,7 @@ class Table:
 
 
 def print_outcomes(outcomes):
-    """A line for each goal that was measured."""
+    """Print a line for each goal that was measured."""
     for outcome in outcomes:
         if not outcome.figure:
             continue

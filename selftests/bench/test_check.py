@@ -1,8 +1,8 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""That `check` finds what became worse, and says nothing of noise. TAP.
+"""Test that `check` finds changes for the worse, and does not report noise. TAP.
 
-Runs are made up: values around a median, with so much noise, from a fixed seed.
+The runs are made up: values around a median with a given noise, from a fixed seed.
 """
 
 import json
@@ -19,9 +19,9 @@ CASES = 40
 
 
 def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1, line=60):
-    """Lines of a run; factors are {(group, case): factor of karena's values}.
+    """Return the lines of a run; factors are {"group, case": factor of karena's values}.
 
-    A cache line takes so many ns to the other processor.
+    `line` is the time of a cache line to the other processor, in ns.
     """
     generator = random.Random(seed)
     run = []
@@ -57,7 +57,7 @@ def made_up_run(seed, noise=0.01, factors=None, dropped=(), machine=1, line=60):
 
 
 def check(kept, new, *options):
-    """The status of `check`, and what it prints, of two runs."""
+    """Compare two runs by `check`. Return its status and its output."""
     with tempfile.TemporaryDirectory() as directory:
         paths = [pathlib.Path(directory, name) for name in ("kept", "new")]
         for path, run in zip(paths, (kept, new)):
@@ -69,52 +69,52 @@ def check(kept, new, *options):
 
 
 def found(factors, expected, noise=0.01, options=()):
-    """Whether this and nothing else is said to be worse, in one line."""
+    """Return True if `check` reports this change, and no other one, as worse."""
     status, text = check(made_up_run(1), made_up_run(2, noise, factors), *options)
     sign = "not ok" if options else "WORSE"
     worse = [line for line in text.splitlines() if line.startswith(sign)]
     return status == 1 and len(worse) == 1 and expected in worse[0], text
 
 
-def an_instruction_more():
+def one_more_instruction_is_reported():
     return found({"instructions, malloc-16": 14 / 13},
                  "malloc-16, karena: 13 before, 14 now")
 
 
-def an_instruction_more_in_tap():
+def one_more_instruction_fails_in_tap():
     return found({"instructions, malloc-16": 14 / 13},
                  "malloc-16, karena: 13 before, 14 now",
                  options=["--counts-only"])
 
 
-def a_fault_more():
+def one_more_fault_is_reported():
     return found({"commit, faults": 2}, "faults, karena, ready: 1 before, 2 now")
 
 
-def a_guest_counts_more():
+def more_instructions_in_a_guest_are_reported():
     return found({"counts, release": 1.04}, "counts, release, karena: ")
 
 
-def ten_percent_slower():
+def slower_case_is_reported():
     return found({"cases, case-7": 1.1}, "cases, case-7, karena to the others: ")
 
 
-def ten_percent_slower_in_a_guest():
+def slower_case_in_a_guest_is_reported():
     return found({"commit, commit and touch": 1.1}, "commit and touch, karena, ready to ")
 
 
-def fewer_requests():
+def fewer_requests_are_reported():
     return found({"redis, set": 0.9}, "redis, set, karena to the others: ")
 
 
-def more_by_lot_is_nothing():
+def change_by_random_sampling_is_ignored():
     one, two = (check(made_up_run(1), made_up_run(2, factors={"sampling": factor}))[1]
                 for factor in (1.01, 1.05))
     return "WORSE" not in one and two.count("WORSE") == 1, one + two
 
 
-def noise_alone_is_nothing():
-    """In none of so many runs, with little noise and with much."""
+def noise_is_ignored():
+    """Neither a little noise nor much noise is reported in any of six runs."""
     for noise in 0.01, 0.05:
         for seed in range(10, 16):
             status, text = check(made_up_run(1, noise), made_up_run(seed, noise))
@@ -123,22 +123,22 @@ def noise_alone_is_nothing():
     return True, ""
 
 
-def another_machine_is_nothing():
+def speed_of_the_machine_is_ignored():
     status, text = check(made_up_run(1), made_up_run(2, machine=3))
     return status == 0 and "WORSE" not in text and "better: " not in text, text
 
 
-def processors_that_moved_are_said():
-    """What two threads hand each other is not compared then, all else is."""
+def moved_processors_are_reported():
+    """Cases in which two threads pass data to each other are then not compared."""
     factors = {"latency malloc-p50, shared": 2, "cases, case-7": 1.1}
     near, far = (check(made_up_run(1), made_up_run(2, factors=factors, line=line))[1]
                  for line in (60, 200))
     return (near.count("WORSE") == 2 and far.count("WORSE") == 1
-            and "1 depend on the distance of the processors" in far), near + far
+            and "1 depend on the distance between processors" in far), near + far
 
 
-def slow_rounds_are_nothing():
-    """If they are so for all that is measured in them."""
+def slow_rounds_are_ignored():
+    """A slow round slows down all contenders that are measured in it."""
     runs = made_up_run(1), made_up_run(2)
     for factors, run in zip(((1, 1, 1, 1, 1), (1, 1.5, 1.5, 1.5, 1)), runs):
         for line in run:
@@ -149,36 +149,36 @@ def slow_rounds_are_nothing():
     return status == 0 and "better: " not in text, text
 
 
-def better_is_said():
+def improvement_is_reported():
     status, text = check(made_up_run(1), made_up_run(2, factors={"cases, case-7": 0.85}))
     return status == 0 and text.count("better: ") == 1, text
 
 
-def missing_is_said():
+def missing_series_is_reported():
     status, text = check(made_up_run(1), made_up_run(2, dropped=["cases, case-7"]))
     return status == 1 and "missing: native, cases, case-7, karena\n" in text, text
 
 
-def missing_counts_are_said():
+def missing_counts_are_reported():
     status, text = check(made_up_run(1), made_up_run(2, dropped=["instructions, free-16"]),
                          "--counts-only")
     return status == 1 and "free-16, karena: missing" in text, text
 
 
-def not_measured_is_said():
-    """And is no fault."""
+def unmeasured_group_is_reported():
+    """Groups that were not measured are listed, and are no failure."""
     guest = [line for line in made_up_run(2) if line["place"] != "native"]
     status, text = check(made_up_run(1), guest)
     return status == 0 and "not measured: native, cases\n" in text, text
 
 
-def nothing_kept_is_skipped():
+def comparison_without_kept_results_is_skipped():
     status, text = check(None, made_up_run(2), "--counts-only")
     return status == 0 and text.startswith("1..0 # SKIP"), text
 
 
-def another_compiler_is_skipped():
-    """For that is no fault of who counts."""
+def counts_of_another_compiler_are_skipped():
+    """Another compiler changes counts, so they cannot be compared."""
     runs = [made_up_run(1), made_up_run(1, factors={"instructions, malloc-16": 2})]
     for run, version in zip(runs, ("12.2.0-14", "13.1.0-1")):
         run.append({"meta": {"run": "native", "gcc-12": version}})
@@ -188,12 +188,14 @@ def another_compiler_is_skipped():
 
 
 TESTS = [
-    an_instruction_more, an_instruction_more_in_tap, a_fault_more, a_guest_counts_more,
-    ten_percent_slower, ten_percent_slower_in_a_guest, fewer_requests,
-    more_by_lot_is_nothing, noise_alone_is_nothing, another_machine_is_nothing,
-    processors_that_moved_are_said, slow_rounds_are_nothing,
-    better_is_said, missing_is_said, missing_counts_are_said, not_measured_is_said,
-    nothing_kept_is_skipped, another_compiler_is_skipped,
+    one_more_instruction_is_reported, one_more_instruction_fails_in_tap,
+    one_more_fault_is_reported, more_instructions_in_a_guest_are_reported,
+    slower_case_is_reported, slower_case_in_a_guest_is_reported,
+    fewer_requests_are_reported, change_by_random_sampling_is_ignored, noise_is_ignored,
+    speed_of_the_machine_is_ignored, moved_processors_are_reported, slow_rounds_are_ignored,
+    improvement_is_reported, missing_series_is_reported, missing_counts_are_reported,
+    unmeasured_group_is_reported, comparison_without_kept_results_is_skipped,
+    counts_of_another_compiler_are_skipped,
 ]
 
 

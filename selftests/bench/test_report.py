@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of the report with made-up results, and of the numbers in performance.md. TAP."""
+"""Test the report with made-up results, and the numbers in performance.md. TAP."""
 
 import importlib.machinery
 import importlib.util
@@ -23,7 +23,7 @@ OTHERWISE = [100.0, 140.0, 80.0, 60.0, 120.0]
 
 
 def row(place, group, case, unit, **values):
-    """Results of one case."""
+    """Return the results of one case."""
     return {Key(place, group, case, contender): Series(unit, several)
             for contender, several in values.items()}
 
@@ -33,7 +33,7 @@ def times(factor, values=None):
 
 
 def outcome(results, what, against):
-    """The first outcome of a goal."""
+    """Return the first outcome of a goal."""
     return next(one for one in goals.outcomes(results)
                 if (one.goal.what, one.goal.against) == (what, against))
 
@@ -42,7 +42,7 @@ MEAN = ("time of the cases, geometric mean", "mimalloc")
 FORK = ("fork and end of a child, 512 MiB in use", "MADV_HUGEPAGE")
 
 
-def what_is_absent_is_not_measured():
+def absent_series_are_not_measured():
     return all(one.status() == goals.NOT_MEASURED for one in goals.outcomes({}))
 
 
@@ -51,60 +51,60 @@ def karena_alone_is_not_measured():
     return outcome(results, *MEAN).status() == goals.NOT_MEASURED
 
 
-def a_mean_is_geometric():
+def mean_is_geometric():
     results = row("native", "cases", "a", "ms", karena=times(0.4), mimalloc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(1.6), mimalloc=times(1))
     found = outcome(results, *MEAN)
     return abs(found.figure.value - 0.8) < 1e-9 and found.status() == goals.MET
 
 
-def a_case_without_the_base_is_in_no_mean():
+def mean_omits_a_case_without_the_base():
     results = row("native", "cases", "a", "ms", karena=times(0.4), mimalloc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(0.9), mimalloc=times(1))
     results |= row("native", "cases", "c", "ms", karena=times(7))
     return abs(outcome(results, *MEAN).figure.value - 0.6) < 1e-9
 
 
-def a_limit_is_a_limit():
+def ratio_above_the_limit_misses_the_goal():
     results = row("native", "cases", "a", "ms", karena=times(0.95), mimalloc=times(1))
     found = outcome(results, *MEAN)
     return found.status() == goals.MISSED and not found.doubtful()
 
 
-def noise_over_a_limit_is_said():
+def noise_around_the_limit_is_reported():
     results = row("native", "cases", "a", "ms", karena=times(0.95, NOISY),
                   mimalloc=times(1, OTHERWISE))
     return outcome(results, *MEAN).doubtful()
 
 
-def a_slow_round_is_no_noise():
-    """The machine was slow in it for all."""
+def slow_round_is_not_noise():
+    """The machine was slow for all contenders in that round."""
     results = row("native", "cases", "a", "ms", karena=times(0.95, NOISY),
                   mimalloc=times(1, NOISY))
     found = outcome(results, *MEAN)
     return abs(found.figure.value - 0.95) < 1e-9 and not found.doubtful()
 
 
-def a_ratio_is_the_median_of_those_in_the_rounds():
+def ratio_is_the_median_of_the_ratios_in_the_rounds():
     results = row("native", "cases", "a", "ms", karena=[1.0, 2.0, 9.0],
                   mimalloc=[10.0, 4.0, 6.0])
     return abs(outcome(results, *MEAN).figure.value - 0.5) < 1e-9
 
 
-def without_common_rounds_it_is_that_of_the_medians():
+def ratio_without_common_rounds_is_that_of_the_medians():
     results = row("native", "cases", "a", "ms", karena=[1.0, 2.0, 9.0],
                   mimalloc=[10.0, 4.0, 6.0, 4.0])
     return abs(outcome(results, *MEAN).figure.value - 2 / 5) < 1e-9
 
 
-def at_least_is_the_other_way():
+def lower_bound_is_met_from_above():
     results = row("6.1", "fork", "fork, exit, wait", "us", karena=times(1),
                   MADV_HUGEPAGE=times(4))
     found = outcome(results, *FORK)
     return found.status() == goals.MET and abs(found.figure.value - 4) < 1e-9
 
 
-def counted_instructions_are_a_time():
+def counted_instructions_replace_time():
     results = row("6.1 counted", "fork", "fork, exit, wait", "instructions",
                   karena=times(1), MADV_HUGEPAGE=times(2))
     found = [one for one in goals.outcomes(results) if one.figure]
@@ -112,7 +112,7 @@ def counted_instructions_are_a_time():
         ("6.1 counted", goals.MISSED, 2)]
 
 
-def units_are_the_same_before_they_are_compared():
+def units_are_converted_before_the_comparison():
     results = row("native", "cases peak", "tiny", "MiB", karena=times(0.02))
     results |= row("native", "cases peak", "tiny", "KiB", glibc=times(1948 / 100))
     found = outcome(results, "memory of a tiny process", "glibc")
@@ -120,7 +120,7 @@ def units_are_the_same_before_they_are_compared():
 
 
 def load_report():
-    """The program without the ending .py, as a module."""
+    """Load the program, whose name has no ending .py, as a module."""
     loader = importlib.machinery.SourceFileLoader("report", str(HERE / "report"))
     module = importlib.util.module_from_spec(
         importlib.util.spec_from_loader("report", loader))
@@ -129,28 +129,28 @@ def load_report():
 
 
 def found_losses(results):
-    """(case, best) of each loss."""
+    """Return (case, best) of each loss."""
     return [(name[2], best) for _, name, _, best in load_report().losses(results)]
 
 
-def a_loss_is_against_the_best():
+def loss_names_the_best_contender():
     results = row("native", "cases", "a", "ms", karena=times(1.1), mimalloc=times(2),
                   glibc=times(1))
     return found_losses(results) == [("a", "glibc")]
 
 
-def the_worst_loss_is_first():
+def worst_loss_comes_first():
     results = row("native", "cases", "a", "ms", karena=times(1.1), glibc=times(1))
     results |= row("native", "cases", "b", "ms", karena=times(1.9), glibc=times(1))
     return [case for case, _ in found_losses(results)] == ["b", "a"]
 
 
-def noise_is_no_loss():
+def noise_is_not_a_loss():
     return not found_losses(row("native", "cases", "a", "ms", karena=times(1.02, NOISY),
                                 glibc=times(1, OTHERWISE)))
 
 
-def fewer_in_a_second_is_a_loss():
+def lower_rate_is_a_loss():
     results = row("native", "redis", "set", "requests/s", karena=times(0.9),
                   glibc=times(1))
     results |= row("native", "redis", "get", "requests/s", karena=times(1.1),
@@ -158,11 +158,11 @@ def fewer_in_a_second_is_a_loss():
     return [case for case, _ in found_losses(results)] == ["set"]
 
 
-def there_is_no_picture_without_results():
+def pictures_need_results():
     return not pictures.draw({})
 
 
-# The numbers of the document that the results have, by the goal that each is of.
+# The goals whose measured values the document prints, and the format of each.
 NUMBERS = [
     ("time of the cases, geometric mean", "mimalloc", "native", "{:.2f}"),
     ("time of the cases, the worst", "the best peer", "native", "{:.2f}"),
@@ -176,12 +176,12 @@ NUMBERS = [
     ("time of programs in Python, geometric mean", "pymalloc", "native", "{:.2f}"),
     ("2 MiB committed and touched, ready", "pages of 4 KiB", "6.1", "{:.1f}"),
     ("2 MiB committed and touched, none ready", "pages of 4 KiB", "6.1", "{:.2f}"),
-    ("2 MiB given back and used again", "MADV_DONTNEED", "6.1", "{:.1f}"),
+    ("2 MiB released and reused", "MADV_DONTNEED", "6.1", "{:.1f}"),
     ("fork and end of a child, 512 MiB in use", "pages of 4 KiB", "6.1", "{:.1f}"),
 ]
 
 
-def the_document_has_the_numbers_of_the_results():
+def document_agrees_with_the_results():
     found = results.load(DOCUMENT.with_suffix("") / "results.jsonl")
     text = DOCUMENT.read_text(encoding="utf-8")
     by_goal = {(one.goal.what, one.goal.against, one.place): one.figure
@@ -194,15 +194,14 @@ def the_document_has_the_numbers_of_the_results():
 
 
 TESTS = [
-    what_is_absent_is_not_measured, karena_alone_is_not_measured, a_mean_is_geometric,
-    a_case_without_the_base_is_in_no_mean,
-    a_limit_is_a_limit, noise_over_a_limit_is_said, a_slow_round_is_no_noise,
-    a_ratio_is_the_median_of_those_in_the_rounds,
-    without_common_rounds_it_is_that_of_the_medians, at_least_is_the_other_way,
-    counted_instructions_are_a_time,
-    units_are_the_same_before_they_are_compared, a_loss_is_against_the_best,
-    the_worst_loss_is_first, noise_is_no_loss, fewer_in_a_second_is_a_loss,
-    there_is_no_picture_without_results, the_document_has_the_numbers_of_the_results,
+    absent_series_are_not_measured, karena_alone_is_not_measured, mean_is_geometric,
+    mean_omits_a_case_without_the_base, ratio_above_the_limit_misses_the_goal,
+    noise_around_the_limit_is_reported, slow_round_is_not_noise,
+    ratio_is_the_median_of_the_ratios_in_the_rounds,
+    ratio_without_common_rounds_is_that_of_the_medians, lower_bound_is_met_from_above,
+    counted_instructions_replace_time, units_are_converted_before_the_comparison,
+    loss_names_the_best_contender, worst_loss_comes_first, noise_is_not_a_loss,
+    lower_rate_is_a_loss, pictures_need_results, document_agrees_with_the_results,
 ]
 
 

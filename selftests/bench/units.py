@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Units of results: their kinds, and how values are written."""
+"""Units of results: their kinds, and the format of values."""
 
 KINDS = {
     "ns": "time", "us": "time", "ms": "time", "s": "time",
@@ -14,14 +14,14 @@ FACTORS = {
 
 
 def kind(unit):
-    """Time, memory, share, rate, or count."""
+    """Return the kind of a unit: time, memory, share, rate, or count."""
     if "/s" in unit:
         return "rate"
     return KINDS.get(unit, "count")
 
 
 def factor(unit):
-    """The factor to the unit without a prefix."""
+    """Return the factor to the unit without a prefix."""
     return FACTORS.get(unit, 1)
 
 
@@ -30,17 +30,17 @@ def more_is_better(unit):
 
 
 def exact(unit):
-    """Whether the load of the machine has no influence on it."""
+    """Return True if the load of the machine has no influence on the value."""
     return kind(unit) == "count"
 
 
 def text(value):
-    """Three significant digits, without an exponent."""
+    """Format a value with three significant digits and without an exponent."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def text_ratio(value):
-    """Two decimal places below 10, one below 100."""
+    """Format a ratio with two decimal places below 10, and one below 100."""
     return f"{value:.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else text(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Index the standard library: where each name is defined and used.
+"""Index the definitions and uses of each name in the standard library.
 
 The program reads, parses and compiles every module, and keeps the trees, the code
 objects and the index, as a language server does.
@@ -33,14 +33,14 @@ def index(paths):
 
 
 def huge_bytes():
-    """Bytes of this process that are mapped by huge pages, anonymous or not."""
+    """Return the bytes of this process that huge pages map, anonymous or not."""
     text = pathlib.Path("/proc/self/smaps_rollup").read_text()
     fields = dict(re.findall(r"^(\w+): +(\d+) kB", text, re.M))
     return 1024 * (int(fields["AnonHugePages"]) + int(fields["FilePmdMapped"]))
 
 
 def heap_statistics():
-    """The statistics of this process's heap in sysfs, if it has one."""
+    """Return the statistics of this process's heap in sysfs, or {}."""
     for directory in pathlib.Path("/sys/class/misc/karena/heaps").glob("*"):
         if int((directory / "pid").read_text()) == os.getpid():
             return {file.name: file.read_text().strip()

@@ -34,14 +34,14 @@ def output(*command):
 
 @functools.cache
 def kernel(name):
-    """The directory of a kernel, which is fetched or built if it is not in the cache."""
+    """Return the directory of a kernel. Fetch or build the kernel if the cache lacks it."""
     command = ["debug-kernel"] if name == "debug" else ["kernel", name]
     return pathlib.Path(output(f"selftests/vm/{command[0]}", *command[1:]))
 
 
 @functools.cache
 def harness():
-    """The directory of the kernel tree's test harness."""
+    """Return the directory of the kernel tree's test harness."""
     return output("selftests/vm/source", "6.1") + "/tools/testing/selftests"
 
 
@@ -57,12 +57,12 @@ def install(programs):
 
 
 def make(*arguments):
-    """A make command, as a line of shell."""
+    """Return a make command as a line of shell."""
     return " ".join(("make -s", *arguments))
 
 
 def sources(programs, folder):
-    """The names of the C programs in a directory among these, or run by them."""
+    """Return the names of the C programs in a directory that these programs are or run."""
     names = [p.name for p in programs]
     names += [f"libuser/tests/{name}" for p in programs
               for name in re.findall(r"\bbuild/tests/([\w-]+)", p.command)]
@@ -71,7 +71,7 @@ def sources(programs, folder):
 
 
 def tests(lane, programs):
-    """The targets of the library's tests that a lane needs."""
+    """Return the targets of the library's tests that a lane needs."""
     out = BUILD / lane if lane in SANITIZERS else BUILD
     return " ".join(f"{out}/tests/{name}" for name in sources(programs, "libuser/tests/"))
 
@@ -114,6 +114,6 @@ def jobs(programs):
 
 
 def module(name):
-    """The path of the module for a kernel; a job builds it."""
+    """Return the path of the module for a kernel; a job builds it."""
     release = (kernel(name) / "release").read_text().strip()
     return BUILD / "module" / release / "karena.ko"

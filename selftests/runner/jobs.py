@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 
 class Running:
-    """The processes that run now, so that they can be killed."""
+    """The processes that run now. stop() kills them."""
 
     def __init__(self):
         self.processes = set()
@@ -186,7 +186,7 @@ class Guest(Job):
 
 
 def guests(programs, kernels, modules):
-    """A Guest for each lane that is one."""
+    """Return a Guest for each lane that is a guest."""
     lanes = {}
     for program in programs:
         if kernel_of(program.lane):

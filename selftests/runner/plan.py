@@ -16,12 +16,12 @@ GUEST_LIMIT = 3000
 
 
 def kernel_of(lane):
-    """The kernel of a lane, 6.12 of 6.12-multi; None for a lane on this machine."""
+    """Return the kernel of a lane, 6.12 of 6.12-multi; None for a lane on this machine."""
     return None if lane in NATIVE else lane.partition("-")[0]
 
 
 def default_command(lane, name):
-    """The command for a program without one in the list."""
+    """Return the command of a program for which the list has no command."""
     if not (TOP / f"{name}.c").exists():
         return name
     place = name.removeprefix("libuser/")
@@ -32,7 +32,7 @@ def default_command(lane, name):
 
 
 def read():
-    """A Program for each pair of program and lane, in the order of the list."""
+    """Return a Program for each pair of program and lane, in the order of the list."""
     programs = []
     for line in LIST.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
@@ -44,7 +44,7 @@ def read():
 
 
 def forgotten(programs):
-    """The sources of tests that the list does not name."""
+    """Return the sources of tests that the list does not name."""
     names = {program.name for program in programs}
     return [str(source.relative_to(TOP)) for folder in ("selftests", "libuser/tests")
             for source in sorted(TOP.joinpath(folder).glob("*.c"))
@@ -52,7 +52,7 @@ def forgotten(programs):
 
 
 def choose(programs, lanes, names):
-    """The programs with these names in these lanes; None is the first lane of each."""
+    """Select the programs with these names in these lanes; None: the first lane of each."""
     known = {program.lane for program in programs}
     known |= {kernel_of(lane) for lane in known} - {None}
     for lane in lanes or ():

@@ -4,7 +4,7 @@
 import re
 import time
 
-# The lines of a passed test, which an explanation leaves out.
+# Lines of a passed test; explanation() omits them.
 PASSED = re.compile(r"ok |#  RUN |# +OK ")
 SHOWN = 60  # lines of a failed program
 
@@ -45,7 +45,7 @@ class Program:
             self.lines.append(line)
 
     def end(self, status):
-        """Note the end of the program; its status is None if nobody saw it."""
+        """Record the end of the program; its status is None if it is unknown."""
         self.seconds = time.monotonic() - self.began
         reported = self.passed + len(self.failures) + len(self.skips)
         if self.plan is None or self.plan > reported:
@@ -60,14 +60,14 @@ class Program:
         self.failures.append(f"not ok: {reason}")
 
     def counts(self):
-        """The numbers of passed, failed and skipped tests."""
+        """Return the numbers of passed, failed and skipped tests."""
         return self.passed, len(self.failures), len(self.skips)
 
     def result(self):
-        """The counts in words, without zeros."""
+        """Return the counts in words, without zeros."""
         words = zip(self.counts(), ("passed", "FAILED", "skipped"))
         return ", ".join(f"{count} {word}" for count, word in words if count)
 
     def explanation(self):
-        """The last lines of the output, without those of passed tests."""
+        """Return the last lines of the output, without those of passed tests."""
         return self.lines[-SHOWN:]

@@ -17,7 +17,7 @@ GOOD = ["1..2", "ok 1 one", "ok 2 two"]
 
 
 def counts(lines, status=0):
-    """The counts of a program that prints these lines and ends with this status."""
+    """Return the counts of a program that prints these lines and ends with this status."""
     program = Program("here", "program", "")
     for line in lines:
         program.feed(line)
@@ -26,7 +26,7 @@ def counts(lines, status=0):
 
 
 def told(job_of, *arguments):
-    """The counts of the programs that a job reports."""
+    """Return the counts of the programs that a job reports."""
     with tempfile.TemporaryDirectory() as folder:
         jobs.LOG = pathlib.Path(folder)
         programs = []
@@ -41,14 +41,14 @@ def here(command, limit=60):
 
 
 def guest(script):
-    """A guest with the programs one and two, whose output is that of the script."""
+    """Return a guest with the programs one and two that prints the script's output."""
     job = jobs.Guest("6.1", [Program("6.1", name, "") for name in ("one", "two")], "", "")
     job.command = ["bash", "-c", script]
     return job
 
 
 def says(*names):
-    """A script with the output of a guest in which these programs passed."""
+    """Return a script with the output of a guest in which these programs passed."""
     return "".join(f"echo '# PROGRAM {name}'; echo 1..1; echo ok 1 x; echo '# EXIT 0'\n"
                    for name in names) + "echo '# AT 9 s'\n"
 
@@ -111,7 +111,7 @@ def guest_with_a_kernel_error_fails():
 
 
 def guest_that_dies_fails():
-    """The program that ran fails; so does the guest, and its programs that never ran."""
+    """The running program fails, and the guest with all programs that never ran."""
     found = told(guest, says("module") + "echo '# PROGRAM one'; echo 1..1; exit 124")
     return found == {"module": (1, 0, 0), "one": (0, 1, 0), "module, at the end": (0, 2, 0)}
 
