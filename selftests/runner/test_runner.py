@@ -63,6 +63,19 @@ def programs_in_a_command_are_built():
     return build.sources(programs, "libuser/tests/") == ["heap", "malloc"]
 
 
+def listed_command_builds_its_program():
+    """One name is enough: `check malloc-checked` also builds the program malloc."""
+    build.harness = lambda: "harness"
+    for name, wanted in (("malloc-debug", "malloc"), ("malloc-checked", "malloc"),
+                         ("misuse-glibc", "misuse"), ("misuse-checked", "misuse"),
+                         ("survive-checked", "survive"), ("heap", "heap")):
+        building = build.jobs(plan.choose(plan.read(), ["here"], [name]))
+        words = [word for job in building for word in job.command[-1].split()]
+        if f"{build.BUILD}/tests/{wanted}" not in words:
+            return False
+    return True
+
+
 def passed_tests_are_counted():
     return counts(GOOD) == (2, 0, 0)
 
@@ -147,8 +160,8 @@ TESTS = [
     program_without_tests_fails, nonzero_status_fails,
     program_that_does_not_end_is_killed, children_of_a_program_are_killed,
     guest_runs_all_its_programs, guest_with_a_kernel_error_fails, guest_that_dies_fails,
-    programs_in_a_command_are_built, every_test_is_listed, last_part_of_a_name_is_enough,
-    unknown_name_or_lane_is_rejected,
+    programs_in_a_command_are_built, listed_command_builds_its_program,
+    every_test_is_listed, last_part_of_a_name_is_enough, unknown_name_or_lane_is_rejected,
 ]
 
 
