@@ -176,7 +176,7 @@ install: library $(if $(RELEASE),module,no-module)
 			>$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc; \
 	fi
 	install $(OUT)/bin/karena $(DESTDIR)$(PREFIX)/bin
-	set -e; $(foreach page,$(pages), \
+	@set -e; $(foreach page,$(pages), \
 		install -D -m 644 $(page) $(DESTDIR)$(MANDIR)/$(call page_place,$(page)); \
 		for other in $(call page_others,$(page)); do \
 			echo .so $(call page_place,$(page)) \
