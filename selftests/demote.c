@@ -214,6 +214,64 @@ TEST_F(demote, pinned_arena_is_cleared_and_stays_huge)
 	close(pipes[1]);
 }
 
+/* A thread that drops a reference to a page as soon as the page is no longer mapped. */
+struct holder {
+	pthread_t thread;
+	const char *address;
+	int pipe;
+	bool stop;
+};
+
+static bool mapped(int pagemap, const char *address)
+{
+	uint64_t entry = 0;
+
+	return pread(pagemap, &entry, 8, (uintptr_t)address / PAGE * 8) == 8 && entry >> 63;
+}
+
+static void *hold_until_unmapped(void *data)
+{
+	int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct holder *holder = data;
+	char byte;
+
+	while (mapped(pagemap, holder->address) &&
+	       !__atomic_load_n(&holder->stop, __ATOMIC_RELAXED))
+		;
+	close(pagemap);
+	return read(holder->pipe, &byte, 1) == 1 ? NULL : data;
+}
+
+/* A fault that began before the release has a reference for a moment, as the thread does. */
+TEST_F(demote, release_waits_for_a_short_lived_reference)
+{
+	struct heap *heap = &self->heap;
+	int pipes[2], sparse = 0;
+	void *failed;
+
+	ASSERT_EQ(0, pipe(pipes));
+	for (int round = 0; round < 20; round++) {
+		struct holder holder = { .address = page(heap, 0, 5), .pipe = pipes[0] };
+		struct iovec vector = { page(heap, 0, 5), 1 };
+
+		ASSERT_EQ(0, heap_commit(heap, 0, 1));
+		fill(heap, 0, 0, 512);
+		ASSERT_EQ(1, vmsplice(pipes[1], &vector, 1, 0));
+		ASSERT_EQ(0, pthread_create(&holder.thread, NULL, hold_until_unmapped, &holder));
+		ASSERT_EQ(0, release_pages(heap, 0, 100, 400));
+		__atomic_store_n(&holder.stop, true, __ATOMIC_RELAXED);
+		pthread_join(holder.thread, &failed);
+		ASSERT_EQ(NULL, failed);
+		sparse += heap_stat(heap, "sparse_arenas");
+		ASSERT_EQ(0, heap_release(heap, 0, 1));
+	}
+	TH_LOG("%d of 20 arenas became sparse", sparse);
+	/* A busy machine may run the thread too late. */
+	EXPECT_GE(sparse, 10);
+	close(pipes[0]);
+	close(pipes[1]);
+}
+
 /* Until the new mapping, the old page table causes 512 faults. */
 TEST_F(demote, remapped_sparse_arena_becomes_huge)
 {
