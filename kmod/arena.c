@@ -130,7 +130,7 @@ void karena_arena_freeze(struct karena_arena *arena)
 }
 
 /**
- * karena_arena_thaw() - Let faults go on.
+ * karena_arena_thaw() - Let faults go on as soon as CHANGING is dropped.
  * @arena: The arena, with CHANGING held.
  */
 void karena_arena_thaw(struct karena_arena *arena)
@@ -141,9 +141,6 @@ void karena_arena_thaw(struct karena_arena *arena)
 	spin_lock(&heap->family->lock);
 	clear_bit(KARENA_ARENA_FROZEN, &arena->flags);
 	spin_unlock(&heap->family->lock);
-	/* Pairs with the check before the sleep in wait_on_bit(). */
-	smp_mb__after_atomic();
-	wake_up_bit(&arena->flags, KARENA_ARENA_FROZEN);
 }
 
 /**
@@ -223,8 +220,8 @@ static bool arena_frozen(struct karena_arena *arena)
 }
 
 /*
- * Find a page of the arena, and get a reference to its folio, if it has one. Waits
- * while the arena is frozen.
+ * Find a page of the arena, and get a reference to its folio, if it has one. While the arena
+ * is frozen, wait for the locks of the thread that has frozen it.
  */
 static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
 {
@@ -234,10 +231,10 @@ static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
 	spin_lock(&heap->family->lock);
 	while (arena_frozen(arena)) {
 		spin_unlock(&heap->family->lock);
-		wait_on_bit(&arena->flags, KARENA_ARENA_FROZEN,
-			    TASK_UNINTERRUPTIBLE);
-		wait_on_bit(&heap->flags, KARENA_HEAP_FROZEN,
-			    TASK_UNINTERRUPTIBLE);
+		down_read(&heap->cloning);
+		karena_arena_lock(arena);
+		karena_arena_unlock(arena);
+		up_read(&heap->cloning);
 		spin_lock(&heap->family->lock);
 	}
 	page = karena_arena_page(arena, i);
@@ -275,7 +272,8 @@ static bool arena_look_again(struct karena_arena *arena, unsigned long i,
  * @page: The page's number in the window.
  * @place: Filled in. The page stays the arena's until karena_arena_unlock_page().
  *
- * Context: May sleep for the folio lock, and while the arena is frozen.
+ * Context: May sleep: takes the folio lock and, where the arena is frozen, heap->cloning and
+ * CHANGING. So the caller holds none of these.
  * Return: True if the page is committed.
  */
 bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,

@@ -330,14 +330,6 @@ static void heap_freeze(struct karena_heap *heap)
 			    karena_control_size(heap->nr_arenas), 1);
 }
 
-static void heap_thaw(struct karena_heap *heap)
-{
-	heap_set_frozen(heap, false);
-	/* Pairs with the check before the sleep in wait_on_bit(). */
-	smp_mb__after_atomic();
-	wake_up_bit(&heap->flags, KARENA_HEAP_FROZEN);
-}
-
 /**
  * karena_clone() - Make a clone of a heap.
  * @heap: The heap, whose mm is held for writing.
@@ -369,7 +361,7 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
 	clone_arenas(&clone);
 	clone_pinned(&clone);
 	if (public)
-		heap_thaw(heap);
+		heap_set_frozen(heap, false);
 	up_write(&heap->cloning);
 	clear_bit(KARENA_HEAP_CLONING, &clone.clone->flags);
 	trace_karena_clone(heap, clone.clone->id, clone.pages);

@@ -9,7 +9,6 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
-#include <linux/wait_bit.h>
 
 #include "folio.h"
 
@@ -183,15 +182,16 @@ bool karena_control_part(struct karena_heap *heap, unsigned long index,
  * @heap: The heap.
  * @page: The page. A cloner of the heap keeps all processes from mapping it.
  *
- * Context: May sleep, while the heap is frozen.
+ * Context: May sleep; takes heap->cloning where the heap is frozen.
  */
 void karena_control_lock(struct karena_heap *heap, struct page *page)
 {
 	lock_page(page);
 	while (test_bit(KARENA_HEAP_FROZEN, &heap->flags)) {
 		unlock_page(page);
-		wait_on_bit(&heap->flags, KARENA_HEAP_FROZEN,
-			    TASK_UNINTERRUPTIBLE);
+		/* The cloner drops it after HEAP_FROZEN. */
+		down_read(&heap->cloning);
+		up_read(&heap->cloning);
 		lock_page(page);
 	}
 }
