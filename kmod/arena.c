@@ -219,51 +219,13 @@ static bool arena_frozen(struct karena_arena *arena)
 	       test_bit(KARENA_HEAP_FROZEN, &arena->heap->flags);
 }
 
-/*
- * Find a page of the arena, and get a reference to its folio, if it has one. While the arena
- * is frozen, wait for the locks of the thread that has frozen it.
- */
-static struct page *arena_get_page(struct karena_arena *arena, unsigned long i)
+/* Wait for the thread that has frozen the arena: it holds CHANGING or heap->cloning. */
+static void arena_wait_thawed(struct karena_arena *arena)
 {
-	struct karena_heap *heap = arena->heap;
-	struct page *page;
-
-	spin_lock(&heap->family->lock);
-	while (arena_frozen(arena)) {
-		spin_unlock(&heap->family->lock);
-		down_read(&heap->cloning);
-		karena_arena_lock(arena);
-		karena_arena_unlock(arena);
-		up_read(&heap->cloning);
-		spin_lock(&heap->family->lock);
-	}
-	page = karena_arena_page(arena, i);
-	if (karena_page_real(page))
-		folio_get(page_folio(page));
-	spin_unlock(&heap->family->lock);
-	return page;
-}
-
-/* Describe a page whose folio is locked. Returns false if the arena no longer has it. */
-static bool arena_look_again(struct karena_arena *arena, unsigned long i,
-			     struct karena_place *place)
-{
-	struct karena_heap *heap = arena->heap;
-	struct karena_frame *huge;
-	bool still;
-
-	spin_lock(&heap->family->lock);
-	huge = karena_arena_huge(arena);
-	still = !arena_frozen(arena) && place->page == karena_arena_page(arena, i);
-	if (still) {
-		place->shared = karena_arena_shared(arena, place->page);
-		place->by_pages = arena->base;
-		place->used = huge && huge->used;
-		if (huge)
-			huge->used = true;
-	}
-	spin_unlock(&heap->family->lock);
-	return still;
+	down_read(&arena->heap->cloning);
+	karena_arena_lock(arena);
+	karena_arena_unlock(arena);
+	up_read(&arena->heap->cloning);
 }
 
 /**
@@ -281,24 +243,46 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 {
 	struct karena_arena *arena = karena_arena(heap, page / KARENA_ARENA_PAGES);
 	unsigned long i = page % KARENA_ARENA_PAGES;
+	struct karena_frame *huge;
 	struct folio *folio;
 
 	if (!arena)
 		return false;
-	while ((place->page = arena_get_page(arena, i))) {
-		if (place->page == KARENA_ZERO) {
-			place->shared = true;
-			return true;
+	for (;;) {
+		spin_lock(&heap->family->lock);
+		while (arena_frozen(arena)) {
+			spin_unlock(&heap->family->lock);
+			arena_wait_thawed(arena);
+			spin_lock(&heap->family->lock);
 		}
+		place->page = karena_arena_page(arena, i);
+		if (!karena_page_real(place->page))
+			break;
 		folio = page_folio(place->page);
+		folio_get(folio);
+		spin_unlock(&heap->family->lock);
 		folio_lock(folio);
-		if (arena_look_again(arena, i, place))
-			return true;
+		spin_lock(&heap->family->lock);
+		if (!arena_frozen(arena) && place->page == karena_arena_page(arena, i))
+			break;
+		spin_unlock(&heap->family->lock);
 		/* It was released while this thread waited, and perhaps committed again. */
 		folio_unlock(folio);
 		folio_put(folio);
 	}
-	return false;
+	if (karena_page_real(place->page)) {
+		huge = karena_arena_huge(arena);
+		place->shared = karena_arena_shared(arena, place->page);
+		place->by_pages = arena->base;
+		place->used = huge && huge->used;
+		if (huge)
+			huge->used = true;
+	} else {
+		/* A zero mark is filled as a shared page is copied. */
+		place->shared = true;
+	}
+	spin_unlock(&heap->family->lock);
+	return place->page;
 }
 
 /**
@@ -406,23 +390,6 @@ unsigned long karena_arena_count_volatile(struct karena_heap *heap)
 	return count;
 }
 
-/* With the heap hidden from reclaim and no other user left. */
-static void arena_destroy(struct karena_arena *arena)
-{
-	struct karena_frame *frame = arena->frame, *base = arena->base;
-	struct karena_heap *heap = arena->heap;
-
-	arena->frame = NULL;
-	arena->base = NULL;
-	if (frame->folio) {
-		karena_frame_put(heap, frame, false);
-		return;
-	}
-	frame_free(heap, frame, false);
-	if (base)
-		karena_frame_put(heap, base, false);
-}
-
 /* Leave all shared huge frames under one lock: most of a child's frames are. */
 static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *chunk)
 {
@@ -449,6 +416,7 @@ static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *ch
  */
 void karena_arena_destroy_all(struct karena_heap *heap)
 {
+	struct karena_frame *frame, *base;
 	struct karena_chunk *chunk;
 	unsigned long number, i;
 
@@ -457,9 +425,17 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	xa_for_each(&heap->chunks, number, chunk) {
 		chunk_leave_shared(heap, chunk);
 		for (i = 0; i < KARENA_CHUNK; i++) {
-			if (chunk->arenas[i].frame)
-				arena_destroy(&chunk->arenas[i]);
+			frame = chunk->arenas[i].frame;
+			base = chunk->arenas[i].base;
+			chunk->arenas[i].frame = NULL;
+			chunk->arenas[i].base = NULL;
 			chunk->arenas[i].tried_word = 0;
+			if (frame && frame->folio)
+				karena_frame_put(heap, frame, false);
+			else if (frame)
+				frame_free(heap, frame, false);
+			if (base)
+				karena_frame_put(heap, base, false);
 		}
 		kmem_cache_free(chunk_cache, chunk);
 		cond_resched();
