@@ -88,34 +88,18 @@ static void arena_install_page(struct karena_arena *arena, unsigned long i,
 }
 
 /*
- * Unmap a page where the faulting process has mapped it, and in all processes that map this
- * arena. If other processes may map it, mappings of relatives go too, and are faulted in again.
- */
-static void arena_unmap_page(struct karena_arena *arena, struct vm_area_struct *vma,
-			     unsigned long i)
-{
-	unsigned long page = arena->index * KARENA_ARENA_PAGES + i;
-	struct karena_heap *heap = arena->heap;
-
-	if (!vma)
-		return;
-	if (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap))
-		karena_arena_unmap(arena, i, 1);
-	else
-		karena_zap(vma, vma->vm_start +
-			   ((page - vma->vm_pgoff) << PAGE_SHIFT), PAGE_SIZE);
-}
-
-/*
  * Copy a page and put the copy into the arena. CHANGING is held. The folio lock keeps faults
  * from making the old page writable as the arena's alone. The old page is unmapped before
- * another thread can write to the copy, so no thread reads it after that. Returns 0;
- * -EHWPOISON; or -EAGAIN when the arena has another page by now.
+ * another thread can write to the copy, so no thread reads it after that. @vma is the mapping
+ * of the faulting process, or NULL if nothing maps the arena. Returns 0; -EHWPOISON; or -EAGAIN
+ * when the arena has another page by now.
  */
 static int arena_copy_page(struct karena_arena *arena, struct vm_area_struct *vma,
 			   unsigned long i, struct page *old, struct folio *folio,
 			   bool force)
 {
+	unsigned long page = arena->index * KARENA_ARENA_PAGES + i;
+	struct karena_heap *heap = arena->heap;
 	struct folio *from = page_folio(old);
 	bool small = !folio_test_large(from);
 
@@ -128,11 +112,16 @@ static int arena_copy_page(struct karena_arena *arena, struct vm_area_struct *vm
 		folio_unlock(from);
 		return -EHWPOISON;
 	}
-	arena_unmap_page(arena, vma, i);
+	/* Where other processes map the arena, relatives lose theirs too, and fault it in again. */
+	if (vma && (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap)))
+		karena_arena_unmap(arena, i, 1);
+	else if (vma)
+		karena_zap(vma, vma->vm_start + ((page - vma->vm_pgoff) << PAGE_SHIFT),
+			   PAGE_SIZE);
 	arena_install_page(arena, i, folio, !small);
 	folio_unlock(from);
 	if (small)
-		karena_page_put(arena->heap, from, false);
+		karena_page_put(heap, from, false);
 	return 0;
 }
 
@@ -268,66 +257,44 @@ static bool arena_can_promote(struct karena_arena *arena)
 	return possible;
 }
 
-/* Freeze the counts of pages up to the first that is in use. Returns where that is. */
-static unsigned long frame_freeze_pages(struct karena_frame *frame)
-{
-	unsigned long i;
-
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		struct page *page = frame->pages[i];
-
-		if (karena_page_real(page) &&
-		    !folio_ref_freeze(page_folio(page), 1))
-			break;
-	}
-	return i;
-}
-
-static void frame_unfreeze_pages(struct karena_frame *frame, unsigned long held)
-{
-	while (held--) {
-		struct page *page = frame->pages[held];
-
-		if (karena_page_real(page))
-			folio_ref_unfreeze(page_folio(page), 1);
-	}
-}
-
-/* Copy pages into the base. No process can reach those that this overwrites. */
-static bool frame_copy_pages(struct karena_frame *frame, struct folio *huge)
-{
-	unsigned long i;
-
-	if (karena_folio_bad(huge))
-		return false;
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		struct page *page = frame->pages[i];
-
-		if (page && !karena_page_copy(folio_page(huge, i), page))
-			return false;
-	}
-	return true;
-}
-
-/* Make the base the frame, if nobody uses it. CHANGING is held, the arena frozen. */
+/*
+ * Make the base the frame, if nobody uses it: with the counts of base and copies frozen, write
+ * the copies to their places. CHANGING is held, the arena frozen.
+ */
 static bool arena_try_promote(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame, *base = arena->base;
 	struct karena_heap *heap = arena->heap;
-	unsigned long held = 0;
-	bool done;
+	unsigned long held, i;
+	struct page *page;
+	bool done = false;
 
 	if (karena_sparse_hold_huge(base) <= 0)
 		return false;
-	held = frame_freeze_pages(frame);
-	done = held == KARENA_ARENA_PAGES && frame_copy_pages(frame, base->folio);
-	if (done) {
-		spin_lock(&heap->family->lock);
-		arena->base = NULL;
-		karena_arena_set_frame(arena, base);
-		spin_unlock(&heap->family->lock);
+	for (held = 0; held < KARENA_ARENA_PAGES; held++) {
+		page = frame->pages[held];
+		if (karena_page_real(page) && !folio_ref_freeze(page_folio(page), 1))
+			goto unfreeze;
 	}
-	frame_unfreeze_pages(frame, held);
+	if (karena_folio_bad(base->folio))
+		goto unfreeze;
+	/* No process can reach the pages that this overwrites. */
+	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
+		page = frame->pages[i];
+		if (page && !karena_page_copy(folio_page(base->folio, i), page))
+			goto unfreeze;
+	}
+	spin_lock(&heap->family->lock);
+	arena->base = NULL;
+	karena_arena_set_frame(arena, base);
+	spin_unlock(&heap->family->lock);
+	done = true;
+unfreeze:
+	while (held--) {
+		page = frame->pages[held];
+		if (karena_page_real(page))
+			folio_ref_unfreeze(page_folio(page), 1);
+	}
 	folio_ref_unfreeze(base->folio, 1);
 	return done;
 }
