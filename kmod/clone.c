@@ -39,36 +39,31 @@ static bool huge_add_owner(struct karena_frame *frame)
 	return frame->owners++ == 1;
 }
 
-/* The same for the pages of a sparse frame. The clone has a frame of its own for them. */
-static bool frame_share_pages(struct karena_frame *from, struct karena_frame *to)
-{
-	bool alone = false;
-	unsigned long i;
-
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		struct page *page = from->pages[i];
-
-		to->pages[i] = page;
-		if (!karena_page_real(page))
-			continue;
-		alone |= !page_private(page);
-		set_page_private(page, page_private(page) + 1);
-	}
-	to->nr_pages = from->nr_pages;
-	return alone;
-}
-
 /*
- * Share all that the heap's arena has with the clone's. Returns true if the heap owned any of
- * it alone. The family's lock is held.
+ * Share all that the heap's arena has with the clone's. For a sparse frame the clone has @mine,
+ * a frame of its own, for the same pages. Returns true if the heap owned any of it alone. The
+ * family's lock is held.
  */
 static bool arena_share(struct karena_arena *from, struct karena_arena *to,
 			struct karena_frame *mine)
 {
 	struct karena_frame *frame = from->frame;
-	bool alone;
+	bool alone = false;
+	unsigned long i;
 
-	alone = frame->pages ? frame_share_pages(frame, mine) : huge_add_owner(frame);
+	if (!frame->pages)
+		alone = huge_add_owner(frame);
+	else
+		mine->nr_pages = frame->nr_pages;
+	for (i = 0; frame->pages && i < KARENA_ARENA_PAGES; i++) {
+		struct page *page = frame->pages[i];
+
+		mine->pages[i] = page;
+		if (!karena_page_real(page))
+			continue;
+		alone |= !page_private(page);
+		set_page_private(page, page_private(page) + 1);
+	}
 	if (from->base)
 		alone |= huge_add_owner(from->base);
 	to->base = from->base;
@@ -293,23 +288,6 @@ static void clone_pinned(struct clone *clone)
 			    clone->lost);
 }
 
-/* Wait for faults that have looked up a page before the heap was frozen. */
-static void heap_settle(struct karena_heap *heap)
-{
-	struct karena_chunk *chunk;
-	unsigned long number, i;
-
-	xa_for_each(&heap->chunks, number, chunk) {
-		for (i = 0; i < KARENA_CHUNK; i++) {
-			karena_arena_lock(&chunk->arenas[i]);
-			if (chunk->arenas[i].frame)
-				karena_sparse_settle(&chunk->arenas[i], NULL);
-			karena_arena_unlock(&chunk->arenas[i]);
-			cond_resched();
-		}
-	}
-}
-
 static void heap_set_frozen(struct karena_heap *heap, bool frozen)
 {
 	spin_lock(&heap->family->lock);
@@ -320,11 +298,25 @@ static void heap_set_frozen(struct karena_heap *heap, bool frozen)
 	spin_unlock(&heap->family->lock);
 }
 
-/* Unmap the heap in all processes, and keep them from mapping any of it again. */
+/*
+ * Unmap the heap in all processes, and keep them from mapping any of it again, also by faults
+ * that looked up a page before.
+ */
 static void heap_freeze(struct karena_heap *heap)
 {
+	struct karena_chunk *chunk;
+	unsigned long number, i;
+
 	heap_set_frozen(heap, true);
-	heap_settle(heap);
+	xa_for_each(&heap->chunks, number, chunk) {
+		for (i = 0; i < KARENA_CHUNK; i++) {
+			karena_arena_lock(&chunk->arenas[i]);
+			if (chunk->arenas[i].frame)
+				karena_sparse_settle(&chunk->arenas[i], NULL);
+			karena_arena_unlock(&chunk->arenas[i]);
+			cond_resched();
+		}
+	}
 	karena_control_settle(heap);
 	unmap_mapping_range(heap->family->mapping, 0, karena_window_size(heap) +
 			    karena_control_size(heap->nr_arenas), 1);
