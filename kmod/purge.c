@@ -8,35 +8,6 @@
 
 #include "arena.h"
 
-/*
- * Lock a page, and freeze its count if the arena has it alone. A fault holds the lock until it
- * has mapped the page. With the count frozen, nobody uses the page, and nobody can begin to:
- * a fault takes its reference under the family's lock, which is held here. A page that other
- * arenas have as well is left to them.
- */
-static bool page_hold(struct karena_arena *arena, struct page *page)
-{
-	struct folio *folio = page_folio(page);
-
-	if (!folio_trylock(folio))
-		return false;
-	if (karena_arena_shared(arena, page) || folio_ref_freeze(folio, 1))
-		return true;
-	folio_unlock(folio);
-	return false;
-}
-
-static void page_unhold(struct karena_arena *arena, struct page *page, bool *shared)
-{
-	struct folio *folio = page_folio(page);
-
-	if (karena_arena_shared(arena, page))
-		*shared = true;
-	else
-		folio_ref_unfreeze(folio, 1);
-	folio_unlock(folio);
-}
-
 /* The n-th of the pages to hold: those of the sparse frame, then the huge frame. */
 static struct page *arena_held_page(struct karena_arena *arena, unsigned long n)
 {
@@ -50,23 +21,43 @@ static struct page *arena_held_page(struct karena_arena *arena, unsigned long n)
 	return karena_page_real(page) ? page : NULL;
 }
 
-/* Empty the arena if all of its pages can be held. CHANGING and the family's lock are held. */
+/*
+ * Empty the arena if all of its pages can be held: locked, and with the count frozen if the
+ * arena has the page alone. A fault holds the lock until it has mapped the page. With the count
+ * frozen, nobody uses the page, and nobody can begin to: a fault takes its reference under the
+ * family's lock, which is held here. Pages that other arenas have as well are left to them;
+ * then @shared becomes true. CHANGING and the family's lock are held.
+ */
 static bool arena_take(struct karena_arena *arena, bool *shared)
 {
 	unsigned long n, held;
+	struct folio *folio;
 	struct page *page;
 
 	karena_arena_assert_locked(arena);
 	lockdep_assert_held(&arena->heap->family->lock);
 	for (held = 0; held <= KARENA_ARENA_PAGES; held++) {
 		page = arena_held_page(arena, held);
-		if (page && !page_hold(arena, page))
+		if (!page)
+			continue;
+		folio = page_folio(page);
+		if (!folio_trylock(folio))
 			break;
+		if (!karena_arena_shared(arena, page) && !folio_ref_freeze(folio, 1)) {
+			folio_unlock(folio);
+			break;
+		}
 	}
 	for (n = 0; n < held; n++) {
 		page = arena_held_page(arena, n);
-		if (page)
-			page_unhold(arena, page, shared);
+		if (!page)
+			continue;
+		folio = page_folio(page);
+		if (karena_arena_shared(arena, page))
+			*shared = true;
+		else
+			folio_ref_unfreeze(folio, 1);
+		folio_unlock(folio);
 	}
 	if (held <= KARENA_ARENA_PAGES)
 		return false;

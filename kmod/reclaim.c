@@ -152,18 +152,6 @@ static void look_arena(struct look *look, struct karena_heap *heap, unsigned lon
 	spin_unlock(&heap->family->lock);
 }
 
-static void look_words(struct look *look, struct karena_heap *heap, unsigned long page)
-{
-	unsigned long first, count, i;
-	u32 *words = karena_control_words(heap, page, &first, &count);
-
-	look->left -= words ? count : 1;
-	for (i = 0; words && i < count; i++) {
-		if (KARENA_STATE(READ_ONCE(words[i])) == KARENA_VOLATILE)
-			look_arena(look, heap, first + i);
-	}
-}
-
 static void look_ready(struct look *look, struct karena_heap *heap)
 {
 	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
@@ -186,6 +174,8 @@ static unsigned long look_pages(struct karena_look *karena_look, struct karena_h
 				unsigned long page, unsigned long end)
 {
 	struct look *look = container_of(karena_look, struct look, look);
+	unsigned long first, count, i;
+	u32 *words;
 
 	if (page >= end)
 		return end;
@@ -198,7 +188,12 @@ static unsigned long look_pages(struct karena_look *karena_look, struct karena_h
 	if (!atomic_long_read(&heap->huge) && !atomic_long_read(&heap->sparse))
 		return end;
 	do {
-		look_words(look, heap, page);
+		words = karena_control_words(heap, page, &first, &count);
+		look->left -= words ? count : 1;
+		for (i = 0; words && i < count; i++) {
+			if (KARENA_STATE(READ_ONCE(words[i])) == KARENA_VOLATILE)
+				look_arena(look, heap, first + i);
+		}
 	} while (++page < end && look->left > 0);
 	return page;
 }
@@ -257,13 +252,16 @@ static unsigned long reclaim_count(struct shrinker *self,
 	return min(frames, most) * KARENA_ARENA_PAGES;
 }
 
-/* Count the pages that an arena owns alone, as of this moment. */
-static unsigned long arena_pages(struct karena_arena *arena)
+/* Take an arena. Returns the number of pages freed. */
+static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 {
+	struct karena_arena *arena = candidate->arena;
 	struct karena_heap *heap = arena->heap;
 	struct karena_frame *huge;
 	unsigned long pages = 0;
+	bool taken;
 
+	/* Count the pages that the arena owns alone, as of this moment. */
 	spin_lock(&heap->family->lock);
 	huge = karena_arena_huge(arena);
 	if (arena->frame)
@@ -271,17 +269,7 @@ static unsigned long arena_pages(struct karena_arena *arena)
 	if (huge && huge->owners == 1)
 		pages += KARENA_ARENA_PAGES;
 	spin_unlock(&heap->family->lock);
-	return pages;
-}
-
-/* Take an arena. Returns the number of pages freed. */
-static unsigned long candidate_purge(struct candidate *candidate, u32 now)
-{
-	struct karena_arena *arena = candidate->arena;
-	struct karena_heap *heap = arena->heap;
-	unsigned long pages = arena_pages(arena);
-	bool taken = karena_purge(arena, candidate->word);
-
+	taken = karena_purge(arena, candidate->word);
 	trace_karena_reclaim(heap, arena->index, taken ? pages : 0);
 	if (!taken) {
 		WRITE_ONCE(arena->tried_word, candidate->word);
