@@ -254,19 +254,6 @@ int karena_sparse_hold_huge(struct karena_frame *frame)
 	return -EBUSY;
 }
 
-/* Copy the pages that stay: at most half a frame, which takes as long as clearing it. */
-static bool demotion_copy(struct demotion *demotion, struct folio *huge)
-{
-	unsigned long i;
-
-	for (i = 0; i < KARENA_ARENA_PAGES; i++) {
-		if (demotion->fresh[i] && !demotion_old_page(demotion, i) &&
-		    !karena_page_copy(demotion->fresh[i], folio_page(huge, i)))
-			return false;
-	}
-	return true;
-}
-
 /* With CHANGING held, the arena frozen. */
 static void demotion_finish(struct demotion *demotion, struct karena_frame *huge)
 {
@@ -321,7 +308,8 @@ bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 	struct karena_frame *huge = karena_arena_huge(arena);
 	struct demotion demotion = { .arena = arena, .gone = gone };
 	u32 *state = karena_state(arena->heap, arena->index);
-	bool done = false;
+	unsigned long i;
+	bool done;
 	int held;
 
 	demotion.stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
@@ -334,8 +322,12 @@ bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 		return false;
 	karena_sparse_freeze(arena, NULL);
 	held = karena_sparse_hold_huge(huge);
-	if (held >= 0)
-		done = demotion_copy(&demotion, huge->folio);
+	done = held >= 0;
+	/* Copy the pages that stay: at most half a frame, which takes as long as clearing it. */
+	for (i = 0; i < KARENA_ARENA_PAGES && done; i++) {
+		if (demotion.fresh[i] && !demotion_old_page(&demotion, i))
+			done = karena_page_copy(demotion.fresh[i], folio_page(huge->folio, i));
+	}
 	if (held > 0)
 		folio_ref_unfreeze(huge->folio, 1);
 	if (done)
