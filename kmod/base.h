@@ -33,9 +33,8 @@
  * FROZEN: A bit of an arena that the holder of CHANGING sets and clears under family->lock.
  *	While it is set, faults get no reference to the frame, and nothing is allocated.
  *	HEAP_FROZEN is the same for all arenas of a heap, set by the cloner. A fault that
- *	meets either waits: it takes and drops heap->cloning, for reading, and CHANGING, and
- *	looks again. It holds neither a folio lock nor any lock further in, as no fault handler
- *	is called with one.
+ *	meets one of them takes and drops heap->cloning and CHANGING, and looks again. The
+ *	core calls fault handlers with neither a folio lock nor a page table lock held.
  * folio lock: A folio leaves its arena, or its arena is frozen, only while the folio is locked
  *	or its count is frozen; it gets another owner only when no fault is in progress there. A
  *	fault locks the folio and looks at the arena again. So the page that it returns is still
