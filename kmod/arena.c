@@ -355,7 +355,7 @@ void karena_arena_free(struct karena_heap *heap, struct karena_frame *frame,
 	frame_free(heap, frame, !base);
 	if (!base)
 		return;
-	atomic_long_dec(&heap->based);
+	atomic_long_dec(&heap->stats.based);
 	karena_frame_put(heap, base, true);
 }
 
@@ -420,8 +420,8 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 	struct karena_chunk *chunk;
 	unsigned long number, i;
 
-	karena_frame_count(heap, -atomic_long_read(&heap->huge),
-			   -atomic_long_read(&heap->sparse), 0);
+	karena_frame_count(heap, -atomic_long_read(&heap->stats.huge),
+			   -atomic_long_read(&heap->stats.sparse), 0);
 	xa_for_each(&heap->chunks, number, chunk) {
 		chunk_leave_shared(heap, chunk);
 		for (i = 0; i < KARENA_CHUNK; i++) {

@@ -12,7 +12,7 @@
  *	mmap_lock, or the lock of a VMA
  *	heap->cloning
  *	CHANGING, a bit of an arena
- *	folio lock, or heap->reaping
+ *	folio lock, or heap->orphans.reaping
  *	family->lock
  *
  * Innermost, each alone: the list_lru of groups, group->lock, and heap->by_mm. Memory is
@@ -49,13 +49,13 @@
  * list_lru of groups: The anchors. Reclaim finds a group there, and gets a reference to it
  *	unless it is being freed, and does nothing else, as all memory cgroups may share the
  *	lock.
- * group->lock: The members of a group. Reclaim keeps one heap at a time by heap->purges, and
- *	holds no lock between two heaps.
- * heap->purges: A count of reclaim at work in the heap, raised under the lock of a group of
- *	which the heap is a member. The heap is destroyed when it is 0.
+ * group->lock: The members of a group. Reclaim keeps one heap at a time by
+ *	heap->groups.purges, and holds no lock between two heaps.
+ * heap->groups.purges: A count of reclaim at work in the heap, raised under the lock of a
+ *	group of which the heap is a member. The heap is destroyed when it is 0.
  * heap->by_mm: A bit lock in each bucket of the hash table of heaps. The file of a heap in a
  *	bucket is not freed.
- * heap->reaping: A mutex that is held to free orphans; see folio.c.
+ * heap->orphans.reaping: A mutex that is held to free orphans; see folio.c.
  *
  * Lifetime: a heap lives as long as its file, which its descriptors and mappings hold. After
  * that, the arenas that shares cover live until the last share is closed. A family lives as long
@@ -141,64 +141,129 @@ struct karena_family {
 };
 
 /**
- * struct karena_heap - One process's private heap.
- * @kobj: Its directory in sysfs.
+ * struct karena_heap_dir - A heap's directory in sysfs; see dir.c.
+ * @kobj: The directory.
  * @released: Completed when @kobj is released; see karena_dir_free().
- * @sysfs_work: Adds the directory after the first commit.
- * @flags: Bits of enum karena_heap_flag.
- * @id: Its number, which is never used again.
- * @name: The name that the creator gave it.
- * @family: The family of the heap and its clones.
- * @sibling: In the family's list of heaps.
- * @by_mm: In the hash table by which a process's heap is found; see heap.c.
- * @file: Its file; not counted.
- * @mm: The one address space that may map and drive it. The structure is held, the mappings
- *	are not.
- * @users: References: of its file, and of shares.
- * @mappings: The number of VMAs of it.
- * @end_work: Empties it when its process has ended and its descriptors have not.
- * @pid: Its process; NULL in a clone until the child has touched it.
- * @uid: The user that made it.
- * @answerable: The user whose quota its directory counts against.
- * @gid: The group of the device node it was made through.
- * @clock: The offset of its process's CLOCK_MONOTONIC, in units of the state words.
- * @policy: Of enum karena_policy.
- * @node: The NUMA node of @policy.
- * @fork: Of enum karena_fork.
- * @parent: The number of the heap it is a clone of, or 0.
- * @first_key: The index of the window's first page in futex keys.
- * @start: The address of the window, or 0; mmap_lock protects it.
- * @nr_arenas: Arenas in the window.
- * @control: The pages of the control region; NULL where none has been needed yet.
- * @nr_control: The number of these pages.
- * @limit: Pages it may commit. The family's lock protects this and all members up to
- *	@shares.
+ * @work: Adds the directory after the first commit.
+ * @uid: The user that made the heap.
+ * @answerable: The user whose quota the directory counts against.
+ * @gid: The group of the device node the heap was made through.
+ *
+ * The ids do not change. Bits of heap->flags say whether there is a directory.
+ */
+struct karena_heap_dir {
+	struct kobject kobj;
+	struct completion *released;
+	struct delayed_work work;
+	kuid_t uid;
+	kuid_t answerable;
+	kgid_t gid;
+};
+
+/**
+ * struct karena_heap_control - A heap's control region; see control.c.
+ * @pages: Its pages; NULL where none has been needed yet.
+ * @nr: The number of these pages.
+ *
+ * cmpxchg() adds a page, which stays until the heap is destroyed.
+ */
+struct karena_heap_control {
+	struct page **pages;
+	unsigned long nr;
+};
+
+/**
+ * struct karena_heap_charge - What a heap may have, and what it has; see limit.c.
+ * @limit: Pages it may commit.
  * @soft_limit: Pages above which it is under pressure.
  * @committed: Pages it has committed, is about to commit, or holds as orphans.
- * @charged: @committed and its ready pages.
+ * @pages: @committed and its ready pages.
  * @memlock: The RLIMIT_MEMLOCK of its process at the last look, in pages.
- * @orphans: Folios that were released but are pinned.
- * @nr_orphans: The number of these.
+ *
+ * The family's lock protects all of it.
+ */
+struct karena_heap_charge {
+	unsigned long limit;
+	unsigned long soft_limit;
+	unsigned long committed;
+	unsigned long pages;
+	unsigned long memlock;
+};
+
+/**
+ * struct karena_heap_orphans - Folios that a heap has released, but devices pin; see folio.c.
+ * @folios: The folios.
+ * @nr: The number of these.
+ * @wait_after: No commit waits for orphans before this, in jiffies.
  * @reaping: Held to free orphans: each is charged until it is free, and a commit that needs
  *	the room waits.
- * @wait_after: No commit waits for orphans before this, in jiffies.
- * @ready: Its ready frames, once it has had any.
- * @nr_ready: The number of these.
+ * @work: Frees orphans that are no longer pinned.
+ *
+ * The family's lock protects the list, the number and the time.
+ */
+struct karena_heap_orphans {
+	struct list_head folios;
+	unsigned long nr;
+	unsigned long wait_after;
+	struct mutex reaping;	/* see above */
+	struct delayed_work work;
+};
+
+/**
+ * struct karena_heap_ready - Frames that are cleared ahead for a heap; see ready.c.
+ * @frames: The ready frames, once it has had any.
+ * @nr: The number of these.
  * @ahead: How many frames the module keeps ready by itself, on @ahead_node.
  * @ahead_node: The node of the last commit.
  * @last_commit: When a huge frame was last committed, in jiffies.
  * @fill_after: No frame is made ready before this, in jiffies.
- * @pressure: Of enum karena_pressure.
- * @pressure_events: How often it has risen.
- * @pressure_until: When each level ends, in jiffies.
- * @pressure_wait: The queue of processes that wait for a rise; may outlive the heap.
- * @shares: Ranges that other processes may map.
- * @orphan_work: Frees orphans that are no longer pinned.
- * @pressure_work: Lets pressure fall.
- * @cloning: See the top.
- * @promote_work: Makes arenas huge again that are no longer shared.
- * @ready_work: Fills and drains @ready.
- * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
+ * @work: Fills and drains @frames.
+ *
+ * The family's lock protects all of it except the work item.
+ */
+struct karena_heap_ready {
+	struct karena_ready_frames *frames;
+	unsigned long nr;
+	unsigned int ahead;
+	int ahead_node;
+	unsigned long last_commit;
+	unsigned long fill_after;
+	struct kthread_delayed_work work;
+};
+
+/**
+ * struct karena_heap_pressure - How short of memory a heap is; see pressure.c.
+ * @level: Of enum karena_pressure.
+ * @events: How often the level has risen.
+ * @until: When each level ends, in jiffies.
+ * @wait: The queue of processes that wait for a rise; may outlive the heap.
+ * @work: Lets the level fall.
+ *
+ * The family's lock protects the level, the events and the times.
+ */
+struct karena_heap_pressure {
+	u32 level;
+	u32 events;
+	unsigned long until[KARENA_PRESSURE_HIGH + 1];
+	struct karena_wait *wait;
+	struct delayed_work work;
+};
+
+/**
+ * struct karena_heap_groups - How reclaim finds a heap; see group.c.
+ * @members: The heap's memberships in groups, which are only added to until it is destroyed.
+ * @purges: Reclaim at work in the heap; see the top.
+ *
+ * The lock of a group protects its members. The list of one heap's memberships is changed by
+ * cmpxchg().
+ */
+struct karena_heap_groups {
+	struct karena_member *members;
+	atomic_t purges;
+};
+
+/**
+ * struct karena_heap_stats - What a heap's directory in sysfs shows of its arenas.
  * @huge: Arenas with a huge frame.
  * @sparse: Arenas with a sparse frame.
  * @sparse_pages: Pages of these.
@@ -208,15 +273,66 @@ struct karena_family {
  * @copies: Shared pages that were copied.
  * @faults: Faults taken in the window.
  * @refused: Commits that failed for want of memory or at a limit.
- * @members: Its memberships in groups, which are only added to until it is destroyed.
- * @purges: Reclaim at work in it; see the top.
- * @reclaimed: Arenas that reclaim took from it.
- * @reclaimed_ready: Ready frames that reclaim took from it.
+ * @reclaimed: Arenas that reclaim took from the heap.
+ * @reclaimed_ready: Ready frames that reclaim took from the heap.
+ *
+ * No lock protects them, and none is exact while the heap changes.
+ */
+struct karena_heap_stats {
+	atomic_long_t huge;
+	atomic_long_t sparse;
+	atomic_long_t sparse_pages;
+	atomic_long_t based;
+	atomic_long_t demoted;
+	atomic_long_t promoted;
+	atomic_long_t copies;
+	atomic_long_t faults;
+	atomic_long_t refused;
+	atomic_long_t reclaimed;
+	atomic_long_t reclaimed_ready;
+};
+
+/**
+ * struct karena_heap - One process's private heap.
+ * @dir: Its directory in sysfs. The kobject's release frees the heap.
+ * @flags: Bits of enum karena_heap_flag.
+ * @id: Its number, which is never used again.
+ * @name: The name that the creator gave it.
+ * @family: The family of the heap and its clones.
+ * @sibling: In the family's list of heaps; the family's lock protects it.
+ * @by_mm: In the hash table by which a process's heap is found; see heap.c.
+ * @file: Its file; not counted.
+ * @mm: The one address space that may map and drive it. The structure is held, the mappings
+ *	are not.
+ * @users: References: of its file, and of shares.
+ * @mappings: The number of VMAs of it.
+ * @end_work: Empties it when its process has ended and its descriptors have not.
+ * @pid: Its process; NULL in a clone until the child has touched it.
+ * @clock: The offset of its process's CLOCK_MONOTONIC, in units of the state words.
+ * @policy: Of enum karena_policy.
+ * @node: The NUMA node of @policy.
+ * @fork: Of enum karena_fork.
+ * @parent: The number of the heap it is a clone of, or 0.
+ * @first_key: The index of the window's first page in futex keys.
+ * @start: The address of the window, or 0; mmap_lock protects it.
+ * @nr_arenas: Arenas in the window.
+ * @control: The control region.
+ * @shares: Ranges that other processes may map; the family's lock protects the tree.
+ * @cloning: See the top.
+ * @promote_work: Makes arenas huge again that are no longer shared.
+ * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
+ * @charge: Limits and charges.
+ * @orphans: Released folios that are still pinned.
+ * @ready: Frames made ahead.
+ * @pressure: How short of memory it is.
+ * @groups: Its memberships in groups.
+ * @stats: Counts of its arenas and of events.
+ *
+ * All members without a lock are set before the heap is published, and do not change, except
+ * @clock and @pid, which a clone's first touch sets.
  */
 struct karena_heap {
-	struct kobject kobj;
-	struct completion *released;
-	struct delayed_work sysfs_work;
+	struct karena_heap_dir dir;
 	unsigned long flags;
 	u64 id;
 	char name[KARENA_NAME_SIZE];
@@ -229,9 +345,6 @@ struct karena_heap {
 	atomic_t mappings;
 	struct work_struct end_work;
 	struct pid *pid;
-	kuid_t uid;
-	kuid_t answerable;
-	kgid_t gid;
 	u32 clock;
 	u32 policy;
 	int node;
@@ -240,49 +353,18 @@ struct karena_heap {
 	pgoff_t first_key;
 	unsigned long start;
 	unsigned long nr_arenas;
-	struct page **control;
-	unsigned long nr_control;
-
-	unsigned long limit;
-	unsigned long soft_limit;
-	unsigned long committed;
-	unsigned long charged;
-	unsigned long memlock;
-	struct list_head orphans;
-	unsigned long nr_orphans;
-	struct mutex reaping;	/* see above */
-	unsigned long wait_after;
-	struct karena_ready_frames *ready;
-	unsigned long nr_ready;
-	unsigned int ahead;
-	int ahead_node;
-	unsigned long last_commit;
-	unsigned long fill_after;
-	u32 pressure;
-	u32 pressure_events;
-	unsigned long pressure_until[KARENA_PRESSURE_HIGH + 1];
-	struct karena_wait *pressure_wait;
+	struct karena_heap_control control;
 	struct rb_root_cached shares;
-
-	struct delayed_work orphan_work;
-	struct delayed_work pressure_work;
 	struct rw_semaphore cloning;
 	struct delayed_work promote_work;
-	struct kthread_delayed_work ready_work;
 	struct xarray chunks;
-	atomic_long_t huge;
-	atomic_long_t sparse;
-	atomic_long_t sparse_pages;
-	atomic_long_t based;
-	atomic_long_t demoted;
-	atomic_long_t promoted;
-	atomic_long_t copies;
-	atomic_long_t faults;
-	atomic_long_t refused;
-	struct karena_member *members;
-	atomic_t purges;
-	atomic_long_t reclaimed;
-	atomic_long_t reclaimed_ready;
+
+	struct karena_heap_charge charge;
+	struct karena_heap_orphans orphans;
+	struct karena_heap_ready ready;
+	struct karena_heap_pressure pressure;
+	struct karena_heap_groups groups;
+	struct karena_heap_stats stats;
 };
 
 /**

@@ -193,7 +193,7 @@ static void clone_arenas(struct clone *clone)
 	}
 	clone_flush_protect(clone);
 	karena_frame_count(heap, clone->huge, clone->sparse, clone->sparse_pages);
-	atomic_long_add(clone->based, &heap->based);
+	atomic_long_add(clone->based, &heap->stats.based);
 	karena_charge_heap(heap, clone->pages);
 }
 
@@ -348,7 +348,7 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
 	if (public)
 		heap_freeze(heap);
 	/* From here on, a touch of the state words waits, and no other thread changes them. */
-	karena_windows_unmap(windows, window, window + heap->nr_control);
+	karena_windows_unmap(windows, window, window + heap->control.nr);
 	karena_control_copy(heap, clone.clone);
 	clone_arenas(&clone);
 	clone_pinned(&clone);

@@ -228,7 +228,7 @@ int karena_commit(struct karena_heap *heap, unsigned long page, unsigned long co
 		karena_pressure_check(heap);
 		return 0;
 	}
-	atomic_long_inc(&heap->refused);
+	atomic_long_inc(&heap->stats.refused);
 	karena_pressure_raise(heap, KARENA_PRESSURE_HIGH);
 	return err;
 }

@@ -28,7 +28,7 @@
  */
 struct karena_control *karena_control(struct karena_heap *heap)
 {
-	return page_address(heap->control[0]);
+	return page_address(heap->control.pages[0]);
 }
 
 static void control_put(struct page *page)
@@ -49,7 +49,7 @@ struct page *karena_control_page(struct karena_heap *heap, unsigned long number,
 				 gfp_t gfp)
 {
 	/* Pairs with the cmpxchg() below. */
-	struct page *page = smp_load_acquire(&heap->control[number]);
+	struct page *page = smp_load_acquire(&heap->control.pages[number]);
 	struct page *made;
 
 	if (page)
@@ -59,7 +59,7 @@ struct page *karena_control_page(struct karena_heap *heap, unsigned long number,
 		return NULL;
 	karena_key_set(heap, page_folio(made),
 		       heap->nr_arenas * KARENA_ARENA_PAGES + number);
-	page = cmpxchg(&heap->control[number], NULL, made);
+	page = cmpxchg(&heap->control.pages[number], NULL, made);
 	if (!page)
 		return made;
 	control_put(made);
@@ -90,7 +90,7 @@ bool karena_control_states(struct karena_heap *heap, unsigned long index, gfp_t 
 u32 *karena_state(struct karena_heap *heap, unsigned long index)
 {
 	/* Pairs with karena_control_page(). */
-	struct page *page = smp_load_acquire(&heap->control[FIRST_STATES + index /
+	struct page *page = smp_load_acquire(&heap->control.pages[FIRST_STATES + index /
 							    STATES_PER_PAGE]);
 
 	return page ? (u32 *)page_address(page) + index % STATES_PER_PAGE : NULL;
@@ -104,7 +104,7 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index)
  */
 unsigned long karena_control_word_pages(const struct karena_heap *heap)
 {
-	return heap->nr_control - FIRST_STATES;
+	return heap->control.nr - FIRST_STATES;
 }
 
 /**
@@ -134,7 +134,7 @@ u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
  */
 void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 {
-	struct karena_stats *shared = page_address(heap->control[STATS_PAGE]);
+	struct karena_stats *shared = page_address(heap->control.pages[STATS_PAGE]);
 	u32 sequence;
 	int tries;
 
@@ -163,7 +163,7 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 bool karena_control_part(struct karena_heap *heap, unsigned long index,
 			 unsigned long *gone)
 {
-	struct karena_part *part = page_address(heap->control[0]) + PART_OFFSET;
+	struct karena_part *part = page_address(heap->control.pages[0]) + PART_OFFSET;
 	u64 pages[KARENA_ARENA_PAGES / 64];
 	int i;
 
@@ -204,8 +204,8 @@ void karena_control_settle(struct karena_heap *heap)
 {
 	unsigned long i;
 
-	for (i = 0; i < heap->nr_control; i++) {
-		struct page *page = READ_ONCE(heap->control[i]);
+	for (i = 0; i < heap->control.nr; i++) {
+		struct page *page = READ_ONCE(heap->control.pages[i]);
 
 		if (!page)
 			continue;
@@ -222,11 +222,11 @@ void karena_control_free(struct karena_heap *heap)
 {
 	unsigned long i;
 
-	for (i = 0; i < heap->nr_control; i++) {
-		if (heap->control[i])
-			control_put(heap->control[i]);
+	for (i = 0; i < heap->control.nr; i++) {
+		if (heap->control.pages[i])
+			control_put(heap->control.pages[i]);
 	}
-	kvfree(heap->control);
+	kvfree(heap->control.pages);
 }
 
 /**
@@ -240,10 +240,10 @@ void karena_control_copy(struct karena_heap *heap, struct karena_heap *clone)
 	const u32 *from;
 	u32 *to;
 
-	copy_page(page_address(clone->control[STATS_PAGE]),
-		  page_address(heap->control[STATS_PAGE]));
-	for (i = FIRST_STATES; i < heap->nr_control; i++, left -= nr) {
-		struct page *page = READ_ONCE(heap->control[i]), *copy;
+	copy_page(page_address(clone->control.pages[STATS_PAGE]),
+		  page_address(heap->control.pages[STATS_PAGE]));
+	for (i = FIRST_STATES; i < heap->control.nr; i++, left -= nr) {
+		struct page *page = READ_ONCE(heap->control.pages[i]), *copy;
 
 		nr = min(left, STATES_PER_PAGE);
 		if (!page)
@@ -289,10 +289,10 @@ int karena_control_alloc(struct karena_heap *heap, gfp_t gfp)
 	unsigned long pages = control_pages(heap->nr_arenas);
 	struct karena_control *control;
 
-	heap->control = kvcalloc(pages, sizeof(*heap->control), gfp);
-	if (!heap->control)
+	heap->control.pages = kvcalloc(pages, sizeof(*heap->control.pages), gfp);
+	if (!heap->control.pages)
 		return -ENOMEM;
-	heap->nr_control = pages;
+	heap->control.nr = pages;
 	if (!karena_control_page(heap, 0, gfp) ||
 	    !karena_control_page(heap, STATS_PAGE, gfp)) {
 		karena_control_free(heap);

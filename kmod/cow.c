@@ -50,7 +50,7 @@ int karena_cow_split(struct karena_arena *arena, gfp_t gfp)
 	karena_arena_set_frame(arena, frame);
 	spin_unlock(&heap->family->lock);
 	folio_unlock(base->folio);
-	atomic_long_inc(&heap->based);
+	atomic_long_inc(&heap->stats.based);
 	karena_frame_count(heap, -1, 1, 0);
 	return 0;
 }
@@ -82,7 +82,7 @@ static void arena_install_page(struct karena_arena *arena, unsigned long i,
 	spin_unlock(&heap->family->lock);
 	karena_charge_all(1);
 	karena_frame_count(heap, 0, 0, more);
-	atomic_long_inc(&heap->copies);
+	atomic_long_inc(&heap->stats.copies);
 	atomic_long_inc(&karena_nr_copies);
 	trace_karena_copy(heap, arena->index * KARENA_ARENA_PAGES + i);
 }
@@ -142,7 +142,7 @@ static bool arena_leave_base(struct karena_arena *arena)
 	spin_unlock(&heap->family->lock);
 	if (arena->base)
 		return false;
-	atomic_long_dec(&heap->based);
+	atomic_long_dec(&heap->stats.based);
 	karena_frame_put(heap, base, false);
 	return true;
 }
@@ -321,8 +321,8 @@ static bool arena_promote(struct karena_arena *arena)
 	}
 	karena_frame_count(heap, 1, -1, -(long)frame->nr_pages);
 	karena_frame_discard(frame);
-	atomic_long_dec(&heap->based);
-	atomic_long_inc(&heap->promoted);
+	atomic_long_dec(&heap->stats.based);
+	atomic_long_inc(&heap->stats.promoted);
 	atomic_long_inc(&karena_nr_promoted);
 	return true;
 }
@@ -434,7 +434,7 @@ static void family_gone_work(struct work_struct *work)
 
 	spin_lock(&family->lock);
 	list_for_each_entry(heap, &family->heaps, sibling) {
-		if (atomic_long_read(&heap->based))
+		if (atomic_long_read(&heap->stats.based))
 			queue_delayed_work(karena_workqueue, &heap->promote_work, 0);
 	}
 	spin_unlock(&family->lock);

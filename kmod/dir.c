@@ -69,18 +69,18 @@ static bool directory_count(kuid_t user, int change)
 
 static void heap_released(struct kobject *kobj)
 {
-	complete(container_of(kobj, struct karena_heap, kobj)->released);
+	complete(container_of(kobj, struct karena_heap, dir.kobj)->dir.released);
 }
 
 static void heap_ownership(karena_kobj_const struct kobject *kobj, kuid_t *uid,
 			   kgid_t *gid)
 {
 	const struct karena_heap *heap = container_of(kobj, struct karena_heap,
-						      kobj);
+						      dir.kobj);
 
 	*uid = test_bit(KARENA_HEAP_ROOTS, &heap->flags) ? GLOBAL_ROOT_UID :
-							   heap->uid;
-	*gid = heap->gid;
+							   heap->dir.uid;
+	*gid = heap->dir.gid;
 }
 
 static struct kobj_type heap_ktype = {
@@ -91,17 +91,17 @@ static struct kobj_type heap_ktype = {
 static void heap_add_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
-						sysfs_work.work);
+						dir.work.work);
 	int err;
 
-	if (kobject_add(&heap->kobj, heaps_dir, "%llu", heap->id))
+	if (kobject_add(&heap->dir.kobj, heaps_dir, "%llu", heap->id))
 		goto err;
 	/* Not as the type's defaults, which are removed one by one, and these at once. */
-	if (sysfs_create_group(&heap->kobj, heap_group))
+	if (sysfs_create_group(&heap->dir.kobj, heap_group))
 		goto err_dir;
 	/* The one file that can be written to is root's from the start. */
 	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
-	err = sysfs_create_file(&heap->kobj, heap_limit);
+	err = sysfs_create_file(&heap->dir.kobj, heap_limit);
 	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
 	if (err)
 		goto err_dir;
@@ -109,9 +109,9 @@ static void heap_add_work(struct work_struct *work)
 	return;
 
 err_dir:
-	kobject_del(&heap->kobj);
+	kobject_del(&heap->dir.kobj);
 err:
-	directory_count(heap->answerable, -1);
+	directory_count(heap->dir.answerable, -1);
 	clear_bit(KARENA_HEAP_NAMED, &heap->flags);
 }
 
@@ -121,9 +121,9 @@ err:
  */
 void karena_dir_prepare(struct karena_heap *heap)
 {
-	kobject_init(&heap->kobj, &heap_ktype);
-	heap->answerable = user_answerable();
-	INIT_DELAYED_WORK(&heap->sysfs_work, heap_add_work);
+	kobject_init(&heap->dir.kobj, &heap_ktype);
+	heap->dir.answerable = user_answerable();
+	INIT_DELAYED_WORK(&heap->dir.work, heap_add_work);
 }
 
 /**
@@ -137,8 +137,8 @@ void karena_dir_free(struct karena_heap *heap)
 {
 	DECLARE_COMPLETION_ONSTACK(released);
 
-	heap->released = &released;
-	kobject_put(&heap->kobj);
+	heap->dir.released = &released;
+	kobject_put(&heap->dir.kobj);
 	wait_for_completion(&released);
 	kfree(heap);
 }
@@ -160,8 +160,8 @@ void karena_dir_add(struct karena_heap *heap)
 	if (!READ_ONCE(heap->pid) ||
 	    test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
-	if (directory_count(heap->answerable, 1))
-		queue_delayed_work(karena_workqueue, &heap->sysfs_work,
+	if (directory_count(heap->dir.answerable, 1))
+		queue_delayed_work(karena_workqueue, &heap->dir.work,
 				   heap->parent ? CLONE_DELAY : 0);
 	else
 		clear_bit(KARENA_HEAP_NAMED, &heap->flags);
@@ -177,13 +177,13 @@ void karena_dir_remove(struct karena_heap *heap)
 {
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
-	cancel_delayed_work_sync(&heap->sysfs_work);
+	cancel_delayed_work_sync(&heap->dir.work);
 	/* Without memory the work may have given it up. */
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
 	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
-		kobject_del(&heap->kobj);
-	directory_count(heap->answerable, -1);
+		kobject_del(&heap->dir.kobj);
+	directory_count(heap->dir.answerable, -1);
 }
 
 /**

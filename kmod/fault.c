@@ -209,7 +209,7 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 	struct page *page;
 	vm_fault_t ret;
 
-	if (index >= heap->nr_control)
+	if (index >= heap->control.nr)
 		return VM_FAULT_SIGBUS;
 	/* A page for two GiB of window: a limit must not end in a signal. */
 	page = karena_control_page(heap, index, GFP_KERNEL | __GFP_NOFAIL);
@@ -264,7 +264,7 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 	if (ret & VM_FAULT_RETRY)
 		return ret;
 	if (page < window)
-		atomic_long_inc(&heap->faults);
+		atomic_long_inc(&heap->stats.faults);
 	trace_karena_fault(heap, page, (__force unsigned int)ret);
 	return ret;
 }
@@ -349,7 +349,7 @@ vm_fault_t karena_huge_fault(struct vm_fault *vmf)
 	karena_arena_unlock_page(&place);
 	if (!done)
 		return VM_FAULT_FALLBACK;
-	atomic_long_inc(&heap->faults);
+	atomic_long_inc(&heap->stats.faults);
 	trace_karena_fault(heap, vmf->pgoff, (__force unsigned int)VM_FAULT_NOPAGE);
 	return VM_FAULT_NOPAGE;
 }

@@ -233,10 +233,10 @@ void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool count
 		karena_charge_heap(heap, pages);
 	atomic_long_inc(&nr_orphans);
 	spin_lock(&heap->family->lock);
-	list_add_tail(&folio->lru, &heap->orphans);
-	WRITE_ONCE(heap->nr_orphans, heap->nr_orphans + 1);
+	list_add_tail(&folio->lru, &heap->orphans.folios);
+	WRITE_ONCE(heap->orphans.nr, heap->orphans.nr + 1);
 	spin_unlock(&heap->family->lock);
-	queue_delayed_work(karena_workqueue, &heap->orphan_work, REAP_EVERY);
+	queue_delayed_work(karena_workqueue, &heap->orphans.work, REAP_EVERY);
 }
 
 /*
@@ -280,15 +280,15 @@ static void orphans_free(struct karena_heap *heap, struct list_head *free)
 	}
 }
 
-/* Free some orphans. Returns their number. heap->reaping is held. */
+/* Free some orphans. Returns their number. heap->orphans.reaping is held. */
 static unsigned long heap_reap_slice(struct karena_heap *heap)
 {
 	unsigned long moved;
 	LIST_HEAD(free);
 
 	spin_lock(&heap->family->lock);
-	moved = orphans_collect(&heap->orphans, &free);
-	WRITE_ONCE(heap->nr_orphans, heap->nr_orphans - moved);
+	moved = orphans_collect(&heap->orphans.folios, &free);
+	WRITE_ONCE(heap->orphans.nr, heap->orphans.nr - moved);
 	spin_unlock(&heap->family->lock);
 	orphans_free(heap, &free);
 	return moved;
@@ -302,10 +302,10 @@ static unsigned long heap_reap_slice(struct karena_heap *heap)
  */
 void karena_folio_reap_some(struct karena_heap *heap)
 {
-	if (!READ_ONCE(heap->nr_orphans) || !mutex_trylock(&heap->reaping))
+	if (!READ_ONCE(heap->orphans.nr) || !mutex_trylock(&heap->orphans.reaping))
 		return;
 	heap_reap_slice(heap);
-	mutex_unlock(&heap->reaping);
+	mutex_unlock(&heap->orphans.reaping);
 }
 
 /*
@@ -318,15 +318,15 @@ static bool heap_reap(struct karena_heap *heap)
 	bool any = false;
 	long left;
 
-	if (!mutex_trylock(&heap->reaping)) {
-		mutex_lock(&heap->reaping);
+	if (!mutex_trylock(&heap->orphans.reaping)) {
+		mutex_lock(&heap->orphans.reaping);
 		any = true;
 	}
-	for (left = READ_ONCE(heap->nr_orphans); left > 0; left -= REAP_SLICE) {
+	for (left = READ_ONCE(heap->orphans.nr); left > 0; left -= REAP_SLICE) {
 		any |= heap_reap_slice(heap);
 		cond_resched();
 	}
-	mutex_unlock(&heap->reaping);
+	mutex_unlock(&heap->orphans.reaping);
 	return any;
 }
 
@@ -368,7 +368,7 @@ static bool heap_has_passing(struct karena_heap *heap)
 	bool any = false;
 
 	spin_lock(&heap->family->lock);
-	list_for_each_entry(folio, &heap->orphans, lru) {
+	list_for_each_entry(folio, &heap->orphans.folios, lru) {
 		any = !folio_maybe_dma_pinned(folio);
 		if (any || ++seen == REAP_SLICE)
 			break;
@@ -389,8 +389,8 @@ static bool heap_has_passing(struct karena_heap *heap)
  */
 bool karena_folio_passing(struct karena_heap *heap)
 {
-	return READ_ONCE(heap->nr_orphans) && heap_has_passing(heap) &&
-	       time_after_eq(jiffies, READ_ONCE(heap->wait_after));
+	return READ_ONCE(heap->orphans.nr) && heap_has_passing(heap) &&
+	       time_after_eq(jiffies, READ_ONCE(heap->orphans.wait_after));
 }
 
 /**
@@ -410,17 +410,17 @@ void karena_folio_wait(struct karena_heap *heap)
 		schedule_timeout_killable(msecs_to_jiffies(10));
 	}
 	if (!heap_reap(heap))
-		WRITE_ONCE(heap->wait_after, jiffies + HZ);
+		WRITE_ONCE(heap->orphans.wait_after, jiffies + HZ);
 }
 
 static void heap_orphan_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
-						orphan_work.work);
+						orphans.work.work);
 
 	heap_reap(heap);
-	if (!list_empty(&heap->orphans))
-		queue_delayed_work(karena_workqueue, &heap->orphan_work,
+	if (!list_empty(&heap->orphans.folios))
+		queue_delayed_work(karena_workqueue, &heap->orphans.work,
 				   REAP_EVERY);
 }
 
@@ -442,10 +442,10 @@ static void abandoned_work_fn(struct work_struct *work)
  */
 void karena_folio_prepare(struct karena_heap *heap)
 {
-	INIT_LIST_HEAD(&heap->orphans);
-	mutex_init(&heap->reaping);
-	heap->wait_after = jiffies;
-	INIT_DELAYED_WORK(&heap->orphan_work, heap_orphan_work);
+	INIT_LIST_HEAD(&heap->orphans.folios);
+	mutex_init(&heap->orphans.reaping);
+	heap->orphans.wait_after = jiffies;
+	INIT_DELAYED_WORK(&heap->orphans.work, heap_orphan_work);
 }
 
 /**
@@ -454,12 +454,12 @@ void karena_folio_prepare(struct karena_heap *heap)
  */
 void karena_folio_abandon(struct karena_heap *heap)
 {
-	cancel_delayed_work_sync(&heap->orphan_work);
-	if (list_empty(&heap->orphans))
+	cancel_delayed_work_sync(&heap->orphans.work);
+	if (list_empty(&heap->orphans.folios))
 		return;
 	spin_lock(&abandoned_lock);
-	list_splice_tail_init(&heap->orphans, &abandoned);
-	WRITE_ONCE(nr_abandoned, nr_abandoned + heap->nr_orphans);
+	list_splice_tail_init(&heap->orphans.folios, &abandoned);
+	WRITE_ONCE(nr_abandoned, nr_abandoned + heap->orphans.nr);
 	spin_unlock(&abandoned_lock);
 	queue_delayed_work(karena_workqueue, &abandoned_work, 0);
 }

@@ -30,15 +30,15 @@ atomic_long_t karena_nr_sparse_pages;
 void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long pages)
 {
 	if (huge) {
-		atomic_long_add(huge, &heap->huge);
+		atomic_long_add(huge, &heap->stats.huge);
 		atomic_long_add(huge, &karena_nr_huge);
 	}
 	if (sparse) {
-		atomic_long_add(sparse, &heap->sparse);
+		atomic_long_add(sparse, &heap->stats.sparse);
 		atomic_long_add(sparse, &karena_nr_sparse);
 	}
 	if (pages) {
-		atomic_long_add(pages, &heap->sparse_pages);
+		atomic_long_add(pages, &heap->stats.sparse_pages);
 		atomic_long_add(pages, &karena_nr_sparse_pages);
 	}
 }

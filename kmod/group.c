@@ -181,7 +181,7 @@ static bool anchor_add(struct karena_group *group, int node, gfp_t gfp)
 static struct karena_member *member_find(struct karena_heap *heap, u64 memcg)
 {
 	/* Pairs with member_add(). */
-	struct karena_member *member = smp_load_acquire(&heap->members);
+	struct karena_member *member = smp_load_acquire(&heap->groups.members);
 
 	while (member && member->group->memcg != memcg)
 		member = member->others;
@@ -207,8 +207,8 @@ static struct karena_member *member_add(struct karena_heap *heap,
 		group->nr_members++;
 		/* Another thread may add another group's. */
 		do {
-			member->others = READ_ONCE(heap->members);
-		} while (cmpxchg_release(&heap->members, member->others, member) !=
+			member->others = READ_ONCE(heap->groups.members);
+		} while (cmpxchg_release(&heap->groups.members, member->others, member) !=
 			 member->others);
 	}
 	spin_unlock(&group->lock);
@@ -270,7 +270,7 @@ void karena_group_inherit(struct karena_heap *heap, struct karena_heap *clone)
 	struct karena_member *member;
 
 	/* Pairs with member_add(). */
-	member = smp_load_acquire(&heap->members);
+	member = smp_load_acquire(&heap->groups.members);
 	for (; member; member = member->others) {
 		refcount_inc(&member->group->users);
 		member_add(clone, member->group, KARENA_CLONE_GFP);
@@ -313,15 +313,15 @@ void karena_group_leave(struct karena_heap *heap)
 {
 	struct karena_member *member, *others;
 
-	for (member = heap->members; member; member = member->others)
+	for (member = heap->groups.members; member; member = member->others)
 		member_remove(member);
-	wait_var_event(&heap->purges, !atomic_read(&heap->purges));
-	for (member = heap->members; member; member = others) {
+	wait_var_event(&heap->groups.purges, !atomic_read(&heap->groups.purges));
+	for (member = heap->groups.members; member; member = others) {
 		others = member->others;
 		karena_group_put(member->group);
 		kfree(member);
 	}
-	heap->members = NULL;
+	heap->groups.members = NULL;
 }
 
 /**
@@ -330,7 +330,7 @@ void karena_group_leave(struct karena_heap *heap)
  */
 void karena_purge_get(struct karena_heap *heap)
 {
-	atomic_inc(&heap->purges);
+	atomic_inc(&heap->groups.purges);
 }
 
 /**
@@ -339,8 +339,8 @@ void karena_purge_get(struct karena_heap *heap)
  */
 void karena_purge_put(struct karena_heap *heap)
 {
-	if (atomic_dec_and_test(&heap->purges))
-		wake_up_var(&heap->purges);
+	if (atomic_dec_and_test(&heap->groups.purges))
+		wake_up_var(&heap->groups.purges);
 }
 
 /* Look at a member whose heap is kept. Returns the page at which the look has stopped. */
@@ -436,7 +436,7 @@ static void group_tell_work(struct work_struct *work)
 	for (; member && left; left--) {
 		struct karena_heap *heap = member->heap;
 
-		if (atomic_long_read(&heap->huge) || atomic_long_read(&heap->sparse))
+		if (atomic_long_read(&heap->stats.huge) || atomic_long_read(&heap->stats.sparse))
 			karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 		member = member_move_on(group, member);
 		cond_resched();

@@ -313,7 +313,7 @@ static struct karena_heap *heap_alloc(struct karena_family *family,
 	heap->family = family;
 	heap->nr_arenas = nr_arenas;
 	heap->id = atomic64_inc_return(&karena_last_id);
-	heap->uid = current_euid();
+	heap->dir.uid = current_euid();
 	INIT_LIST_HEAD(&heap->sibling);
 	INIT_HLIST_BL_NODE(&heap->by_mm);
 	heap->shares = RB_ROOT_CACHED;
@@ -441,7 +441,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
 		return ERR_PTR(-ENOMEM);
 	}
 	strscpy(heap->name, create->name, sizeof(heap->name));
-	heap->gid = gid;
+	heap->dir.gid = gid;
 	heap->clock = heap_clock();
 	heap->policy = create->policy;
 	heap->node = create->node;
@@ -449,10 +449,10 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
 	family->shared = create->fork == KARENA_FORK_SHARE;
 	if (create->flags & KARENA_CREATE_IO)
 		set_bit(KARENA_HEAP_IO, &heap->flags);
-	heap->limit = min(create->limit ?: create->window, create->window) >>
+	heap->charge.limit = min(create->limit ?: create->window, create->window) >>
 		      PAGE_SHIFT;
-	heap->soft_limit = karena_limit_pages(create->soft_limit);
-	heap->memlock = karena_limit_memlock();
+	heap->charge.soft_limit = karena_limit_pages(create->soft_limit);
+	heap->charge.memlock = karena_limit_memlock();
 	heap->pid = get_pid(task_tgid(current));
 	heap_for_mm(heap, current->mm);
 	file = karena_heap_file(heap, O_RDWR, heap_fops, heap);
@@ -479,7 +479,7 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 	get_file(heap->family->file);
 	heap_for_mm(clone, mm);
 	strscpy(clone->name, heap->name, sizeof(clone->name));
-	clone->gid = heap->gid;
+	clone->dir.gid = heap->dir.gid;
 	clone->clock = heap->clock;
 	clone->policy = heap->policy;
 	clone->node = heap->node;
@@ -487,9 +487,9 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 	clone->parent = heap->id;
 	clone->start = heap->start;
 	spin_lock(&heap->family->lock);
-	clone->limit = heap->limit;
-	clone->soft_limit = heap->soft_limit;
-	clone->memlock = heap->memlock;
+	clone->charge.limit = heap->charge.limit;
+	clone->charge.soft_limit = heap->charge.soft_limit;
+	clone->charge.memlock = heap->charge.memlock;
 	spin_unlock(&heap->family->lock);
 	if (test_bit(KARENA_HEAP_LIMITED, &heap->flags))
 		set_bit(KARENA_HEAP_LIMITED, &clone->flags);
@@ -560,7 +560,7 @@ void karena_heap_touch(struct karena_heap *heap)
 	    !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags)) {
 		pid = get_pid(task_tgid(current));
 		WRITE_ONCE(heap->clock, heap_clock());
-		WRITE_ONCE(heap->memlock, karena_limit_memlock());
+		WRITE_ONCE(heap->charge.memlock, karena_limit_memlock());
 		if (cmpxchg(&heap->pid, NULL, pid))
 			put_pid(pid);
 	}

@@ -175,7 +175,7 @@ static int call_create(struct karena_call *call)
 	heap = file->private_data;
 	create->id = heap->id;
 	create->control_offset = karena_window_size(heap);
-	create->control_size = (u64)heap->nr_control << PAGE_SHIFT;
+	create->control_size = (u64)heap->control.nr << PAGE_SHIFT;
 	return call_answer_file(call, sizeof(*create), file);
 }
 
@@ -206,10 +206,10 @@ static int call_attach(struct karena_call *call)
 
 	attach->start = start;
 	attach->window = karena_window_size(heap);
-	attach->limit = (u64)READ_ONCE(heap->limit) << PAGE_SHIFT;
+	attach->limit = (u64)READ_ONCE(heap->charge.limit) << PAGE_SHIFT;
 	attach->id = heap->id;
 	attach->control_offset = karena_window_size(heap);
-	attach->control_size = (u64)heap->nr_control << PAGE_SHIFT;
+	attach->control_size = (u64)heap->control.nr << PAGE_SHIFT;
 	return call_answer_file(call, sizeof(*attach), file);
 }
 

@@ -90,7 +90,7 @@ static bool heap_above_memlock(struct karena_heap *heap, unsigned long pinned)
 	pinned += READ_ONCE(heap->mm->locked_vm);
 	/* The thread that makes frames ready has no limit of its own. */
 	if (current->mm != heap->mm)
-		return pinned > READ_ONCE(heap->memlock);
+		return pinned > READ_ONCE(heap->charge.memlock);
 	return pinned > rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT &&
 	       pinned > karena_limit_memlock();
 }
@@ -104,7 +104,7 @@ static bool heap_above_memlock(struct karena_heap *heap, unsigned long pinned)
 bool karena_limit_exceeded(struct karena_heap *heap)
 {
 	lockdep_assert_held(&heap->family->lock);
-	return heap->charged > heap->limit ||
+	return heap->charge.pages > heap->charge.limit ||
 	       atomic_long_read(&charged_pages) > karena_limit();
 }
 
@@ -151,9 +151,9 @@ static void uncharge_outer(struct karena_heap *heap, unsigned long pages)
 static int charge_heap(struct karena_heap *heap, unsigned long pages)
 {
 	lockdep_assert_held(&heap->family->lock);
-	if (heap->charged + pages > heap->limit)
+	if (heap->charge.pages + pages > heap->charge.limit)
 		return -ENOMEM;
-	WRITE_ONCE(heap->charged, heap->charged + pages);
+	WRITE_ONCE(heap->charge.pages, heap->charge.pages + pages);
 	return 0;
 }
 
@@ -188,10 +188,10 @@ int karena_charge_ready(struct karena_heap *heap, unsigned long pages)
  */
 bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 {
-	unsigned long charged = READ_ONCE(heap->charged) + pages;
+	unsigned long charged = READ_ONCE(heap->charge.pages) + pages;
 	unsigned long limit = karena_limit();
 
-	return charged <= READ_ONCE(heap->limit) &&
+	return charged <= READ_ONCE(heap->charge.limit) &&
 	       karena_limit_allows(heap, pages) &&
 	       atomic_long_read(&charged_pages) + pages <= limit - limit / 8;
 }
@@ -204,7 +204,7 @@ bool karena_charge_room(struct karena_heap *heap, unsigned long pages)
 void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 {
 	lockdep_assert_held(&heap->family->lock);
-	WRITE_ONCE(heap->charged, heap->charged - pages);
+	WRITE_ONCE(heap->charge.pages, heap->charge.pages - pages);
 	uncharge_outer(heap, pages);
 }
 
@@ -216,7 +216,7 @@ void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 void karena_charge_committed(struct karena_heap *heap, unsigned long pages)
 {
 	lockdep_assert_held(&heap->family->lock);
-	WRITE_ONCE(heap->committed, heap->committed + pages);
+	WRITE_ONCE(heap->charge.committed, heap->charge.committed + pages);
 	atomic_long_add(pages, &committed_pages);
 }
 
@@ -251,9 +251,10 @@ int karena_charge(struct karena_heap *heap, unsigned long pages)
 void karena_charge_heap(struct karena_heap *heap, long pages)
 {
 	spin_lock(&heap->family->lock);
-	WRITE_ONCE(heap->charged, heap->charged + pages);
-	WRITE_ONCE(heap->committed, heap->committed + pages);
-	WARN_ON_ONCE((long)heap->committed < 0 || heap->charged < heap->committed);
+	WRITE_ONCE(heap->charge.pages, heap->charge.pages + pages);
+	WRITE_ONCE(heap->charge.committed, heap->charge.committed + pages);
+	WARN_ON_ONCE((long)heap->charge.committed < 0 ||
+		     heap->charge.pages < heap->charge.committed);
 	spin_unlock(&heap->family->lock);
 	atomic64_add(pages, &heap->mm->pinned_vm);
 }
@@ -285,7 +286,7 @@ void karena_uncharge(struct karena_heap *heap, unsigned long pages)
  */
 void karena_limit_abandon(struct karena_heap *heap)
 {
-	atomic64_sub(heap->charged, &heap->mm->pinned_vm);
+	atomic64_sub(heap->charge.pages, &heap->mm->pinned_vm);
 }
 
 /* With the family's lock held. */
@@ -294,9 +295,9 @@ static int heap_set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 	lockdep_assert_held(&heap->family->lock);
 	if (bytes < KARENA_ARENA_SIZE || bytes > karena_window_size(heap))
 		return -EINVAL;
-	if (!raise && bytes >> PAGE_SHIFT > heap->limit)
+	if (!raise && bytes >> PAGE_SHIFT > heap->charge.limit)
 		return -EPERM;
-	WRITE_ONCE(heap->limit, bytes >> PAGE_SHIFT);
+	WRITE_ONCE(heap->charge.limit, bytes >> PAGE_SHIFT);
 	return 0;
 }
 
@@ -353,9 +354,9 @@ int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 	if (call->flags & KARENA_LIMIT_HARD)
 		err = heap_set_limit(heap, call->hard, raise);
 	if (!err && call->flags & KARENA_LIMIT_SOFT)
-		WRITE_ONCE(heap->soft_limit, karena_limit_pages(call->soft));
-	call->hard = (u64)heap->limit << PAGE_SHIFT;
-	call->soft = (u64)heap->soft_limit << PAGE_SHIFT;
+		WRITE_ONCE(heap->charge.soft_limit, karena_limit_pages(call->soft));
+	call->hard = (u64)heap->charge.limit << PAGE_SHIFT;
+	call->soft = (u64)heap->charge.soft_limit << PAGE_SHIFT;
 	spin_unlock(&heap->family->lock);
 	return err;
 }

@@ -202,7 +202,7 @@ static bool vma_in_window(const struct karena_heap *heap, struct vm_area_struct 
 static bool vma_is_control(const struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	return vma->vm_pgoff == heap->nr_arenas * KARENA_ARENA_PAGES &&
-	       vma_pages(vma) == heap->nr_control;
+	       vma_pages(vma) == heap->control.nr;
 }
 
 static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)

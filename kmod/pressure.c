@@ -22,18 +22,18 @@
 
 static bool heap_above_soft_limit(const struct karena_heap *heap)
 {
-	unsigned long soft = READ_ONCE(heap->soft_limit);
+	unsigned long soft = READ_ONCE(heap->charge.soft_limit);
 
-	return soft && READ_ONCE(heap->committed) > soft;
+	return soft && READ_ONCE(heap->charge.committed) > soft;
 }
 
 /* With the family's lock held. */
 static void pressure_show(struct karena_heap *heap, u32 level)
 {
 	lockdep_assert_held(&heap->family->lock);
-	WRITE_ONCE(heap->pressure, level);
+	WRITE_ONCE(heap->pressure.level, level);
 	WRITE_ONCE(karena_control(heap)->pressure,
-		   heap->pressure_events << 2 | level);
+		   heap->pressure.events << 2 | level);
 	trace_karena_pressure(heap, level);
 }
 
@@ -49,21 +49,21 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
 	bool rises;
 
 	/* A lasting cause need not be noted each time. */
-	if (level <= READ_ONCE(heap->pressure) &&
-	    time_before(jiffies, READ_ONCE(heap->pressure_until[level]) -
+	if (level <= READ_ONCE(heap->pressure.level) &&
+	    time_before(jiffies, READ_ONCE(heap->pressure.until[level]) -
 				 LASTS + LASTS / 4))
 		return;
 	spin_lock(&heap->family->lock);
-	WRITE_ONCE(heap->pressure_until[level], jiffies + LASTS);
-	rises = level > heap->pressure;
+	WRITE_ONCE(heap->pressure.until[level], jiffies + LASTS);
+	rises = level > heap->pressure.level;
 	if (rises) {
-		heap->pressure_events++;
+		heap->pressure.events++;
 		pressure_show(heap, level);
-		queue_delayed_work(karena_workqueue, &heap->pressure_work, LASTS);
+		queue_delayed_work(karena_workqueue, &heap->pressure.work, LASTS);
 	}
 	spin_unlock(&heap->family->lock);
 	if (rises)
-		wake_up_interruptible_poll(&heap->pressure_wait->queue, EPOLLPRI);
+		wake_up_interruptible_poll(&heap->pressure.wait->queue, EPOLLPRI);
 }
 
 /**
@@ -72,7 +72,7 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
  */
 void karena_pressure_check(struct karena_heap *heap)
 {
-	if (READ_ONCE(heap->pressure) < KARENA_PRESSURE_SOME &&
+	if (READ_ONCE(heap->pressure.level) < KARENA_PRESSURE_SOME &&
 	    heap_above_soft_limit(heap))
 		karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 }
@@ -83,8 +83,8 @@ static u32 pressure_level_now(struct karena_heap *heap)
 	u32 level;
 
 	for (level = KARENA_PRESSURE_HIGH; level; level--) {
-		if (level <= heap->pressure &&
-		    time_before(jiffies, heap->pressure_until[level]))
+		if (level <= heap->pressure.level &&
+		    time_before(jiffies, heap->pressure.until[level]))
 			return level;
 	}
 	return heap_above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
@@ -94,19 +94,19 @@ static u32 pressure_level_now(struct karena_heap *heap)
 static void heap_pressure_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
-						pressure_work.work);
+						pressure.work.work);
 	long again = 0;
 	u32 level;
 
 	spin_lock(&heap->family->lock);
 	level = pressure_level_now(heap);
-	if (level != heap->pressure)
+	if (level != heap->pressure.level)
 		pressure_show(heap, level);
 	if (level)
-		again = heap->pressure_until[level] - jiffies;
+		again = heap->pressure.until[level] - jiffies;
 	spin_unlock(&heap->family->lock);
 	if (level)
-		queue_delayed_work(karena_workqueue, &heap->pressure_work,
+		queue_delayed_work(karena_workqueue, &heap->pressure.work,
 				   again > 0 ? again : LASTS);
 }
 
@@ -156,10 +156,10 @@ __poll_t karena_pressure_poll(struct karena_heap *heap, struct file *file,
 {
 	u32 seen;
 
-	poll_wait(file, &heap->pressure_wait->queue, table);
+	poll_wait(file, &heap->pressure.wait->queue, table);
 	seen = READ_ONCE(karena_control(heap)->pressure_seen) >> 2;
-	if (READ_ONCE(heap->pressure) &&
-	    seen != (READ_ONCE(heap->pressure_events) & (U32_MAX >> 2)))
+	if (READ_ONCE(heap->pressure.level) &&
+	    seen != (READ_ONCE(heap->pressure.events) & (U32_MAX >> 2)))
 		return EPOLLPRI;
 	return 0;
 }
@@ -178,10 +178,10 @@ int karena_pressure_prepare(struct karena_heap *heap, gfp_t gfp)
 	if (!wait)
 		return -ENOMEM;
 	init_waitqueue_head(&wait->queue);
-	heap->pressure_wait = wait;
-	INIT_DELAYED_WORK(&heap->pressure_work, heap_pressure_work);
-	heap->pressure_until[KARENA_PRESSURE_SOME] = jiffies;
-	heap->pressure_until[KARENA_PRESSURE_HIGH] = jiffies;
+	heap->pressure.wait = wait;
+	INIT_DELAYED_WORK(&heap->pressure.work, heap_pressure_work);
+	heap->pressure.until[KARENA_PRESSURE_SOME] = jiffies;
+	heap->pressure.until[KARENA_PRESSURE_HIGH] = jiffies;
 	return 0;
 }
 
@@ -211,9 +211,9 @@ void karena_pressure_stop(struct karena_heap *heap)
 {
 	struct karena_family *family = heap->family;
 
-	cancel_delayed_work_sync(&heap->pressure_work);
+	cancel_delayed_work_sync(&heap->pressure.work);
 	spin_lock(&family->lock);
-	list_add(&heap->pressure_wait->left, &family->left_waits);
+	list_add(&heap->pressure.wait->left, &family->left_waits);
 	family_free_waits(family);
 	spin_unlock(&family->lock);
 }

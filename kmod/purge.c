@@ -81,7 +81,7 @@ static bool arena_is_pinned(struct karena_arena *arena)
 
 /**
  * karena_purge() - Take a volatile arena's frame, if nobody uses it.
- * @arena: The arena of a heap that heap->purges keeps.
+ * @arena: The arena of a heap that heap->groups.purges keeps.
  * @word: Its state word, as it was when the arena was chosen.
  *
  * Context: Reclaim. Waits for no thread that may allocate, and allocates nothing. The heap

@@ -7,7 +7,8 @@
  * from the start: nothing can be charged for them later. A commit with a ready frame on its
  * node takes about a quarter of the time of one without, so each node has its own number.
  *
- * The lists and counts are the family's lock's; heap->ready itself, once it is set, stays.
+ * The lists and counts are the family's lock's; heap->ready.frames itself, once it is set,
+ * stays.
  */
 #include <linux/jiffies.h>
 #include <linux/memcontrol.h>
@@ -48,7 +49,7 @@ static atomic_long_t nr_ready;
 
 static void ready_run(struct karena_heap *heap, unsigned long delay)
 {
-	kthread_mod_delayed_work(worker, &heap->ready_work, delay);
+	kthread_mod_delayed_work(worker, &heap->ready.work, delay);
 }
 
 /* Charged to the heap's owner, in whose group reclaim finds the frames. */
@@ -70,7 +71,7 @@ static struct karena_ready_frames *ready_alloc(struct karena_heap *heap, gfp_t g
 
 static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp)
 {
-	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
+	struct karena_ready_frames *ready = READ_ONCE(heap->ready.frames);
 	int node;
 
 	if (ready)
@@ -80,9 +81,9 @@ static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp
 		return NULL;
 	for (node = 0; node < nr_node_ids; node++)
 		INIT_LIST_HEAD(&ready->node[node].folios);
-	if (cmpxchg(&heap->ready, NULL, ready)) {
+	if (cmpxchg(&heap->ready.frames, NULL, ready)) {
 		kmem_cache_free(ready_cache, ready);
-		return heap->ready;
+		return heap->ready.frames;
 	}
 	return ready;
 }
@@ -90,14 +91,14 @@ static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp
 /* With the family's lock held. */
 static unsigned int ready_target(struct karena_heap *heap, int node)
 {
-	return max(heap->ready->node[node].wanted,
-		   node == heap->ahead_node ? heap->ahead : 0);
+	return max(heap->ready.frames->node[node].wanted,
+		   node == heap->ready.ahead_node ? heap->ready.ahead : 0);
 }
 
 /* Remove a frame from the list. It stays charged. The family's lock is held. */
 static struct folio *ready_pop(struct karena_heap *heap, int node)
 {
-	struct karena_ready_node *at = &heap->ready->node[node];
+	struct karena_ready_node *at = &heap->ready.frames->node[node];
 	struct folio *folio;
 
 	lockdep_assert_held(&heap->family->lock);
@@ -106,7 +107,7 @@ static struct folio *ready_pop(struct karena_heap *heap, int node)
 		return NULL;
 	list_del(&folio->lru);
 	at->nr--;
-	WRITE_ONCE(heap->nr_ready, heap->nr_ready - 1);
+	WRITE_ONCE(heap->ready.nr, heap->ready.nr - 1);
 	atomic_long_dec(&nr_ready);
 	return folio;
 }
@@ -114,7 +115,7 @@ static struct folio *ready_pop(struct karena_heap *heap, int node)
 /* Charge and list a frame together, so that a commit can have every charged frame. */
 static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 {
-	struct karena_ready_node *at = &heap->ready->node[node];
+	struct karena_ready_node *at = &heap->ready.frames->node[node];
 	int err = -ECANCELED;
 
 	spin_lock(&heap->family->lock);
@@ -124,7 +125,7 @@ static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 	if (!err) {
 		list_add(&folio->lru, &at->folios);
 		at->nr++;
-		WRITE_ONCE(heap->nr_ready, heap->nr_ready + 1);
+		WRITE_ONCE(heap->ready.nr, heap->ready.nr + 1);
 		atomic_long_inc(&nr_ready);
 	}
 	spin_unlock(&heap->family->lock);
@@ -137,7 +138,7 @@ static struct folio *ready_pop_any(struct karena_heap *heap)
 	struct folio *folio = NULL;
 	int node;
 
-	for (node = 0; node < nr_node_ids && heap->nr_ready && !folio; node++)
+	for (node = 0; node < nr_node_ids && heap->ready.nr && !folio; node++)
 		folio = ready_pop(heap, node);
 	return folio;
 }
@@ -165,13 +166,13 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 {
 	struct folio *folio = NULL;
 
-	if (!READ_ONCE(heap->nr_ready))
+	if (!READ_ONCE(heap->ready.nr))
 		return NULL;
 	if (node == NUMA_NO_NODE)
 		node = karena_folio_local_node();
 	spin_lock(&heap->family->lock);
 	/* A limit may have been lowered since the frame was charged. */
-	if (heap->nr_ready && !karena_limit_exceeded(heap)) {
+	if (heap->ready.nr && !karena_limit_exceeded(heap)) {
 		if (node != NUMA_NO_NODE)
 			folio = ready_pop(heap, node);
 		if (!folio && any)
@@ -194,7 +195,7 @@ struct folio *karena_ready_give_up(struct karena_heap *heap)
 	struct folio *folio = NULL;
 
 	/* A limit may have been lowered since they were charged: no commit then. */
-	if (heap->nr_ready && !karena_limit_exceeded(heap))
+	if (heap->ready.nr && !karena_limit_exceeded(heap))
 		folio = ready_uncharge(heap, ready_pop_any(heap));
 	return folio;
 }
@@ -204,9 +205,9 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 	struct folio *folio = NULL;
 
 	spin_lock(&heap->family->lock);
-	if (heap->nr_ready && node != NUMA_NO_NODE)
+	if (heap->ready.nr && node != NUMA_NO_NODE)
 		folio = ready_pop(heap, node);
-	else if (heap->nr_ready)
+	else if (heap->ready.nr)
 		folio = ready_pop_any(heap);
 	ready_uncharge(heap, folio);
 	spin_unlock(&heap->family->lock);
@@ -230,9 +231,9 @@ unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
 {
 	unsigned long pages = 0;
 
-	if (!READ_ONCE(heap->nr_ready))
+	if (!READ_ONCE(heap->ready.nr))
 		return 0;
-	WRITE_ONCE(heap->fill_after, jiffies + PAUSE);
+	WRITE_ONCE(heap->ready.fill_after, jiffies + PAUSE);
 	while (count-- && ready_drop_one(heap, node))
 		pages += KARENA_ARENA_PAGES;
 	ready_run(heap, PAUSE);
@@ -245,7 +246,7 @@ unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
  */
 void karena_ready_fit(struct karena_heap *heap)
 {
-	while (READ_ONCE(heap->charged) > READ_ONCE(heap->limit) &&
+	while (READ_ONCE(heap->charge.pages) > READ_ONCE(heap->charge.limit) &&
 	       karena_ready_drop(heap, 1, NUMA_NO_NODE))
 		;
 	karena_pressure_check(heap);
@@ -258,23 +259,23 @@ void karena_ready_fit(struct karena_heap *heap)
  */
 void karena_ready_committed(struct karena_heap *heap, int node)
 {
-	unsigned long huge = atomic_long_read(&heap->huge);
+	unsigned long huge = atomic_long_read(&heap->stats.huge);
 	unsigned int most = READ_ONCE(ahead);
 	bool fast;
 
 	spin_lock(&heap->family->lock);
-	fast = time_before(jiffies, heap->last_commit + FAST) &&
+	fast = time_before(jiffies, heap->ready.last_commit + FAST) &&
 	       huge >= AHEAD_ARENAS && most;
-	heap->last_commit = jiffies;
+	heap->ready.last_commit = jiffies;
 	if (!most)
-		heap->ahead = 0;
+		heap->ready.ahead = 0;
 	if (fast) {
-		heap->ahead_node = node;
-		heap->ahead = min3(heap->ahead * 2 + 1, most,
-				   (unsigned int)(huge / AHEAD_ARENAS));
+		heap->ready.ahead_node = node;
+		heap->ready.ahead = min3(heap->ready.ahead * 2 + 1, most,
+					 (unsigned int)(huge / AHEAD_ARENAS));
 	}
 	spin_unlock(&heap->family->lock);
-	if (fast || READ_ONCE(heap->ready))
+	if (fast || READ_ONCE(heap->ready.frames))
 		ready_run(heap, 0);
 }
 
@@ -288,7 +289,7 @@ static void ready_trim(struct karena_heap *heap)
 		do {
 			folio = NULL;
 			spin_lock(&heap->family->lock);
-			if (heap->ready->node[node].nr > ready_target(heap, node))
+			if (heap->ready.frames->node[node].nr > ready_target(heap, node))
 				folio = ready_uncharge(heap, ready_pop(heap, node));
 			spin_unlock(&heap->family->lock);
 			if (folio)
@@ -304,7 +305,7 @@ static int ready_lacking(struct karena_heap *heap)
 
 	spin_lock(&heap->family->lock);
 	for (node = 0; node < nr_node_ids && found == NUMA_NO_NODE; node++) {
-		if (heap->ready->node[node].nr < ready_target(heap, node))
+		if (heap->ready.frames->node[node].nr < ready_target(heap, node))
 			found = node;
 	}
 	spin_unlock(&heap->family->lock);
@@ -338,15 +339,15 @@ static bool ready_fill(struct karena_heap *heap, int node)
 static void ready_work(struct kthread_work *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
-						ready_work.work);
-	unsigned long now = jiffies, after = READ_ONCE(heap->fill_after);
+						ready.work.work);
+	unsigned long now = jiffies, after = READ_ONCE(heap->ready.fill_after);
 	bool idle, filled;
 	int node;
 
 	spin_lock(&heap->family->lock);
-	if (time_after(now, heap->last_commit + PAUSE))
-		heap->ahead = 0;
-	idle = !heap->ahead;
+	if (time_after(now, heap->ready.last_commit + PAUSE))
+		heap->ready.ahead = 0;
+	idle = !heap->ready.ahead;
 	spin_unlock(&heap->family->lock);
 	if (!ready_get(heap, GFP_NOWAIT | __GFP_ACCOUNT | __GFP_NOWARN)) {
 		ready_run(heap, PAUSE);
@@ -389,7 +390,7 @@ static int call_find_node(struct karena_heap *heap, const struct karena_ready *c
  */
 static void heap_set_wanted(struct karena_heap *heap, int node, unsigned int count)
 {
-	struct karena_ready_node *at = heap->ready->node;
+	struct karena_ready_node *at = heap->ready.frames->node;
 	int i;
 
 	lockdep_assert_held(&heap->family->lock);
@@ -424,18 +425,18 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 	ready = ready_get(heap, KARENA_GFP);
 	if (!ready)
 		return -ENOMEM;
-	WRITE_ONCE(heap->memlock, karena_limit_memlock());
-	have = node == NUMA_NO_NODE ? heap->nr_ready : ready->node[node].nr;
+	WRITE_ONCE(heap->charge.memlock, karena_limit_memlock());
+	have = node == NUMA_NO_NODE ? heap->ready.nr : ready->node[node].nr;
 	if (call->count > have && !karena_limit_allows(heap, (call->count - have) *
 						      KARENA_ARENA_PAGES))
 		return -ENOMEM;
 	spin_lock(&heap->family->lock);
-	heap->ahead = 0;
+	heap->ready.ahead = 0;
 	heap_set_wanted(heap, node, call->count);
 	spin_unlock(&heap->family->lock);
 	ready_trim(heap);
 	ready_run(heap, 0);
-	call->ready = node == NUMA_NO_NODE ? READ_ONCE(heap->nr_ready) :
+	call->ready = node == NUMA_NO_NODE ? READ_ONCE(heap->ready.nr) :
 					     READ_ONCE(ready->node[node].nr);
 	return 0;
 }
@@ -446,13 +447,13 @@ int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
  */
 void karena_ready_forget(struct karena_heap *heap)
 {
-	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
+	struct karena_ready_frames *ready = READ_ONCE(heap->ready.frames);
 	int node;
 
 	if (!ready)
 		return;
 	spin_lock(&heap->family->lock);
-	heap->ahead = 0;
+	heap->ready.ahead = 0;
 	for (node = 0; node < nr_node_ids; node++)
 		ready->node[node].wanted = 0;
 	spin_unlock(&heap->family->lock);
@@ -465,10 +466,10 @@ void karena_ready_forget(struct karena_heap *heap)
  */
 void karena_ready_prepare(struct karena_heap *heap)
 {
-	kthread_init_delayed_work(&heap->ready_work, ready_work);
-	heap->ahead_node = NUMA_NO_NODE;
-	heap->last_commit = jiffies - FAST;
-	heap->fill_after = jiffies;
+	kthread_init_delayed_work(&heap->ready.work, ready_work);
+	heap->ready.ahead_node = NUMA_NO_NODE;
+	heap->ready.last_commit = jiffies - FAST;
+	heap->ready.fill_after = jiffies;
 }
 
 /**
@@ -477,15 +478,15 @@ void karena_ready_prepare(struct karena_heap *heap)
  */
 void karena_ready_stop(struct karena_heap *heap)
 {
-	kthread_cancel_delayed_work_sync(&heap->ready_work);
+	kthread_cancel_delayed_work_sync(&heap->ready.work);
 	karena_group_leave(heap);
-	if (!heap->ready)
+	if (!heap->ready.frames)
 		return;
 	/* Reclaim that was at work may have queued it again. */
-	kthread_cancel_delayed_work_sync(&heap->ready_work);
+	kthread_cancel_delayed_work_sync(&heap->ready.work);
 	while (ready_drop_one(heap, NUMA_NO_NODE))
 		;
-	kmem_cache_free(ready_cache, heap->ready);
+	kmem_cache_free(ready_cache, heap->ready.frames);
 }
 
 /**

@@ -154,11 +154,11 @@ static void look_arena(struct look *look, struct karena_heap *heap, unsigned lon
 
 static void look_ready(struct look *look, struct karena_heap *heap)
 {
-	struct karena_ready_frames *ready = READ_ONCE(heap->ready);
+	struct karena_ready_frames *ready = READ_ONCE(heap->ready.frames);
 	struct heaps *heaps = look->heaps;
 	int node;
 
-	if (!READ_ONCE(heap->nr_ready) || !ready || ready->group != look->look.group)
+	if (!READ_ONCE(heap->ready.nr) || !ready || ready->group != look->look.group)
 		return;
 	for (node = 0; node < nr_node_ids; node++) {
 		if (READ_ONCE(ready->node[node].nr))
@@ -185,7 +185,7 @@ static unsigned long look_pages(struct karena_look *karena_look, struct karena_h
 	look->members++;
 	if (!page)
 		look_ready(look, heap);
-	if (!atomic_long_read(&heap->huge) && !atomic_long_read(&heap->sparse))
+	if (!atomic_long_read(&heap->stats.huge) && !atomic_long_read(&heap->stats.sparse))
 		return end;
 	do {
 		words = karena_control_words(heap, page, &first, &count);
@@ -276,7 +276,7 @@ static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 		WRITE_ONCE(arena->tried, now);
 		return 0;
 	}
-	atomic_long_inc(&heap->reclaimed);
+	atomic_long_inc(&heap->stats.reclaimed);
 	atomic_long_inc(&karena_nr_reclaimed);
 	karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 	return pages;
@@ -329,7 +329,7 @@ static unsigned long heap_drop_ready(struct karena_heap *heap, unsigned long pag
 	frames = karena_ready_drop(heap, frames, node) / KARENA_ARENA_PAGES;
 	if (!frames)
 		return 0;
-	atomic_long_add(frames, &heap->reclaimed_ready);
+	atomic_long_add(frames, &heap->stats.reclaimed_ready);
 	atomic_long_add(frames, &karena_nr_reclaimed_ready);
 	karena_pressure_raise(heap, KARENA_PRESSURE_SOME);
 	return frames * KARENA_ARENA_PAGES;

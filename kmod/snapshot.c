@@ -44,7 +44,7 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 		file = ERR_PTR(-EINTR);
 	} else {
 		/* The snapshot keeps pages that count as locked by the process. */
-		file = karena_limit_allows(heap, READ_ONCE(heap->committed)) ?
+		file = karena_limit_allows(heap, READ_ONCE(heap->charge.committed)) ?
 		       karena_heap_open_snapshot(karena_map_clone(heap, heap->mm),
 						 &snapshot_fops) : ERR_PTR(-ENOMEM);
 		mmap_write_unlock(heap->mm);
@@ -55,7 +55,7 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 	call->start = heap->start;
 	call->window = karena_window_size(heap);
 	call->control_offset = karena_window_size(heap);
-	call->control_size = (u64)heap->nr_control << PAGE_SHIFT;
+	call->control_size = (u64)heap->control.nr << PAGE_SHIFT;
 	return file;
 }
 

@@ -284,10 +284,10 @@ static void demotion_finish(struct demotion *demotion, struct karena_frame *huge
 	}
 	kfree(demotion->fresh);
 	if (based)
-		atomic_long_dec(&heap->based);
+		atomic_long_dec(&heap->stats.based);
 	karena_frame_count(heap, based ? 0 : -1, based ? 0 : 1,
 			   (long)demotion->copies - (long)left);
-	atomic_long_inc(&heap->demoted);
+	atomic_long_inc(&heap->stats.demoted);
 	karena_frame_put(heap, huge, false);
 	karena_charge_heap(heap, (long)demotion->stay - (long)KARENA_ARENA_PAGES);
 }

@@ -107,21 +107,21 @@ static const char *fork_name(u32 fork)
 
 HEAP_SHOW(name, "%s", heap->name);
 HEAP_SHOW(pid, "%d", pid_vnr(heap->pid));
-HEAP_SHOW(uid, "%u", from_kuid_munged(&init_user_ns, heap->uid));
+HEAP_SHOW(uid, "%u", from_kuid_munged(&init_user_ns, heap->dir.uid));
 HEAP_SHOW(window, "%llu", karena_window_size(heap));
-HEAP_SHOW(soft_limit, "%llu", (u64)READ_ONCE(heap->soft_limit) << PAGE_SHIFT);
+HEAP_SHOW(soft_limit, "%llu", (u64)READ_ONCE(heap->charge.soft_limit) << PAGE_SHIFT);
 HEAP_SHOW(policy, "%s", policy_name(heap->policy));
 HEAP_SHOW(node, "%d", heap->node);
 HEAP_SHOW(fork, "%s", fork_name(heap->fork));
 HEAP_SHOW(parent, "%llu", heap->parent);
 HEAP_SHOW(shared, "%llu", (u64)karena_cow_shared(heap) << PAGE_SHIFT);
-HEAP_SHOW(committed, "%llu", (u64)READ_ONCE(heap->committed) << PAGE_SHIFT);
-HEAP_SHOW(ready_frames, "%lu", READ_ONCE(heap->nr_ready));
-HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->huge));
-HEAP_SHOW(sparse_arenas, "%ld", atomic_long_read(&heap->sparse));
-HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->sparse_pages));
+HEAP_SHOW(committed, "%llu", (u64)READ_ONCE(heap->charge.committed) << PAGE_SHIFT);
+HEAP_SHOW(ready_frames, "%lu", READ_ONCE(heap->ready.nr));
+HEAP_SHOW(huge_arenas, "%ld", atomic_long_read(&heap->stats.huge));
+HEAP_SHOW(sparse_arenas, "%ld", atomic_long_read(&heap->stats.sparse));
+HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->stats.sparse_pages));
 HEAP_SHOW(volatile_arenas, "%lu", karena_arena_count_volatile(heap));
-HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure));
+HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure.level));
 
 /* The heap's events, counted since it was made. */
 static ssize_t heap_events_show(struct karena_heap *heap, char *buffer)
@@ -130,14 +130,14 @@ static ssize_t heap_events_show(struct karena_heap *heap, char *buffer)
 		const char *name;
 		long count;
 	} events[] = {
-		{ "faults", atomic_long_read(&heap->faults) },
-		{ "refused", atomic_long_read(&heap->refused) },
-		{ "demoted", atomic_long_read(&heap->demoted) },
-		{ "copies", atomic_long_read(&heap->copies) },
-		{ "promoted", atomic_long_read(&heap->promoted) },
-		{ "reclaimed", atomic_long_read(&heap->reclaimed) },
-		{ "reclaimed_ready", atomic_long_read(&heap->reclaimed_ready) },
-		{ "pressure", READ_ONCE(heap->pressure_events) },
+		{ "faults", atomic_long_read(&heap->stats.faults) },
+		{ "refused", atomic_long_read(&heap->stats.refused) },
+		{ "demoted", atomic_long_read(&heap->stats.demoted) },
+		{ "copies", atomic_long_read(&heap->stats.copies) },
+		{ "promoted", atomic_long_read(&heap->stats.promoted) },
+		{ "reclaimed", atomic_long_read(&heap->stats.reclaimed) },
+		{ "reclaimed_ready", atomic_long_read(&heap->stats.reclaimed_ready) },
+		{ "pressure", READ_ONCE(heap->pressure.events) },
 	};
 	int i, at = 0;
 
@@ -196,7 +196,7 @@ static struct heap_attribute heap_attr_statistics = {
 static ssize_t heap_limit_show(struct karena_heap *heap, char *buffer)
 {
 	return sysfs_emit(buffer, "%llu\n",
-			  (u64)READ_ONCE(heap->limit) << PAGE_SHIFT);
+			  (u64)READ_ONCE(heap->charge.limit) << PAGE_SHIFT);
 }
 
 /* The file is root's, whichever user owns the heap; see dir.c. */
@@ -248,7 +248,7 @@ static const struct attribute_group heap_group = {
 static ssize_t heap_show(struct kobject *kobj, struct attribute *attr,
 			 char *buffer)
 {
-	struct karena_heap *heap = container_of(kobj, struct karena_heap, kobj);
+	struct karena_heap *heap = container_of(kobj, struct karena_heap, dir.kobj);
 
 	return container_of(attr, struct heap_attribute, attr)->show(heap, buffer);
 }
@@ -256,7 +256,7 @@ static ssize_t heap_show(struct kobject *kobj, struct attribute *attr,
 static ssize_t heap_store(struct kobject *kobj, struct attribute *attr,
 			  const char *text, size_t size)
 {
-	struct karena_heap *heap = container_of(kobj, struct karena_heap, kobj);
+	struct karena_heap *heap = container_of(kobj, struct karena_heap, dir.kobj);
 	struct heap_attribute *at = container_of(attr, struct heap_attribute, attr);
 
 	return at->store ? at->store(heap, text, size) : -EIO;

@@ -170,7 +170,7 @@ TRACE_EVENT(karena_ready,
 		__entry->heap = heap->id;
 		__entry->node = node;
 		__entry->filled = filled;
-		__entry->frames = heap->nr_ready;
+		__entry->frames = heap->ready.nr;
 	),
 
 	TP_printk("heap=%llu node=%d filled=%d frames=%lu", __entry->heap,
@@ -192,7 +192,7 @@ TRACE_EVENT(karena_pressure,
 	TP_fast_assign(
 		__entry->heap = heap->id;
 		__entry->level = level;
-		__entry->events = heap->pressure_events;
+		__entry->events = heap->pressure.events;
 	),
 
 	TP_printk("heap=%llu level=%u events=%u", __entry->heap, __entry->level,
