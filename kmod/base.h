@@ -53,15 +53,21 @@
  *	heap->groups.purges, and holds no lock between two heaps.
  * heap->groups.purges: A count of reclaim at work in the heap, raised under the lock of a
  *	group of which the heap is a member. The heap is destroyed when it is 0.
- * heap->by_mm: A bit lock in each bucket of the hash table of heaps. The file of a heap in a
- *	bucket is not freed.
+ * heap->by_mm: A bit lock in each bucket of the hash table of heaps. A heap in a bucket is not
+ *	freed.
  * heap->orphans.reaping: A mutex that is held to free orphans; see folio.c.
  *
- * Lifetime: a heap lives as long as its file, which its descriptors and mappings hold. After
- * that, the arenas that shares cover live until the last share is closed. A family lives as long
- * as the file that all of its windows map; each heap holds it. Both files hold the module. An
- * open attribute of sysfs does not: kernfs waits until it is closed. The inode can outlive the
- * files, by O_PATH, and holds the module, too.
+ * Lifetime: Two counts of a heap, like mm_users and mm_count of a process.
+ *
+ * heap->life.users: The heap's mappings, its descriptors, and threads that work in it. Without
+ *	users, nobody finds the heap any more. Only the arenas that shares cover stay.
+ * heap->life.ref: All users together, and each share. At 0 the heap is freed.
+ *
+ * Any thread may drop a user, whatever locks it holds: what follows from the last one is done
+ * before the thread returns to user mode. A family lives as long as the file that all of its
+ * windows map, as madvise() keeps this file without the mapping. Each heap holds that file, and
+ * all files hold the module. An open attribute of sysfs does not: kernfs waits until it is
+ * closed. The inode can outlive the files, by O_PATH, and holds the module, too.
  */
 #ifndef _KARENA_BASE_H
 #define _KARENA_BASE_H
@@ -69,12 +75,12 @@
 #include <linux/atomic.h>
 #include <linux/fs.h>
 #include <linux/kobject.h>
+#include <linux/kref.h>
 #include <linux/kthread.h>
 #include <linux/list_bl.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/rbtree.h>
-#include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
@@ -138,6 +144,20 @@ struct karena_family {
 	bool shared;
 	struct delayed_work gone_work;
 	struct list_head left_waits;
+};
+
+/**
+ * struct karena_heap_life - How long a heap lives; see heap.c.
+ * @ref: See the top.
+ * @users: See the top.
+ * @task: Ends the heap in the thread that has dropped its last user.
+ * @work: Does so in a worker, if that thread is one of the kernel.
+ */
+struct karena_heap_life {
+	struct kref ref;
+	struct kref users;
+	struct callback_head task;
+	struct work_struct work;
 };
 
 /**
@@ -294,19 +314,16 @@ struct karena_heap_stats {
 
 /**
  * struct karena_heap - One process's private heap.
- * @dir: Its directory in sysfs. The kobject's release frees the heap.
+ * @life: Its references.
+ * @dir: Its directory in sysfs.
  * @flags: Bits of enum karena_heap_flag.
  * @id: Its number, which is never used again.
  * @name: The name that the creator gave it.
  * @family: The family of the heap and its clones.
  * @sibling: In the family's list of heaps; the family's lock protects it.
  * @by_mm: In the hash table by which a process's heap is found; see heap.c.
- * @file: Its file; not counted.
  * @mm: The one address space that may map and drive it. The structure is held, the mappings
  *	are not.
- * @users: References: of its file, and of shares.
- * @mappings: The number of VMAs of it.
- * @end_work: Empties it when its process has ended and its descriptors have not.
  * @pid: Its process; NULL in a clone until the child has touched it.
  * @clock: The offset of its process's CLOCK_MONOTONIC, in units of the state words.
  * @policy: Of enum karena_policy.
@@ -332,6 +349,7 @@ struct karena_heap_stats {
  * @clock and @pid, which a clone's first touch sets.
  */
 struct karena_heap {
+	struct karena_heap_life life;
 	struct karena_heap_dir dir;
 	unsigned long flags;
 	u64 id;
@@ -339,11 +357,7 @@ struct karena_heap {
 	struct karena_family *family;
 	struct list_head sibling;
 	struct hlist_bl_node by_mm;
-	struct file *file;
 	struct mm_struct *mm;
-	refcount_t users;
-	atomic_t mappings;
-	struct work_struct end_work;
 	struct pid *pid;
 	u32 clock;
 	u32 policy;
@@ -380,6 +394,7 @@ struct karena_heap {
  * @KARENA_HEAP_IO: For I/O buffers; it is never cloned.
  * @KARENA_HEAP_COW: It has been cloned, or is a clone.
  * @KARENA_HEAP_SNAPSHOT: A snapshot, which no process drives.
+ * @KARENA_HEAP_EXITED: Its process has ended.
  */
 enum karena_heap_flag {
 	KARENA_HEAP_NAMED,
@@ -392,6 +407,7 @@ enum karena_heap_flag {
 	KARENA_HEAP_IO,
 	KARENA_HEAP_COW,
 	KARENA_HEAP_SNAPSHOT,
+	KARENA_HEAP_EXITED,
 };
 
 /* Returns true if a heap has shares; without the family's lock, as of this moment. */
@@ -416,8 +432,6 @@ struct inode *karena_fs_inode(loff_t size);
 bool karena_fs_owns(const struct file *file);
 struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flags,
 			    const struct file_operations *fops);
-struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
-				    int flags, const struct file_operations *fops);
 int karena_fs_init(void);
 void karena_fs_exit(void);
 

@@ -328,7 +328,7 @@ static void heap_freeze(struct karena_heap *heap)
  * @mm: The address space of the clone; for a snapshot, the heap's own.
  * @windows: All mappings of the heap in its process, prepared for copy-on-write.
  *
- * Return: The clone, which has no file yet; never NULL.
+ * Return: The clone, of which the caller is the user; never NULL.
  */
 struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
 				 struct karena_windows *windows)

@@ -137,16 +137,6 @@ static inline bool karena_memory_failed(void)
 #endif
 }
 
-/* A reference to a file that may be about to go. */
-static inline bool karena_file_tryget(struct file *file)
-{
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
-	return atomic_long_inc_not_zero(&file->f_count);
-#else
-	return file_ref_get(&file->f_ref);
-#endif
-}
-
 static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)

@@ -131,7 +131,7 @@ void karena_dir_prepare(struct karena_heap *heap)
  * @heap: The heap, without a directory, and in nobody else's use.
  *
  * A kernel that is built to find faults (CONFIG_DEBUG_KOBJECT_RELEASE) releases a kobject
- * after some seconds, when the module could be gone. The caller's file holds the module.
+ * after some seconds, when the module could be gone. The family's file holds the module.
  */
 void karena_dir_free(struct karena_heap *heap)
 {

@@ -5,7 +5,6 @@
  * the entry. For a page of an order-9 folio that is a PMD, whatever the setting of
  * transparent huge pages.
  */
-#include <linux/file.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/slab.h>
@@ -32,11 +31,10 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
  */
 static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 {
-	struct file *file = get_file(heap->file);
-
+	karena_heap_get(heap);
 	karena_release_fault_lock(vmf);
 	karena_folio_wait(heap);
-	fput(file);
+	karena_heap_put(heap);
 	return VM_FAULT_RETRY;
 }
 
@@ -247,7 +245,7 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 	unsigned long page = vmf->pgoff, window;
 	vm_fault_t ret;
 
-	/* A child that has no heap: with MADV_DOFORK, or for want of memory at the fork. */
+	/* A child that has no heap, with MADV_DOFORK. */
 	if (!heap)
 		return VM_FAULT_SIGBUS;
 	/* The child's first touch makes the clone its own. */

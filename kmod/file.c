@@ -3,27 +3,26 @@
  * Operations on the descriptors of heaps that are no calls of karena's own: fallocate(),
  * poll() and close(). In a child, an inherited descriptor stands for the child's clone.
  */
-#include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/falloc.h>
 #include <linux/poll.h>
 
 #include "file.h"
 
-/* Takes over the reference to the heap's file. */
-static long file_punch_hole(struct file *mine, int mode, loff_t offset, loff_t len)
+/* The caller is a user of the heap, and is none any more on return. */
+static long heap_punch_hole(struct karena_heap *heap, int mode, loff_t offset, loff_t len)
 {
 	long err = -EOPNOTSUPP;
 
 	if (mode == (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE))
-		err = karena_range_release(mine->private_data, offset, len);
-	fput(mine);
+		err = karena_range_release(heap, offset, len);
+	karena_heap_put(heap);
 	return err;
 }
 
 /**
  * karena_heap_fallocate() - Release a range of a heap: fallocate() on its descriptor.
- * @file: The heap's file.
+ * @file: A descriptor's file.
  * @mode: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE.
  * @offset: Where the range begins, in bytes.
  * @len: Its length in bytes.
@@ -32,9 +31,9 @@ static long file_punch_hole(struct file *mine, int mode, loff_t offset, loff_t l
  */
 long karena_heap_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
-	struct file *mine = karena_heap_mine(file);
+	struct karena_heap *heap = karena_heap_mine(file);
 
-	return IS_ERR(mine) ? PTR_ERR(mine) : file_punch_hole(mine, mode, offset, len);
+	return IS_ERR(heap) ? PTR_ERR(heap) : heap_punch_hole(heap, mode, offset, len);
 }
 
 /**
@@ -49,14 +48,14 @@ long karena_heap_fallocate(struct file *file, int mode, loff_t offset, loff_t le
  */
 long karena_window_fallocate(struct file *file, int mode, loff_t offset, loff_t len)
 {
-	struct file *mine = karena_heap_find(file->private_data, current->mm);
+	struct karena_heap *heap = karena_heap_find(file->private_data, current->mm);
 
-	return mine ? file_punch_hole(mine, mode, offset, len) : -EPERM;
+	return heap ? heap_punch_hole(heap, mode, offset, len) : -EPERM;
 }
 
 /**
  * karena_heap_poll() - Report EPOLLPRI when pressure has risen.
- * @file: The heap's file.
+ * @file: A descriptor's file.
  * @table: The waiting process's table.
  *
  * A process that has got the descriptor from another one waits for the heap that it was made
@@ -66,31 +65,27 @@ long karena_window_fallocate(struct file *file, int mode, loff_t offset, loff_t 
  */
 __poll_t karena_heap_poll(struct file *file, struct poll_table_struct *table)
 {
-	struct file *mine = karena_heap_mine(file);
+	struct karena_heap *heap = karena_heap_mine(file);
 	__poll_t events;
 
-	if (IS_ERR(mine))
-		mine = get_file(file);
-	events = karena_pressure_poll(mine->private_data, file, table);
-	fput(mine);
+	if (IS_ERR(heap)) {
+		heap = file->private_data;
+		karena_heap_get(heap);
+	}
+	events = karena_pressure_poll(heap, file, table);
+	karena_heap_put(heap);
 	return events;
 }
 
 /**
  * karena_heap_flush() - A process closes a descriptor of a heap, perhaps because it ends.
- * @file: The heap's file.
+ * @file: A descriptor's file.
  * @id: The table of descriptors.
  *
  * Return: 0.
  */
 int karena_heap_flush(struct file *file, fl_owner_t id)
 {
-	struct karena_heap *heap = file->private_data;
-
-	if (atomic_read(&heap->mappings))
-		return 0;
-	get_file(file);
-	if (!karena_heap_end(heap))
-		fput(file);
+	karena_heap_exit(file->private_data);
 	return 0;
 }

@@ -395,7 +395,7 @@ bool karena_folio_passing(struct karena_heap *heap)
 
 /**
  * karena_folio_wait() - Wait until orphans can be freed.
- * @heap: The heap, which its file keeps.
+ * @heap: The heap, of which the caller is a user.
  *
  * Context: Sleeps for some 50 ms at most. No lock is held.
  */

@@ -3,7 +3,6 @@
  * The pseudo file system of heaps: an inode for each family, and files of it. Files
  * and inodes hold the module.
  */
-#include <linux/cred.h>
 #include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -11,7 +10,6 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/pseudo_fs.h>
-#include <linux/sched/task.h>
 
 #include "base.h"
 #include "compat.h"
@@ -23,9 +21,6 @@ static struct vfsmount *karena_mnt;
 
 /* The inode of all futex keys; see key.c. */
 struct inode *karena_keys;
-
-/* The kernel's own; see karena_fs_file_certain(). */
-static const struct cred *karena_cred;
 
 /* Size and mode are the module's: a truncated window would lose its PMDs. */
 static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
@@ -152,32 +147,6 @@ struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flag
 }
 
 /**
- * karena_fs_file_certain() - Make a file of an inode, however many the system has.
- * @inode: The inode.
- * @heap_name: What it is called after "karena:".
- * @flags: O_RDONLY or O_RDWR.
- * @fops: What it can do. The last fput() drops the module.
- *
- * fork() cannot fail for want of a file. So a child's may be one more than fs.file-max
- * allows, as root's may; the number of processes bounds how many these are.
- *
- * Return: The file, or an ERR_PTR without memory.
- */
-struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
-				    int flags, const struct file_operations *fops)
-{
-	struct file *file = karena_fs_file(inode, heap_name, flags, fops);
-	const struct cred *old;
-
-	if (file != ERR_PTR(-ENFILE))
-		return file;
-	old = override_creds(karena_cred);
-	file = karena_fs_file(inode, heap_name, flags, fops);
-	revert_creds(old);
-	return file;
-}
-
-/**
  * karena_fs_init() - Mount the pseudo file system.
  *
  * To mount it for the first heap and to unmount it after the last would cost more
@@ -187,18 +156,12 @@ struct file *karena_fs_file_certain(struct inode *inode, const char *heap_name,
  */
 int karena_fs_init(void)
 {
-	karena_cred = prepare_kernel_cred(&init_task);
-	if (!karena_cred)
-		return -ENOMEM;
 	karena_mnt = kern_mount(&karena_fs_type);
-	if (IS_ERR(karena_mnt)) {
-		put_cred(karena_cred);
+	if (IS_ERR(karena_mnt))
 		return PTR_ERR(karena_mnt);
-	}
 	karena_keys = alloc_anon_inode(karena_mnt->mnt_sb);
 	if (IS_ERR(karena_keys)) {
 		kern_unmount(karena_mnt);
-		put_cred(karena_cred);
 		return PTR_ERR(karena_keys);
 	}
 	/* may_umount() asks whether there are references beside two. */
@@ -217,5 +180,4 @@ void karena_fs_exit(void)
 	iput(karena_keys);
 	mntput(karena_mnt);
 	kern_unmount(karena_mnt);
-	put_cred(karena_cred);
 }

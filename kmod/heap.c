@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Heaps: each is a file of its own on a pseudo file system, for which its descriptors stand.
- * Its window maps another file, that of its family: of the heap and all its clones, because a
- * child's mapping is of the parent's file. Only windows, shares and snapshots of the family map
- * the family's inode, so unmap_mapping_range() reaches no other mapping.
+ * Heaps: how they are made, found and freed. A descriptor of a heap is a file on a pseudo file
+ * system. A window maps another file, that of the family: of a heap and all its clones, because
+ * a child's mapping is of the parent's file. Only windows, shares and snapshots of the family
+ * map the family's inode, so unmap_mapping_range() reaches no other mapping.
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>
@@ -16,6 +16,7 @@
 #include <linux/pid.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/task_work.h>
 #include <linux/time_namespace.h>
 #include <linux/xarray.h>
 
@@ -32,7 +33,7 @@ static DEFINE_XARRAY(registry);
 /*
  * The same heaps by the mm that drives them; a heap of the policy SHARE by its family,
  * as every process drives it. A bucket's bit lock is innermost. A heap leaves its bucket
- * before its file is freed, so a look-up that holds the lock may try to get the file.
+ * before it is freed, so a look-up that holds the lock may try to become a user.
  */
 #define MM_BITS	12
 static struct hlist_bl_head heaps_by_mm[1 << MM_BITS];
@@ -57,11 +58,12 @@ static void heap_unlist(struct karena_heap *heap)
 	spin_unlock(&heap->family->lock);
 }
 
-static void heap_destroy(struct karena_heap *heap)
+static void heap_free(struct kref *ref)
 {
+	struct karena_heap *heap = container_of(ref, struct karena_heap, life.ref);
 	struct karena_family *family = heap->family;
 
-	heap_unlist(heap);
+	karena_dir_remove(heap);
 	cancel_delayed_work_sync(&heap->promote_work);
 	karena_ready_stop(heap);
 	karena_arena_destroy_all(heap);
@@ -79,15 +81,14 @@ static void heap_destroy(struct karena_heap *heap)
 }
 
 /**
- * karena_heap_put() - Drop a share's reference to its heap, or the heap's own.
+ * karena_heap_drop() - Drop a share's reference to its heap, or that of all users.
  * @heap: The heap.
+ *
+ * Context: A process without locks.
  */
-void karena_heap_put(struct karena_heap *heap)
+void karena_heap_drop(struct karena_heap *heap)
 {
-	if (!refcount_dec_and_test(&heap->users))
-		return;
-	karena_dir_remove(heap);
-	heap_destroy(heap);
+	kref_put(&heap->life.ref, heap_free);
 }
 
 static inline unsigned long share_first(const struct karena_share_range *share)
@@ -162,36 +163,107 @@ static void heap_empty(struct karena_heap *heap)
 	}
 }
 
-/**
- * karena_heap_end() - Empty a heap whose process has ended, if its file stays.
- * @heap: The heap, without a mapping.
- *
- * Return: True if a work item is going to do it, which also drops the caller's reference to
- * the heap's file.
- */
-bool karena_heap_end(struct karena_heap *heap)
+/* Without users: nobody finds the heap any more, and shares keep what they cover. */
+static void heap_end(struct karena_heap *heap)
 {
-	return heap->fork != KARENA_FORK_SHARE &&
-	       !atomic_read(&heap->mm->mm_users) && file_count(heap->file) > 1 &&
-	       queue_work(karena_workqueue, &heap->end_work);
+	xa_erase(&registry, heap->id);
+	heap_unlist(heap);
+	if (kref_read(&heap->life.ref) > 1)
+		heap_empty(heap);
+	karena_heap_drop(heap);
+}
+
+/* Either the last user has gone, or the process has ended, and the caller is a user. */
+static void heap_leave(struct karena_heap *heap)
+{
+	unsigned int users = kref_read(&heap->life.users);
+
+	if (!users) {
+		heap_end(heap);
+		return;
+	}
+	/* Other processes may keep descriptors of the heap, but not its memory. */
+	if (users > 1)
+		heap_empty(heap);
+	karena_heap_put(heap);
+}
+
+static void heap_leave_task(struct callback_head *task)
+{
+	heap_leave(container_of(task, struct karena_heap, life.task));
+}
+
+static void heap_leave_work(struct work_struct *work)
+{
+	heap_leave(container_of(work, struct karena_heap, life.work));
+}
+
+/*
+ * Have heap_leave() called without the caller's locks, as fput() does it: before the thread
+ * returns to user mode, or ends. So the memory of a process is free when another process has
+ * waited for its end. heap_leave() drops the family's file by fput(), and so the module, after
+ * it has returned from the module's text.
+ */
+static void heap_defer_leave(struct karena_heap *heap)
+{
+	if (current->flags & PF_KTHREAD ||
+	    task_work_add(current, &heap->life.task, TWA_RESUME))
+		queue_work(karena_workqueue, &heap->life.work);
 }
 
 /**
- * karena_heap_release() - The file of a heap or snapshot is gone.
- * @inode: Its inode.
- * @file: The file.
+ * karena_heap_get() - Become a user of a heap.
+ * @heap: The heap, which has a user.
+ */
+void karena_heap_get(struct karena_heap *heap)
+{
+	kref_get(&heap->life.users);
+}
+
+static void heap_unused(struct kref *users)
+{
+	heap_defer_leave(container_of(users, struct karena_heap, life.users));
+}
+
+/**
+ * karena_heap_put() - Be a user of a heap no longer.
+ * @heap: The heap.
+ *
+ * Context: Any process context, with any locks held.
+ */
+void karena_heap_put(struct karena_heap *heap)
+{
+	kref_put(&heap->life.users, heap_unused);
+}
+
+/**
+ * karena_heap_exit() - Empty a heap if its process has ended, but has not been its last user.
+ * @heap: The heap. The caller is a user of it, and is about to be none: it closes a mapping
+ *	or a descriptor.
+ *
+ * A process that ends unmaps all of its memory before it closes its mappings.
+ *
+ * Context: As karena_heap_put().
+ */
+void karena_heap_exit(struct karena_heap *heap)
+{
+	if (heap->fork == KARENA_FORK_SHARE || atomic_read(&heap->mm->mm_users) ||
+	    test_and_set_bit(KARENA_HEAP_EXITED, &heap->flags))
+		return;
+	karena_heap_get(heap);
+	heap_defer_leave(heap);
+}
+
+/**
+ * karena_heap_release() - A descriptor of a heap or snapshot is closed.
+ * @inode: The inode.
+ * @file: The descriptor's file.
  *
  * Return: 0.
  */
 int karena_heap_release(struct inode *inode, struct file *file)
 {
-	struct karena_heap *heap = file->private_data;
-
-	xa_erase(&registry, heap->id);
-	heap_unlist(heap);
-	if (refcount_read(&heap->users) > 1)
-		heap_empty(heap);
-	karena_heap_put(heap);
+	karena_heap_put(file->private_data);
 	return 0;
 }
 
@@ -200,46 +272,45 @@ int karena_heap_release(struct inode *inode, struct file *file)
  * @family: The family.
  * @mm: The address space of the process.
  *
- * Return: The heap's file, with a reference, or NULL.
+ * Return: The heap, of which the caller is a user now, or NULL.
  */
-struct file *karena_heap_find(struct karena_family *family, struct mm_struct *mm)
+struct karena_heap *karena_heap_find(struct karena_family *family, struct mm_struct *mm)
 {
 	struct hlist_bl_head *bucket = hash_bucket(family, mm);
+	struct karena_heap *heap, *found = NULL;
 	struct hlist_bl_node *node;
-	struct karena_heap *heap;
-	struct file *file = NULL;
 
 	hlist_bl_lock(bucket);
 	hlist_bl_for_each_entry(heap, node, bucket, by_mm) {
 		if (heap->family != family || (heap->mm != mm && !family->shared))
 			continue;
-		/* Not one that is being destroyed. */
-		if (karena_file_tryget(heap->file)) {
-			file = heap->file;
+		/* Not one that is about to be freed. */
+		if (kref_get_unless_zero(&heap->life.users)) {
+			found = heap;
 			break;
 		}
 	}
 	hlist_bl_unlock(bucket);
-	return file;
+	return found;
 }
 
 /**
  * karena_heap_mine() - The heap that a descriptor stands for in this process.
- * @file: A heap's file.
+ * @file: A descriptor's file.
  *
  * In a child, an inherited descriptor stands for the child's own clone.
  *
- * Return: The heap's file, with a reference; or an ERR_PTR: -EPERM.
+ * Return: The heap, of which the caller is a user now; or an ERR_PTR: -EPERM.
  */
-struct file *karena_heap_mine(struct file *file)
+struct karena_heap *karena_heap_mine(struct file *file)
 {
 	struct karena_heap *heap = file->private_data;
-	struct file *mine;
 
 	if (heap->mm == current->mm || heap->fork == KARENA_FORK_SHARE)
-		return get_file(file);
-	mine = karena_heap_find(heap->family, current->mm);
-	return mine ?: ERR_PTR(-EPERM);
+		karena_heap_get(heap);
+	else
+		heap = karena_heap_find(heap->family, current->mm);
+	return heap ?: ERR_PTR(-EPERM);
 }
 
 /**
@@ -263,19 +334,18 @@ int karena_family_release(struct inode *inode, struct file *file)
  * karena_heap_by_id() - Find a heap by its number.
  * @id: The number.
  *
- * Return: The heap's file, with a reference, or NULL.
+ * Return: The heap, of which the caller is a user now, or NULL.
  */
-struct file *karena_heap_by_id(u64 id)
+struct karena_heap *karena_heap_by_id(u64 id)
 {
 	struct karena_heap *heap;
-	struct file *file = NULL;
 
 	xa_lock(&registry);
 	heap = xa_load(&registry, id);
-	if (heap && karena_file_tryget(heap->file))
-		file = heap->file;
+	if (heap && !kref_get_unless_zero(&heap->life.users))
+		heap = NULL;
 	xa_unlock(&registry);
-	return file;
+	return heap;
 }
 
 /**
@@ -317,8 +387,10 @@ static struct karena_heap *heap_alloc(struct karena_family *family,
 	INIT_LIST_HEAD(&heap->sibling);
 	INIT_HLIST_BL_NODE(&heap->by_mm);
 	heap->shares = RB_ROOT_CACHED;
-	refcount_set(&heap->users, 1);
-	INIT_WORK(&heap->end_work, karena_heap_end_work);
+	kref_init(&heap->life.ref);
+	kref_init(&heap->life.users);
+	init_task_work(&heap->life.task, heap_leave_task);
+	INIT_WORK(&heap->life.work, heap_leave_work);
 	xa_init(&heap->chunks);
 	karena_folio_prepare(heap);
 	karena_ready_prepare(heap);
@@ -348,7 +420,7 @@ static void heap_for_mm(struct karena_heap *heap, struct mm_struct *mm)
 }
 
 /**
- * karena_heap_file() - Make a file of a heap's, beside its own.
+ * karena_heap_file() - Make a file of a heap's.
  * @heap: The heap.
  * @flags: O_RDONLY or O_RDWR.
  * @fops: What it can do.
@@ -367,12 +439,32 @@ struct file *karena_heap_file(struct karena_heap *heap, int flags,
 	return file;
 }
 
-/* Give a heap its file, which owns it from now on, and let look-ups find it. */
-static void heap_publish(struct karena_heap *heap, struct file *file)
+/**
+ * karena_heap_open() - Make the file of a descriptor of a heap or snapshot.
+ * @heap: The heap. The caller is a user of it; the file is instead, even on an error.
+ * @flags: O_RDONLY or O_RDWR.
+ * @fops: What it can do; released by karena_heap_release().
+ *
+ * Return: The file, or an ERR_PTR.
+ */
+struct file *karena_heap_open(struct karena_heap *heap, int flags,
+			      const struct file_operations *fops)
+{
+	struct file *file = karena_heap_file(heap, flags, fops, heap);
+
+	if (IS_ERR(file))
+		karena_heap_put(heap);
+	return file;
+}
+
+/**
+ * karena_heap_publish() - Let look-ups find a new heap.
+ * @heap: The heap; not a snapshot.
+ */
+void karena_heap_publish(struct karena_heap *heap)
 {
 	struct hlist_bl_head *bucket = hash_bucket(heap->family, heap->mm);
 
-	heap->file = file;
 	spin_lock(&heap->family->lock);
 	list_add(&heap->sibling, &heap->family->heaps);
 	spin_unlock(&heap->family->lock);
@@ -415,21 +507,17 @@ static struct karena_family *family_alloc(const char *name, loff_t size,
  * karena_heap_create() - Make a heap for the calling process.
  * @create: The checked wishes of the caller.
  * @gid: The group that may read the heap's directory in sysfs.
- * @heap_fops: The operations of its file, and of the files of its clones; released by
- *	karena_heap_release().
- * @window_fops: Those of the file that its window maps; released by
+ * @window_fops: The operations of the file that its window maps; released by
  *	karena_family_release().
  *
- * Return: The heap's file, or an ERR_PTR.
+ * Return: The heap, of which the caller is the user; or an ERR_PTR.
  */
-struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
-				const struct file_operations *heap_fops,
-				const struct file_operations *window_fops)
+struct karena_heap *karena_heap_create(const struct karena_create *create, kgid_t gid,
+				       const struct file_operations *window_fops)
 {
 	unsigned long nr_arenas = create->window >> KARENA_ARENA_SHIFT;
 	struct karena_family *family;
 	struct karena_heap *heap;
-	struct file *file;
 
 	family = family_alloc(create->name, create->window +
 			      karena_control_size(nr_arenas), window_fops);
@@ -455,12 +543,8 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
 	heap->charge.memlock = karena_limit_memlock();
 	heap->pid = get_pid(task_tgid(current));
 	heap_for_mm(heap, current->mm);
-	file = karena_heap_file(heap, O_RDWR, heap_fops, heap);
-	if (IS_ERR(file))
-		heap_destroy(heap);
-	else
-		heap_publish(heap, file);
-	return file;
+	karena_heap_publish(heap);
+	return heap;
 }
 
 /**
@@ -468,8 +552,7 @@ struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
  * @heap: The heap.
  * @mm: The address space that the clone belongs to; for a snapshot, the heap's own.
  *
- * Return: The clone, never NULL, until karena_heap_open_clone() or
- * karena_heap_open_snapshot().
+ * Return: The clone, of which the caller is the user; never NULL.
  */
 struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct *mm)
 {
@@ -502,50 +585,6 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
 }
 
 /**
- * karena_heap_open_clone() - Let a clone be a child's heap.
- * @heap: The heap it is a clone of.
- * @clone: The clone.
- *
- * Return: Its file, or NULL without memory: then the clone is gone.
- */
-struct file *karena_heap_open_clone(struct karena_heap *heap, struct karena_heap *clone)
-{
-	struct file *file = karena_fs_file_certain(clone->family->mapping->host,
-						   clone->name, O_RDWR, heap->file->f_op);
-
-	if (!IS_ERR(file)) {
-		file->private_data = clone;
-		heap_publish(clone, file);
-		return file;
-	}
-	pr_warn_ratelimited("karena: a child does without its heap: no file (%ld)\n",
-			    PTR_ERR(file));
-	heap_destroy(clone);
-	return NULL;
-}
-
-/**
- * karena_heap_open_snapshot() - Let a clone be a snapshot.
- * @clone: The clone.
- * @fops: The operations of its file; released by karena_heap_release().
- *
- * Return: Its file, or an ERR_PTR: then the clone is gone.
- */
-struct file *karena_heap_open_snapshot(struct karena_heap *clone,
-				       const struct file_operations *fops)
-{
-	struct file *file = ERR_PTR(-ENOMEM);
-
-	if (!test_bit(KARENA_HEAP_INCOMPLETE, &clone->flags))
-		file = karena_heap_file(clone, O_RDONLY, fops, clone);
-	if (IS_ERR(file))
-		heap_destroy(clone);
-	else
-		clone->file = file;
-	return file;
-}
-
-/**
  * karena_heap_touch() - Note that a heap is used.
  * @heap: The heap, about to commit; or a clone in a fault.
  *
@@ -565,17 +604,4 @@ void karena_heap_touch(struct karena_heap *heap)
 			put_pid(pid);
 	}
 	karena_dir_add(heap);
-}
-
-/**
- * karena_heap_end_work() - Empty a heap whose process is gone.
- * @work: Of the heap. Somebody else has a descriptor of it, or a share; what is in
- *	shares stays. Drops a reference to its file.
- */
-void karena_heap_end_work(struct work_struct *work)
-{
-	struct karena_heap *heap = container_of(work, struct karena_heap, end_work);
-
-	heap_empty(heap);
-	fput(heap->file);
 }

@@ -37,27 +37,27 @@ void karena_dir_exit(void);
 
 /* heap.c */
 extern atomic_long_t karena_nr_heaps;
-struct file *karena_heap_create(const struct karena_create *create, kgid_t gid,
-				const struct file_operations *heap_fops,
-				const struct file_operations *window_fops);
+struct karena_heap *karena_heap_create(const struct karena_create *create, kgid_t gid,
+				       const struct file_operations *window_fops);
 struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct *mm);
-struct file *karena_heap_open_clone(struct karena_heap *heap, struct karena_heap *clone);
-struct file *karena_heap_open_snapshot(struct karena_heap *clone,
-				       const struct file_operations *fops);
+void karena_heap_publish(struct karena_heap *heap);
 struct file *karena_heap_file(struct karena_heap *heap, int flags,
 			      const struct file_operations *fops, void *data);
-struct file *karena_heap_mine(struct file *file);
-struct file *karena_heap_find(struct karena_family *family, struct mm_struct *mm);
-struct file *karena_heap_by_id(u64 id);
-struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma);
-void karena_heap_put(struct karena_heap *heap);
-void karena_heap_touch(struct karena_heap *heap);
+struct file *karena_heap_open(struct karena_heap *heap, int flags,
+			      const struct file_operations *fops);
 int karena_heap_release(struct inode *inode, struct file *file);
+struct karena_heap *karena_heap_mine(struct file *file);
+struct karena_heap *karena_heap_find(struct karena_family *family, struct mm_struct *mm);
+struct karena_heap *karena_heap_by_id(u64 id);
+struct karena_heap *karena_heap_mapped(struct vm_area_struct *vma);
+void karena_heap_get(struct karena_heap *heap);
+void karena_heap_put(struct karena_heap *heap);
+void karena_heap_exit(struct karena_heap *heap);
+void karena_heap_drop(struct karena_heap *heap);
+void karena_heap_touch(struct karena_heap *heap);
 int karena_family_release(struct inode *inode, struct file *file);
 void karena_heap_share(struct karena_heap *heap, struct karena_share_range *share);
 void karena_heap_unshare(struct karena_heap *heap, struct karena_share_range *share);
-bool karena_heap_end(struct karena_heap *heap);
-void karena_heap_end_work(struct work_struct *work);
 
 /* clone.c */
 struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,

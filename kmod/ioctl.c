@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The calls on /dev/karena and on heaps, by ioctl() and through io_uring: one row of a table
- * each, with structs that begin with their size. The tables of operations of a heap's file
- * and of its window are here, too, because KARENA_CREATE makes these files.
+ * each, with structs that begin with their size. The tables of operations of a
+ * descriptor's file and of a window's are here, too, because KARENA_CREATE makes these files.
  */
 #include <linux/build_bug.h>
 #include <linux/ctype.h>
@@ -168,14 +168,15 @@ static int call_create(struct karena_call *call)
 		return -EINVAL;
 
 	/* The group that may open the device node may read its heaps' files in sysfs. */
-	file = karena_heap_create(create, file_inode(call->file)->i_gid, &heap_fops,
-				  &window_fops);
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	heap = file->private_data;
+	heap = karena_heap_create(create, file_inode(call->file)->i_gid, &window_fops);
+	if (IS_ERR(heap))
+		return PTR_ERR(heap);
 	create->id = heap->id;
 	create->control_offset = karena_window_size(heap);
 	create->control_size = (u64)heap->control.nr << PAGE_SHIFT;
+	file = karena_heap_open(heap, O_RDWR, &heap_fops);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
 	return call_answer_file(call, sizeof(*create), file);
 }
 
@@ -185,7 +186,8 @@ static int call_attach(struct karena_call *call)
 	struct mm_struct *mm = current->mm;
 	struct karena_heap *heap;
 	struct vm_area_struct *vma;
-	struct file *file = NULL;
+	bool found = false;
+	struct file *file;
 	u64 start = 0;
 
 	if (attach->flags)
@@ -197,11 +199,12 @@ static int call_attach(struct karena_call *call)
 	if (heap) {
 		/* It may be the control region. */
 		start = vma->vm_start - ((u64)vma->vm_pgoff << PAGE_SHIFT);
-		if (attach->address - start < karena_window_size(heap))
-			file = get_file(heap->file);
+		found = attach->address - start < karena_window_size(heap);
+		if (found)
+			karena_heap_get(heap);
 	}
 	mmap_read_unlock(mm);
-	if (!file)
+	if (!found)
 		return -ENOENT;
 
 	attach->start = start;
@@ -210,6 +213,9 @@ static int call_attach(struct karena_call *call)
 	attach->id = heap->id;
 	attach->control_offset = karena_window_size(heap);
 	attach->control_size = (u64)heap->control.nr << PAGE_SHIFT;
+	file = karena_heap_open(heap, O_RDWR, &heap_fops);
+	if (IS_ERR(file))
+		return PTR_ERR(file);
 	return call_answer_file(call, sizeof(*attach), file);
 }
 
@@ -253,20 +259,21 @@ static int call_release(struct karena_call *call)
 static int call_snapshot(struct karena_call *call)
 {
 	struct karena_snapshot *snapshot = &call->args.snapshot;
-	struct file *heap = NULL, *file;
+	struct karena_heap *heap = call->heap;
+	struct file *file;
 
 	if (snapshot->flags & ~KARENA_SNAPSHOT_MEMORY || snapshot->reserved ||
 	    (snapshot->memory && !snapshot->flags) ||
-	    (call->heap && (snapshot->id || snapshot->flags)))
+	    (heap && (snapshot->id || snapshot->flags)))
 		return -EINVAL;
-	if (!call->heap) {
+	if (!heap) {
 		heap = karena_snapshot_find(snapshot);
 		if (IS_ERR(heap))
 			return PTR_ERR(heap);
 	}
-	file = karena_snapshot_open(call->heap ?: heap->private_data, snapshot);
-	if (heap)
-		fput(heap);
+	file = karena_snapshot_open(heap, snapshot);
+	if (!call->heap)
+		karena_heap_put(heap);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
 	return call_answer_file(call, sizeof(*snapshot), file);
@@ -364,15 +371,14 @@ long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 /* A call on a heap: KARENA_LIMIT and its like. */
 static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
-	struct file *mine = karena_heap_mine(file);
-	struct karena_call call = { .file = file, .user = (void __user *)arg };
+	struct karena_heap *heap = karena_heap_mine(file);
+	struct karena_call call = { .heap = heap, .user = (void __user *)arg };
 	long ret;
 
-	if (IS_ERR(mine))
-		return call_known(cmd) ? PTR_ERR(mine) : -ENOTTY;
-	call.heap = mine->private_data;
+	if (IS_ERR(heap))
+		return call_known(cmd) ? PTR_ERR(heap) : -ENOTTY;
 	ret = call_run(&call, cmd, heap_calls, ARRAY_SIZE(heap_calls));
-	fput(mine);
+	karena_heap_put(heap);
 	return ret;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Mappings of a heap: what mmap() accepts, what fork() and a split make of a mapping, and
- * the tables of operations that the core calls. A mapping holds the heap's file.
+ * the tables of operations that the core calls. A mapping is a user of the heap.
  */
 #include <linux/file.h>
 #include <linux/mm.h>
@@ -93,19 +93,12 @@ static void window_protect(struct vm_area_struct *vma)
 	WRITE_ONCE(vma->vm_page_prot, vm_get_page_prot(vma->vm_flags & ~VM_SHARED));
 }
 
-/* A mapping holds the heap's file. */
-static void mapping_get(struct karena_heap *heap)
-{
-	atomic_inc(&heap->mappings);
-	get_file(heap->file);
-}
-
 /**
  * karena_map_clone() - Clone a heap, with all of its process's mappings of it.
  * @heap: The heap, whose mm is held for writing.
  * @mm: The address space of the clone; for a snapshot, the heap's own.
  *
- * Return: The clone, which has no file yet; never NULL.
+ * Return: The clone, of which the caller is the user; never NULL.
  */
 struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct *mm)
 {
@@ -121,21 +114,19 @@ struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct 
 	return clone;
 }
 
-/* The clone for a child's mapping; made for the first of its mappings. */
+/* The clone for a child's mapping, which becomes a user; made for the first of its mappings. */
 static struct karena_heap *heap_fork(struct karena_heap *heap, struct mm_struct *mm)
 {
-	struct file *file;
+	struct karena_heap *clone;
 
 	if (heap->fork == KARENA_FORK_NONE)
 		return NULL;
-	file = karena_heap_find(heap->family, mm);
-	if (!file)
-		file = karena_heap_open_clone(heap, karena_map_clone(heap, mm));
-	if (!file)
-		return NULL;
-	heap = file->private_data;
-	atomic_inc(&heap->mappings);
-	return heap;
+	clone = karena_heap_find(heap->family, mm);
+	if (!clone) {
+		clone = karena_map_clone(heap, mm);
+		karena_heap_publish(clone);
+	}
+	return clone;
 }
 
 /* A mapping was split, or copied to a child. mmap_lock is held for writing. */
@@ -146,7 +137,7 @@ static void vm_open(struct vm_area_struct *vma)
 	if (!heap)
 		return;
 	if (vma->vm_mm == heap->mm || heap->fork == KARENA_FORK_SHARE)
-		mapping_get(heap);
+		karena_heap_get(heap);
 	else
 		vma->vm_private_data = heap_fork(heap, vma->vm_mm);
 	/* A mapping that was split is prepared already. */
@@ -158,9 +149,10 @@ static void vm_close(struct vm_area_struct *vma)
 {
 	struct karena_heap *heap = vma->vm_private_data;
 
-	/* The last reference is not dropped here, where too many locks are held. */
-	if (heap && (!atomic_dec_and_test(&heap->mappings) || !karena_heap_end(heap)))
-		fput(heap->file);
+	if (!heap)
+		return;
+	karena_heap_exit(heap);
+	karena_heap_put(heap);
 }
 
 /* Returns true if all of a window can lie around a mapping of some arenas. */
@@ -224,9 +216,9 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 	      (test_bit(KARENA_HEAP_COW, &heap->flags) || vma->vm_mm != heap->mm);
 	vma->vm_ops = cow ? &cow_vm_ops : &window_vm_ops;
 	vma->vm_private_data = heap;
-	/* With the heap's own file, a child's mapping would hold the parent's heap. */
+	/* With the descriptor's file, a child's mapping would keep the parent's heap. */
 	vma_set_file(vma, heap->family->file);
-	mapping_get(heap);
+	karena_heap_get(heap);
 	if (heap->fork == KARENA_FORK_NONE)
 		flags |= VM_DONTCOPY;
 	/*
@@ -239,7 +231,7 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 
 /**
  * karena_mmap() - Map arenas of the window, or the whole control region.
- * @file: The heap's file.
+ * @file: A descriptor's file.
  * @vma: The new mapping.
  *
  * A window is mapped whole, or in parts that lie as they do in the file; mremap() can let
@@ -252,13 +244,13 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
  */
 int karena_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	struct file *mine = karena_heap_mine(file);
+	struct karena_heap *heap = karena_heap_mine(file);
 	int err;
 
-	if (IS_ERR(mine))
-		return PTR_ERR(mine);
-	err = heap_map(mine->private_data, vma);
-	fput(mine);
+	if (IS_ERR(heap))
+		return PTR_ERR(heap);
+	err = heap_map(heap, vma);
+	karena_heap_put(heap);
 	return err;
 }
 

@@ -23,7 +23,7 @@ void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma);
 /* snapshot.c */
 struct file *karena_snapshot_open(struct karena_heap *heap,
 				  struct karena_snapshot *call);
-struct file *karena_snapshot_find(const struct karena_snapshot *call);
+struct karena_heap *karena_snapshot_find(const struct karena_snapshot *call);
 
 /* share.c */
 struct file *karena_share_open(struct karena_heap *heap,

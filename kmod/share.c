@@ -42,7 +42,7 @@ static int share_release(struct inode *inode, struct file *file)
 
 	karena_heap_unshare(heap, share);
 	kfree(share);
-	karena_heap_put(heap);
+	karena_heap_drop(heap);
 	return 0;
 }
 
@@ -83,7 +83,7 @@ struct file *karena_share_open(struct karena_heap *heap,
 	share->first = call->offset >> PAGE_SHIFT;
 	share->count = call->length >> PAGE_SHIFT;
 	RB_CLEAR_NODE(&share->node);
-	refcount_inc(&heap->users);
+	kref_get(&heap->life.ref);
 	/*
 	 * The cloner has to know whether other processes may map the heap, and none may do so
 	 * before fork() has flushed the TLB.

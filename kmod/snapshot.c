@@ -20,6 +20,17 @@ static const struct file_operations snapshot_fops = {
 	.llseek			= noop_llseek,
 };
 
+/* With the mm of the heap held for writing. */
+static struct file *snapshot_make(struct karena_heap *heap)
+{
+	struct karena_heap *clone = karena_map_clone(heap, heap->mm);
+
+	if (!test_bit(KARENA_HEAP_INCOMPLETE, &clone->flags))
+		return karena_heap_open(clone, O_RDONLY, &snapshot_fops);
+	karena_heap_put(clone);
+	return ERR_PTR(-ENOMEM);
+}
+
 /**
  * karena_snapshot_open() - Make a snapshot (KARENA_SNAPSHOT).
  * @heap: The heap.
@@ -45,8 +56,7 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 	} else {
 		/* The snapshot keeps pages that count as locked by the process. */
 		file = karena_limit_allows(heap, READ_ONCE(heap->charge.committed)) ?
-		       karena_heap_open_snapshot(karena_map_clone(heap, heap->mm),
-						 &snapshot_fops) : ERR_PTR(-ENOMEM);
+		       snapshot_make(heap) : ERR_PTR(-ENOMEM);
 		mmap_write_unlock(heap->mm);
 	}
 	if (alive)
@@ -81,19 +91,19 @@ static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
  * A process may look into its own heaps, and into those of an address space for which it has
  * an open /proc/PID/mem.
  *
- * Return: The heap's file, with a reference; or an ERR_PTR: -ENOENT, -EBADF or -EPERM.
+ * Return: The heap, of which the caller is a user now; or an ERR_PTR: -ENOENT, -EBADF or
+ * -EPERM.
  */
-struct file *karena_snapshot_find(const struct karena_snapshot *call)
+struct karena_heap *karena_snapshot_find(const struct karena_snapshot *call)
 {
-	struct file *file = karena_heap_by_id(call->id), *memory;
-	struct karena_heap *heap;
+	struct karena_heap *heap = karena_heap_by_id(call->id);
+	struct file *memory;
 	int err = -EPERM;
 
-	if (!file)
+	if (!heap)
 		return ERR_PTR(-ENOENT);
-	heap = file->private_data;
 	if (heap->mm == current->mm)
-		return file;
+		return heap;
 	if (call->flags & KARENA_SNAPSHOT_MEMORY) {
 		memory = fget(call->memory);
 		if (!memory)
@@ -104,7 +114,7 @@ struct file *karena_snapshot_find(const struct karena_snapshot *call)
 			fput(memory);
 	}
 	if (!err)
-		return file;
-	fput(file);
+		return heap;
+	karena_heap_put(heap);
 	return ERR_PTR(err);
 }
