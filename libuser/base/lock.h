@@ -88,14 +88,14 @@ static inline bool ka_try_lock(struct ka_mutex *mutex)
 
 /*
  * Make forks take a lock, before ka_lists or after it. The linker collects the addresses of these
- * locks in a section, so no code has to run before the first use of a lock.
+ * locks in a section, so no code has to run before the first use of a lock. With "retain", lld
+ * keeps them in a program that is linked with --gc-sections, too.
  */
-#define KA_FORK_TAKES(lock)							\
+#define KA_FORK_TABLE(name, lock)						\
 	static struct ka_mutex *const lock##_entry				\
-		__attribute__((section("karena_locks"), used)) = &(lock)
-#define KA_FORK_TAKES_INNER(lock)						\
-	static struct ka_mutex *const lock##_entry				\
-		__attribute__((section("karena_inner_locks"), used)) = &(lock)
+		__attribute__((section(name), used, retain)) = &(lock)
+#define KA_FORK_TAKES(lock)		KA_FORK_TABLE("karena_locks", lock)
+#define KA_FORK_TAKES_INNER(lock)	KA_FORK_TABLE("karena_inner_locks", lock)
 
 /* Take and release all locks that a fork takes before those of heaps. */
 void ka_fork_lock(void);
