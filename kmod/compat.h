@@ -19,6 +19,7 @@
 #include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/swap.h>
+#include <linux/task_work.h>
 #include <linux/version.h>
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
@@ -62,15 +63,46 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 }
 #endif
 
+/*
+ * Debian exports the next functions, because its binder is a module. Linux itself does not
+ * export them, so these references are weak: where the kernel has no such symbol, they are
+ * NULL, and the caller uses a slower way.
+ */
+int task_work_add(struct task_struct *task, struct callback_head *work,
+		  enum task_work_notify_mode notify) __weak;
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
-#define karena_zap	zap_page_range
+void zap_page_range(struct vm_area_struct *vma, unsigned long address,
+		    unsigned long size) __weak;
 #else
+void zap_page_range_single(struct vm_area_struct *vma, unsigned long address,
+			   unsigned long size, struct zap_details *details) __weak;
+#endif
+
+/* Call a function of a thread before it returns to user mode or ends; 0: it will be called. */
+static inline int karena_task_work_add(struct task_struct *task, struct callback_head *work)
+{
+	return task_work_add ? task_work_add(task, work, TWA_RESUME) : -EOPNOTSUPP;
+}
+
+/* Unmap pages from one mapping; or, by the slower way, from all mappings of its file. */
 static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 			      unsigned long size)
 {
-	zap_page_range_single(vma, address, size, NULL);
-}
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+	if (zap_page_range) {
+		zap_page_range(vma, address, size);
+		return;
+	}
+#else
+	if (zap_page_range_single) {
+		zap_page_range_single(vma, address, size, NULL);
+		return;
+	}
 #endif
+	unmap_mapping_range(vma->vm_file->f_mapping,
+			    ((loff_t)vma->vm_pgoff << PAGE_SHIFT) + address - vma->vm_start,
+			    size, 1);
+}
 
 /* A fault that is to be taken again lets go of the lock that it came with. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)

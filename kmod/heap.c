@@ -201,13 +201,13 @@ static void heap_leave_work(struct work_struct *work)
 /*
  * Have heap_leave() called without the caller's locks, as fput() does it: before the thread
  * returns to user mode, or ends. So the memory of a process is free when another process has
- * waited for its end. heap_leave() drops the family's file by fput(), and so the module, after
- * it has returned from the module's text.
+ * waited for its end; but where the kernel does not export task_work_add(), a worker calls
+ * heap_leave() soon after. heap_leave() drops the family's file by fput(), and so the module,
+ * after it has returned from the module's text.
  */
 static void heap_defer_leave(struct karena_heap *heap)
 {
-	if (current->flags & PF_KTHREAD ||
-	    task_work_add(current, &heap->life.task, TWA_RESUME))
+	if (current->flags & PF_KTHREAD || karena_task_work_add(current, &heap->life.task))
 		queue_work(karena_workqueue, &heap->life.work);
 }
 
