@@ -248,6 +248,10 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 
 	if (!arena)
 		return false;
+	/* Let lockdep see these locks in every fault: few faults meet a frozen arena. */
+	might_lock_read(&heap->cloning);
+	mutex_acquire(&karena_changing_map, 0, 0, _RET_IP_);
+	mutex_release(&karena_changing_map, _RET_IP_);
 	for (;;) {
 		spin_lock(&heap->family->lock);
 		while (arena_frozen(arena)) {

@@ -186,6 +186,8 @@ bool karena_control_part(struct karena_heap *heap, unsigned long index,
  */
 void karena_control_lock(struct karena_heap *heap, struct page *page)
 {
+	/* Let lockdep see this lock in every fault. */
+	might_lock_read(&heap->cloning);
 	lock_page(page);
 	while (test_bit(KARENA_HEAP_FROZEN, &heap->flags)) {
 		unlock_page(page);
