@@ -130,8 +130,10 @@ void karena_arena_freeze(struct karena_arena *arena)
 }
 
 /**
- * karena_arena_thaw() - Let faults go on as soon as CHANGING is dropped.
+ * karena_arena_thaw() - Let faults use the arena again.
  * @arena: The arena, with CHANGING held.
+ *
+ * A fault that waits goes on when CHANGING is dropped, others go on at once.
  */
 void karena_arena_thaw(struct karena_arena *arena)
 {
@@ -219,7 +221,7 @@ static bool arena_frozen(struct karena_arena *arena)
 	       test_bit(KARENA_HEAP_FROZEN, &arena->heap->flags);
 }
 
-/* Wait for the thread that has frozen the arena: it holds CHANGING or heap->cloning. */
+/* Wait for the thread that has frozen the arena. That thread holds CHANGING or heap->cloning. */
 static void arena_wait_thawed(struct karena_arena *arena)
 {
 	down_read(&arena->heap->cloning);

@@ -26,15 +26,16 @@
  *	held for reading.
  * heap->cloning: Held for reading with CHANGING, except by reclaim, which takes only volatile
  *	arenas, as no clone gets these. The cloner holds it for writing, and changes no arena of
- *	the heap.
+ *	the heap. A fault of the control region takes it alone, where the heap is frozen.
  * CHANGING: The frame and the base of an arena. The holder may sleep and allocate. Reclaim
  *	only tries it. The cloner takes it for sparse arenas, and for all of a heap that other
  *	processes map, to keep reclaim away; and for arenas of the clone.
  * FROZEN: A bit of an arena that the holder of CHANGING sets and clears under family->lock.
  *	While it is set, faults get no reference to the frame, and nothing is allocated.
- *	HEAP_FROZEN is the same for all arenas of a heap, set by the cloner. A fault that
- *	meets one of them takes and drops heap->cloning and CHANGING, and looks again. The
- *	core calls fault handlers with neither a folio lock nor a page table lock held.
+ *	The cloner sets HEAP_FROZEN for all arenas of a heap, and allocates. A fault that
+ *	meets one of them takes and drops heap->cloning and CHANGING, and looks again. So it
+ *	may wait for memory that a later holder of CHANGING allocates. The core calls fault
+ *	handlers with neither a folio lock nor a page table lock held.
  * folio lock: A folio leaves its arena, or its arena is frozen, only while the folio is locked
  *	or its count is frozen; it gets another owner only when no fault is in progress there. A
  *	fault locks the folio and looks at the arena again. So the page that it returns is still

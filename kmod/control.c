@@ -191,7 +191,7 @@ void karena_control_lock(struct karena_heap *heap, struct page *page)
 	lock_page(page);
 	while (test_bit(KARENA_HEAP_FROZEN, &heap->flags)) {
 		unlock_page(page);
-		/* The cloner drops it after HEAP_FROZEN. */
+		/* The cloner clears HEAP_FROZEN before it drops heap->cloning. */
 		down_read(&heap->cloning);
 		up_read(&heap->cloning);
 		lock_page(page);
