@@ -202,8 +202,12 @@ static void heap_leave_work(struct work_struct *work)
  * Have heap_leave() called without the caller's locks, as fput() does it: before the thread
  * returns to user mode, or ends. So the memory of a process is free when another process has
  * waited for its end; but where the kernel does not export task_work_add(), a worker calls
- * heap_leave() soon after. heap_leave() drops the family's file by fput(), and so the module,
- * after it has returned from the module's text.
+ * heap_leave() soon after.
+ *
+ * heap_leave() drops the family's file, which holds the module. If other heaps hold it, too,
+ * another thread may drop it last, and the module may be unloaded, before this thread has
+ * returned from heap_leave(). So karena_exit() waits until each runnable thread has slept or
+ * returned to user mode. For workers, destroy_workqueue() waits.
  */
 static void heap_defer_leave(struct karena_heap *heap)
 {
@@ -441,7 +445,7 @@ struct file *karena_heap_file(struct karena_heap *heap, int flags,
 
 /**
  * karena_heap_open() - Make the file of a descriptor of a heap or snapshot.
- * @heap: The heap. The caller is a user of it; the file is instead, even on an error.
+ * @heap: The heap. The caller is a user of it, and is none on return: the file is instead.
  * @flags: O_RDONLY or O_RDWR.
  * @fops: What it can do; released by karena_heap_release().
  *

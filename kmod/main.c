@@ -6,6 +6,7 @@
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
 #include <linux/module.h>
+#include <linux/rcupdate.h>
 
 #include "file.h"
 
@@ -88,6 +89,8 @@ err_base:
 
 static void __exit karena_exit(void)
 {
+	/* A thread that has dropped a heap may still be in the text; see heap_defer_leave(). */
+	synchronize_rcu_tasks();
 	karena_sysfs_exit();
 	misc_deregister(&karena_device);
 	karena_fs_exit();
