@@ -44,7 +44,7 @@ extern struct ka_mutex *const inner_end[] __asm__("__stop_karena_inner_locks")
 
 static size_t table_size(struct ka_mutex *const *start, struct ka_mutex *const *end)
 {
-	return ((uintptr_t)end - (uintptr_t)start) / sizeof(*start);
+	return ((uintptr_t)end - (uintptr_t)start) / sizeof(struct ka_mutex *);
 }
 
 /**
