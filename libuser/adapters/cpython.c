@@ -31,8 +31,8 @@ struct arena_allocator {
 static struct arena_allocator fallback;
 
 /*
- * After the heap has refused an arena, this many come from Python's own allocator before the
- * heap is asked again.
+ * After the heap has refused an arena, Python's own allocator provides this many more before
+ * the adapter asks the heap again.
  */
 #define ARENAS_ELSEWHERE	15
 
@@ -40,8 +40,8 @@ static struct arena_allocator fallback;
  * Allocate an arena, aligned to its size if that is a power of two: an unaligned arena costs
  * pymalloc a pool.
  *
- * If the heap refuses, Python's previous allocator is called. Without an arena, pymalloc would
- * ask again for each object, and the interpreter could not extend its data stack.
+ * If the heap refuses, the adapter calls Python's previous allocator. Without an arena, pymalloc
+ * would ask again for each object, and the interpreter could not extend its data stack.
  */
 static void *arena_alloc(void *context, size_t size)
 {

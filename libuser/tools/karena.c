@@ -38,7 +38,7 @@ static const char help[] =
 	"                       embedded  plain mmap, which needs no module\n"
 	"                       auto      device if it works, else embedded (default)\n"
 	"  -l, --limit=SIZE     maximum size of the heap, at least 2M; at the limit\n"
-	"                       Python allocates from malloc or, with domains,\n"
+	"                       Python allocates by plain mmap or, with domains,\n"
 	"                       raises MemoryError (default: the window)\n"
 	"  -w, --window=SIZE    address space of the heap (default: 1T, or 64G on\n"
 	"                       the module)\n"
@@ -87,7 +87,7 @@ static void set_variable(const char *name, const char *value)
 		fail("cannot set %s: out of memory", name);
 }
 
-/* Relative to the tool, as in the build tree and under a prefix; else where installed. */
+/* Find the adapter: relative to the tool, as in a build tree, or where it was installed. */
 static const char *find_adapter(char path[static PATH_MAX])
 {
 	char self[PATH_MAX];
