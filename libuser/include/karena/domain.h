@@ -34,8 +34,8 @@ extern "C" {
 
 /**
  * enum ka_domain - The domains.
- * @KA_DOMAIN_RAW: Memory for other things than objects, and wherever the program holds no
- *	lock of the runtime.
+ * @KA_DOMAIN_RAW: Memory other than objects, and memory for a thread that holds no lock of
+ *	the runtime.
  * @KA_DOMAIN_MEM: Buffers of objects.
  * @KA_DOMAIN_OBJ: Objects.
  */
@@ -90,8 +90,8 @@ int ka_allocator_get(enum ka_domain domain, struct ka_allocator *allocator);
  * @domain: The domain.
  * @allocator: The new allocator, which is copied. Calls that have begun end in the old one.
  *
- * The program frees its live blocks through the new allocator. Unless there are none, the
- * new allocator must pass them to the old one. PEP 445 is the model.
+ * The program frees its live blocks through the new allocator. If there are any, the new
+ * allocator must pass them to the old one. PEP 445 is the model.
  *
  * Return: 0, or -1 with errno: EINVAL, there is no such domain, or a function is missing;
  * ENOMEM, no memory for the copy.
@@ -121,8 +121,8 @@ int ka_allocator_replace(enum ka_domain domain, struct ka_allocator *expected,
  * @allocator: Filled in with functions that call ka_heap_malloc() and so on. They may be
  *	called until the heap is destroyed.
  *
- * For ka_allocator_set(), and for libraries that let a program choose their allocator. The
- * function @free ends the program with a message if ka_heap_free() fails.
+ * A program passes it to ka_allocator_set(), or to libraries that let it choose their
+ * allocator. The function @free ends the program with a message if ka_heap_free() fails.
  */
 void ka_heap_allocator(struct ka_heap *heap, struct ka_allocator *allocator);
 
@@ -166,7 +166,7 @@ int ka_domain_stats(enum ka_domain domain, struct ka_domain_stats *stats);
  * ka_raw_free() - Free a block of the domain raw.
  * @block: A block that any thread allocated in the domain raw; NULL does nothing.
  *
- * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * Leaves errno as it is. If no block begins at @block and the call can see that, it prints a
  * message to standard error and aborts the program.
  */
 void ka_raw_free(void *block);
@@ -176,8 +176,8 @@ void ka_raw_free(void *block);
  * @block: The block; NULL allocates a block.
  * @size: New size in bytes; 0 counts as 1 and does not free the block.
  *
- * If @block is no block, and the call can see that, it prints a message to standard error and
- * aborts the program.
+ * If no block begins at @block and the call can see that, it prints a message to standard
+ * error and aborts the program.
  *
  * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
  * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.
@@ -211,7 +211,7 @@ void *ka_raw_calloc(size_t count, size_t size)
  * ka_mem_free() - Free a block of the domain mem.
  * @block: A block that the domain mem allocated; NULL does nothing.
  *
- * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * Leaves errno as it is. If no block begins at @block and the call can see that, it prints a
  * message to standard error and aborts the program.
  */
 void ka_mem_free(void *block);
@@ -221,8 +221,8 @@ void ka_mem_free(void *block);
  * @block: A block that the domain mem allocated; NULL allocates a block.
  * @size: New size in bytes; 0 counts as 1 and does not free the block.
  *
- * If @block is no block, and the call can see that, it prints a message to standard error and
- * aborts the program.
+ * If no block begins at @block and the call can see that, it prints a message to standard
+ * error and aborts the program.
  *
  * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
  * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.
@@ -256,7 +256,7 @@ void *ka_mem_calloc(size_t count, size_t size)
  * ka_obj_free() - Free a block of the domain obj.
  * @block: A block that the domain obj allocated; NULL does nothing.
  *
- * Leaves errno as it is. If @block is no block, and the call can see that, it prints a
+ * Leaves errno as it is. If no block begins at @block and the call can see that, it prints a
  * message to standard error and aborts the program.
  */
 void ka_obj_free(void *block);
@@ -266,8 +266,8 @@ void ka_obj_free(void *block);
  * @block: A block that the domain obj allocated; NULL allocates a block.
  * @size: New size in bytes; 0 counts as 1 and does not free the block.
  *
- * If @block is no block, and the call can see that, it prints a message to standard error and
- * aborts the program.
+ * If no block begins at @block and the call can see that, it prints a message to standard
+ * error and aborts the program.
  *
  * Return: The block, perhaps at another address, aligned to 16 bytes, with its content up
  * to the smaller size. NULL with errno ENOMEM, and the block is unchanged.

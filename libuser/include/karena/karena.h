@@ -12,8 +12,8 @@
  *
  * Errors: a function that fails sets errno, and ka_error() returns a message.
  *
- * Threads: several threads may call all functions at once, also on one heap, with two
- * exceptions. ka_heap_destroy() and ka_heap_reset() need the heap for themselves.
+ * Threads: several threads may call all functions at once, also on one heap. During
+ * ka_heap_destroy() and ka_heap_reset(), no other thread may use the heap.
  *
  * Signals: a signal handler must not call any of these functions.
  *
@@ -62,7 +62,7 @@ extern "C" {
 /**
  * KARENA_VERSION_NUMBER - Version of this header as a number for #if.
  *
- * Major times 10,000, minor times 100, and patch, added up: 200 is version 0.2.0.
+ * Major times 10,000, plus minor times 100, plus patch: 200 is version 0.2.0.
  */
 #define KARENA_VERSION_NUMBER	(KARENA_VERSION_MAJOR * 10000 + \
 				 KARENA_VERSION_MINOR * 100 + KARENA_VERSION_PATCH)
@@ -193,8 +193,8 @@ enum ka_fork {
  * @io: The heap is for I/O buffers, which devices may pin for a long time. @fork must not
  *	be KA_FORK_COW. ka_io_alloc() uses such a heap.
  * @ignore_environment: Ignore KARENA_SOURCE, KARENA_WINDOW, KARENA_LIMIT, KARENA_NAME,
- *	KARENA_STATS and KARENA_MALLOCSTATS. For libraries, whose users do not mean their
- *	heaps when they set a variable for the program.
+ *	KARENA_STATS and KARENA_MALLOCSTATS. For libraries: a user who sets a variable
+ *	means the heap of the program.
  *
  * A caller may leave out the members from @fork on (@size says so). Sizes in the
  * environment are bytes, or numbers with a suffix K, M, G or T.
@@ -356,8 +356,8 @@ struct ka_heap *ka_heap_of(const void *address);
  * ka_heap_descriptor() - Open a descriptor of a heap's file.
  * @heap: The heap.
  *
- * For the parts of the module's interface that this library does not cover: ioctls on a
- * heap, poll(), io_uring; see karena(4). The library itself keeps no descriptor.
+ * A program needs it for the parts of the module's interface that this library does not
+ * cover: ioctls on a heap, poll(), io_uring; see karena(4). The library keeps no descriptor.
  *
  * Return: A new descriptor with close-on-exec, which the caller closes. -1 with errno:
  * EOPNOTSUPP, the heap is not on the module; EOWNERDEAD, the heap belongs to the parent;
@@ -371,9 +371,9 @@ int ka_heap_descriptor(struct ka_heap *heap) KA_MUST_USE;
  * @limit: Most bytes to commit, at least one arena, rounded down to whole arenas; 0: the
  *	size of the window.
  *
- * A heap that has more keeps it, and commits nothing until it has less. On the module the
- * kernel enforces the limit, and the call opens /dev/karena for a moment. If the call fails
- * the limit is unchanged.
+ * A heap that has committed more keeps its arenas, and commits no more until it has less.
+ * On the module the kernel enforces the limit, and the call opens /dev/karena for a moment.
+ * If the call fails the limit is unchanged.
  *
  * Return: 0, or -1 with errno: EINVAL, less than one arena or more than the window; EPERM,
  * root has set a lower limit; EOWNERDEAD, the heap belongs to the parent; or an error of
@@ -442,8 +442,8 @@ int ka_heap_free(struct ka_heap *heap, void *block);
  * @size: The size that it was allocated with, or that ka_heap_usable_size() or
  *	ka_heap_expand() returned.
  *
- * Checks the size: a caller that frees an object of another type than it allocated
- * mostly has a wrong one. C23's free_sized() is the model.
+ * The check finds a caller that frees an object as one of a larger type. C23's
+ * free_sized() is the model.
  *
  * Return: As ka_heap_free(); also EINVAL, the block is smaller than @size.
  */
@@ -510,7 +510,7 @@ void *ka_heap_aligned_alloc(struct ka_heap *heap, size_t align, size_t size)
  * @blocks: Filled in.
  * @nr: Number of blocks.
  *
- * The heap is looked up once. Without memory the call allocates as many as it can.
+ * Looks up the thread's pools once. Without memory the call allocates as many as it can.
  *
  * Return: The number of allocated blocks; if that is less than @nr, with errno as
  * ka_heap_malloc().
@@ -557,13 +557,13 @@ size_t ka_heap_expand(struct ka_heap *heap, void *block, size_t size);
 size_t ka_heap_usable_size(struct ka_heap *heap, const void *block);
 
 /**
- * ka_good_size() - Round a size up to one that wastes nothing.
+ * ka_good_size() - Get the usable size that a new block would have.
  * @size: Bytes; 0 counts as 1.
  *
- * For containers that can use all of a block: the usable size of a block that
- * ka_heap_malloc() allocates for @size. The name is that of malloc_good_size() of macOS.
+ * A container that can use all of a block asks for this size. malloc_good_size() of macOS
+ * is the model.
  *
- * Return: Bytes, at least @size; @size itself where rounding up would overflow.
+ * Return: Bytes, at least @size; @size itself if rounding up would overflow.
  */
 size_t ka_good_size(size_t size);
 
@@ -573,8 +573,8 @@ size_t ka_good_size(size_t size);
  *
  * Releases free pages, empty arenas and empty pools, except pools that other threads
  * allocated from last. On plain mmap it also releases the pages behind the last allocated
- * block of the calling thread's pools. A heap returns memory by itself when nobody needed
- * it for a fifth of a second, or when it is more than 8 MiB and more than an eighth of the
+ * block of the calling thread's pools. A heap returns free memory by itself when the program
+ * did not need it for a fifth of a second, or when it exceeds 8 MiB plus an eighth of the
  * memory in use; but a heap has no thread of its own and does so only inside a call.
  * malloc_trim(3) is the model.
  *
@@ -587,9 +587,9 @@ size_t ka_heap_trim(struct ka_heap *heap);
  * ka_heap_reset() - Free all blocks and runs of a heap.
  * @heap: The heap. No other thread may use it.
  *
- * As ka_heap_destroy() and ka_heap_create() with the same options, but the heap keeps its
- * window, its number and its totals. For work in phases, whose objects all die at the end
- * of a phase. mimalloc's mi_heap_destroy() is the model.
+ * Does the same as ka_heap_destroy() and ka_heap_create() with the same options, but the
+ * heap keeps its window, its number and its totals. A program that works in phases can free
+ * all objects of a phase at its end. mimalloc's mi_heap_destroy() is the model.
  *
  * Return: 0, or -1 with errno: EINVAL, the heap is that of the domains or of
  * ka_io_alloc(); EOWNERDEAD, the heap belongs to the parent.
@@ -702,7 +702,7 @@ size_t ka_io_size(const void *buffer);
 /**
  * ka_error() - Get the message of the calling thread's last failure.
  *
- * Only valid after a function has failed: a function that succeeds does not change it.
+ * The message is only valid after a function has failed; a success does not change it.
  *
  * Return: A message without a final full stop or newline. It stays valid until the next
  * failure in this thread.

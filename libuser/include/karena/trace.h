@@ -2,14 +2,14 @@
 /**
  * DOC: Rules of tracing
  *
- * Tracing tells where a program allocated the blocks that it has. For each traced block the
- * library keeps the size and the stack of the allocating call until the block is freed.
+ * Tracing shows where a program allocated its live blocks. For each traced block the library
+ * keeps the size and the stack of the allocating call until the block is freed.
  *
  * Tracing covers the blocks of all heaps of the process, also those of the domains, but
  * not the runs of ka_run_alloc(). With an interval of 1 the library traces each block, and
  * all numbers are exact. With a larger interval it traces about one block in that many
- * bytes, and each traced block stands for others: the numbers are estimates without bias,
- * and a smaller interval makes their error smaller. Tcmalloc and jemalloc sample in the
+ * bytes, and each traced block stands for others. Then the numbers are estimates without
+ * bias, whose error is smaller with a smaller interval. Tcmalloc and jemalloc sample in the
  * same way (a Poisson process); the functions are those of Python's tracemalloc.
  *
  * Threads: several threads may call all functions at once. Fork: a child continues with a
@@ -97,8 +97,8 @@ int ka_trace_start(size_t interval, size_t frames);
 /**
  * ka_trace_stop() - Stop tracing new blocks.
  *
- * The traces stay until tracing starts again, and the trace of a freed block still goes
- * away. Does nothing if tracing is off.
+ * The traces stay until tracing starts again, and freeing a block still removes its trace.
+ * Does nothing if tracing is off.
  */
 void ka_trace_stop(void);
 
@@ -121,7 +121,7 @@ void ka_trace_memory(size_t *current, size_t *peak);
 /**
  * ka_trace_reset_peak() - Set the peak to the current number of bytes.
  *
- * For a program that wants the peak of one phase from ka_trace_memory().
+ * A program calls this at the start of a phase whose peak it reads by ka_trace_memory().
  */
 void ka_trace_reset_peak(void);
 
@@ -145,7 +145,7 @@ size_t ka_trace_of(const void *block, const void **frames, size_t most);
 /**
  * ka_trace_free() - Free a snapshot or a difference.
  * @traces: The snapshot; NULL does nothing. No other thread may use it, and its entries are
- *	gone afterwards.
+ *	invalid afterwards.
  */
 void ka_trace_free(struct ka_traces *traces);
 

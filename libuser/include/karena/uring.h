@@ -90,7 +90,7 @@ void ka_uring_prep_commit(struct io_uring_sqe *sqe, int fd,
  *
  * A run stays allocated when pages of it are released. Touching these pages raises SIGBUS
  * until they are committed again. The program must commit them before ka_run_free(), which
- * gives the memory to the next run.
+ * makes the memory available to the next run.
  */
 void ka_uring_prep_release(struct io_uring_sqe *sqe, int fd,
 			   struct ka_uring_call *call, struct karena_range *ranges,
@@ -165,11 +165,11 @@ void ka_uring_unregister(struct io_uring *ring, struct ka_uring_buffers *buffers
  * @nr: Number of ranges; 0 with NULL.
  *
  * A range above 1 GiB becomes several buffers. Registration pins the memory: reclaim cannot
- * take or move an allocated run. Memory that is released while it is registered, or whose
- * run is freed, is lost to the ring: data that the ring reads into it arrive nowhere. Each page
- * counts a second time against the limit of locked memory (ulimit -l). On plain mmap a fork
- * separates the memory of the ring from that of the heap, as it does with all private
- * memory.
+ * free or move an allocated run. If memory is released, or its run freed, while it is
+ * registered, the ring loses this memory: data that the ring reads into it do not arrive in
+ * the heap. Each page counts a second time against the limit of locked memory (ulimit -l).
+ * On plain mmap a fork separates the memory of the ring from that of the heap, as it does
+ * with all private memory.
  *
  * Return: The buffers, or NULL with errno: EOPNOTSUPP, the kernel cannot pin memory of the
  * module (before Linux 6.5), or not that of a heap that was forked or snapshotted and is
