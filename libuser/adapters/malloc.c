@@ -28,7 +28,7 @@
 #define PUBLIC	__attribute__((visibility("default")))
 #define SLOW	__attribute__((noinline, cold))
 
-/* Return address of the program's call; or an address here, in a function that calls another. */
+/* Return address of the program's call; an address here, if another of these functions calls. */
 #define CALLER	__builtin_return_address(0)
 
 /* A heap has no slots until it is opened. Its empty arenas stay as long as other free memory. */
@@ -595,7 +595,7 @@ PUBLIC int malloc_info(int options, FILE *file)
 	return 0;
 }
 
-/* Returns 1 if memory was given back, as glibc's does. The argument has no effect. */
+/* Returns 1 if memory was returned, as glibc's does. The argument has no effect. */
 PUBLIC int malloc_trim(size_t pad)
 {
 	(void)pad;

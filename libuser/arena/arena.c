@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  * Arenas of a heap: committed when a run needs them, and released. Empty arenas become
- * volatile. Free pages are purged when nobody has needed them for a while, or when they exceed
- * an eighth of the pages in use. The highest addresses are purged first, since new runs use the
- * lowest. All functions are called with the heap's lock held.
+ * volatile. Free pages are purged when the program has not needed them for a while, or when
+ * they exceed 8 MiB plus an eighth of the pages in use. The highest addresses are purged
+ * first, since new runs use the lowest. All functions are called with the heap's lock held.
  *
  * No thread exists for this: the threads that allocate and free runs read the clock.
  */
@@ -32,12 +32,12 @@
 #define DECAY_MS	200
 #define LONGEST_DECAY_MS 12800
 
-/* Free pages that are always kept; numbers and rows of pages that are not worth a system call. */
+/* Free pages that always stay; numbers and rows of pages that are not worth a system call. */
 #define LEAST_SLACK	((8 * KA_MIB) / KA_PAGE_SIZE)
 #define LEAST_IDLE	((size_t)16)
 #define LEAST_ROW	((size_t)16)
 
-/* Maximum of @to_thin, which must not grow for ever. */
+/* Maximum of @to_thin, which would otherwise grow for ever. */
 #define MOST_TO_THIN	((size_t)4096)
 
 /* The end of a row of arenas from @first on that are all (not) committed, at most @end. */
@@ -86,7 +86,7 @@ static void arenas_release(struct ka_arenas *arenas, size_t first, size_t count)
 		arena_forget(arenas, ka_arena_at(arenas->metadata, i));
 }
 
-/* Make an empty arena usable again. False if the kernel has taken its memory. */
+/* Make an empty arena usable again. False if the kernel has reclaimed its memory. */
 static bool arena_reuse(struct ka_arenas *arenas, size_t index)
 {
 	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
@@ -302,7 +302,7 @@ bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count)
 
 		if (arena->nr_backed)
 			continue;
-		/* A blocked arena looks like one run, which nobody has. */
+		/* A blocked arena looks like one run, which no caller has. */
 		ka_change_bits(arena->used, 0, KA_ARENA_PAGES, true);
 		ka_change_bits(arena->head, 0, 1, true);
 		arena->nr_used = KA_ARENA_PAGES;
@@ -334,8 +334,8 @@ void ka_arenas_close(struct ka_arenas *arenas)
  * @from: The run's first page in it.
  * @pages: Number of the run's pages in it.
  *
- * Return: 0; 1 if the kernel has taken the arena, which is then uncommitted; or -1 with errno
- * and a message.
+ * Return: 0; 1 if the kernel has reclaimed the arena, which is then uncommitted; or -1 with
+ * errno and a message.
  */
 int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
 {
@@ -565,7 +565,7 @@ void ka_arenas_begin(struct ka_arenas *arenas)
 	arenas->decay_at = now_ms() + DECAY_MS;
 }
 
-/* Nobody needed the minimum that stayed free, so purge that much. */
+/* The program did not need the minimum that stayed free, so purge that much. */
 static void arenas_purge_unneeded(struct ka_arenas *arenas)
 {
 	size_t idle;
@@ -604,7 +604,7 @@ static void arenas_decay(struct ka_arenas *arenas)
 }
 
 /**
- * ka_arenas_decay() - Purge free pages that nobody has needed for a while, and excess ones.
+ * ka_arenas_decay() - Purge free pages that were not needed for a while, and excess ones.
  * @arenas: The arenas of the heap, after runs were freed.
  *
  * Arenas that are empty afterwards become volatile.

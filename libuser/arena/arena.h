@@ -12,7 +12,7 @@
  *	uncommitted	0		0		none
  *	used		some or all	1 or more	of the pages in @backed
  *	empty		some or all	0		of the pages in @backed; listed by @emptied
- *	volatile	some or all	0		the kernel may take it (@is_volatile)
+ *	volatile	some or all	0		the kernel may reclaim it (@is_volatile)
  *	blocked		0		all		another mapping's: no run lies there
  *
  *	uncommitted	-> used		ka_arenas_commit(), or ka_arena_commit_pages() for
@@ -21,8 +21,8 @@
  *	used		-> empty	pages_free() in run.c, with the last run
  *	empty		-> used		ka_arena_use(), ka_arenas_commit()
  *	empty		-> volatile	arenas_make_volatile(), after runs were freed
- *	volatile	-> used		arena_reuse(), if the kernel has not taken it
- *	volatile	-> uncommitted	arena_reuse(), if the kernel has
+ *	volatile	-> used		arena_reuse(), if the kernel has not reclaimed it
+ *	volatile	-> uncommitted	arena_reuse(), if the kernel has reclaimed it
  *	empty, volatile	-> uncommitted	arenas_release(): there are more than @most_empty of
  *					them, or they are purged
  *	empty		-> uncommitted	ka_arena_pages_lost(): its pages are not mapped
@@ -46,10 +46,10 @@
  *	zero.
  * @nr_used: Number of pages in @used.
  * @nr_backed: Number of pages in @backed.
- * @longest: No row of free pages is longer; it may be shorter.
+ * @longest: Upper bound of the longest row of free pages.
  * @parts: The arena is committed in parts of 64 KiB, now and whenever it is committed again.
  * @huge: The first touch of a page may allocate the memory of the whole arena.
- * @is_volatile: The arena has no run, and the kernel may take its memory.
+ * @is_volatile: The arena has no run, and the kernel may reclaim its memory.
  */
 struct ka_arena {
 	uint64_t used[KA_MAP_WORDS];
@@ -153,9 +153,9 @@ struct ka_watch {
  * @slack: This many idle pages may stay, in addition to an eighth of the pages in use.
  * @purged: Pages purged since @decay_at was set, and in the purge just before.
  * @not_refilled: Those of @purged that have not been needed again.
- * @to_thin: Number of pools that may be thinned: so many could have filled purged pages.
+ * @to_thin: Number of pools that may be thinned: as many as the purged pages could have held.
  * @least_idle: Minimum of @idle since @decay_at was set.
- * @decay_ms: Pages that nobody needs for so many milliseconds are purged.
+ * @decay_ms: Free pages that the program does not need for so many milliseconds are purged.
  * @decay_at: Time of the next purge of unneeded pages, in milliseconds.
  */
 struct ka_arenas {

@@ -34,7 +34,7 @@
 #define KA_ARENA_PAGES	(KA_ARENA_SIZE / KA_PAGE_SIZE)
 #define KA_MIB		((size_t)1 << 20)
 
-/* One bit for each page. */
+/* Words of a map with one bit for each page. */
 #define KA_MAP_WORDS	(KA_ARENA_PAGES / 64)
 
 /* Pools consist of slots of 16 KiB, by which the pool of an address is found. */

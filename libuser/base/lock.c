@@ -19,7 +19,7 @@ void ka_mutex_wait(struct ka_mutex *mutex)
 
 /**
  * ka_mutex_wake() - Wake a thread that waits for a lock.
- * @mutex: The lock, which nobody has.
+ * @mutex: The lock, which no thread holds.
  */
 void ka_mutex_wake(struct ka_mutex *mutex)
 {

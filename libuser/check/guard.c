@@ -30,8 +30,8 @@ static unsigned char *start_of(const struct ka_record *record)
 }
 
 /*
- * Make the last page the guard. If that fails, the block has none; the same, with a message once,
- * if there are too many guards.
+ * Make the last page the guard. If that fails, or if there are too many guards, the block has
+ * none. The first time that there are too many, print a message.
  */
 static void put_guard(struct ka_record *record)
 {

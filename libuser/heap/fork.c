@@ -24,7 +24,7 @@ static void heap_unlock(struct ka_heap *heap)
 }
 
 /*
- * Hold all locks during a fork, so that a child has no lock that nobody releases. The preload
+ * Hold all locks during a fork, so that no lock stays held for ever in a child. The preload
  * library is initialized before all other libraries (-z initfirst), so its handlers run last
  * before a fork and first after it. The handlers of other libraries, which may end threads and
  * start new ones, then find the heaps usable.

@@ -20,7 +20,7 @@
  * @reported: The highest number of arenas so far when they were last printed.
  * @changes: Arenas committed and released so far when the statistics were last counted.
  * @next: Earliest time of the next write if arenas have changed.
- * @next_pools: Earliest time of it if only pools have. Both in ns of CLOCK_MONOTONIC.
+ * @next_pools: The same if only pools have changed. Both in ns of CLOCK_MONOTONIC.
  */
 struct ka_shown {
 	struct ka_mutex lock;

@@ -51,7 +51,7 @@
  *	@remote		atomic: other threads push blocks, the owner collects them all
  *	cache's lock	the owner's lists. While a pool is listed, @used only falls, and
  *			@remote is collected only with the lock held: if the two are equal,
- *			nobody has a block of the pool.
+ *			no block of the pool is in use.
  *
  * While the process has one thread, changes of @owner are plain stores: that thread is the
  * one that creates a second one. Other threads than the owner only add KA_CALLED to @owner.
@@ -63,7 +63,7 @@
 
 #include "arena/arena.h"
 
-/* No thread has one of these for its number. */
+/* No thread has one of these numbers. */
 #define KA_NOBODY	((uintptr_t)0)
 #define KA_SHELF	((uintptr_t)2)
 #define KA_GONE		((uintptr_t)4)
@@ -72,8 +72,8 @@
 
 /*
  * Added to an owner's number when other threads have freed blocks of the pool: the owner's
- * next free of one takes the slow path, which collects these blocks. Otherwise nobody would
- * notice that the pool becomes empty. The thread that finds @remote empty adds it, the owner
+ * next free of one takes the slow path, which collects these blocks. Otherwise no thread
+ * would notice that the pool becomes empty. The thread that finds @remote empty adds it, the owner
  * removes it before it collects.
  */
 #define KA_CALLED	((uintptr_t)1)
@@ -195,7 +195,7 @@ static inline bool ka_refuse_inherited(const struct ka_pools *pools)
 /* Number of pools of a list that are compared to find the next one to allocate from. */
 #define KA_LOOK_AT	4
 
-/* Stands for "no pool": it has no block, and nobody owns it. */
+/* Stands for "no pool": it has no block and no owner. */
 extern struct ka_pool ka_no_pool;
 
 static inline size_t ka_pool_slot(const struct ka_pools *pools, const struct ka_pool *pool)

@@ -16,8 +16,8 @@ void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool)
 		if (!pool->used)
 			break;
 		/*
-		 * A thread that frees a block after this finds the pool on the shelf, or we
-		 * find the block.
+		 * Either a thread that frees a block after this finds the pool on the shelf,
+		 * or this thread finds the block.
 		 */
 		__atomic_exchange_n(&pool->owner, KA_SHELF, __ATOMIC_SEQ_CST);
 		if (!__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST))
@@ -130,7 +130,7 @@ bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool)
 		__atomic_store_n(&pool->owner, KA_NOBODY, __ATOMIC_RELAXED);
 		return true;
 	}
-	/* A thread that frees a block from here on adopts the pool, or we see the block. */
+	/* Either a thread that frees a block from here on adopts the pool, or we see the block. */
 	__atomic_exchange_n(&pool->owner, KA_NOBODY, __ATOMIC_SEQ_CST);
 	return !__atomic_load_n(&pool->remote, __ATOMIC_SEQ_CST) ||
 	       !ka_pool_adopt(pools, pool, owner | KA_CALLED);

@@ -62,8 +62,7 @@ static bool is_claimed(const char *start, size_t size)
 }
 
 /*
- * True if nothing is mapped in a range, or the limit of addresses keeps the kernel from
- * telling.
+ * True if nothing is mapped in a range, or if the limit of addresses prevents the test.
  */
 static bool is_free(void *start, size_t size)
 {

@@ -175,8 +175,8 @@ static bool embedded_purge(struct ka_window *window, size_t arena, const uint64_
 }
 
 /*
- * The kernel may take each page until it is written to again. It does not take memory that is
- * shared or locked.
+ * The kernel may reclaim each page until it is written to again. It does not reclaim memory
+ * that is shared or locked.
  */
 static bool embedded_make_volatile(struct ka_window *window, size_t arena)
 {
@@ -185,7 +185,7 @@ static bool embedded_make_volatile(struct ka_window *window, size_t arena)
 	return window->fork != KA_FORK_SHARE && !ka_madvise(start, KA_ARENA_SIZE, MADV_FREE);
 }
 
-/* Pages that the kernel has taken read as zero, so there is nothing to find out. */
+/* Pages that the kernel has reclaimed read as zero, so no check is needed. */
 static bool embedded_reuse(struct ka_window *window, size_t arena)
 {
 	(void)window;

@@ -19,8 +19,8 @@
  * @io: Devices may have pinned pages, used or free: no page is purged.
  * @claimed: Little more is mapped than is committed. Another mapping may lie in the window by
  *	chance: no arena can be committed there, nor behind it if the source is the module.
- * @mapped: Arenas that the module's mappings of a claimed window have: those of the metadata, and
- *	the others.
+ * @mapped: Numbers of arenas in the module's two mappings of a claimed window: arenas of the
+ *	metadata, and all others.
  * @id: The heap's number in sysfs, or 0.
  * @control: The module's control region, or NULL.
  * @control_size: Bytes of @control.
@@ -72,8 +72,9 @@ enum ka_moved {
  * @release: Uncommit arenas.
  * @purge: Free the memory of the pages of an arena whose bits are set in @map. They are zero
  *	when used again. Return false if nothing was done.
- * @make_volatile: Allow the kernel to take an empty arena. Return false if it may not.
- * @reuse: Reclaim such an arena. Return false if the kernel has already taken it.
+ * @make_volatile: Allow the kernel to reclaim an empty arena. Return false if that is not
+ *	possible.
+ * @reuse: Make such an arena usable again. Return false if the kernel has reclaimed it.
  * @pressed: Return true if memory has become short since the last call.
  * @copied: In a child: return true if a window of KA_FORK_COW is a copy.
  * @move: Move the content of pages to others by remapping, as far as possible. NULL: never.

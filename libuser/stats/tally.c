@@ -4,7 +4,7 @@
  * block, so each call counts.
  *
  * A call counts a block after it was allocated, and before it is freed. If the process forks in
- * between, nobody in the child has the block, and the child does not count it. If it forks
+ * between, no thread of the child has the block, and the child does not count it. If it forks
  * between the two additions of one call, the child has one of them.
  */
 #include <errno.h>

@@ -1003,7 +1003,7 @@ static void *frees_last(void *data)
 	return NULL;
 }
 
-/* As if each owner had just checked for a call when it came. */
+/* Remove all calls, as if each owner had just checked for one. */
 static void take_calls_back(struct ka_heap *heap)
 {
 	for (size_t slot = 0; slot < ka_pools_of(heap)->nr_slots; slot++) {

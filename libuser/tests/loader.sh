@@ -417,13 +417,13 @@ audited() {
 		{ cat said; return 1; }
 }
 
-# KIB: programs start under this limit, and can allocate what it leaves.
+# limited KIB: a program starts under this limit of addresses, and can allocate the rest.
 limited() {
 	( ulimit -v "$1" && LD_PRELOAD=$library timeout 60 /usr/bin/perl -e '
 		my @a = map { "x" x ($_ % 3000) } 1 .. 8000; print "done\n"' ) | grep -qx done
 }
 
-# MAKE-VARIABLE...: these replace the defaults, but no option that the library needs.
+# builds_with MAKE-VARIABLE...: these replace the defaults, but no option that the library needs.
 builds_with() {
 	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.1.0.0" \
 		>log 2>&1 || { cat log; return 1; }

@@ -5,8 +5,8 @@
 # is the build directory; runs on the source that KARENA_SOURCE names.
 #
 #	malloc.sh		runs all tests
-#	malloc.sh without	runs the programs without karena and keeps what they print, and
-#				what is compiled for the tests, in BUILD/without
+#	malloc.sh without	runs the programs without karena and keeps their output, and the
+#				files compiled for the tests, in BUILD/without
 #
 # The output without karena does not depend on the kernel or the source, so a slow guest
 # uses that in BUILD/without. If it is missing, the tests run the programs both ways.

@@ -20,8 +20,8 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 left_out=(
-	# No forks but threads, or an exec for each process, which takes minutes in an
-	# emulated machine. python.sh has one of each.
+	# These use threads instead of forks, or an exec for each process, which takes minutes in
+	# an emulated machine. python.sh has one of each.
 	'*ThreadPool*' '*ProcessPoolSpawn*'
 	# Cases that start dozens to thousands of programs.
 	test_leaking_fds_on_error test_no_leaking test_swap_std_fds_with_one_closed

@@ -23,7 +23,7 @@ def in_heap(thing):
         a <= where < b and "/karena:" in name for a, b, name in maps)
 '
 
-# lie_in_the_heap THINGS: create a hundred of them.
+# lie_in_the_heap THINGS: a hundred of the objects that this expression creates lie in the heap.
 lie_in_the_heap() {
 	python -c "$in_the_heap
 things = $1
@@ -318,7 +318,7 @@ for turn in range(3):
     assert 64 << 17 > count * 8 > 64 << 13, count'
 }
 
-# And a message says so.
+# PYTHONMALLOC undoes the domains, and a message says so.
 pythonmalloc_wins() {
 	local output
 	output=$(PYTHONMALLOC=malloc_debug python -c 'print(6 * 7)' 2>&1)

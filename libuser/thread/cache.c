@@ -87,8 +87,8 @@ void ka_cache_list(struct ka_cache *cache, struct ka_pool *pool)
 		return;
 	}
 	/*
-	 * A thread that frees its last block after this finds the pool listed, or we find the
-	 * block.
+	 * Either a thread that frees its last block after this finds the pool listed, or this
+	 * thread finds the block.
 	 */
 	__atomic_store_n(&pool->listed, true, __ATOMIC_SEQ_CST);
 	ka_cache_return_empty(cache, pool);

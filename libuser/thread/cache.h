@@ -96,7 +96,7 @@ struct ka_caches {
 	.larger		= { [0 ... KA_LARGER - 1] = &ka_no_pool },	\
 	.by		= (struct ka_by_class *)&ka_none_by_class
 
-/* No pool of any class. Caches that are in no list point to it, and nobody stores to it. */
+/* No pool of any class. Caches that are in no list point to it, and no thread stores to it. */
 extern const struct ka_by_class ka_none_by_class;
 
 /**
@@ -318,7 +318,7 @@ static inline uint32_t ka_pool_free(struct ka_pool *pool, void *block)
 /* The outcome of ka_block_try_free(). */
 enum ka_try_free {
 	KA_TRY_DONE,		/* the block is free */
-	KA_TRY_EMPTIED,		/* it is, and was the last one in use: call ka_block_emptied() */
+	KA_TRY_EMPTIED,		/* the same, and it was the last in use: call ka_block_emptied() */
 	KA_TRY_MARKED,		/* nothing was done: the block may be free already */
 	KA_TRY_FOREIGN,		/* nothing was done: the thread does not own the block's pool */
 };

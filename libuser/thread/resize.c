@@ -96,7 +96,7 @@ static void *block_alloc_other(struct ka_caches *caches, struct ka_cache *cache,
 
 	if (size > old && size > GROWING_MIN)
 		other = ka_block_alloc_run(caches, cache, 0, size, size);
-	/* At the limit, a pool may still have one. */
+	/* At the limit, a pool may still have a free block. */
 	return other ? other : ka_block_alloc(caches, cache, size);
 }
 

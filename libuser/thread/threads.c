@@ -67,7 +67,7 @@ void ka_caches_hide_pools(struct ka_caches *caches)
 /**
  * ka_caches_emptied() - Return another thread's pool if it is listed and empty.
  * @caches: The caches of the heap.
- * @pool: The pool whose last block the caller has freed, or what it has become by now.
+ * @pool: The pool whose last block the caller has freed; by now it may be another pool.
  *
  * The owner might not check the pool for a long time.
  *
@@ -275,7 +275,7 @@ struct ka_cache *ka_cache_of(struct ka_caches *caches)
 	if (!entry->cache)
 		goto err;
 	if (entry->cache == &ended) {
-		/* Nothing would free the table, either. */
+		/* No destructor would free the table, either. */
 		thread_ended = true;
 		ka_munmap(table, TABLE_SIZE);
 		table = NULL;

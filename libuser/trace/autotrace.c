@@ -23,7 +23,7 @@
 static const char *pattern;
 static char pattern_bytes[PATH_MAX];
 
-/* Print that a variable is ignored, whose value is not @what. */
+/* Print that a variable is ignored because its value is no valid @what. */
 static void refuse(const char *variable, const char *what, const char *text, const char *allowed)
 {
 	ka_fail(EINVAL, "%s: invalid %s '%.80s' (%s)", variable, what, text, allowed);

@@ -81,7 +81,7 @@ static void idle_threads(const struct work *work)
 	pthread_barrier_wait(&are_idle);
 }
 
-/* Threads of a server start and end. Blocks that one leaves are freed by the next. */
+/* Threads of a server start and end. Each frees the blocks that the one before has left. */
 struct server {
 	const struct work *work;
 	void **blocks;

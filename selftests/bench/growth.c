@@ -2,7 +2,7 @@
 /*
  * How costs grow with the memory of a process: with 64 MiB, 256 MiB and 1 GiB in use, the
  * time to commit one more arena and to release it, to fork, to read the kernel's
- * statistics, and to have 64 MiB of given up memory reclaimed; on karena, and with
+ * statistics, and to reclaim 64 MiB that the process allows to reclaim; on karena, and with
  * anonymous pages of 4 KiB and transparent huge pages.
  *
  * Statistics are all files of the heap's directory in sysfs, and one of them, compared with

@@ -2,8 +2,8 @@
 /*
  * How fast the kernel reclaims 1 GiB of volatile arenas when memory is short, compared with
  * 1 GiB of clean page cache, and of anonymous memory after MADV_FREE. A memory cgroup has
- * only one of these kinds, and is forced to give it up: step by step (memory.reclaim), at
- * once (memory.high), and without regard to cgroups (drop_caches, which does not reclaim
+ * only one of these kinds, and the kernel has to reclaim it: step by step (memory.reclaim),
+ * at once (memory.high), and without regard to cgroups (drop_caches, which does not reclaim
  * anonymous memory).
  *
  * The page cache is that of an empty block device, the argument, so that reading a page

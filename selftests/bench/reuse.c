@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The cost of giving 2 MiB back to the kernel and using them again, with every page
+ * The cost of returning 2 MiB to the kernel and using them again, with every page
  * touched: volatile arenas, compared with the ways in which malloc implementations treat
  * anonymous memory, with hugetlb pages, and with a memfd with punched holes. volatile.c
  * proves that volatile arenas need no system call; the number of system calls of the others
