@@ -273,7 +273,7 @@ assert len(os.listdir("/proc/self/fd")) <= 4' &&
 things = [(i,) for i in range(300000)]' <&- >&- 2>&-
 }
 
-at_the_limit_libc_malloc_is_used() {
+python_needs_no_room_in_the_heap_at_the_limit() {
 	"$karena" run -l 8M /usr/bin/python3 -c '
 things = [(i,) for i in range(1000000)]
 assert sum(t[0] for t in things) == 499999500000'
@@ -425,7 +425,7 @@ if [ "$KARENA_SOURCE" = device ]; then
 	check child_has_its_own_heap child_has_its_own_heap
 fi
 check descriptors_can_be_closed descriptors_can_be_closed
-check at_the_limit_libc_malloc_is_used at_the_limit_libc_malloc_is_used
+check python_needs_no_room_in_the_heap_at_the_limit python_needs_no_room_in_the_heap_at_the_limit
 check deep_calls_work_at_the_limit deep_calls_work_at_the_limit
 check other_allocators_work other_allocators_work
 check invalid_setting_does_not_crash invalid_setting_does_not_crash
