@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What all files of the module use: its work queue, and the tracepoints.
+ * Shared by all files of the module: its work queue and the tracepoints.
  */
 #include <linux/workqueue.h>
 
@@ -28,7 +28,7 @@ int karena_base_init(void)
 }
 
 /**
- * karena_base_exit() - Drain and destroy it; no heap is left.
+ * karena_base_exit() - Drain and destroy the work queue; no heap is left.
  */
 void karena_base_exit(void)
 {

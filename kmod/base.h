@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What all files of the module use: heaps and families, and the functions of base.c and fs.c.
- * Each layer of the module has a header, which includes those of the layers below:
+ * Shared by all files of the module: heaps and families, and the functions of base.c and
+ * fs.c. Each layer of the module has a header, which includes those of the layers below:
  *
  *	base.h, folio.h, frame.h, arena.h, heap.h, map.h, file.h
  *
@@ -15,60 +15,67 @@
  *	folio lock, or heap->orphans.reaping
  *	family->lock
  *
- * Innermost, each alone: the list_lru of groups, group->lock, and heap->by_mm. Memory is
- * allocated with neither a folio lock nor family->lock held. unmap_mapping_range(), which takes
- * i_mmap_rwsem and the page table locks, is called with at most CHANGING and a folio lock
- * held. Under CHANGING, mmap_lock is only tried. No directory of sysfs is made or removed under
- * mmap_lock.
+ * Innermost, each taken alone: the list_lru of groups, group->lock, and heap->by_mm. No
+ * thread allocates memory while it holds a folio lock or family->lock. Callers of
+ * unmap_mapping_range(), which takes i_mmap_rwsem and the page table locks, hold none of
+ * the locks that come after the folio lock. A holder of CHANGING only tries mmap_lock. No
+ * thread adds or removes a directory in sysfs while it holds mmap_lock.
  *
- * mmap_lock: heap->start. The cloner of a heap holds it for writing, with the locks of all VMAs
- *	of the window, so no thread of the process is in a fault there. A share is added with it
- *	held for reading.
- * heap->cloning: Held for reading with CHANGING, except by reclaim, which takes only volatile
- *	arenas, as no clone gets these. The cloner holds it for writing, and changes no arena of
- *	the heap. A fault of the control region takes it alone, where the heap is frozen.
- * CHANGING: The frame and the base of an arena. The holder may sleep and allocate. Reclaim
- *	only tries it. The cloner takes it for sparse arenas, and for all of a heap that other
- *	processes map, to keep reclaim away; and for arenas of the clone.
+ * mmap_lock: Protects heap->start. The cloner of a heap, the thread in karena_clone(),
+ *	holds it for writing, with the locks of all VMAs of the window, so no thread of the
+ *	process is in a fault there. A thread that adds a share holds it for reading.
+ * heap->cloning: A holder of CHANGING holds it for reading, except reclaim, which purges
+ *	only volatile arenas: no clone inherits these. The cloner holds it for writing, and
+ *	changes no arena of the heap. A fault in the control region of a frozen heap takes
+ *	it without CHANGING.
+ * CHANGING: Protects the frame and the base of an arena. The holder may sleep and allocate.
+ *	Reclaim only tries it. To keep reclaim away, the cloner takes it for each sparse
+ *	arena, and for every arena of a heap that other processes map. It also takes it for
+ *	arenas of the clone.
  * FROZEN: A bit of an arena that the holder of CHANGING sets and clears under family->lock.
- *	While it is set, faults get no reference to the frame, and nothing is allocated.
- *	The cloner sets HEAP_FROZEN for all arenas of a heap, and allocates. A fault that
- *	meets one of them takes and drops heap->cloning and CHANGING, and looks again. So it
- *	may wait for memory that a later holder of CHANGING allocates. The core calls fault
- *	handlers with neither a folio lock nor a page table lock held.
- * folio lock: A folio leaves its arena, or its arena is frozen, only while the folio is locked
- *	or its count is frozen; it gets another owner only when no fault is in progress there. A
- *	fault locks the folio and looks at the arena again. So the page that it returns is still
- *	the arena's, and is mapped writable only if the arena owns it alone. Other owners leave
- *	under family->lock alone. The lock also protects folio->index, once the folio is in
- *	use; folio->mapping is set before the first mapping, and cleared by the freeing thread.
- * family->lock: For all heaps of the family: the frames of arenas and their owners, the
- *	kernel's writes to state words, limits and charges, ready frames, orphans, pressure,
- *	shares, and the list of heaps.
+ *	While it is set, faults get no reference to the frame, and the holder allocates
+ *	nothing. HEAP_FROZEN freezes all arenas of a heap; the cloner sets it, and does
+ *	allocate. A fault that meets either bit takes and drops heap->cloning and CHANGING,
+ *	and looks up the page again. So the fault may wait for memory that a later holder of
+ *	CHANGING allocates. The core calls fault handlers with neither a folio lock nor a
+ *	page table lock held.
+ * folio lock: A folio leaves its arena only while the folio is locked, while its count is
+ *	frozen, or while the arena is frozen and earlier faults have dropped the lock. A
+ *	folio gets another owner only while no fault is in progress there. A fault locks the
+ *	folio and then looks at the arena again. So the page that the fault returns still
+ *	belongs to the arena, and becomes writable only if the arena owns it alone. Other
+ *	owners drop the folio under family->lock alone. The lock also protects folio->index,
+ *	once the folio is in use; folio->mapping is set before the first mapping, and
+ *	cleared by the freeing thread.
+ * family->lock: Protects in all heaps of the family: the frames of arenas and their owners,
+ *	the kernel's writes to state words, limits and charges, ready frames, orphans,
+ *	pressure, shares, and the list of heaps.
  * heap->chunks: The lock of the xarray protects insertions. Look-ups take no lock, as a chunk
  *	stays until the heap is destroyed.
- * list_lru of groups: The anchors. Reclaim finds a group there, and gets a reference to it
- *	unless it is being freed, and does nothing else, as all memory cgroups may share the
+ * list_lru of groups: Protects the anchors. Reclaim only finds a group under it, and gets a
+ *	reference unless the group is being freed, because all memory cgroups may share the
  *	lock.
- * group->lock: The members of a group. Reclaim keeps one heap at a time by
+ * group->lock: Protects the members of a group. Reclaim keeps one heap at a time by
  *	heap->groups.purges, and holds no lock between two heaps.
- * heap->groups.purges: A count of reclaim at work in the heap, raised under the lock of a
- *	group of which the heap is a member. The heap is destroyed when it is 0.
+ * heap->groups.purges: Counts calls of reclaim at work in the heap. Reclaim raises it from
+ *	0 only under the lock of a group of which the heap is a member. The heap is
+ *	destroyed when it is 0.
  * heap->by_mm: A bit lock in each bucket of the hash table of heaps. A heap in a bucket is not
  *	freed.
- * heap->orphans.reaping: A mutex that is held to free orphans; see folio.c.
+ * heap->orphans.reaping: A mutex that a thread holds while it frees orphans; see folio.c.
  *
- * Lifetime: Two counts of a heap, like mm_users and mm_count of a process.
+ * Lifetime: A heap has two counts, like mm_users and mm_count of a process.
  *
- * heap->life.users: The heap's mappings, its descriptors, and threads that work in it. Without
- *	users, nobody finds the heap any more. Only the arenas that shares cover stay.
- * heap->life.ref: All users together, and each share. At 0 the heap is freed.
+ * heap->life.users: Counts the heap's mappings, its descriptors, and the threads that work
+ *	in it. At 0 no look-up finds the heap, and only the arenas that shares cover stay.
+ * heap->life.ref: 1 for all users together, and 1 for each share. At 0 the heap is freed.
  *
- * Any thread may drop a user, whatever locks it holds: what follows from the last one is done
- * before the thread returns to user mode. A family lives as long as the file that all of its
- * windows map, as madvise() keeps this file without the mapping. Each heap holds that file, and
- * all files hold the module. An open attribute of sysfs does not: kernfs waits until it is
- * closed. The inode can outlive the files, by O_PATH, and holds the module, too.
+ * Any thread may drop a user, whatever locks it holds: heap_defer_leave() defers the end of
+ * the heap until the thread holds none. A family lives as long as the file that all of its
+ * windows map, because madvise() may hold this file after the mapping has ended. Each heap
+ * holds that file, and all files hold the module. An open attribute of sysfs does not:
+ * kernfs waits only for a read or write in progress. The inode can outlive the files,
+ * through an O_PATH descriptor, and holds the module, too.
  */
 #ifndef _KARENA_BASE_H
 #define _KARENA_BASE_H
@@ -93,7 +100,7 @@
 #define KARENA_ARENA_ORDER	(KARENA_ARENA_SHIFT - PAGE_SHIFT)
 #define KARENA_ARENA_PAGES	(KARENA_ARENA_SIZE >> PAGE_SHIFT)
 
-/* 1 TiB: the state words of such a window take 2 MiB. */
+/* 1 TiB: the state words of such a window need 2 MiB. */
 #define KARENA_WINDOW_MAX	(KARENA_ARENA_SIZE << 19)
 
 /* The size of the inode of all futex keys, and of the inodes that windows map. */
@@ -109,8 +116,8 @@
 #define KARENA_COPY_GFP	(GFP_HIGHUSER | __GFP_ACCOUNT)
 
 /*
- * For a clone's copy of a page that a device holds: fork() cannot fail, and must not start
- * the OOM killer for it.
+ * For a clone's copy of a page that a device pins: fork() cannot fail, and must not start
+ * the OOM killer for this copy.
  */
 #define KARENA_OWN_GFP	(KARENA_COPY_GFP | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
 
@@ -130,11 +137,12 @@ struct pid;
 /**
  * struct karena_family - A heap and its clones. All of their windows map one inode.
  * @lock: See the top.
- * @heaps: The heaps, the latest first; snapshots are not among them.
- * @file: The file that their windows map. Each heap holds it.
- * @mapping: The mapping of its inode: that of these windows, their shares and snapshots alone.
+ * @heaps: The heaps except snapshots, the latest first.
+ * @file: The file that the windows map. Each heap holds it.
+ * @mapping: The address space of its inode. Only the windows, shares and snapshots of the
+ *	family map it.
  * @shared: The policy is SHARE: there is one heap, which all processes drive.
- * @gone_work: Lets heaps promote arenas after an owner of shared frames has gone.
+ * @gone_work: Queues the promotion of arenas after an owner has dropped shared frames.
  * @left_waits: Queues of destroyed heaps on which processes still wait.
  */
 struct karena_family {
@@ -148,11 +156,11 @@ struct karena_family {
 };
 
 /**
- * struct karena_heap_life - How long a heap lives; see heap.c.
+ * struct karena_heap_life - The lifetime of a heap; see heap.c.
  * @ref: See the top.
  * @users: See the top.
  * @task: Ends the heap in the thread that has dropped its last user.
- * @work: Does so in a worker, if that thread is one of the kernel.
+ * @work: Ends the heap in a worker, if that thread cannot.
  */
 struct karena_heap_life {
 	struct kref ref;
@@ -183,7 +191,7 @@ struct karena_heap_dir {
 
 /**
  * struct karena_heap_control - A heap's control region; see control.c.
- * @pages: Its pages; NULL where none has been needed yet.
+ * @pages: Its pages; NULL where no page has been needed yet.
  * @nr: The number of these pages.
  *
  * cmpxchg() adds a page, which stays until the heap is destroyed.
@@ -194,14 +202,14 @@ struct karena_heap_control {
 };
 
 /**
- * struct karena_heap_charge - What a heap may have, and what it has; see limit.c.
- * @limit: Pages it may commit.
- * @soft_limit: Pages above which it is under pressure.
- * @committed: Pages it has committed, is about to commit, or holds as orphans.
- * @pages: @committed and its ready pages.
- * @memlock: The RLIMIT_MEMLOCK of its process at the last look, in pages.
+ * struct karena_heap_charge - Limits and charges of a heap; see limit.c.
+ * @limit: Most pages that it may commit.
+ * @soft_limit: Committed pages above which it is under pressure.
+ * @committed: Pages that it has committed, is about to commit, or holds as orphans.
+ * @pages: @committed plus the pages of ready frames.
+ * @memlock: RLIMIT_MEMLOCK of its process when it was last read, in pages.
  *
- * The family's lock protects all of it.
+ * The family's lock protects all members except @memlock.
  */
 struct karena_heap_charge {
 	unsigned long limit;
@@ -212,15 +220,15 @@ struct karena_heap_charge {
 };
 
 /**
- * struct karena_heap_orphans - Folios that a heap has released, but devices pin; see folio.c.
+ * struct karena_heap_orphans - Released folios that are still pinned; see folio.c.
  * @folios: The folios.
  * @nr: The number of these.
- * @wait_after: No commit waits for orphans before this, in jiffies.
- * @reaping: Held to free orphans: each is charged until it is free, and a commit that needs
- *	the room waits.
+ * @wait_after: No commit waits for orphans before this time, in jiffies.
+ * @reaping: Held to free orphans. An orphan is charged until it is free, so a commit that
+ *	needs the room waits for the holder.
  * @work: Frees orphans that are no longer pinned.
  *
- * The family's lock protects the list, the number and the time.
+ * The family's lock protects the list and the number.
  */
 struct karena_heap_orphans {
 	struct list_head folios;
@@ -231,16 +239,16 @@ struct karena_heap_orphans {
 };
 
 /**
- * struct karena_heap_ready - Frames that are cleared ahead for a heap; see ready.c.
- * @frames: The ready frames, once it has had any.
+ * struct karena_heap_ready - Frames that are cleared in advance for a heap; see ready.c.
+ * @frames: The ready frames; NULL until the first use.
  * @nr: The number of these.
  * @ahead: How many frames the module keeps ready by itself, on @ahead_node.
  * @ahead_node: The node of the last commit.
  * @last_commit: When a huge frame was last committed, in jiffies.
- * @fill_after: No frame is made ready before this, in jiffies.
+ * @fill_after: No frame is made ready before this time, in jiffies.
  * @work: Fills and drains @frames.
  *
- * The family's lock protects all of it except the work item.
+ * The family's lock protects all members except @frames, @fill_after and @work.
  */
 struct karena_heap_ready {
 	struct karena_ready_frames *frames;
@@ -253,7 +261,7 @@ struct karena_heap_ready {
 };
 
 /**
- * struct karena_heap_pressure - How short of memory a heap is; see pressure.c.
+ * struct karena_heap_pressure - The pressure on a heap; see pressure.c.
  * @level: Of enum karena_pressure.
  * @events: How often the level has risen.
  * @until: When each level ends, in jiffies.
@@ -271,12 +279,12 @@ struct karena_heap_pressure {
 };
 
 /**
- * struct karena_heap_groups - How reclaim finds a heap; see group.c.
- * @members: The heap's memberships in groups, which are only added to until it is destroyed.
- * @purges: Reclaim at work in the heap; see the top.
+ * struct karena_heap_groups - The memberships by which reclaim finds a heap; see group.c.
+ * @members: The heap's memberships in groups; none is removed until the heap is destroyed.
+ * @purges: Calls of reclaim at work in the heap; see the top.
  *
- * The lock of a group protects its members. The list of one heap's memberships is changed by
- * cmpxchg().
+ * The lock of a group protects its members. cmpxchg() adds to the list of a heap's
+ * memberships.
  */
 struct karena_heap_groups {
 	struct karena_member *members;
@@ -284,20 +292,20 @@ struct karena_heap_groups {
 };
 
 /**
- * struct karena_heap_stats - What a heap's directory in sysfs shows of its arenas.
+ * struct karena_heap_stats - Statistics of a heap that its directory in sysfs shows.
  * @huge: Arenas with a huge frame.
  * @sparse: Arenas with a sparse frame.
- * @sparse_pages: Pages of these.
+ * @sparse_pages: Pages of sparse frames.
  * @based: Arenas with a base.
  * @demoted: Huge frames made sparse.
  * @promoted: Sparse frames made huge.
  * @copies: Shared pages that were copied.
  * @faults: Faults taken in the window.
- * @refused: Commits that failed for want of memory or at a limit.
- * @reclaimed: Arenas that reclaim took from the heap.
- * @reclaimed_ready: Ready frames that reclaim took from the heap.
+ * @refused: Commits that failed without memory or at a limit.
+ * @reclaimed: Arenas that reclaim has purged.
+ * @reclaimed_ready: Ready frames that reclaim has freed.
  *
- * No lock protects them, and none is exact while the heap changes.
+ * No lock protects the statistics, and none is exact while the heap changes.
  */
 struct karena_heap_stats {
 	atomic_long_t huge;
@@ -318,31 +326,31 @@ struct karena_heap_stats {
  * @life: Its references.
  * @dir: Its directory in sysfs.
  * @flags: Bits of enum karena_heap_flag.
- * @id: Its number, which is never used again.
+ * @id: Its number, which is never reused.
  * @name: The name that the creator gave it.
  * @family: The family of the heap and its clones.
- * @sibling: In the family's list of heaps; the family's lock protects it.
- * @by_mm: In the hash table by which a process's heap is found; see heap.c.
- * @mm: The one address space that may map and drive it. The structure is held, the mappings
- *	are not.
+ * @sibling: Entry in the family's list of heaps; the family's lock protects it.
+ * @by_mm: Entry in the hash table of heaps by address space; see heap.c.
+ * @mm: The one address space that may map and drive it. The heap holds the structure, not
+ *	the mappings.
  * @pid: Its process; NULL in a clone until the child has touched it.
  * @clock: The offset of its process's CLOCK_MONOTONIC, in units of the state words.
  * @policy: Of enum karena_policy.
  * @node: The NUMA node of @policy.
  * @fork: Of enum karena_fork.
- * @parent: The number of the heap it is a clone of, or 0.
+ * @parent: The number of the heap that it was cloned from, or 0.
  * @first_key: The index of the window's first page in futex keys.
  * @start: The address of the window, or 0; mmap_lock protects it.
  * @nr_arenas: Arenas in the window.
  * @control: The control region.
  * @shares: Ranges that other processes may map; the family's lock protects the tree.
  * @cloning: See the top.
- * @promote_work: Makes arenas huge again that are no longer shared.
- * @chunks: Of arenas, by their index in the window divided by KARENA_CHUNK.
+ * @promote_work: Promotes arenas that are no longer shared.
+ * @chunks: Chunks of arenas, by index in the window divided by KARENA_CHUNK.
  * @charge: Limits and charges.
  * @orphans: Released folios that are still pinned.
- * @ready: Frames made ahead.
- * @pressure: How short of memory it is.
+ * @ready: Ready frames.
+ * @pressure: Pressure.
  * @groups: Its memberships in groups.
  * @stats: Counts of its arenas and of events.
  *
@@ -384,11 +392,11 @@ struct karena_heap {
 
 /**
  * enum karena_heap_flag - Bits of heap->flags.
- * @KARENA_HEAP_NAMED: Its directory is being added, or has been.
+ * @KARENA_HEAP_NAMED: Its directory has been added, or a worker is to add it.
  * @KARENA_HEAP_IN_SYSFS: Its directory has been added.
  * @KARENA_HEAP_LIMITED: Root has set its limit.
- * @KARENA_HEAP_ROOTS: The file of sysfs that is being made is root's.
- * @KARENA_HEAP_FROZEN: All of its arenas are frozen, under the family's lock.
+ * @KARENA_HEAP_ROOTS: The file that is being added to its directory belongs to root.
+ * @KARENA_HEAP_FROZEN: All of its arenas are frozen; changed under the family's lock.
  * @KARENA_HEAP_CLONING: A clone that is being made.
  * @KARENA_HEAP_INCOMPLETE: A clone that lacks arenas of the heap: there was no memory to copy
  *	pages that devices hold.

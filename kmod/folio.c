@@ -2,18 +2,19 @@
 /*
  * Folios: the memory of frames, of 2 MiB or of one page. The rules of a folio's references:
  *
- * - All arenas that own a folio have one reference together; frame.c counts them. Every page
- *   table entry has a reference and every pin (of direct I/O, of io_uring) its own. The core
- *   takes and drops these.
- * - A folio is removed from its arena under the folio lock, and unmapped. When the last arena
- *   has dropped it, it is freed if no other reference is left. Else it is pinned and becomes
- *   an orphan: it stays on a list and charged until the pins are gone. So pins do not evade a
- *   limit (uncharged, one pipe kept 500 MiB of a heap with a limit of 32 MiB), and no other
- *   owner gets the folio before.
- * - Reclaim, demotion and promotion unmap a folio and then have to succeed in
- *   folio_ref_freeze(folio, 1). No owner writes to a folio that several own, so it can be
- *   copied under its lock.
- * - The module never uses a folio a second time.
+ * - All arenas that own a folio have one reference together; frame.c counts these arenas.
+ *   Every page table entry and every pin (of direct I/O, of io_uring) has a reference of
+ *   its own. The core gets and drops these references.
+ * - The module removes a folio from its arena by the rules of base.h, and unmaps it. When
+ *   the last arena has dropped the folio, the module frees it if no other reference is
+ *   left. Else the folio is pinned and becomes an orphan: it stays on a list, and stays
+ *   charged, until the pins are dropped. So pins do not evade a limit (without the charge,
+ *   one pipe kept 500 MiB of a heap with a limit of 32 MiB), and no other owner gets the
+ *   folio before.
+ * - Reclaim, demotion and promotion unmap a folio, and then fail unless
+ *   folio_ref_freeze(folio, 1) succeeds. No owner writes to a folio that several arenas
+ *   own, so a thread can copy it under its lock.
+ * - The module never reuses a folio.
  */
 #include <linux/cpuset.h>
 #include <linux/gfp.h>
@@ -33,13 +34,13 @@ static atomic_long_t nr_orphans;
 /* Huge frames that are never freed. */
 static atomic_long_t nr_poisoned;
 
-/* How often the module looks at orphans: it is not told when a pin is dropped. */
+/* How often the module looks at orphans: the core does not report that a pin is dropped. */
 #define REAP_EVERY	HZ
 
 static void abandoned_work_fn(struct work_struct *work);
 static DECLARE_DELAYED_WORK(abandoned_work, abandoned_work_fn);
 
-/* How many orphans are looked at with a lock held. */
+/* Most orphans to look at with a lock held. */
 #define REAP_SLICE	64
 
 /* How often a refused commit waits for orphans, 10 ms each time. */
@@ -122,11 +123,11 @@ bool karena_folio_node_allowed(int node)
  * karena_folio_memcg() - Find the memory cgroup to charge for a heap.
  * @heap: The heap.
  *
- * The heap's own process pays, whichever process faults. The current process pays if several
- * processes drive the heap, if the heap's process has ended, and for a snapshot, in which only
- * readers fill released pages.
+ * This is the cgroup of the heap's own process, whichever process faults. It is the cgroup
+ * of the current process if several processes drive the heap, if the heap's process has
+ * ended, and for a snapshot, in which only readers fill released pages.
  *
- * Return: The memory cgroup of the process that pays, with a reference.
+ * Return: The memory cgroup, with a reference.
  */
 struct mem_cgroup *karena_folio_memcg(struct karena_heap *heap)
 {
@@ -174,9 +175,9 @@ struct folio *karena_folio_alloc(struct karena_heap *heap, unsigned int order,
  * karena_folio_bad() - Ask whether the hardware has reported a page of a folio as bad.
  * @folio: The folio.
  *
- * memory_failure() marks only the page: it does not know these folios.
+ * memory_failure() marks only the page, because it does not know these folios.
  *
- * Return: True if it has.
+ * Return: True if a page is bad.
  */
 bool karena_folio_bad(struct folio *folio)
 {
@@ -195,8 +196,9 @@ bool karena_folio_bad(struct folio *folio)
  * karena_folio_put() - Drop the last reference to a folio.
  * @folio: The folio.
  *
- * The allocator keeps a single bad page, but would allocate one within a huge folio again. Such a
- * folio is never freed, and stays charged to its memory cgroup.
+ * The page allocator never allocates a bad page of order 0 again, but would do so with a
+ * bad page within a huge folio. So the module never frees such a folio, which stays charged
+ * to its memory cgroup.
  */
 void karena_folio_put(struct folio *folio)
 {
@@ -212,10 +214,10 @@ void karena_folio_put(struct folio *folio)
 
 /**
  * karena_folio_free() - Drop the last arena's reference to a folio.
- * @heap: The heap that arena is in.
+ * @heap: The heap of that arena.
  * @folio: The folio, which no arena and no mapping has any more.
- * @counted: The heap counts it as committed. It is uncharged once the folio is free; an orphan
- *	is always counted.
+ * @counted: The heap counts the folio as committed, and is uncharged once the folio is
+ *	free. An orphan is always counted.
  */
 void karena_folio_free(struct karena_heap *heap, struct folio *folio, bool counted)
 {
@@ -275,7 +277,7 @@ static void orphans_free(struct karena_heap *heap, struct list_head *free)
 		if (heap)
 			karena_charge_heap(heap, -pages);
 		karena_charge_all(-pages);
-		/* A thread that sees one less also sees it uncharged. */
+		/* A thread that sees the lower count also sees the folio uncharged. */
 		atomic_long_fetch_dec_release(&nr_orphans);
 	}
 }
@@ -298,7 +300,7 @@ static unsigned long heap_reap_slice(struct karena_heap *heap)
  * karena_folio_reap_some() - Look at some of a heap's orphans, and free unpinned ones.
  * @heap: The heap, which has released something.
  *
- * Context: May sleep. Returns at once if another thread does the same.
+ * Context: May sleep. Returns at once if another thread is freeing orphans.
  */
 void karena_folio_reap_some(struct karena_heap *heap)
 {
@@ -310,8 +312,8 @@ void karena_folio_reap_some(struct karena_heap *heap)
 
 /*
  * Free all of a heap's orphans that are no longer pinned. Waits for another thread that
- * frees orphans, as they are charged until they are free. True if any were freed, or another
- * thread may have freed some.
+ * frees orphans, as they are charged until they are free. Returns true if any were freed,
+ * or another thread may have freed some.
  */
 static bool heap_reap(struct karena_heap *heap)
 {
@@ -330,7 +332,7 @@ static bool heap_reap(struct karena_heap *heap)
 	return any;
 }
 
-/* Free some orphans of heaps that are gone; true if any were freed. */
+/* Free some orphans of destroyed heaps. Returns true if any were freed. */
 static bool abandoned_reap(void)
 {
 	unsigned long moved;
@@ -348,9 +350,10 @@ static bool abandoned_reap(void)
 
 /**
  * karena_folio_reap() - Free orphans that are no longer pinned, to make room.
- * @heap: The heap that needs the room: all of its orphans, and some of heaps that are gone.
+ * @heap: The heap that needs the room. This frees all of its unpinned orphans, and some of
+ *	destroyed heaps.
  *
- * Context: May sleep, until another thread has freed orphans.
+ * Context: May sleep until another thread has freed orphans.
  * Return: True if any were freed, or another thread may have freed some.
  */
 bool karena_folio_reap(struct karena_heap *heap)
@@ -382,8 +385,9 @@ static bool heap_has_passing(struct karena_heap *heap)
  * @heap: The heap.
  *
  * A fault, even one of another process, has a reference to a page until it returns, which
- * may be after the page has left its arena. No commit waits for pins of devices, nor within a
- * second after a wait in vain, so a list of refused ranges waits only once.
+ * may be after the page has left its arena. No commit waits for pins of devices. For a
+ * second after a wait that freed nothing, no commit waits at all, so a list of refused
+ * ranges waits only once.
  *
  * Return: True if karena_folio_wait() may help.
  */
@@ -397,7 +401,7 @@ bool karena_folio_passing(struct karena_heap *heap)
  * karena_folio_wait() - Wait until orphans can be freed.
  * @heap: The heap, of which the caller is a user.
  *
- * Context: Sleeps for some 50 ms at most. No lock is held.
+ * Context: Sleeps for about 50 ms at most. No lock is held.
  */
 void karena_folio_wait(struct karena_heap *heap)
 {
@@ -437,7 +441,7 @@ static void abandoned_work_fn(struct work_struct *work)
 }
 
 /**
- * karena_folio_prepare() - Make a new heap ready for orphans.
+ * karena_folio_prepare() - Prepare a new heap for orphans.
  * @heap: The heap.
  */
 void karena_folio_prepare(struct karena_heap *heap)
@@ -449,7 +453,7 @@ void karena_folio_prepare(struct karena_heap *heap)
 }
 
 /**
- * karena_folio_abandon() - Keep the orphans of a heap that is destroyed.
+ * karena_folio_abandon() - Keep the orphans of a heap that is being destroyed.
  * @heap: The heap, with no other user left.
  */
 void karena_folio_abandon(struct karena_heap *heap)
@@ -485,7 +489,7 @@ long karena_folio_poisoned(void)
 }
 
 /**
- * karena_folio_exit() - Drop the last orphans, which belong to their pins from now on.
+ * karena_folio_exit() - Drop the last orphans, which the core frees with their last pins.
  */
 void karena_folio_exit(void)
 {
