@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Arenas: the slots of a window. How a heap finds them, how their frames and pages are
- * looked up, locked, frozen and unmapped, and how all are freed with the heap. sparse.c,
- * cow.c and commit.c change their frames. base.h has the rules of locks, folio.c those of
- * references.
+ * Arenas: the slots of a window. This file finds arenas, looks up, locks, freezes and
+ * unmaps their frames and pages, and frees all arenas of a heap. sparse.c, cow.c and
+ * commit.c change their frames. base.h has the rules of locks, folio.c those of references.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -20,7 +19,7 @@ static struct kmem_cache *chunk_cache;
  * @heap: The heap.
  * @index: Which arena of its window.
  *
- * Return: The arena, or NULL when nothing near it has ever been committed.
+ * Return: The arena, or NULL if no arena of its chunk has ever been committed.
  */
 struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 {
@@ -29,14 +28,17 @@ struct karena_arena *karena_arena(struct karena_heap *heap, unsigned long index)
 	return chunk ? &chunk->arenas[index % KARENA_CHUNK] : NULL;
 }
 
-/* Chunks are freed empty, so that a fork, which allocates many, need not clear them. */
+/*
+ * Arenas are empty when their chunk is freed, so a fork, which allocates many, need not
+ * clear chunks.
+ */
 static void chunk_init(void *object)
 {
 	memset(object, 0, sizeof(struct karena_chunk));
 }
 
 /**
- * karena_arena_make() - Find an arena, or make it.
+ * karena_arena_make() - Find an arena, or allocate it.
  * @heap: The heap.
  * @index: Which arena of its window.
  * @gfp: How to allocate it.
@@ -71,7 +73,10 @@ struct karena_arena *karena_arena_make(struct karena_heap *heap, unsigned long i
 }
 
 #ifdef CONFIG_LOCKDEP
-/* To lockdep, CHANGING of all arenas is one lock: no thread waits for a second one. */
+/*
+ * To lockdep, CHANGING is one lock for all arenas, because no thread waits for a second
+ * one.
+ */
 struct lockdep_map karena_changing_map =
 	STATIC_LOCKDEP_MAP_INIT("karena CHANGING", &karena_changing_map);
 #endif
@@ -80,8 +85,8 @@ struct lockdep_map karena_changing_map =
  * karena_arena_lock() - Take CHANGING.
  * @arena: The arena.
  *
- * Context: May sleep. With heap->cloning held for reading, or by the cloner, which holds it for
- * writing, or of a clone that is being made.
+ * Context: May sleep. The caller holds heap->cloning for reading or, as the cloner, for
+ * writing; or the arena is that of a clone that is being made.
  */
 void karena_arena_lock(struct karena_arena *arena)
 {
@@ -94,7 +99,7 @@ void karena_arena_lock(struct karena_arena *arena)
  * karena_arena_trylock() - Take CHANGING, for reclaim.
  * @arena: The arena.
  *
- * Return: True if it was free.
+ * Return: True if this thread holds CHANGING now.
  */
 bool karena_arena_trylock(struct karena_arena *arena)
 {
@@ -133,7 +138,7 @@ void karena_arena_freeze(struct karena_arena *arena)
  * karena_arena_thaw() - Let faults use the arena again.
  * @arena: The arena, with CHANGING held.
  *
- * A fault that waits goes on when CHANGING is dropped, others go on at once.
+ * A waiting fault continues when CHANGING is dropped; new faults do not wait.
  */
 void karena_arena_thaw(struct karena_arena *arena)
 {
@@ -165,7 +170,7 @@ struct page *karena_arena_page(struct karena_arena *arena, unsigned long i)
 }
 
 /**
- * karena_arena_set_frame() - Give an arena a frame.
+ * karena_arena_set_frame() - Set the frame of an arena.
  * @arena: The arena, with CHANGING and the family's lock held.
  * @frame: Its frame from now on, or NULL.
  */
@@ -177,13 +182,13 @@ void karena_arena_set_frame(struct karena_arena *arena, struct karena_frame *fra
 }
 
 /**
- * karena_arena_shared() - Ask whether other arenas have a page as well.
+ * karena_arena_shared() - Ask whether other arenas share a page.
  * @arena: The arena, with the family's lock held.
  * @page: One of its pages.
  *
- * Return: True if they have. Other owners may leave at any time, so true may become false.
- * False stays false while heap->cloning is held for reading with CHANGING, and in a fault that
- * has locked the folio.
+ * Return: True if they do. Other owners may drop the page at any time, so true may become
+ * false. False stays false while heap->cloning is held for reading with CHANGING, and in a
+ * fault that has locked the folio.
  */
 bool karena_arena_shared(struct karena_arena *arena, struct page *page)
 {
@@ -213,7 +218,7 @@ bool karena_arena_has(struct karena_heap *heap, unsigned long page)
 	return has;
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static bool arena_frozen(struct karena_arena *arena)
 {
 	lockdep_assert_held(&arena->heap->family->lock);
@@ -234,9 +239,9 @@ static void arena_wait_thawed(struct karena_arena *arena)
  * karena_arena_lock_page() - Find a page and lock its folio.
  * @heap: The heap.
  * @page: The page's number in the window.
- * @place: Filled in. The page stays the arena's until karena_arena_unlock_page().
+ * @place: Out: the page, which the arena keeps until karena_arena_unlock_page().
  *
- * Context: May sleep: takes the folio lock and, where the arena is frozen, heap->cloning and
+ * Context: May sleep: takes the folio lock and, if the arena is frozen, heap->cloning and
  * CHANGING. So the caller holds none of these.
  * Return: True if the page is committed.
  */
@@ -272,7 +277,7 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 		if (!arena_frozen(arena) && place->page == karena_arena_page(arena, i))
 			break;
 		spin_unlock(&heap->family->lock);
-		/* It was released while this thread waited, and perhaps committed again. */
+		/* Another thread has released the page, and perhaps committed it again. */
 		folio_unlock(folio);
 		folio_put(folio);
 	}
@@ -284,7 +289,7 @@ bool karena_arena_lock_page(struct karena_heap *heap, unsigned long page,
 		if (huge)
 			huge->used = true;
 	} else {
-		/* A zero mark is filled as a shared page is copied. */
+		/* A fault replaces KARENA_ZERO as it copies a shared page. */
 		place->shared = true;
 	}
 	spin_unlock(&heap->family->lock);
@@ -311,8 +316,8 @@ void karena_arena_unlock_page(struct karena_place *place)
  * @first: The first page.
  * @count: How many.
  *
- * In the heap's own process, if that is certain to be enough; else in all processes of the
- * family. These fault their own arenas of the same place in again.
+ * This unmaps them in the heap's own process, if no other process can map them; else in all
+ * processes of the family, which then fault in their own arenas at the same offsets again.
  *
  * Context: Tries mmap_lock, or takes the mapping's i_mmap_rwsem.
  */
@@ -328,7 +333,7 @@ void karena_arena_unmap(struct karena_arena *arena, unsigned long first,
 			    count << PAGE_SHIFT, 1);
 }
 
-/* Free a sparse frame, which no arena has any more, with its pages. */
+/* Free a sparse frame that no arena has any more, with its pages. */
 static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 		       bool counted)
 {
@@ -344,8 +349,8 @@ static void frame_free(struct karena_heap *heap, struct karena_frame *frame,
 }
 
 /**
- * karena_arena_free() - Free what an arena had.
- * @heap: The heap, whose process has unmapped it.
+ * karena_arena_free() - Free the frame and the base that an arena had.
+ * @heap: The heap. No process of it maps them any more.
  * @frame: The frame that the arena had.
  * @base: The base below it, or NULL.
  */
@@ -379,7 +384,7 @@ void karena_arena_empty(struct karena_arena *arena)
  * karena_arena_count_volatile() - Count the arenas whose state words say VOLATILE.
  * @heap: The heap.
  *
- * Return: Their number. The kernel believes what the process writes.
+ * Return: Their number, if the process has written correct state words.
  */
 unsigned long karena_arena_count_volatile(struct karena_heap *heap)
 {
@@ -396,7 +401,7 @@ unsigned long karena_arena_count_volatile(struct karena_heap *heap)
 	return count;
 }
 
-/* Leave all shared huge frames under one lock: most of a child's frames are. */
+/* Drop all shared huge frames under one lock, because most frames of a child are shared. */
 static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *chunk)
 {
 	unsigned long i;
@@ -405,7 +410,10 @@ static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *ch
 	for (i = 0; i < KARENA_CHUNK; i++) {
 		struct karena_frame *frame = chunk->arenas[i].frame;
 
-		/* Neither reclaim nor a commit is at work in a heap that is destroyed. */
+		/*
+		 * Neither reclaim nor a commit is at work in a heap that is being
+		 * destroyed.
+		 */
 		WARN_ON_ONCE(test_bit(KARENA_ARENA_CHANGING, &chunk->arenas[i].flags));
 		if (!frame || !frame->folio || frame->owners == 1)
 			continue;
@@ -416,9 +424,9 @@ static void chunk_leave_shared(struct karena_heap *heap, struct karena_chunk *ch
 }
 
 /**
- * karena_arena_destroy_all() - Free all arenas of a heap, which nothing maps any more.
- * @heap: The heap, with no other user left, and out of all groups. What it has committed
- *	stays counted in it, and goes with it.
+ * karena_arena_destroy_all() - Free all arenas of a heap, which no process maps any more.
+ * @heap: The heap, without users, and a member of no group. Its own count of committed
+ *	pages stays as it is until the heap is freed.
  */
 void karena_arena_destroy_all(struct karena_heap *heap)
 {
@@ -451,7 +459,7 @@ void karena_arena_destroy_all(struct karena_heap *heap)
 }
 
 /**
- * karena_arena_init() - Make the cache of arena structures.
+ * karena_arena_init() - Create the cache of arena structures.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -463,7 +471,7 @@ int karena_arena_init(void)
 }
 
 /**
- * karena_arena_exit() - Destroy it; no heap is left.
+ * karena_arena_exit() - Destroy the cache; no heap is left.
  */
 void karena_arena_exit(void)
 {

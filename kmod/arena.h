@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Arenas: the slots of a window. How each gets, shares and loses its frame.
+ * Arenas: the slots of a window, and how each gets, shares and loses its frame.
  */
 #ifndef _KARENA_ARENA_H
 #define _KARENA_ARENA_H
@@ -14,7 +14,7 @@
 /**
  * enum karena_arena_flag - Bits of arena->flags; see base.h.
  * @KARENA_ARENA_CHANGING: A bit lock.
- * @KARENA_ARENA_FROZEN: Faults wait.
+ * @KARENA_ARENA_FROZEN: Makes faults wait.
  */
 enum karena_arena_flag {
 	KARENA_ARENA_CHANGING,
@@ -26,10 +26,10 @@ enum karena_arena_flag {
  * @heap: The heap.
  * @index: Its number in the window.
  * @flags: Bits of enum karena_arena_flag.
- * @tried_word: Its state word when reclaim last failed to take it.
- * @tried: When that was, in units of the state words.
+ * @tried_word: Its state word when reclaim last failed to purge it.
+ * @tried: The time of that failure, in units of the state words.
  * @frame: Its frame, or NULL.
- * @base: The huge frame below a sparse one, once pages have been copied; or NULL.
+ * @base: The huge frame below a sparse frame, or NULL.
  */
 struct karena_arena {
 	struct karena_heap *heap;
@@ -58,14 +58,17 @@ static inline struct karena_frame *karena_arena_huge(struct karena_arena *arena)
 extern struct lockdep_map karena_changing_map;
 #endif
 
-/* This thread holds CHANGING, of this arena as far as it shows; checked with CONFIG_LOCKDEP. */
+/*
+ * Assert that the arena is locked and that this thread holds CHANGING, of this or another
+ * arena.
+ */
 static inline void karena_arena_assert_locked(const struct karena_arena *arena)
 {
 	lockdep_assert(test_bit(KARENA_ARENA_CHANGING, &arena->flags) &&
 		       lock_is_held(&karena_changing_map));
 }
 
-/* Arenas are allocated so many at a time, so that cloning a heap is fast. */
+/* Arenas are allocated in chunks of this number, so that cloning a heap is fast. */
 #define KARENA_CHUNK	64
 
 /**
@@ -87,10 +90,10 @@ struct karena_windows {
 };
 
 /**
- * struct karena_place - What an arena has at a page of the window.
- * @page: The page, its folio locked and with a reference; or KARENA_ZERO.
- * @shared: Other arenas have the page as well: it must be copied before a write.
- * @by_pages: The arena has pages that are not its huge frame's: no PMD may map it.
+ * struct karena_place - The page that an arena has at a place in the window.
+ * @page: The page, with its folio locked and referenced; or KARENA_ZERO.
+ * @shared: Other arenas share the page, so a write must copy it first.
+ * @by_pages: The arena has pages outside of its huge frame, so no PMD may map it.
  * @used: A fault has found the arena's huge frame before.
  */
 struct karena_place {

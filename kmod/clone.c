@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Clones: what fork() makes of a heap for the child, and what a snapshot is. A clone
- * has all frames that the heap had at one moment. From then on both own them, and the first
- * write of either to a page of them is a fault, which copies the page (cow.c).
+ * Clones: fork() makes a clone of a heap for the child, and a snapshot is a clone. A clone
+ * has all frames that the heap had at one moment. From then on both own these frames, and
+ * the first write of either to a page is a fault, which copies the page (cow.c).
  *
- * The mm of the heap's process is held for writing, so none of its threads is in a fault of
- * the window. heap->cloning is held for writing, so no thread changes an arena except reclaim,
- * which takes only volatile arenas, and these are not inherited. First the state words are
- * unmapped. Then the clone becomes an owner of each frame, and the mappings of those that the
- * heap owned alone become read-only or are removed. Until then, and as long as the TLB of a
- * processor has the old entry, other threads may still write there, and both heaps see it. A
- * thread that hits a write-protected page waits until the clone is complete. What it writes then
- * is not the clone's, so the clone shows one moment. Where other processes map the same memory,
- * all of it is unmapped there first, and they wait.
+ * The cloner holds mmap_lock of the heap's process for writing, so none of its threads is
+ * in a fault of the window. It holds heap->cloning for writing, so no thread changes an
+ * arena except reclaim, which purges only volatile arenas, and the clone does not inherit
+ * these. First the cloner unmaps the state words. Then it makes the clone an owner of each
+ * frame, and makes the mappings of frames that the heap owned alone read-only, or removes
+ * them. Until then, and as long as the TLB of a processor has the old entry, other threads
+ * may still write there, and both heaps see these writes. A thread that meets a
+ * write-protected page waits until the clone is complete, and the clone does not see what
+ * the thread writes then. So the clone shows one moment. If other processes map the same
+ * memory, the cloner first unmaps all of it there, and their faults wait.
  */
 #include <linux/bitmap.h>
 #include <linux/mm.h>
@@ -21,28 +22,28 @@
 #include "heap.h"
 #include "trace.h"
 
-/* A clone under way, and which neighbouring arenas the heap must not write to any more. */
+/* A clone in progress, and the neighbouring arenas that are to be write-protected next. */
 struct clone {
 	struct karena_heap *heap;
 	struct karena_heap *clone;
-	long huge, sparse, sparse_pages, based;	/* what the clone has */
-	long pages;			/* that are committed in it */
-	unsigned long lost;		/* arenas that it could not have */
-	unsigned long first, end;	/* arenas that were the heap's alone */
-	struct karena_windows *windows;	/* where they are mapped */
-	bool protect;			/* to make them read-only is enough */
+	long huge, sparse, sparse_pages, based;	/* counts of the clone */
+	long pages;			/* committed in the clone */
+	unsigned long lost;		/* arenas that the clone lacks */
+	unsigned long first, end;	/* arenas that the heap owned alone */
+	struct karena_windows *windows;	/* mappings of the heap */
+	bool protect;			/* read-only mappings are enough */
 };
 
-/* Make the clone an owner. Returns true if the heap owned it alone. The family's lock is held. */
+/* Add an owner. Returns true if the frame had only one. The family's lock is held. */
 static bool huge_add_owner(struct karena_frame *frame)
 {
 	return frame->owners++ == 1;
 }
 
 /*
- * Share all that the heap's arena has with the clone's. For a sparse frame the clone has @mine,
- * a frame of its own, for the same pages. Returns true if the heap owned any of it alone. The
- * family's lock is held.
+ * Make the clone's arena share all memory of the heap's arena. For a sparse frame the clone
+ * has @mine, a frame of its own with the same pages. Returns true if the heap owned any
+ * page alone. The family's lock is held.
  */
 static bool arena_share(struct karena_arena *from, struct karena_arena *to,
 			struct karena_frame *mine)
@@ -83,7 +84,7 @@ static void clone_count(struct clone *clone, struct karena_arena *arena)
 						       KARENA_ARENA_PAGES;
 }
 
-/* Stop the process from writing to what it owned alone. */
+/* Stop the process from writing to the arenas that it owned alone. */
 static void clone_flush_protect(struct clone *clone)
 {
 	unsigned long from = clone->first * KARENA_ARENA_PAGES;
@@ -127,7 +128,7 @@ static bool clone_state(struct clone *clone, struct karena_arena *from)
 
 /*
  * Clone a sparse arena, for which the clone gets a frame of its own. CHANGING keeps reclaim
- * away, which may be at work there: the process may have changed the state word since.
+ * away, which may be at work there if the process has changed the state word.
  */
 static void clone_sparse(struct clone *clone, struct karena_arena *from,
 			 struct karena_arena *to)
@@ -198,9 +199,9 @@ static void clone_arenas(struct clone *clone)
 }
 
 /*
- * Returns true if anything but the two heaps and PMDs that map it references a huge folio that
- * the heap owned alone: DMA, or a copy in progress. Linux 6.1 cannot tell pins by direct I/O
- * from other references.
+ * Returns true if a huge folio that the heap owned alone has other references than those of
+ * the two heaps and of PMDs: for DMA, or for a copy in progress. Linux 6.1 cannot tell pins
+ * by direct I/O from other references.
  */
 static bool huge_is_held(struct karena_frame *huge)
 {
@@ -235,8 +236,9 @@ static bool arena_is_held(struct karena_arena *arena)
 }
 
 /*
- * Take from the clone an arena that devices hold and that cannot be copied. A touch of it
- * is SIGBUS then: the clone must never see what a device writes for the heap.
+ * Remove an arena from the clone that devices pin and that cannot be copied. A touch of it
+ * raises SIGBUS then, because the clone must never see data that a device writes for the
+ * heap.
  */
 static void clone_lose(struct clone *clone, struct karena_arena *arena)
 {
@@ -253,7 +255,7 @@ static void clone_lose(struct clone *clone, struct karena_arena *arena)
 	clone->lost++;
 }
 
-/* Copy what devices hold for the clone: a pin stays with the heap's page. */
+/* Copy pinned pages for the clone, because a pin stays with the heap's page. */
 static void clone_pinned(struct clone *clone)
 {
 	struct karena_chunk *chunk;
@@ -267,13 +269,13 @@ static void clone_pinned(struct clone *clone)
 			cond_resched();
 			if (!arena->frame || !arena_is_held(arena))
 				continue;
-			/* Nothing may be written any more to what is copied as of now. */
+			/* From now on no thread may write to the copied pages. */
 			if (clone->protect)
 				karena_windows_unmap(clone->windows, 0,
 						     clone->heap->nr_arenas *
 						     KARENA_ARENA_PAGES);
 			clone->protect = false;
-			/* Once memory is short, another try takes long. */
+			/* When memory is short, another attempt takes long. */
 			if (err != -ENOMEM)
 				err = karena_cow_copy_held(arena, page_is_held);
 			/* The reference that held the arena may have been dropped. */
@@ -299,8 +301,8 @@ static void heap_set_frozen(struct karena_heap *heap, bool frozen)
 }
 
 /*
- * Unmap the heap in all processes, and keep them from mapping any of it again, also by faults
- * that looked up a page before.
+ * Unmap the heap in all processes, and keep them from mapping any of it again, also by
+ * faults that have already looked up a page.
  */
 static void heap_freeze(struct karena_heap *heap)
 {
@@ -324,7 +326,7 @@ static void heap_freeze(struct karena_heap *heap)
 
 /**
  * karena_clone() - Make a clone of a heap.
- * @heap: The heap, whose mm is held for writing.
+ * @heap: The heap, whose mmap_lock is held for writing.
  * @mm: The address space of the clone; for a snapshot, the heap's own.
  * @windows: All mappings of the heap in its process, prepared for copy-on-write.
  *
@@ -343,7 +345,7 @@ struct karena_heap *karena_clone(struct karena_heap *heap, struct mm_struct *mm,
 	down_write(&heap->cloning);
 	if (mm != heap->mm)
 		karena_group_inherit(heap, clone.clone);
-	/* Other processes map the memory: holding this mm does not stop their faults. */
+	/* If other processes map the memory, this mmap_lock does not stop their faults. */
 	public = heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap);
 	if (public)
 		heap_freeze(heap);

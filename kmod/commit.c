@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Commit and release: how arenas, and pages of them, get memory and lose it again. A commit
- * is charged to the limits before it allocates. At a limit, ready frames and orphans that
- * are no longer pinned make room for it. A release frees a whole frame, makes a huge frame
+ * is charged to the limits before it allocates memory. At a limit, ready frames and
+ * unpinned orphans make room for it. A release frees a whole frame, makes a huge frame
  * sparse (sparse.c), or clears pages of a frame that it cannot split.
  */
 #include <linux/bitmap.h>
@@ -35,8 +35,8 @@ static int charge_or_trade(struct karena_heap *heap, unsigned long pages,
 }
 
 /*
- * Charge pages, after orphans have been freed if need be. Returns -EAGAIN instead of -ENOMEM
- * if karena_folio_wait() may help.
+ * Charge pages. If a limit refuses them, free orphans and try again. Returns -EAGAIN
+ * instead of -ENOMEM if karena_folio_wait() may help.
  */
 static int charge_commit(struct karena_heap *heap, unsigned long pages,
 			 struct folio **spare)
@@ -80,7 +80,7 @@ static struct folio *folio_commit(struct karena_arena *arena, unsigned int order
 	return folio;
 }
 
-/* Give an arena without a frame a huge one. CHANGING is held. */
+/* Commit a huge frame to an arena without a frame. CHANGING is held. */
 static int arena_commit_huge(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
@@ -128,8 +128,8 @@ static int page_commit(struct karena_arena *arena, unsigned long i)
 }
 
 /*
- * Commit the missing ones of some pages of an arena without a huge frame. CHANGING is held.
- * After an error, the pages before the one that failed are committed.
+ * Commit the pages of a range that are missing, in an arena without a huge frame. CHANGING
+ * is held. After an error, the pages before the one that failed are committed.
  */
 static int arena_commit_pages(struct karena_arena *arena, unsigned long first,
 			      unsigned long count)
@@ -158,7 +158,7 @@ static int arena_commit_pages(struct karena_arena *arena, unsigned long first,
 	return err;
 }
 
-/* Let the state word say that the arena is committed, unless its owner has changed it. */
+/* Set the state word of a committed arena to ACTIVE, unless the process has changed it. */
 static void state_commit(struct karena_arena *arena)
 {
 	struct karena_heap *heap = arena->heap;
@@ -204,8 +204,9 @@ static int arena_commit(struct karena_heap *heap, unsigned long page,
  *	@count is all of it.
  * @single: madvise() asks for several pages one by one. The state word stays as it is,
  *	because the kernel does not know which page is the last.
- * @again: Becomes true where karena_folio_wait() may help. The caller then drops its locks,
- *	waits and tries again; nothing is counted. NULL if the caller does not wait.
+ * @again: Set to true if karena_folio_wait() may help. The caller then drops its locks,
+ *	waits and tries again; this attempt is not in the statistics. NULL if the caller
+ *	does not wait.
  *
  * Context: May sleep.
  * Return: 0, also when another thread has committed it; -ENOMEM without memory or at a
@@ -263,7 +264,7 @@ static void arena_release_sparse(struct karena_arena *arena)
 	karena_arena_free(heap, frame, base);
 }
 
-/* Clear pages of a huge frame that is not made sparse. */
+/* Clear pages of a huge frame that stays huge. */
 static void folio_clear(struct folio *folio, const unsigned long *gone)
 {
 	unsigned long i;
@@ -293,7 +294,7 @@ static void arena_release_pages(struct karena_arena *arena, const unsigned long 
 }
 
 /**
- * karena_release() - Release pages of an arena, where it has them.
+ * karena_release() - Release pages of an arena, where they are committed.
  * @heap: The heap.
  * @index: The arena's number in the window.
  * @gone: A bit for each page to release. If all are set, the state word says FREE
@@ -310,7 +311,7 @@ void karena_release(struct karena_heap *heap, unsigned long index,
 
 	trace_karena_release(heap, index, bitmap_weight(gone, KARENA_ARENA_PAGES));
 	if (!arena) {
-		/* The owner may have requested it when there was no memory for it. */
+		/* The arena may be REQUESTED after a commit that had no memory. */
 		if (state && all)
 			WRITE_ONCE(*state, KARENA_FREE);
 		return;

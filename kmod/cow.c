@@ -2,9 +2,9 @@
 /*
  * Copy-on-write: frames with several owners. A write to a page of such a frame copies that
  * page alone, into a sparse frame above the huge one, which becomes the arena's base. Other
- * owners notice nothing. When the base is no longer shared, the arena can be made huge again:
- * promotion puts the copies into their places in the base. Without it, a heap of 128 MiB kept up
- * to 243 MiB after its children had gone.
+ * owners notice nothing. When the base is no longer shared, the arena can be made huge
+ * again: promotion writes the copies to their places in the base. Without promotion, a heap
+ * of 128 MiB kept up to 243 MiB after its children had ended.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -112,7 +112,7 @@ static int arena_copy_page(struct karena_arena *arena, struct vm_area_struct *vm
 		folio_unlock(from);
 		return -EHWPOISON;
 	}
-	/* Where other processes map the arena, relatives lose theirs too, and fault it in again. */
+	/* If other processes map the arena, unmap the page in the whole family. */
 	if (vma && (heap->fork == KARENA_FORK_SHARE || karena_has_shares(heap)))
 		karena_arena_unmap(arena, i, 1);
 	else if (vma)
@@ -126,8 +126,9 @@ static int arena_copy_page(struct karena_arena *arena, struct vm_area_struct *vm
 }
 
 /*
- * Drop the base of an arena that has copies of all its pages, if the state word can tell the
- * process that the arena is sparse. CHANGING is held. Returns true if it was done.
+ * Drop the base of an arena that has copies of all its pages, if the state word can tell
+ * the process that the arena is sparse. CHANGING is held. Returns true if the base was
+ * dropped.
  */
 static bool arena_leave_base(struct karena_arena *arena)
 {
@@ -147,7 +148,7 @@ static bool arena_leave_base(struct karena_arena *arena)
 	return true;
 }
 
-/* With CHANGING held. */
+/* CHANGING is held. */
 static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 		      unsigned long i, gfp_t gfp, bool force)
 {
@@ -181,10 +182,10 @@ static int arena_copy(struct karena_arena *arena, struct vm_area_struct *vma,
 }
 
 /**
- * karena_cow_copy() - Give a heap a page of its own, if it has none.
+ * karena_cow_copy() - Copy a page for a heap, if the page is shared.
  * @heap: The heap.
  * @vma: Where the page is mapped; mmap_lock or the VMA's lock is held.
- * @page: Which page of the window.
+ * @page: The page's number in the window.
  *
  * Return: 0, -ENOMEM or -EHWPOISON.
  */
@@ -206,9 +207,10 @@ int karena_cow_copy(struct karena_heap *heap, struct vm_area_struct *vma,
 /**
  * karena_cow_copy_held() - Copy the pages of a clone's arena that devices hold.
  * @arena: The clone's arena, which no other thread knows yet.
- * @held: Says whether a device may be writing to a page. Of a huge frame, all pages or none.
+ * @held: Returns true if a device may be writing to a page. The result is the same for all
+ *	pages of a huge frame.
  *
- * Return: 0, or -ENOMEM or -EHWPOISON: the arena is not to be used then.
+ * Return: 0, or -ENOMEM or -EHWPOISON, after which the clone must not use the arena.
  */
 int karena_cow_copy_held(struct karena_arena *arena,
 			 bool (*held)(struct karena_arena *arena, struct page *page))
@@ -223,7 +225,7 @@ int karena_cow_copy_held(struct karena_arena *arena,
 		struct page *page = karena_arena_page(arena, i);
 		bool small = karena_page_real(page) && !PageCompound(page);
 
-		/* Even if the heap no longer has it. Copying the last page drops the base. */
+		/* Even if the heap has released it. Copying the last page drops the base. */
 		if (small ? held(arena, page) : page && all)
 			err = arena_copy(arena, NULL, i, KARENA_OWN_GFP, true);
 		cond_resched();
@@ -258,8 +260,9 @@ static bool arena_can_promote(struct karena_arena *arena)
 }
 
 /*
- * Make the base the frame, if nobody uses it: with the counts of base and copies frozen, write
- * the copies to their places. CHANGING is held, the arena frozen.
+ * Make the base the frame, if no thread uses the base or the copies: freeze their counts,
+ * and write the copies to their places in the base. CHANGING is held, and the arena is
+ * frozen.
  */
 static bool arena_try_promote(struct karena_arena *arena)
 {
@@ -299,7 +302,7 @@ unfreeze:
 	return done;
 }
 
-/* Put the copies into the base and make it the frame. CHANGING is held. */
+/* Write the copies to the base, and make the base the frame. CHANGING is held. */
 static bool arena_promote(struct karena_arena *arena)
 {
 	struct karena_frame *frame = arena->frame;
@@ -332,7 +335,7 @@ static bool arena_promote(struct karena_arena *arena)
  * @heap: The heap.
  * @page: A page of the window, in that arena.
  *
- * Return: True if it was done: no page of it is shared or pinned.
+ * Return: True if the arena is huge now; false if a page of it is shared, pinned or bad.
  */
 bool karena_cow_promote(struct karena_heap *heap, unsigned long page)
 {
@@ -402,7 +405,7 @@ static void heap_promote_work(struct work_struct *work)
 		for (i = 0; i < KARENA_CHUNK; i++) {
 			struct karena_arena *arena = &chunk->arenas[i];
 
-			/* Only a hint without CHANGING. */
+			/* Without CHANGING this is only a hint. */
 			if (!READ_ONCE(arena->base))
 				continue;
 			down_read(&heap->cloning);
@@ -417,7 +420,7 @@ static void heap_promote_work(struct work_struct *work)
 }
 
 /**
- * karena_cow_prepare() - Make a new heap ready to be cloned.
+ * karena_cow_prepare() - Prepare a new heap for cloning.
  * @heap: The heap.
  */
 void karena_cow_prepare(struct karena_heap *heap)
@@ -441,9 +444,9 @@ static void family_gone_work(struct work_struct *work)
 }
 
 /**
- * karena_cow_queue_promote() - Let a family's heaps look for arenas to promote.
- * @family: The family of a heap that no longer owns some frames. One look serves all such
- *	heaps of a second.
+ * karena_cow_queue_promote() - Make a family's heaps look for arenas to promote.
+ * @family: The family of a heap that has dropped shared frames. One look serves all heaps
+ *	that do so within a second.
  */
 void karena_cow_queue_promote(struct karena_family *family)
 {
@@ -451,7 +454,7 @@ void karena_cow_queue_promote(struct karena_family *family)
 }
 
 /**
- * karena_cow_begin() - Make a new family ready for clones.
+ * karena_cow_begin() - Prepare a new family for clones.
  * @family: The family.
  */
 void karena_cow_begin(struct karena_family *family)
@@ -460,7 +463,7 @@ void karena_cow_begin(struct karena_family *family)
 }
 
 /**
- * karena_cow_end() - Let no more work run for a family that goes.
+ * karena_cow_end() - Stop the work of a family that is about to be freed.
  * @family: The family, without a heap.
  */
 void karena_cow_end(struct karena_family *family)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Faults in the mappings of heaps, shares and snapshots. All are shared file mappings: the
- * handler returns a page, the core takes the reference, counts rmap and RSS, and installs
- * the entry. For a page of an order-9 folio that is a PMD, whatever the setting of
- * transparent huge pages.
+ * handler returns a page with a reference, and the core counts rmap and RSS and installs
+ * the entry. For a page of an order-9 folio the core installs a PMD, whatever the setting
+ * of transparent huge pages.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -18,7 +18,7 @@
 
 static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 {
-	/* The core would notice, but would try to drop the page first. */
+	/* The core would detect it as well, but would first try to drop the page. */
 	if (PageHWPoison(page))
 		return VM_FAULT_HWPOISON;
 	vmf->page = page;
@@ -26,8 +26,8 @@ static vm_fault_t fault_page(struct vm_fault *vmf, struct page *page)
 }
 
 /*
- * A refused commit may succeed in a moment. Wait without the lock that the fault came with,
- * and have the core take the fault again.
+ * A refused commit may succeed a moment later. Drop the lock with which the core called,
+ * wait, and let the core repeat the fault.
  */
 static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 {
@@ -39,9 +39,10 @@ static vm_fault_t fault_wait(struct vm_fault *vmf, struct karena_heap *heap)
 }
 
 /*
- * Commit the page of a fault. A limit never ends in a signal: MADV_POPULATE_WRITE turns
- * VM_FAULT_OOM into ENOMEM. A touch of uncommitted memory from user mode is a bug, and is
- * SIGBUS even when REQUESTED, so that the bug shows whether or not there is memory.
+ * Commit the page of a fault. A limit never raises a signal: MADV_POPULATE_WRITE turns
+ * VM_FAULT_OOM into ENOMEM. A touch of uncommitted memory from user mode is a bug. It
+ * raises SIGBUS even in a REQUESTED arena, so that the bug shows whether or not there is
+ * memory.
  */
 static vm_fault_t fault_commit(struct vm_fault *vmf, struct karena_heap *heap)
 {
@@ -76,8 +77,8 @@ static vm_fault_t fault_commit(struct vm_fault *vmf, struct karena_heap *heap)
 }
 
 /*
- * Copy a shared page for a write. Without memory for it, the writer gets an error, or a
- * signal where it wrote from user mode.
+ * Copy a shared page for a write. Without memory for the copy, a write by the kernel fails
+ * with an error, and a write from user mode raises a signal.
  */
 static vm_fault_t fault_copy(struct vm_fault *vmf, struct karena_heap *heap)
 {
@@ -100,7 +101,7 @@ static bool fault_in_read_only_share(struct vm_fault *vmf)
 	       !test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags);
 }
 
-/* Returns true if a futex there would have another heap's key; see key.c. */
+/* Returns true if a futex in the page would have another heap's key; see key.c. */
 static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place *place)
 {
 	struct karena_heap *heap = vmf->vma->vm_private_data;
@@ -112,7 +113,7 @@ static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place 
 /*
  * Install a page table. Where the PMD is empty, the core would map a huge folio as a whole,
  * whichever page of it the fault returns, and hide the pages that the arena has above it.
- * Returns false if the fault has to be taken again.
+ * Returns false if the core has to repeat the fault.
  */
 static bool fault_add_table(struct vm_fault *vmf)
 {
@@ -132,7 +133,7 @@ static bool fault_add_table(struct vm_fault *vmf)
 	return done;
 }
 
-/* Find or make the page of a fault, and lock it. Returns 0, or what the fault returns. */
+/* Find or make the page of a fault, and lock it. Returns 0, or the result of the fault. */
 static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap,
 				  struct karena_place *place)
 {
@@ -154,7 +155,7 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 			ret = 0;
 		} else if (!tried && place->by_pages && !place->shared &&
 			   pmd_none(*vmf->pmd)) {
-			/* Not mapped here, and no longer shared: it may be huge again. */
+			/* Not mapped here, perhaps unshared: try to promote the arena. */
 			karena_arena_unlock_page(place);
 			karena_cow_promote(heap, vmf->pgoff);
 			tried = true;
@@ -168,9 +169,9 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 }
 
 /*
- * Returns true if the core must not map all of a huge folio: there are pages above it, or one
- * of its pages is bad. The folio is locked. A new frame has no bad page, so its first fault
- * saves the time to look.
+ * Returns true if the core must not map all of a huge folio: there are pages above it, or
+ * one of its pages is bad. The folio is locked. A new frame has no bad page, so its first
+ * fault need not look for one.
  */
 static bool fault_needs_table(struct vm_fault *vmf, const struct karena_place *place)
 {
@@ -188,7 +189,7 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	ret = window_get_page(vmf, heap, &place);
 	if (ret)
 		return ret;
-	/* A page that is no longer shared may have come from a relative, with its key. */
+	/* An unshared page may still have the futex key of another heap of the family. */
 	if (!place.shared && fault_in_read_only_share(vmf))
 		karena_key_claim(heap, place.page, vmf->pgoff);
 	if (fault_needs_table(vmf, &place) && !fault_add_table(vmf))
@@ -209,7 +210,7 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 
 	if (index >= heap->control.nr)
 		return VM_FAULT_SIGBUS;
-	/* A page for two GiB of window: a limit must not end in a signal. */
+	/* One page has the words of 2 GiB of window: a limit must not raise a signal. */
 	page = karena_control_page(heap, index, GFP_KERNEL | __GFP_NOFAIL);
 	ret = fault_page(vmf, page);
 	if (ret)
@@ -220,9 +221,10 @@ static vm_fault_t control_fault(struct vm_fault *vmf, struct karena_heap *heap,
 }
 
 /*
- * A window has one place, where its pages are unmapped. If the core has no memory to undo an
- * mremap() that vm_ops refuse, it leaves an empty mapping elsewhere, which stays empty. With
- * the policy SHARE, each process has its own place.
+ * A window has one address, by which the module unmaps its pages. If vm_ops refuse an
+ * mremap() and the core has no memory to undo it, the core leaves an empty mapping
+ * elsewhere. Faults there fail, so it stays empty. With the policy SHARE, each process has
+ * an address of its own.
  */
 static bool fault_is_misplaced(const struct vm_area_struct *vma, const struct karena_heap *heap)
 {
@@ -234,10 +236,10 @@ static bool fault_is_misplaced(const struct vm_area_struct *vma, const struct ka
  * karena_fault() - Handle a fault in a mapping of a heap, share or snapshot.
  * @vmf: The fault.
  *
- * One mapping may be of both window and control region.
+ * One mapping may cover both the window and the control region.
  *
  * Context: With mmap_lock or the lock of the VMA held.
- * Return: VM_FAULT_LOCKED with the page, or what ends the fault without one.
+ * Return: VM_FAULT_LOCKED with the page, or another result without a page.
  */
 vm_fault_t karena_fault(struct vm_fault *vmf)
 {
@@ -245,10 +247,10 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 	unsigned long page = vmf->pgoff, window;
 	vm_fault_t ret;
 
-	/* A child that has no heap, with MADV_DOFORK. */
+	/* A child without a heap, whose parent has used MADV_DOFORK. */
 	if (!heap)
 		return VM_FAULT_SIGBUS;
-	/* The child's first touch makes the clone its own. */
+	/* The first touch by the child assigns the clone to it. */
 	if (!READ_ONCE(heap->pid))
 		karena_heap_touch(heap);
 	window = heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -258,7 +260,7 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
 		ret = window_fault(vmf, heap);
 	else
 		ret = control_fault(vmf, heap, page - window);
-	/* The mapping, and the heap, may be gone. */
+	/* The mapping and the heap may no longer exist. */
 	if (ret & VM_FAULT_RETRY)
 		return ret;
 	if (page < window)
@@ -271,8 +273,8 @@ vm_fault_t karena_fault(struct vm_fault *vmf)
  * karena_page_mkwrite() - Make sure that a page which is about to become writable is unshared.
  * @vmf: The fault.
  *
- * Return: VM_FAULT_LOCKED: the page is the arena's alone, and stays so while it is locked.
- * VM_FAULT_NOPAGE: the fault is to be taken again. Else an error.
+ * Return: VM_FAULT_LOCKED if only the arena owns the page, which stays so while the page is
+ * locked; VM_FAULT_NOPAGE if the core has to repeat the fault; else an error.
  */
 vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 {
@@ -333,8 +335,9 @@ vm_fault_t karena_huge_fault(struct vm_fault *vmf)
 	bool done = false;
 
 	/*
-	 * Newer kernels also ask where nothing is mapped. The core removes a PMD that
-	 * userfaultfd has write-protected, and so sees the next write.
+	 * Newer kernels also call this where nothing is mapped. For a PMD that userfaultfd
+	 * has write-protected, the core must fall back: it removes the PMD, and so sees the
+	 * next write.
 	 */
 	if (!(vmf->flags & FAULT_FLAG_WRITE) || !pmd_trans_huge(vmf->orig_pmd) ||
 	    pmd_uffd_wp(vmf->orig_pmd) || !karena_arena_lock_page(heap, vmf->pgoff, &place))

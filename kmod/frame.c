@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Frames: the physical memory behind arenas, huge or sparse. After a fork, a huge
- * frame belongs to several arenas, each in a heap of its own. Of sparse frames each
- * arena has its own, but their pages belong to several. The family's lock protects the number
- * of owners. A frame or page with several owners is not written to.
+ * Frames: the physical memory behind arenas, huge or sparse. After a fork, several arenas,
+ * each in a different heap, own the same huge frame. Each arena has a sparse frame of its
+ * own, but several sparse frames may own the same pages. The family's lock protects the
+ * number of owners. No owner writes to a frame or page that has several owners.
  */
 #include <linux/highmem.h>
 #include <linux/memcontrol.h>
@@ -23,9 +23,9 @@ atomic_long_t karena_nr_sparse_pages;
 /**
  * karena_frame_count() - Count arenas and pages in the statistics.
  * @heap: The heap.
- * @huge: How many more arenas, or less, have a huge frame.
- * @sparse: How many more have a sparse frame.
- * @pages: How many more pages sparse frames have.
+ * @huge: Change of the number of arenas with a huge frame.
+ * @sparse: Change of the number of arenas with a sparse frame.
+ * @pages: Change of the number of pages of sparse frames.
  */
 void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long pages)
 {
@@ -43,7 +43,7 @@ void karena_frame_count(struct karena_heap *heap, long huge, long sparse, long p
 	}
 }
 
-/* The structure is charged as the memory of the frame is. */
+/* Allocate the structure, charged to the same memory cgroup as the memory of the frame. */
 static struct karena_frame *frame_alloc(struct karena_heap *heap, int node, gfp_t gfp)
 {
 	struct mem_cgroup *memcg = karena_folio_memcg(heap), *old;
@@ -108,7 +108,7 @@ struct karena_frame *karena_frame_sparse(struct karena_heap *heap, int node, gfp
 
 /**
  * karena_frame_discard() - Free the structure of a frame that no arena has.
- * @frame: The frame; its folio or pages are the caller's.
+ * @frame: The frame; the caller owns its folio or pages.
  */
 void karena_frame_discard(struct karena_frame *frame)
 {
@@ -122,7 +122,7 @@ void karena_frame_discard(struct karena_frame *frame)
  * @to: The copy, which no process has mapped.
  * @from: The page, or KARENA_ZERO. No process writes to it.
  *
- * Return: False if the hardware could not read it; the core has been told.
+ * Return: False if the hardware could not read @from; the core has been told.
  */
 bool karena_page_copy(struct page *to, struct page *from)
 {
@@ -135,8 +135,9 @@ bool karena_page_copy(struct page *to, struct page *from)
 
 /**
  * karena_frame_put() - Drop an arena's ownership of a huge frame.
- * @heap: The arena's heap, where the frame is removed from the arena and unmapped.
- * @frame: The frame. With the last owner it is freed.
+ * @heap: The arena's heap. The frame has left the arena, and no process of the heap maps
+ *	it.
+ * @frame: The frame. Without an owner it is freed.
  * @counted: The heap counts it as committed.
  */
 void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
@@ -159,8 +160,8 @@ void karena_frame_put(struct karena_heap *heap, struct karena_frame *frame,
 
 /**
  * karena_page_put() - Drop a sparse frame's ownership of a page.
- * @heap: The frame's heap, where the page is removed from the frame and unmapped.
- * @folio: The page. With the last owner it is freed.
+ * @heap: The frame's heap. The page has left the frame, and no process of the heap maps it.
+ * @folio: The page. Without an owner it is freed.
  * @counted: The heap counts it as committed.
  */
 void karena_page_put(struct karena_heap *heap, struct folio *folio, bool counted)
@@ -180,7 +181,7 @@ void karena_page_put(struct karena_heap *heap, struct folio *folio, bool counted
 }
 
 /**
- * karena_frame_init() - Make the cache of frames' structures.
+ * karena_frame_init() - Create the cache of frame structures.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -191,7 +192,7 @@ int karena_frame_init(void)
 }
 
 /**
- * karena_frame_exit() - Destroy it; no heap is left.
+ * karena_frame_exit() - Destroy the cache; no heap is left.
  */
 void karena_frame_exit(void)
 {

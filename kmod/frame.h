@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Frames: the physical memory of arenas, how reclaim finds it, and frames that are made ahead.
+ * Frames: the physical memory of arenas, how reclaim finds it, and ready frames.
  */
 #ifndef _KARENA_FRAME_H
 #define _KARENA_FRAME_H
@@ -19,17 +19,17 @@ struct shrinker;
 
 /**
  * struct karena_group - The heaps that have memory of one memory cgroup; see group.c.
- * @hash: In the hash table of groups.
+ * @hash: Entry in the hash table of groups.
  * @memcg: The number of the cgroup.
- * @users: References: of members, and of reclaim at work.
+ * @users: References of members and of reclaim at work.
  * @lock: Protects the members and the place of the next look. Innermost.
  * @members: A member for each heap.
  * @nr_members: The number of members.
- * @next: The member at which reclaim goes on, or NULL for the first.
- * @next_page: The page of its state words at which reclaim goes on.
+ * @next: The member at which reclaim continues, or NULL for the first.
+ * @next_page: The page of the state words of @next at which reclaim continues.
  * @in_vain: How many members reclaim has looked at since it last saw an unshared arena.
  * @tell_work: Tells the members that memory is low; holds a reference when it is queued.
- * @told: When that was last, in jiffies.
+ * @told: When the members were last told, in jiffies.
  * @first: The anchor by which reclaim finds the group.
  * @anchors: The anchor for each NUMA node, or NULL.
  */
@@ -51,10 +51,10 @@ struct karena_group {
 
 /**
  * struct karena_member - A heap in a group.
- * @list: In the group's list; empty when the heap is about to go.
+ * @list: Entry in the group's list; empty when the heap is about to be destroyed.
  * @group: The group.
  * @heap: The heap.
- * @others: The next of this heap's memberships, or NULL.
+ * @others: The next membership of this heap, or NULL.
  */
 struct karena_member {
 	struct list_head list;
@@ -66,11 +66,10 @@ struct karena_member {
 /**
  * struct karena_look - A look of reclaim at a group.
  * @group: The group.
- * @pages: Looks at pages of state words of a heap, from one to an end that it excludes;
- *	returns the first that it has not looked at, which is the end unless it has seen
- *	enough.
- * @found: Set by @pages when there is something to take.
- * @stay: The next look begins where this one has found something first.
+ * @pages: Looks at the pages of state words of a heap from page to end - 1. Returns the
+ *	first page that it has not looked at, which is end unless it has seen enough.
+ * @found: Set by @pages when it finds something to reclaim.
+ * @stay: The next look begins where this one first found something.
  */
 struct karena_look {
 	struct karena_group *group;
@@ -85,18 +84,17 @@ struct karena_look {
 
 /**
  * struct karena_frame - The physical memory of an arena.
- * @group: The group of the memory cgroup that was charged; compared only. NULL in a snapshot.
- * @owners: Of a huge frame, the number of arenas of which it is frame or base. Only an
- *	arena that owns it alone writes to its pages.
+ * @group: The group of the charged memory cgroup, only for comparisons. NULL in a snapshot.
+ * @owners: The number of arenas that have this huge frame as frame or base. Only an arena
+ *	that owns it alone writes to its pages.
  * @folio: A huge frame: the folio of order KARENA_ARENA_ORDER. All owners together own one
  *	reference. NULL when sparse.
- * @pages: A sparse frame: a pointer for each page. NULL where nothing is committed or,
- *	in an arena with a base, the base has the page. KARENA_ZERO where the base's page
- *	has been released. Other sparse frames may have the pages, of order 0, as well:
- *	page_private() says how many others, and all together own one reference. NULL when
- *	huge.
- * @nr_pages: The number of these pages.
- * @node: The NUMA node of the first of these.
+ * @pages: A sparse frame: a pointer for each page. NULL where nothing is committed or, in
+ *	an arena with a base, the base has the page. KARENA_ZERO where the base's page has
+ *	been released. Other sparse frames may share a page, of order 0: page_private()
+ *	counts the other owners, and all owners together own one reference. NULL when huge.
+ * @nr_pages: The number of pages of a sparse frame.
+ * @node: The NUMA node of the folio, or of the first page.
  * @used: A fault has found this huge frame; the family's lock protects it.
  */
 struct karena_frame {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Heaps: how they are made, found and freed. A descriptor of a heap is a file on a pseudo file
- * system. A window maps another file, that of the family: of a heap and all its clones, because
- * a child's mapping is of the parent's file. Only windows, shares and snapshots of the family
- * map the family's inode, so unmap_mapping_range() reaches no other mapping.
+ * Heaps: how they are created, found and freed. A descriptor of a heap is a file on a
+ * pseudo file system. A window maps another file, that of the family. A heap and all its
+ * clones have the same family, because a child's mapping is of the parent's file. Only
+ * windows, shares and snapshots of the family map the family's inode, so
+ * unmap_mapping_range() reaches no other mapping.
  */
 #include <linux/bitmap.h>
 #include <linux/cred.h>
@@ -27,13 +28,14 @@ static atomic64_t karena_last_id = ATOMIC64_INIT(0);
 
 atomic_long_t karena_nr_heaps;
 
-/* All heaps but snapshots, by their numbers. */
+/* All heaps except snapshots, by their numbers. */
 static DEFINE_XARRAY(registry);
 
 /*
- * The same heaps by the mm that drives them; a heap of the policy SHARE by its family,
- * as every process drives it. A bucket's bit lock is innermost. A heap leaves its bucket
- * before it is freed, so a look-up that holds the lock may try to become a user.
+ * The same heaps by the mm that drives them. A heap with the policy SHARE, which several
+ * processes drive, is listed by its family instead. The bit lock of a bucket is innermost.
+ * A heap leaves its bucket before it is freed, so a look-up that holds the lock may try to
+ * become a user.
  */
 #define MM_BITS	12
 static struct hlist_bl_head heaps_by_mm[1 << MM_BITS];
@@ -81,10 +83,10 @@ static void heap_free(struct kref *ref)
 }
 
 /**
- * karena_heap_drop() - Drop a share's reference to its heap, or that of all users.
+ * karena_heap_drop() - Drop the reference of a share, or of all users, to a heap.
  * @heap: The heap.
  *
- * Context: A process without locks.
+ * Context: Process context, without locks.
  */
 void karena_heap_drop(struct karena_heap *heap)
 {
@@ -106,7 +108,7 @@ INTERVAL_TREE_DEFINE(struct karena_share_range, node, unsigned long, subtree_las
 
 /**
  * karena_heap_share() - Add a share to its heap.
- * @heap: The heap, with the mm held for reading: it is not being cloned.
+ * @heap: The heap, with mmap_lock held for reading: it is not being cloned.
  * @share: The share.
  */
 void karena_heap_share(struct karena_heap *heap, struct karena_share_range *share)
@@ -163,7 +165,7 @@ static void heap_empty(struct karena_heap *heap)
 	}
 }
 
-/* Without users: nobody finds the heap any more, and shares keep what they cover. */
+/* End a heap without users: no look-up finds it, and shares keep the arenas they cover. */
 static void heap_end(struct karena_heap *heap)
 {
 	xa_erase(&registry, heap->id);
@@ -173,7 +175,7 @@ static void heap_end(struct karena_heap *heap)
 	karena_heap_drop(heap);
 }
 
-/* Either the last user has gone, or the process has ended, and the caller is a user. */
+/* Act on the last user of a heap, or on the end of its process; then the caller is a user. */
 static void heap_leave(struct karena_heap *heap)
 {
 	unsigned int users = kref_read(&heap->life.users);
@@ -182,7 +184,7 @@ static void heap_leave(struct karena_heap *heap)
 		heap_end(heap);
 		return;
 	}
-	/* Other processes may keep descriptors of the heap, but not its memory. */
+	/* Descriptors in other processes keep the heap, but not its memory. */
 	if (users > 1)
 		heap_empty(heap);
 	karena_heap_put(heap);
@@ -199,15 +201,15 @@ static void heap_leave_work(struct work_struct *work)
 }
 
 /*
- * Have heap_leave() called without the caller's locks, as fput() does it: before the thread
- * returns to user mode, or ends. So the memory of a process is free when another process has
- * waited for its end; but where the kernel does not export task_work_add(), a worker calls
- * heap_leave() soon after.
+ * Defer heap_leave() until the caller holds no locks, as fput() does: to the moment before
+ * the thread returns to user mode, or ends. So the memory of a process is free when another
+ * process has waited for its end. If the kernel does not export task_work_add(), a worker
+ * calls heap_leave() soon after instead.
  *
- * heap_leave() drops the family's file, which holds the module. If other heaps hold it, too,
- * another thread may drop it last, and the module may be unloaded, before this thread has
- * returned from heap_leave(). So karena_exit() waits until each runnable thread has slept or
- * returned to user mode. For workers, destroy_workqueue() waits.
+ * heap_leave() drops the family's file, which holds the module. If other heaps hold the
+ * file as well, another thread may drop it last, and root may unload the module, before
+ * this thread has returned from heap_leave(). So karena_exit() waits until each runnable
+ * thread has slept or returned to user mode. For workers, destroy_workqueue() waits.
  */
 static void heap_defer_leave(struct karena_heap *heap)
 {
@@ -230,7 +232,7 @@ static void heap_unused(struct kref *users)
 }
 
 /**
- * karena_heap_put() - Be a user of a heap no longer.
+ * karena_heap_put() - Stop being a user of a heap.
  * @heap: The heap.
  *
  * Context: Any process context, with any locks held.
@@ -241,9 +243,9 @@ void karena_heap_put(struct karena_heap *heap)
 }
 
 /**
- * karena_heap_exit() - Empty a heap if its process has ended, but has not been its last user.
- * @heap: The heap. The caller is a user of it, and is about to be none: it closes a mapping
- *	or a descriptor.
+ * karena_heap_exit() - Empty a heap whose process has ended without being its last user.
+ * @heap: The heap. The caller is a user, and is about to stop being one, because it closes
+ *	a mapping or a descriptor.
  *
  * A process that ends unmaps all of its memory before it closes its mappings.
  *
@@ -259,7 +261,7 @@ void karena_heap_exit(struct karena_heap *heap)
 }
 
 /**
- * karena_heap_release() - A descriptor of a heap or snapshot is closed.
+ * karena_heap_release() - Drop the user for a closed descriptor of a heap or snapshot.
  * @inode: The inode.
  * @file: The descriptor's file.
  *
@@ -288,7 +290,7 @@ struct karena_heap *karena_heap_find(struct karena_family *family, struct mm_str
 	hlist_bl_for_each_entry(heap, node, bucket, by_mm) {
 		if (heap->family != family || (heap->mm != mm && !family->shared))
 			continue;
-		/* Not one that is about to be freed. */
+		/* Skip a heap that is about to be freed. */
 		if (kref_get_unless_zero(&heap->life.users)) {
 			found = heap;
 			break;
@@ -299,10 +301,10 @@ struct karena_heap *karena_heap_find(struct karena_family *family, struct mm_str
 }
 
 /**
- * karena_heap_mine() - The heap that a descriptor stands for in this process.
+ * karena_heap_mine() - Find the heap that a descriptor refers to in this process.
  * @file: A descriptor's file.
  *
- * In a child, an inherited descriptor stands for the child's own clone.
+ * In a child, an inherited descriptor refers to the child's own clone.
  *
  * Return: The heap, of which the caller is a user now; or an ERR_PTR: -EPERM.
  */
@@ -318,7 +320,7 @@ struct karena_heap *karena_heap_mine(struct file *file)
 }
 
 /**
- * karena_family_release() - The file that the windows of a family map is gone.
+ * karena_family_release() - Free a family, whose file has no reference left.
  * @inode: Its inode.
  * @file: The file.
  *
@@ -353,7 +355,7 @@ struct karena_heap *karena_heap_by_id(u64 id)
 }
 
 /**
- * karena_heap_mapped() - The heap whose window a mapping is of.
+ * karena_heap_mapped() - Find the heap whose window or control region a mapping maps.
  * @vma: Any mapping of the current process.
  *
  * Return: The heap, or NULL.
@@ -424,13 +426,13 @@ static void heap_for_mm(struct karena_heap *heap, struct mm_struct *mm)
 }
 
 /**
- * karena_heap_file() - Make a file of a heap's.
+ * karena_heap_file() - Make a file of the inode of a heap's family.
  * @heap: The heap.
  * @flags: O_RDONLY or O_RDWR.
- * @fops: What it can do.
+ * @fops: Its operations.
  * @data: Its private data.
  *
- * Return: The file, of the inode that all of the family map, or an ERR_PTR.
+ * Return: The file, or an ERR_PTR.
  */
 struct file *karena_heap_file(struct karena_heap *heap, int flags,
 			      const struct file_operations *fops, void *data)
@@ -445,9 +447,9 @@ struct file *karena_heap_file(struct karena_heap *heap, int flags,
 
 /**
  * karena_heap_open() - Make the file of a descriptor of a heap or snapshot.
- * @heap: The heap. The caller is a user of it, and is none on return: the file is instead.
+ * @heap: The heap. The caller is a user; on return the file is a user in its place.
  * @flags: O_RDONLY or O_RDWR.
- * @fops: What it can do; released by karena_heap_release().
+ * @fops: Its operations, with karena_heap_release().
  *
  * Return: The file, or an ERR_PTR.
  */
@@ -509,9 +511,9 @@ static struct karena_family *family_alloc(const char *name, loff_t size,
 
 /**
  * karena_heap_create() - Make a heap for the calling process.
- * @create: The checked wishes of the caller.
+ * @create: The caller's struct, whose members have been checked.
  * @gid: The group that may read the heap's directory in sysfs.
- * @window_fops: The operations of the file that its window maps; released by
+ * @window_fops: The operations of the file that its window maps, with
  *	karena_family_release().
  *
  * Return: The heap, of which the caller is the user; or an ERR_PTR.
@@ -592,7 +594,7 @@ struct karena_heap *karena_heap_clone(struct karena_heap *heap, struct mm_struct
  * karena_heap_touch() - Note that a heap is used.
  * @heap: The heap, about to commit; or a clone in a fault.
  *
- * A clone becomes its process's with the first touch. The heap gets its directory.
+ * The first touch assigns a clone to its process. This also adds the directory of the heap.
  */
 void karena_heap_touch(struct karena_heap *heap)
 {

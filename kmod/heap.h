@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Heaps: their life, their directories in sysfs, their clones, and ranges of their windows.
+ * Heaps: their lifetime, their directories in sysfs, their clones, and ranges of their
+ * windows.
  */
 #ifndef _KARENA_HEAP_H
 #define _KARENA_HEAP_H
@@ -12,8 +13,8 @@
 
 /**
  * struct karena_share_range - A share.
- * @node: In the heap's interval tree.
- * @subtree_last: Of that tree.
+ * @node: Entry in the heap's interval tree.
+ * @subtree_last: For the interval tree.
  * @heap: The heap; the share has a reference to it.
  * @first: The first page, counted from the window's start.
  * @count: The number of pages.

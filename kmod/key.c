@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Futex keys. The core knows a futex without FUTEX_PRIVATE_FLAG by the address space of
- * the folio and the index of the page there, so a folio without an address space can hold
- * no such futex. All folios of all heaps have the same one: that of an inode which nobody
- * maps, so the core finds no mapping through it. Each heap has a range of indices there,
- * and a folio that one heap owns alone has an index of that range.
+ * Futex keys. The core identifies a futex without FUTEX_PRIVATE_FLAG by the address space
+ * of the folio and the index of the page in it, so a folio without an address space can
+ * hold no such futex. All folios of all heaps have the same address space: that of an inode
+ * which no process maps, so the core finds no mapping through it. Each heap has a range of
+ * indices in this address space, and a folio that one heap owns alone has an index of that
+ * range.
  *
- * A fork leaves the index as it is. The core makes a key after a write fault, and such a
- * fault gives the heap a folio that it owns alone. This is a copy, with an index of the heap's,
- * or the old folio, if the other owners have dropped it. Then karena_key_claim() changes the
- * index before the page becomes writable. A thread that took a reference before a fork to
- * make a key keeps the folio for its own heap: the clone gets a copy of it, as of a folio that a
- * device holds.
+ * A fork leaves the index as it is. The core makes a key after a write fault, which gives
+ * the heap a folio that it owns alone. This folio is a copy, with an index of the heap, or
+ * the old folio, if the other owners have dropped it. For an old folio, karena_key_claim()
+ * changes the index before the page becomes writable. If a thread has got a reference
+ * before a fork in order to make a key, its own heap keeps the folio, and the clone gets a
+ * copy, as of a folio that a device pins.
  *
- * Only in a read-only mapping, the core may make a key of a folio with several owners. It is
- * the key of the heap that owned the folio alone last; the other heaps have to write to the page
- * first.
+ * Only in a read-only mapping, the core may make a key of a folio with several owners. This
+ * is the key of the heap that was the last to own the folio alone; the other heaps have to
+ * write to the page first.
  */
 #include <linux/fs.h>
 #include <linux/idr.h>
@@ -26,7 +27,7 @@
 /* Indices of a heap: more than the largest window and its control region have pages. */
 #define RANGE_SHIFT	29
 
-/* As many as there are below the size of an inode. */
+/* As many as fit below the size of the inode. */
 #define RANGES		(KARENA_KEYS_SIZE >> PAGE_SHIFT >> RANGE_SHIFT)
 
 /* Shared by all heaps that find no range left; their processes may get spurious wake-ups. */
@@ -35,7 +36,7 @@
 static DEFINE_IDA(ranges);
 
 /**
- * karena_key_prepare() - Give a new heap a range of indices.
+ * karena_key_prepare() - Allocate a range of indices for a new heap.
  * @heap: The heap.
  * @gfp: How to allocate memory for it.
  *
@@ -59,7 +60,7 @@ int karena_key_prepare(struct karena_heap *heap, gfp_t gfp)
 
 /**
  * karena_key_abandon() - Free the range of a heap.
- * @heap: The heap; no folio has an index of it that a process can write to.
+ * @heap: The heap; no process can write to a folio that has an index of the range.
  */
 void karena_key_abandon(struct karena_heap *heap)
 {
@@ -84,19 +85,19 @@ void karena_key_set(struct karena_heap *heap, struct folio *folio, pgoff_t page)
 	WRITE_ONCE(folio->mapping, karena_keys->i_mapping);
 }
 
-/* The index of the folio of a page of the window in the heap's range. */
+/* Returns the index, in the heap's range, of the folio of a page of the window. */
 static pgoff_t heap_key_of(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
 	return heap->first_key + number - folio_page_idx(page_folio(page), page);
 }
 
 /**
- * karena_key_is() - Ask whether the futexes in a page are a heap's.
+ * karena_key_is() - Ask whether the futexes in a page belong to a heap.
  * @heap: The heap.
  * @page: The page, its folio locked.
  * @number: The page's number in the window.
  *
- * Return: True if they are.
+ * Return: True if they do.
  */
 bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
 {
@@ -104,7 +105,7 @@ bool karena_key_is(struct karena_heap *heap, struct page *page, pgoff_t number)
 }
 
 /**
- * karena_key_claim() - Make the futexes in a page a heap's.
+ * karena_key_claim() - Assign the futexes in a page to a heap.
  * @heap: The heap that owns the page's folio alone.
  * @page: The page, its folio locked; it is about to become writable.
  * @number: The page's number in the window.
@@ -116,10 +117,10 @@ void karena_key_claim(struct karena_heap *heap, struct page *page, pgoff_t numbe
 }
 
 /**
- * karena_key_clear() - Take the futexes from a folio.
+ * karena_key_clear() - Disable the futexes of a folio.
  * @folio: The folio, which no process has mapped and no arena has any more.
  *
- * The page allocator takes no folio that has an address space.
+ * The page allocator does not accept a folio that has an address space.
  */
 void karena_key_clear(struct folio *folio)
 {

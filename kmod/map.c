@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Mappings of a heap: what mmap() accepts, what fork() and a split make of a mapping, and
- * the tables of operations that the core calls. A mapping is a user of the heap.
+ * Mappings of a heap: which mappings mmap() accepts, how fork() and a split change a
+ * mapping, and the operations that the core calls. A mapping is a user of the heap.
  */
 #include <linux/file.h>
 #include <linux/mm.h>
@@ -12,7 +12,7 @@
 
 /*
  * The fault handler needs no mmap_lock. Kernels with per-VMA locks call it without
- * mmap_lock only if there is a map_pages.
+ * mmap_lock only if the operations have a map_pages.
  */
 static vm_fault_t vm_map_no_pages(struct vm_fault *vmf, pgoff_t first, pgoff_t last)
 {
@@ -25,7 +25,7 @@ static vm_fault_t vm_huge_fault(KARENA_HUGE_ARGS)
 }
 
 #ifdef CONFIG_NUMA
-/* Without a policy, NUMA balancing does not unmap pages here. Frames do not migrate. */
+/* This keeps NUMA balancing from unmapping pages here: frames do not migrate. */
 static struct mempolicy *vm_no_policy(KARENA_POLICY_ARGS)
 {
 	return NULL;
@@ -42,16 +42,16 @@ static void vm_open(struct vm_area_struct *vma);
 static void vm_close(struct vm_area_struct *vma);
 
 /*
- * A window stays where it is, as its arenas are unmapped by its address. The core asks when
- * a mapping would move or get a second place, and takes its entries back then; it does not
- * ask when a mapping grows in place.
+ * A window keeps its address, by which the module unmaps its arenas. The core calls this
+ * when a mapping would move or be duplicated, and then moves its page table entries back.
+ * The core does not call this when a mapping grows in place.
  */
 static int vm_mremap(struct vm_area_struct *vma)
 {
 	return -EINVAL;
 }
 
-/* Of a heap that was never cloned: without page_mkwrite, long-term pins are allowed. */
+/* For heaps that were never cloned: without page_mkwrite, the core allows long-term pins. */
 static const struct vm_operations_struct window_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
@@ -61,7 +61,7 @@ static const struct vm_operations_struct window_vm_ops = {
 	NO_POLICY
 };
 
-/* Of heaps that were cloned, and of clones. */
+/* For heaps that were cloned, and for clones. */
 static const struct vm_operations_struct cow_vm_ops = {
 	.open		= vm_open,
 	.close		= vm_close,
@@ -73,7 +73,7 @@ static const struct vm_operations_struct cow_vm_ops = {
 	NO_POLICY
 };
 
-/* Of snapshots and shares, in any process. Their files hold the heap. */
+/* For snapshots and shares, in any process. Their files hold the heap. */
 static const struct vm_operations_struct alias_vm_ops = {
 	.fault		= karena_fault,
 	.huge_fault	= vm_huge_fault,
@@ -83,8 +83,8 @@ static const struct vm_operations_struct alias_vm_ops = {
 };
 
 /*
- * Prepare a mapping for copy-on-write: from now on, the core maps a page of it writable only
- * after page_mkwrite. The mm is held for writing.
+ * Prepare a mapping for copy-on-write: from now on, the core maps a page of it writable
+ * only after page_mkwrite. mmap_lock is held for writing.
  */
 static void window_protect(struct vm_area_struct *vma)
 {
@@ -94,8 +94,8 @@ static void window_protect(struct vm_area_struct *vma)
 }
 
 /**
- * karena_map_clone() - Clone a heap, with all of its process's mappings of it.
- * @heap: The heap, whose mm is held for writing.
+ * karena_map_clone() - Clone a heap, and prepare its process's mappings for copy-on-write.
+ * @heap: The heap, whose mmap_lock is held for writing.
  * @mm: The address space of the clone; for a snapshot, the heap's own.
  *
  * Return: The clone, of which the caller is the user; never NULL.
@@ -114,7 +114,7 @@ struct karena_heap *karena_map_clone(struct karena_heap *heap, struct mm_struct 
 	return clone;
 }
 
-/* The clone for a child's mapping, which becomes a user; made for the first of its mappings. */
+/* Find or make the clone for a child's mapping, which becomes a user of it. */
 static struct karena_heap *heap_fork(struct karena_heap *heap, struct mm_struct *mm)
 {
 	struct karena_heap *clone;
@@ -140,7 +140,7 @@ static void vm_open(struct vm_area_struct *vma)
 		karena_heap_get(heap);
 	else
 		vma->vm_private_data = heap_fork(heap, vma->vm_mm);
-	/* A mapping that was split is prepared already. */
+	/* After a split, the mapping is prepared already. */
 	if (vma->vm_mm != heap->mm && !test_bit(KARENA_HEAP_IO, &heap->flags))
 		window_protect(vma);
 }
@@ -155,17 +155,17 @@ static void vm_close(struct vm_area_struct *vma)
 	karena_heap_put(heap);
 }
 
-/* Returns true if all of a window can lie around a mapping of some arenas. */
+/* Returns true if there is room for all of a window around a mapping of some arenas. */
 static bool window_has_room(unsigned long window, struct vm_area_struct *vma)
 {
 	unsigned long before = vma->vm_pgoff << PAGE_SHIFT;
 
-	/* No window begins at 0, which stands for none. */
+	/* No window begins at 0, because 0 means that there is no window. */
 	return vma->vm_start > before &&
 	       (window << PAGE_SHIFT) <= TASK_SIZE - (vma->vm_start - before);
 }
 
-/* Map arenas. The first mapping says where all of the window lies. mmap_lock is held. */
+/* Map arenas. The first mapping determines the window's address. mmap_lock is held. */
 static int window_map(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	unsigned long window = heap->nr_arenas * KARENA_ARENA_PAGES;
@@ -176,7 +176,7 @@ static int window_map(struct karena_heap *heap, struct vm_area_struct *vma)
 		return -EINVAL;
 	if (heap->start && heap->start == start)
 		return 0;
-	/* A window that was unmapped, or whose mmap() failed later on, may be mapped anew. */
+	/* A window that was unmapped, or whose mmap() failed later, may be mapped elsewhere. */
 	if (heap->start && (vma->vm_mm != heap->mm || karena_windows_any(heap)))
 		return -EBUSY;
 	if (!window_has_room(window, vma))
@@ -211,19 +211,19 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
 		err = -EINVAL;
 	if (err)
 		return err;
-	/* A heap that was cloned, or is mapped by another process, is mapped for copies. */
+	/* Prepare for copies if the heap was cloned, or if another process maps it. */
 	cow = !test_bit(KARENA_HEAP_IO, &heap->flags) &&
 	      (test_bit(KARENA_HEAP_COW, &heap->flags) || vma->vm_mm != heap->mm);
 	vma->vm_ops = cow ? &cow_vm_ops : &window_vm_ops;
 	vma->vm_private_data = heap;
-	/* With the descriptor's file, a child's mapping would keep the parent's heap. */
+	/* If it mapped the descriptor's file, a child would keep the parent's heap. */
 	vma_set_file(vma, heap->family->file);
 	karena_heap_get(heap);
 	if (heap->fork == KARENA_FORK_NONE)
 		flags |= VM_DONTCOPY;
 	/*
-	 * A core dump asks for every page of the window, committed or not; MADV_DODUMP
-	 * chooses.
+	 * A core dump would touch every page of the window, committed or not. MADV_DODUMP
+	 * allows it.
 	 */
 	vm_flags_set(vma, flags);
 	return 0;
@@ -234,13 +234,13 @@ static int heap_map(struct karena_heap *heap, struct vm_area_struct *vma)
  * @file: A descriptor's file.
  * @vma: The new mapping.
  *
- * A window is mapped whole, or in parts that lie as they do in the file; mremap() can let
- * a part grow. Arenas can be mapped where they are already, which drops their page tables:
- * one that was sparse can be huge again.
+ * A window is mapped as a whole, or in parts whose addresses differ like their file
+ * offsets; mremap() can make a part grow. A process may map arenas again at their
+ * addresses. This drops their page tables, so an arena that was sparse can be huge again.
  *
- * Return: 0; -EPERM in a process that has no part in the heap; -EBUSY when another part
- * of the window is mapped elsewhere; -EINVAL for a private or a misaligned mapping, or
- * one around which the window has no room.
+ * Return: 0; -EPERM in a process that may not use the heap; -EBUSY when another part of the
+ * window is mapped elsewhere; -EINVAL for a private or a misaligned mapping, or one around
+ * which the window has no room.
  */
 int karena_mmap(struct file *file, struct vm_area_struct *vma)
 {
@@ -255,7 +255,7 @@ int karena_mmap(struct file *file, struct vm_area_struct *vma)
 }
 
 /**
- * karena_map_alias() - Map what any process may map that has the descriptor.
+ * karena_map_alias() - Set up a mapping of a share or snapshot, in any process.
  * @heap: The heap, which the file holds.
  * @vma: The new mapping, of the file; in the window.
  */
@@ -263,7 +263,7 @@ void karena_map_alias(struct karena_heap *heap, struct vm_area_struct *vma)
 {
 	vma->vm_ops = &alias_vm_ops;
 	vma->vm_private_data = heap;
-	/* Neither mremap() nor a merge may make more of a share than it is. */
+	/* Neither mremap() nor a merge may extend a mapping beyond its share. */
 	vm_flags_set(vma, VM_DONTDUMP | VM_DONTEXPAND);
 }
 

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Purging: how reclaim takes the frame of a volatile arena, unasked. It allocates nothing, and
- * waits for no thread that may allocate.
+ * Purging: how reclaim frees the frame of a volatile arena, without asking the process. It
+ * allocates nothing, and waits for no thread that may allocate.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
 #include "arena.h"
 
-/* The n-th of the pages to hold: those of the sparse frame, then the huge frame. */
+/* Returns the n-th of the pages to hold: those of the sparse frame, then the huge frame. */
 static struct page *arena_held_page(struct karena_arena *arena, unsigned long n)
 {
 	struct karena_frame *huge = karena_arena_huge(arena);
@@ -23,10 +23,10 @@ static struct page *arena_held_page(struct karena_arena *arena, unsigned long n)
 
 /*
  * Empty the arena if all of its pages can be held: locked, and with the count frozen if the
- * arena has the page alone. A fault holds the lock until it has mapped the page. With the count
- * frozen, nobody uses the page, and nobody can begin to: a fault takes its reference under the
- * family's lock, which is held here. Pages that other arenas have as well are left to them;
- * then @shared becomes true. CHANGING and the family's lock are held.
+ * arena owns the page alone. A fault holds the lock until it has mapped the page. While the
+ * count is frozen, no thread uses the page, and none can begin to: a fault gets its
+ * reference under the family's lock, which is held here. Pages that other arenas share stay
+ * theirs; then @shared becomes true. CHANGING and the family's lock are held.
  */
 static bool arena_take(struct karena_arena *arena, bool *shared)
 {
@@ -80,14 +80,14 @@ static bool arena_is_pinned(struct karena_arena *arena)
 }
 
 /**
- * karena_purge() - Take a volatile arena's frame, if nobody uses it.
+ * karena_purge() - Free a volatile arena's frame, if no thread or device uses it.
  * @arena: The arena of a heap that heap->groups.purges keeps.
- * @word: Its state word, as it was when the arena was chosen.
+ * @word: The state word that it had when reclaim chose it.
  *
  * Context: Reclaim. Waits for no thread that may allocate, and allocates nothing. The heap
  * may be cloned at the same time: a clone gets no arena that is VOLATILE or BUSY.
- * Return: True if it was taken; then the state word says FREE. No memory is freed
- * when other arenas have all of it.
+ * Return: True if the arena was purged; its state word is FREE then. No memory becomes free
+ * if other arenas share all of it.
  */
 bool karena_purge(struct karena_arena *arena, u32 word)
 {
@@ -100,7 +100,7 @@ bool karena_purge(struct karena_arena *arena, u32 word)
 		return false;
 	frame = arena->frame;
 	base = arena->base;
-	/* A device may still write to a pinned page: take another arena instead. */
+	/* A device may still write to a pinned page: purge another arena instead. */
 	if (!frame || arena_is_pinned(arena) || cmpxchg(state, word, KARENA_BUSY) != word)
 		goto unlock;
 	karena_arena_unmap(arena, 0, KARENA_ARENA_PAGES);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ranges of the window, in pages: checked, cut into arenas, committed and released;
- * one by one or in the lists of KARENA_COMMIT and KARENA_RELEASE. The ranges of a list
- * are together at most as long as the window, and any signal ends a list: through
- * io_uring that is how a ring cancels a request that runs.
+ * Ranges of the window: how the module checks them, divides them into arenas, commits and
+ * releases them, one by one or in the lists of KARENA_COMMIT and KARENA_RELEASE. The ranges
+ * of a list are together at most as long as the window. Any signal ends a list, because
+ * io_uring cancels a running request as a signal would.
  */
 #include <linux/bitmap.h>
 #include <linux/errno.h>
@@ -66,17 +66,17 @@ static int range_commit(struct karena_heap *heap, u64 offset, u64 length)
 			return err;
 		page = next;
 		cond_resched();
-		/* Not before the first step, so that a caller that tries again gets further. */
+		/* Only after the first step, so that a caller that tries again makes progress. */
 		if (page < end && signal_pending(current))
 			return -EINTR;
 	}
 	return 0;
 }
 
-/* A release under way: the pages to release of the arena that has been reached. */
+/* A release in progress: the current arena, and which of its pages to release. */
 struct release {
 	struct karena_heap *heap;
-	bool list;		/* any signal ends it, else only a fatal one */
+	bool list;		/* any signal ends the release; else only a fatal one */
 	unsigned long index;
 	bool any;
 	DECLARE_BITMAP(gone, KARENA_ARENA_PAGES);
@@ -93,8 +93,8 @@ static void release_flush(struct release *release)
 }
 
 /*
- * Skip whole arenas of a chunk that was never allocated. They have no memory, but one of them
- * may have been requested when there was none. Returns the page to go on with.
+ * Skip whole arenas of a chunk that was never allocated. They have no memory, but may be
+ * REQUESTED after a commit that failed. Returns the page at which to continue.
  */
 static unsigned long release_skip_chunk(struct karena_heap *heap, unsigned long page,
 					unsigned long end)
@@ -138,7 +138,7 @@ static int release_range(struct release *release, u64 offset, u64 length)
 		if (page == from)
 			page = release_part(release, page, end);
 		cond_resched();
-		/* Not before the first step, so that a caller that tries again gets further. */
+		/* Only after the first step, so that a caller that tries again makes progress. */
 		if (page < end && (release->list ? signal_pending(current) :
 						   fatal_signal_pending(current)))
 			return -EINTR;
@@ -153,9 +153,9 @@ static void release_done(struct release *release)
 }
 
 /*
- * Release the pages that the process chose, in a range of one arena. The core calls for each
- * mapping by itself, so the range may be a part of the arena. Returns false if the process
- * has not chosen any.
+ * Release the pages of a range that struct karena_part selects, in the one arena that it
+ * names. The core calls once for each mapping, so the range may be a part of the arena.
+ * Returns false if the struct does not name the arena.
  */
 static bool release_chosen(struct release *release, u64 offset, u64 length)
 {
@@ -179,7 +179,7 @@ static bool release_chosen(struct release *release, u64 offset, u64 length)
  * @offset: Where it begins, in bytes.
  * @length: Its size in bytes.
  *
- * Of an arena that the control region names, only the pages that it names are released.
+ * If struct karena_part names the arena, this releases only the pages that it selects.
  *
  * Context: May sleep; not under mmap_lock.
  * Return: 0; -EINVAL; -EINTR when the process is being killed.
@@ -197,11 +197,11 @@ int karena_range_release(struct karena_heap *heap, u64 offset, u64 length)
 	return err;
 }
 
-/* Ranges of a list: to be committed or, with @release, released. */
+/* A list in progress: its ranges are to be committed or, with @release, released. */
 struct list {
 	struct karena_heap *heap;
 	struct release *release;
-	u64 left;		/* bytes that the ranges to come may have together */
+	u64 left;		/* bytes that the remaining ranges may have together */
 };
 
 static int list_try_range(struct list *list, const struct karena_range *range)
@@ -216,8 +216,8 @@ static int list_try_range(struct list *list, const struct karena_range *range)
 }
 
 /*
- * Try each range once. After a signal without a handler, the core may start a commit again, but
- * not a release: another thread may have committed since what was released.
+ * Try each range once. After a signal without a handler, the core may restart a commit, but
+ * not a release: another thread may have committed the released memory again.
  */
 static int list_try_ranges(struct list *list, const struct karena_ranges *call)
 {

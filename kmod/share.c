@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shares: ranges of a window that other processes may map. A share is a file that holds
- * the heap. A process that maps it has the same memory as the heap's process, and its faults
- * are faults of the heap.
+ * Shares: ranges of a window that other processes may map. A share is a file that holds the
+ * heap. A process that maps it sees the memory of the heap's process, and its faults count
+ * as faults of the heap.
  */
 #include <linux/file.h>
 #include <linux/mm.h>
@@ -19,7 +19,7 @@ static int share_mmap(struct file *file, struct vm_area_struct *vma)
 	if (vma->vm_pgoff > share->count ||
 	    vma_pages(vma) > share->count - vma->vm_pgoff)
 		return -EINVAL;
-	/* The offset in the window, as unmap_mapping_range() goes by file offset. */
+	/* unmap_mapping_range() finds mappings by their offset in the window. */
 	vma->vm_pgoff += share->first;
 	karena_map_alias(share->heap, vma);
 	return 0;
@@ -57,7 +57,7 @@ static const struct file_operations share_fops = {
 /**
  * karena_share_open() - Make a share (KARENA_SHARE).
  * @heap: The heap.
- * @call: The caller's wish.
+ * @call: The caller's struct.
  *
  * Return: The share's file, or an ERR_PTR.
  */
@@ -85,8 +85,8 @@ struct file *karena_share_open(struct karena_heap *heap,
 	RB_CLEAR_NODE(&share->node);
 	kref_get(&heap->life.ref);
 	/*
-	 * The cloner has to know whether other processes may map the heap, and none may do so
-	 * before fork() has flushed the TLB.
+	 * The cloner must know whether other processes may map the heap, and none may begin
+	 * to map it before fork() has flushed the TLB.
 	 */
 	if (mmap_read_lock_killable(heap->mm)) {
 		fput(file);

@@ -20,7 +20,7 @@ static const struct file_operations snapshot_fops = {
 	.llseek			= noop_llseek,
 };
 
-/* With the mm of the heap held for writing. */
+/* The heap's mmap_lock is held for writing. */
 static struct file *snapshot_make(struct karena_heap *heap)
 {
 	struct karena_heap *clone = karena_map_clone(heap, heap->mm);
@@ -34,10 +34,10 @@ static struct file *snapshot_make(struct karena_heap *heap)
 /**
  * karena_snapshot_open() - Make a snapshot (KARENA_SNAPSHOT).
  * @heap: The heap.
- * @call: Where the answer goes.
+ * @call: The caller's struct, which gets the answer.
  *
  * Return: The snapshot's file, or an ERR_PTR: -EOPNOTSUPP, -ENOMEM, -EINTR, or -ENOENT
- * when the heap's process is gone.
+ * when the heap's process has ended.
  */
 struct file *karena_snapshot_open(struct karena_heap *heap,
 				  struct karena_snapshot *call)
@@ -50,7 +50,10 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 	alive = mmget_not_zero(heap->mm);
 	if (!alive && heap->fork != KARENA_FORK_SHARE)
 		return ERR_PTR(-ENOENT);
-	/* The mm is there even if the process has ended. One clone at a time. */
+	/*
+	 * The mm exists even after the process has ended. Its lock allows one clone at a
+	 * time.
+	 */
 	if (mmap_write_lock_killable(heap->mm)) {
 		file = ERR_PTR(-EINTR);
 	} else {
@@ -70,10 +73,10 @@ struct file *karena_snapshot_open(struct karena_heap *heap,
 }
 
 /*
- * Returns true if a file is /proc/PID/mem of an address space. Only a process that may trace
- * the other one can have opened it. The kernel does not export that check, with those of all
- * security modules, but this is its result. The file stays with the address space for which
- * it was opened, even if the process runs another program later.
+ * Returns true if a file is /proc/PID/mem of an address space. Only a process that may
+ * trace the other one can have opened it. The kernel does not export that check, which asks
+ * all security modules, but the open file shows its result. The file stays with the address
+ * space for which it was opened, even if the process runs another program later.
  */
 static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
 {
@@ -86,10 +89,10 @@ static bool file_is_memory_of(struct file *file, struct mm_struct *mm)
 
 /**
  * karena_snapshot_find() - Find the heap that a process may make a snapshot of.
- * @call: The caller's wish.
+ * @call: The caller's struct.
  *
- * A process may look into its own heaps, and into those of an address space for which it has
- * an open /proc/PID/mem.
+ * A process may make snapshots of its own heaps, and of the heaps of an address space for
+ * which it has an open /proc/PID/mem.
  *
  * Return: The heap, of which the caller is a user now; or an ERR_PTR: -ENOENT, -EBADF or
  * -EPERM.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sparse frames: an arena's pages of 4 KiB, each committed and released by itself,
- * and how a huge frame becomes one. The table of pages is changed with CHANGING and
- * the family's lock held; either is enough to read it.
+ * Sparse frames: an arena's pages of 4 KiB, each committed and released by itself, and how
+ * a huge frame becomes one. A thread that changes the table of pages holds CHANGING and the
+ * family's lock; either is enough to read the table.
  *
- * Before pages are removed, the arena is frozen, faults that have looked up one of them are
- * waited for, and the pages are unmapped. From then on the process has none of them.
+ * To remove pages, a thread freezes the arena, waits for faults that have already looked up
+ * one of the pages, and unmaps the pages. From then on no process maps them.
  */
 #include <linux/bitmap.h>
 #include <linux/delay.h>
@@ -20,10 +20,10 @@
 /* A huge frame that loses so many pages is not worth keeping. */
 #define DEMOTE_PAGES	(KARENA_ARENA_PAGES / 2)
 
-/* Not worth to reclaim for. */
+/* Copies for a demotion are not worth reclaim. */
 #define DEMOTE_GFP	((KARENA_FRAME_GFP & ~__GFP_RETRY_MAYFAIL) | __GFP_NORETRY)
 
-/* How often a frame is tried that a fault under way may hold; 20 to 50 us each. */
+/* How often to try a frame that a fault may hold for a moment; 20 to 50 us each. */
 #define FREEZE_TRIES	50
 
 /**
@@ -60,8 +60,8 @@ void karena_sparse_set(struct karena_arena *arena, unsigned long i, struct folio
 /**
  * karena_sparse_alloc() - Allocate a page for a sparse frame.
  * @arena: The arena.
- * @i: Which of its pages it is to be.
- * @gfp: How.
+ * @i: The page's number in the arena.
+ * @gfp: How to allocate it.
  *
  * Return: The page, or NULL.
  */
@@ -85,7 +85,7 @@ static void folio_settle(struct folio *folio)
 }
 
 /**
- * karena_sparse_settle() - Wait for faults that have looked at pages before.
+ * karena_sparse_settle() - Wait for faults that looked up pages before the freeze.
  * @arena: The arena, frozen, with a frame and CHANGING held.
  * @which: A bit for each page, or NULL for all.
  */
@@ -108,8 +108,8 @@ void karena_sparse_settle(struct karena_arena *arena, const unsigned long *which
  * @arena: The arena, with a frame and CHANGING held.
  * @which: A bit for each page, or NULL for all.
  *
- * Until karena_arena_thaw(), faults wait and no process maps these pages. They may still be
- * pinned. Nothing may be allocated until then.
+ * Until karena_arena_thaw(), faults wait, no process maps these pages, and the caller
+ * allocates nothing. The pages may still be pinned.
  */
 void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which)
 {
@@ -125,7 +125,7 @@ void karena_sparse_freeze(struct karena_arena *arena, const unsigned long *which
 		karena_arena_unmap(arena, start, end - start);
 }
 
-/* Replace a page of a frozen arena. Returns the folio that it had, or NULL. CHANGING is held. */
+/* Replace a page of a frozen arena. Returns the old folio, or NULL. CHANGING is held. */
 static struct folio *arena_set_page(struct karena_arena *arena, unsigned long i,
 				    struct page *page)
 {
@@ -142,10 +142,10 @@ static struct folio *arena_set_page(struct karena_arena *arena, unsigned long i,
 }
 
 /**
- * karena_sparse_release() - Release those of some pages that are committed.
- * @arena: The arena, with a sparse frame and CHANGING held. Above a base they are
- *	cleared, and stay committed.
- * @gone: A bit for each page that goes.
+ * karena_sparse_release() - Release the committed ones of some pages.
+ * @arena: The arena, with a sparse frame and CHANGING held. If it has a base, the pages
+ *	become zero and stay committed.
+ * @gone: A bit for each page to release.
  */
 void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone)
 {
@@ -167,14 +167,14 @@ void karena_sparse_release(struct karena_arena *arena, const unsigned long *gone
 	karena_sparse_trim(arena);
 }
 
-/* A demotion under way. */
+/* A demotion in progress. */
 struct demotion {
 	struct karena_arena *arena;
 	const unsigned long *gone;
 	struct karena_frame *frame;	/* the sparse one */
-	struct page **fresh;		/* pages to copy others to, or cleared */
-	unsigned long stay;		/* how many stay */
-	unsigned long copies;		/* how many of these are fresh */
+	struct page **fresh;		/* targets of copies, or zeroed pages */
+	unsigned long stay;		/* number of pages that stay */
+	unsigned long copies;		/* number of these that are fresh */
 };
 
 static struct page *demotion_old_page(struct demotion *demotion, unsigned long i)
@@ -229,11 +229,11 @@ err:
 }
 
 /**
- * karena_sparse_hold_huge() - Keep a huge frame from being written to.
+ * karena_sparse_hold_huge() - Keep threads and devices from writing to a huge frame.
  * @frame: The huge frame, or base, of a frozen arena.
  *
- * A frame with several owners is not written to. The count of a frame that the arena owns
- * alone is frozen; the caller unfreezes it to 1. Then no mapping and no pin is left.
+ * No owner writes to a frame with several owners. If the arena owns the frame alone, this
+ * freezes its count, so no mapping and no pin is left; the caller unfreezes the count to 1.
  *
  * Return: 0; 1 when the count is frozen; -EBUSY when the frame is pinned.
  */
@@ -254,7 +254,7 @@ int karena_sparse_hold_huge(struct karena_frame *frame)
 	return -EBUSY;
 }
 
-/* With CHANGING held, the arena frozen. */
+/* CHANGING is held, and the arena is frozen. */
 static void demotion_finish(struct demotion *demotion, struct karena_frame *huge)
 {
 	struct karena_arena *arena = demotion->arena;
@@ -263,7 +263,7 @@ static void demotion_finish(struct demotion *demotion, struct karena_frame *huge
 	unsigned long i, left = 0;
 	struct folio *folio;
 
-	/* The huge frame is charged, so no limit is asked for its copies. */
+	/* The huge frame is charged, so no limit is checked for its copies. */
 	karena_charge_all(demotion->copies);
 	spin_lock(&heap->family->lock);
 	if (!based)
@@ -295,13 +295,14 @@ static void demotion_finish(struct demotion *demotion, struct karena_frame *huge
 /**
  * karena_sparse_demote() - Make an arena's huge frame sparse, if that pays.
  * @arena: The arena, with a huge frame or a base, and CHANGING held.
- * @gone: A bit for each page that is to go, not all.
+ * @gone: A bit for each page to release, not for all.
  *
- * The pages that stay are copied. For that moment the heap has more memory than
- * is charged to its limits: a release at the limit must not fail.
+ * This copies the pages that stay. Until the huge frame is freed, the heap has more memory
+ * than is charged to its limits, because a release at the limit must not fail.
  *
- * Return: True if it was done. False, with nothing changed, if too few pages go, the arena is
- * not ACTIVE, the frame is pinned, or memory is short.
+ * Return: True if the frame is sparse now. False, with nothing changed, if too few pages
+ * are to be released, the arena is not ACTIVE, the frame is pinned or has a bad page, or
+ * memory is short.
  */
 bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 {
@@ -313,7 +314,7 @@ bool karena_sparse_demote(struct karena_arena *arena, const unsigned long *gone)
 	int held;
 
 	demotion.stay = KARENA_ARENA_PAGES - bitmap_weight(gone, KARENA_ARENA_PAGES);
-	/* Only if the state word can tell the process. */
+	/* Only an ACTIVE state word can tell the process about the demotion. */
 	if (KARENA_ARENA_PAGES - demotion.stay < DEMOTE_PAGES ||
 	    READ_ONCE(*state) != KARENA_ACTIVE ||
 	    folio_maybe_dma_pinned(huge->folio))

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A process's mappings of its heap. While a heap is cloned, its mappings are found and
- * unmapped or made read-only with the mm held for writing, when no thread of the process is in
- * a fault there. Pages that leave an arena are unmapped with the mm held for reading.
+ * A process's mappings of its heap. The cloner of a heap finds these mappings, and unmaps
+ * them or makes them read-only, with mmap_lock held for writing, so no thread of the
+ * process is in a fault there. A thread that removes pages from an arena unmaps them with
+ * mmap_lock held for reading.
  */
 #include <linux/mm.h>
 #include <linux/mmu_notifier.h>
@@ -17,9 +18,9 @@
  * @vma: The mapping.
  * @heap: The heap.
  *
- * The mappings of shares and snapshots are of files of their own.
+ * Shares and snapshots are mappings of other files.
  *
- * Return: True if it is, and was made by the heap's process or, with the policy SHARE, by
+ * Return: True if it is, and belongs to the heap's process or, with the policy SHARE, to
  * one of its processes.
  */
 bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap *heap)
@@ -27,7 +28,7 @@ bool karena_is_window(const struct vm_area_struct *vma, const struct karena_heap
 	return vma->vm_file == heap->family->file && vma->vm_private_data == heap;
 }
 
-/* The control region's mappings are among them, and may lie anywhere. */
+/* Count or find all mappings, also those of the control region, which may lie anywhere. */
 static unsigned int windows_find(struct karena_heap *heap, struct vm_area_struct **vmas)
 {
 	VMA_ITERATOR(vmi, heap->mm, 0);
@@ -53,10 +54,10 @@ static int vma_compare_offset(const void *one, const void *other)
 }
 
 /**
- * karena_windows_any() - Ask whether a process has any of a window mapped.
- * @heap: The heap, whose mm is held for writing.
+ * karena_windows_any() - Ask whether a process maps any part of a window.
+ * @heap: The heap, whose mmap_lock is held for writing.
  *
- * Return: True if it has; the control region does not count.
+ * Return: True if it does; the control region does not count.
  */
 bool karena_windows_any(struct karena_heap *heap)
 {
@@ -73,10 +74,10 @@ bool karena_windows_any(struct karena_heap *heap)
 
 /**
  * karena_windows_get() - Find a process's mappings of its heap, for copy-on-write.
- * @heap: The heap, whose mm is held for writing.
+ * @heap: The heap, whose mmap_lock is held for writing.
  * @windows: Filled in; to be released by karena_windows_put().
  *
- * As long as the mm is held, no thread of the process is in a fault there.
+ * As long as mmap_lock is held, no thread of the process is in a fault there.
  */
 void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows)
 {
@@ -85,7 +86,7 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 	lockdep_assert_held_write(&heap->mm->mmap_lock);
 	windows->nr = 0;
 	windows->vmas = NULL;
-	/* The process has ended, and other processes still have its shared heap mapped. */
+	/* The process has ended, but other processes still map its shared heap. */
 	if (!atomic_read(&heap->mm->mm_users))
 		return;
 	windows->nr = windows_find(heap, NULL);
@@ -98,8 +99,8 @@ void karena_windows_get(struct karena_heap *heap, struct karena_windows *windows
 }
 
 /**
- * karena_windows_put() - Forget the mappings.
- * @windows: Of karena_windows_get().
+ * karena_windows_put() - Free the list of mappings.
+ * @windows: From karena_windows_get().
  */
 void karena_windows_put(struct karena_windows *windows)
 {
@@ -107,8 +108,8 @@ void karena_windows_put(struct karena_windows *windows)
 }
 
 /*
- * The first mapping that ends behind a page. Those of the window do not overlap; those of the
- * control region may, and are unmapped as a whole.
+ * Returns the first mapping that ends behind a page. Mappings of the window do not overlap.
+ * Mappings of the control region may, and are unmapped as a whole.
  */
 static unsigned int windows_first(struct karena_windows *windows, unsigned long page)
 {
@@ -154,7 +155,7 @@ static void vma_unmap(struct vm_area_struct *vma, unsigned long start, unsigned 
 
 /**
  * karena_windows_unmap() - Unmap pages of the window or of the control region.
- * @windows: Of karena_windows_get().
+ * @windows: From karena_windows_get().
  * @from: The first page.
  * @to: The page after the last.
  */
@@ -164,7 +165,7 @@ void karena_windows_unmap(struct karena_windows *windows, unsigned long from,
 	windows_for_each(windows, from, to, vma_unmap);
 }
 
-/* Find the entry for a huge frame at an address; NULL where there is no table. */
+/* Find the PMD of an address; NULL where there is no table. */
 static pmd_t *pmd_find(struct mm_struct *mm, unsigned long address)
 {
 	pgd_t *pgd = pgd_offset(mm, address);
@@ -180,7 +181,7 @@ static pmd_t *pmd_find(struct mm_struct *mm, unsigned long address)
 	return pud_none(*pud) ? NULL : pmd_offset(pud, address);
 }
 
-/* Make the entry for a huge frame read-only. Returns true if there are small pages instead. */
+/* Make the PMD of a huge frame read-only. Returns true if it has a page table instead. */
 static bool pmd_protect(struct vm_area_struct *vma, unsigned long address, pmd_t *pmd)
 {
 	struct mm_struct *mm = vma->vm_mm;
@@ -199,7 +200,7 @@ static bool pmd_protect(struct vm_area_struct *vma, unsigned long address, pmd_t
 	return pages;
 }
 
-/* Make huge entries read-only, and unmap neighbouring small pages with one call. */
+/* Make PMDs of huge frames read-only, and unmap neighbouring small pages with one call. */
 static void vma_protect(struct vm_area_struct *vma, unsigned long start, unsigned long stop)
 {
 	unsigned long address, next, zap = stop;
@@ -223,7 +224,8 @@ static void vma_protect(struct vm_area_struct *vma, unsigned long start, unsigne
  * karena_windows_can_protect() - Ask whether karena_windows_protect() is allowed.
  * @heap: The heap that is cloned.
  *
- * Return: True if no MMU notifier has to be told what becomes read-only.
+ * Return: True if the mm has no MMU notifier, which would need to learn what becomes
+ * read-only.
  */
 bool karena_windows_can_protect(struct karena_heap *heap)
 {
@@ -232,11 +234,11 @@ bool karena_windows_can_protect(struct karena_heap *heap)
 
 /**
  * karena_windows_protect() - Make pages of the window read-only.
- * @windows: Of karena_windows_get().
+ * @windows: From karena_windows_get().
  * @from: The first page.
  * @to: The page after the last.
  *
- * Huge entries stay; small pages are unmapped. The caller's fork() flushes the TLB
+ * PMDs of huge frames stay; small pages are unmapped. The caller's fork() flushes the TLB
  * afterwards, as it does for anonymous memory. Until then, threads of the process can write
  * where they have written before.
  */
@@ -246,7 +248,7 @@ void karena_windows_protect(struct karena_windows *windows, unsigned long from,
 	windows_for_each(windows, from, to, vma_protect);
 }
 
-/* With mmap_lock held, which heap->start needs. */
+/* mmap_lock is held, which protects heap->start. */
 static void window_unmap_locked(struct karena_heap *heap, unsigned long from,
 				unsigned long to)
 {
@@ -264,20 +266,20 @@ static void window_unmap_locked(struct karena_heap *heap, unsigned long from,
 
 /**
  * karena_window_unmap() - Unmap pages in the heap's own process, if no other process maps them.
- * @heap: The heap. No fault maps these pages any more, or the caller finds out.
+ * @heap: The heap. No fault maps these pages any more, or the caller detects such a fault.
  * @from: The first page.
  * @to: The page after the last.
  *
- * Clones have arenas of their own in the same place of the file, and keep their mappings
- * there. Other processes map the heap's arenas only with the policy SHARE and
- * through shares and snapshots. A share that is made from here on finds no page.
+ * Clones have arenas of their own at the same offsets of the file, and keep their mappings.
+ * Other processes map the heap's arenas only with the policy SHARE, and through shares and
+ * snapshots. A share that is made later finds none of these pages.
  *
- * The mm is held for reading, so that its mappings stay. The lock is only tried, because
- * callers hold CHANGING, and may be in reclaim or in a fault. A process that has ended maps
- * nothing new; an entry that its exit has not removed yet holds a reference.
+ * mmap_lock is held for reading, so that the mappings stay. This only tries the lock,
+ * because callers hold CHANGING, and may be in reclaim or in a fault. A process that has
+ * ended maps nothing new; an entry that its exit has not removed yet holds a reference.
  *
- * Return: True if it was done; else the pages have to be unmapped in all mappings of the
- * file.
+ * Return: True if the pages are unmapped; else the caller has to unmap them in all mappings
+ * of the file.
  */
 bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned long to)
 {
@@ -294,7 +296,7 @@ bool karena_window_unmap(struct karena_heap *heap, unsigned long from, unsigned 
 		window_unmap_locked(heap, from, to);
 		mmap_read_unlock(mm);
 	}
-	/* Reclaim must not be the one that tears an address space down. */
+	/* Reclaim must not tear down an address space. */
 	mmput_async(mm);
 	return done;
 }
