@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What differs between the kernels karena is built for (6.1 to 6.13), under the newest
- * one's names.
+ * Differences between the kernels for which karena can be built (6.1 to 6.13), under the
+ * names of the newest one.
  *
- * karena_uring_keep() writes to what is io_uring's alone, the members of struct io_kiocb
- * and io_uring_cmd: for a few kernels there is no other way. Nothing else here relies on
+ * karena_uring_keep() writes to private members of io_uring, in struct io_kiocb and
+ * io_uring_cmd: for a few kernels there is no other way. Nothing else here relies on
  * another subsystem's private state.
  */
 #ifndef _KARENA_COMPAT_H
@@ -33,9 +33,10 @@
 #error "karena needs Linux 6.1 or later"
 #endif
 /*
- * From 6.14 on, MADV_DONTNEED frees empty page tables (CONFIG_PT_RECLAIM): one that the
- * fault handler has installed, so that the core maps no huge frame there, may be gone
- * when the core looks, and a process would read what its copies hide.
+ * From 6.14 on, MADV_DONTNEED frees empty page tables (CONFIG_PT_RECLAIM). The fault
+ * handler installs a page table so that the core maps no huge frame there. If another
+ * thread frees this table before the core looks, a process would read the pages that its
+ * copies hide.
  */
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
 #error "karena needs Linux before 6.14, which may free page tables that it relies on"
@@ -57,7 +58,7 @@ static inline void vm_flags_set(struct vm_area_struct *vma, unsigned long flags)
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 4, 0)
-/* No locks of single VMAs yet: mmap_lock is all there is. */
+/* These kernels have no locks of single VMAs, only mmap_lock. */
 static inline void vma_start_write(struct vm_area_struct *vma)
 {
 }
@@ -78,7 +79,10 @@ void zap_page_range_single(struct vm_area_struct *vma, unsigned long address,
 			   unsigned long size, struct zap_details *details) __weak;
 #endif
 
-/* Call a function of a thread before it returns to user mode or ends; 0: it will be called. */
+/*
+ * Call a function when a thread returns to user mode or ends. Returns 0 if it will be
+ * called.
+ */
 static inline int karena_task_work_add(struct task_struct *task, struct callback_head *work)
 {
 	return task_work_add ? task_work_add(task, work, TWA_RESUME) : -EOPNOTSUPP;
@@ -104,7 +108,7 @@ static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 			    size, 1);
 }
 
-/* A fault that is to be taken again lets go of the lock that it came with. */
+/* A fault that the core has to repeat drops the lock with which the core called. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 static inline void karena_release_fault_lock(struct vm_fault *vmf)
 {
@@ -114,7 +118,7 @@ static inline void karena_release_fault_lock(struct vm_fault *vmf)
 #define karena_release_fault_lock	release_fault_lock
 #endif
 
-/* What vm_operations_struct's huge_fault is given. */
+/* Arguments of huge_fault in struct vm_operations_struct. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 #define KARENA_HUGE_ARGS	struct vm_fault *vmf, enum page_entry_size order
 #define karena_huge_order(_order)	((_order) == PE_SIZE_PMD)
@@ -123,7 +127,7 @@ static inline void karena_release_fault_lock(struct vm_fault *vmf)
 #define karena_huge_order(_order)	((_order) == PMD_ORDER)
 #endif
 
-/* An entry as a write leaves it. */
+/* Returns a PMD as a write would leave it. */
 static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
@@ -134,13 +138,13 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 	return pmd_mkdirty(pmd_mkyoung(pmd));
 }
 
-/* Copy a page; false: the hardware could not read it, and the core has been told. */
+/* Copy a page. Returns false if the hardware could not read it; the core has been told. */
 static inline bool karena_copy_page(struct page *to, struct page *from)
 {
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 4, 0)
 	return !copy_mc_highpage(to, from);
 #elif defined(copy_mc_to_kernel)
-	/* On architectures that have it, this takes no notice of address and mapping. */
+	/* On architectures that have this function, it ignores address and mapping. */
 	if (!copy_mc_user_highpage(to, from, 0, NULL))
 		return true;
 	memory_failure_queue(page_to_pfn(from), 0);
@@ -179,8 +183,8 @@ static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
 }
 
 /*
- * A command that goes to a worker: io_uring copies its entry, but from 6.10 to 6.13 shows
- * the worker the ring's, which the program may have used again.
+ * Keep the entry of a command that a worker will run. io_uring copies the entry, but from
+ * 6.10 to 6.13 the worker sees the ring's entry, which the program may have reused.
  */
 static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flags)
 {
@@ -195,14 +199,14 @@ static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flag
 #endif
 }
 
-/* What struct kobj_type's get_ownership is given became constant. */
+/* The argument of get_ownership in struct kobj_type became constant. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 2, 0)
 #define karena_kobj_const
 #else
 #define karena_kobj_const const
 #endif
 
-/* What vm_operations_struct's get_policy is given. */
+/* Arguments of get_policy in struct vm_operations_struct. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 #define KARENA_POLICY_ARGS	struct vm_area_struct *vma, unsigned long addr
 #else
@@ -215,7 +219,7 @@ static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flag
 #define list_lru_del_obj	list_lru_del
 #endif
 
-/* What the callback of a list_lru walk is given. */
+/* Arguments of the callback of a list_lru walk. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 13, 0)
 #define KARENA_LRU_ARGS	struct list_head *item, struct list_lru_one *list, \
 			spinlock_t *lock, void *data
@@ -225,8 +229,8 @@ static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flag
 #endif
 
 /*
- * A memcg-aware list_lru wants its shrinker's id. Before 6.7 only registering
- * gives it one, so that the shrinker may be called before the list is there.
+ * A memcg-aware list_lru needs its shrinker's id. Before 6.7 the shrinker gets its id only
+ * when it is registered, so the kernel may call the shrinker before the list exists.
  */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 7, 0)
 static inline struct shrinker *shrinker_alloc(unsigned int flags,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The control region: pages that kernel and process share. Its first page says what it is
- * and has the pressure word and a struct karena_part, the second is the statistics page,
- * the others hold a state word for each arena of the window, and are made at the first
- * use. The kernel uses the pages by their linear addresses, which every 64-bit
+ * The control region: pages that kernel and process share. The first page describes the
+ * region and has the pressure word and a struct karena_part. The second is the statistics
+ * page. The others hold a state word for each arena of the window, and are allocated at the
+ * first use. The module accesses the pages by their linear addresses, which every 64-bit
  * kernel has.
  */
 #include <linux/mm.h>
@@ -17,14 +17,14 @@
 #define FIRST_STATES	2	/* pages */
 #define STATES_PER_PAGE	(PAGE_SIZE / sizeof(u32))
 
-/* How often the kernel looks for figures that belong together. */
+/* How often the module tries to read consistent statistics. */
 #define STATS_TRIES	100
 
 /**
  * karena_control() - Find the first page of the control region.
  * @heap: The heap.
  *
- * Return: Its address. The process writes there too, anything, at any time.
+ * Return: Its address. The process may write anything there, at any time.
  */
 struct karena_control *karena_control(struct karena_heap *heap)
 {
@@ -38,9 +38,9 @@ static void control_put(struct page *page)
 }
 
 /**
- * karena_control_page() - Find a page of the control region, or make it.
+ * karena_control_page() - Find a page of the control region, or allocate it.
  * @heap: The heap.
- * @number: Which page.
+ * @number: The page's number in the control region.
  * @gfp: How to allocate it.
  *
  * Return: The page, or NULL.
@@ -82,10 +82,10 @@ bool karena_control_states(struct karena_heap *heap, unsigned long index, gfp_t 
 /**
  * karena_state() - Find the state word of an arena.
  * @heap: The heap.
- * @index: Which arena of its window.
+ * @index: The arena's number in the window.
  *
- * Return: Its address; NULL where nobody has been yet: then it is KARENA_FREE. The
- * process writes there too, anything, at any time.
+ * Return: Its address; NULL before the first use, when the state is KARENA_FREE. The
+ * process may write anything there, at any time.
  */
 u32 *karena_state(struct karena_heap *heap, unsigned long index)
 {
@@ -97,10 +97,10 @@ u32 *karena_state(struct karena_heap *heap, unsigned long index)
 }
 
 /**
- * karena_control_word_pages() - How many pages of state words a window has.
+ * karena_control_word_pages() - Count the pages of state words of a window.
  * @heap: The heap.
  *
- * Return: Their number, whether or not they are there.
+ * Return: Their number, allocated or not.
  */
 unsigned long karena_control_word_pages(const struct karena_heap *heap)
 {
@@ -111,10 +111,10 @@ unsigned long karena_control_word_pages(const struct karena_heap *heap)
  * karena_control_words() - Find a page of state words.
  * @heap: The heap.
  * @page: The page's number among those with state words.
- * @first: Gets the number of the first word's arena.
- * @count: Gets how many words of it are arenas'.
+ * @first: Out: the number of the first word's arena.
+ * @count: Out: the number of words of the page that belong to arenas.
  *
- * Return: The first word, or NULL where nobody has been yet.
+ * Return: The first word, or NULL before the first use of the page.
  */
 u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
 			  unsigned long *first, unsigned long *count)
@@ -127,10 +127,10 @@ u32 *karena_control_words(struct karena_heap *heap, unsigned long page,
 /**
  * karena_control_stats() - Copy the statistics page.
  * @heap: The heap.
- * @stats: Where to; all zero when the process says nothing, or speaks a version
- *	that is not known here.
+ * @stats: Out: the statistics; all zero if the process publishes none, or in a version that
+ *	the module does not know.
  *
- * The figures belong together, unless the process never stops to write them.
+ * The statistics are consistent, unless the process never stops writing them.
  */
 void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 {
@@ -139,10 +139,10 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 	int tries;
 
 	for (tries = 0; tries < STATS_TRIES; tries++) {
-		/* The process makes the sequence odd, writes figures, and makes it even again. */
+		/* The process makes the sequence odd, writes, and makes it even again. */
 		sequence = smp_load_acquire(&shared->sequence);
 		memcpy(stats, shared, sizeof(*stats));
-		/* The figures are read before the sequence is read again. */
+		/* Read the statistics before reading the sequence again. */
 		smp_rmb();
 		if (!(sequence & 1) && sequence == READ_ONCE(shared->sequence))
 			break;
@@ -153,12 +153,12 @@ void karena_control_stats(struct karena_heap *heap, struct karena_stats *stats)
 }
 
 /**
- * karena_control_part() - Ask which pages of an arena are to be released.
+ * karena_control_part() - Ask which pages of an arena the process wants to release.
  * @heap: The heap.
  * @index: The arena's number in the window.
- * @gone: Gets a bit for each page, if the process names the arena.
+ * @gone: Out: a bit for each page, if struct karena_part names the arena.
  *
- * Return: True if the process names the arena.
+ * Return: True if struct karena_part names the arena.
  */
 bool karena_control_part(struct karena_heap *heap, unsigned long index,
 			 unsigned long *gone)
@@ -180,9 +180,9 @@ bool karena_control_part(struct karena_heap *heap, unsigned long index,
 /**
  * karena_control_lock() - Lock a page of the control region, to map it.
  * @heap: The heap.
- * @page: The page. A cloner of the heap keeps all processes from mapping it.
+ * @page: The page. While the heap is frozen, no process may map it.
  *
- * Context: May sleep; takes heap->cloning where the heap is frozen.
+ * Context: May sleep; takes heap->cloning if the heap is frozen.
  */
 void karena_control_lock(struct karena_heap *heap, struct page *page)
 {
@@ -199,7 +199,7 @@ void karena_control_lock(struct karena_heap *heap, struct page *page)
 }
 
 /**
- * karena_control_settle() - Wait for faults that were there before the heap was frozen.
+ * karena_control_settle() - Wait for faults that began before the heap was frozen.
  * @heap: The frozen heap.
  */
 void karena_control_settle(struct karena_heap *heap)
@@ -217,8 +217,8 @@ void karena_control_settle(struct karena_heap *heap)
 }
 
 /**
- * karena_control_free() - Give up a heap's control region.
- * @heap: The heap; what is left of a failed karena_control_alloc() will do.
+ * karena_control_free() - Free a heap's control region.
+ * @heap: The heap; its control region may be incomplete.
  */
 void karena_control_free(struct karena_heap *heap)
 {
@@ -232,7 +232,7 @@ void karena_control_free(struct karena_heap *heap)
 }
 
 /**
- * karena_control_copy() - Make a clone's control region what the heap's is.
+ * karena_control_copy() - Copy the contents of a heap's control region to that of a clone.
  * @heap: The heap.
  * @clone: The clone, with a control region of its own.
  */
@@ -269,7 +269,7 @@ static unsigned long control_pages(unsigned long nr_arenas)
 }
 
 /**
- * karena_control_size() - How large a control region is.
+ * karena_control_size() - Compute the size of a control region.
  * @nr_arenas: Arenas in the window.
  *
  * Return: Bytes.
@@ -280,7 +280,7 @@ u64 karena_control_size(unsigned long nr_arenas)
 }
 
 /**
- * karena_control_alloc() - Make a heap's control region.
+ * karena_control_alloc() - Allocate a heap's control region.
  * @heap: The heap, with its id and window set.
  * @gfp: How to allocate it.
  *

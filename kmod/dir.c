@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The directory of a heap in sysfs: when it is made and removed. sysfs.c says which files it
- * has.
+ * The directory of a heap in sysfs: how it is added and removed. sysfs.c defines its files.
  *
- * The kernel's memory for a directory is charged to no memory cgroup: 5 KiB, as kernfs
- * takes 230 bytes a file. So a heap has few files, and a user few directories.
+ * A directory costs 5 KiB of kernel memory, 230 bytes for each file, and no memory cgroup
+ * is charged for it. So a heap has few files, and a user has a limited number of
+ * directories.
  */
 #include <linux/completion.h>
 #include <linux/cred.h>
@@ -19,12 +19,12 @@
 #include "compat.h"
 #include "heap.h"
 
-/* A child that ends sooner needs no directory, which costs more than the rest of a clone. */
+/* A child that ends sooner gets no directory, which costs more than the rest of a clone. */
 #define CLONE_DELAY	(HZ / 10)
 
 static struct kobject *heaps_dir;
 
-/* The files of each directory: the owner's, and root's. Set before there is a heap. */
+/* The files of each directory: of the heap's owner, and of root. Set before the first heap. */
 static const struct attribute_group *heap_group;
 static const struct attribute *heap_limit;
 
@@ -32,12 +32,13 @@ static unsigned int directories = 4096;
 module_param(directories, uint, 0644);
 MODULE_PARM_DESC(directories, "most heaps of a user that have a directory in sysfs (default: 4096)");
 
-/* How many directories each user has, or is about to: a value for each kuid. */
+/* For each kuid, how many directories the user has or is about to get. */
 static DEFINE_XARRAY(users);
 
 /*
- * The user whose quota a directory counts against: outside the initial user namespace, the
- * owner of the outermost one, who could use any number of user ids.
+ * Returns the user whose quota a directory counts against. Outside the initial user
+ * namespace, that is the owner of the outermost namespace below it, because this owner
+ * could use any number of user ids.
  */
 static kuid_t user_answerable(void)
 {
@@ -49,7 +50,7 @@ static kuid_t user_answerable(void)
 	return uid;
 }
 
-/* Count one directory more, if the user may have it, or one less. */
+/* Count one directory more, if the quota allows it, or one less. Returns true if done. */
 static bool directory_count(kuid_t user, int change)
 {
 	unsigned long index = __kuid_val(user), count;
@@ -96,10 +97,10 @@ static void heap_add_work(struct work_struct *work)
 
 	if (kobject_add(&heap->dir.kobj, heaps_dir, "%llu", heap->id))
 		goto err;
-	/* Not as the type's defaults, which are removed one by one, and these at once. */
+	/* Not as defaults of the type, removed one by one; a group is removed at once. */
 	if (sysfs_create_group(&heap->dir.kobj, heap_group))
 		goto err_dir;
-	/* The one file that can be written to is root's from the start. */
+	/* The one writable file belongs to root from the start. */
 	set_bit(KARENA_HEAP_ROOTS, &heap->flags);
 	err = sysfs_create_file(&heap->dir.kobj, heap_limit);
 	clear_bit(KARENA_HEAP_ROOTS, &heap->flags);
@@ -116,8 +117,8 @@ err:
 }
 
 /**
- * karena_dir_prepare() - Make a new heap ready for a directory.
- * @heap: The heap; karena_dir_free() frees it from here on.
+ * karena_dir_prepare() - Prepare a new heap for a directory.
+ * @heap: The heap; from here on karena_dir_free() frees it.
  */
 void karena_dir_prepare(struct karena_heap *heap)
 {
@@ -128,10 +129,11 @@ void karena_dir_prepare(struct karena_heap *heap)
 
 /**
  * karena_dir_free() - Free a heap.
- * @heap: The heap, without a directory, and in nobody else's use.
+ * @heap: The heap, without a directory and without another user.
  *
- * A kernel that is built to find faults (CONFIG_DEBUG_KOBJECT_RELEASE) releases a kobject
- * after some seconds, when the module could be gone. The family's file holds the module.
+ * With CONFIG_DEBUG_KOBJECT_RELEASE the kernel releases a kobject only after some seconds,
+ * when the module could be unloaded already. So this waits for the release, while the
+ * family's file holds the module.
  */
 void karena_dir_free(struct karena_heap *heap)
 {
@@ -144,19 +146,19 @@ void karena_dir_free(struct karena_heap *heap)
 }
 
 /**
- * karena_dir_add() - Have a worker make a heap's directory.
- * @heap: The heap, about to commit its first arena; a clone, touched for the first time.
+ * karena_dir_add() - Let a worker add a heap's directory.
+ * @heap: The heap, about to commit its first arena, or a clone at its first touch.
  *
- * It is made by a worker: the caller is in a page fault, perhaps one that kernfs
- * itself took while it held its own lock. Without memory, or when its user has as many as
- * it may, the heap does without, and its next commit tries again.
+ * A worker adds it, because the caller may be in a page fault, perhaps in one of kernfs,
+ * which then holds its own lock. Without memory, or above the quota of the user, the heap
+ * gets no directory, and its next commit tries again.
  */
 void karena_dir_add(struct karena_heap *heap)
 {
 	if (test_bit(KARENA_HEAP_NAMED, &heap->flags) ||
 	    test_bit(KARENA_HEAP_SNAPSHOT, &heap->flags))
 		return;
-	/* Another process may have used a clone before its own has. */
+	/* Another process may use a clone before the clone's own process does. */
 	if (!READ_ONCE(heap->pid) ||
 	    test_and_set_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
@@ -171,14 +173,14 @@ void karena_dir_add(struct karena_heap *heap)
  * karena_dir_remove() - Remove a heap's directory, if it has one.
  * @heap: The heap, in which no thread commits any more.
  *
- * Returns when no process reads a file there any more.
+ * Returns when no process is reading a file of the directory.
  */
 void karena_dir_remove(struct karena_heap *heap)
 {
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
 	cancel_delayed_work_sync(&heap->dir.work);
-	/* Without memory the work may have given it up. */
+	/* Without memory, the work may have failed. */
 	if (!test_bit(KARENA_HEAP_NAMED, &heap->flags))
 		return;
 	if (test_bit(KARENA_HEAP_IN_SYSFS, &heap->flags))
@@ -187,11 +189,11 @@ void karena_dir_remove(struct karena_heap *heap)
 }
 
 /**
- * karena_dir_init() - Make the directory of the heaps' directories.
+ * karena_dir_init() - Add the directory "heaps".
  * @device: The device's directory.
  * @ops: How the files of a heap's directory are read and written.
- * @group: These files, which are the heap's owner's.
- * @limit: The one file that is root's.
+ * @group: The files that belong to the heap's owner.
+ * @limit: The one file that belongs to root.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -206,7 +208,7 @@ int karena_dir_init(struct kobject *device, const struct sysfs_ops *ops,
 }
 
 /**
- * karena_dir_exit() - Remove it; no heap is left.
+ * karena_dir_exit() - Remove the directory "heaps"; no heap is left.
  */
 void karena_dir_exit(void)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Operations on the descriptors of heaps that are no calls of karena's own: fallocate(),
- * poll() and close(). In a child, an inherited descriptor stands for the child's clone.
+ * Standard system calls on the descriptors of heaps: fallocate(), poll() and close(). In a
+ * child, an inherited descriptor refers to the child's clone.
  */
 #include <linux/fs.h>
 #include <linux/falloc.h>
@@ -9,7 +9,7 @@
 
 #include "file.h"
 
-/* The caller is a user of the heap, and is none any more on return. */
+/* The caller is a user of the heap; this function drops that user. */
 static long heap_punch_hole(struct karena_heap *heap, int mode, loff_t offset, loff_t len)
 {
 	long err = -EOPNOTSUPP;
@@ -58,8 +58,9 @@ long karena_window_fallocate(struct file *file, int mode, loff_t offset, loff_t 
  * @file: A descriptor's file.
  * @table: The waiting process's table.
  *
- * A process that has got the descriptor from another one waits for the heap that it was made
- * for. A wait stays with the heap that the descriptor stood for when the wait began.
+ * A process that has received the descriptor from another process waits for the heap that
+ * the descriptor was made for. A wait stays with the heap that the descriptor referred to
+ * when the wait began.
  *
  * Return: EPOLLPRI or 0; see karena_pressure_poll().
  */
@@ -78,7 +79,7 @@ __poll_t karena_heap_poll(struct file *file, struct poll_table_struct *table)
 }
 
 /**
- * karena_heap_flush() - A process closes a descriptor of a heap, perhaps because it ends.
+ * karena_heap_flush() - Handle the close of a descriptor, perhaps at the end of a process.
  * @file: A descriptor's file.
  * @id: The table of descriptors.
  *

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What a heap is charged for, its control region, the folios that frames consist of, and
- * pressure.
+ * Charges of a heap, its control region, the folios of frames, and pressure.
  */
 #ifndef _KARENA_FOLIO_H
 #define _KARENA_FOLIO_H
@@ -17,7 +16,7 @@ struct mem_cgroup;
 /**
  * struct karena_wait - The queue of processes that wait for a heap's pressure to rise.
  * @queue: The queue. Each of its entries holds a file of the family.
- * @left: In the family's list, when the heap has been destroyed.
+ * @left: Entry in the family's list, once the heap has been destroyed.
  * @rcu: To free it.
  */
 struct karena_wait {

@@ -22,14 +22,14 @@ static struct vfsmount *karena_mnt;
 /* The inode of all futex keys; see key.c. */
 struct inode *karena_keys;
 
-/* Size and mode are the module's: a truncated window would lose its PMDs. */
+/* No process may change size and mode: a truncated window would lose its PMDs. */
 static int fs_setattr(struct mnt_idmap *idmap, struct dentry *dentry,
 		      struct iattr *attr)
 {
 	return -EPERM;
 }
 
-/* To its processes, the file ends behind the control region. */
+/* Processes see a file that ends behind the control region. */
 static int fs_getattr(struct mnt_idmap *idmap, const struct path *path,
 		      struct kstat *stat, u32 mask, unsigned int flags)
 {
@@ -46,10 +46,10 @@ static const struct inode_operations fs_iops = {
 
 /**
  * karena_fs_inode() - Make an inode.
- * @size: What processes see as its size, in bytes.
+ * @size: The size that processes see, in bytes.
  *
- * To the core it is so large that it maps a folio by a PMD whatever its index; kernels from
- * 6.12 on map none beyond the end.
+ * The core sees a size so large that it maps a folio by a PMD whatever its index; kernels
+ * from 6.12 on map no folio by a PMD beyond the end.
  *
  * Return: The inode, or an ERR_PTR.
  */
@@ -59,7 +59,7 @@ struct inode *karena_fs_inode(loff_t size)
 
 	if (IS_ERR(inode))
 		return inode;
-	/* Until fs_evict_inode(): it can outlive the file, by O_PATH. */
+	/* Until fs_evict_inode(): the inode can outlive the file, by an O_PATH descriptor. */
 	__module_get(THIS_MODULE);
 	inode->i_mode = S_IFREG | 0600;
 	inode->i_op = &fs_iops;
@@ -78,8 +78,8 @@ static void fs_evict_inode(struct inode *inode)
 	truncate_inode_pages_final(&inode->i_data);
 	clear_inode(inode);
 	/*
-	 * The caller still has the mount, and karena_fs_exit() waits for it. Or it is inotify,
-	 * for which kern_unmount() waits.
+	 * The text stays until this returns: the caller still has the mount, for which
+	 * karena_fs_exit() waits, or the caller is inotify, for which kern_unmount() waits.
 	 */
 	if (is_ours)
 		module_put(THIS_MODULE);
@@ -102,7 +102,7 @@ static int karena_init_fs_context(struct fs_context *fc)
 	return 0;
 }
 
-/* Without an owner, or the mount would hold the module for ever. */
+/* Without an owner, because otherwise the mount would hold the module forever. */
 static struct file_system_type karena_fs_type = {
 	.name			= "karena",
 	.init_fs_context	= karena_init_fs_context,
@@ -113,7 +113,7 @@ static struct file_system_type karena_fs_type = {
  * karena_fs_owns() - Ask whether a file is one of the module's.
  * @file: The file.
  *
- * Return: True if it is that of a heap, family, share or snapshot.
+ * Return: True if it belongs to a heap, family, share or snapshot.
  */
 bool karena_fs_owns(const struct file *file)
 {
@@ -123,9 +123,9 @@ bool karena_fs_owns(const struct file *file)
 /**
  * karena_fs_file() - Make a file of an inode.
  * @inode: The inode.
- * @heap_name: What it is called after "karena:".
+ * @heap_name: The part of its name after "karena:".
  * @flags: O_RDONLY or O_RDWR.
- * @fops: What it can do. The last fput() drops the module.
+ * @fops: Its operations. The last fput() drops the module.
  *
  * Return: The file, or an ERR_PTR.
  */
@@ -149,8 +149,8 @@ struct file *karena_fs_file(struct inode *inode, const char *heap_name, int flag
 /**
  * karena_fs_init() - Mount the pseudo file system.
  *
- * To mount it for the first heap and to unmount it after the last would cost more
- * than a heap does.
+ * Mounting it for the first heap and unmounting it after the last would cost more than a
+ * heap.
  *
  * Return: 0 or a negative errno.
  */
@@ -164,13 +164,13 @@ int karena_fs_init(void)
 		kern_unmount(karena_mnt);
 		return PTR_ERR(karena_keys);
 	}
-	/* may_umount() asks whether there are references beside two. */
+	/* may_umount() returns true when at most two references are left. */
 	mntget(karena_mnt);
 	return 0;
 }
 
 /**
- * karena_fs_exit() - Unmount it; no inode of a family is left.
+ * karena_fs_exit() - Unmount the pseudo file system; no inode of a family is left.
  */
 void karena_fs_exit(void)
 {

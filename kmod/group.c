@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Groups: which heaps have memory that is charged to a memory cgroup. Reclaim is called for
- * one cgroup and one NUMA node, and finds the heaps through the group.
+ * Groups: a group has the heaps whose memory is charged to one memory cgroup. The kernel
+ * calls reclaim for one cgroup and one NUMA node, and reclaim finds the heaps through the
+ * group.
  *
  * The kernel calls a memcg-aware shrinker for a cgroup's own limit only if something is on
  * a memcg-aware list_lru there; else it starts its OOM killer. The slab page of the listed
- * object decides about the cgroup and the node. So a group has an anchor for each node
- * that it has memory on, allocated there and charged to the cgroup. When the cgroup goes, the
- * kernel moves the anchors to its parent's list.
+ * object determines the cgroup and the node. So a group lists an object, the anchor, for
+ * each node that it has memory on. The anchor is allocated on that node and charged to the
+ * cgroup. When the cgroup is removed, the kernel moves the anchors to the list of its
+ * parent.
  *
  * A heap becomes a member when it allocates its first frame for a cgroup, and stays one. A
- * clone becomes a member of all groups of its heap, whose frames it has.
+ * clone becomes a member of all groups of the heap whose frames it shares.
  */
 #include <linux/cgroup.h>
 #include <linux/hashtable.h>
@@ -25,12 +27,12 @@
 #include "compat.h"
 #include "frame.h"
 
-/* How often the members are told that memory is low. */
+/* Least time between two reports to the members that memory is low. */
 #define TELL_EVERY	(HZ / 4)
 
 /**
  * struct karena_anchor - The object of a group that is on a list_lru.
- * @lru: In the list of the cgroup and node of this structure's slab page.
+ * @lru: Entry in the list of the cgroup and node of this structure's slab page.
  * @group: The group.
  */
 struct karena_anchor {
@@ -45,7 +47,7 @@ static struct kmem_cache *anchor_cache;
 static struct list_lru anchor_lru;
 static struct workqueue_struct *reclaim_queue;
 
-/* A number that no other cgroup gets, while the structure may be freed and used again. */
+/* Unlike the structure of a cgroup, its number is never reused. */
 static u64 memcg_number(struct mem_cgroup *memcg)
 {
 #ifdef CONFIG_MEMCG
@@ -57,7 +59,7 @@ static u64 memcg_number(struct mem_cgroup *memcg)
 
 static void group_tell_work(struct work_struct *work);
 
-/* With groups_lock held. */
+/* groups_lock is held. */
 static struct karena_group *group_find(u64 memcg)
 {
 	struct karena_group *group;
@@ -85,7 +87,7 @@ static struct karena_group *group_make(u64 memcg, gfp_t gfp)
 	return group;
 }
 
-/* The group of a cgroup, with a reference; or NULL. */
+/* Returns the group of a cgroup with a reference, or NULL. */
 static struct karena_group *group_get(u64 memcg, gfp_t gfp)
 {
 	struct karena_group *group, *made = NULL;
@@ -111,7 +113,7 @@ static struct karena_group *group_get(u64 memcg, gfp_t gfp)
 
 /**
  * karena_group_put() - Drop a reference to a group.
- * @group: The group. The last reference takes it off the lists and frees it.
+ * @group: The group. Without a reference it is removed from the lists and freed.
  *
  * Context: Any process context, including reclaim.
  */
@@ -140,12 +142,12 @@ void karena_group_put(struct karena_group *group)
 	kfree(group);
 }
 
-/* On its node, if there is slab memory there; charged to the active memory cgroup. */
+/* Allocate an anchor, on its node if slab has memory there; charge the active cgroup. */
 static struct karena_anchor *anchor_alloc(int node, gfp_t gfp)
 {
 	struct karena_anchor *anchor, *there;
 
-	/* The first of a cgroup makes the cgroup's lists. */
+	/* The first anchor of a cgroup allocates the cgroup's lists. */
 	anchor = kmem_cache_alloc_lru(anchor_cache, &anchor_lru, gfp);
 	if (!anchor || page_to_nid(virt_to_page(anchor)) == node)
 		return anchor;
@@ -172,7 +174,7 @@ static bool anchor_add(struct karena_group *group, int node, gfp_t gfp)
 		kmem_cache_free(anchor_cache, anchor);
 		return true;
 	}
-	/* The first anchor finds the group; the others are there for their nodes alone. */
+	/* Reclaim finds the group by its first anchor; the others only serve their nodes. */
 	cmpxchg(&group->first, NULL, anchor);
 	list_lru_add_obj(&anchor_lru, &anchor->lru);
 	return true;
@@ -188,7 +190,7 @@ static struct karena_member *member_find(struct karena_heap *heap, u64 memcg)
 	return member;
 }
 
-/* Takes over the reference to the group, if the heap becomes a member. */
+/* Make a heap a member. Takes over the reference to the group, unless it returns NULL. */
 static struct karena_member *member_add(struct karena_heap *heap,
 					struct karena_group *group, gfp_t gfp)
 {
@@ -205,7 +207,7 @@ static struct karena_member *member_add(struct karena_heap *heap,
 		made = NULL;
 		list_add_tail(&member->list, &group->members);
 		group->nr_members++;
-		/* Another thread may add another group's. */
+		/* Another thread may add the heap to another group. */
 		do {
 			member->others = READ_ONCE(heap->groups.members);
 		} while (cmpxchg_release(&heap->groups.members, member->others, member) !=
@@ -237,11 +239,11 @@ static struct karena_member *member_make(struct karena_heap *heap, u64 memcg, gf
 /**
  * karena_group_join() - Let reclaim find memory that a heap allocates.
  * @heap: The heap.
- * @memcg: The memory cgroup that is charged, which is active.
+ * @memcg: The memory cgroup that is charged; it is the active one.
  * @node: The NUMA node of the memory.
  * @gfp: How to allocate the structures for this.
- * @group: Out: the group, which is there as long as the heap; NULL for a snapshot, of which
- *	reclaim takes nothing.
+ * @group: Out: the group, which exists as long as the heap; NULL for a snapshot, from which
+ *	reclaim frees nothing.
  *
  * Return: 0 or -ENOMEM.
  */
@@ -256,7 +258,7 @@ int karena_group_join(struct karena_heap *heap, struct mem_cgroup *memcg, int no
 	member = member_make(heap, memcg_number(memcg), gfp);
 	if (member && anchor_add(member->group, node, gfp))
 		*group = member->group;
-	/* A clone works without: fork() cannot fail. */
+	/* A clone works without a group: fork() cannot fail. */
 	return *group || gfp & __GFP_NOFAIL ? 0 : -ENOMEM;
 }
 
@@ -277,7 +279,7 @@ void karena_group_inherit(struct karena_heap *heap, struct karena_heap *clone)
 	}
 }
 
-/* With the group's lock held: the next member, or NULL after the last. */
+/* Returns the next member, or NULL after the last. The group's lock is held. */
 static struct karena_member *member_next(struct karena_member *member)
 {
 	struct karena_group *group = member->group;
@@ -307,7 +309,7 @@ static void member_remove(struct karena_member *member)
 
 /**
  * karena_group_leave() - Hide a heap from reclaim, and wait until reclaim has left it.
- * @heap: The heap, for which nothing is allocated any more.
+ * @heap: The heap, for which no thread allocates memory any more.
  */
 void karena_group_leave(struct karena_heap *heap)
 {
@@ -325,7 +327,7 @@ void karena_group_leave(struct karena_heap *heap)
 }
 
 /**
- * karena_purge_get() - Keep a heap for reclaim.
+ * karena_purge_get() - Keep a heap from being destroyed while reclaim works in it.
  * @heap: The heap, which is a member of a group whose lock is held, or is kept already.
  */
 void karena_purge_get(struct karena_heap *heap)
@@ -334,7 +336,7 @@ void karena_purge_get(struct karena_heap *heap)
 }
 
 /**
- * karena_purge_put() - Keep a heap no longer.
+ * karena_purge_put() - Let a heap be destroyed again.
  * @heap: The heap; it may be freed at once.
  */
 void karena_purge_put(struct karena_heap *heap)
@@ -354,7 +356,7 @@ static unsigned long member_look_at(struct karena_look *look,
 
 	stop = look->pages(look, member->heap, page, end);
 	spin_lock(&group->lock);
-	/* The next look begins here; with look->stay, at the first find. */
+	/* The next look begins at @stop, or with look->stay where this one found something. */
 	if (!list_empty(&member->list) && !(look->stay && found)) {
 		group->next = member;
 		group->next_page = look->stay && look->found ? page : stop;
@@ -364,7 +366,7 @@ static unsigned long member_look_at(struct karena_look *look,
 	return stop;
 }
 
-/* Keep the heap of the next member instead. After the last member comes the first. */
+/* Keep the heap of the next member instead; after the last member, that of the first. */
 static struct karena_member *member_move_on(struct karena_group *group,
 					    struct karena_member *member)
 {
@@ -382,9 +384,9 @@ static struct karena_member *member_move_on(struct karena_group *group,
 
 /**
  * karena_group_look() - Look at the members of a group, from where the last look ended.
- * @look: How.
+ * @look: The group, and the function that looks at a member.
  *
- * A heap is kept while it is looked at, and no lock is held.
+ * While the function looks at a heap, the heap is kept and no lock is held.
  *
  * Return: True if all pages of all members have been looked at.
  */
@@ -420,7 +422,7 @@ bool karena_group_look(struct karena_look *look)
 	return true;
 }
 
-/* Tell all members that memory is low; with a reference to the group. */
+/* Tell all members that memory is low. The work item has a reference to the group. */
 static void group_tell_work(struct work_struct *work)
 {
 	struct karena_group *group = container_of(work, struct karena_group, tell_work);
@@ -450,7 +452,8 @@ static void group_tell_work(struct work_struct *work)
  * karena_group_tell() - Tell all members that memory is low.
  * @group: The group.
  *
- * Context: Any process context, including reclaim. A worker tells them, and not too often.
+ * Context: Any process context, including reclaim. A worker tells them, at most once in
+ * TELL_EVERY.
  */
 void karena_group_tell(struct karena_group *group)
 {
@@ -462,7 +465,7 @@ void karena_group_tell(struct karena_group *group)
 		karena_group_put(group);
 }
 
-/* The groups that a walk of a cgroup's list has met. */
+/* The groups that a walk of a cgroup's list has found. */
 struct met {
 	struct karena_group **groups;
 	unsigned int nr;
@@ -481,16 +484,16 @@ static enum lru_status anchor_met(KARENA_LRU_ARGS)
 }
 
 /**
- * karena_groups_get() - Find the groups that reclaim has been called for.
+ * karena_groups_get() - Find the groups for which the kernel has called reclaim.
  * @sc: The call.
- * @groups: Gets KARENA_GROUPS of them at most, each with a reference. There is more than one
- *	where cgroups are gone; then those that are not among them are the next time.
- * @nr: Gets their number.
+ * @groups: Out: at most KARENA_GROUPS groups, each with a reference. There is more than one
+ *	if child cgroups were removed; later calls find the remaining ones.
+ * @nr: Out: the number of groups.
  *
- * Where slab has no memory on an anchor's node, it is on another node's list, so the lists
- * of all nodes are walked as one.
+ * If slab has no memory on an anchor's node, the anchor is on the list of another node. So
+ * this walks the lists of all nodes.
  *
- * Return: False if there is no list_lru with anything on it.
+ * Return: False if all lists are empty.
  */
 bool karena_groups_get(struct shrink_control *sc, struct karena_group **groups,
 		       unsigned int *nr)
@@ -512,15 +515,15 @@ bool karena_groups_get(struct shrink_control *sc, struct karena_group **groups,
 }
 
 /**
- * karena_groups_init() - Make ready for groups.
- * @shrinker: The shrinker that is to be called for them; registered on return.
+ * karena_groups_init() - Prepare for groups.
+ * @shrinker: The shrinker that the kernel is to call for groups; registered on return.
  *
- * Return: 0 or a negative errno; then karena_groups_exit() is called all the same.
+ * Return: 0 or a negative errno. The caller calls karena_groups_exit() even after an error.
  */
 int karena_groups_init(struct shrinker *shrinker)
 {
 	anchor_cache = KMEM_CACHE(karena_anchor, SLAB_ACCOUNT);
-	/* Reclaim waits for it when no memory is left for new workers. */
+	/* Reclaim needs this queue even when there is no memory for new workers. */
 	reclaim_queue = alloc_workqueue("karena_reclaim", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!anchor_cache || !reclaim_queue)
 		return -ENOMEM;
@@ -528,7 +531,8 @@ int karena_groups_init(struct shrinker *shrinker)
 }
 
 /**
- * karena_groups_exit() - End; no heap is left, and the shrinker is unregistered.
+ * karena_groups_exit() - Free the cache and the queue; no heap is left, and the shrinker is
+ * unregistered.
  */
 void karena_groups_exit(void)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The calls on /dev/karena and on heaps, by ioctl() and through io_uring: one row of a table
- * each, with structs that begin with their size. The tables of operations of a
- * descriptor's file and of a window's are here, too, because KARENA_CREATE makes these files.
+ * The calls on /dev/karena and on heaps, by ioctl() and through io_uring. Each has a row in
+ * a table, and a struct that begins with its size. The file operations of descriptors and
+ * of windows are here, too, because KARENA_CREATE makes these files.
  */
 #include <linux/build_bug.h>
 #include <linux/ctype.h>
@@ -29,10 +29,10 @@ union karena_args {
 	struct karena_share share;
 };
 
-/* A call under way: the caller's struct, our copy of it, and their sizes. */
+/* A call in progress: the caller's struct, its size, and the module's copy of it. */
 struct karena_call {
 	struct file *file;
-	struct karena_heap *heap;	/* for the calls on one */
+	struct karena_heap *heap;	/* NULL for a call on the device */
 	void __user *user;
 	u32 size;
 	union karena_args args;
@@ -46,7 +46,7 @@ static int call_answer(struct karena_call *call, size_t size)
 	return copy_to_user(call->user, &call->args, known) ? -EFAULT : 0;
 }
 
-/* Hand out a descriptor for a file, whose reference is taken over. */
+/* Return a descriptor for a file, and take over the file's reference. */
 static int call_answer_file(struct karena_call *call, size_t size,
 			    struct file *file)
 {
@@ -126,7 +126,7 @@ static bool fork_valid(const struct karena_create *create)
 	return !(create->flags & KARENA_CREATE_IO) || create->fork != KARENA_FORK_COW;
 }
 
-/* A heap's descriptor. */
+/* The file of a heap's descriptor. */
 static const struct file_operations heap_fops = {
 	.owner			= THIS_MODULE,
 	.mmap			= karena_mmap,
@@ -197,7 +197,7 @@ static int call_attach(struct karena_call *call)
 	vma = vma_lookup(mm, attach->address);
 	heap = vma ? karena_heap_mapped(vma) : NULL;
 	if (heap) {
-		/* It may be the control region. */
+		/* The address may be in the control region. */
 		start = vma->vm_start - ((u64)vma->vm_pgoff << PAGE_SHIFT);
 		found = attach->address - start < karena_window_size(heap);
 		if (found)
@@ -353,13 +353,12 @@ static bool call_known(unsigned int cmd)
 }
 
 /**
- * karena_ioctl() - A call on the device.
+ * karena_ioctl() - Run a call on the device.
  * @file: The device.
- * @cmd: KARENA_INFO and its like.
+ * @cmd: The call, such as KARENA_INFO.
  * @arg: Address of the call's struct.
  *
- * Return: What the call returns, or a negative errno; uapi/linux/karena.h says
- * which.
+ * Return: The result of the call or a negative errno, as in uapi/linux/karena.h.
  */
 long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
@@ -368,7 +367,7 @@ long karena_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	return call_run(&call, cmd, device_calls, ARRAY_SIZE(device_calls));
 }
 
-/* A call on a heap: KARENA_LIMIT and its like. */
+/* Run a call on a heap, such as KARENA_LIMIT. */
 static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 {
 	struct karena_heap *heap = karena_heap_mine(file);
@@ -383,9 +382,10 @@ static long heap_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 }
 
 /*
- * The same calls on the same structs from a submission queue entry. What allocates and clears
- * runs in the ring's workers, which have the process's mm, after -EAGAIN. The ring cancels
- * what is queued, and interrupts what runs as a signal does.
+ * Run a call on a heap from a submission queue entry, with the same struct. COMMIT and
+ * RELEASE, which allocate and clear memory, return -EAGAIN; io_uring then runs them in a
+ * worker of the ring, which has the process's mm. The ring cancels queued requests, and
+ * interrupts running ones as a signal does.
  */
 static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 {
@@ -404,6 +404,6 @@ static int heap_uring_cmd(struct io_uring_cmd *cmd, unsigned int flags)
 		return -EAGAIN;
 	}
 	ret = heap_ioctl(cmd->file, number, arg);
-	/* The core restarts no request. */
+	/* io_uring restarts no request. */
 	return ret == -ERESTARTNOHAND ? -EINTR : ret;
 }

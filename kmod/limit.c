@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Limits: how much a heap, and all heaps together, may commit. What is charged
- * here is charged before memory is allocated and uncharged when it is free, so
- * that neither limit is exceeded. Exceptions are the moment of a demotion (sparse.c), that in
- * which a ready frame is given up, and copies. Every heap that has a shared page counts it, so
- * its own limit always has room for the copy. All heaps together count the page once, and the
- * copy is added without asking the limit, because a limit must not end in a signal.
+ * Limits: how much a heap, and all heaps together, may commit. The module charges memory
+ * before it allocates it, and uncharges memory when it is free, so that neither limit is
+ * exceeded. There are three exceptions: the moment of a demotion (sparse.c), the moment in
+ * which a ready frame makes room for a commit, and copies. Every heap that has a shared
+ * page counts it, so its own limit always has room for the copy. All heaps together count
+ * the page once, and the copy is added without checking the limit, because a limit must not
+ * raise a signal.
  *
- * Charged memory also counts against the process's RLIMIT_MEMLOCK, as it is never
- * swapped. It is counted in mm->pinned_vm, as memory that RDMA and io_uring pin: counting
- * it in mm->locked_vm takes mmap_lock, which a fault holds already, and for which the thread
- * that puts the last reference to a heap must not wait. All limits together take about 55 of the
- * 1,927 instructions of a commit of a page.
+ * Charged memory also counts against the process's RLIMIT_MEMLOCK, because it is never
+ * swapped. The module counts it in mm->pinned_vm, like memory that RDMA and io_uring pin.
+ * Counting it in mm->locked_vm would need mmap_lock, which a fault holds already, and for
+ * which the thread that drops the last reference to a heap must not wait. All limits
+ * together cost about 55 of the 1,927 instructions of a commit of a page.
  */
 #include <linux/capability.h>
 #include <linux/mm.h>
@@ -23,7 +24,7 @@
 
 #define NOT_SET	ULONG_MAX
 
-/* In pages, of all heaps; charged is what is committed or ready. */
+/* In pages, of all heaps. Charged pages are committed or ready. */
 static unsigned long limit_pages = NOT_SET;
 static atomic_long_t charged_pages;
 static atomic_long_t committed_pages;
@@ -63,9 +64,9 @@ unsigned long karena_limit(void)
 }
 
 /**
- * karena_committed() - What all heaps together have committed.
+ * karena_committed() - Count the pages that all heaps together have committed.
  *
- * Return: Pages; it may count some that somebody pinned until the last second.
+ * Return: Pages, perhaps with some that were unpinned in the last second.
  */
 unsigned long karena_committed(void)
 {
@@ -75,7 +76,7 @@ unsigned long karena_committed(void)
 /**
  * karena_limit_memlock() - Find out how much the current process may lock.
  *
- * Context: Any, under family->lock too: not to have the right is no event for the audit
+ * Context: Any, also under family->lock: ns_capable_noaudit() does not write to the audit
  * log, which may sleep.
  * Return: Pages.
  */
@@ -120,7 +121,7 @@ bool karena_limit_allows(struct karena_heap *heap, unsigned long pages)
 	return !heap_above_memlock(heap, atomic64_read(&heap->mm->pinned_vm) + pages);
 }
 
-/* Of all heaps together and of the process. */
+/* Charge pages to all heaps together and to the process. */
 static int charge_outer(struct karena_heap *heap, unsigned long pages,
 			unsigned long limit)
 {
@@ -147,7 +148,7 @@ static void uncharge_outer(struct karena_heap *heap, unsigned long pages)
 	atomic_long_sub(pages, &charged_pages);
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static int charge_heap(struct karena_heap *heap, unsigned long pages)
 {
 	lockdep_assert_held(&heap->family->lock);
@@ -209,7 +210,7 @@ void karena_uncharge_ready(struct karena_heap *heap, unsigned long pages)
 }
 
 /**
- * karena_charge_committed() - Count pages as committed that were ready.
+ * karena_charge_committed() - Count ready pages as committed.
  * @heap: The heap, with the family's lock held.
  * @pages: How many.
  */
@@ -244,9 +245,9 @@ int karena_charge(struct karena_heap *heap, unsigned long pages)
 /**
  * karena_charge_heap() - Count pages as committed in a heap and its process alone.
  * @heap: The heap.
- * @pages: How many more, or less: memory that other heaps share, or that is freed.
+ * @pages: Change of the number: for memory that other heaps share, or that is freed.
  *
- * No limit is asked: a heap that has a page must get its copy.
+ * No limit is checked: a heap that has a page must get its copy.
  */
 void karena_charge_heap(struct karena_heap *heap, long pages)
 {
@@ -260,8 +261,8 @@ void karena_charge_heap(struct karena_heap *heap, long pages)
 }
 
 /**
- * karena_charge_all() - Count memory in the figures of all heaps together alone.
- * @pages: How many more, or less: copies, and pages that no heap has any more.
+ * karena_charge_all() - Count pages as committed for all heaps together alone.
+ * @pages: Change of the number: for copies, and for pages that no heap has any more.
  */
 void karena_charge_all(long pages)
 {
@@ -282,14 +283,15 @@ void karena_uncharge(struct karena_heap *heap, unsigned long pages)
 
 /**
  * karena_limit_abandon() - Uncharge a process.
- * @heap: Its heap, which is destroyed. Its orphans stay charged to all heaps together.
+ * @heap: Its heap, which is about to be destroyed. Its orphans stay charged to all heaps
+ *	together.
  */
 void karena_limit_abandon(struct karena_heap *heap)
 {
 	atomic64_sub(heap->charge.pages, &heap->mm->pinned_vm);
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static int heap_set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 {
 	lockdep_assert_held(&heap->family->lock);
@@ -302,14 +304,14 @@ static int heap_set_limit(struct karena_heap *heap, u64 bytes, bool raise)
 }
 
 /**
- * karena_limit_pages() - What a soft limit is in pages.
+ * karena_limit_pages() - Convert a soft limit to pages.
  * @bytes: The limit, 0 for none.
  *
  * Return: Pages, 0 for none.
  */
 unsigned long karena_limit_pages(u64 bytes)
 {
-	/* One that cannot be rounded up is out of reach as it is. */
+	/* A limit that cannot be rounded up is out of reach anyway. */
 	return (bytes >> PAGE_SHIFT) + (!PAGE_ALIGNED(bytes) && bytes <= LLONG_MAX);
 }
 
@@ -335,14 +337,14 @@ int karena_limit_by_root(struct karena_heap *heap, u64 bytes)
 /**
  * karena_limit_call() - Set and read limits (KARENA_LIMIT).
  * @heap: The heap.
- * @call: The caller's wish, and where the answer goes.
+ * @call: The caller's struct, which gets the answer.
  *
- * Return: 0, -EINVAL or -EPERM; when it fails no limit is changed. After 0 the caller calls
- * karena_ready_fit().
+ * Return: 0, -EINVAL or -EPERM. After an error no limit has changed. After 0 the caller
+ * calls karena_ready_fit().
  */
 int karena_limit_call(struct karena_heap *heap, struct karena_limit *call)
 {
-	/* Not under the lock: an event of the audit log may sleep. */
+	/* Not under the lock: capable() may write to the audit log, which may sleep. */
 	bool raise = test_bit(KARENA_HEAP_LIMITED, &heap->flags) &&
 		     capable(CAP_SYS_RESOURCE);
 	int err = 0;

@@ -10,7 +10,7 @@
 
 #include "file.h"
 
-/* Set when nothing can fail any more: until then no heap can be made. */
+/* Set when initialization has succeeded. Until then no process can create a heap. */
 static bool karena_up;
 
 static int karena_open(struct inode *inode, struct file *file)
@@ -39,7 +39,7 @@ static int __init karena_init(void)
 {
 	int err;
 
-	/* A huge frame is what one PMD maps. */
+	/* One PMD maps a huge frame. */
 	BUILD_BUG_ON(PMD_SHIFT != KARENA_ARENA_SHIFT);
 	karena_limit_init();
 	err = karena_base_init();

@@ -27,7 +27,7 @@ static bool heap_above_soft_limit(const struct karena_heap *heap)
 	return soft && READ_ONCE(heap->charge.committed) > soft;
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static void pressure_show(struct karena_heap *heap, u32 level)
 {
 	lockdep_assert_held(&heap->family->lock);
@@ -40,7 +40,7 @@ static void pressure_show(struct karena_heap *heap, u32 level)
 /**
  * karena_pressure_raise() - Tell a heap that memory is short.
  * @heap: The heap.
- * @level: How short, of enum karena_pressure.
+ * @level: Of enum karena_pressure.
  *
  * Context: Any process context, reclaim too.
  */
@@ -48,7 +48,7 @@ void karena_pressure_raise(struct karena_heap *heap, u32 level)
 {
 	bool rises;
 
-	/* A lasting cause need not be noted each time. */
+	/* A lasting cause need not extend the level each time. */
 	if (level <= READ_ONCE(heap->pressure.level) &&
 	    time_before(jiffies, READ_ONCE(heap->pressure.until[level]) -
 				 LASTS + LASTS / 4))
@@ -90,7 +90,7 @@ static u32 pressure_level_now(struct karena_heap *heap)
 	return heap_above_soft_limit(heap) ? KARENA_PRESSURE_SOME : KARENA_PRESSURE_NONE;
 }
 
-/* Lower the level if its time is over, and run again while there is one. */
+/* Lower the level if its time is over, and run again while there is pressure. */
 static void heap_pressure_work(struct work_struct *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
@@ -148,7 +148,7 @@ bool karena_pressure_low(struct mem_cgroup *memcg)
  * @file: The file that is polled; its family is the heap's.
  * @table: The waiting process's table.
  *
- * Return: EPOLLPRI, until the process has noted the rise or the level has fallen to
+ * Return: EPOLLPRI, until the process has acknowledged the rise or the level has fallen to
  * NONE.
  */
 __poll_t karena_pressure_poll(struct karena_heap *heap, struct file *file,
@@ -165,7 +165,7 @@ __poll_t karena_pressure_poll(struct karena_heap *heap, struct file *file,
 }
 
 /**
- * karena_pressure_prepare() - Make a new heap ready for pressure.
+ * karena_pressure_prepare() - Prepare a new heap for pressure.
  * @heap: The heap.
  * @gfp: How to allocate the queue.
  *
@@ -185,13 +185,16 @@ int karena_pressure_prepare(struct karena_heap *heap, gfp_t gfp)
 	return 0;
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static void family_free_waits(struct karena_family *family)
 {
 	struct karena_wait *wait, *next;
 
 	list_for_each_entry_safe(wait, next, &family->left_waits, left) {
-		/* No wait begins here. One that ends may still hold the queue's lock. */
+		/*
+		 * No new wait begins here, but one that ends may still hold the queue's
+		 * lock.
+		 */
 		if (waitqueue_active(&wait->queue))
 			continue;
 		list_del(&wait->left);
@@ -200,12 +203,12 @@ static void family_free_waits(struct karena_family *family)
 }
 
 /**
- * karena_pressure_stop() - Let no more work run for a heap that goes.
+ * karena_pressure_stop() - Stop the work of a heap that is about to be freed.
  * @heap: The heap, with no other user left.
  *
- * A process can wait for its heap by a descriptor of a relative, which does not hold that
- * heap, and unmap the heap. Then the queue is left to the family, which the descriptor
- * holds, until the queue is empty.
+ * A process can wait for its heap through the descriptor of another heap of the family, and
+ * unmap its own heap, which that descriptor does not hold. The descriptor holds the family,
+ * so the family keeps the queue until the queue is empty.
  */
 void karena_pressure_stop(struct karena_heap *heap)
 {
@@ -219,8 +222,8 @@ void karena_pressure_stop(struct karena_heap *heap)
 }
 
 /**
- * karena_pressure_forget() - Free the queues that are left.
- * @family: The family, which is freed: no process has a file of it, or waits.
+ * karena_pressure_forget() - Free the queues that the family has kept.
+ * @family: The family, about to be freed: no process has a file of it, so none waits.
  */
 void karena_pressure_forget(struct karena_family *family)
 {

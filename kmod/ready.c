@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ready frames: huge frames of a heap that are cleared before they are wanted, as
- * many as the process asks for, and some more while it grows fast. One thread for
- * all heaps makes them, one at a time, when nothing else wants the processor and
- * without reclaim. They are charged to the owner's memory cgroup and to the limits
- * from the start: nothing can be charged for them later. A commit with a ready frame on its
- * node takes about a quarter of the time of one without, so each node has its own number.
+ * Ready frames: huge frames of a heap that are cleared before a commit needs them, as many
+ * as the process asks for, and some more while the heap grows fast. One thread for all
+ * heaps prepares them one at a time, at a low priority and without reclaim. They are
+ * charged to the owner's memory cgroup and to the limits from the start, because no charge
+ * can be added later. A commit with a ready frame on its node takes about a quarter of the
+ * time of one without, so each node has its own number.
  *
- * The lists and counts are the family's lock's; heap->ready.frames itself, once it is set,
- * stays.
+ * The family's lock protects the lists and counts. heap->ready.frames does not change once
+ * it is set.
  */
 #include <linux/jiffies.h>
 #include <linux/memcontrol.h>
@@ -23,19 +23,19 @@
 #include "frame.h"
 #include "trace.h"
 
-/* A heap grows fast when it commits again within this. */
+/* A heap grows fast when it commits again within this time. */
 #define FAST		(HZ / 10)
 
-/* Behind everything else, but not so far that a heap waits for it at its end. */
+/* A low priority, but not so low that the end of a heap waits for the thread. */
 #define READY_NICE	10
 
-/* Nothing is filled for this long after memory was short. */
+/* For this time after memory was short, no frame is made ready. */
 #define PAUSE		HZ
 
-/* For a heap with fewer arenas, one more would be much. */
+/* For a heap with fewer arenas, one frame more would be a large part. */
 #define AHEAD_ARENAS	4
 
-/* Takes what is free, and wakes nobody who would make room. */
+/* Uses only free memory, and does not start reclaim. */
 #define READY_GFP	(((KARENA_FRAME_GFP & ~__GFP_RECLAIM) & \
 			  ~__GFP_RETRY_MAYFAIL) | __GFP_NOMEMALLOC | __GFP_THISNODE)
 
@@ -52,7 +52,7 @@ static void ready_run(struct karena_heap *heap, unsigned long delay)
 	kthread_mod_delayed_work(worker, &heap->ready.work, delay);
 }
 
-/* Charged to the heap's owner, in whose group reclaim finds the frames. */
+/* Charge the structure to the heap's owner, in whose group reclaim finds the frames. */
 static struct karena_ready_frames *ready_alloc(struct karena_heap *heap, gfp_t gfp)
 {
 	struct mem_cgroup *memcg = karena_folio_memcg(heap), *old;
@@ -88,7 +88,7 @@ static struct karena_ready_frames *ready_get(struct karena_heap *heap, gfp_t gfp
 	return ready;
 }
 
-/* With the family's lock held. */
+/* The family's lock is held. */
 static unsigned int ready_target(struct karena_heap *heap, int node)
 {
 	return max(heap->ready.frames->node[node].wanted,
@@ -112,14 +112,14 @@ static struct folio *ready_pop(struct karena_heap *heap, int node)
 	return folio;
 }
 
-/* Charge and list a frame together, so that a commit can have every charged frame. */
+/* Charge and list a frame in one step, so that a commit can use every charged frame. */
 static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 {
 	struct karena_ready_node *at = &heap->ready.frames->node[node];
 	int err = -ECANCELED;
 
 	spin_lock(&heap->family->lock);
-	/* It may no longer be wanted. */
+	/* The frame may no longer be wanted. */
 	if (at->nr < ready_target(heap, node))
 		err = karena_charge_ready(heap, KARENA_ARENA_PAGES);
 	if (!err) {
@@ -132,7 +132,7 @@ static bool ready_push(struct karena_heap *heap, int node, struct folio *folio)
 	return !err;
 }
 
-/* The same for the first frame of any node. */
+/* As ready_pop(), for a frame of any node. */
 static struct folio *ready_pop_any(struct karena_heap *heap)
 {
 	struct folio *folio = NULL;
@@ -155,10 +155,10 @@ static struct folio *ready_uncharge(struct karena_heap *heap, struct folio *foli
 }
 
 /**
- * karena_ready_take() - Take a ready frame to commit it.
+ * karena_ready_take() - Remove a ready frame from its list to commit it.
  * @heap: The heap.
  * @node: The node; NUMA_NO_NODE: the node of the current thread's memory.
- * @any: A frame of another node is better than none.
+ * @any: Use a frame of another node if there is none on @node.
  *
  * Return: A zeroed frame, charged as committed, or NULL.
  */
@@ -185,7 +185,7 @@ struct folio *karena_ready_take(struct karena_heap *heap, int node, bool any)
 }
 
 /**
- * karena_ready_give_up() - Take a ready frame to make room at a limit.
+ * karena_ready_give_up() - Uncharge a ready frame to make room at a limit.
  * @heap: The heap, with the family's lock held.
  *
  * Return: A zeroed frame that is not charged to the limits any more, or NULL.
@@ -194,7 +194,7 @@ struct folio *karena_ready_give_up(struct karena_heap *heap)
 {
 	struct folio *folio = NULL;
 
-	/* A limit may have been lowered since they were charged: no commit then. */
+	/* A limit may have been lowered since they were charged: then no commit succeeds. */
 	if (heap->ready.nr && !karena_limit_exceeded(heap))
 		folio = ready_uncharge(heap, ready_pop_any(heap));
 	return folio;
@@ -211,20 +211,20 @@ static bool ready_drop_one(struct karena_heap *heap, int node)
 		folio = ready_pop_any(heap);
 	ready_uncharge(heap, folio);
 	spin_unlock(&heap->family->lock);
-	/* No process has ever had it. */
+	/* No process has ever mapped the frame. */
 	if (folio)
 		karena_folio_put(folio);
 	return folio;
 }
 
 /**
- * karena_ready_drop() - Free ready frames; memory is short.
- * @heap: The heap; for a while it gets no new ones.
+ * karena_ready_drop() - Free ready frames because memory is short.
+ * @heap: The heap, which gets no new ready frames for a while.
  * @count: How many.
  * @node: Of which node, or NUMA_NO_NODE.
  *
  * Context: Any process context, reclaim too.
- * Return: How many pages came free.
+ * Return: The number of pages freed.
  */
 unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
 				int node)
@@ -241,8 +241,9 @@ unsigned long karena_ready_drop(struct karena_heap *heap, unsigned long count,
 }
 
 /**
- * karena_ready_fit() - Free the ready frames that a new limit leaves no room for.
- * @heap: The heap, whose limits have changed. It is told if it is above its soft limit.
+ * karena_ready_fit() - Free the ready frames that are above a new limit.
+ * @heap: The heap, whose limits have changed. Its pressure rises if it is above its soft
+ *	limit.
  */
 void karena_ready_fit(struct karena_heap *heap)
 {
@@ -253,9 +254,9 @@ void karena_ready_fit(struct karena_heap *heap)
 }
 
 /**
- * karena_ready_committed() - Keep up with a heap that has committed a huge frame.
+ * karena_ready_committed() - Adapt the ready frames after a commit of a huge frame.
  * @heap: The heap.
- * @node: Where the frame is.
+ * @node: The node of the frame.
  */
 void karena_ready_committed(struct karena_heap *heap, int node)
 {
@@ -298,7 +299,7 @@ static void ready_trim(struct karena_heap *heap)
 	}
 }
 
-/* Find a node that lacks frames; NUMA_NO_NODE if none does. */
+/* Find a node that lacks frames. Returns NUMA_NO_NODE if none does. */
 static int ready_lacking(struct karena_heap *heap)
 {
 	int node, found = NUMA_NO_NODE;
@@ -318,7 +319,7 @@ static bool ready_fill(struct karena_heap *heap, int node)
 	struct folio *folio;
 	bool low;
 
-	/* After the end of the process, its memory cgroup could not be charged. */
+	/* After the end of the process, there is no memory cgroup to charge. */
 	if (!atomic_read(&heap->mm->mm_users))
 		return false;
 	memcg = karena_folio_memcg(heap);
@@ -335,7 +336,7 @@ static bool ready_fill(struct karena_heap *heap, int node)
 	return false;
 }
 
-/* One frame at a time: other heaps have their turn in between. */
+/* Make one frame ready, and requeue, so that other heaps have their turn in between. */
 static void ready_work(struct kthread_work *work)
 {
 	struct karena_heap *heap = container_of(work, struct karena_heap,
@@ -356,7 +357,7 @@ static void ready_work(struct kthread_work *work)
 	ready_trim(heap);
 	node = ready_lacking(heap);
 	if (node == NUMA_NO_NODE) {
-		/* Frames kept ahead are given up when the heap stops growing. */
+		/* Run again, to free the frames kept ahead when the heap stops growing. */
 		if (!idle)
 			ready_run(heap, PAUSE);
 		return;
@@ -370,7 +371,7 @@ static void ready_work(struct kthread_work *work)
 	ready_run(heap, filled ? 0 : PAUSE);
 }
 
-/* The node that a call means; NUMA_NO_NODE for all together, or -EINVAL. */
+/* Returns the node of a call, NUMA_NO_NODE for all nodes together, or -EINVAL. */
 static int call_find_node(struct karena_heap *heap, const struct karena_ready *call)
 {
 	bool single = heap->policy == KARENA_POLICY_PREFER ||
@@ -385,8 +386,9 @@ static int call_find_node(struct karena_heap *heap, const struct karena_ready *c
 }
 
 /*
- * Set how many frames are wanted of a node, or of all nodes together: then each node keeps the
- * frames it has, and the rest is made where the caller would commit. The family's lock is held.
+ * Set how many frames are wanted on a node, or on all nodes together. In the second case
+ * each node keeps its wanted frames, and the rest is prepared on the node where the caller
+ * would commit. The family's lock is held.
  */
 static void heap_set_wanted(struct karena_heap *heap, int node, unsigned int count)
 {
@@ -409,9 +411,9 @@ static void heap_set_wanted(struct karena_heap *heap, int node, unsigned int cou
 /**
  * karena_ready_call() - Keep frames ready (KARENA_READY).
  * @heap: The heap.
- * @call: The caller's wish, and where the answer goes.
+ * @call: The caller's struct, which gets the answer.
  *
- * Return: 0, -EINVAL or -ENOMEM; what is wanted stays as it was then.
+ * Return: 0, -EINVAL or -ENOMEM. After an error the number of wanted frames is unchanged.
  */
 int karena_ready_call(struct karena_heap *heap, struct karena_ready *call)
 {
@@ -461,7 +463,7 @@ void karena_ready_forget(struct karena_heap *heap)
 }
 
 /**
- * karena_ready_prepare() - Make a new heap ready for ready frames.
+ * karena_ready_prepare() - Prepare a new heap for ready frames.
  * @heap: The heap.
  */
 void karena_ready_prepare(struct karena_heap *heap)
@@ -473,7 +475,7 @@ void karena_ready_prepare(struct karena_heap *heap)
 }
 
 /**
- * karena_ready_stop() - Free all ready frames of a heap that goes.
+ * karena_ready_stop() - Free all ready frames of a heap that is about to be freed.
  * @heap: The heap, in which no thread commits any more. It leaves all groups.
  */
 void karena_ready_stop(struct karena_heap *heap)
@@ -482,7 +484,7 @@ void karena_ready_stop(struct karena_heap *heap)
 	karena_group_leave(heap);
 	if (!heap->ready.frames)
 		return;
-	/* Reclaim that was at work may have queued it again. */
+	/* Reclaim that was at work may have queued the work again. */
 	kthread_cancel_delayed_work_sync(&heap->ready.work);
 	while (ready_drop_one(heap, NUMA_NO_NODE))
 		;
@@ -500,7 +502,7 @@ long karena_ready_total(void)
 }
 
 /**
- * karena_ready_init() - Start the thread.
+ * karena_ready_init() - Start the thread that makes frames ready.
  *
  * Return: 0 or a negative errno.
  */
@@ -523,7 +525,7 @@ int karena_ready_init(void)
 }
 
 /**
- * karena_ready_exit() - Stop it; no heap is left.
+ * karena_ready_exit() - Stop the thread; no heap is left.
  */
 void karena_ready_exit(void)
 {

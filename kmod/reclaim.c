@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Reclaim: when memory is short, in the machine or in a memory cgroup, volatile
- * arenas are taken from their heaps, those first that were given back first; after
- * them ready frames.
+ * Reclaim: when memory is short, in the machine or in a memory cgroup, the kernel purges
+ * volatile arenas, in the order in which they became volatile, and then frees ready frames.
  *
- * Owners make arenas volatile by a store of which the kernel learns nothing. So reclaim looks
- * at the state words of the heaps in the cgroup's group: at whole pages of them, one heap
- * after another, as many words as a call may look at, and from where the last look ended.
- * The cost of a call does not grow with the number of heaps or arenas. Up to some thousand
- * arenas are seen in one look; of more, the oldest ones of a part go at a time.
+ * A process makes an arena volatile by a store that the kernel does not notice. So reclaim
+ * looks at the state words of the heaps in the cgroup's group. It looks at whole pages of
+ * words, one heap after another, from where the last look ended, and at a limited number of
+ * words in each call. So the cost of a call does not grow with the number of heaps or
+ * arenas. One look sees up to some thousand arenas. If there are more, each call purges the
+ * oldest arenas of the part that it has seen.
  *
- * Reclaim of a node takes the arenas whose memory is there, and those of other nodes only when
- * there are none. An arena that shares its frame is taken last: its memory is freed when all
- * owners have given it back.
+ * Reclaim for a node purges arenas whose memory is on that node before those of other
+ * nodes. It purges an arena that shares its frame last, because the memory is freed only
+ * with the last owner.
  */
 #include <linux/ktime.h>
 #include <linux/mm.h>
@@ -22,20 +22,20 @@
 #include "compat.h"
 #include "trace.h"
 
-/* How many arenas one call takes at most: 32 MiB. */
+/* Most arenas that one call purges: 32 MiB. */
 #define BATCH	16
 
 /*
- * How much one call looks at, where a state word counts as one: some 20 us to count, some
- * 100 us to take. With the number of calls before the kernel gives up on a cgroup, that
- * reaches millions of arenas.
+ * Most work of one call, where looking at a state word counts as 1: about 20 us for a
+ * count, about 100 us for a scan. The kernel calls so often before it gives up on a cgroup
+ * that reclaim reaches millions of arenas.
  */
 #define MOST_COUNT	8192
 #define MOST_SCAN	32768
 #define COST_HEAP	128
-#define COST_ARENA	16	/* that is volatile */
+#define COST_ARENA	16	/* of a volatile arena */
 
-/* Ages are counted as in the state words: 28 bits of 2^20 ns. */
+/* Ages have the unit of the state words: 28 bits of 2^20 ns. */
 #define AGE_BITS	28
 #define AGE_MASK	GENMASK(AGE_BITS - 1, 0)
 
@@ -45,7 +45,7 @@ static bool reclaim_up;
 atomic_long_t karena_nr_reclaimed;
 atomic_long_t karena_nr_reclaimed_ready;
 
-/* The oldest volatile arenas met so far, the oldest first; the node's before others. */
+/* The first arenas to purge found so far, in the order of candidate_goes_before(). */
 struct candidates {
 	u32 now;
 	unsigned int nr;
@@ -67,9 +67,9 @@ struct heaps {
 /* The look of one call, and the arenas and ready frames that it has found. */
 struct look {
 	struct karena_look look;
-	int node;			/* that is short */
-	long left;			/* to look at */
-	unsigned long members;		/* that have been looked at */
+	int node;			/* the node that is short of memory */
+	long left;			/* work left to this call */
+	unsigned long members;		/* looked at so far */
 	struct candidates *candidates;	/* or NULL, to count */
 	struct heaps *heaps;
 	unsigned long here, others;
@@ -83,7 +83,7 @@ static u32 age_between(u32 now, u32 then)
 	return past >> (AGE_BITS - 1) ? 0 : past;
 }
 
-/* Returns true if reclaim takes one before the other. */
+/* Returns true if reclaim purges one before the other. */
 static bool candidate_goes_before(const struct candidate *one,
 				  const struct candidate *other)
 {
@@ -92,7 +92,7 @@ static bool candidate_goes_before(const struct candidate *one,
 	return one->here != other->here ? one->here : one->age > other->age;
 }
 
-/* Keep a volatile arena, if it goes before one of those kept. The family's lock is held. */
+/* Add a volatile arena, unless BATCH others go before it. The family's lock is held. */
 static void candidates_add(struct candidates *candidates, struct karena_arena *arena,
 			   bool here)
 {
@@ -107,7 +107,7 @@ static void candidates_add(struct candidates *candidates, struct karena_arena *a
 		return;
 	new.shared = huge && huge->owners > 1;
 	new.age = age_between(candidates->now + arena->heap->clock, new.word >> 4);
-	/* One that was tried and is pinned must not keep others from being tried. */
+	/* A pinned arena that was tried before must not keep others from being tried. */
 	if (new.word == READ_ONCE(arena->tried_word))
 		new.age = min(new.age, age_between(candidates->now,
 						   READ_ONCE(arena->tried)));
@@ -219,10 +219,11 @@ static void groups_put(struct karena_group **groups, unsigned int nr)
 }
 
 /*
- * Count in pages, as the core weighs objects of shrinkers against pages. With seeks 0 the core
- * asks for half of the count at once. So the count is twice the number to take at once: an
- * eighth of the arenas that one look has found, but at least one. A look that found none and
- * has not seen everything counts one, so that the next look goes on.
+ * Count in pages, because the core compares the objects of shrinkers with pages. With seeks
+ * 0, the core asks for half of the count at once. So the count is twice the number to free
+ * at once: an eighth of the frames that one look has found, but at least one frame. If a
+ * look has found no frame and has not seen everything, it counts one, so that the next look
+ * continues.
  */
 static unsigned long reclaim_count(struct shrinker *self,
 				   struct shrink_control *sc)
@@ -240,7 +241,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 		return 0;
 	if (!karena_groups_get(sc, groups, &nr))
 		return SHRINK_EMPTY;
-	/* Only direct reclaim is a sign of pressure: kswapd works ahead. */
+	/* Only direct reclaim is a sign of pressure: kswapd works in advance. */
 	if (!current_is_kswapd() && nr && karena_pressure_low(sc->memcg)) {
 		for (i = 0; i < nr; i++)
 			karena_group_tell(groups[i]);
@@ -252,7 +253,7 @@ static unsigned long reclaim_count(struct shrinker *self,
 	return min(frames, most) * KARENA_ARENA_PAGES;
 }
 
-/* Take an arena. Returns the number of pages freed. */
+/* Purge an arena. Returns the number of pages freed. */
 static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 {
 	struct karena_arena *arena = candidate->arena;
@@ -283,9 +284,9 @@ static unsigned long candidate_purge(struct candidate *candidate, u32 now)
 }
 
 /*
- * Taking a shared arena frees nothing as long as another owner keeps the frame. So a look that
- * has found no unshared arena takes a shared one only after looks at as many members as there
- * are.
+ * Purging a shared arena frees nothing as long as another owner keeps the frame. So if a
+ * look has found no unshared arena, reclaim purges a shared one only after it has looked at
+ * as many members as there are.
  */
 static bool look_may_take_shared(const struct look *look, struct karena_group **groups,
 				 unsigned int nr)
@@ -335,7 +336,7 @@ static unsigned long heap_drop_ready(struct karena_heap *heap, unsigned long pag
 	return frames * KARENA_ARENA_PAGES;
 }
 
-/* Drop ready frames, those of the node that is short first. */
+/* Free ready frames, first those of the node that is short of memory. */
 static unsigned long heaps_drop_ready(struct heaps *heaps, unsigned long pages, int node)
 {
 	unsigned long freed = 0;
@@ -351,7 +352,7 @@ static unsigned long heaps_drop_ready(struct heaps *heaps, unsigned long pages, 
 	return freed;
 }
 
-/* Take what a look at some groups finds. Returns the number of pages freed. */
+/* Look at some groups, and free the frames found. Returns the number of pages freed. */
 static noinline_for_stack unsigned long groups_take(struct shrink_control *sc,
 						    struct karena_group **groups,
 						    unsigned int nr, unsigned long *scanned)
@@ -389,7 +390,7 @@ static unsigned long reclaim_scan(struct shrinker *self,
 	groups_put(groups, nr);
 	if (!scanned)
 		return SHRINK_STOP;
-	/* Global reclaim has to know, or it would go on. */
+	/* Tell global reclaim, which would continue otherwise. */
 	mm_account_reclaimed_pages(freed);
 	sc->nr_scanned = scanned;
 	return freed;
@@ -410,7 +411,7 @@ int karena_reclaim_init(void)
 		return -ENOMEM;
 	shrinker->count_objects = reclaim_count;
 	shrinker->scan_objects = reclaim_scan;
-	/* A reclaimed arena costs no I/O to make again. */
+	/* A commit of a reclaimed arena needs no I/O. */
 	shrinker->seeks = 0;
 	/* Less than half an arena, or the core would never ask for the last one. */
 	shrinker->batch = KARENA_ARENA_PAGES / 4;
@@ -425,7 +426,7 @@ int karena_reclaim_init(void)
 }
 
 /**
- * karena_reclaim_exit() - Unregister it; no heap is left.
+ * karena_reclaim_exit() - Unregister the shrinker; no heap is left.
  */
 void karena_reclaim_exit(void)
 {

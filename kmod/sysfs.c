@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The files in sysfs: the figures of all heaps in the device's own directory, those of each
- * heap in heaps/ID below it. A file has one value; the files events and statistics have a
- * line for each of several. The files of a heap are its owner's and the device node's
- * group's to read. dir.c makes and removes the directories.
+ * The files in sysfs: statistics of all heaps in the device's own directory, those of each
+ * heap in heaps/ID below it. A file has one value, except the files events and statistics,
+ * which have a name and a value in each line. The owner of a heap and the group of the
+ * device node may read the files of the heap. dir.c adds and removes the directories.
  */
 #include <linux/device.h>
 #include <linux/kobject.h>
@@ -123,7 +123,7 @@ HEAP_SHOW(sparse_pages, "%ld", atomic_long_read(&heap->stats.sparse_pages));
 HEAP_SHOW(volatile_arenas, "%lu", karena_arena_count_volatile(heap));
 HEAP_SHOW(pressure, "%u", READ_ONCE(heap->pressure.level));
 
-/* The heap's events, counted since it was made. */
+/* The events of a heap, counted since its creation. */
 static ssize_t heap_events_show(struct karena_heap *heap, char *buffer)
 {
 	const struct {
@@ -199,7 +199,7 @@ static ssize_t heap_limit_show(struct karena_heap *heap, char *buffer)
 			  (u64)READ_ONCE(heap->charge.limit) << PAGE_SHIFT);
 }
 
-/* The file is root's, whichever user owns the heap; see dir.c. */
+/* The file belongs to root, whichever user owns the heap; see dir.c. */
 static ssize_t heap_limit_store(struct karena_heap *heap, const char *text,
 				size_t size)
 {
@@ -268,7 +268,7 @@ static const struct sysfs_ops heap_sysfs_ops = {
 };
 
 /**
- * karena_sysfs_init() - Begin to show figures.
+ * karena_sysfs_init() - Add the directory of the heaps.
  * @device: The device, registered.
  *
  * Return: 0 or -ENOMEM.
@@ -280,7 +280,7 @@ int karena_sysfs_init(struct miscdevice *device)
 }
 
 /**
- * karena_sysfs_exit() - End; no heap is left.
+ * karena_sysfs_exit() - Remove the directory of the heaps; no heap is left.
  */
 void karena_sysfs_exit(void)
 {

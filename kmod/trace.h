@@ -60,7 +60,7 @@ TRACE_EVENT(karena_fault,
 		  __entry->result)
 );
 
-/* What several events say of an arena: how many pages it concerned. */
+/* Events of an arena, each with a number of pages. */
 DECLARE_EVENT_CLASS(karena_arena,
 
 	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
@@ -84,28 +84,28 @@ DECLARE_EVENT_CLASS(karena_arena,
 		  __entry->pages)
 );
 
-/* Asked for; those of them that are committed are released. */
+/* Pages that the process asked to release, committed or not. */
 DEFINE_EVENT(karena_arena, karena_release,
 	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
 		 unsigned long pages),
 	TP_ARGS(heap, arena, pages)
 );
 
-/* Taken; 0 when the arena was in use. */
+/* Pages freed; 0 if the arena was in use. */
 DEFINE_EVENT(karena_arena, karena_reclaim,
 	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
 		 unsigned long pages),
 	TP_ARGS(heap, arena, pages)
 );
 
-/* Copied; 0 when the frame is pinned and stays huge. */
+/* Pages copied; 0 if the frame stays huge, because it is pinned or has a bad page. */
 DEFINE_EVENT(karena_arena, karena_demote,
 	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
 		 unsigned long pages),
 	TP_ARGS(heap, arena, pages)
 );
 
-/* Copies put back into their places; 0 when a page was pinned. */
+/* Copies written to their places in the base; 0 if a page was in use or bad. */
 DEFINE_EVENT(karena_arena, karena_promote,
 	TP_PROTO(const struct karena_heap *heap, unsigned long arena,
 		 unsigned long pages),
