@@ -181,7 +181,7 @@ static int share_arenas(int heap, uint64_t arena, uint64_t count)
 	return ioctl(heap, KARENA_SHARE, &share);
 }
 
-/* Whether memory has become short since the last call. */
+/* Return true if memory has become short since the last call. */
 static int pressure_risen(struct karena_control *control)
 {
 	uint32_t word = __atomic_load_n(&control->pressure, __ATOMIC_ACQUIRE);

@@ -98,7 +98,7 @@ static inline int heap_map_control(struct heap *heap, const struct karena_create
 }
 
 /*
- * Create and map a heap. @create says how; size and name are filled in. The descriptor
+ * Create and map a heap as @create specifies, and fill in its size and name. The descriptor
  * stays open. Return 0 or -errno.
  */
 static inline int heap_create(struct heap *heap, struct karena_create *create)
@@ -125,7 +125,7 @@ static inline int heap_open(struct heap *heap, size_t size, size_t limit)
 	return heap_create(heap, &create);
 }
 
-/* A heap that children do not inherit. */
+/* Open a heap that children do not inherit. */
 static inline int heap_open_alone(struct heap *heap, size_t size, size_t limit)
 {
 	struct karena_create create = {
@@ -135,7 +135,7 @@ static inline int heap_open_alone(struct heap *heap, size_t size, size_t limit)
 	return heap_create(heap, &create);
 }
 
-/* As a library does it: the descriptor is closed. Return 0 or -errno. */
+/* Open a heap and close its descriptor, as a library does. Return 0 or -errno. */
 static inline int heap_make(struct heap *heap, size_t size, size_t limit)
 {
 	int ret = heap_open(heap, size, limit);
@@ -381,7 +381,7 @@ static inline int write_text(const char *path, const char *text)
 	return ret;
 }
 
-/* A statistic of the module from sysfs, or -errno. */
+/* Return a statistic of the module from sysfs, or -errno. */
 static inline long module_stat(const char *name)
 {
 	char path[256], text[64];
@@ -393,8 +393,8 @@ static inline long module_stat(const char *name)
 }
 
 /*
- * Wait up to @tries times 10 ms for the directory of a heap. A worker creates it; root's
- * file for the limit comes last.
+ * Wait up to @tries times 10 ms for the directory of a heap. A worker creates it, and adds
+ * root's file for the limit last.
  */
 static inline bool directory_appears_within(uint64_t id, int tries)
 {
@@ -437,8 +437,8 @@ static inline uint64_t heap_line(const struct heap *heap, const char *file,
 }
 
 /*
- * A statistic from sysfs of a heap that has committed memory, in whichever file it is; or
- * -errno, or -errno - 1.
+ * Return a statistic from sysfs, from whichever file has it, of a heap that has committed
+ * memory; on failure -errno or -errno - 1.
  */
 static inline long heap_stat(const struct heap *heap, const char *name)
 {
@@ -540,8 +540,8 @@ static inline bool disk_speed(const char *bytes)
 }
 
 /*
- * From now on this process waits for the disk, and the pages of a read stay pinned for that
- * time.
+ * Slow down the disk for this process, so that the pages of a read stay pinned for longer.
+ * Return true on success.
  */
 static inline bool disk_slow(const char *bytes)
 {
@@ -553,7 +553,7 @@ static inline bool disk_slow(const char *bytes)
 	return false;
 }
 
-/* End that. Reads that are waiting complete at once. */
+/* Make the disk fast again. Reads that are waiting complete at once. */
 static inline void disk_fast(void)
 {
 	disk_speed("max");

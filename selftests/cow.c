@@ -700,7 +700,7 @@ TEST_F_TIMEOUT(cow, copy_is_complete_during_release_demotion_and_exit, SLOW)
 	}
 }
 
-/* Of newer kernels; see Documentation/admin-guide/mm/pagemap.rst there. */
+/* Newer kernels define these; see their Documentation/admin-guide/mm/pagemap.rst. */
 #define WP_ASYNC		(1ULL << 15)
 #define SCAN_WRITTEN		(1ULL << 1)
 #define SCAN_PROTECT		(1ULL << 0)
@@ -734,7 +734,7 @@ static long written(int pagemap, const char *arena)
 	return nr ? (region.start - (uintptr_t)arena) / PAGE : -1;
 }
 
-/* For a huge PMD that became read-only by a fork, and writable by a write. */
+/* A fork makes a huge PMD read-only, and a write makes it writable. */
 TEST(write_after_a_fork_is_seen_by_pagemap_scan)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = WP_ASYNC };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Limits of copy-on-write: who is charged for a copy, what happens without memory for one,
- * and pages that must stay in place because they are pinned.
+ * Limits of copy-on-write: which process is charged for a copy, what happens without memory
+ * for one, and pages that must stay in place because they are pinned.
  */
 #include <liburing.h>
 #include <linux/if_xdp.h>

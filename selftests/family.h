@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * A family: processes that fork each other and run what the test tells them, one function
+ * A family: processes that fork each other and run the functions that the test names, one
  * at a time. Each has a copy of the test's memory, so a task is a function pointer and a
  * heap is an address. Process 0 is the test itself.
  */
@@ -462,7 +462,7 @@ static inline long map_again(struct heap *heap, long a, long b, long c)
 	return start == MAP_FAILED ? -errno : 0;
 }
 
-/* The heap as seen from outside, for sysfs. */
+/* Return the heap of a process, to look it up in sysfs. */
 static inline struct heap heap_of(int who)
 {
 	struct heap heap = *family.heap;
@@ -515,7 +515,7 @@ static inline void balance_read(struct balance *balance)
 	balance->locked = status_member("VmPin");
 }
 
-/* Return the first statistic that does not return to its value, or NULL. */
+/* Return the first statistic that does not return to its initial value, or NULL. */
 static inline const char *balance_lost(const struct balance *balance)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(balanced); i++) {

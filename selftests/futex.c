@@ -14,7 +14,7 @@
 
 #define STACK	(64 * 1024UL)
 
-/* Seconds; too long only for a waiter that nobody wakes. */
+/* Seconds. Only a waiter that no thread wakes waits so long. */
 #define PATIENCE	60
 
 FIXTURE(futex) {

@@ -19,7 +19,7 @@ struct work {
 	int device;
 };
 
-/* prepare and check run without faults, run with faults. */
+/* The test injects faults into run, but not into prepare and check. */
 struct operation {
 	const char *name;
 	int (*prepare)(struct work *work);

@@ -47,7 +47,7 @@ static int call(const struct heap *heap, unsigned int flags, uint64_t *hard,
 	return err;
 }
 
-/* Limit in force, in arenas. */
+/* Return the limit in force, in arenas. */
 static long hard_limit(const struct heap *heap)
 {
 	uint64_t hard = 0, soft = 0;

@@ -397,8 +397,8 @@ TEST_F(share, share_may_have_partial_arenas)
 }
 
 /*
- * At addresses where a huge page would fit whose offset in the window differs. Each page of
- * the share must be the corresponding page of the window.
+ * Map the share at several distances from an arena boundary, most of which differ from
+ * those in the window. Each page of the share must be the corresponding page of the window.
  */
 static void map_it_anywhere(struct child *child)
 {
@@ -709,7 +709,7 @@ TEST_F(share, share_survives_its_owner)
 		EXPECT_EQ(0, count_other(memory + 300 * PAGE, PAGE, 'a'));
 		EXPECT_EQ(0, count_other(other + ARENA / 2, ARENA / 2, 'm'));
 		EXPECT_EQ('\x02', *other);
-		/* Nobody can commit memory there any more. */
+		/* No process can commit memory there any more. */
 		EXPECT_EQ(SIGBUS, touch(memory + (OWNED_PAGES - 1) * PAGE));
 		munmap(memory, OWNED_PAGES * PAGE);
 		EXPECT_EQ(OWNED_LEFT, module_stat("committed"));
@@ -1403,7 +1403,7 @@ TEST_F(share, volatile_arenas_of_a_share_can_be_reclaimed)
 	EXPECT_EQ(0, child_end(&child));
 }
 
-/* The owner has ended with volatile arenas, so nobody can reuse them. */
+/* End an owner with volatile arenas, which no process can reuse then. */
 static void end_with_volatile_arenas(struct child *child)
 {
 	struct heap heap;

@@ -299,7 +299,7 @@ TEST_F(sparse, reclaim_takes_all_pages_of_a_sparse_arena)
 	EXPECT_HEAP_STATS(heap, 1, 2, 40);
 }
 
-/* One page in a pipe also keeps the others. */
+/* One page in a pipe also keeps the other pages. */
 TEST_F(sparse, reclaim_leaves_a_sparse_arena_with_a_pinned_page)
 {
 	struct heap *heap = &self->heap;

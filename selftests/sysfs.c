@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * sysfs: when a heap has a directory, what it shows and to whom, the statistics that the
- * process writes itself, and that the documentation is complete.
+ * sysfs: when a heap has a directory, what its files show, which users may read them, the
+ * statistics that the process writes itself, and that the documentation is complete.
  */
 #include <fnmatch.h>
 #include <glob.h>

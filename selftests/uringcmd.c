@@ -777,7 +777,7 @@ TEST_F_TIMEOUT(uringcmd, entry_can_be_reused_at_once, SLOW)
 
 	ASSERT_EQ(0, io_uring_queue_init(2, &small, 0));
 	for (int i = 0; i < NR; i++) {
-		/* A worker only, or the submitter first: the code paths differ. */
+		/* Only a worker runs it, or the submitter tries first: code paths differ. */
 		struct io_uring_sqe *sqe = prep_arenas(&small, &self->heap,
 						       KARENA_COMMIT, &requests[i],
 						       i, 1);

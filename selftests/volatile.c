@@ -400,7 +400,7 @@ static void *watch_the_order(void *data)
 
 static void outgrow_the_group(struct child *child)
 {
-	/* The order is kept for each NUMA node. */
+	/* Reclaim keeps the order on each NUMA node. */
 	struct karena_create create = {
 		.window = NR_OLD * ARENA, .policy = KARENA_POLICY_BIND,
 	};
