@@ -118,7 +118,7 @@ TEST_F(demote, one_call_releases_the_pages_in_the_bitmap)
 }
 
 /* The kernel calls the module once for each VMA, and mprotect() may have made several. */
-TEST_F(demote, bitmap_holds_for_an_arena_of_several_vmas)
+TEST_F(demote, bitmap_applies_to_an_arena_of_several_vmas)
 {
 	struct heap *heap = &self->heap;
 	struct karena_part *part = part_of(heap);

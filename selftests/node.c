@@ -110,7 +110,7 @@ TEST_F(node, without_policy_frames_are_on_the_node_of_the_thread)
 	EXPECT_STREQ("default\n", policy_of(heap));
 }
 
-TEST_F(node, without_policy_that_of_the_thread_applies)
+TEST_F(node, policy_of_the_thread_applies_without_one_of_the_heap)
 {
 	struct heap *heap = &self->heap;
 
@@ -380,7 +380,7 @@ TEST_F(node, invalid_policies_and_nodes_are_rejected)
 	EXPECT_EQ(-EINVAL, heap_ready(&self->heap, 1024, 1));
 }
 
-/* The struct without the members for policies. */
+/* Use the struct without the members for policies. */
 TEST_F(node, older_struct_leaves_out_the_policy)
 {
 	struct karena_create create = {

@@ -183,7 +183,7 @@ TEST_F(pressure, ready_frames_do_not_count_against_the_soft_limit)
 	EXPECT_EQ(0, word(heap));
 }
 
-TEST_F(pressure, failed_commit_is_high_for_a_second)
+TEST_F(pressure, failed_commit_raises_pressure_to_high_for_a_second)
 {
 	struct heap *heap = &self->heap;
 	double since;
@@ -217,7 +217,7 @@ TEST_F(pressure, commit_with_invalid_arguments_raises_no_pressure)
 	EXPECT_EQ(0, word(heap));
 }
 
-TEST_F(pressure, high_falls_to_some_above_the_soft_limit)
+TEST_F(pressure, high_pressure_falls_to_some_above_the_soft_limit)
 {
 	struct heap *heap = &self->heap;
 
@@ -249,7 +249,7 @@ TEST_F(pressure, acknowledged_pressure_is_not_polled_again)
 	EXPECT_EQ(POLLPRI, polled(heap));
 	see(heap);
 	EXPECT_EQ(0, polled(heap));
-	/* The same level again is not. */
+	/* The same level is not reported again. */
 	ASSERT_EQ(-ENOMEM, heap_commit(heap, 8, 1));
 	EXPECT_EQ(0, polled(heap));
 }
@@ -421,7 +421,7 @@ TEST_F(pressure, epoll_reports_level_and_edge)
 	close(by_edge);
 }
 
-TEST_F(pressure, reclaim_of_an_arena_is_some)
+TEST_F(pressure, reclaim_of_an_arena_raises_pressure_to_some)
 {
 	struct heap *heap = &self->heap;
 
@@ -438,7 +438,7 @@ TEST_F(pressure, reclaim_of_an_arena_is_some)
 	EXPECT_EQ(1, heap_stat(heap, "pressure_events"));
 }
 
-TEST_F(pressure, reclaim_of_a_ready_frame_is_some)
+TEST_F(pressure, reclaim_of_a_ready_frame_raises_pressure_to_some)
 {
 	struct heap *heap = &self->heap;
 
@@ -479,7 +479,7 @@ static void outgrow_the_group(struct child *child)
 	CHECK(polled(&heap) == POLLPRI);
 }
 
-TEST_F_TIMEOUT(pressure, reclaim_by_a_memory_cgroup_is_some, SLOW)
+TEST_F_TIMEOUT(pressure, reclaim_by_a_memory_cgroup_raises_pressure_to_some, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -536,7 +536,7 @@ static void fail_in_the_group(struct child *child)
 	CHECK(polled(&heap) == POLLPRI);
 }
 
-TEST_F_TIMEOUT(pressure, commit_refused_by_a_memory_cgroup_is_high, SLOW)
+TEST_F_TIMEOUT(pressure, commit_refused_by_a_memory_cgroup_raises_pressure_to_high, SLOW)
 {
 	ASSERT_EQ(0, group_make());
 	ASSERT_EQ(0, group_limit(24 * MIB));
@@ -591,7 +591,7 @@ TEST_F(pressure, unaffected_heap_sees_no_pressure)
 	EXPECT_EQ(0, heap_stat(other, "pressure"));
 	EXPECT_EQ(0, heap_stat(other, "pressure_events"));
 
-	/* Its pollers sleep on. */
+	/* Its pollers continue to sleep. */
 	ASSERT_EQ(0, pthread_create(&poller.thread, NULL, poll_for_pressure,
 				    &poller));
 	ASSERT_TRUE(sleeps(&poller.tid));

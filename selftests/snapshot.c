@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Snapshots: an image shows a heap at one moment, even if the heap and its process change
- * or end later. Nobody can write to an image, and its memory is accounted.
+ * or end later. No process can write to an image, and its memory is accounted.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -64,7 +64,7 @@ static int populate(const struct heap *heap)
 	return 0;
 }
 
-/* Count the pages of an image that differ from those populate() filled. */
+/* Count the pages of an image that differ from those that populate() filled. */
 static size_t image_spoilt(const struct image *image)
 {
 	const struct heap heap = { .window = image->window };
@@ -1570,7 +1570,7 @@ static void *shrink_all_the_time(void *data)
 	return NULL;
 }
 
-TEST_F_TIMEOUT(snapshot, concurrent_reclaim_takes_nothing_twice, SLOW)
+TEST_F_TIMEOUT(snapshot, reclaim_during_a_snapshot_frees_each_arena_once, SLOW)
 {
 	struct heap *heap = &self->heap;
 	time_t until = time(NULL) + 6;
@@ -1584,7 +1584,7 @@ TEST_F_TIMEOUT(snapshot, concurrent_reclaim_takes_nothing_twice, SLOW)
 		struct image image;
 
 		for (int i = 0; i < 12; i++) {
-			/* If the arena is still volatile, the heap has it. */
+			/* If the arena is still volatile, the heap still has its memory. */
 			call_pages(heap, KARENA_COMMIT, i, 0, 512 - i % 2);
 			make_volatile(heap, i);
 		}
