@@ -5,10 +5,10 @@
 #	check NAME COMMAND...	one test; it passes if the command succeeds
 #	plan			the last line, with the number of tests
 #	summary			instead of plan, for people: how many passed
-#	begins PROGRAM		before the output of one of several programs
-#	ends			after the last of them; `check` splits the output there
+#	begins PROGRAM		print a mark before the output of one of several programs
+#	ends			print a mark after the last; `check` splits the output there
 #
-# Prints the output of a failed test.
+# The function check() prints the output of a failed test.
 
 tests=0 tests_failed=0 tests_skipped=0
 
