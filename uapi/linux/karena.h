@@ -15,9 +15,9 @@
  * entry. An arena that was committed in part, or most of which was released, has a
  * sparse frame: pages of 4 KiB, each of which counts by itself.
  *
- * Every call takes a struct whose first member is its size. A module that knows a
- * shorter struct accepts a longer one whose additional bytes are zero. A module that
- * knows a longer struct takes the missing members as zero. The errors of all calls:
+ * Every call takes a struct whose first member is its size. A module that knows a shorter
+ * struct accepts a longer one whose additional bytes are zero. A module that knows a
+ * longer struct treats the missing members as zero. The errors of all calls:
  *
  *	ENOTTY	the module does not know the call
  *	E2BIG	the struct has additional bytes that are not zero and that the module
@@ -183,9 +183,9 @@ enum karena_fork {
  *
  * The process maps the window shared, as a whole with one mmap() at offset 0 or in parts,
  * at addresses that are multiples of the size of an arena. If it passes no address, the
- * kernel chooses such a one. The first mapping determines the addresses of the whole
- * window: mapping another part elsewhere fails with EBUSY. mremap() can make a part
- * grow. Arenas may be mapped again at their addresses (MAP_FIXED). An arena that has been
+ * kernel chooses a suitable one. The first mapping determines the addresses of the whole
+ * window: mapping another part elsewhere fails with EBUSY. mremap() can make a part grow.
+ * Arenas may be mapped again at their addresses (MAP_FIXED). An arena that has been
  * sparse keeps its page table until then, and the kernel would map a huge frame in it
  * page by page. The control region is mapped shared, as a whole, at @control_offset.
  */
@@ -243,8 +243,8 @@ struct karena_attach {
  * @size: Size of this struct in bytes, set by the caller.
  * @flags: Limits to set: KARENA_LIMIT_HARD, KARENA_LIMIT_SOFT, or none.
  * @hard: Most bytes that the heap may commit, from the size of an arena to that of the
- *	window. A heap that has committed more keeps it, and commits nothing until it has
- *	less. EPERM: root has set the limit in sysfs, and the caller would need
+ *	window. A heap that has committed more keeps its memory, and commits nothing until
+ *	it has less. EPERM: root has set the limit in sysfs, and the caller would need
  *	CAP_SYS_RESOURCE to raise it. Out: the limit in force.
  * @soft: Committed bytes above which the heap is under pressure; 0: none. Out: the limit
  *	in force.
@@ -275,8 +275,8 @@ struct karena_limit {
  * @ready: Out: number of frames that are ready now, on @node or on all nodes.
  * @reserved: Must be 0; out: 0.
  *
- * For a heap that grows fast the module keeps some frames by itself, if these are more,
- * until the heap stops growing.
+ * While a heap grows fast, the module keeps some frames ready by itself, if these are
+ * more than @count.
  *
  * The call returns 0 and does not wait: a worker clears the frames when it has time and
  * memory is not short. Ready frames count against the limits and are charged to the
@@ -341,7 +341,7 @@ struct karena_range {
  * stays committed.
  *
  * KARENA_RELEASE releases whole arenas, and pages of sparse ones. In an arena with a huge
- * frame, it takes the pages of consecutive ranges of the list together. If they are half
+ * frame, it counts the pages of consecutive ranges of the list together. If they are half
  * of the arena or more, the arena becomes sparse: the kernel copies the remaining pages
  * and frees the huge frame. If they are less, if the frame is pinned, if there is no
  * memory for the copies, or if the arena is not ACTIVE, the kernel clears the pages, and
@@ -475,15 +475,15 @@ struct karena_uring {
 /**
  * enum karena_state - State of an arena. The low three bits of the state word hold one of
  * these values, and the fourth is KARENA_SPARSE. The other bits are 0, except in VOLATILE.
- * @KARENA_FREE: No memory. The kernel sets this when it has released the arena, the
- *	process when a commit has failed. Touching the arena raises SIGBUS.
+ * @KARENA_FREE: No memory. The kernel sets this when it has released the arena, and the
+ *	process sets it when a commit has failed. Touching the arena raises SIGBUS.
  * @KARENA_REQUESTED: The process sets this in a FREE arena: MADV_POPULATE_WRITE may now
  *	commit the whole arena. With KARENA_SPARSE, in an arena that is FREE or sparse:
  *	MADV_POPULATE_WRITE may now commit pages of it, after which the process stores
  *	ACTIVE with KARENA_SPARSE. Touching uncommitted memory from user mode still raises
  *	SIGBUS.
  * @KARENA_ACTIVE: Committed, or with KARENA_SPARSE committed in part. The kernel sets
- *	this, or the process when it reuses a VOLATILE arena. The kernel adds
+ *	this, and so does the process when it reuses a VOLATILE arena. The kernel adds
  *	KARENA_SPARSE to an ACTIVE arena when a release has made it sparse, or when all
  *	its pages were copied after a fork.
  * @KARENA_VOLATILE: Committed, but the kernel may reclaim the arena without asking. The
