@@ -243,7 +243,7 @@ struct karena_heap_orphans {
  * @frames: The ready frames; NULL until the first use.
  * @nr: The number of these.
  * @ahead: How many frames the module keeps ready by itself, on @ahead_node.
- * @ahead_node: The node of the last commit.
+ * @ahead_node: The node of the last huge frame that was committed soon after another one.
  * @last_commit: When a huge frame was last committed, in jiffies.
  * @fill_after: No frame is made ready before this time, in jiffies.
  * @work: Fills and drains @frames.

@@ -664,7 +664,7 @@ static long grow(const struct heap *heap, int first, int count,
 		ready = module_stat("ready_frames");
 		if (ready > most)
 			most = ready;
-		/* The heap has at least i + 1 huge arenas, or had one less. */
+		/* The module keeps at most a quarter of the huge arenas ready, here i + 1. */
 		if (ready > (i + 1) / 4)
 			return -2;
 	}
