@@ -145,63 +145,61 @@ TEST_F(badpage, frame_with_a_bad_page_is_mapped_by_ptes_and_never_freed)
 	EXPECT_EQ(0, heap_stat(heap, "committed"));
 }
 
-/* Open a heap with policy copy-on-write and one arena in use. Return 0 or an error. */
-static int open_to_fork(struct heap *heap)
-{
-	int ret = heap_open(heap, 2 * ARENA, 0);
+/* A heap with policy copy-on-write and one arena in use. */
+FIXTURE(copied) {
+	struct heap heap;
+};
 
-	if (!ret)
-		ret = heap_commit(heap, 0, 1);
-	if (!ret)
-		memset(heap->window, 1, ARENA);
-	return ret;
+FIXTURE_SETUP(copied)
+{
+	REQUIRE_MODULE();
+	ASSERT_EQ(0, heap_open(&self->heap, 2 * ARENA, 0));
+	ASSERT_EQ(0, heap_commit(&self->heap, 0, 1));
+	memset(self->heap.window, 1, ARENA);
+}
+
+FIXTURE_TEARDOWN(copied)
+{
+	heap_destroy(&self->heap);
 }
 
 /* Parent and child get no copy of the bad page, and keep their other pages. */
-TEST_F(badpage, bad_page_is_not_copied)
+TEST_F(copied, bad_page_is_not_copied)
 {
-	struct heap heap;
+	struct heap *heap = &self->heap;
 	const char *why;
 	pid_t child;
 
-	ASSERT_EQ(0, open_to_fork(&heap));
-	why = fail_page(heap.window + BAD * PAGE);
-	if (why) {
-		heap_destroy(&heap);
+	why = fail_page(heap->window + BAD * PAGE);
+	if (why)
 		SKIP(return, "%s", why);
-	}
 	child = fork();
 	if (!child)
-		_exit(!one_is_bad(heap.window));
+		_exit(!one_is_bad(heap->window));
 	EXPECT_EQ(0, child_status(child));
-	EXPECT_TRUE(one_is_bad(heap.window));
-	heap_destroy(&heap);
+	EXPECT_TRUE(one_is_bad(heap->window));
 }
 
 /* Not ENOMEM, which would tell the program to free memory. */
-TEST_F(badpage, copy_for_the_kernel_fails_with_ehwpoison)
+TEST_F(copied, copy_for_the_kernel_fails_with_ehwpoison)
 {
-	struct heap heap;
+	struct heap *heap = &self->heap;
 	const char *why;
 	pid_t child;
 
-	ASSERT_EQ(0, open_to_fork(&heap));
-	why = fail_page(heap.window + BAD * PAGE);
-	if (why) {
-		heap_destroy(&heap);
+	why = fail_page(heap->window + BAD * PAGE);
+	if (why)
 		SKIP(return, "%s", why);
-	}
 	child = fork();
 	if (!child) {
 		pause();
 		_exit(0);
 	}
-	EXPECT_EQ(-1, madvise(heap.window + BAD * PAGE, PAGE, MADV_POPULATE_WRITE));
+	EXPECT_EQ(-1, madvise(heap->window + BAD * PAGE, PAGE, MADV_POPULATE_WRITE));
 	EXPECT_EQ(EHWPOISON, errno);
-	EXPECT_EQ(0, madvise(heap.window + PAGE, PAGE, MADV_POPULATE_WRITE));
+	EXPECT_EQ(0, madvise(heap->window + PAGE, PAGE, MADV_POPULATE_WRITE));
 	kill(child, SIGKILL);
 	child_status(child);
-	heap_destroy(&heap);
 }
 
 /* A release clears pages of a huge frame. Writing to a bad page may stop the machine. */
@@ -276,13 +274,12 @@ TEST_F(badpage, frame_with_a_bad_page_stays_huge)
 }
 
 /* A copy that fails stays a single page. Nothing reads it to make the arena huge. */
-TEST_F(badpage, bad_copy_is_not_promoted)
+TEST_F(copied, bad_copy_is_not_promoted)
 {
-	struct heap heap;
+	struct heap *heap = &self->heap;
 	const char *why;
 	pid_t child;
 
-	ASSERT_EQ(0, open_to_fork(&heap));
 	child = fork();
 	if (!child) {
 		pause();
@@ -290,23 +287,20 @@ TEST_F(badpage, bad_copy_is_not_promoted)
 	}
 	/* These pages are copies now. */
 	for (int i = 0; i < 4; i++)
-		ASSERT_EQ(0, touch(heap.window + i * PAGE));
-	EXPECT_EQ(4, heap_stat(&heap, "copies"));
-	why = fail_page(heap.window + BAD * PAGE);
+		ASSERT_EQ(0, touch(heap->window + i * PAGE));
+	EXPECT_EQ(4, heap_stat(heap, "copies"));
+	why = fail_page(heap->window + BAD * PAGE);
 	kill(child, SIGKILL);
 	child_status(child);
-	if (why) {
-		heap_destroy(&heap);
+	if (why)
 		SKIP(return, "%s", why);
-	}
-	EXPECT_TRUE(module_stat_becomes("nr_heaps", 2));
+	EXPECT_TRUE(module_stat_becomes("nr_heaps", 1));
 	/* Without a page table, the first touch would make the arena huge again. */
-	ASSERT_EQ(heap.window, mmap(heap.window, ARENA, PROT_READ | PROT_WRITE,
-				    MAP_SHARED | MAP_FIXED, heap.fd, 0));
-	EXPECT_TRUE(one_is_bad(heap.window));
-	EXPECT_EQ(0, heap_stat(&heap, "promoted"));
-	EXPECT_EQ(0, heap_stat(&heap, "huge_arenas"));
-	heap_destroy(&heap);
+	ASSERT_EQ(heap->window, mmap(heap->window, ARENA, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_FIXED, heap->fd, 0));
+	EXPECT_TRUE(one_is_bad(heap->window));
+	EXPECT_EQ(0, heap_stat(heap, "promoted"));
+	EXPECT_EQ(0, heap_stat(heap, "huge_arenas"));
 }
 
 TEST_HARNESS_MAIN
