@@ -87,6 +87,27 @@ static const char *fail_page(const char *address)
 	return NULL;
 }
 
+/* Report a page as bad, or skip the test if that is impossible. */
+#define FAIL_PAGE(address)				\
+	do {						\
+		const char *why = fail_page(address);	\
+							\
+		if (why)				\
+			SKIP(return, "%s", why);	\
+	} while (0)
+
+/* Fork a child that waits until it is killed. */
+static pid_t fork_waiting(void)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	return child;
+}
+
 static volatile int code;
 
 static void code_handler(int signal, siginfo_t *info, void *context)
@@ -126,15 +147,12 @@ TEST_F(badpage, frame_with_a_bad_page_is_mapped_by_ptes_and_never_freed)
 	long before = module_stat("poisoned_frames");
 	struct heap *heap = &self->heap;
 	uint64_t frame;
-	const char *why;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(arena(heap, 0), 1, ARENA);
 	frame = frame_of(arena(heap, 0));
 	EXPECT_EQ(ARENA, smaps(heap->window, "FilePmdMapped"));
-	why = fail_page(arena(heap, 0) + BAD * PAGE);
-	if (why)
-		SKIP(return, "%s", why);
+	FAIL_PAGE(arena(heap, 0) + BAD * PAGE);
 	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_DONTNEED));
 	EXPECT_TRUE(one_is_bad(arena(heap, 0)));
 	EXPECT_EQ(0, smaps(heap->window, "FilePmdMapped"));
@@ -167,12 +185,9 @@ FIXTURE_TEARDOWN(copied)
 TEST_F(copied, bad_page_is_not_copied)
 {
 	struct heap *heap = &self->heap;
-	const char *why;
 	pid_t child;
 
-	why = fail_page(heap->window + BAD * PAGE);
-	if (why)
-		SKIP(return, "%s", why);
+	FAIL_PAGE(heap->window + BAD * PAGE);
 	child = fork();
 	if (!child)
 		_exit(!one_is_bad(heap->window));
@@ -184,17 +199,10 @@ TEST_F(copied, bad_page_is_not_copied)
 TEST_F(copied, copy_for_the_kernel_fails_with_ehwpoison)
 {
 	struct heap *heap = &self->heap;
-	const char *why;
 	pid_t child;
 
-	why = fail_page(heap->window + BAD * PAGE);
-	if (why)
-		SKIP(return, "%s", why);
-	child = fork();
-	if (!child) {
-		pause();
-		_exit(0);
-	}
+	FAIL_PAGE(heap->window + BAD * PAGE);
+	child = fork_waiting();
 	EXPECT_EQ(-1, madvise(heap->window + BAD * PAGE, PAGE, MADV_POPULATE_WRITE));
 	EXPECT_EQ(EHWPOISON, errno);
 	EXPECT_EQ(0, madvise(heap->window + PAGE, PAGE, MADV_POPULATE_WRITE));
@@ -238,13 +246,10 @@ TEST_F(badpage, fault_of_a_bad_page_is_traced_as_such)
 {
 	static char text[1 << 20];
 	struct heap *heap = &self->heap;
-	const char *why;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(arena(heap, 0), 1, ARENA);
-	why = fail_page(arena(heap, 0) + BAD * PAGE);
-	if (why)
-		SKIP(return, "%s", why);
+	FAIL_PAGE(arena(heap, 0) + BAD * PAGE);
 	ASSERT_EQ(0, madvise(arena(heap, 0), ARENA, MADV_DONTNEED));
 	ASSERT_EQ(0, trace_start());
 	EXPECT_EQ(BUS_MCEERR_AR, touch_code(arena(heap, 0) + BAD * PAGE));
@@ -259,13 +264,10 @@ TEST_F(badpage, fault_of_a_bad_page_is_traced_as_such)
 TEST_F(badpage, frame_with_a_bad_page_stays_huge)
 {
 	struct heap *heap = &self->heap;
-	const char *why;
 
 	ASSERT_EQ(0, heap_commit(heap, 0, 1));
 	memset(arena(heap, 0), 1, ARENA);
-	why = fail_page(arena(heap, 0) + BAD * PAGE);
-	if (why)
-		SKIP(return, "%s", why);
+	FAIL_PAGE(arena(heap, 0) + BAD * PAGE);
 	ASSERT_EQ(0, madvise(arena(heap, 0) + 100 * PAGE, 412 * PAGE, MADV_REMOVE));
 	EXPECT_EQ(SIGBUS, touch(arena(heap, 0) + BAD * PAGE));
 	EXPECT_EQ(0, count_other(arena(heap, 0), BAD * PAGE, 1));
@@ -280,11 +282,7 @@ TEST_F(copied, bad_copy_is_not_promoted)
 	const char *why;
 	pid_t child;
 
-	child = fork();
-	if (!child) {
-		pause();
-		_exit(0);
-	}
+	child = fork_waiting();
 	/* These pages are copies now. */
 	for (int i = 0; i < 4; i++)
 		ASSERT_EQ(0, touch(heap->window + i * PAGE));
