@@ -392,13 +392,24 @@ static void look_at(int image, const struct karena_snapshot *args,
 				    (known->runs[i].offset / KA_PAGE_SIZE)));
 }
 
+static int look_in_child(int image, const struct karena_snapshot *args,
+			 const struct known *known)
+{
+	pid_t child = fork();
+
+	if (!child) {
+		look_at(image, args, known);
+		_exit(0);
+	}
+	return child_status(child);
+}
+
 TEST(other_process_can_walk_a_snapshot)
 {
 	/* The child inherits nothing of this heap. */
 	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_NONE);
 	struct karena_snapshot args;
 	struct known known;
-	pid_t child;
 	int image;
 
 	if (!on_device()) {
@@ -418,20 +429,10 @@ TEST(other_process_can_walk_a_snapshot)
 			EXPECT_EQ(0, ka_run_free(heap, run));
 	}
 	ASSERT_NE(NULL, ka_run_alloc(heap, 40 * MIB, 0));
-	child = fork();
-	if (!child) {
-		look_at(image, &args, &known);
-		_exit(0);
-	}
-	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, look_in_child(image, &args, &known));
 	ka_heap_destroy(heap);
 	/* Nor does the end of the heap. */
-	child = fork();
-	if (!child) {
-		look_at(image, &args, &known);
-		_exit(0);
-	}
-	EXPECT_EQ(0, child_status(child));
+	EXPECT_EQ(0, look_in_child(image, &args, &known));
 	close(image);
 }
 
