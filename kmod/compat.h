@@ -80,12 +80,12 @@ void zap_page_range_single(struct vm_area_struct *vma, unsigned long address,
 #endif
 
 /*
- * Call a function when a thread returns to user mode or ends. Returns 0 if it will be
- * called.
+ * Call a function when the current thread returns to user mode or ends. Returns 0 if it
+ * will be called.
  */
-static inline int karena_task_work_add(struct task_struct *task, struct callback_head *work)
+static inline int karena_task_work_add(struct callback_head *work)
 {
-	return task_work_add ? task_work_add(task, work, TWA_RESUME) : -EOPNOTSUPP;
+	return task_work_add ? task_work_add(current, work, TWA_RESUME) : -EOPNOTSUPP;
 }
 
 /* Unmap pages from one mapping; or, by the slower way, from all mappings of its file. */

@@ -213,7 +213,7 @@ static void heap_leave_work(struct work_struct *work)
  */
 static void heap_defer_leave(struct karena_heap *heap)
 {
-	if (current->flags & PF_KTHREAD || karena_task_work_add(current, &heap->life.task))
+	if (current->flags & PF_KTHREAD || karena_task_work_add(&heap->life.task))
 		queue_work(karena_workqueue, &heap->life.work);
 }
 
