@@ -158,7 +158,7 @@ static struct folio *ready_uncharge(struct karena_heap *heap, struct folio *foli
  * karena_ready_take() - Remove a ready frame from its list to commit it.
  * @heap: The heap.
  * @node: The node; NUMA_NO_NODE: the node of the current thread's memory.
- * @any: Use a frame of another node if there is none on @node.
+ * @any: If @node has no frame, the function may return one of another node.
  *
  * Return: A zeroed frame, charged as committed, or NULL.
  */
