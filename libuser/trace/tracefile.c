@@ -102,7 +102,7 @@ static void put_folded_name(struct file *file, const char *name)
 	for (; *name; name++) {
 		char c = *name;
 
-		put_bytes(file, c == ';' || (c >= 0 && c <= ' ') || c == 127 ? "_" : &c, 1);
+		put_bytes(file, c == ';' || (unsigned char)c <= ' ' || c == 127 ? "_" : &c, 1);
 	}
 }
 

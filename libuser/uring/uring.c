@@ -139,7 +139,8 @@ static int prep_advice(struct io_uring_sqe *sqe, void *start, size_t length,
 	if (!whole_pages(start, length) || length > ADVICE_MAX)
 		return ka_private_fail(EINVAL, "invalid range: it must be whole pages and"
 				       " less than 4 GiB");
-	io_uring_prep_madvise(sqe, start, (off_t)length, advice);
+	/* liburing 2.9 and later have no off_t here. */
+	io_uring_prep_madvise(sqe, start, (unsigned int)length, advice);
 	return 0;
 }
 
