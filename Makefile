@@ -10,8 +10,7 @@ INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
 OUT := $(CURDIR)/build
 
-VERSION := $(shell sed -n 's/^.define KARENA_VERSION\t*"\(.*\)"/\1/p' \
-	libuser/include/karena/karena.h)
+VERSION := $(shell cat VERSION)
 ABI := $(shell sed -n 's/^ABI := //p' libuser/Makefile)
 # Release of the kernel of KDIR, which need not be the running one.
 RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
@@ -25,6 +24,9 @@ kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
 # Built only if liburing is installed.
 uring_library = $(OUT)/lib/libkarena-uring.so.$(ABI)
+
+# Kbuild reads VERSION, too.
+module_sources := Kbuild VERSION kmod uapi
 
 # A page can be read under each name in its NAME line. page_place is the path of a page
 # below MANDIR, page_others are the paths under its other names, which refer to it.
@@ -71,7 +73,7 @@ module:
 	@test -n '$(RELEASE)' || { echo 'no kernel headers in $(KDIR)'; exit 1; }
 	@selftests/vm/packages build
 	@mkdir -p $(OUT)/module/$(RELEASE)
-	@cp -rsf $(CURDIR)/Kbuild $(CURDIR)/kmod $(CURDIR)/uapi $(OUT)/module/$(RELEASE)
+	@cp -rsf $(addprefix $(CURDIR)/,$(module_sources)) $(OUT)/module/$(RELEASE)
 	$(MAKE) -C $(KDIR) M=$(OUT)/module/$(RELEASE) W=1 KCFLAGS=-Werror modules
 
 no-module:

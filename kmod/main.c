@@ -107,4 +107,5 @@ module_exit(karena_exit);
 
 MODULE_DESCRIPTION("Arenas of physical memory for the heaps of language runtimes");
 MODULE_AUTHOR("The karena authors");
+MODULE_VERSION(KARENA_MODULE_VERSION);
 MODULE_LICENSE("GPL");
