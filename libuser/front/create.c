@@ -3,10 +3,27 @@
  * Create and destroy heaps. This is the layer that knows all others.
  */
 #include <errno.h>
+#include <sys/auxv.h>
 
 #include "stats/stats.h"
 #include "trace/trace.h"
 #include "front/create.h"
+
+/*
+ * KA_PAGE_SIZE is a constant, by which programs align runs and the library commits and protects
+ * memory. On arm64 a kernel may have larger pages.
+ */
+static int check_page_size(void)
+{
+	size_t size = getauxval(AT_PAGESZ);
+	char text[32];
+
+	if (size == KA_PAGE_SIZE)
+		return 0;
+	return ka_fail(EOPNOTSUPP,
+		       "this kernel has pages of %s: karena needs a kernel with pages of 4 KiB",
+		       ka_format_size(size, text));
+}
 
 /**
  * ka_heap_open() - Open a heap in memory of the caller's.
@@ -21,7 +38,7 @@ int ka_heap_open(struct ka_heap *heap, const struct ka_options *wanted, bool for
 	enum ka_show show = KA_SHOW_LARGE;
 	struct ka_options options;
 
-	if (ka_options_read(&options, wanted, forgive))
+	if (check_page_size() || ka_options_read(&options, wanted, forgive))
 		return -1;
 	if (!options.ignore_environment)
 		show = ka_shown_option();

@@ -4,6 +4,7 @@
  * KARENA_SOURCE names.
  */
 #include <stddef.h>
+#include <sys/auxv.h>
 #include <sys/ioctl.h>
 
 #include <linux/karena.h>
@@ -47,6 +48,31 @@ TEST(auto_selects_the_available_source)
 	EXPECT_EQ(access("/dev/karena", R_OK | W_OK) ? KA_SOURCE_EMBEDDED :
 		  KA_SOURCE_DEVICE, ka_heap_source(heap));
 	ka_heap_destroy(heap);
+}
+
+/* Size of the kernel's pages that the library reads; 0: the real size. */
+static unsigned long page_size;
+
+unsigned long __real_getauxval(unsigned long type);
+unsigned long __wrap_getauxval(unsigned long type);
+
+unsigned long __wrap_getauxval(unsigned long type)
+{
+	return type == AT_PAGESZ && page_size ? page_size : __real_getauxval(type);
+}
+
+TEST(kernel_with_larger_pages_is_refused)
+{
+	static const char *const names[] = { "16 KiB", "64 KiB" };
+
+	for (int i = 0; i < 2; i++) {
+		page_size = 16384UL << 2 * i;
+		EXPECT_EQ(NULL, ka_heap_create(NULL));
+		EXPECT_EQ(EOPNOTSUPP, errno);
+		EXPECT_NE(NULL, strstr(ka_error(), names[i])) TH_LOG("%s", ka_error());
+	}
+	page_size = 0;
+	ka_heap_destroy(make(64 * MIB, 0, KA_FORK_COW));
 }
 
 TEST(no_descriptor_is_kept_or_needed)

@@ -434,6 +434,30 @@ builds_with() {
 	return $done
 }
 
+# A kernel with larger pages, as it appears to the libraries: each says so in one sentence, and
+# Python runs without karena.
+pages_of_16_KiB() {
+	shared pages.so <<-'END' || return
+	#include <sys/auxv.h>
+
+	unsigned long getauxval(unsigned long type)
+	{
+		return type == AT_PAGESZ ? 16384 : 0;
+	}
+	END
+	local reason="this kernel has pages of 16 KiB: karena needs a kernel with pages of 4 KiB"
+	local status=0
+	LD_PRELOAD=$PWD/pages.so:$library /usr/bin/perl -e 1 >said 2>&1 || status=$?
+	[ $status -eq 134 ] && [ "$(cat said)" = "karena: cannot create a heap: $reason" ] &&
+	LD_PRELOAD=$PWD/pages.so:$build/lib/karena/libkarena-cpython.so \
+		/usr/bin/python3 -c 'print("runs")' >said 2>&1 &&
+	[ "$(cat said)" = "$(printf '%s\n' "karena: $reason; Python runs without karena" runs)" ] ||
+		{ echo "status $status"; cat said; return 1; }
+	LD_PRELOAD=$PWD/pages.so "$build/bin/karena" run true >said 2>&1 || status=$?
+	[ $status -eq 125 ] && [ "$(cat said)" = "karena: cannot create a heap: $reason" ] ||
+		{ echo "status $status"; cat said; return 1; }
+}
+
 # Debian's sshd, whose sandbox is a list of system calls, in a mount namespace with the user
 # that sshd expects.
 login_by_sshd() {
@@ -490,6 +514,7 @@ check library_starts_with_auditors audited "$library"
 check checked_build_starts_with_auditors audited "$build/lib/libkarena-malloc-checked.so"
 check library_starts_with_128_MiB_of_addresses limited 131072
 check library_starts_with_60000_KiB_of_addresses limited 60000
+check kernel_with_larger_pages_is_refused pages_of_16_KiB
 check login_with_sshd_works login_by_sshd
 check library_builds_with_O1 builds_with CFLAGS=-O1
 check library_builds_with_lto builds_with CFLAGS="-O2 -flto=auto -ffat-lto-objects"

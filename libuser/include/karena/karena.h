@@ -311,7 +311,8 @@ void ka_heap_destroy(struct ka_heap *heap);
  * Return: The heap, or NULL with errno: EINVAL, an option or an environment variable is
  * invalid; ENOENT, EACCES and the like, the process cannot use the module; EPROTO, the
  * module has another version of the interface; EOPNOTSUPP, the module is too old for an
- * option; EFBIG, the window is too large; ENOMEM, no memory or no address space.
+ * option, or the kernel's pages are not KA_PAGE_SIZE; EFBIG, the window is too large; ENOMEM,
+ * no memory or no address space.
  */
 struct ka_heap *ka_heap_create(const struct ka_options *options)
 	KA_MUST_USE KA_FREED_BY(ka_heap_destroy, 1);
