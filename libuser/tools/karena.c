@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <libgen.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -87,20 +86,40 @@ static void set_variable(const char *name, const char *value)
 		fail("cannot set %s: out of memory", name);
 }
 
-/* Find the adapter: relative to the tool, as in a build tree, or where it was installed. */
+/* True if a folder, relative to another one, has the adapter. */
+static bool has_adapter(char path[static PATH_MAX], const char *base, const char *folder)
+{
+	return snprintf(path, PATH_MAX, "%s%s/" ADAPTER, base, folder) < PATH_MAX &&
+	       !access(path, R_OK);
+}
+
+/* The path of LIBDIR from the folder of PREFIX, with "/"; NULL if LIBDIR is not there. */
+static const char *libdir_in_prefix(void)
+{
+	size_t length = strlen(KARENA_PREFIX);
+
+	return strncmp(KARENA_LIBDIR, KARENA_PREFIX "/", length + 1) ? NULL :
+	       &KARENA_LIBDIR[length];
+}
+
+/*
+ * Find the adapter. The tool's own folder comes first, since the tree of the installation may
+ * have been moved; there the libraries are in ../LIBDIR or, in a build tree, in ../lib.
+ */
 static const char *find_adapter(char path[static PATH_MAX])
 {
 	char self[PATH_MAX];
-	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - sizeof("/.."));
+	const char *libdir = libdir_in_prefix();
 
 	if (length > 0) {
 		self[length] = 0;
-		if (snprintf(path, PATH_MAX, "%s/../lib/" ADAPTER, dirname(self)) <
-		    PATH_MAX && !access(path, R_OK))
+		memcpy(strrchr(self, '/'), "/..", sizeof("/.."));
+		if ((libdir && has_adapter(path, self, libdir)) ||
+		    has_adapter(path, self, "/lib"))
 			return path;
 	}
-	if (snprintf(path, PATH_MAX, "%s/" ADAPTER, KARENA_LIBDIR) < PATH_MAX &&
-	    !access(path, R_OK))
+	if (has_adapter(path, "", KARENA_LIBDIR))
 		return path;
 	fail("cannot find the adapter %s: install karena again", path);
 }
