@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
-# karena: `make help` lists the targets.
+# karena: `make help` lists the targets. `libuser/Makefile` explains CC, CFLAGS and the other
+# variables of the library, which can be set here, too.
 
 KDIR ?= /lib/modules/$(shell uname -r)/build
 DESTDIR ?=
@@ -8,6 +9,12 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
+MODULE_DIR ?= /lib/modules/$(RELEASE)/updates
+DKMS_DIR ?= /usr/src/karena-$(VERSION)
+RULES_DIR ?= /usr/lib/udev/rules.d
+SYSUSERS_DIR ?= /usr/lib/sysusers.d
+MODULES_LOAD_DIR ?= /usr/lib/modules-load.d
+WERROR ?= -Werror
 OUT := $(CURDIR)/build
 
 VERSION := $(shell cat VERSION)
@@ -15,18 +22,14 @@ ABI := $(shell sed -n 's/^ABI := //p' libuser/Makefile)
 # Release of the kernel of KDIR, which need not be the running one.
 RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
-MODULE_DIR = $(DESTDIR)/lib/modules/$(RELEASE)/updates
 module = $(OUT)/module/$(RELEASE)/karena.ko
+# Kbuild reads VERSION, too.
+module_sources := Kbuild VERSION kmod uapi
 results := $(OUT)/bench/results
 report := $(OUT)/bench/report
 # The results of the last run that is kept, and three pictures; $(kept).md is about them.
 kept := Documentation/performance
 bench_report = selftests/bench/report $(results)/*.jsonl --out $(report)
-# Built only if liburing is installed.
-uring_library = $(OUT)/lib/libkarena-uring.so.$(ABI)
-
-# Kbuild reads VERSION, too.
-module_sources := Kbuild VERSION kmod uapi
 
 # A page can be read under each name in its NAME line. page_place is the path of a page
 # below MANDIR, page_others are the paths under its other names, which refer to it.
@@ -40,6 +43,7 @@ all: library $(if $(RELEASE),module,no-module)
 
 help:
 	@echo 'make            build the library, the tool and, with kernel headers, the module'
+	@echo 'make deps       install the packages that this needs, on Debian and its relatives'
 	@echo 'make module     build the module; KDIR= selects other kernel headers'
 	@echo 'make library    build only the library, the adapters and the tool'
 	@echo 'make demo       boot a guest, load the module, run Python on it, show statistics'
@@ -57,30 +61,46 @@ help:
 	@echo 'make bench-keep  keep the results and the pictures in Documentation'
 	@echo 'make lint       the static checkers alone'
 	@echo 'make htmldocs   build Documentation as HTML in build/docs/html'
-	@echo 'make install    install under DESTDIR and PREFIX ($(PREFIX))'
+	@echo 'make install    install all that is built, under DESTDIR and PREFIX ($(PREFIX));'
+	@echo '                install-library, install-config, install-module: a part of it'
+	@echo 'make install-dkms  install the sources of the module for DKMS, which builds them'
+	@echo '                again for each new kernel; instead of install-module'
 	@echo 'make uninstall  remove the installed files'
+	@echo 'make dist       pack the last commit as build/karena-$(VERSION).tar.gz'
 	@echo 'make clean      remove all built files'
 
-setup:
-	@selftests/vm/packages build
+deps:
+	@selftests/vm/packages deps
 
-library: setup
+library:
 	@$(MAKE) --no-print-directory -C libuser OUT=$(OUT) PREFIX=$(PREFIX) LIBDIR=$(LIBDIR)
+
+# The library for the project's own tests, which install the packages that they need.
+library-for-tests:
+	@selftests/vm/packages build
+	@$(MAKE) --no-print-directory library
+
+# The module is built by the kernel's compiler. The tools and flags of the library do not reach
+# the kernel's makefiles: of the variables on the command line only kernel_variables do.
+kernel_variables := $(filter ARCH CROSS_COMPILE LLVM LLVM_IAS V C CF CHECK KCFLAGS DEB_%,$(.VARIABLES))
+kernel_make = env $(foreach name,CC CXX AR OBJCOPY CPPFLAGS CFLAGS CXXFLAGS LDFLAGS,-u $(name)) \
+	MAKEFLAGS="$${MAKEFLAGS%% -- *}" $(MAKE) -C $(KDIR) M=$(OUT)/module/$(RELEASE) \
+	$(if $(WERROR),W=1 KCFLAGS=-Werror) \
+	$(foreach name,$(kernel_variables),$(if $(filter command,$(origin $(name))),$(name)='$($(name))'))
 
 # Modules for several kernels can be built side by side, each in its own directory with
 # links to the sources.
 module:
-	@test -n '$(RELEASE)' || { echo 'no kernel headers in $(KDIR)'; exit 1; }
-	@selftests/vm/packages build
+	@test -n '$(RELEASE)' || { \
+		echo 'karena: no kernel headers in $(KDIR): run `make deps`, or set KDIR' >&2; exit 1; }
 	@mkdir -p $(OUT)/module/$(RELEASE)
 	@cp -rsf $(addprefix $(CURDIR)/,$(module_sources)) $(OUT)/module/$(RELEASE)
-	$(MAKE) -C $(KDIR) M=$(OUT)/module/$(RELEASE) W=1 KCFLAGS=-Werror modules
+	+$(kernel_make) modules
 
 no-module:
-	@echo 'No kernel headers in $(KDIR): the module is not built.'
-	@echo 'Install linux-headers-$(shell uname -r), or set KDIR=.'
+	@echo 'karena: no kernel headers in $(KDIR), so there is no module: run `make deps`, or set KDIR'
 
-demo: library
+demo: library-for-tests
 	selftests/demo/run
 
 runner:
@@ -100,11 +120,11 @@ shell: runner
 check-debug: runner
 	@selftests/check -k debug
 
-check-programs: library
+check-programs: library-for-tests
 	selftests/programs
 
 # New results replace the last ones only when the run is complete.
-bench: library
+bench: library-for-tests
 	@mkdir -p $(results)
 	selftests/bench/native --results $(results)/native.new
 	python3 selftests/bench/results.py $(results)/native.new native
@@ -112,7 +132,7 @@ bench: library
 	$(bench_report)
 
 # The benchmarks with one thread and without memory pressure also count instructions.
-bench-guest: library
+bench-guest: library-for-tests
 	@mkdir -p $(results)
 	@rm -f $(results)/guest.new
 	set -e; export KARENA_RESULTS=$(results)/guest.new; \
@@ -148,30 +168,40 @@ htmldocs:
 fill_in = sed -e 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),' \
 	-e 's,@INCLUDEDIR@,$(INCLUDEDIR),; s,@VERSION@,$(VERSION),'
 
-# Without kernel headers, the library is installed alone; it does not need the module.
-install: library $(if $(RELEASE),module,no-module)
+# Each DIR below DESTDIR, or the nearest directory above it that exists, must be writable.
+may_write = for dir in $(addprefix $(DESTDIR),$(1)); do \
+		while [ ! -e "$$dir" ]; do dir=$$(dirname "$$dir"); done; \
+		[ -d "$$dir" ] && [ -w "$$dir" ] || { \
+			echo "karena: cannot write to $$dir: run \`sudo make $@\`, or set $(2)" >&2; \
+			exit 1; }; \
+	done
+
+libraries := libkarena libkarena-malloc libkarena-malloc-checked libkarena-uring
+library_files := $(foreach name,$(libraries),$(name).so $(name).so.$(basename $(basename $(ABI))) \
+	$(name).so.$(ABI)) libkarena.a libkarena-uring.a
+
+# `make install` builds what is missing, with the settings of the last build.
+install: install-library install-config $(if $(RELEASE),install-module,no-module)
+
+install-library:
+	@$(call may_write,$(LIBDIR) $(INCLUDEDIR) $(MANDIR) $(PREFIX)/bin,PREFIX or DESTDIR)
+	@$(MAKE) --no-print-directory library KEEP=yes
 	install -d $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(LIBDIR)/pkgconfig \
-		$(DESTDIR)$(INCLUDEDIR)/karena $(DESTDIR)$(PREFIX)/bin
-	install -m 644 $(OUT)/lib/libkarena.so.$(ABI) $(OUT)/lib/libkarena.a \
-		$(OUT)/lib/libkarena-malloc.so.$(ABI) \
-		$(OUT)/lib/libkarena-malloc-checked.so.$(ABI) $(DESTDIR)$(LIBDIR)
-	cp -P $(OUT)/lib/libkarena-malloc.so $(OUT)/lib/libkarena-malloc.so.1 \
-		$(OUT)/lib/libkarena-malloc-checked.so \
-		$(OUT)/lib/libkarena-malloc-checked.so.1 $(DESTDIR)$(LIBDIR)
-	cp -P $(OUT)/lib/libkarena.so $(OUT)/lib/libkarena.so.1 $(DESTDIR)$(LIBDIR)
+		$(DESTDIR)$(INCLUDEDIR)/karena/linux $(DESTDIR)$(PREFIX)/bin
+	set -e; for file in $(library_files); do \
+		if [ -h $(OUT)/lib/$$file ]; then \
+			cp -P $(OUT)/lib/$$file $(DESTDIR)$(LIBDIR); \
+		elif [ -e $(OUT)/lib/$$file ]; then \
+			install -m 644 $(OUT)/lib/$$file $(DESTDIR)$(LIBDIR); \
+		fi; \
+	done
 	install -m 644 $(OUT)/lib/karena/libkarena-cpython.so $(DESTDIR)$(LIBDIR)/karena
-	install -m 644 libuser/include/karena/karena.h libuser/include/karena/domain.h \
-		libuser/include/karena/debug.h libuser/include/karena/trace.h \
+	install -m 644 $(filter-out %/uring.h,$(wildcard libuser/include/karena/*.h)) \
 		$(DESTDIR)$(INCLUDEDIR)/karena
-	install -d $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	install -m 644 uapi/linux/karena.h $(DESTDIR)$(INCLUDEDIR)/karena/linux
 	$(fill_in) libuser/karena.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc
-	if [ -e $(uring_library) ]; then \
+	if [ -e $(OUT)/lib/libkarena-uring.a ]; then \
 		set -e; \
-		install -m 644 $(uring_library) $(OUT)/lib/libkarena-uring.a \
-			$(DESTDIR)$(LIBDIR); \
-		cp -P $(OUT)/lib/libkarena-uring.so $(OUT)/lib/libkarena-uring.so.1 \
-			$(DESTDIR)$(LIBDIR); \
 		install -m 644 libuser/include/karena/uring.h \
 			$(DESTDIR)$(INCLUDEDIR)/karena; \
 		$(fill_in) libuser/karena-uring.pc.in \
@@ -184,59 +214,116 @@ install: library $(if $(RELEASE),module,no-module)
 			echo .so $(call page_place,$(page)) \
 				>$(DESTDIR)$(MANDIR)/$$other; \
 		done;)
-ifneq ($(RELEASE),)
-	install -D -m 644 $(module) $(MODULE_DIR)/karena.ko
-	install -D -m 644 kmod/karena.rules $(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules
-	install -D -m 644 kmod/karena.sysusers $(DESTDIR)/usr/lib/sysusers.d/karena.conf
-	install -D -m 644 kmod/karena.modules-load $(DESTDIR)/usr/lib/modules-load.d/karena.conf
-endif
 ifeq ($(DESTDIR),)
-	ldconfig
-ifneq ($(RELEASE),)
-	depmod $(RELEASE)
-	getent group karena >/dev/null || groupadd --system karena
-	-udevadm control --reload
+	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
+
+install-module:
+	@$(call may_write,$(MODULE_DIR),DESTDIR or MODULE_DIR)
+	@$(MAKE) --no-print-directory module
+	install -D -m 644 $(module) $(DESTDIR)$(MODULE_DIR)/karena.ko
+ifeq ($(DESTDIR),)
+	depmod $(RELEASE)
+endif
+
+# The device's group, and the module at boot. If a kernel has no module, systemd-modules-load
+# logs that (since systemd 244) and does not fail.
+install-config:
+	@$(call may_write,$(RULES_DIR) $(SYSUSERS_DIR) $(MODULES_LOAD_DIR),DESTDIR)
+	install -D -m 644 kmod/karena.rules $(DESTDIR)$(RULES_DIR)/60-karena.rules
+	install -D -m 644 kmod/karena.sysusers $(DESTDIR)$(SYSUSERS_DIR)/karena.conf
+	install -D -m 644 kmod/karena.modules-load $(DESTDIR)$(MODULES_LOAD_DIR)/karena.conf
+ifeq ($(DESTDIR),)
+	getent group karena >/dev/null || groupadd --system karena
+	[ ! -e /run/udev/control ] || udevadm control --reload
+endif
+
+# Remove all versions from DKMS. Their lines in `dkms status` begin with karena/VERSION, or with
+# karena, VERSION before dkms 3.
+remove_from_dkms = if [ "$$(id -u)" -eq 0 ] && command -v dkms >/dev/null; then \
+		for version in $$(dkms status -m karena | \
+				sed -n 's,^karena[/, ]*\([^,: ]*\).*,\1,p' | sort -u); do \
+			dkms remove -m karena -v "$$version" --all; \
+			rm -rf "/usr/src/karena-$$version"; \
+		done; \
+	fi
+
+install_by_dkms = if ! command -v dkms >/dev/null; then \
+		echo 'karena: dkms is not installed, so the module is not built: install the' \
+			'package dkms, then run `make install-dkms` again'; \
+	elif [ -z '$(RELEASE)' ]; then \
+		dkms add -m karena -v $(VERSION) && \
+		echo 'karena: no kernel headers in $(KDIR), so the module is not built: install' \
+			'them, then run `dkms autoinstall`'; \
+	else \
+		dkms add -m karena -v $(VERSION) && \
+		dkms build -m karena -v $(VERSION) -k $(RELEASE) && \
+		dkms install -m karena -v $(VERSION) -k $(RELEASE); \
+	fi
+
+# DKMS builds in a copy of DKMS_DIR, which has Kbuild at its top like the copy of `make module`.
+install-dkms:
+	@$(call may_write,$(DKMS_DIR),DESTDIR)
+ifeq ($(DESTDIR),)
+	@$(remove_from_dkms)
+endif
+	rm -rf $(DESTDIR)$(DKMS_DIR)
+	install -d $(DESTDIR)$(DKMS_DIR)/kmod $(DESTDIR)$(DKMS_DIR)/uapi/linux
+	install -m 644 Kbuild VERSION $(DESTDIR)$(DKMS_DIR)
+	install -m 644 kmod/*.[ch] $(DESTDIR)$(DKMS_DIR)/kmod
+	install -m 644 uapi/linux/*.h $(DESTDIR)$(DKMS_DIR)/uapi/linux
+	$(fill_in) dkms.conf.in >$(DESTDIR)$(DKMS_DIR)/dkms.conf
+ifeq ($(DESTDIR),)
+	@$(install_by_dkms)
 endif
 
 uninstall:
-	rm -f $(DESTDIR)$(LIBDIR)/libkarena.so $(DESTDIR)$(LIBDIR)/libkarena.so.1 \
-		$(DESTDIR)$(LIBDIR)/libkarena.so.$(ABI) \
-		$(DESTDIR)$(LIBDIR)/libkarena.a \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.1 \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.1 \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc.so.$(ABI) \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.1 \
-		$(DESTDIR)$(LIBDIR)/libkarena-malloc-checked.so.$(ABI) \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.so.$(ABI) \
-		$(DESTDIR)$(LIBDIR)/libkarena-uring.a \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc \
-		$(DESTDIR)$(INCLUDEDIR)/karena/uring.h \
+	@$(call may_write,$(LIBDIR),PREFIX or DESTDIR)
+	rm -f $(library_files:%=$(DESTDIR)$(LIBDIR)/%) \
 		$(DESTDIR)$(LIBDIR)/karena/libkarena-cpython.so \
-		$(DESTDIR)$(INCLUDEDIR)/karena/karena.h \
-		$(DESTDIR)$(INCLUDEDIR)/karena/domain.h \
-		$(DESTDIR)$(INCLUDEDIR)/karena/debug.h \
-		$(DESTDIR)$(INCLUDEDIR)/karena/trace.h \
-		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h \
-		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc $(DESTDIR)$(PREFIX)/bin/karena \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/karena.pc \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/karena-uring.pc \
+		$(patsubst libuser/include/%,$(DESTDIR)$(INCLUDEDIR)/%, \
+			$(wildcard libuser/include/karena/*.h)) \
+		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h $(DESTDIR)$(PREFIX)/bin/karena \
 		$(addprefix $(DESTDIR)$(MANDIR)/,$(foreach page,$(pages), \
 			$(call page_place,$(page)) $(call page_others,$(page)))) \
-		$(MODULE_DIR)/karena.ko \
-		$(DESTDIR)/usr/lib/udev/rules.d/60-karena.rules \
-		$(DESTDIR)/usr/lib/sysusers.d/karena.conf \
-		$(DESTDIR)/usr/lib/modules-load.d/karena.conf
-	-rmdir $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(INCLUDEDIR)/karena/linux \
-		$(DESTDIR)$(INCLUDEDIR)/karena
+		$(DESTDIR)$(RULES_DIR)/60-karena.rules \
+		$(DESTDIR)$(SYSUSERS_DIR)/karena.conf \
+		$(DESTDIR)$(MODULES_LOAD_DIR)/karena.conf
+	rmdir $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(INCLUDEDIR)/karena/linux \
+		$(DESTDIR)$(INCLUDEDIR)/karena 2>/dev/null || true
 ifeq ($(DESTDIR),)
-	ldconfig
-	$(if $(RELEASE),depmod $(RELEASE))
+	@$(remove_from_dkms)
+	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
+	rm -rf $(DESTDIR)$(DKMS_DIR)
+# The module of each kernel, also of those without headers.
+	@set -e; for file in $(DESTDIR)$(MODULE_DIR)/karena.ko \
+			$(DESTDIR)/lib/modules/*/updates/karena.ko; do \
+		[ -e "$$file" ] || continue; \
+		rm "$$file"; \
+		release=$${file%/updates/karena.ko}; \
+		[ -n '$(DESTDIR)' ] || depmod "$${release##*/}"; \
+	done
+
+# Packed twice, a commit gives the same bytes.
+archive = $(OUT)/karena-$(VERSION).tar.gz
+dist:
+	@[ -e .git ] || { \
+		echo 'karena: `make dist` packs a commit, and this directory is no git checkout' >&2; \
+		exit 1; }
+	@git diff --quiet HEAD || echo 'karena: the archive lacks changes that are not committed' >&2
+	@mkdir -p $(OUT)
+	git archive --format=tar --prefix=karena-$(VERSION)/ -o $(OUT)/karena.tar HEAD
+	gzip -9n <$(OUT)/karena.tar >$(archive)
+	@rm $(OUT)/karena.tar
+	@echo $(archive)
 
 clean:
 	rm -rf $(OUT)
 
-.PHONY: all help setup library module no-module demo runner check test shell check-debug \
-	check-programs bench bench-guest bench-report bench-check bench-keep lint htmldocs install uninstall clean
+.PHONY: all help deps library library-for-tests module no-module demo runner check test shell \
+	check-debug check-programs bench bench-guest bench-report bench-check bench-keep lint \
+	htmldocs install install-library install-module install-config install-dkms uninstall \
+	dist clean
