@@ -181,7 +181,7 @@ static void *clear_alloc(struct ka_heap *heap, struct ka_cache *cache, size_t al
 		return guarded_alloc(heap, align, size);
 	}
 	check_clear(pool, block);
-	*(struct ka_free *)block = (struct ka_free){ 0 };
+	memset(block, 0, sizeof(struct ka_free));
 	*tail_of(block, pool->size - TAIL) = right_tail(block);
 	return block;
 }

@@ -254,7 +254,7 @@ static void *block_alloc_fresh(struct ka_caches *caches, struct ka_cache *cache,
 	if (!pool || !fresh || !pool->zero)
 		return NULL;
 	block = ka_pool_alloc(pool);
-	*(struct ka_free *)block = (struct ka_free){ 0 };
+	memset(block, 0, sizeof(struct ka_free));
 	return block;
 }
 
