@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 #
-# The libraries together with other software: the loader, other libraries, programs that
-# replace functions of libc, and variables of make. BUILD is the build directory.
+# The libraries together with other software: the loader, other libraries, and programs that
+# replace functions of libc. BUILD is the build directory.
 
 . "$(dirname "$(realpath "$0")")/preload.sh"
 cd "$dir" || exit 1
@@ -423,17 +423,6 @@ limited() {
 		my @a = map { "x" x ($_ % 3000) } 1 .. 8000; print "done\n"' ) | grep -qx done
 }
 
-# builds_with MAKE-VARIABLE...: these replace the defaults, but no option that the library needs.
-builds_with() {
-	make -s -C "$here/.." OUT="$dir/flags" "$@" "$dir/flags/lib/libkarena-malloc.so.1.0.0" \
-		>log 2>&1 || { cat log; return 1; }
-	LD_PRELOAD=$dir/flags/lib/libkarena-malloc.so.1.0.0 timeout 60 /usr/bin/perl -e '
-		my %h = map { $_ => "x" x $_ } 1 .. 2000; print "done\n"' | grep -qx done
-	local done=$?
-	rm -rf flags
-	return $done
-}
-
 # A kernel with larger pages, as it appears to the libraries: each says so in one sentence, and
 # Python runs without karena.
 pages_of_16_KiB() {
@@ -516,8 +505,4 @@ check library_starts_with_128_MiB_of_addresses limited 131072
 check library_starts_with_60000_KiB_of_addresses limited 60000
 check kernel_with_larger_pages_is_refused pages_of_16_KiB
 check login_with_sshd_works login_by_sshd
-check library_builds_with_O1 builds_with CFLAGS=-O1
-check library_builds_with_lto builds_with CFLAGS="-O2 -flto=auto -ffat-lto-objects"
-check library_builds_with_O3 builds_with CFLAGS="-O3 -march=x86-64-v2"
-check library_builds_with_clang builds_with CC=clang
 plan
