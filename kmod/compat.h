@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Differences between the kernels for which karena can be built (6.1 to 6.13), under the
- * names of the newest one.
+ * Differences between the kernels for which karena can be built (6.1 to 6.13, 6.18 to 7.3),
+ * under the names of the newest one.
  *
  * karena_uring_keep() writes to private members of io_uring, in struct io_kiocb and
  * io_uring_cmd: for a few kernels there is no other way. Nothing else here relies on
@@ -22,6 +22,8 @@
 #include <linux/task_work.h>
 #include <linux/version.h>
 
+#include <uapi/linux/karena.h>
+
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 8, 0)
 #include <linux/io_uring.h>
 #include <linux/io_uring_types.h>
@@ -33,13 +35,18 @@
 #error "karena needs Linux 6.1 or later"
 #endif
 /*
- * From 6.14 on, MADV_DONTNEED frees empty page tables (CONFIG_PT_RECLAIM). The fault
- * handler installs a page table so that the core maps no huge frame there. If another
- * thread frees this table before the core looks, a process would read the pages that its
- * copies hide.
+ * From 6.14 on, MADV_DONTNEED frees empty page tables (CONFIG_PT_RECLAIM), also a table that
+ * the fault handler has just installed so that the core maps no huge frame there. A process
+ * would then read the pages that its copies hide. From 6.18 on, the handler needs no such
+ * table: see KARENA_MAPS_HUGE.
  */
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0)
-#error "karena needs Linux before 6.14, which may free page tables that it relies on"
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 14, 0) && \
+	LINUX_VERSION_CODE < KERNEL_VERSION(6, 18, 0)
+#error "karena cannot run on Linux 6.14 to 6.17: use 6.13 or earlier, or 6.18 or later"
+#endif
+/* The last kernel on which the selftests ran. dkms.conf.in has the same bound. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
+#error "karena was tested on Linux up to 7.3: use one of those, or a newer karena"
 #endif
 #ifndef CONFIG_64BIT
 #error "karena needs a 64-bit kernel: its control pages are used by their linear addresses"
@@ -65,19 +72,11 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 #endif
 
 /*
- * Debian exports the next functions, because its binder is a module. Linux itself does not
- * export them, so these references are weak: where the kernel has no such symbol, they are
- * NULL, and the caller uses a slower way.
+ * Debian exports this function, because its binder is a module. Linux itself does not, so
+ * the reference is weak: where the kernel has no such symbol, it is NULL.
  */
 int task_work_add(struct task_struct *task, struct callback_head *work,
 		  enum task_work_notify_mode notify) __weak;
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
-void zap_page_range(struct vm_area_struct *vma, unsigned long address,
-		    unsigned long size) __weak;
-#else
-void zap_page_range_single(struct vm_area_struct *vma, unsigned long address,
-			   unsigned long size, struct zap_details *details) __weak;
-#endif
 
 /*
  * Call a function when the current thread returns to user mode or ends. Returns 0 if it
@@ -87,6 +86,18 @@ static inline int karena_task_work_add(struct callback_head *work)
 {
 	return task_work_add ? task_work_add(current, work, TWA_RESUME) : -EOPNOTSUPP;
 }
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
+#define karena_zap	zap_vma_range
+#else
+/* Debian alone exports these two as well. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
+void zap_page_range(struct vm_area_struct *vma, unsigned long address,
+		    unsigned long size) __weak;
+#else
+void zap_page_range_single(struct vm_area_struct *vma, unsigned long address,
+			   unsigned long size, struct zap_details *details) __weak;
+#endif
 
 /* Unmap pages from one mapping; or, by the slower way, from all mappings of its file. */
 static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
@@ -107,6 +118,7 @@ static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 			    ((loff_t)vma->vm_pgoff << PAGE_SHIFT) + address - vma->vm_start,
 			    size, 1);
 }
+#endif
 
 /* A fault that the core has to repeat drops the lock with which the core called. */
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
@@ -127,6 +139,12 @@ static inline void karena_release_fault_lock(struct vm_fault *vmf)
 #define karena_huge_order(_order)	((_order) == PMD_ORDER)
 #endif
 
+/*
+ * Kernels whose finish_fault() maps only one page of a folio that lies beyond the end of the
+ * file, and which have vmf_insert_folio_pmd(). There, karena_fault() maps huge frames.
+ */
+#define KARENA_MAPS_HUGE	(LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0))
+
 /* Returns a PMD as a write would leave it. */
 static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 {
@@ -137,6 +155,10 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 #endif
 	return pmd_mkdirty(pmd_mkyoung(pmd));
 }
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define pmd_uffd_wp	pmd_uffd
+#endif
 
 /* Copy a page. Returns false if the hardware could not read it; the core has been told. */
 static inline bool karena_copy_page(struct page *to, struct page *from)
@@ -177,6 +199,9 @@ static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 	return cmd->cmd;
+#elif defined(io_uring_sqe_cmd)
+	/* A macro from 7.0 on, which needs the type of the payload. */
+	return io_uring_sqe_cmd(cmd->sqe, struct karena_uring);
 #else
 	return io_uring_sqe_cmd(cmd->sqe);
 #endif
@@ -188,7 +213,8 @@ static inline const void *karena_uring_payload(const struct io_uring_cmd *cmd)
  */
 static inline void karena_uring_keep(struct io_uring_cmd *cmd, unsigned int flags)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0)
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 10, 0) && \
+	LINUX_VERSION_CODE < KERNEL_VERSION(6, 14, 0)
 	struct io_kiocb *request = cmd_to_io_kiocb(cmd);
 	size_t size = sizeof(*cmd->sqe) << !!(flags & IO_URING_F_SQE128);
 

@@ -2,8 +2,9 @@
 /*
  * Faults in the mappings of heaps, shares and snapshots. All are shared file mappings: the
  * handler returns a page with a reference, and the core counts rmap and RSS and installs
- * the entry. For a page of an order-9 folio the core installs a PMD, whatever the setting
- * of transparent huge pages.
+ * the entry. A huge frame is mapped by a PMD, whatever the setting of transparent huge
+ * pages: up to Linux 6.13 the core does this for a page of an order-9 folio, from 6.18 on
+ * the handler does it.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -110,6 +111,53 @@ static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place 
 	       !karena_key_is(heap, place->page, vmf->pgoff);
 }
 
+/* Make the PMD writable if it maps this folio, which is locked. Returns true if it does. */
+static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
+{
+	unsigned long address = vmf->address & PMD_MASK;
+	struct mm_struct *mm = vmf->vma->vm_mm;
+	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
+	pmd_t pmd = *vmf->pmd;
+	bool ours = pmd_trans_huge(pmd) && pmd_page(pmd) == folio_page(folio, 0);
+
+	/* Another thread may have done it, or userfaultfd has write-protected it meanwhile. */
+	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd))
+		set_pmd_at(mm, address, vmf->pmd, karena_pmd_mkwrite(pmd));
+	spin_unlock(lock);
+	return ours;
+}
+
+#if KARENA_MAPS_HUGE
+/* The core maps one page where the PMD is empty; see karena_fs_inode(). */
+static bool fault_add_table(struct vm_fault *vmf)
+{
+	return true;
+}
+
+/*
+ * Map all of a huge frame, whose folio is locked. vmf_insert_folio_pmd() installs an entry
+ * as for a read: for a write it would warn if it found a page table, which another thread
+ * can install at any time. Returns VM_FAULT_NOPAGE if the access may be repeated; 0 if the
+ * core is to map one page.
+ */
+static vm_fault_t fault_map_huge(struct vm_fault *vmf, const struct karena_place *place)
+{
+	struct folio *folio = page_folio(place->page);
+	struct vm_area_struct *vma = vmf->vma;
+	vm_fault_t ret;
+
+	if (!folio_test_large(folio) || !pmd_none(*vmf->pmd) ||
+	    vma_thp_disabled(vma, vma->vm_flags, true) ||
+	    !thp_vma_suitable_order(vma, vmf->address, PMD_ORDER))
+		return 0;
+	ret = vmf_insert_folio_pmd(vmf, folio, false);
+	if (ret == VM_FAULT_NOPAGE && vmf->flags & FAULT_FLAG_WRITE) {
+		karena_key_claim(vma->vm_private_data, place->page, vmf->pgoff);
+		pmd_make_writable(vmf, folio);
+	}
+	return ret;
+}
+#else
 /*
  * Install a page table. Where the PMD is empty, the core would map a huge folio as a whole,
  * whichever page of it the fault returns, and hide the pages that the arena has above it.
@@ -132,6 +180,13 @@ static bool fault_add_table(struct vm_fault *vmf)
 	spin_unlock(lock);
 	return done;
 }
+
+/* The core maps a huge frame as a whole where the PMD is empty. */
+static vm_fault_t fault_map_huge(struct vm_fault *vmf, const struct karena_place *place)
+{
+	return 0;
+}
+#endif
 
 /* Find or make the page of a fault, and lock it. Returns 0, or the result of the fault. */
 static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap,
@@ -169,7 +224,7 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 }
 
 /*
- * Returns true if the core must not map all of a huge folio: there are pages above it, or
+ * Returns true if a huge folio must not be mapped as a whole: there are pages above it, or
  * one of its pages is bad. The folio is locked. A new frame has no bad page, so its first
  * fault need not look for one.
  */
@@ -192,9 +247,11 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	/* An unshared page may still have the futex key of another heap of the family. */
 	if (!place.shared && fault_in_read_only_share(vmf))
 		karena_key_claim(heap, place.page, vmf->pgoff);
-	if (fault_needs_table(vmf, &place) && !fault_add_table(vmf))
+	if (!fault_needs_table(vmf, &place))
+		ret = fault_map_huge(vmf, &place);
+	else if (!fault_add_table(vmf))
 		ret = VM_FAULT_NOPAGE;
-	else
+	if (!ret)
 		ret = fault_page(vmf, place.page);
 	if (!ret)
 		return VM_FAULT_LOCKED;
@@ -302,21 +359,6 @@ vm_fault_t karena_page_mkwrite(struct vm_fault *vmf)
 		/* Another thread is about to unmap it. */
 		karena_zap(vmf->vma, vmf->address & PAGE_MASK, PAGE_SIZE);
 	return ret;
-}
-
-/* Make the PMD writable if it still maps this folio, which is locked. */
-static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
-{
-	bool ours = pmd_page(vmf->orig_pmd) == folio_page(folio, 0);
-	struct mm_struct *mm = vmf->vma->vm_mm;
-	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
-
-	/* Another thread may have done it. */
-	if (ours && pmd_same(*vmf->pmd, vmf->orig_pmd))
-		set_pmd_at(mm, vmf->address & PMD_MASK, vmf->pmd,
-			   karena_pmd_mkwrite(vmf->orig_pmd));
-	spin_unlock(lock);
-	return ours;
 }
 
 /**

@@ -48,8 +48,14 @@ static const struct inode_operations fs_iops = {
  * karena_fs_inode() - Make an inode.
  * @size: The size that processes see, in bytes.
  *
- * The core sees a size so large that it maps a folio by a PMD whatever its index; kernels
- * from 6.12 on map no folio by a PMD beyond the end.
+ * The size that the core sees tells it how to map a page of a large folio where the PMD is
+ * empty. If the folio is below the end of the file, the core maps all of the folio: by a PMD,
+ * or, from 6.18 on, also by single entries. If it is beyond the end, kernels from 6.12 on map
+ * only that page.
+ *
+ * Up to 6.13 the core has to map huge frames, so all folios are below the end. From 6.18 on
+ * the fault handler maps them, so all folios are beyond it. The core compares a folio's index
+ * and the size with the folio locked since the handler has looked at the arena.
  *
  * Return: The inode, or an ERR_PTR.
  */
@@ -67,7 +73,7 @@ struct inode *karena_fs_inode(loff_t size)
 	/* Without a name, it counts as anonymous memory in a core dump. */
 	clear_nlink(inode);
 	inode->i_private = (void *)(unsigned long)size;
-	i_size_write(inode, KARENA_KEYS_SIZE);
+	i_size_write(inode, KARENA_MAPS_HUGE ? 0 : KARENA_KEYS_SIZE);
 	return inode;
 }
 
