@@ -48,11 +48,15 @@
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 4, 0)
 #error "karena was tested on Linux up to 7.3: use one of those, or a newer karena"
 #endif
-#ifndef CONFIG_64BIT
-#error "karena needs a 64-bit kernel: its control pages are used by their linear addresses"
+/* Other architectures may need another flush after a change of a PMD. */
+#if !defined(CONFIG_X86_64) && !defined(CONFIG_ARM64)
+#error "karena needs an x86-64 or arm64 kernel"
 #endif
 #ifndef CONFIG_TRANSPARENT_HUGEPAGE
 #error "karena needs CONFIG_TRANSPARENT_HUGEPAGE: a huge frame is mapped by one PMD"
+#endif
+#if PAGE_SHIFT != 12
+#error "karena needs a kernel with pages of 4 KiB: an arena is one PMD of 512 of them"
 #endif
 
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
@@ -151,7 +155,10 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 6, 0)
 	pmd = pmd_mkwrite(pmd);
 #else
-	pmd = pmd_clear_saveddirty(pmd_mkwrite_novma(pmd));
+	pmd = pmd_mkwrite_novma(pmd);
+#endif
+#if defined(CONFIG_X86) && LINUX_VERSION_CODE >= KERNEL_VERSION(6, 6, 0)
+	pmd = pmd_clear_saveddirty(pmd);
 #endif
 	return pmd_mkdirty(pmd_mkyoung(pmd));
 }
@@ -159,6 +166,26 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
 #define pmd_uffd_wp	pmd_uffd
 #endif
+
+/* On arm64, set_pmd_at() also initializes memory tags, which no frame has. */
+#ifdef CONFIG_ARM64
+#define karena_set_pmd(_mm, _address, _pmdp, _pmd)	set_pmd(_pmdp, _pmd)
+#else
+#define karena_set_pmd	set_pmd_at
+#endif
+
+/*
+ * After a PMD has become writable, a processor may still have the old entry in its TLB. On
+ * x86, the write that meets this entry faults, and the fault drops the entry. On arm64, a
+ * fault that finds the entry in memory right drops nothing, so the thread that changes the
+ * entry makes all processors drop the old one.
+ */
+static inline void karena_flush_writable(struct vm_area_struct *vma, unsigned long address)
+{
+#ifndef CONFIG_X86
+	flush_tlb_range(vma, address, address + PMD_SIZE);
+#endif
+}
 
 /* Copy a page. Returns false if the hardware could not read it; the core has been told. */
 static inline bool karena_copy_page(struct page *to, struct page *from)

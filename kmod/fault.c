@@ -121,8 +121,10 @@ static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
 	bool ours = pmd_trans_huge(pmd) && pmd_page(pmd) == folio_page(folio, 0);
 
 	/* Another thread may have done it, or userfaultfd has write-protected it meanwhile. */
-	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd))
-		set_pmd_at(mm, address, vmf->pmd, karena_pmd_mkwrite(pmd));
+	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd)) {
+		karena_set_pmd(mm, address, vmf->pmd, karena_pmd_mkwrite(pmd));
+		karena_flush_writable(vmf->vma, address);
+	}
 	spin_unlock(lock);
 	return ours;
 }

@@ -192,7 +192,7 @@ static bool pmd_protect(struct vm_area_struct *vma, unsigned long address, pmd_t
 	if (pmd_trans_huge(*pmd)) {
 		pmdp_set_wrprotect(mm, address, pmd);
 		/* mprotect() of newer kernels makes dirty entries writable. */
-		set_pmd_at(mm, address, pmd, pmd_mkclean(*pmd));
+		karena_set_pmd(mm, address, pmd, pmd_mkclean(*pmd));
 	} else {
 		pages = !pmd_none(*pmd);
 	}
