@@ -2,6 +2,24 @@
 /*
  * Purging: how reclaim frees the frame of a volatile arena, without asking the process. It
  * allocates nothing, and waits for no thread that may allocate.
+ *
+ * Process and reclaim agree by the state word alone, on processors that reorder accesses as
+ * well:
+ *
+ * - Either the process replaces VOLATILE by ACTIVE, or reclaim replaces it by BUSY. Both are
+ *   a compare-and-swap of one word, so only one succeeds.
+ * - The process stores VOLATILE with release semantics, after its last access to the arena.
+ *   The cmpxchg() that reads this word is fully ordered, so reclaim unmaps, checks and frees
+ *   the pages after that access.
+ * - The process's compare-and-swap has acquire semantics, so its next access comes after it.
+ *   If reclaim had tried before and had failed, it stored VOLATILE by a cmpxchg(), which is
+ *   fully ordered, after it had put the pages back.
+ * - A stray access, which uses the arena in spite of VOLATILE, is over when the pages are
+ *   unmapped: the unmapping waits until no processor has their translation.
+ * - A process that reads FREE commits the arena again. The commit takes CHANGING, which
+ *   reclaim drops after it has freed the frame.
+ *
+ * selftests/litmus has the first three as programs for herd7.
  */
 #include <linux/mm.h>
 #include <linux/pagemap.h>
