@@ -175,17 +175,19 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 #endif
 
 /*
- * After a PMD has become writable, a processor may still have the old entry in its TLB. On
- * x86, the write that meets this entry faults, and the fault drops the entry. On arm64, a
- * fault that finds the entry in memory right drops nothing, so the thread that changes the
- * entry makes all processors drop the old one.
+ * Whether the module may make a PMD writable. A processor may still have the old entry in its
+ * TLB. A write that meets this entry faults, and the fault has to drop it. On x86 the
+ * processor does so; on arm64 the core does, from 6.19 on. Before, the core has to unmap the
+ * frame, which drops the entry on all processors, and the write faults once more.
  */
-static inline void karena_flush_writable(struct vm_area_struct *vma, unsigned long address)
-{
-#ifndef CONFIG_X86
-	flush_tlb_range(vma, address, address + PMD_SIZE);
+#if defined(CONFIG_X86) || defined(flush_tlb_fix_spurious_fault_pmd)
+#define KARENA_MAKES_WRITABLE	true
+#else
+#define KARENA_MAKES_WRITABLE	false
 #endif
-}
+#if KARENA_MAPS_HUGE && defined(CONFIG_ARM64) && !defined(flush_tlb_fix_spurious_fault_pmd)
+#error "karena cannot run on Linux 6.18 on arm64: use 6.13 or earlier, or 6.19 or later"
+#endif
 
 /* Copy a page. Returns false if the hardware could not read it; the core has been told. */
 static inline bool karena_copy_page(struct page *to, struct page *from)

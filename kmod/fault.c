@@ -114,17 +114,15 @@ static bool fault_has_wrong_key(struct vm_fault *vmf, const struct karena_place 
 /* Make the PMD writable if it maps this folio, which is locked. Returns true if it does. */
 static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
 {
-	unsigned long address = vmf->address & PMD_MASK;
 	struct mm_struct *mm = vmf->vma->vm_mm;
 	spinlock_t *lock = pmd_lock(mm, vmf->pmd);
 	pmd_t pmd = *vmf->pmd;
 	bool ours = pmd_trans_huge(pmd) && pmd_page(pmd) == folio_page(folio, 0);
 
 	/* Another thread may have done it, or userfaultfd has write-protected it meanwhile. */
-	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd)) {
-		karena_set_pmd(mm, address, vmf->pmd, karena_pmd_mkwrite(pmd));
-		karena_flush_writable(vmf->vma, address);
-	}
+	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd))
+		karena_set_pmd(mm, vmf->address & PMD_MASK, vmf->pmd,
+			       karena_pmd_mkwrite(pmd));
 	spin_unlock(lock);
 	return ours;
 }
@@ -383,8 +381,9 @@ vm_fault_t karena_huge_fault(struct vm_fault *vmf)
 	 * has write-protected, the core must fall back: it removes the PMD, and so sees the
 	 * next write.
 	 */
-	if (!(vmf->flags & FAULT_FLAG_WRITE) || !pmd_trans_huge(vmf->orig_pmd) ||
-	    pmd_uffd_wp(vmf->orig_pmd) || !karena_arena_lock_page(heap, vmf->pgoff, &place))
+	if (!KARENA_MAKES_WRITABLE || !(vmf->flags & FAULT_FLAG_WRITE) ||
+	    !pmd_trans_huge(vmf->orig_pmd) || pmd_uffd_wp(vmf->orig_pmd) ||
+	    !karena_arena_lock_page(heap, vmf->pgoff, &place))
 		return VM_FAULT_FALLBACK;
 	if (!place.shared && !place.by_pages &&
 	    !karena_folio_bad(page_folio(place.page))) {
