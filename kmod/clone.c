@@ -286,7 +286,7 @@ static void clone_pinned(struct clone *clone)
 	if (!clone->lost)
 		return;
 	set_bit(KARENA_HEAP_INCOMPLETE, &clone->clone->flags);
-	pr_warn_ratelimited("karena: a clone does without %lu arenas: they are pinned, and cannot be copied\n",
+	pr_warn_ratelimited("karena: fork: the child has no copy of %lu arenas, which a device uses\n",
 			    clone->lost);
 }
 

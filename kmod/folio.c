@@ -205,7 +205,7 @@ void karena_folio_put(struct folio *folio)
 	karena_key_clear(folio);
 	if (folio_test_large(folio) && karena_folio_bad(folio)) {
 		atomic_long_inc(&nr_poisoned);
-		pr_warn("karena: a frame is never used again: memory failure within %#lx-%#lx\n",
+		pr_warn("karena: keep a frame from use after a memory failure: pages %#lx to %#lx\n",
 			folio_pfn(folio), folio_pfn(folio) + folio_nr_pages(folio) - 1);
 		return;
 	}

@@ -50,7 +50,7 @@ int karena_key_prepare(struct karena_heap *heap, gfp_t gfp)
 	if (range == -ENOMEM)
 		return range;
 	if (range < 0) {
-		pr_warn_once("karena: more than %lu heaps: shared futexes of some are mixed up\n",
+		pr_warn_once("karena: more than %lu heaps: shared futexes may wake others' waiters\n",
 			     (unsigned long)LAST_RANGE);
 		range = LAST_RANGE;
 	}
