@@ -76,6 +76,17 @@ static inline void vma_start_write(struct vm_area_struct *vma)
 #endif
 
 /*
+ * Address of a weak function, or NULL. The address is read from a variable. Otherwise the
+ * compiler for arm64 would use a global offset table, which modules do not have there.
+ */
+#define karena_weak(_function)						\
+({									\
+	static typeof(_function) *_address = _function;			\
+									\
+	READ_ONCE(_address);						\
+})
+
+/*
  * Debian exports this function, because its binder is a module. Linux itself does not, so
  * the reference is weak: where the kernel has no such symbol, it is NULL.
  */
@@ -88,7 +99,9 @@ int task_work_add(struct task_struct *task, struct callback_head *work,
  */
 static inline int karena_task_work_add(struct callback_head *work)
 {
-	return task_work_add ? task_work_add(current, work, TWA_RESUME) : -EOPNOTSUPP;
+	typeof(task_work_add) *add = karena_weak(task_work_add);
+
+	return add ? add(current, work, TWA_RESUME) : -EOPNOTSUPP;
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
@@ -108,13 +121,17 @@ static inline void karena_zap(struct vm_area_struct *vma, unsigned long address,
 			      unsigned long size)
 {
 #if LINUX_VERSION_CODE < KERNEL_VERSION(6, 3, 0)
-	if (zap_page_range) {
-		zap_page_range(vma, address, size);
+	typeof(zap_page_range) *zap = karena_weak(zap_page_range);
+
+	if (zap) {
+		zap(vma, address, size);
 		return;
 	}
 #else
-	if (zap_page_range_single) {
-		zap_page_range_single(vma, address, size, NULL);
+	typeof(zap_page_range_single) *zap = karena_weak(zap_page_range_single);
+
+	if (zap) {
+		zap(vma, address, size, NULL);
 		return;
 	}
 #endif
