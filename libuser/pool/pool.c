@@ -285,8 +285,7 @@ void ka_pool_return_locked(struct ka_pools *pools, struct ka_pool *pool)
 {
 	size_t slots = pool->slots;
 
-	ka_pool_check(pools, pool, UINT32_MAX);
-
+	ka_pool_check_empty(pools, pool);
 	slots_map(pools, ka_pool_slot(pools, pool), slots, &ka_no_pool);
 	/* The thread that has just freed the last block may still read @owner. */
 	__atomic_store_n(&pool->owner, KA_GONE, __ATOMIC_RELAXED);

@@ -357,6 +357,7 @@ void ka_pool_stats(struct ka_pools *pools, struct ka_stats *stats);
 /* freelist.c */
 void ka_pool_corrupted(const struct ka_free *block) __attribute__((noreturn, cold));
 void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uint32_t most);
+void ka_pool_check_empty(const struct ka_pools *pools, const struct ka_pool *pool);
 bool ka_pool_has_free(const struct ka_pools *pools, const struct ka_pool *pool,
 		      const void *block, uint32_t *looks);
 void ka_pools_forget(struct ka_pools *pools);

@@ -160,7 +160,7 @@ static void pool_emptied(struct ka_cache *cache, struct ka_pool *pool)
 
 	if (cache->by->current[class] == pool) {
 		if (pool_try_hold(cache, pool)) {
-			ka_pool_check(&cache->caches->pools, pool, UINT32_MAX);
+			ka_pool_check_empty(&cache->caches->pools, pool);
 			return;
 		}
 		ka_cache_drop_current(cache, class);
