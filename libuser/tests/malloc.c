@@ -193,11 +193,66 @@ static void reallocs_what_is_none(void)
 	do_free(do_realloc(&none, 10));
 }
 
+/* A free block: see struct ka_free. */
+struct freed {
+	unsigned char mark;
+	void *link;
+};
+
+static struct freed *volatile one, *volatile two, *volatile three;
+
+/* Allocate all blocks of a pool, and free two of them. No other code uses blocks of this size. */
+static void free_two_of_three(void)
+{
+	one = memset(do_malloc(3000), 1, 3000);
+	two = memset(do_malloc(3000), 1, 3000);
+	three = memset(do_malloc(3000), 1, 3000);
+	do_free(one);
+	do_free(two);
+}
+
+/* The library checks all free blocks when a pool becomes empty. */
+static void overwrites_the_mark(void)
+{
+	free_two_of_three();
+	two->mark = 1;
+	do_free(three);
+}
+
+static void links_to_an_inner_address(void)
+{
+	free_two_of_three();
+	two->link = (char *)one + 16;
+	do_free(three);
+}
+
+static void links_to_another_mapping(void)
+{
+	free_two_of_three();
+	one->link = mmap(NULL, KA_PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	do_free(three);
+}
+
+static void links_to_itself(void)
+{
+	free_two_of_three();
+	two->link = two;
+	do_free(three);
+}
+
+static void links_in_a_circle(void)
+{
+	free_two_of_three();
+	one->link = two;
+	do_free(three);
+}
+
 TEST(invalid_block_aborts_with_a_message)
 {
 	static void (*const wrongs[])(void) = {
 		frees_twice, frees_what_is_none, frees_an_inner_page,
-		reallocs_what_is_none,
+		reallocs_what_is_none, overwrites_the_mark, links_to_an_inner_address,
+		links_to_another_mapping, links_to_itself, links_in_a_circle,
 	};
 	char words[200];
 
