@@ -122,33 +122,53 @@ void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uin
 	}
 }
 
+/* A byte for each block of a pool, 1 or 0; no function of the C library clears or counts them. */
+union block_bytes {
+	uint8_t bytes[MOST_THIN];
+	uint64_t words[MOST_THIN / 8];
+};
+
+static uint64_t bytes_count(const union block_bytes *map, uint64_t bytes)
+{
+	uint64_t count = 0;
+
+	/* The product has the sum of a word's bytes in its upper byte. */
+	for (uint64_t i = 0; i < bytes; i += 8)
+		count += map->words[i / 8] * 0x0101010101010101 >> 56;
+	return count;
+}
+
 /*
  * True if all blocks of an empty pool are marked, and each is either the first block of the list
  * or the next one of exactly one block. This reads the blocks in the order of their addresses,
  * so the processor can fetch them ahead. A walk through the list would wait for each block.
+ *
+ * There is one link more than there are blocks: that to the first block. If one link is NULL,
+ * and each block is linked, no block is linked twice.
  */
 static bool list_is_whole(const struct ka_pools *pools, const struct ka_pool *pool)
 {
 	const char *at = ka_pool_start(pools, pool), *end = at + (size_t)pool->made * pool->size;
 	struct ruler ruler = ruler_of(pools, pool);
 	const struct ka_free *next = pool->free;
-	uint64_t map[MOST_THIN / 64] = { 0 };
-	bool ended = false;
+	uint64_t made = pool->made, index;
+	union block_bytes linked = { 0 };
+	size_t size = pool->size;
+	bool ends = false;
 
-	if (pool->made > MOST_THIN)
+	if (made > MOST_THIN)
 		return false;
-	for (;; at += pool->size) {
-		uint64_t index = block_at(ruler, next);
-
-		if (!next ? ended : index >= pool->made || ka_test_bit(map, index))
-			return false;
-		if (next)
-			map[index / 64] |= 1ULL << index % 64;
+	for (;; at += size) {
+		index = block_at(ruler, next);
+		if (__builtin_expect(index < made, 1))
+			linked.bytes[index] = 1;
+		else if (!next)
+			ends = true;
 		else
-			ended = true;
+			return false;
 		if (at == end)
-			return true;
-		if (((const struct ka_free *)at)->mark != KA_FREED)
+			return ends && bytes_count(&linked, made) == made;
+		if (!ka_is_marked(at))
 			return false;
 		next = ka_next((const struct ka_free *)at);
 	}
