@@ -248,31 +248,49 @@ static uint64_t random_draw(const struct ka_pools *pools)
 }
 
 /*
- * Link the blocks of a page, at least two, in an unpredictable order: from a random block on,
- * up or down, and around the end. The function returns the first block. Larger steps would make
- * a walk through the list take twice as long, since the processor would not prefetch the next
- * block.
+ * Link the blocks of a page, at least two, up or down. @skipped: the list begins with the block
+ * behind so many, which come last. The function returns the first block.
  */
-static struct ka_free *blocks_link(const struct ka_pools *pools, char *start, size_t size,
-				   uint32_t count)
+static struct ka_free *blocks_link(char *start, size_t size, uint32_t count, bool down,
+				   uint32_t skipped)
 {
-	uint64_t random = random_draw(pools);
-	uint32_t step = 1, at = (uint32_t)((random >> 32) * count >> 32);
-	struct ka_free *first = (struct ka_free *)(start + at * size), *block = first, *next;
+	struct ka_free *first = (struct ka_free *)(start + (down ? (count - 1) * size : 0));
+	struct ka_free *last = first, *next;
+	size_t step = down ? -size : size;
 
-	if (random & 1)
-		step = count - 1;
 	for (uint32_t i = 1; i < count; i++) {
-		at += step;
-		at = at < count ? at : at - count;
-		next = (struct ka_free *)(start + at * size);
-		block->mark = KA_FREED;
-		ka_link(block, next);
-		block = next;
+		next = (struct ka_free *)((char *)last + step);
+		last->mark = KA_FREED;
+		ka_link(last, next);
+		last = next;
 	}
-	block->mark = KA_FREED;
-	ka_link(block, NULL);
+	last->mark = KA_FREED;
+	ka_link(last, NULL);
+	if (skipped) {
+		ka_link(last, first);
+		last = (struct ka_free *)((char *)first + (skipped - 1) * step);
+		first = ka_next(last);
+		ka_link(last, NULL);
+	}
 	return first;
+}
+
+/*
+ * Link the next @count blocks of a pool, at least two, and return the first. Nobody can predict
+ * where a pool begins, and whether it goes up or down. Its other pages continue in the same
+ * direction, since a program that walks through its blocks would wait for memory at each turn.
+ */
+static struct ka_free *blocks_make(const struct ka_pools *pools, struct ka_pool *pool,
+				   char *start, uint32_t count)
+{
+	uint64_t random;
+
+	if (pool->made)
+		return blocks_link(start, pool->size, count, pool->down, 0);
+	random = random_draw(pools);
+	pool->down = random & 1;
+	return blocks_link(start, pool->size, count, pool->down,
+			   (uint32_t)((random >> 32) * count >> 32));
 }
 
 /**
@@ -296,7 +314,7 @@ void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 		*first = (struct ka_free){ .mark = KA_FREED };
 		ka_link(first, NULL);
 	} else {
-		first = blocks_link(pools, start, pool->size, count);
+		first = blocks_make(pools, pool, start, count);
 	}
 	/*
 	 * In this order: a child that is forked between the two stores only loses these blocks.

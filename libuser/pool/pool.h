@@ -117,6 +117,7 @@ struct ka_free {
  * @held: 1: the current pool, which the owner keeps when it becomes empty. Else 0.
  * @zero: Blocks that have never been in use are zero.
  * @thin: ka_pool_thin() has seen the pool, which has not been current since.
+ * @down: Blocks are linked for the first time from the highest address of a page to the lowest.
  * @listed: The pool is in its owner's list.
  */
 struct ka_pool {
@@ -134,6 +135,7 @@ struct ka_pool {
 	uint8_t held;
 	bool zero : 1;
 	bool thin : 1;
+	bool down : 1;
 	bool listed;
 };
 
@@ -160,7 +162,7 @@ extern uint64_t ka_secret;
  * @serial: Unique number: no other heap of the process has, or has had, it.
  * @arenas: The arenas of the heap, with its lock. The members above are read by each call
  *	without a lock, so they have a cache line of their own.
- * @secret: Decides the order in which the blocks of new pools are linked.
+ * @secret: Decides the order in which the blocks of a new pool are linked.
  * @shelf: Unowned pools of each class with free blocks.
  * @traced: Pools of traced blocks of each class that have free blocks; the lock of the traces
  *	guards them.

@@ -327,7 +327,7 @@ static void old_content_read(void)
 }
 
 /* Count how often the next block follows the last one in memory. */
-/* Blocks of 200 pages and more: each page has its order by chance, up or down. */
+/* Blocks of more than 50 pools: each pool goes up or down by chance. */
 #define GUESSES	4200
 
 static void next_address_guessed(void)
