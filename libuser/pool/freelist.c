@@ -12,14 +12,29 @@
 /* Only pools with at most this many blocks are thinned. A pool of one slot never has more. */
 #define MOST_THIN	(KA_SLOT_SIZE / KA_CLASS_STEP)
 
-/* The start and the block size of a pool, prepared for block_at(). */
+/* The first block of a pool, and the distance of its blocks, prepared for block_at(). */
 struct ruler {
-	uintptr_t start;
+	uintptr_t first;
 	uint64_t inverse;
 	unsigned int shift;
 };
 
-static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool *pool)
+/* The blocks of a pool have indices in the order in which they are linked for the first time. */
+static inline char *block_of(const struct ka_pools *pools, const struct ka_pool *pool,
+			     uint32_t index)
+{
+	uint32_t position = pool->down ? pool->capacity - 1 - index : index;
+
+	return ka_pool_start(pools, pool) + (size_t)position * pool->size;
+}
+
+/* The distance of a block to the one with the next index. */
+static ptrdiff_t pool_step(const struct ka_pool *pool)
+{
+	return pool->down ? -(ptrdiff_t)pool->size : (ptrdiff_t)pool->size;
+}
+
+static inline struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool *pool)
 {
 	/* Inverses of the odd numbers below 16, modulo 2^64. No size has a larger odd part. */
 	static const uint64_t inverses[] = {
@@ -27,10 +42,11 @@ static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool 
 		0x8e38e38e38e38e39, 0x2e8ba2e8ba2e8ba3, 0x4ec4ec4ec4ec4ec5, 0xeeeeeeeeeeeeeeef,
 	};
 	unsigned int shift = (unsigned int)__builtin_ctz(pool->size);
+	uint64_t inverse = inverses[pool->size >> shift >> 1];
 
 	return (struct ruler){
-		.start = (uintptr_t)ka_pool_start(pools, pool),
-		.inverse = inverses[pool->size >> shift >> 1],
+		.first = (uintptr_t)block_of(pools, pool, 0),
+		.inverse = pool->down ? -inverse : inverse,
 		.shift = shift,
 	};
 }
@@ -42,7 +58,7 @@ static struct ruler ruler_of(const struct ka_pools *pools, const struct ka_pool 
  */
 static inline uint64_t block_at(struct ruler ruler, const void *address)
 {
-	uint64_t quotient = ((uintptr_t)address - ruler.start) * ruler.inverse;
+	uint64_t quotient = ((uintptr_t)address - ruler.first) * ruler.inverse;
 
 	return quotient >> ruler.shift | quotient << (64 - ruler.shift);
 }
@@ -148,17 +164,18 @@ static uint64_t bytes_count(const union block_bytes *map, uint64_t bytes)
  */
 static bool list_is_whole(const struct ka_pools *pools, const struct ka_pool *pool)
 {
-	const char *at = ka_pool_start(pools, pool), *end = at + (size_t)pool->made * pool->size;
+	const char *at = block_of(pools, pool, 0);
 	struct ruler ruler = ruler_of(pools, pool);
 	const struct ka_free *next = pool->free;
 	uint64_t made = pool->made, index;
 	union block_bytes linked = { 0 };
-	size_t size = pool->size;
+	ptrdiff_t step = pool_step(pool);
+	const char *end = at + (ptrdiff_t)made * step;
 	bool ends = false;
 
 	if (made > MOST_THIN)
 		return false;
-	for (;; at += size) {
+	for (;; at += step) {
 		index = block_at(ruler, next);
 		if (__builtin_expect(index < made, 1))
 			linked.bytes[index] = 1;
@@ -248,15 +265,12 @@ static uint64_t random_draw(const struct ka_pools *pools)
 }
 
 /*
- * Link the blocks of a page, at least two, up or down. @skipped: the list begins with the block
- * behind so many, which come last. The function returns the first block.
+ * Link neighbouring blocks, and return the first. The list begins behind the first @skipped
+ * blocks, which come last.
  */
-static struct ka_free *blocks_link(char *start, size_t size, uint32_t count, bool down,
-				   uint32_t skipped)
+static struct ka_free *blocks_link(char *start, ptrdiff_t step, uint32_t count, uint32_t skipped)
 {
-	struct ka_free *first = (struct ka_free *)(start + (down ? (count - 1) * size : 0));
-	struct ka_free *last = first, *next;
-	size_t step = down ? -size : size;
+	struct ka_free *first = (struct ka_free *)start, *last = first, *next;
 
 	for (uint32_t i = 1; i < count; i++) {
 		next = (struct ka_free *)((char *)last + step);
@@ -268,7 +282,7 @@ static struct ka_free *blocks_link(char *start, size_t size, uint32_t count, boo
 	ka_link(last, NULL);
 	if (skipped) {
 		ka_link(last, first);
-		last = (struct ka_free *)((char *)first + (skipped - 1) * step);
+		last = (struct ka_free *)(start + (ptrdiff_t)(skipped - 1) * step);
 		first = ka_next(last);
 		ka_link(last, NULL);
 	}
@@ -276,21 +290,16 @@ static struct ka_free *blocks_link(char *start, size_t size, uint32_t count, boo
 }
 
 /*
- * Link the next @count blocks of a pool, at least two, and return the first. Nobody can predict
- * where a pool begins, and whether it goes up or down. Its other pages continue in the same
- * direction, since a program that walks through its blocks would wait for memory at each turn.
+ * Decide in which direction the blocks of a pool are linked, and how many blocks of the first
+ * page come last. Nobody can predict that. The other pages continue in the same direction, since
+ * a program that walks through its blocks would wait for memory at each turn.
  */
-static struct ka_free *blocks_make(const struct ka_pools *pools, struct ka_pool *pool,
-				   char *start, uint32_t count)
+static uint32_t pool_begin(const struct ka_pools *pools, struct ka_pool *pool, uint32_t count)
 {
-	uint64_t random;
+	uint64_t random = random_draw(pools);
 
-	if (pool->made)
-		return blocks_link(start, pool->size, count, pool->down, 0);
-	random = random_draw(pools);
 	pool->down = random & 1;
-	return blocks_link(start, pool->size, count, pool->down,
-			   (uint32_t)((random >> 32) * count >> 32));
+	return (uint32_t)((random >> 32) * count >> 32);
 }
 
 /**
@@ -300,22 +309,21 @@ static struct ka_free *blocks_make(const struct ka_pools *pools, struct ka_pool 
  */
 void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 {
-	char *start = ka_pool_start(pools, pool) + (size_t)pool->made * pool->size;
-	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size);
-	struct ka_free *first = (struct ka_free *)start;
+	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size), skipped = 0;
+	struct ka_free *first;
+	char *start;
 
 	if (count > pool->capacity - pool->made)
 		count = pool->capacity - pool->made;
 	if (!count)
 		count = 1;
+	if (!pool->made && count > 1)
+		skipped = pool_begin(pools, pool, count);
+	start = block_of(pools, pool, pool->made);
 	if (KA_CHECKED && !pool->zero)
-		memset(start, 0, (size_t)count * pool->size);
-	if (count == 1) {
-		*first = (struct ka_free){ .mark = KA_FREED };
-		ka_link(first, NULL);
-	} else {
-		first = blocks_make(pools, pool, start, count);
-	}
+		memset(pool->down ? block_of(pools, pool, pool->made + count - 1) : start, 0,
+		       (size_t)count * pool->size);
+	first = blocks_link(start, pool_step(pool), count, skipped);
 	/*
 	 * In this order: a child that is forked between the two stores only loses these blocks.
 	 */
@@ -323,34 +331,54 @@ void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 	__atomic_store_n(&pool->free, first, __ATOMIC_RELEASE);
 }
 
-/* Number of a pool's blocks up to the last one in use. */
-static uint32_t pool_blocks_to_keep(const struct ka_pool *pool, const char *start)
+/* Number of a pool's blocks up to the last one in use. Ends the program if the list is broken. */
+static uint32_t pool_blocks_to_keep(const struct ka_pools *pools, const struct ka_pool *pool)
 {
+	struct ruler ruler = ruler_of(pools, pool);
+	uint32_t keep = pool->made, left = keep;
 	uint64_t map[MOST_THIN / 64] = { 0 };
-	uint32_t keep = pool->made;
 
-	for (const struct ka_free *block = pool->free; block; block = ka_next(block))
-		ka_change_bits(map, (size_t)((const char *)block - start) / pool->size, 1,
-			       true);
+	for (const struct ka_free *block = pool->free; block; block = ka_next(block)) {
+		if (block_is_wrong(ruler, pool, block, &left))
+			list_is_broken(pools, pool, pool->free);
+		ka_change_bits(map, block_at(ruler, block), 1, true);
+	}
 	while (keep && ka_test_bit(map, keep - 1))
 		keep--;
 	return keep;
 }
 
-/* Remove the blocks at or behind an address from the list of free blocks. */
-static void pool_unlink_from(struct ka_pool *pool, const char *end)
+/* Remove the blocks from an index on from the list of free blocks. */
+static void pool_unlink_from(const struct ka_pools *pools, struct ka_pool *pool, uint32_t index)
 {
+	struct ruler ruler = ruler_of(pools, pool);
 	struct ka_free *block = pool->free, *last = NULL, *next;
 
 	for (; block; block = next) {
 		next = ka_next(block);
-		if ((char *)block < end)
+		if (block_at(ruler, block) < index)
 			last = block;
 		else if (last)
 			ka_link(last, next);
 		else
 			pool->free = next;
 	}
+}
+
+/* Find the pages of a pool in which only blocks from an index on lie. Returns their number. */
+static size_t pool_pages_from(const struct ka_pool *pool, uint32_t index, size_t *first)
+{
+	size_t keep = (size_t)index * pool->size, made = (size_t)pool->made * pool->size;
+	size_t all = (size_t)pool->capacity * pool->size, end;
+
+	if (pool->down) {
+		*first = (all - made) / KA_PAGE_SIZE;
+		end = (all - keep) / KA_PAGE_SIZE;
+	} else {
+		*first = (keep + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+		end = (made + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
+	}
+	return end > *first ? end - *first : 0;
 }
 
 /**
@@ -366,26 +394,24 @@ static void pool_unlink_from(struct ka_pool *pool, const char *end)
 size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool)
 {
 	const struct ka_source_type *source = pools->arenas.window.source;
-	size_t first = ka_pool_slot(pools, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, end;
-	char *start = ka_pool_start(pools, pool);
+	size_t first = ka_pool_slot(pools, pool) % KA_ARENA_SLOTS * KA_SLOT_PAGES, from, pages;
 	uint64_t map[KA_MAP_WORDS] = { 0 };
 	uint32_t keep;
 
 	pool->thin = true;
 	if (source->frames || pools->arenas.window.io || pool->capacity > MOST_THIN)
 		return 0;
-	keep = pool_blocks_to_keep(pool, start);
-	from = ((size_t)keep * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
-	end = ((size_t)pool->made * pool->size + KA_PAGE_SIZE - 1) / KA_PAGE_SIZE;
-	if (from >= end)
+	keep = pool_blocks_to_keep(pools, pool);
+	pages = pool_pages_from(pool, keep, &from);
+	if (!pages)
 		return 0;
 	/* A child that is forked between the two steps only loses these blocks. */
-	pool_unlink_from(pool, start + (size_t)keep * pool->size);
+	pool_unlink_from(pools, pool, keep);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	pool->zero = false;
 	pool->made = keep;
-	ka_change_bits(map, first + from, end - from, true);
+	ka_change_bits(map, first + from, pages, true);
 	if (!source->purge(&pools->arenas.window, ka_pool_arena(pools, pool), map))
 		return 0;
-	return end - from;
+	return pages;
 }

@@ -233,6 +233,7 @@ static struct ka_pool *pool_make_new(struct ka_pools *pools, unsigned int class)
 	pool->held = 0;
 	pool->zero = zero;
 	pool->thin = false;
+	pool->down = false;
 	__atomic_store_n(&pool->listed, false, __ATOMIC_RELAXED);
 	return pool;
 }

@@ -105,7 +105,8 @@ struct ka_free {
  * @owner: The owner's number, perhaps with KA_CALLED; or one of KA_NOBODY to KA_SPARE.
  * @used: Blocks in use, including those in @remote; one more while the pool is held, so that
  *	it does not become empty.
- * @made: Blocks at the pool's start that have been linked. The rest has no content.
+ * @made: Number of blocks that have been linked, from the pool's start on, or from its end on if
+ *	it goes @down. The rest has no content.
  * @remote: Blocks that other threads have freed: the first in the low 48 bits, linked as in
  *	@free, and their number above it.
  * @next: The next pool of the list that has this one.
@@ -117,7 +118,7 @@ struct ka_free {
  * @held: 1: the current pool, which the owner keeps when it becomes empty. Else 0.
  * @zero: Blocks that have never been in use are zero.
  * @thin: ka_pool_thin() has seen the pool, which has not been current since.
- * @down: Blocks are linked for the first time from the highest address of a page to the lowest.
+ * @down: Blocks are linked for the first time from the highest address to the lowest.
  * @listed: The pool is in its owner's list.
  */
 struct ka_pool {

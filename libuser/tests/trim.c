@@ -89,7 +89,10 @@ TEST_F_TIMEOUT(trim, trim_frees_most_of_a_heap_with_few_blocks, SLOW)
 #define PIECE		((size_t)64)
 #define PIECES		(128 * KA_SLOT_SIZE / PIECE)
 
-/* Free all blocks except the first one of each pool, which contains its own address. */
+/*
+ * Free all blocks except the first one of each pool, or the last one if the pool goes down. Each
+ * contains its own address.
+ */
 static void leave_the_first(struct ka_heap *heap, char **blocks)
 {
 	for (size_t i = 0; i < PIECES; i++) {
@@ -100,7 +103,9 @@ static void leave_the_first(struct ka_heap *heap, char **blocks)
 		memcpy(blocks[i], &blocks[i], sizeof(char *));
 	}
 	for (size_t i = 0; i < PIECES; i++) {
-		if ((uintptr_t)blocks[i] % KA_SLOT_SIZE) {
+		bool down = ka_pool_of(ka_pools_of(heap), blocks[i])->down;
+
+		if ((uintptr_t)blocks[i] % KA_SLOT_SIZE != (down ? KA_SLOT_SIZE - PIECE : 0)) {
 			ka_heap_free(heap, blocks[i]);
 			blocks[i] = NULL;
 		}

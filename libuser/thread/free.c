@@ -205,7 +205,7 @@ bool ka_block_may_be_free(const struct ka_caches *caches, const struct ka_pool *
 
 	if (!next)
 		return pool->free || others;
-	return (uintptr_t)next - start < (size_t)pool->made * pool->size &&
+	return (uintptr_t)next - start < (size_t)pool->capacity * pool->size &&
 	       (next != pool->free || others);
 }
 
