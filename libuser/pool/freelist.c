@@ -94,6 +94,15 @@ void ka_pool_corrupted(const struct ka_free *block)
 	ka_die("malloc");
 }
 
+/* True if a block that was marked when another thread freed it is in the list of free blocks. */
+static bool remote_is_free(const struct ka_pools *pools, const struct ka_pool *pool,
+			   const struct ka_free *block, uint32_t *looks)
+{
+	uint32_t few = KA_FEW_LOOKS;
+
+	return ka_pool_has_free(pools, pool, block, *looks > KA_FEW_LOOKS ? looks : &few);
+}
+
 /*
  * Check the blocks that other threads have freed, and return the last one. A double free makes
  * the list a circle; a write to a free block breaks the chain.
@@ -106,12 +115,9 @@ static struct ka_free *remote_check(const struct ka_pools *pools, const struct k
 	struct ruler ruler = ruler_of(pools, pool);
 
 	for (; block; block = ka_next(block)) {
-		uint32_t few = KA_FEW_LOOKS;
-
 		if (block_is_wrong(ruler, pool, block, &left) ||
 		    (__builtin_expect(block->doubtful, 0) &&
-		     ka_pool_has_free(pools, pool, block,
-				      looks > KA_FEW_LOOKS ? &looks : &few)))
+		     remote_is_free(pools, pool, block, &looks)))
 			list_is_broken(pools, pool, block);
 		last = block;
 	}

@@ -372,10 +372,18 @@ size_t ka_pool_thin(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_shelve(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_shelve_locked(struct ka_pools *pools, struct ka_pool *pool);
 struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uintptr_t owner);
-bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner);
+bool ka_pool_adopt_unowned(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner);
 bool ka_pool_disown(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_abandon(struct ka_pools *pools, struct ka_pool *pool);
 void ka_pool_call(struct ka_pool *pool);
+
+/* Become the owner of a pool if it has none. True: the caller has to collect its remote frees. */
+static inline bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
+{
+	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
+
+	return (now == KA_NOBODY || now == KA_SHELF) && ka_pool_adopt_unowned(pools, pool, owner);
+}
 
 /*
  * Collect the blocks that other threads have freed in the caller's pool. True if there were

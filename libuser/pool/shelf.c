@@ -80,7 +80,7 @@ struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uin
 }
 
 /**
- * ka_pool_adopt() - Become the owner of an unowned pool.
+ * ka_pool_adopt_unowned() - Become the owner of a pool that had no owner a moment ago.
  * @pools: The pools of the heap.
  * @pool: The pool.
  * @owner: Number of the new owner.
@@ -89,7 +89,7 @@ struct ka_pool *ka_pool_unshelve(struct ka_pools *pools, unsigned int class, uin
  *
  * Return: True if the pool had no owner. The new owner has to collect its remote frees.
  */
-bool ka_pool_adopt(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
+bool ka_pool_adopt_unowned(struct ka_pools *pools, struct ka_pool *pool, uintptr_t owner)
 {
 	uintptr_t now = __atomic_load_n(&pool->owner, __ATOMIC_SEQ_CST);
 	bool mine = false;
