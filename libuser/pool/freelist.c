@@ -144,11 +144,18 @@ void ka_pool_check(const struct ka_pools *pools, const struct ka_pool *pool, uin
 	}
 }
 
-/* A byte for each block of a pool, 1 or 0; no function of the C library clears or counts them. */
+/* A byte for each block of a pool, 1 or 0. */
 union block_bytes {
 	uint8_t bytes[MOST_THIN];
 	uint64_t words[MOST_THIN / 8];
 };
+
+/* Clear the bytes of so many blocks. By atomic stores, for which the compiler calls no memset(). */
+static void bytes_clear(union block_bytes *map, uint64_t bytes)
+{
+	for (uint64_t i = 0; i < bytes; i += 8)
+		__atomic_store_n(&map->words[i / 8], 0, __ATOMIC_RELAXED);
+}
 
 static uint64_t bytes_count(const union block_bytes *map, uint64_t bytes)
 {
@@ -174,13 +181,14 @@ static bool list_is_whole(const struct ka_pools *pools, const struct ka_pool *po
 	struct ruler ruler = ruler_of(pools, pool);
 	const struct ka_free *next = pool->free;
 	uint64_t made = pool->made, index;
-	union block_bytes linked = { 0 };
+	union block_bytes linked;
 	ptrdiff_t step = pool_step(pool);
 	const char *end = at + (ptrdiff_t)made * step;
 	bool ends = false;
 
 	if (made > MOST_THIN)
 		return false;
+	bytes_clear(&linked, made);
 	for (;; at += step) {
 		index = block_at(ruler, next);
 		if (__builtin_expect(index < made, 1))
@@ -315,16 +323,17 @@ static uint32_t pool_begin(const struct ka_pools *pools, struct ka_pool *pool, u
  */
 void ka_pool_extend(struct ka_pools *pools, struct ka_pool *pool)
 {
-	uint32_t count = (uint32_t)(KA_PAGE_SIZE / pool->size), skipped = 0;
+	uint32_t count = 1, skipped = 0;
 	struct ka_free *first;
 	char *start;
 
-	if (count > pool->capacity - pool->made)
-		count = pool->capacity - pool->made;
-	if (!count)
-		count = 1;
-	if (!pool->made && count > 1)
-		skipped = pool_begin(pools, pool, count);
+	if (pool->size <= KA_PAGE_SIZE / 2) {
+		count = (uint32_t)KA_PAGE_SIZE / pool->size;
+		if (count > pool->capacity - pool->made)
+			count = pool->capacity - pool->made;
+		if (!pool->made)
+			skipped = pool_begin(pools, pool, count);
+	}
 	start = block_of(pools, pool, pool->made);
 	if (KA_CHECKED && !pool->zero)
 		memset(pool->down ? block_of(pools, pool, pool->made + count - 1) : start, 0,
