@@ -266,16 +266,20 @@ void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 			 __ATOMIC_SEQ_CST);
 }
 
-/* Draw a number that nobody can predict without the heap's secret. */
+/* Draw a number that nobody can predict without the heap's secret, not even from earlier ones. */
 static uint64_t random_draw(const struct ka_pools *pools)
 {
 	static __thread uint64_t drawn;
-	__uint128_t product;
+	uint64_t random = pools->secret[0] ^ (++drawn + ka_thread());
 
-	drawn += 2;
-	product = (__uint128_t)(pools->secret[0] ^ (drawn + ka_thread())) *
-		  (pools->secret[1] | 1);
-	return (uint64_t)product ^ (uint64_t)(product >> 64);
+	/* After one multiplication, the lowest bits of such numbers would follow a pattern. */
+	for (int i = 0; i < 3; i++) {
+		__uint128_t product = (__uint128_t)(random ^ pools->secret[1]) *
+				      0x9e3779b97f4a7c15;
+
+		random = (uint64_t)product ^ (uint64_t)(product >> 64);
+	}
+	return random;
 }
 
 /*

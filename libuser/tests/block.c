@@ -317,6 +317,42 @@ TEST(order_of_blocks_is_random)
 	       NR_ORDERS, firsts, steps);
 }
 
+#define NR_DIRECTIONS	100
+
+/* Make pools, and count those that have the direction of the one before. */
+static int directions_that_stay(struct ka_heap *heap)
+{
+	const struct ka_pools *pools = ka_pools_of(heap);
+	bool last = false;
+	int stay = 0;
+
+	for (int i = 0; i < NR_DIRECTIONS; i++) {
+		const void *block = ka_heap_malloc(heap, 64);
+		const struct ka_pool *pool = ka_pool_of(pools, block);
+
+		stay += i && pool->down == last;
+		last = pool->down;
+		while (pool->used < pool->capacity)
+			ka_heap_malloc(heap, 64);
+	}
+	return stay;
+}
+
+TEST(direction_of_a_pool_does_not_follow_from_the_one_before)
+{
+	for (int i = 0; i < 2 * NR_ORDERS; i++) {
+		struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+		int stay;
+
+		ASSERT_NE(NULL, heap);
+		stay = directions_that_stay(heap);
+		/* The standard deviation is 5. */
+		EXPECT_LT(15, stay);
+		EXPECT_GT(85, stay);
+		ka_heap_destroy(heap);
+	}
+}
+
 TEST_F(block, realloc_stays_in_place_if_possible)
 {
 	char *block = ka_heap_malloc(self->heap, 1000), *same, *large;
