@@ -9,6 +9,7 @@ PREFIX ?= /usr/local
 LIBDIR ?= $(PREFIX)/lib
 INCLUDEDIR ?= $(PREFIX)/include
 MANDIR ?= $(PREFIX)/share/man
+COMPLETION_DIR ?= $(PREFIX)/share/bash-completion/completions
 MODULE_DIR ?= /lib/modules/$(RELEASE)/updates
 DKMS_DIR ?= /usr/src/karena-$(VERSION)
 RULES_DIR ?= /usr/lib/udev/rules.d
@@ -214,6 +215,7 @@ install-library:
 			echo .so $(call page_place,$(page)) \
 				>$(DESTDIR)$(MANDIR)/$$other; \
 		done;)
+	install -D -m 644 libuser/tools/karena.bash-completion $(DESTDIR)$(COMPLETION_DIR)/karena
 ifeq ($(DESTDIR),)
 	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
@@ -286,6 +288,7 @@ uninstall:
 		$(patsubst libuser/include/%,$(DESTDIR)$(INCLUDEDIR)/%, \
 			$(wildcard libuser/include/karena/*.h)) \
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h $(DESTDIR)$(PREFIX)/bin/karena \
+		$(DESTDIR)$(COMPLETION_DIR)/karena \
 		$(addprefix $(DESTDIR)$(MANDIR)/,$(foreach page,$(pages), \
 			$(call page_place,$(page)) $(call page_others,$(page)))) \
 		$(DESTDIR)$(RULES_DIR)/60-karena.rules \
