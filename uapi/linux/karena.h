@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/* Copyright (C) 2026 The karena authors */
 /*
  * karena: arenas of physical memory for the heaps of language runtimes.
  *

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Copyright (C) 2026 The karena authors */
 /**
  * DOC: Rules of the debug hooks
  *
