@@ -9,7 +9,7 @@
  * statistics of the heap for each size of blocks. This prints the same for any program,
  * without a change to it:
  *
- *	KARENA_MALLOCSTATS=1 LD_PRELOAD=libkarena-malloc.so PROGRAM
+ *	KARENA_MALLOCSTATS=1 LD_PRELOAD=libkarena-malloc.so.1 PROGRAM
  *
  * The exit status is 1 if there is no memory.
  */
