@@ -51,7 +51,7 @@ file_of() {
 
 # Only in the guest; elsewhere this disk may be in use.
 disk() {
-	grep -q ' vm_directory=' /proc/cmdline || {
+	grep -q ' vm_output=' /proc/cmdline || {
 		echo "no scratch disk"
 		return 77
 	}
