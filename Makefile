@@ -54,6 +54,7 @@ help:
 	@echo 'make test T=sysfs  build and run one program of tests; K=6.12, debug, here, asan,'
 	@echo '                tsan or valgrind says where'
 	@echo 'make shell      a guest with the module loaded, to type in; K=6.12 or debug'
+	@echo 'make check-reach  the tests with the newest kernel, and with three kernels for arm64'
 	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      compare malloc with others, here, in time and memory'
 	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
@@ -120,6 +121,9 @@ shell: runner
 
 check-debug: runner
 	@selftests/check -k debug
+
+check-reach: runner
+	@selftests/check -k newest -k arm64
 
 check-programs: library-for-tests
 	selftests/programs
@@ -327,6 +331,6 @@ clean:
 	rm -rf $(OUT)
 
 .PHONY: all help deps library library-for-tests module no-module demo runner check test shell \
-	check-debug check-programs bench bench-guest bench-report bench-check bench-keep lint \
-	htmldocs install install-library install-module install-config install-dkms uninstall \
-	dist clean
+	check-debug check-reach check-programs bench bench-guest bench-report bench-check \
+	bench-keep lint htmldocs install install-library install-module install-config \
+	install-dkms uninstall dist clean

@@ -2,6 +2,7 @@
 """The list of all test programs, selftests/tests, and selections from it."""
 
 import pathlib
+import re
 import sys
 
 from tap import Program
@@ -10,6 +11,14 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 LIST = TOP / "selftests/tests"
 
 NATIVE = ("here", "asan", "tsan", "valgrind", "lint")
+# Kernels with which `check` runs tests only if they are chosen. arm64 in the list means all
+# that are for arm64.
+ARM64 = ("arm64-6.1", "arm64-6.12", "arm64-newest")
+REACH = ("newest", *ARM64)
+# The programs that a turn runs with a kernel for arm64: the most of what depends on the
+# architecture in five minutes.
+ARM64_TURN = ["selftests/" + name
+              for name in "device memory sparse fork cow snapshot volatile".split()]
 # Seconds after which a program, or a guest with all its programs, is killed.
 NATIVE_LIMIT = 1500
 GUEST_LIMIT = 3000
@@ -17,7 +26,21 @@ GUEST_LIMIT = 3000
 
 def kernel_of(lane):
     """Return the kernel of a lane, 6.12 of 6.12-multi; None for a lane on this machine."""
-    return None if lane in NATIVE else lane.partition("-")[0]
+    return None if lane in NATIVE else re.match(r"(arm64-)?[^-]+", lane)[0]
+
+
+def folder_of(lane):
+    """Return the folder, below the top directory, with what is built for a lane."""
+    if lane in ("asan", "tsan"):
+        return f"build/{lane}"
+    return "build/arm64" if lane.startswith("arm64-") else "build"
+
+
+def lanes_of(word):
+    """Return the lanes that a word of the list means."""
+    if word.partition("-")[0] != "arm64":
+        return [word]
+    return [word.replace("arm64", kernel, 1) for kernel in ARM64]
 
 
 def default_command(lane, name):
@@ -25,10 +48,9 @@ def default_command(lane, name):
     if not (TOP / f"{name}.c").exists():
         return name
     place = name.removeprefix("libuser/")
-    build = f"build/{lane}" if lane in ("asan", "tsan") else "build"
     valgrind = ("VALGRIND=1 valgrind -q --fair-sched=yes --error-exitcode=99 "
                 "--leak-check=full " if lane == "valgrind" else "")
-    return f"{valgrind}{build}/{place}"
+    return f"{valgrind}{folder_of(lane)}/{place}"
 
 
 def read():
@@ -39,7 +61,7 @@ def read():
             continue
         name, lanes, command = ([part.strip() for part in line.split(":", 2)] + [""])[:3]
         programs += [Program(lane, name, command or default_command(lane, name))
-                     for lane in lanes.split()]
+                     for word in lanes.split() for lane in lanes_of(word)]
     return programs
 
 
@@ -54,7 +76,7 @@ def forgotten(programs):
 def choose(programs, lanes, names):
     """Select the programs with these names in these lanes; None: the first lane of each."""
     known = {program.lane for program in programs}
-    known |= {kernel_of(lane) for lane in known} - {None}
+    known |= {kernel_of(lane) for lane in known} - {None} | {"arm64"}
     for lane in lanes or ():
         if lane not in known:
             sys.exit(f"check: there is no lane {lane}; the lanes are "
@@ -74,10 +96,26 @@ def choose(programs, lanes, names):
         for program in chosen:
             first.setdefault(program.name, program)
         return list(first.values())
-    if lanes:
-        chosen = [program for program in chosen
-                  if program.lane in lanes or kernel_of(program.lane) in lanes]
-        if not chosen:
-            sys.exit(f"check: {' '.join(names)} does not run in {' '.join(lanes)}; "
-                     "selftests/tests has the lanes of each program")
+    if not lanes:
+        return [program for program in chosen if kernel_of(program.lane) not in REACH]
+    chosen = [program for program in chosen
+              if {program.lane, kernel_of(program.lane), program.lane.partition("-")[0]}
+              & set(lanes)]
+    if not chosen:
+        sys.exit(f"check: {' '.join(names)} does not run in {' '.join(lanes)}; "
+                 "selftests/tests has the lanes of each program")
     return chosen
+
+
+def turn(programs, kernel):
+    """Return the programs that a turn runs with this kernel: tests of the module."""
+    if kernel not in REACH:
+        sys.exit(f"check: there is no turn {kernel}; the turns are {' '.join(REACH)}")
+    return [program for program in programs if kernel_of(program.lane) == kernel
+            and (program.name in ARM64_TURN if kernel in ARM64
+                 else program.name.startswith("selftests/"))]
+
+
+def on_arm64(programs):
+    """Return the programs in a lane for arm64."""
+    return [program for program in programs if kernel_of(program.lane) in ARM64]

@@ -69,7 +69,7 @@ def listed_command_builds_its_program():
     for name, wanted in (("malloc-debug", "malloc"), ("malloc-checked", "malloc"),
                          ("misuse-glibc", "misuse"), ("misuse-checked", "misuse"),
                          ("survive-checked", "survive"), ("heap", "heap")):
-        building = build.jobs(plan.choose(plan.read(), ["here"], [name]))
+        building = build.jobs(plan.choose(plan.read(), ["here"], [name]), {})
         words = [word for job in building for word in job.command[-1].split()]
         if f"{build.BUILD}/tests/{wanted}" not in words:
             return False
@@ -141,6 +141,62 @@ def last_part_of_a_name_is_enough():
     return [(one.name, one.lane) for one in found] == [("selftests/forkrace", "6.12-multi")]
 
 
+def other_kernels_run_only_if_chosen():
+    by_default = {plan.kernel_of(one.lane) for one in plan.choose(plan.read(), [], [])}
+    chosen = {plan.kernel_of(one.lane)
+              for one in plan.choose(plan.read(), ["newest", "arm64"], ["sysfs"])}
+    return not by_default & set(plan.REACH) and chosen == set(plan.REACH)
+
+
+def programs_for_arm64_have_a_folder_of_their_own():
+    programs = plan.choose(plan.read(), ["arm64-6.1"], ["sysfs", "heap"])
+    return ({one.command for one in programs}
+            == {"build/arm64/selftests/sysfs", "build/arm64/tests/heap"})
+
+
+def turn_runs_tests_with_one_kernel():
+    every = plan.read()
+    turns = {kernel: plan.turn(every, kernel) for kernel in plan.REACH}
+    return (all(plan.kernel_of(one.lane) == kernel
+                for kernel, programs in turns.items() for one in programs)
+            and [len(turns[kernel]) for kernel in plan.ARM64] == [7, 7, 7]
+            and {one.name for one in turns["newest"]}
+            == {str(source.relative_to(plan.TOP).with_suffix(""))
+                for source in plan.TOP.joinpath("selftests").glob("*.c")})
+
+
+def kernels_of(status, *names):
+    """Return what build.kernels() finds if the script for kernels ends with this status."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = pathlib.Path(folder, "selftests/vm/kernel")
+        script.parent.mkdir(parents=True)
+        script.write_text(f"#!/bin/sh\necho the answer for $1\nexit {status}\n",
+                          encoding="utf-8")
+        script.chmod(0o755)
+        build.TOP, top = pathlib.Path(folder), build.TOP
+        try:
+            return build.kernels([Program(name, "program", "") for name in names])
+        finally:
+            build.TOP = top
+
+
+def kernel_that_the_mirror_lacks_is_skipped():
+    found, missing = kernels_of(77, "newest", "arm64-6.1-multi")
+    return (not found and [one.skips for one in missing]
+            == [[f"1..0 # SKIP the answer for {name}"] for name in ("newest", "arm64-6.1")]
+            and kernels_of(0, "6.1") == ({"6.1": pathlib.Path("the answer for 6.1")}, []))
+
+
+def missing_kernel_of_every_run_is_an_error():
+    for status, name in ((77, "6.1"), (1, "newest")):
+        try:
+            kernels_of(status, name)
+        except SystemExit:
+            continue
+        return False
+    return True
+
+
 def unknown_name_or_lane_is_rejected():
     for arguments in ((["6.12"], ["no-such-test"]), (["7"], ["sysfs"]),
                       (["asan"], ["sysfs"])):
@@ -162,6 +218,9 @@ TESTS = [
     guest_runs_all_its_programs, guest_with_a_kernel_error_fails, guest_that_dies_fails,
     programs_in_a_command_are_built, listed_command_builds_its_program,
     every_test_is_listed, last_part_of_a_name_is_enough, unknown_name_or_lane_is_rejected,
+    other_kernels_run_only_if_chosen, programs_for_arm64_have_a_folder_of_their_own,
+    turn_runs_tests_with_one_kernel, kernel_that_the_mirror_lacks_is_skipped,
+    missing_kernel_of_every_run_is_an_error,
 ]
 
 
