@@ -153,13 +153,17 @@ TEST_F(mapping, window_can_be_mapped_in_parts_at_their_addresses)
 /* Find an arena that ends at the highest user address, whatever the processor supports. */
 static char *find_end(void)
 {
-	void *above = mmap((void *)(1UL << 50), ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
-			   MAP_FIXED_NOREPLACE, -1, 0);
+	for (int bits = 56; bits > 47; bits--) {
+		void *below = (void *)((1UL << bits) - 2 * ARENA);
+		void *start = mmap(below, ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS |
+				   MAP_FIXED_NOREPLACE, -1, 0);
 
-	if (above == MAP_FAILED)
-		return (char *)(1UL << 47) - ARENA;
-	munmap(above, ARENA);
-	return (char *)(1UL << 56) - ARENA;
+		if (start == MAP_FAILED)
+			continue;
+		munmap(start, ARENA);
+		return (char *)(1UL << bits) - ARENA;
+	}
+	return (char *)(1UL << 47) - ARENA;
 }
 
 /* The window would start below the first address or end above the last one. */
