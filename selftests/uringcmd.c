@@ -62,12 +62,23 @@ static int reap(struct io_uring *ring, uint64_t *data)
 	return result;
 }
 
-/* Submit the one prepared entry and wait for it. */
-static int complete(struct io_uring *ring)
+/*
+ * Submit the prepared entries. With a polling thread, the result of io_uring_submit() counts
+ * the entries that the thread has not consumed yet.
+ */
+static int submit(struct io_uring *ring, int count)
 {
 	int ret = io_uring_submit(ring);
 
-	return ret == 1 ? reap(ring, NULL) : ret < 0 ? ret : -EPROTO;
+	if (ret < 0)
+		return ret;
+	return ret == count || ring->flags & IORING_SETUP_SQPOLL ? 0 : -EPROTO;
+}
+
+/* Submit the one prepared entry and wait for it. */
+static int complete(struct io_uring *ring)
+{
+	return submit(ring, 1) ?: reap(ring, NULL);
 }
 
 static int uring_call(struct io_uring *ring, const struct heap *heap,
@@ -118,11 +129,7 @@ static int submit_each(struct io_uring *ring, const struct heap *heap,
 {
 	for (size_t i = 0; i < count; i++)
 		prep_arenas(ring, heap, cmd, &requests[i], first + i, 1);
-	/*
-	 * With a polling thread, earlier entries that it has not consumed yet count as
-	 * well.
-	 */
-	return io_uring_submit(ring) >= (int)count ? 0 : -EPROTO;
+	return submit(ring, count);
 }
 
 /* Count the requests that did not return 0. */
