@@ -10,7 +10,7 @@ from tap import Program
 TOP = pathlib.Path(__file__).resolve().parents[2]
 LIST = TOP / "selftests/tests"
 
-NATIVE = ("here", "asan", "tsan", "valgrind", "lint")
+NATIVE = ("here", "asan", "tsan", "valgrind", "lint", "chroot")
 # Kernels with which `check` runs tests only if they are chosen. arm64 in the list means all
 # that are for arm64.
 ARM64 = ("arm64-6.1", "arm64-6.12", "arm64-newest")
@@ -97,7 +97,8 @@ def choose(programs, lanes, names):
             first.setdefault(program.name, program)
         return list(first.values())
     if not lanes:
-        return [program for program in chosen if kernel_of(program.lane) not in REACH]
+        return [program for program in chosen if program.lane != "chroot"
+                and kernel_of(program.lane) not in REACH]
     chosen = [program for program in chosen
               if {program.lane, kernel_of(program.lane), program.lane.partition("-")[0]}
               & set(lanes)]
