@@ -40,7 +40,12 @@ page_names = $(shell sed -n '/^\.SH NAME/,/\\-/{/^\.SH/d; s/\\-.*//; s/,/ /g; p;
 page_others = $(filter-out $(call page_place,$(1)),$(patsubst %,$(dir \
 	$(call page_place,$(1)))%$(suffix $(1)),$(call page_names,$(1))))
 
-all: library $(if $(RELEASE),module,no-module)
+# The kernels for which DKMS builds the module; dkms.conf.in has those of arm64 last.
+kernels := $(shell sed -n 's/^\t*BUILD_EXCLUSIVE_KERNEL="\(.*\)"$$/\1/p' dkms.conf.in | \
+	if [ "$$(uname -m)" = aarch64 ]; then tail -n 1; else head -n 1; fi)
+supported := $(shell echo '$(RELEASE)' | grep -E '$(kernels)')
+
+all: library $(if $(supported),module,no-module)
 
 help:
 	@echo 'make            build the library, the tool and, with kernel headers, the module'
@@ -101,7 +106,12 @@ module:
 	+$(kernel_make) modules
 
 no-module:
+ifeq ($(RELEASE),)
 	@echo 'karena: no kernel headers in $(KDIR), so there is no module: run `make deps`, or set KDIR'
+else
+	@echo 'karena: no module for Linux $(RELEASE): it supports 6.1 to 6.13 and 6.18 to 7.3; the' \
+		'library works without it'
+endif
 
 demo: library-for-tests
 	selftests/demo/run
@@ -187,7 +197,7 @@ library_files := $(foreach name,$(libraries),$(name).so $(name).so.$(basename $(
 	$(name).so.$(ABI)) libkarena.a libkarena-uring.a
 
 # `make install` builds what is missing, with the settings of the last build.
-install: install-library install-config $(if $(RELEASE),install-module,no-module)
+install: install-library install-config $(if $(supported),install-module,no-module)
 
 install-library:
 	@$(call may_write,$(LIBDIR) $(INCLUDEDIR) $(MANDIR) $(PREFIX)/bin,PREFIX or DESTDIR)
@@ -245,11 +255,21 @@ ifeq ($(DESTDIR),)
 	[ ! -e /run/udev/control ] || udevadm control --reload
 endif
 
-# Remove all versions from DKMS. Their lines in `dkms status` begin with karena/VERSION, or with
+# Remove the module of each kernel, also of those without headers.
+remove_modules = set -e; for file in $(DESTDIR)$(MODULE_DIR)/karena.ko \
+			$(DESTDIR)/lib/modules/*/updates/karena.ko; do \
+		[ -e "$$file" ] || continue; \
+		rm "$$file"; \
+		release=$${file\#*/lib/modules/}; \
+		[ -n '$(DESTDIR)' ] || depmod "$${release%%/*}"; \
+	done
+
+# Remove all versions from DKMS, except one that a package owns. Their lines in `dkms status` begin with karena/VERSION, or with
 # karena, VERSION before dkms 3.
 remove_from_dkms = if [ "$$(id -u)" -eq 0 ] && command -v dkms >/dev/null; then \
 		for version in $$(dkms status -m karena | \
 				sed -n 's,^karena[/, ]*\([^,: ]*\).*,\1,p' | sort -u); do \
+			! dpkg -S "/usr/src/karena-$$version/dkms.conf" >/dev/null 2>&1 || continue; \
 			dkms remove -m karena -v "$$version" --all; \
 			rm -rf "/usr/src/karena-$$version"; \
 		done; \
@@ -271,8 +291,10 @@ install_by_dkms = if ! command -v dkms >/dev/null; then \
 # DKMS builds in a copy of DKMS_DIR, which has Kbuild at its top like the copy of `make module`.
 install-dkms:
 	@$(call may_write,$(DKMS_DIR),DESTDIR)
+# DKMS installs nothing where a module of the same version is.
 ifeq ($(DESTDIR),)
 	@$(remove_from_dkms)
+	$(if $(filter /usr/src/%,$(DKMS_DIR)),@$(remove_modules))
 endif
 	rm -rf $(DESTDIR)$(DKMS_DIR)
 	install -d $(DESTDIR)$(DKMS_DIR)/kmod $(DESTDIR)$(DKMS_DIR)/uapi/linux
@@ -306,14 +328,7 @@ ifeq ($(DESTDIR),)
 	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
 	rm -rf $(DESTDIR)$(DKMS_DIR)
-# The module of each kernel, also of those without headers.
-	@set -e; for file in $(DESTDIR)$(MODULE_DIR)/karena.ko \
-			$(DESTDIR)/lib/modules/*/updates/karena.ko; do \
-		[ -e "$$file" ] || continue; \
-		rm "$$file"; \
-		release=$${file%/updates/karena.ko}; \
-		[ -n '$(DESTDIR)' ] || depmod "$${release##*/}"; \
-	done
+	@$(remove_modules)
 
 # Packed twice, a commit gives the same bytes.
 archive = $(OUT)/karena-$(VERSION).tar.gz
