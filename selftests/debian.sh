@@ -10,6 +10,21 @@ test_packages="build-essential debhelper dh-dkms liburing-dev pkgconf bash-compl
 
 karena_packages="karena karena-dkms libkarena1 libkarena-dev libkarena-malloc1 libkarena-uring1"
 
+# make_chroot SUITE PACKAGE...: make the chroot. End the test: with a skip if this machine has no
+# mirror, else with a failure.
+make_chroot() {
+	local suite=$1 said status=0
+	shift
+	said=$(selftests/vm/chroot make "$suite" "$root" "$@" 2>&1) || status=$?
+	[ $status -ne 77 ] || skip "$(echo "$said" | tail -n 1)"
+	[ $status -eq 0 ] || {
+		echo "$said" | sed 's/^/# /'
+		echo "not ok 1 chroot_is_made # status $status"
+		echo 1..1
+		exit 1
+	}
+}
+
 inside() { selftests/vm/chroot run "$root" "$@"; }
 
 # Copy the files of this tree, also those that are not committed, to a directory.

@@ -107,10 +107,9 @@ class Job:
 class Here(Job):
     """One program on this machine."""
 
-    limit = NATIVE_LIMIT
-
     def __init__(self, program):
         super().__init__(program.lane, program.name, ["bash", "-c", program.command])
+        self.limit = GUEST_LIMIT if program.lane == "chroot" else NATIVE_LIMIT
         self.programs = [program]
         self.environment = ENVIRONMENT.get(program.lane, {}) | {
             "KARENA_SOURCE": "embedded", "BUILD": "build"}
