@@ -33,20 +33,32 @@ def output(*command):
     return done.stdout.strip().rpartition("\n")[2]
 
 
+def fetch(name):
+    """Fetch or build a kernel, and for arm64 the guests' root, if the cache lacks them.
+
+    Return the exit status, and the last line: the kernel's directory, or what is missing.
+    """
+    scripts = [["selftests/vm/root"]] * (name in ARM64) + [["selftests/vm/kernel", name]]
+    for script in scripts:
+        done = subprocess.run(script, cwd=TOP, check=False, stdout=subprocess.PIPE,
+                              text=True)
+        if done.returncode:
+            break
+    return done.returncode, done.stdout.strip().rpartition("\n")[2]
+
+
 def kernels(programs):
     """Return the directory of each kernel of the programs, and what is missing.
 
-    A kernel that the cache lacks is fetched or built. If Debian's mirror does not have one
-    that only some runs need, the second list has a skipped Program for it.
+    If Debian's mirror does not have one that only some runs need, the second list has a
+    skipped Program for it.
     """
     found, missing = {}, []
     for name in dict.fromkeys(filter(None, (kernel_of(one.lane) for one in programs))):
-        done = subprocess.run(["selftests/vm/kernel", name], cwd=TOP, check=False,
-                              stdout=subprocess.PIPE, text=True)
-        said = done.stdout.strip().rpartition("\n")[2]
-        if done.returncode == 0:
+        status, said = fetch(name)
+        if status == 0:
             found[name] = pathlib.Path(said)
-        elif done.returncode == 77 and name in REACH:
+        elif status == 77 and name in REACH:
             missing.append(Program(name, "kernel", ""))
             missing[-1].feed(f"1..0 # SKIP {said}")
         else:

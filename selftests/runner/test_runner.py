@@ -165,14 +165,15 @@ def turn_runs_tests_with_one_kernel():
                 for source in plan.TOP.joinpath("selftests").glob("*.c")})
 
 
-def kernels_of(status, *names):
-    """Return what build.kernels() finds if the script for kernels ends with this status."""
+def kernels_of(status, *names, root=0):
+    """Return what build.kernels() finds if the scripts end with these statuses."""
     with tempfile.TemporaryDirectory() as folder:
-        script = pathlib.Path(folder, "selftests/vm/kernel")
-        script.parent.mkdir(parents=True)
-        script.write_text(f"#!/bin/sh\necho the answer for $1\nexit {status}\n",
-                          encoding="utf-8")
-        script.chmod(0o755)
+        vm = pathlib.Path(folder, "selftests/vm")
+        vm.mkdir(parents=True)
+        for script, end in ((vm / "kernel", status), (vm / "root", root)):
+            script.write_text(f"#!/bin/sh\necho the answer for ${{1-root}}\nexit {end}\n",
+                              encoding="utf-8")
+            script.chmod(0o755)
         build.TOP, top = pathlib.Path(folder), build.TOP
         try:
             return build.kernels([Program(name, "program", "") for name in names])
@@ -184,7 +185,9 @@ def kernel_that_the_mirror_lacks_is_skipped():
     found, missing = kernels_of(77, "newest", "arm64-6.1-multi")
     return (not found and [one.skips for one in missing]
             == [[f"1..0 # SKIP the answer for {name}"] for name in ("newest", "arm64-6.1")]
-            and kernels_of(0, "6.1") == ({"6.1": pathlib.Path("the answer for 6.1")}, []))
+            and kernels_of(0, "6.1") == ({"6.1": pathlib.Path("the answer for 6.1")}, [])
+            and kernels_of(0, "arm64-6.1", root=77)[1][0].skips
+            == ["1..0 # SKIP the answer for root"])
 
 
 def missing_kernel_of_every_run_is_an_error():
