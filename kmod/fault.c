@@ -119,8 +119,11 @@ static bool pmd_make_writable(struct vm_fault *vmf, struct folio *folio)
 	pmd_t pmd = *vmf->pmd;
 	bool ours = pmd_trans_huge(pmd) && pmd_page(pmd) == folio_page(folio, 0);
 
-	/* Another thread may have done it, or userfaultfd has write-protected it meanwhile. */
-	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd))
+	/*
+	 * Another thread may have made it writable, userfaultfd may have write-protected it,
+	 * and NUMA balancing may have made it inaccessible.
+	 */
+	if (ours && !pmd_write(pmd) && !pmd_uffd_wp(pmd) && !pmd_protnone(pmd))
 		karena_set_pmd(mm, vmf->address & PMD_MASK, vmf->pmd,
 			       karena_pmd_mkwrite(pmd));
 	spin_unlock(lock);
@@ -148,7 +151,8 @@ static vm_fault_t fault_map_huge(struct vm_fault *vmf, const struct karena_place
 
 	if (!folio_test_large(folio) || !pmd_none(*vmf->pmd) ||
 	    vma_thp_disabled(vma, vma->vm_flags, true) ||
-	    !thp_vma_suitable_order(vma, vmf->address, PMD_ORDER))
+	    !thp_vma_suitable_order(vma, vmf->address, PMD_ORDER) ||
+	    karena_folio_bad(folio))
 		return 0;
 	ret = vmf_insert_folio_pmd(vmf, folio, false);
 	if (ret == VM_FAULT_NOPAGE && vmf->flags & FAULT_FLAG_WRITE) {
