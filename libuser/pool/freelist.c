@@ -150,7 +150,7 @@ union block_bytes {
 	uint64_t words[MOST_THIN / 8];
 };
 
-/* Clear the bytes of so many blocks. By atomic stores, for which the compiler calls no memset(). */
+/* Clear the bytes of blocks. The compiler would turn plain stores into a call of memset(). */
 static void bytes_clear(union block_bytes *map, uint64_t bytes)
 {
 	for (uint64_t i = 0; i < bytes; i += 8)
@@ -173,7 +173,8 @@ static uint64_t bytes_count(const union block_bytes *map, uint64_t bytes)
  * so the processor can fetch them ahead. A walk through the list would wait for each block.
  *
  * There is one link more than there are blocks: that to the first block. If one link is NULL,
- * and each block is linked, no block is linked twice.
+ * and each block is linked, then no block is linked twice. Blocks in a circle apart from the list
+ * pass, as they do in a walk; no double free makes such a circle.
  */
 static bool list_is_whole(const struct ka_pools *pools, const struct ka_pool *pool)
 {
@@ -266,11 +267,15 @@ void ka_pool_collect_some(struct ka_pools *pools, struct ka_pool *pool)
 			 __ATOMIC_SEQ_CST);
 }
 
-/* Draw a number that nobody can predict without the heap's secret, not even from earlier ones. */
+/*
+ * Draw a number that depends on the heap's secret, and differs at each draw. Two children of one
+ * process draw the same numbers.
+ */
 static uint64_t random_draw(const struct ka_pools *pools)
 {
-	static __thread uint64_t drawn;
-	uint64_t random = pools->secret[0] ^ (++drawn + ka_thread());
+	static uint64_t drawn;
+	uint64_t random = pools->secret[0] ^
+			  __atomic_add_fetch(&drawn, 1, __ATOMIC_RELAXED);
 
 	/* After one multiplication, the lowest bits of such numbers would follow a pattern. */
 	for (int i = 0; i < 3; i++) {
@@ -308,9 +313,9 @@ static struct ka_free *blocks_link(char *start, ptrdiff_t step, uint32_t count, 
 }
 
 /*
- * Decide in which direction the blocks of a pool are linked, and how many blocks of the first
- * page come last. Nobody can predict that. The other pages continue in the same direction, since
- * a program that walks through its blocks would wait for memory at each turn.
+ * Choose the direction in which the blocks of a pool are linked, and how many blocks of the first
+ * page come last. Both depend on the heap's secret. The other pages continue in the same direction,
+ * because a program that walks through its blocks would wait for memory at each change.
  */
 static uint32_t pool_begin(const struct ka_pools *pools, struct ka_pool *pool, uint32_t count)
 {

@@ -326,8 +326,10 @@ static void old_content_read(void)
 	}
 }
 
-/* Count how often the next block follows the last one in memory. */
-/* Blocks of more than 50 pools: each pool goes up or down by chance. */
+/*
+ * Count how often the next block follows the last one in memory, over more than 50 pools, each of
+ * which goes up or down by chance.
+ */
 #define GUESSES	4200
 
 static void next_address_guessed(void)
