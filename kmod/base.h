@@ -103,7 +103,10 @@
 /* 1 TiB: the state words of such a window need 2 MiB. */
 #define KARENA_WINDOW_MAX	(KARENA_ARENA_SIZE << 19)
 
-/* The size of the inode of all futex keys, and of the inodes that windows map. */
+/*
+ * Bound of the indices of futex keys. Up to Linux 6.13 also the size of the inodes that windows
+ * map.
+ */
 #define KARENA_KEYS_SIZE	(MAX_LFS_FILESIZE & PAGE_MASK)
 
 /* For small structures, charged to the owner. At a limit the allocation fails. */

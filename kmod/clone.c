@@ -286,7 +286,7 @@ static void clone_pinned(struct clone *clone)
 	if (!clone->lost)
 		return;
 	set_bit(KARENA_HEAP_INCOMPLETE, &clone->clone->flags);
-	pr_warn_ratelimited("karena: fork: the child has no copy of %lu arenas, which a device uses\n",
+	pr_warn_ratelimited("karena: fork: the child lacks %lu arenas: a device uses them, and no memory was left for copies\n",
 			    clone->lost);
 }
 

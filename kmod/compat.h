@@ -194,8 +194,8 @@ static inline pmd_t karena_pmd_mkwrite(pmd_t pmd)
 /*
  * Whether the module may make a PMD writable. A processor may still have the old entry in its
  * TLB. A write that meets this entry faults, and the fault has to drop it. On x86 the
- * processor does so; on arm64 the core does, from 6.19 on. Before, the core has to unmap the
- * frame, which drops the entry on all processors, and the write faults once more.
+ * processor does so; on arm64 the core does, from 6.19 on. Before, the module lets the core
+ * unmap the frame, which drops the entry on all processors. The same fault maps it again.
  */
 #if defined(CONFIG_X86) || defined(flush_tlb_fix_spurious_fault_pmd)
 #define KARENA_MAKES_WRITABLE	true

@@ -48,14 +48,11 @@ static const struct inode_operations fs_iops = {
  * karena_fs_inode() - Make an inode.
  * @size: The size that processes see, in bytes.
  *
- * The size that the core sees tells it how to map a page of a large folio where the PMD is
- * empty. If the folio is below the end of the file, the core maps all of the folio: by a PMD,
- * or, from 6.18 on, also by single entries. If it is beyond the end, kernels from 6.12 on map
- * only that page.
- *
- * Up to 6.13 the core has to map huge frames, so all folios are below the end. From 6.18 on
- * the fault handler maps them, so all folios are beyond it. The core compares a folio's index
- * and the size with the folio locked since the handler has looked at the arena.
+ * The size that the core sees decides what it maps for a page of a large folio where the PMD
+ * is empty. If the folio is below the end of the file, the core maps all of it: by a PMD or,
+ * from 6.18 on, also by single entries. If the folio is beyond the end, kernels from 6.12 on
+ * map only that page. Up to 6.13 the core has to map huge frames, so the size is the maximum.
+ * From 6.18 on the fault handler maps them, so the size is 0.
  *
  * Return: The inode, or an ERR_PTR.
  */

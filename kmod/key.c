@@ -27,7 +27,7 @@
 /* Indices of a heap: more than the largest window and its control region have pages. */
 #define RANGE_SHIFT	29
 
-/* As many as fit below the size of the inode. */
+/* Up to Linux 6.13, an index has to be below the size of the inode that a window maps. */
 #define RANGES		(KARENA_KEYS_SIZE >> PAGE_SHIFT >> RANGE_SHIFT)
 
 /* Shared by all heaps that find no range left; their processes may get spurious wake-ups. */

@@ -139,7 +139,7 @@ static int prep_advice(struct io_uring_sqe *sqe, void *start, size_t length,
 	if (!whole_pages(start, length) || length > ADVICE_MAX)
 		return ka_private_fail(EINVAL, "invalid range: it must be whole pages and"
 				       " less than 4 GiB");
-	/* liburing 2.9 and later have no off_t here. */
+	/* The type of the length differs between versions of liburing. */
 	io_uring_prep_madvise(sqe, start, (unsigned int)length, advice);
 	return 0;
 }
