@@ -138,18 +138,18 @@ static bool fault_add_table(struct vm_fault *vmf)
 }
 
 /*
- * Map all of a huge frame, whose folio is locked. vmf_insert_folio_pmd() installs an entry
- * as for a read: for a write it would warn if it found a page table, which another thread
- * can install at any time. Returns VM_FAULT_NOPAGE if the access may be repeated; 0 if the
- * core is to map one page.
+ * Map all of a huge frame, whose folio is locked, unless there are pages above it or one of
+ * its pages is bad. vmf_insert_folio_pmd() installs an entry as for a read: for a write it
+ * would warn if it found a page table, which another thread can install at any time. Returns
+ * VM_FAULT_NOPAGE if the access may be repeated; 0 if the core is to map one page.
  */
-static vm_fault_t fault_map_huge(struct vm_fault *vmf, const struct karena_place *place)
+static vm_fault_t fault_prepare_pmd(struct vm_fault *vmf, const struct karena_place *place)
 {
 	struct folio *folio = page_folio(place->page);
 	struct vm_area_struct *vma = vmf->vma;
 	vm_fault_t ret;
 
-	if (!folio_test_large(folio) || !pmd_none(*vmf->pmd) ||
+	if (place->by_pages || !folio_test_large(folio) || !pmd_none(*vmf->pmd) ||
 	    vma_thp_disabled(vma, vma->vm_flags, true) ||
 	    !thp_vma_suitable_order(vma, vmf->address, PMD_ORDER) ||
 	    karena_folio_bad(folio))
@@ -185,10 +185,23 @@ static bool fault_add_table(struct vm_fault *vmf)
 	return done;
 }
 
-/* The core maps a huge frame as a whole where the PMD is empty. */
-static vm_fault_t fault_map_huge(struct vm_fault *vmf, const struct karena_place *place)
+/*
+ * Returns true if the core must not map all of a huge folio: there are pages above it, or
+ * one of its pages is bad. The folio is locked. A new frame has no bad page, so its first
+ * fault need not look for one.
+ */
+static bool fault_needs_table(struct vm_fault *vmf, const struct karena_place *place)
 {
-	return 0;
+	if (place->by_pages)
+		return true;
+	return place->used && PageCompound(place->page) && pmd_none(*vmf->pmd) &&
+	       karena_folio_bad(page_folio(place->page));
+}
+
+/* Install a page table where the core must map one page. Returns VM_FAULT_NOPAGE, or 0. */
+static vm_fault_t fault_prepare_pmd(struct vm_fault *vmf, const struct karena_place *place)
+{
+	return fault_needs_table(vmf, place) && !fault_add_table(vmf) ? VM_FAULT_NOPAGE : 0;
 }
 #endif
 
@@ -227,19 +240,6 @@ static vm_fault_t window_get_page(struct vm_fault *vmf, struct karena_heap *heap
 	}
 }
 
-/*
- * Returns true if a huge folio must not be mapped as a whole: there are pages above it, or
- * one of its pages is bad. The folio is locked. A new frame has no bad page, so its first
- * fault need not look for one.
- */
-static bool fault_needs_table(struct vm_fault *vmf, const struct karena_place *place)
-{
-	if (place->by_pages)
-		return true;
-	return place->used && PageCompound(place->page) && pmd_none(*vmf->pmd) &&
-	       karena_folio_bad(page_folio(place->page));
-}
-
 static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 {
 	struct karena_place place;
@@ -251,12 +251,7 @@ static vm_fault_t window_fault(struct vm_fault *vmf, struct karena_heap *heap)
 	/* An unshared page may still have the futex key of another heap of the family. */
 	if (!place.shared && fault_in_read_only_share(vmf))
 		karena_key_claim(heap, place.page, vmf->pgoff);
-	if (!fault_needs_table(vmf, &place))
-		ret = fault_map_huge(vmf, &place);
-	else if (!fault_add_table(vmf))
-		ret = VM_FAULT_NOPAGE;
-	if (!ret)
-		ret = fault_page(vmf, place.page);
+	ret = fault_prepare_pmd(vmf, &place) ?: fault_page(vmf, place.page);
 	if (!ret)
 		return VM_FAULT_LOCKED;
 	karena_arena_unlock_page(&place);
