@@ -264,12 +264,15 @@ remove_modules = set -e; for file in $(DESTDIR)$(MODULE_DIR)/karena.ko \
 		[ -n '$(DESTDIR)' ] || depmod "$${release%%/*}"; \
 	done
 
-# Remove all versions from DKMS, except one that a package owns. Their lines in `dkms status` begin with karena/VERSION, or with
-# karena, VERSION before dkms 3.
+# True if a Debian package has installed the module's sources in this directory.
+package_owns = dpkg -S "$(1)/dkms.conf" >/dev/null 2>&1
+
+# Remove all versions from DKMS, except one that a package owns. Their lines in `dkms status`
+# begin with karena/VERSION, or with karena, VERSION before dkms 3.
 remove_from_dkms = if [ "$$(id -u)" -eq 0 ] && command -v dkms >/dev/null; then \
 		for version in $$(dkms status -m karena | \
 				sed -n 's,^karena[/, ]*\([^,: ]*\).*,\1,p' | sort -u); do \
-			! dpkg -S "/usr/src/karena-$$version/dkms.conf" >/dev/null 2>&1 || continue; \
+			! $(call package_owns,/usr/src/karena-$$version) || continue; \
 			dkms remove -m karena -v "$$version" --all; \
 			rm -rf "/usr/src/karena-$$version"; \
 		done; \
@@ -293,6 +296,8 @@ install-dkms:
 	@$(call may_write,$(DKMS_DIR),DESTDIR)
 # DKMS installs nothing where a module of the same version is.
 ifeq ($(DESTDIR),)
+	@! $(call package_owns,$(DKMS_DIR)) || { \
+		echo 'karena: a package has installed $(DKMS_DIR): remove it first' >&2; exit 1; }
 	@$(remove_from_dkms)
 	$(if $(filter /usr/src/%,$(DKMS_DIR)),@$(remove_modules))
 endif
@@ -327,7 +332,7 @@ ifeq ($(DESTDIR),)
 	@$(remove_from_dkms)
 	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
-	rm -rf $(DESTDIR)$(DKMS_DIR)
+	$(call package_owns,$(DESTDIR)$(DKMS_DIR)) || rm -rf $(DESTDIR)$(DKMS_DIR)
 	@$(remove_modules)
 
 # Packed twice, a commit gives the same bytes.
