@@ -431,15 +431,24 @@ static void arenas_make_volatile(struct ka_arenas *arenas)
 	arenas->emptied.end = 0;
 }
 
-/* Drop rows from a map of free pages that are too short to be purged. */
-static void map_drop_short_rows(uint64_t *map, size_t pages)
+/*
+ * Drop pages from a map of free pages: rows shorter than @pages, and at both ends of a row, pages
+ * without memory. In an arena with huge pages, an untouched page may have some, too.
+ */
+static void map_drop(const struct ka_arena *arena, uint64_t *map, size_t pages)
 {
-	size_t from = 0, end;
+	size_t from = 0, end, first, last;
 
 	while ((from = ka_find_bit(map, from, true)) < KA_ARENA_PAGES) {
 		end = ka_find_bit(map, from, false);
-		if (end - from < pages)
-			ka_change_bits(map, from, end - from, false);
+		first = arena->huge ? from : ka_find_bit(arena->touched, from, true);
+		last = end;
+		while (!arena->huge && last > first && !ka_test_bit(arena->touched, last - 1))
+			last--;
+		if (end - from < pages || first > last)
+			first = last;
+		ka_change_bits(map, from, first - from, false);
+		ka_change_bits(map, last, end - last, false);
 		from = end;
 	}
 }
@@ -459,8 +468,8 @@ static void arena_purge(struct ka_arenas *arenas, size_t index, bool all)
 		return;
 	for (size_t i = 0; i < KA_MAP_WORDS; i++)
 		map[i] = arena->backed[i] & ~arena->used[i];
-	if (!all && !source->frames)
-		map_drop_short_rows(map, LEAST_ROW);
+	if (!source->frames)
+		map_drop(arena, map, all ? 1 : LEAST_ROW);
 	if (!source->purge(&arenas->window, index, map))
 		return;
 	for (size_t i = 0; i < KA_MAP_WORDS; i++) {

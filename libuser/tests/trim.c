@@ -66,6 +66,37 @@ static void thin_out(struct ka_heap *heap, char **blocks, size_t kept)
 	}
 }
 
+static size_t purged_bytes;
+
+int __real_ka_madvise(void *start, size_t size, int advice);
+int __wrap_ka_madvise(void *start, size_t size, int advice);
+
+int __wrap_ka_madvise(void *start, size_t size, int advice)
+{
+	if (advice == MADV_DONTNEED)
+		purged_bytes += size;
+	return __real_ka_madvise(start, size, advice);
+}
+
+/* Pages without memory are not purged again together with those that have just become free. */
+TEST_F_TIMEOUT(trim, pages_are_purged_once, SLOW)
+{
+	size_t first;
+
+	if (on_device())
+		SKIP(return, "the module purges by other calls");
+	thin_out(self->heap, self->blocks, 1000);
+	ka_heap_trim(self->heap);
+	first = purged_bytes;
+	EXPECT_LT(MIB, first);
+	for (int i = 0; i < 100; i++) {
+		ka_heap_free(self->heap, self->blocks[i * 1000]);
+		ka_heap_trim(self->heap);
+	}
+	/* A pool for each of these blocks, and what was left of the first pages. */
+	EXPECT_LE(purged_bytes, first + first / 4 + 100 * 16384);
+}
+
 TEST_F_TIMEOUT(trim, trim_frees_most_of_a_heap_with_few_blocks, SLOW)
 {
 	size_t before, after;
