@@ -12,9 +12,6 @@
 #include "base/bits.h"
 #include "source/claim.h"
 
-/* If pages belong to several mappings, a smaller part is copied. */
-#define PART_MOVED	((size_t)64 << 10)
-
 /* Map pages at addresses where nothing is mapped: 0, or an errno. */
 static int map_pages(const struct ka_window *window, void *start, size_t size)
 {
@@ -193,63 +190,75 @@ static bool embedded_reuse(struct ka_window *window, size_t arena)
 	return true;
 }
 
-static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
-				size_t size);
-
-static enum ka_moved move_halves(const struct ka_window *window, char *from, char *to,
-				 size_t size)
+/* Copy the content of pages instead of moving it. */
+static enum ka_moved move_by_copy(char *from, char *to, size_t size)
 {
-	size_t half = size / 2 & ~(KA_PAGE_SIZE - 1);
-	enum ka_moved moved = move_parts(window, from, to, half);
-
-	if (moved != KA_MOVED)
-		return moved;
-	moved = move_parts(window, from + half, to + half, size - half);
-	/* Copy the first half back to its old pages, which are still mapped. */
-	if (moved != KA_MOVED)
-		memcpy(from, to, half);
-	return moved;
-}
-
-static enum ka_moved move_parts(const struct ka_window *window, char *from, char *to,
-				size_t size)
-{
-	int error;
-
-	if (size >= PART_MOVED) {
-		if (!ka_is_one_mapping(from, size))
-			return move_halves(window, from, to, size);
-		if (ka_move(from, to, size))
-			return KA_MOVED;
-		/*
-		 * Map the pages at @to again if the kernel has unmapped them before it refused the
-		 * move. The window is claimed, so nobody else uses the addresses.
-		 */
-		error = map_pages(window, to, size);
-		if (error && error != EEXIST)
-			return KA_NOWHERE;
-	}
 	memcpy(to, from, size);
 	if (ka_madvise(from, size, MADV_DONTNEED))
 		memset(from, 0, size);
 	return KA_MOVED;
 }
 
+static enum ka_moved move_arenas(const struct ka_window *window, char *from, char *to,
+				 size_t size);
+
+static enum ka_moved move_halves(const struct ka_window *window, char *from, char *to,
+				 size_t size)
+{
+	size_t half = size / 2 & ~(KA_ARENA_SIZE - 1);
+	enum ka_moved moved;
+
+	if (!half)
+		return move_by_copy(from, to, size);
+	moved = move_arenas(window, from, to, half);
+	if (moved != KA_MOVED)
+		return moved;
+	moved = move_arenas(window, from + half, to + half, size - half);
+	/* Copy the first half back to its old pages, which are still mapped. */
+	if (moved != KA_MOVED)
+		memcpy(from, to, half);
+	return moved;
+}
+
+/* Move whole arenas. If they belong to several mappings, each half is tried. */
+static enum ka_moved move_arenas(const struct ka_window *window, char *from, char *to,
+				 size_t size)
+{
+	int error;
+
+	if (!ka_is_one_mapping(from, size))
+		return move_halves(window, from, to, size);
+	if (ka_move(from, to, size))
+		return KA_MOVED;
+	/*
+	 * Map the pages at @to again if the kernel has unmapped them before it refused the move.
+	 * The window is claimed, so nobody else uses the addresses.
+	 */
+	error = map_pages(window, to, size);
+	if (error && error != EEXIST)
+		return KA_NOWHERE;
+	return move_by_copy(from, to, size);
+}
+
 /*
- * Move pages that belong to one mapping. If they belong to several, each half is tried, and
- * small parts are copied: a mapping ends where a run was moved or grew. In a window that is not
+ * Move the arenas that a run has as a whole, and copy the rest: a mapping ends where pages were
+ * moved, and an arena in several mappings could have no huge page later. In a window that is not
  * claimed, another thread could map something where the kernel has just unmapped pages.
  */
 static enum ka_moved embedded_move(struct ka_window *window, char *from, char *to,
 				   size_t size)
 {
+	size_t whole = size & ~(KA_ARENA_SIZE - 1);
 	enum ka_moved moved;
 
-	if (!window->claimed)
+	if (!window->claimed || !whole ||
+	    ((uintptr_t)from | (uintptr_t)to) % KA_ARENA_SIZE)
 		return KA_NOT_MOVED;
-	moved = move_parts(window, from, to, size);
+	moved = move_arenas(window, from, to, whole);
 	if (moved == KA_NOWHERE)
 		ka_munmap(to, size);
+	else
+		move_by_copy(from + whole, to + whole, size - whole);
 	return moved;
 }
 

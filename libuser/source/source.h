@@ -77,7 +77,8 @@ enum ka_moved {
  * @reuse: Make such an arena usable again. Return false if the kernel has reclaimed it.
  * @pressed: Return true if memory has become short since the last call.
  * @copied: In a child: return true if a window of KA_FORK_COW is a copy.
- * @move: Move the content of pages to others by remapping, as far as possible. NULL: never.
+ * @move: Move the content of pages to others by remapping, if that is faster than a copy. NULL:
+ *	it never is.
  * @set_limit: Let the kernel enforce window->limit. Return 0, or -1 with errno and a message.
  *	NULL: the library alone enforces it.
  * @descriptor: Return a descriptor of the window's file, or -1 with errno and a message.

@@ -100,9 +100,6 @@ static void *block_alloc_other(struct ka_caches *caches, struct ka_cache *cache,
 	return other ? other : ka_block_alloc(caches, cache, size);
 }
 
-/* Below this size, copying is faster than a system call. */
-#define MOVED_MIN	(64 * KA_PAGE_SIZE)
-
 /*
  * Move the pages of a block that is a run to another one, @other, which is at least as large.
  * @other is set to the block that then has the content. It is set to NULL, with errno and a
@@ -113,7 +110,7 @@ static bool block_move(struct ka_caches *caches, void *block, void **other, size
 {
 	enum ka_moved moved;
 
-	if (size < MOVED_MIN || ka_pool_of(&caches->pools, block) != &ka_no_pool ||
+	if (ka_pool_of(&caches->pools, block) != &ka_no_pool ||
 	    ka_pool_of(&caches->pools, *other) != &ka_no_pool)
 		return false;
 	moved = ka_runs_move(&caches->pools, block, *other, size);
