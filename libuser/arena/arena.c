@@ -73,6 +73,7 @@ static void arena_forget(struct ka_arenas *arenas, struct ka_arena *arena)
 	ka_change_bits(arena->backed, 0, KA_ARENA_PAGES, false);
 	arena->nr_backed = 0;
 	arena_set_huge(arena, false);
+	arena->advised = false;
 	arena->is_volatile = false;
 	arenas->metadata->stats.arenas--;
 	arenas->metadata->stats.arenas_reclaimed++;
@@ -221,9 +222,12 @@ static int row_commit(struct ka_arenas *arenas, size_t first, size_t count,
 			break;
 		error = arenas->window.source->commit(&arenas->window, i, j - i, kind);
 		for (size_t k = i; !error && k < j; k++) {
+			struct ka_arena *arena = ka_arena_at(arenas->metadata, k);
+
 			arena_pages_committed(arenas, k, 0, KA_ARENA_PAGES);
-			arena_set_huge(ka_arena_at(arenas->metadata, k), kind != KA_PAGES_SMALL &&
+			arena_set_huge(arena, kind != KA_PAGES_SMALL &&
 				       !arenas->window.source->frames);
+			arena->advised = kind == KA_PAGES_HUGE;
 		}
 	}
 	if (error) {
@@ -327,20 +331,41 @@ void ka_arenas_close(struct ka_arenas *arenas)
 	}
 }
 
+/*
+ * Let an empty arena that was committed for another purpose have huge pages. The heap is not
+ * small any more if it has so many arenas.
+ */
+static void arena_make_huge(struct ka_arenas *arenas, size_t index)
+{
+	const struct ka_source_type *source = arenas->window.source;
+	struct ka_arena *arena = ka_arena_at(arenas->metadata, index);
+
+	if (arena->nr_used || arena->parts || arena->advised || !source->make_huge ||
+	    arenas->metadata->stats.arenas <= SMALL_HEAP)
+		return;
+	source->make_huge(&arenas->window, index);
+	arena->advised = true;
+	arena_set_huge(arena, true);
+}
+
 /**
  * ka_arena_use() - Prepare pages of a committed arena for a run.
  * @arenas: The arenas of the heap.
  * @index: The arena.
  * @from: The run's first page in it.
  * @pages: Number of the run's pages in it.
+ * @kind: The pages that the run should have.
  *
  * Return: 0; 1 if the kernel has reclaimed the arena, which is then uncommitted; or -1 with
  * errno and a message.
  */
-int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages)
+int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages,
+		 enum ka_pages kind)
 {
 	if (!arena_reuse(arenas, index))
 		return 1;
+	if (kind == KA_PAGES_HUGE)
+		arena_make_huge(arenas, index);
 	return ka_arena_commit_pages(arenas, index, from, pages);
 }
 

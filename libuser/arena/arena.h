@@ -50,6 +50,7 @@
  * @parts: The arena is committed in parts of 64 KiB, now and whenever it is committed again.
  * @huge: The first touch of a page may allocate the memory of the whole arena.
  * @is_volatile: The arena has no run, and the kernel may reclaim its memory.
+ * @advised: The source was told that all pages of the arena will be used.
  */
 struct ka_arena {
 	uint64_t used[KA_MAP_WORDS];
@@ -62,6 +63,7 @@ struct ka_arena {
 	bool parts;
 	bool huge;
 	bool is_volatile;
+	bool advised;
 };
 
 /* "ka_notes" in memory; and the version of the layout, from this struct on. */
@@ -207,7 +209,8 @@ static inline void ka_arenas_unlock(struct ka_arenas *arenas)
 
 /* arena.c; the heap's lock is held */
 int ka_arena_commit_pages(struct ka_arenas *arenas, size_t index, size_t from, size_t pages);
-int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages);
+int ka_arena_use(struct ka_arenas *arenas, size_t index, size_t from, size_t pages,
+		 enum ka_pages kind);
 int ka_arenas_commit(struct ka_arenas *arenas, size_t first, size_t count, size_t pages,
 		     enum ka_pages kind);
 bool ka_arenas_block(struct ka_arenas *arenas, size_t first, size_t count);

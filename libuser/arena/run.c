@@ -169,7 +169,7 @@ static size_t place_find(struct ka_arenas *arenas, size_t pages, size_t align,
 		if (page == NO_PAGE)
 			return NO_PAGE;
 		*error = ka_arena_use(arenas, page / KA_ARENA_PAGES, page % KA_ARENA_PAGES,
-				      pages);
+				      pages, kind);
 	} while (*error > 0);
 	return page;
 }

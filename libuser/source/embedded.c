@@ -111,6 +111,11 @@ static int embedded_commit(struct ka_window *window, size_t first, size_t count,
 	return error;
 }
 
+static void embedded_make_huge(struct ka_window *window, size_t arena)
+{
+	advise(window, window->start + arena * KA_ARENA_SIZE, KA_ARENA_SIZE, KA_PAGES_HUGE);
+}
+
 static int embedded_commit_pages(struct ka_window *window, size_t arena,
 				 size_t from, size_t count)
 {
@@ -295,6 +300,7 @@ const struct ka_source_type ka_embedded = {
 	.open		= embedded_open,
 	.commit		= embedded_commit,
 	.commit_pages	= embedded_commit_pages,
+	.make_huge	= embedded_make_huge,
 	.release	= embedded_release,
 	.purge		= embedded_purge,
 	.make_volatile	= embedded_make_volatile,

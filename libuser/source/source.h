@@ -69,6 +69,7 @@ enum ka_moved {
  * @commit: Commit all of some uncommitted arenas, or none. Return 0 or an errno; EEXIST:
  *	another mapping lies there.
  * @commit_pages: Commit some pages of an arena. Return 0 or an errno.
+ * @make_huge: Let a committed arena have huge pages. NULL: the source decides by itself.
  * @release: Uncommit arenas.
  * @purge: Free the memory of the pages of an arena whose bits are set in @map. They are zero
  *	when used again. Return false if nothing was done.
@@ -92,6 +93,7 @@ struct ka_source_type {
 		      enum ka_pages pages);
 	int (*commit_pages)(struct ka_window *window, size_t arena, size_t from,
 			    size_t count);
+	void (*make_huge)(struct ka_window *window, size_t arena);
 	void (*release)(struct ka_window *window, size_t first, size_t count);
 	bool (*purge)(struct ka_window *window, size_t arena, const uint64_t *map);
 	bool (*make_volatile)(struct ka_window *window, size_t arena);

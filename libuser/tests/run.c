@@ -206,6 +206,92 @@ TEST(only_arenas_with_pools_get_huge_pages)
 	}
 }
 
+/* Allocate small blocks until one lies behind an address. */
+static char *small_block_behind(struct ka_heap *heap, const char *address)
+{
+	char *block;
+
+	do
+		block = ka_heap_malloc(heap, 100);
+	while (block && block < address);
+	return block;
+}
+
+TEST(arena_of_a_freed_run_gets_huge_pages_for_pools)
+{
+	struct ka_heap *heap = make(64 * MIB, 0, KA_FORK_COW);
+	char *large, *block;
+
+	ASSERT_NE(NULL, heap);
+	if (on_device())
+		SKIP(return, "arenas of the module are always huge");
+	if (access("/sys/kernel/mm/transparent_hugepage", F_OK))
+		SKIP(return, "the kernel has no transparent huge pages");
+	large = ka_run_alloc(heap, 20 * MIB, 0);
+	ASSERT_NE(NULL, ka_run_alloc(heap, 20 * MIB, 0));
+	EXPECT_EQ(0, ka_run_free(heap, large));
+	/* The heap keeps the first of its arenas. */
+	EXPECT_NE('h', advice(large));
+	block = small_block_behind(heap, large);
+	EXPECT_LT(block, large + KA_ARENA_SIZE);
+	EXPECT_EQ('h', advice(block));
+	ka_heap_destroy(heap);
+}
+
+/* Mappings of the process that begin inside an arena of a heap, except inside the first one. */
+static int mappings_inside_arenas(const struct ka_heap *heap, const char *first)
+{
+	FILE *file = fopen("/proc/self/maps", "r");
+	char line[512];
+	int count = 0;
+
+	if (!file)
+		abort();
+	while (fgets(line, sizeof(line), file)) {
+		char *start = (char *)strtoul(line, NULL, 16);
+
+		count += ka_heap_contains(heap, start) && start >= first + KA_ARENA_SIZE &&
+			 (uintptr_t)start % KA_ARENA_SIZE;
+	}
+	fclose(file);
+	return count;
+}
+
+/* Resize a block, and check and extend its content: a number in each page. */
+static char *grow(struct ka_heap *heap, char *block, size_t old, size_t size)
+{
+	block = ka_heap_realloc(heap, block, size);
+	for (size_t i = 0; block && i < size; i += KA_PAGE_SIZE) {
+		if (i < old && block[i] != (char)(i / KA_PAGE_SIZE % 127))
+			return NULL;
+		block[i] = (char)(i / KA_PAGE_SIZE % 127);
+	}
+	return block;
+}
+
+/* An arena in several mappings could have no huge page. */
+TEST(growing_blocks_leave_whole_arenas)
+{
+	struct ka_heap *heap = make(256 * MIB, 0, KA_FORK_COW);
+	char *blocks[2] = { NULL, NULL }, *first, *moved;
+	int moves = 0;
+
+	ASSERT_NE(NULL, heap);
+	first = ka_run_alloc(heap, KA_PAGE_SIZE, 0);
+	/* Each block is in the way of the other. */
+	for (size_t size = 300000, old = 0; size < 40 * MIB; old = size, size += size / 8) {
+		for (int i = 0; i < 2; i++) {
+			moved = grow(heap, blocks[i], old, size);
+			ASSERT_NE(NULL, moved);
+			moves += blocks[i] && moved != blocks[i];
+			blocks[i] = moved;
+		}
+	}
+	EXPECT_LT(10, moves);
+	EXPECT_EQ(0, mappings_inside_arenas(heap, first));
+	ka_heap_destroy(heap);
+}
+
 TEST_F(run, rest_of_a_long_runs_last_arena_is_used)
 {
 	char *longer = ka_run_alloc(self->heap, 5 * MIB, 0);
