@@ -15,7 +15,6 @@ DKMS_DIR ?= /usr/src/karena-$(VERSION)
 RULES_DIR ?= /usr/lib/udev/rules.d
 SYSUSERS_DIR ?= /usr/lib/sysusers.d
 MODULES_LOAD_DIR ?= /usr/lib/modules-load.d
-WERROR ?= -Werror
 OUT := $(CURDIR)/build
 
 VERSION := $(shell cat VERSION)
@@ -24,6 +23,12 @@ ABI := $(shell sed -n 's/^ABI := //p' libuser/Makefile)
 RELEASE := $(shell sed -n 's/^.define UTS_RELEASE "\(.*\)"$$/\1/p' \
 	$(KDIR)/include/generated/utsrelease.h 2>/dev/null)
 module = $(OUT)/module/$(RELEASE)/karena.ko
+# KEEP has the meaning that libuser/Makefile gives it: WERROR of the module's last build.
+module_settings := $(OUT)/module/$(RELEASE)/settings
+ifneq ($(KEEP),)
+$(eval $(file <$(module_settings)))
+endif
+WERROR ?= -Werror
 # Kbuild reads VERSION, too.
 module_sources := Kbuild VERSION kmod uapi
 results := $(OUT)/bench/results
@@ -104,6 +109,7 @@ module:
 	@mkdir -p $(OUT)/module/$(RELEASE)
 	@cp -rsf $(addprefix $(CURDIR)/,$(module_sources)) $(OUT)/module/$(RELEASE)
 	+$(kernel_make) modules
+	@echo 'WERROR := $(WERROR)' >$(module_settings)
 
 no-module:
 ifeq ($(RELEASE),)
@@ -237,19 +243,35 @@ endif
 
 install-module:
 	@$(call may_write,$(MODULE_DIR),DESTDIR or MODULE_DIR)
-	@$(MAKE) --no-print-directory module
+	@$(MAKE) --no-print-directory module KEEP=yes
 	install -D -m 644 $(module) $(DESTDIR)$(MODULE_DIR)/karena.ko
 ifeq ($(DESTDIR),)
 	depmod $(RELEASE)
 endif
 
+# True if a Debian package has installed this file.
+package_owns = dpkg -S "$(1)" >/dev/null 2>&1
+
 # The device's group, and the module at boot. If a kernel has no module, systemd-modules-load
-# logs that (since systemd 244) and does not fail.
+# logs that (since systemd 244) and does not fail. Files of a package stay as they are.
+rules := $(RULES_DIR)/60-karena.rules
+sysusers := $(SYSUSERS_DIR)/karena.conf
+modules_load := $(MODULES_LOAD_DIR)/karena.conf
+
 install-config:
-	@$(call may_write,$(RULES_DIR) $(SYSUSERS_DIR) $(MODULES_LOAD_DIR),DESTDIR)
-	install -D -m 644 kmod/karena.rules $(DESTDIR)$(RULES_DIR)/60-karena.rules
-	install -D -m 644 kmod/karena.sysusers $(DESTDIR)$(SYSUSERS_DIR)/karena.conf
-	install -D -m 644 kmod/karena.modules-load $(DESTDIR)$(MODULES_LOAD_DIR)/karena.conf
+	@$(call may_write,$(dir $(rules) $(sysusers) $(modules_load)),DESTDIR)
+	@set -e; place() { \
+		if $(call package_owns,$(DESTDIR)$$2); then \
+			echo "karena: $$2 stays as it is: a package has installed it"; \
+		else \
+			set -x; \
+			install -D -m 644 "$$1" "$(DESTDIR)$$2"; \
+			{ set +x; } 2>/dev/null; \
+		fi; \
+	}; \
+	place kmod/karena.rules $(rules); \
+	place kmod/karena.sysusers $(sysusers); \
+	place kmod/karena.modules-load $(modules_load)
 ifeq ($(DESTDIR),)
 	getent group karena >/dev/null || groupadd --system karena
 	[ ! -e /run/udev/control ] || udevadm control --reload
@@ -264,15 +286,12 @@ remove_modules = set -e; for file in $(DESTDIR)$(MODULE_DIR)/karena.ko \
 		[ -n '$(DESTDIR)' ] || depmod "$${release%%/*}"; \
 	done
 
-# True if a Debian package has installed the module's sources in this directory.
-package_owns = dpkg -S "$(1)/dkms.conf" >/dev/null 2>&1
-
 # Remove all versions from DKMS, except one that a package owns. Their lines in `dkms status`
 # begin with karena/VERSION, or with karena, VERSION before dkms 3.
 remove_from_dkms = if [ "$$(id -u)" -eq 0 ] && command -v dkms >/dev/null; then \
 		for version in $$(dkms status -m karena | \
 				sed -n 's,^karena[/, ]*\([^,: ]*\).*,\1,p' | sort -u); do \
-			! $(call package_owns,/usr/src/karena-$$version) || continue; \
+			! $(call package_owns,/usr/src/karena-$$version/dkms.conf) || continue; \
 			dkms remove -m karena -v "$$version" --all; \
 			rm -rf "/usr/src/karena-$$version"; \
 		done; \
@@ -296,7 +315,7 @@ install-dkms:
 	@$(call may_write,$(DKMS_DIR),DESTDIR)
 # DKMS installs nothing where a module of the same version is.
 ifeq ($(DESTDIR),)
-	@! $(call package_owns,$(DKMS_DIR)) || { \
+	@! $(call package_owns,$(DKMS_DIR)/dkms.conf) || { \
 		echo 'karena: a package has installed $(DKMS_DIR): remove it first' >&2; exit 1; }
 	@$(remove_from_dkms)
 	$(if $(filter /usr/src/%,$(DKMS_DIR)),@$(remove_modules))
@@ -322,17 +341,17 @@ uninstall:
 		$(DESTDIR)$(INCLUDEDIR)/karena/linux/karena.h $(DESTDIR)$(PREFIX)/bin/karena \
 		$(DESTDIR)$(COMPLETION_DIR)/karena \
 		$(addprefix $(DESTDIR)$(MANDIR)/,$(foreach page,$(pages), \
-			$(call page_place,$(page)) $(call page_others,$(page)))) \
-		$(DESTDIR)$(RULES_DIR)/60-karena.rules \
-		$(DESTDIR)$(SYSUSERS_DIR)/karena.conf \
-		$(DESTDIR)$(MODULES_LOAD_DIR)/karena.conf
+			$(call page_place,$(page)) $(call page_others,$(page))))
+	for file in $(addprefix $(DESTDIR),$(rules) $(sysusers) $(modules_load)); do \
+		$(call package_owns,$$file) || rm -f "$$file"; \
+	done
 	rmdir $(DESTDIR)$(LIBDIR)/karena $(DESTDIR)$(INCLUDEDIR)/karena/linux \
 		$(DESTDIR)$(INCLUDEDIR)/karena 2>/dev/null || true
 ifeq ($(DESTDIR),)
 	@$(remove_from_dkms)
 	[ "$$(id -u)" -ne 0 ] || ldconfig
 endif
-	$(call package_owns,$(DESTDIR)$(DKMS_DIR)) || rm -rf $(DESTDIR)$(DKMS_DIR)
+	$(call package_owns,$(DESTDIR)$(DKMS_DIR)/dkms.conf) || rm -rf $(DESTDIR)$(DKMS_DIR)
 	@$(remove_modules)
 
 # Packed twice, a commit gives the same bytes.
