@@ -64,8 +64,8 @@ help:
 	@echo 'make test T=sysfs  build and run one program of tests; K=6.12, debug, here, asan,'
 	@echo '                tsan or valgrind says where'
 	@echo 'make shell      a guest with the module loaded, to type in; K=6.12 or debug'
-	@echo 'make check-reach  the tests with the newest kernel, with three kernels for arm64, and of'
-	@echo '                packages in chroots with two releases of Debian'
+	@echo 'make check-reach  the tests with the newest kernel, a debug kernel of its series and'
+	@echo '                three kernels for arm64, and of packages in two releases of Debian'
 	@echo 'make check-programs  the suites of other programs, with and without karena'
 	@echo 'make bench      compare malloc with others, here, in time and memory'
 	@echo 'make bench-guest  measure the module in guests, by the clock and counted'
@@ -140,7 +140,7 @@ check-debug: runner
 	@selftests/check -k debug
 
 check-reach: runner
-	@selftests/check -k newest -k arm64 -k chroot
+	@selftests/check -k newest -k debug-newest -k arm64 -k chroot
 
 check-programs: library-for-tests
 	selftests/programs

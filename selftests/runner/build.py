@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from jobs import Job
-from plan import ARM64, REACH, TOP, kernel_of
+from plan import ARM64, DEBUG, REACH, TOP, kernel_of
 from tap import Program
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache",
@@ -76,7 +76,7 @@ def install(programs):
     """Install the packages that the lanes need, and select the emulator."""
     lanes = {program.lane for program in programs}
     purposes = ["check"] + ["lint"] * ("lint" in lanes)
-    purposes += ["kernel"] * any(kernel_of(lane) == "debug" for lane in lanes)
+    purposes += ["kernel"] * any(kernel_of(lane) in DEBUG for lane in lanes)
     arm64 = any(kernel_of(lane) in ARM64 for lane in lanes)
     purposes += ["arm64"] * arm64
     if subprocess.run([TOP / "selftests/vm/packages", *purposes], check=False).returncode:

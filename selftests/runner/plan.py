@@ -11,10 +11,11 @@ TOP = pathlib.Path(__file__).resolve().parents[2]
 LIST = TOP / "selftests/tests"
 
 NATIVE = ("here", "asan", "tsan", "valgrind", "lint", "chroot")
-# Kernels with which `check` runs tests only if they are chosen. arm64 in the list means all
-# that are for arm64.
+# Kernels with which `check` runs tests only if they are chosen. In the list, arm64 stands
+# for all that are for arm64, and newest also for the debug kernel of the same series.
 ARM64 = ("arm64-6.1", "arm64-6.12", "arm64-newest")
-REACH = ("newest", *ARM64)
+DEBUG = ("debug", "debug-newest")
+REACH = ("newest", "debug-newest", *ARM64)
 # The programs that a turn runs with a kernel for arm64: the most of what depends on the
 # architecture in five minutes.
 ARM64_TURN = ["selftests/" + name
@@ -26,7 +27,15 @@ GUEST_LIMIT = 3000
 
 def kernel_of(lane):
     """Return the kernel of a lane, 6.12 of 6.12-multi; None for a lane on this machine."""
-    return None if lane in NATIVE else re.match(r"(arm64-)?[^-]+", lane)[0]
+    if lane in NATIVE:
+        return None
+    return re.match(r"debug-newest|(arm64-)?[^-]+", lane)[0]
+
+
+def names_of(lane):
+    """Return all names by which a lane can be chosen: it, its kernel, and arm64."""
+    kernel = kernel_of(lane)
+    return {lane, kernel, "arm64" if kernel in ARM64 else kernel} - {None}
 
 
 def folder_of(lane):
@@ -38,9 +47,9 @@ def folder_of(lane):
 
 def lanes_of(word):
     """Return the lanes that a word of the list means."""
-    if word.partition("-")[0] != "arm64":
-        return [word]
-    return [word.replace("arm64", kernel, 1) for kernel in ARM64]
+    family = word.partition("-")[0]
+    kernels = {"arm64": ARM64, "newest": ("newest", "debug-newest")}.get(family, [family])
+    return [word.replace(family, kernel, 1) for kernel in kernels]
 
 
 def default_command(lane, name):
@@ -75,8 +84,7 @@ def forgotten(programs):
 
 def choose(programs, lanes, names):
     """Select the programs with these names in these lanes; None: the first lane of each."""
-    known = {program.lane for program in programs}
-    known |= {kernel_of(lane) for lane in known} - {None} | {"arm64"}
+    known = set().union(*(names_of(program.lane) for program in programs))
     for lane in lanes or ():
         if lane not in known:
             sys.exit(f"check: there is no lane {lane}; the lanes are "
@@ -99,9 +107,7 @@ def choose(programs, lanes, names):
     if not lanes:
         return [program for program in chosen if program.lane != "chroot"
                 and kernel_of(program.lane) not in REACH]
-    chosen = [program for program in chosen
-              if {program.lane, kernel_of(program.lane), program.lane.partition("-")[0]}
-              & set(lanes)]
+    chosen = [program for program in chosen if names_of(program.lane) & set(lanes)]
     if not chosen:
         sys.exit(f"check: {' '.join(names)} does not run in {' '.join(lanes)}; "
                  "selftests/tests has the lanes of each program")
