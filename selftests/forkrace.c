@@ -439,11 +439,15 @@ TEST_F_TIMEOUT(forkrace, thousands_of_forks_lose_and_leave_nothing, 600)
 	ASSERT_EQ(0, release(heap, 2, NR - 2, 0));
 	EXPECT_TRUE(module_stat_becomes("nr_heaps", self->before.nr_heaps + 1));
 	EXPECT_EQ(0, heap_stat(heap, "shared"));
-	/* The parent's copies become huge pages again. */
+	/*
+	 * The parent's copies become huge pages again; but not in an arena with copies of all
+	 * pages, which is sparse then. On a busy machine the first arena may have become so,
+	 * if some child shared it at each moment.
+	 */
 	ASSERT_EQ(0, renew(heap, 0, 2, 0));
 	EXPECT_EQ(0, unlike(heap, 0, 2 * PAGES, 'p'));
 	EXPECT_TRUE(module_stat_becomes("committed", self->before.committed + 2 * ARENA));
-	EXPECT_EQ(2, pmds(heap, 0, 0, 0));
+	EXPECT_EQ(state(heap, 0) == KARENA_ACTIVE ? 2 : 1, pmds(heap, 0, 0, 0));
 }
 
 /*
