@@ -262,7 +262,7 @@ static enum ka_moved embedded_move(struct ka_window *window, char *from, char *t
 	moved = move_arenas(window, from, to, whole);
 	if (moved == KA_NOWHERE)
 		ka_munmap(to, size);
-	else
+	else if (size > whole)
 		move_by_copy(from + whole, to + whole, size - whole);
 	return moved;
 }
